@@ -1,0 +1,66 @@
+"""Simulate neural networks on ReRAM crossbars: what a trained network still does on real conductances.
+
+The names below are the device and array level and load no torch; the layers are `crossbar_sim.nn`.
+Everything is imported on first use, so that the command line answers at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crossbar_sim.crossbar.array import Array
+    from crossbar_sim.crossbar.devices import PolynomialNoise, ProgrammingNoise, StuckCells
+    from crossbar_sim.crossbar.drift import (
+        ALL_DRIFTS,
+        BernoulliDrift,
+        GammaDrift,
+        LaplaceDrift,
+        LaplaceShift,
+        LogNormalDrift,
+        NormalDrift,
+        NormalShift,
+        ParetoDrift,
+        RelaxationShift,
+        RetentionDrift,
+        UniformDrift,
+        UniformShift,
+    )
+    from crossbar_sim.crossbar.hardware import Hardware
+    from crossbar_sim.crossbar.mapping import ALL_MAPPINGS, Differential, Offset
+    from crossbar_sim.errors import InputError
+    from crossbar_sim.rng import Key
+
+_HOMES = {
+    "crossbar_sim.rng": ("Key",),
+    "crossbar_sim.errors": ("InputError",),
+    "crossbar_sim.crossbar.hardware": ("Hardware",),
+    "crossbar_sim.crossbar.array": ("Array",),
+    "crossbar_sim.crossbar.mapping": ("Differential", "Offset", "ALL_MAPPINGS"),
+    "crossbar_sim.crossbar.devices": ("ProgrammingNoise", "PolynomialNoise", "StuckCells"),
+    "crossbar_sim.crossbar.drift": (
+        "LogNormalDrift", "NormalDrift", "NormalShift", "UniformDrift", "UniformShift", "LaplaceDrift",
+        "LaplaceShift", "GammaDrift", "ParetoDrift", "BernoulliDrift", "RetentionDrift", "RelaxationShift",
+        "ALL_DRIFTS",
+    ),
+}  # fmt: skip
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = [
+    "ALL_DRIFTS", "ALL_MAPPINGS", "Array", "BernoulliDrift", "Differential", "GammaDrift", "Hardware",
+    "InputError", "Key", "LaplaceDrift", "LaplaceShift", "LogNormalDrift", "NormalDrift", "NormalShift",
+    "Offset", "ParetoDrift", "PolynomialNoise", "ProgrammingNoise", "RelaxationShift", "RetentionDrift",
+    "StuckCells", "UniformDrift", "UniformShift", "__version__",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    if name == "nn":
+        return import_module("crossbar_sim.nn")
+    raise AttributeError(f"module 'crossbar_sim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

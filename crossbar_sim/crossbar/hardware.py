@@ -1,0 +1,252 @@
+"""A design: how weights become conductances and what happens to them. The whole simulator is `_stages`."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossbar_sim.crossbar import kernels, threads
+from crossbar_sim.crossbar import mapping_kernels as pair
+from crossbar_sim.crossbar.array import Array, Geometry
+from crossbar_sim.crossbar.checks import check_weights, require
+from crossbar_sim.crossbar.devices import PolynomialNoise, ProgrammingNoise, StuckCells
+from crossbar_sim.crossbar.drift import LogNormalDrift, RetentionDrift
+from crossbar_sim.crossbar.law import Law
+from crossbar_sim.crossbar.mapping import Differential, Mapping
+from crossbar_sim.crossbar.stream import Float32, Stream
+from crossbar_sim.rng import Key
+
+
+class Stages(NamedTuple):
+    """One run of cells after each stage: float32 in S, shape (n,), and uint8 fault codes."""
+
+    target: Float32
+    programmed: Float32
+    drifted: Float32
+    faults: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A design, without randomness: what is None is ideal.
+
+    Args:
+        mapping: weights to conductances and back.
+        drift: what time does to them.
+        programming: the error of writing them.
+        stuck: cells that do not listen.
+        tile: (rows, cols) of a tile.
+        drift_per: whether each "cell" drifts by itself, or the cells of a "weight" move together (the
+            BayesFT paper's model; parallel copies always drift by themselves).
+        bias: of a mapped layer: "digital" (added after the array, exact), "row" (one more word line, driven
+            with 1), or "drifting" (a vector of cells of its own, drifting per parameter).
+        normalisation: affine parameters: "digital", "folded" into the layer before, or "drifting".
+        other: all other learnable parameters: "digital" or "drifting".
+
+    Raises:
+        InputError: naming the field, what was given and what is allowed.
+    """
+
+    mapping: Mapping = Differential()
+    drift: Law | None = None
+    programming: ProgrammingNoise | PolynomialNoise | None = None
+    stuck: StuckCells | None = None
+    tile: tuple[int, int] = (128, 128)
+    drift_per: Literal["cell", "weight"] = "cell"
+    bias: Literal["digital", "row", "drifting"] = "digital"
+    normalisation: Literal["digital", "folded", "drifting"] = "digital"
+    other: Literal["digital", "drifting"] = "digital"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tile", tuple(self.tile))
+        require(
+            len(self.tile) == 2 and all(isinstance(n, int) and n >= 1 for n in self.tile),
+            f"tile={self.tile}: rows and cols of a tile are whole numbers from 1 on",
+        )
+        for name, allowed in CHOICES.items():
+            value = getattr(self, name)
+            require(value in allowed, f"{name}={value!r} must be one of {', '.join(allowed)}")
+
+    @property
+    def effects(self) -> tuple[str, ...]:
+        """The effects asked for, in the order in which they act."""
+        asked = {
+            "clip": self.mapping.clip,
+            "levels": self.mapping.levels,
+            "programming": self.programming,
+            "stuck": self.stuck,
+            "drift": self.drift,
+        }
+        return tuple(name for name, value in asked.items() if value is not None)
+
+    def up_to(self, effect: str | None) -> "Hardware":
+        """This design with the effects after `effect` ideal; None: with none at all."""
+        names = ("clip", "levels", "programming", "stuck", "drift")
+        off = names[names.index(effect) + 1 :] if effect else names
+        mapping = replace(self.mapping, **{name: None for name in off if name in ("clip", "levels")})
+        return replace(self, mapping=mapping, **{name: None for name in off if name not in ("clip", "levels")})
+
+    def geometry(self, rows: int, cols: int, groups: int = 1) -> Geometry:
+        """Cells and tiles of a (rows, cols) matrix, `groups` of them side by side."""
+        return Geometry(rows, cols, groups, self.mapping.planes, self._reference, self.tile)
+
+    @property
+    def _reference(self) -> bool:
+        return self.mapping.planes_per_copy == 1
+
+    def program(self, w: Float32, key: Key, chip: int) -> Array:
+        """The array that weight matrix `w` becomes on `chip`, with every plane and stage.
+
+        Args:
+            w: weights, shape (rows, cols).
+            key: the array's name.
+            chip: which sample of the design.
+
+        Raises:
+            InputError: if w is no matrix or holds NaN or infinite values.
+        """
+        w = np.asarray(w, np.float32)
+        require(w.ndim == 2, f"w has shape {w.shape}: expected a matrix (rows, cols)")
+        check_weights(w)
+        columns = np.ascontiguousarray(w.T)
+        cols, rows = columns.shape
+        scale = self.mapping.scale(columns)
+        shape = (self.mapping.planes, cols + self._reference, rows)
+        stages = Stages(*(np.empty(shape, np.float32) for _ in range(3)), np.empty(shape, np.uint8))
+
+        def chunk(item: tuple[int, slice]) -> None:
+            plane, part = item
+            for whole, piece in zip(stages, self.stages(columns, scale, key, chip, plane, part), strict=True):
+                whole[plane].reshape(-1)[part] = piece
+
+        parts = threads.chunks(shape[1] * rows)
+        threads.run(chunk, [(p, part) for p in range(shape[0]) for part in parts])
+        planes = [np.ascontiguousarray(stage.transpose(0, 2, 1)) for stage in stages]
+        return Array(*planes, mapping=self.mapping, scale=scale, tile=self.tile)
+
+    def effective_weight(
+        self, columns: Float32, key: Key, chip: int, out: Float32 | None = None, scale: Float32 | None = None
+    ) -> Float32:
+        """`program(...).weight` without keeping the planes: the fast way, the same bits.
+
+        Args:
+            columns: the transposed matrix (cols, rows), C-contiguous: torch's (out, in) weight as it lies.
+            key, chip: as for `program`.
+            out: where to write, shape (cols, rows), C-contiguous, not overlapping `columns`.
+            scale: `mapping.scale(columns)`, if already known.
+
+        Returns:
+            (cols, rows), float32.
+        """
+        out = np.empty_like(columns) if out is None else out
+        scale = self.mapping.scale(columns) if scale is None else scale
+        rows = columns.shape[1]
+        inverse = self.mapping.inverse(scale)
+        w, result = columns.reshape(-1), out.reshape(-1)
+        if self._one_pass(scale):
+            assert isinstance(self.drift, LogNormalDrift | RetentionDrift)
+            rates, name = self.drift.rates, Stream.of(key.fold("drift"), chip).name
+
+            def fused(part: slice) -> None:
+                kernels.lognormal_weights(
+                    w[part], result[part], scale[0], inverse[0], *rates, part.start, *name
+                )
+
+            threads.run(fused, threads.chunks(w.size))
+            return out
+        references = [self.reference(columns, scale, key, chip, c) for c in range(self.mapping.copies)]
+
+        def chunk(part: slice) -> None:
+            piece = result[part]
+            for copy in range(self.mapping.copies):
+                first = copy * self.mapping.planes_per_copy
+                g = self.stages(columns, scale, key, chip, first, part).drifted
+                if self._reference:
+                    pair.add_against_reference(g, references[copy], part.start, copy == 0, piece)
+                else:
+                    minus = self.stages(columns, scale, key, chip, first + 1, part).drifted
+                    pair.add_difference(g, minus, copy == 0, piece)
+            pair.unscale(piece, inverse, rows, part.start)
+
+        threads.run(chunk, threads.chunks(w.size))
+        return out
+
+    def _one_pass(self, scale: Float32) -> bool:
+        """Whether `lognormal_weights` does the whole design: one scale, no floor, only a log-normal factor."""
+        return (
+            isinstance(self.mapping, Differential)
+            and isinstance(self.drift, LogNormalDrift | RetentionDrift)
+            and self.drift_per == "weight"
+            and (self.programming, self.stuck, self.mapping.levels, self.mapping.clip) == (None,) * 4
+            and (self.mapping.g_min, self.mapping.copies, scale.size) == (0.0, 1, 1)
+        )
+
+    def reference(self, columns: Float32, scale: Float32, key: Key, chip: int, copy: int) -> Float32:
+        """The drifted reference column of one copy, (rows,) in S; empty for mappings without one."""
+        if not self._reference:
+            return np.empty(0, np.float32)
+        cells, rows = columns.size, columns.shape[1]
+        aligned = cells // 256 * 256
+        g = self.stages(columns, scale, key, chip, copy, slice(aligned, cells + rows)).drifted
+        return g[cells - aligned :]
+
+    def stages(
+        self, columns: Float32, scale: Float32, key: Key, chip: int, plane: int, part: slice
+    ) -> Stages:
+        """The cells `part` of one plane after each stage, in the one order of docs/model.md.
+
+        Args:
+            columns: the transposed matrix (cols, rows), C-contiguous.
+            scale: `mapping.scale(columns)`.
+            plane: which plane.
+            part: a run of flat cells (bit line by bit line, the reference column last); its start is a
+                multiple of 256.
+        """
+        w, n, start = columns.reshape(-1), part.stop - part.start, part.start
+        target = np.empty(n, np.float32)
+        weights = w[start : part.stop]
+        self.mapping.target(weights, scale, columns.shape[1], start, plane, target[: weights.size])
+        if weights.size < n:  # the reference column stands for weight 0
+            middle = target[weights.size :]
+            self.mapping.target(np.zeros_like(middle), scale[:1], 1, 0, plane, middle)
+
+        programmed, faults = target, np.zeros(n, np.uint8)
+        if self.programming is not None:
+            z = Stream.of(key.fold("programming"), chip, plane).normals(n, start)
+            programmed = np.empty(n, np.float32)
+            self.programming.cells(target, z, self.mapping.g_max, programmed)
+        if self.stuck is not None:
+            healthy, programmed = programmed, np.empty(n, np.float32)
+            window = self.mapping.g_min, self.mapping.g_max
+            stream = Stream.of(key.fold("stuck"), chip, plane)
+            self.stuck.cells(healthy, stream, start, window, programmed, faults)
+        drifted = programmed
+        if self.drift is not None:
+            drifted = np.empty(n, np.float32)
+            together = plane - plane % self.mapping.planes_per_copy if self.drift_per == "weight" else plane
+            self.drift.cells(programmed, drifted, Stream.of(key.fold("drift"), chip, together), start)
+        return Stages(target, programmed, drifted, faults)
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> "Hardware":
+        """A published or standard design by name, with fields overridden; see `crossbar-sim presets`.
+
+        >>> Hardware.preset("bayesft", sigma=0.6).drift
+        LogNormalDrift(sigma=0.6)
+
+        Raises:
+            InputError: for an unknown name or override, naming the known ones.
+        """
+        from crossbar_sim.crossbar.presets import preset
+
+        return preset(name).with_(**overrides).hardware
+
+
+CHOICES = {
+    "drift_per": ("cell", "weight"),
+    "bias": ("digital", "row", "drifting"),
+    "normalisation": ("digital", "folded", "drifting"),
+    "other": ("digital", "drifting"),
+}
+"""The allowed words of each choice: also those of the command line's options."""

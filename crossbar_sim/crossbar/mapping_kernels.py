@@ -1,0 +1,105 @@
+"""Kernels between weights and planes, and the tiled analog product. The rules are those of kernels.py.
+
+`scale` has one entry for the whole matrix or one for each column.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from crossbar_sim.crossbar.philox import f32, fma, inlined, kernel
+
+
+@inlined
+def _cell_target(a: Any, base: Any, low: Any, high: Any, step: Any, per_step: Any) -> Any:
+    """base + a held to the window [low, high], then to its levels: step = 0 means a continuum."""
+    g = min(max(f32(base + a), low), high)
+    if step > f32(0.0):
+        g = fma(f32(np.floor(f32(f32(g - low) * per_step) + f32(0.5))), step, low)
+    return g
+
+
+@kernel
+def to_cells(
+    w: Any, scale: Any, rows: Any, start: Any, sign: Any, base: Any, low: Any, high: Any, step: Any,
+    per_step: Any, out: Any,
+) -> None:  # fmt: skip
+    """Eq. (2), (3), (4): out = base + sign s w inside [low, high], on its levels."""
+    if scale.size == 1:
+        s = f32(sign * scale[0])
+        for i in range(out.size):
+            out[i] = _cell_target(f32(w[i] * s), base, low, high, step, per_step)
+        return
+    i = 0
+    while i < out.size:
+        column = (start + i) // rows
+        end = min(out.size, (column + 1) * rows - start)
+        s = f32(sign * scale[column])
+        for k in range(i, end):
+            out[k] = _cell_target(f32(w[k] * s), base, low, high, step, per_step)
+        i = end
+
+
+@kernel
+def add_difference(plus: Any, minus: Any, fresh: Any, out: Any) -> None:
+    """Eq. (5): out = plus - minus if `fresh`, else out + (plus - minus)."""
+    if fresh:
+        for i in range(out.size):
+            out[i] = f32(plus[i] - minus[i])
+    else:
+        for i in range(out.size):
+            out[i] = f32(out[i] + f32(plus[i] - minus[i]))
+
+
+@kernel
+def add_against_reference(g: Any, reference: Any, start: Any, fresh: Any, out: Any) -> None:
+    """Eq. (5): the same against the reference column: reference[r] belongs to every cell of row r."""
+    rows = reference.size
+    i = 0
+    while i < out.size:
+        column = (start + i) // rows
+        first = start + i - column * rows
+        end = min(out.size, (column + 1) * rows - start)
+        for k in range(i, end):
+            d = f32(g[k] - reference[first + k - i])
+            out[k] = d if fresh else f32(out[k] + d)
+        i = end
+
+
+@kernel
+def unscale(out: Any, inverse: Any, rows: Any, start: Any) -> None:
+    """Eq. (5): out = out inverse, S back to weights, one inverse per matrix or per column."""
+    if inverse.size == 1:
+        for i in range(out.size):
+            out[i] = f32(out[i] * inverse[0])
+        return
+    i = 0
+    while i < out.size:
+        column = (start + i) // rows
+        end = min(out.size, (column + 1) * rows - start)
+        for k in range(i, end):
+            out[k] = f32(out[k] * inverse[column])
+        i = end
+
+
+@kernel
+def tiled_currents(v: Any, g: Any, tile_rows: Any, scratch: Any, out: Any) -> None:
+    """Eq. (17): out[b, c] = sum over tiles of sum over the tile's rows of v[b, r] g[r, c], in A.
+
+    v is (batch, rows) in V, g (rows, cols) in S, out (batch, cols) in A, scratch (cols,). The bit lines of a
+    tile sum its own rows; the sum over tiles is the digital one.
+    """
+    batch, rows = v.shape
+    cols = g.shape[1]
+    for b in range(batch):
+        for c in range(cols):
+            out[b, c] = f32(0.0)
+        for first in range(0, rows, tile_rows):
+            for c in range(cols):
+                scratch[c] = f32(0.0)
+            for r in range(first, min(rows, first + tile_rows)):
+                voltage = v[b, r]
+                for c in range(cols):
+                    scratch[c] = fma(voltage, g[r, c], scratch[c])
+            for c in range(cols):
+                out[b, c] = f32(out[b, c] + scratch[c])
