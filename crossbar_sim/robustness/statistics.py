@@ -1,0 +1,216 @@
+"""From the scores of chips to numbers with error bars.
+
+The random unit is the chip: intervals are over chips, not over images. `scipy.special` has the two
+quantile functions that are needed; `scipy.stats` would cost a second at every start.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtri, stdtrit
+
+from crossbar_sim.errors import InputError
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence interval.
+
+    An interval that does not exist (one chip tells nothing about the spread) is `None` in place of
+    an `Interval`, and null in JSON: never NaN, never of width zero.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    level: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the distance from `low` to `high`; "estimate +- half_width" for a t interval."""
+        return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Scores of n chips in numbers. The fields are those of a report's JSON.
+
+    Args:
+        mean: over chips.
+        ci95: 95 % Student-t interval of the mean (low, high); `None` for one chip. It is not cut
+            to 0 .. 1 for scores that are shares: cutting would hide that few or very unequal chips
+            make the normal approximation poor.
+        std: between chips, with n - 1; `None` for one chip.
+        min, max: worst and best chip, for a score of which more is better.
+        median: the 0.5 quantile.
+        quantiles: by their level as text ("0.05"), see `quantiles`.
+        per_chip: every score, in the order given.
+    """
+
+    mean: float
+    ci95: tuple[float, float] | None
+    std: float | None
+    min: float
+    max: float
+    median: float
+    quantiles: dict[str, float]
+    per_chip: tuple[float, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, lists and dicts, ready for JSON."""
+        return {**asdict(self), "ci95": _listed(self.ci95), "per_chip": list(self.per_chip)}
+
+
+@dataclass(frozen=True)
+class Yield:
+    """The share of chips that reach a threshold, with its 95 % Wilson interval (low, high)."""
+
+    threshold: float
+    value: float
+    ci95: tuple[float, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, ready for JSON."""
+        return {**asdict(self), "ci95": _listed(self.ci95)}
+
+
+def mean_interval(values: Iterable[float], level: float = 0.95) -> Interval | None:
+    """Student-t interval of the mean: mean +- t(n - 1) s / sqrt(n), with s over n - 1.
+
+    Exact for normal scores; for others it is right in the limit of many chips.
+
+    Args:
+        values: one score per chip.
+        level: the confidence, inside 0 .. 1.
+
+    Returns:
+        `None` for a single value, about whose spread nothing is known.
+
+    Raises:
+        InputError: if there is no value, one is not finite, or the level is outside 0 .. 1.
+    """
+    scores = _checked(values)
+    tail = _tail(level)
+    mean, std = _mean_std(scores)
+    if std is None:
+        return None
+    half = -float(stdtrit(len(scores) - 1, tail)) * std / math.sqrt(len(scores))
+    return Interval(mean, mean - half, mean + half, level)
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
+    """Wilson's score interval of a proportion (Wilson, JASA 22:209, 1927).
+
+    centre = (p + z^2 / 2n) / d and half = z sqrt(p (1 - p) / n + z^2 / 4n^2) / d, d = 1 + z^2 / n.
+    It stays inside 0 .. 1 and has a width also at 0 and n successes. Its centre is not p.
+
+    Args:
+        successes: how many of the n, 0 .. n.
+        n: at least 1.
+        level: the confidence, inside 0 .. 1.
+
+    Raises:
+        InputError: if a number is outside its range.
+    """
+    for what, number in (("successes", successes), ("n", n)):
+        if isinstance(number, bool) or not isinstance(number, (int, np.integer)):
+            raise InputError(f"{what}={number!r}: a count is an integer")
+    if n < 1 or not 0 <= successes <= n:
+        raise InputError(f"successes={successes}, n={n}: needs n >= 1 and successes in 0 .. n")
+    z = -float(ndtri(_tail(level)))
+    p = int(successes) / int(n)
+    stretch = 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / stretch
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / stretch
+    # At the ends the formula gives 0 and 1 up to rounding; there the value is set, not rounded.
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return Interval(p, low, high, level)
+
+
+def quantiles(values: Iterable[float], levels: Sequence[float] = QUANTILES) -> dict[str, float]:
+    """Sample quantiles, interpolated linearly (type 7 of Hyndman and Fan, 1996; numpy's default).
+
+    Returns:
+        level as text -> quantile, e.g. {"0.05": 0.81, ...}: the keys that JSON would make of it.
+
+    Raises:
+        InputError: if there is no value, one is not finite, or a level is outside 0 .. 1.
+    """
+    scores = _checked(values)
+    for level in levels:
+        if not 0 <= level <= 1:
+            raise InputError(f"quantile {level!r}: a quantile's level lies in 0 .. 1")
+    found = np.quantile(scores, np.asarray(levels, dtype=np.float64))
+    return {f"{level:g}": float(value) for level, value in zip(levels, found, strict=True)}
+
+
+def summarise(values: Iterable[float]) -> Summary:
+    """The summary of one score per chip.
+
+    Raises:
+        InputError: if there is no value or one is not finite.
+    """
+    scores = _checked(values)
+    mean, std = _mean_std(scores)
+    interval = mean_interval(scores)
+    return Summary(
+        mean=mean,
+        ci95=None if interval is None else (interval.low, interval.high),
+        std=std,
+        min=min(scores),
+        max=max(scores),
+        median=float(np.median(scores)),
+        quantiles=quantiles(scores),
+        per_chip=tuple(scores),
+    )
+
+
+def yield_at(values: Iterable[float], threshold: float) -> Yield:
+    """The share of chips whose score is >= threshold.
+
+    Raises:
+        InputError: if there is no value, or a value or the threshold is not finite.
+    """
+    scores = _checked(values)
+    if not math.isfinite(threshold):
+        raise InputError(f"threshold={threshold!r}: a threshold is a finite score")
+    interval = wilson(sum(score >= threshold for score in scores), len(scores))
+    return Yield(float(threshold), interval.estimate, (interval.low, interval.high))
+
+
+def _checked(values: Iterable[float]) -> list[float]:
+    scores = [float(value) for value in values]
+    if not scores:
+        raise InputError("there are no scores: at least one chip is needed")
+    for position, score in enumerate(scores):
+        if not math.isfinite(score):
+            raise InputError(f"score {position} of {len(scores)} is {score}: scores are finite")
+    return scores
+
+
+def _mean_std(scores: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation; exact sums, so that the order of chips is irrelevant."""
+    # Held between the extremes: rounding must not give equal scores a mean beside them, and so a
+    # spread of 1e-17.
+    mean = min(max(math.fsum(scores) / len(scores), min(scores)), max(scores))
+    if len(scores) == 1:
+        return mean, None
+    squares = math.fsum((score - mean) ** 2 for score in scores)
+    return mean, math.sqrt(squares / (len(scores) - 1))
+
+
+def _tail(level: float) -> float:
+    """The probability of either tail; kept small, where floats are dense, and not as 1 - tail."""
+    if not 0 < level < 1:
+        raise InputError(f"level={level!r}: a confidence level lies between 0 and 1, e.g. 0.95")
+    return (1 - level) / 2
+
+
+def _listed(pair: tuple[float, float] | None) -> list[float] | None:
+    return None if pair is None else list(pair)
