@@ -1,0 +1,248 @@
+"""Layers whose parameters read as what their array makes of them.
+
+An analog layer is the user's own layer with its class exchanged for a subclass in which, say, `weight` is a
+property: it gives the programmed weight, while the clean parameter stays where torch keeps it. So the
+forward that the author wrote runs unchanged (also of subclasses, attention and recurrent layers, which read
+their weights in their own ways), state_dict keys, optimisers, .to(), deepcopy and save/load see the clean
+parameters, and a gradient reaches them through the array.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crossbar_sim.nn.design import Design
+from crossbar_sim.nn.folding import Fold
+from crossbar_sim.nn.matrices import Layout
+from crossbar_sim.nn.programming import gain, program_into
+
+
+@dataclass(eq=False)
+class Slot:
+    """One array of a layer: the parameters it stands for.
+
+    Args:
+        name: the array's name: that of its weight in the model (of the first module that has it, if shared).
+        layer: name of the layer in the model.
+        layout: how the weight is a matrix.
+        weight, bias: parameter names in the module; `bias` only where it is one more row of the array.
+        fold: gives the weight and bias with the normalisation behind them folded in.
+        ideal: no array at all, the clean (folded) value: a digital bias that folding has changed.
+    """
+
+    name: str
+    layer: str
+    layout: Layout
+    weight: str
+    bias: str | None = None
+    fold: Fold | None = None
+    ideal: bool = False
+
+    def clean(self, module: nn.Module) -> tuple[Tensor, Tensor | None]:
+        """The weight and, where the slot has one, the bias, without any hardware."""
+        if self.fold is not None:
+            folded = self.fold(module)
+            return folded["weight" if self.layout.order != "vector" else "bias"], (
+                folded["bias"] if self.bias else None
+            )
+        weight = module._parameters[self.weight]
+        assert weight is not None
+        return weight, module._parameters[self.bias] if self.bias else None
+
+    def columns(self, module: nn.Module) -> Tensor:
+        """The transposed matrix (cols, rows) as it is to be programmed, differentiable."""
+        weight, bias = self.clean(module)
+        columns = self.layout.columns(weight)
+        return columns if bias is None else torch.cat([columns, bias.reshape(-1, 1)], dim=1)
+
+    def split(self, columns: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The matrix (cols, rows) taken apart again: weight in the parameter's shape, and bias."""
+        if self.bias is None:
+            return self.layout.parameter(columns), None
+        return self.layout.parameter(columns[:, :-1]), columns[:, -1]
+
+    @property
+    def rows(self) -> int:
+        """Word lines of the array, the bias row included."""
+        return self.layout.rows + (self.bias is not None)
+
+
+class _Through(torch.autograd.Function):
+    """The programmed matrix forward; backward, its derivative with respect to the clean one."""
+
+    @staticmethod
+    def forward(ctx: Any, clean: Tensor, programmed: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return programmed.view_as(programmed)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return grads[0] * slope, None, None
+
+
+class Analog:
+    """Mixin of every analog layer; `_slots` holds its arrays, `_design` what the whole model shares."""
+
+    _slots: dict[str, Slot]
+    _design: Design
+    _tags: dict[str, tuple[object, ...]]
+    _graphs: dict[str, tuple[Any, ...]]
+    _parameters: dict[str, Any]
+    _buffers: dict[str, Any]
+
+    def read(self, parameter: str) -> Tensor | None:
+        """What `parameter` is on the chip, programmed first if it has become stale."""
+        slot = self._slots[parameter]
+        design = self._design
+        assert isinstance(self, nn.Module)
+        if design.active is not None and slot.layer not in design.active:
+            weight, bias = slot.clean(self)
+            return weight if parameter == slot.weight else bias
+        if slot.ideal:
+            return slot.clean(self)[0]
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in slot.clean(self)):
+            return self._differentiable(slot, parameter)
+        self.refresh(slot)
+        return self._buffers[_buffer(parameter)]
+
+    def _differentiable(self, slot: Slot, parameter: str) -> Tensor | None:
+        """As `read`, with a gradient to the clean parameter.
+
+        The programmed values get memory of their own rather than the buffers': a graph may still need chip 1
+        when chip 2 is programmed.
+        """
+        assert isinstance(self, nn.Module)
+        tag = self._tag(slot)
+        known = self._graphs.get(slot.weight)
+        if known is None or known[0] != tag:
+            programmed, slope = gain(self._design, slot.name, slot.columns(self))
+            known = self._graphs[slot.weight] = (tag, slot.split(programmed), slot.split(slope))
+        which = 0 if parameter == slot.weight else 1
+        clean, programmed, slope = slot.clean(self)[which], known[1][which], known[2][which]
+        return None if clean is None else _Through.apply(clean, programmed, slope)
+
+    def _tag(self, slot: Slot) -> tuple[object, ...]:
+        """Equal as long as design, chip and clean values are the same."""
+        sources = [self._parameters.get(name) for name in slot_names(slot)]
+        if slot.fold is not None:
+            sources += slot.fold.sources(self)  # type: ignore[arg-type]
+        return (self._design.generation, *map(_state, sources))
+
+    def refresh(self, slot: Slot) -> None:
+        """Program the slot's array into its buffers unless they are up to date."""
+        assert isinstance(self, nn.Module)
+        tag = self._tag(slot)
+        if self._tags.get(slot.weight) == tag:
+            return
+        with torch.no_grad():
+            weight, bias = slot.clean(self)
+            for name, like in ((slot.weight, weight), (slot.bias, bias)):
+                buffer = self._buffers.get(_buffer(name)) if name else None
+                if name and like is not None and (buffer is None or not _alike(buffer, like)):
+                    fresh = torch.empty_like(like, memory_format=torch.contiguous_format)
+                    self.register_buffer(_buffer(name), fresh, persistent=False)
+            row = self._buffers[_buffer(slot.bias)] if slot.bias else None
+            program_into(self._design, slot, self, self._buffers[_buffer(slot.weight)], row)
+        self._tags[slot.weight] = tag
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle and copy as the base class with the names of its analog parameters."""
+        base = type(self)._base  # type: ignore[attr-defined]
+        return _rebuild, (base, tuple(self._slots)), self.__dict__
+
+
+class AnalogGraph(Analog):
+    """For the root of an exported graph, which copies itself in a way of its own."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Copy the graph as torch does, then make the copy analog again."""
+        assert isinstance(self, nn.Module)
+        analog = type(self)
+        self.__class__ = analog._base  # type: ignore[attr-defined]
+        try:
+            copied = copy.deepcopy(self, memo)
+        finally:
+            self.__class__ = analog  # type: ignore[assignment]
+        slots = {id(slot): copy.deepcopy(slot, memo) for slot in self._slots.values()}
+        make_analog(copied, list(slots.values()), copy.deepcopy(self._design, memo))
+        return copied
+
+
+class AnalogRecurrent(Analog):
+    """For RNN, LSTM and GRU, which keep a list of their weights for the kernel that runs all layers."""
+
+    @property
+    def _flat_weights(self) -> list[Tensor]:
+        return [getattr(self, name) for name in self._flat_weights_names]  # type: ignore[attr-defined]
+
+    @_flat_weights.setter
+    def _flat_weights(self, value: Any) -> None:
+        """Ignore: the list is made from the parameters at each reading."""
+
+    def flatten_parameters(self) -> None:
+        """Nothing to flatten: the weights that run are the arrays' buffers."""
+
+
+def slot_names(slot: Slot) -> tuple[str, ...]:
+    """The parameters of the module that the slot provides."""
+    return (slot.weight,) if slot.bias is None else (slot.weight, slot.bias)
+
+
+def _buffer(parameter: str) -> str:
+    return f"_programmed_{parameter}"
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.device == b.device and a.dtype == b.dtype
+
+
+def _state(parameter: Tensor | None) -> tuple[object, ...]:
+    """Changes whenever the parameter's values may have changed."""
+    if parameter is None:
+        return ()
+    version = -1 if parameter.is_inference() else parameter._version
+    return id(parameter), parameter.data_ptr(), version, parameter.device, parameter.dtype
+
+
+def _property(name: str) -> property:
+    def get(self: Analog) -> Tensor | None:
+        try:
+            return self.read(name)
+        except AttributeError as error:
+            # nn.Module would take an AttributeError as "look in _parameters" and give the clean weight
+            raise RuntimeError(f"programming {name} failed: {error}") from error
+
+    return property(get)
+
+
+_CLASSES: dict[tuple[type[nn.Module], tuple[str, ...]], type[nn.Module]] = {}
+
+
+def analog_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
+    """The subclass of `base` in which the parameters `names` read as their arrays."""
+    if (base, names) not in _CLASSES:
+        mixin: type[Analog] = Analog
+        if issubclass(base, nn.RNNBase):
+            mixin = AnalogRecurrent
+        elif issubclass(base, torch.fx.GraphModule):
+            mixin = AnalogGraph
+        members = {name: _property(name) for name in names} | {"_base": base, "__module__": base.__module__}
+        _CLASSES[base, names] = type(f"Analog{base.__name__}", (mixin, base), members)
+    return _CLASSES[base, names]
+
+
+def _rebuild(base: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
+    cls = analog_class(base, names)
+    return cls.__new__(cls)
+
+
+def make_analog(module: nn.Module, slots: list[Slot], design: Design) -> None:
+    """Exchange the module's class for its analog one, in place."""
+    by_name = {name: slot for slot in slots for name in slot_names(slot)}
+    state = {"_slots": by_name, "_design": design, "_tags": {}, "_graphs": {}}
+    module.__dict__.update(state)
+    module.__class__ = analog_class(type(module), tuple(by_name))

@@ -1,0 +1,252 @@
+"""`to_analog`: a model whose mapped layers compute with what their arrays make of the weights."""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn import graph
+from crossbar_sim.nn.analog import Analog, Slot, make_analog
+from crossbar_sim.nn.design import Design
+from crossbar_sim.nn.folding import Fold, fold_away, foldable
+from crossbar_sim.nn.layer import Layer
+from crossbar_sim.nn.matrices import DIGITAL, NORMALISATION, Layout, Matrix, matrices
+from crossbar_sim.rng import check_chip
+
+
+def to_analog(
+    model: nn.Module,
+    hardware: Hardware,
+    seed: int = 0,
+    chip: int = 0,
+    only: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
+) -> nn.Module:
+    """A copy of the model with its layers on simulated arrays; clean parameters are shared, not copied.
+
+    Args:
+        model: any torch model, or the module of a torch.export archive.
+        hardware: the design.
+        seed, chip: which random sample of it.
+        only, skip: names of layers, or patterns such as "encoder.*"; the rest stays digital and clean.
+
+    Returns:
+        A model with the same forward and the same state_dict keys. Its parameters and buffers are those of
+        `model`: training one trains the other. Arrays are programmed when first read.
+
+    Raises:
+        InputError: if a pattern matches no layer, nothing is left to map, or the model is analog already.
+    """
+    if any(isinstance(module, Analog) for module in model.modules()):
+        raise InputError("the model is analog already: convert the clean model, or set_chip/set_hardware this one")
+    tensors = [*model.parameters(), *model.buffers()]
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise InputError(f"{name} has no shape yet: run the lazy model once on an input before mapping it")
+    analog = copy.deepcopy(model, {id(t): t for t in tensors})
+    design = Design(hardware, seed, check_chip(chip))
+    design.key("")  # refuses an impossible seed now rather than in the first forward
+    choice = _Choice(tuple(only) if only is not None else None, tuple(skip))
+    builder = _GraphBuilder if graph.is_graph(analog) else _Builder
+    layers = builder(analog, hardware, choice).build()
+    choice.check([layer.name for layer in layers])
+    if not any(layer.slots for layer in layers):
+        raise InputError(
+            f"{type(model).__name__} has no layer to map: "
+            + "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:4])
+        )
+    for layer in layers:
+        modules: dict[int, tuple[nn.Module, list[Slot]]] = {}
+        for slot in layer.slots:
+            holder = analog.get_submodule(layer.name) if _is_module(analog, layer.name) else analog
+            modules.setdefault(id(holder), (holder, []))[1].append(slot)
+        for module, slots in modules.values():
+            existing = list(dict.fromkeys(module._slots.values())) if isinstance(module, Analog) else []
+            if existing:
+                module.__class__ = type(module)._base  # type: ignore[attr-defined]
+            make_analog(module, existing + slots, design)
+    design.layers = tuple(layers)
+    return analog
+
+
+def _is_module(model: nn.Module, name: str) -> bool:
+    try:
+        model.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
+@dataclass
+class _Choice:
+    """The user's `only` and `skip`, and which of their patterns have matched."""
+
+    only: tuple[str, ...] | None
+    skip: tuple[str, ...]
+
+    def why_not(self, name: str) -> str:
+        """The reason to leave the layer digital, or nothing."""
+        if self.only is not None and not any(fnmatchcase(name, p) for p in self.only):
+            return "not among those chosen with only"
+        return "skipped as asked" if any(fnmatchcase(name, p) for p in self.skip) else ""
+
+    def check(self, names: list[str]) -> None:
+        """Refuse a pattern that matches nothing: it would silently do nothing."""
+        for pattern in (*(self.only or ()), *self.skip):
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise InputError(f"no layer is called {pattern!r}; layers: {', '.join(names) or 'none'}")
+
+
+class _Builder:
+    """Decides, layer by layer, what goes on arrays: for models of layers with a forward of their own."""
+
+    def __init__(self, model: nn.Module, hardware: Hardware, choice: _Choice) -> None:
+        self.model, self.hardware, self.choice = model, hardware, choice
+        self.first: dict[int, str] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            self.first.setdefault(id(parameter), name)
+
+    def build(self) -> list[Layer]:
+        folds = self.folds() if self.hardware.normalisation == "folded" else {}
+        layers = []
+        for name, module in self.model.named_modules():
+            if any(p is not None for p in module._parameters.values()):
+                layers.append(self.layer(name or type(module).__name__, module, folds))
+            elif getattr(module, "parametrizations", None) is not None:
+                layers.append(Layer(name, type(module).__name__, False, _PARAMETRISED))
+        return [layer for layer in layers if layer.name not in {norm for norm, _ in folds.values()}] + [
+            Layer(norm, "BatchNorm", False, f"folded into {layer}") for layer, (norm, _) in folds.items()
+        ]
+
+    def folds(self) -> dict[str, tuple[str, Fold]]:
+        modules = dict(self.model.named_modules())
+        folds = {}
+        for layer, norm in foldable(self.model).items():
+            if not self.choice.why_not(layer):
+                folds[layer] = (norm, Fold(modules[norm], modules[norm].eps))  # type: ignore[arg-type]
+                fold_away(modules[norm])
+        return folds
+
+    def layer(self, name: str, module: nn.Module, folds: dict[str, tuple[str, Fold]]) -> Layer:
+        kind = type(module).__name__
+        why_not = self.choice.why_not(name)
+        if why_not:
+            return Layer(name, kind, False, why_not)
+        if hasattr(module, "parametrizations"):
+            return Layer(name, kind, False, _PARAMETRISED)
+        found = matrices(module)
+        fold = folds.get(name, (None, None))[1]
+        slots = [self.slot(name, module, matrix, fold) for matrix in found]
+        taken = {p for slot in slots for p in (slot.weight, slot.bias)}
+        rest = [p for p, v in module._parameters.items() if v is not None and p not in taken]
+        if fold is not None and not any(slot.bias for slot in slots):
+            rest = [p for p in rest if p != "bias"]
+            slots.append(self.folded_bias(name, module, fold))
+        if found:
+            slots += self.vectors(name, module, rest, self.hardware.bias == "drifting")
+            return Layer(name, kind, True, "on arrays", tuple(slots))
+        normalisation = isinstance(module, NORMALISATION)
+        return self.digital(name, module, kind, rest, normalisation, _why_digital(module))
+
+    def digital(
+        self, name: str, module: nn.Module, kind: str, rest: list[str], normalisation: bool, reason: str
+    ) -> Layer:
+        choice = self.hardware.normalisation if normalisation else self.hardware.other
+        drifting = self.vectors(name, module, rest, choice == "drifting")
+        if drifting:
+            return Layer(name, kind, False, f"{reason}; drifts per parameter", tuple(drifting))
+        if normalisation and choice == "folded":
+            reason += "; no layer alone before it to fold into"
+        return Layer(name, kind, False, reason)
+
+    def slot(self, layer: str, module: nn.Module, matrix: Matrix, fold: Fold | None) -> Slot:
+        bias = matrix.bias if self.hardware.bias == "row" else None
+        if fold is not None and self.hardware.bias == "row":
+            bias = "bias"
+        name = self.first[id(module._parameters[matrix.weight])]
+        return Slot(name, layer, matrix.layout, matrix.weight, bias, fold)
+
+    def folded_bias(self, layer: str, module: nn.Module, fold: Fold) -> Slot:
+        weight = module._parameters["weight"]
+        assert weight is not None
+        name = self.first[id(weight)].removesuffix("weight") + "bias"
+        layout = Layout((len(weight),), "vector")
+        return Slot(name, layer, layout, "bias", fold=fold, ideal=self.hardware.bias != "drifting")
+
+    def vectors(self, layer: str, module: nn.Module, names: list[str], drifting: bool) -> list[Slot]:
+        slots = []
+        for parameter in names if drifting else ():
+            value = module._parameters[parameter]
+            if value is not None and value.is_floating_point():
+                layout = Layout(tuple(value.shape), "vector")
+                slots.append(Slot(self.first[id(value)], layer, layout, parameter))
+        return slots
+
+
+class _GraphBuilder(_Builder):
+    """The same for an exported graph: what a parameter is, is told by the operator that takes it."""
+
+    def build(self) -> list[Layer]:
+        assert isinstance(self.model, torch.fx.GraphModule)
+        self.uses = graph.uses(self.model)
+        folds = graph.fold_graph(self.model) if self.hardware.normalisation == "folded" else {}
+        if folds:
+            self.model.recompile()
+        gone = {norm for norm, _ in folds.values()}
+        layers = []
+        for name, module in self.model.named_modules():
+            if not any(p is not None for p in module._parameters.values()) or name in gone:
+                continue
+            if name:
+                layers.append(self.holder(name, name, module, list(module._parameters), folds))
+            else:  # parameters of the model itself: each is a layer of its own
+                layers += [self.holder(p, "", module, [p], folds) for p in module._parameters]
+        return layers + [Layer(n, "batch_norm", False, f"folded into {at}") for at, (n, _) in folds.items()]
+
+    def holder(
+        self, name: str, prefix: str, module: nn.Module, own: list[str], folds: dict[str, tuple[str, Fold]]
+    ) -> Layer:
+        dot = f"{prefix}." if prefix else ""
+        unused = graph.Use("", "unused", None, "unused in the graph")
+        uses = [self.uses.get(f"{dot}{p}", unused) for p in own if module._parameters[p] is not None]
+        found = [use for use in uses if use.matrix is not None]
+        kind = (found or uses or [unused])[0].kind
+        why_not = self.choice.why_not(name)
+        if why_not:
+            return Layer(name, kind, False, why_not)
+        fold = folds.get(name, (None, None))[1]
+        slots = [self.slot(name, module, use.matrix, fold) for use in found if use.matrix]
+        taken = {p for slot in slots for p in (slot.weight, slot.bias)}
+        rest = [p for p in own if p not in taken and module._parameters[p] is not None]
+        if fold is not None and not any(slot.bias for slot in slots):
+            rest = [p for p in rest if p != "bias"]
+            slots.append(self.folded_bias(name, module, fold))
+        if found:
+            slots += self.vectors(name, module, rest, self.hardware.bias == "drifting")
+            return Layer(name, kind, True, "on arrays", tuple(slots))
+        normalisation = bool(uses) and all(use.normalisation for use in uses)
+        return self.digital(name, module, kind, rest, normalisation, (uses or [unused])[0].reason)
+
+
+_PARAMETRISED = (
+    "its weight is computed by a parametrization: call "
+    "torch.nn.utils.parametrize.remove_parametrizations (or remove_weight_norm) before deploying"
+)
+
+
+def _why_digital(module: nn.Module) -> str:
+    if isinstance(module, NORMALISATION):
+        return "an affine normalisation"
+    for cls, reason in DIGITAL.items():
+        if isinstance(module, cls):
+            return reason
+    if any(name.endswith(("_g", "_v")) for name in module._parameters):
+        return _PARAMETRISED
+    if any(p is not None and p.ndim >= 2 for p in module._parameters.values()):
+        return "a parameter of a class that is no known layer: export the model, and products with it are found"
+    return "no weight matrix"

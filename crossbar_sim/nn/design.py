@@ -1,0 +1,57 @@
+"""What all analog layers of one model share: the hardware, the seed, the chip, and who takes part."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.stream import Float32
+from crossbar_sim.rng import Key, check_chip
+
+if TYPE_CHECKING:
+    from crossbar_sim.nn.layer import Layer
+
+Maps = Callable[[str, Float32], Float32 | None]
+
+
+@dataclass(eq=False)
+class Design:
+    """One object per model, held by every analog layer: reprogramming is setting a field here.
+
+    Args:
+        hardware: the design that every array is programmed with.
+        seed: of the key that every array's name extends.
+        chip: which sample.
+        active: names of the layers on their arrays; the others compute with clean weights. None: all.
+        layers: what became of every layer with parameters.
+        maps: conductance maps of a file in place of simulated ones: given an array's name and its clean matrix
+            (cols, rows), the matrix that the map stands for, or None where the file has no such array (which
+            then computes clean). None: simulate.
+        generation: raised whenever programmed weights have become stale.
+    """
+
+    hardware: Hardware
+    seed: int
+    chip: int
+    active: frozenset[str] | None = None
+    maps: Maps | None = None
+    generation: int = 0
+    layers: tuple["Layer", ...] = ()
+
+    def set_chip(self, chip: int) -> None:
+        """Reprogram to another chip; arrays are rewritten, in place, when they are next read."""
+        if chip != self.chip:
+            self.chip, self.generation = check_chip(chip), self.generation + 1
+
+    def set_hardware(self, hardware: Hardware) -> None:
+        """Reprogram with another design."""
+        if hardware != self.hardware:
+            self.hardware, self.generation = hardware, self.generation + 1
+
+    def set_maps(self, maps: Maps | None) -> None:
+        """Compute with measured or stored conductances instead of simulated ones (None: simulate again)."""
+        self.maps, self.generation = maps, self.generation + 1
+
+    def key(self, name: str) -> Key:
+        """The key of the array called `name`: the parameter's name in the model."""
+        return Key(self.seed).fold(name)

@@ -1,0 +1,99 @@
+"""Running a model over data: in fixed blocks, one thread per block, so that the bits never depend on threads."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crossbar_sim.crossbar import threads
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.routes import FastRoutes
+
+BLOCK = 500
+"""Images per forward: activations of small networks stay in cache, and the GEMM is at full speed."""
+
+
+def outputs(
+    model: nn.Module,
+    x: Tensor,
+    block: int = BLOCK,
+    fixed: int | None = None,
+    reduce: Callable[[Tensor, slice], Any] | None = None,
+    fast: bool = True,
+) -> list[Any]:
+    """The model's outputs block by block, in order; on the CPU several blocks at a time.
+
+    Args:
+        model: in evaluation mode, programmed already if it is analog (threads share its buffers).
+        x: inputs (n, ...), moved block by block to the device of the model's parameters.
+        block: images per forward; results may depend on it in the last float32 place, never on threads.
+        fixed: the one batch size that the model accepts; the last block is filled up and cut again.
+        reduce: what to keep of a block: called with its output (b, ...) and its slice of x.
+        fast: take the faster routes of `nn.routes`.
+
+    Raises:
+        InputError: if the model cannot take the inputs, or returns no tensor with one row per input.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    parts = threads.chunks(len(x), fixed or block)
+    results: list[Any] = [None] * len(parts)
+
+    def one(i: int) -> None:
+        if device.type == "cpu" and torch.get_num_threads() != 1:
+            torch.set_num_threads(1)  # one thread per block; torch's own split would change the bits
+        part = parts[i]
+        piece = x[part].to(device)
+        missing = (fixed or 0) - len(piece)
+        if missing > 0:
+            piece = torch.cat([piece, piece[-1:].expand(missing, *piece.shape[1:])])
+        with torch.inference_mode():
+            y = _forward(model, piece, fast and device.type == "cpu")
+        y = y[: len(piece) - max(missing, 0)]
+        results[i] = y if reduce is None else reduce(y, part)
+
+    before = torch.get_num_threads()
+    try:
+        if device.type == "cpu":
+            threads.run(one, range(len(parts)))
+        else:
+            for i in range(len(parts)):
+                one(i)
+    finally:
+        torch.set_num_threads(before)
+    return results
+
+
+def _forward(model: nn.Module, piece: Tensor, fast: bool) -> Tensor:
+    """One block's output as a tensor (b, ...)."""
+    try:
+        if fast:
+            with FastRoutes():
+                y = model(piece)
+        else:
+            y = model(piece)
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError) as error:
+        first = next((line for line in str(error).split("\n") if line.strip()), type(error).__name__)
+        raise InputError(
+            f"the model cannot take inputs of shape {tuple(piece.shape)} (batch first): {first.strip()}"
+        ) from error
+    y = _tensor(y)
+    if y is None or y.dim() < 1 or len(y) != len(piece):
+        what = f"shape {tuple(y.shape)}" if y is not None else "no tensor"
+        raise InputError(f"the model returns {what} for {len(piece)} inputs: expected one row per input")
+    return y
+
+
+def _tensor(y: Any) -> Tensor | None:
+    """The output that counts: a tensor, the first of a tuple, "logits" or the first of a dictionary."""
+    if isinstance(y, Tensor):
+        return y
+    if isinstance(y, list | tuple) and y:
+        return _tensor(y[0])
+    if hasattr(y, "logits"):
+        return _tensor(y.logits)
+    if isinstance(y, dict) and y:
+        return _tensor(y.get("logits", y.get("out", next(iter(y.values())))))
+    return None

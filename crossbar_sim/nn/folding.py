@@ -1,0 +1,109 @@
+"""Folding a batch normalisation into the layer before it: y = gamma (W x + b - mu)/sqrt(var + eps) + beta."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from crossbar_sim.errors import InputError
+
+_CARRIERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(eq=False)
+class Fold:
+    """The affine map of one evaluated batch normalisation, applied to the parameters of the layer before.
+
+    Args:
+        norm: the module that holds weight, bias, running_mean and running_var (affine ones may be absent).
+        eps: added to the variance.
+    """
+
+    norm: nn.Module
+    eps: float
+
+    def __call__(self, layer: nn.Module) -> dict[str, Tensor]:
+        """The folded "weight" and "bias" of `layer`, in the shapes of its own, differentiable."""
+        weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
+        gamma, beta = self.norm._parameters.get("weight"), self.norm._parameters.get("bias")
+        mean, var = self.norm._buffers["running_mean"], self.norm._buffers["running_var"]
+        assert weight is not None and mean is not None and var is not None
+        factor = torch.rsqrt(var + self.eps)
+        factor = factor if gamma is None else factor * gamma
+        shift = -mean * factor if bias is None else (bias - mean) * factor
+        return {
+            "weight": weight * factor.reshape(-1, *[1] * (weight.ndim - 1)),
+            "bias": shift if beta is None else shift + beta,
+        }
+
+    def sources(self, layer: nn.Module) -> list[Tensor | None]:
+        """Every tensor that the folded values are made of."""
+        own = [layer._parameters.get("weight"), layer._parameters.get("bias")]
+        norm = [self.norm._parameters.get("weight"), self.norm._parameters.get("bias")]
+        return own + norm + [self.norm._buffers["running_mean"], self.norm._buffers["running_var"]]
+
+
+class FoldedAway:
+    """Mixin of a normalisation layer that now acts in the layer before it."""
+
+    def forward(self, x: Any) -> Any:
+        """Pass the input on."""
+        return x
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle and copy by the base class."""
+        return _rebuild, (type(self)._base,), self.__dict__  # type: ignore[attr-defined]
+
+
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def fold_away(norm: nn.Module) -> None:
+    """Make `norm` pass its input on, in place; its parameters stay where they are."""
+    norm.__class__ = _folded_class(type(norm))
+
+
+def _folded_class(base: type[nn.Module]) -> type[nn.Module]:
+    if base not in _CLASSES:
+        members = {"_base": base, "__module__": base.__module__}
+        _CLASSES[base] = type(f"Folded{base.__name__}", (FoldedAway, base), members)
+    return _CLASSES[base]
+
+
+def _rebuild(base: type[nn.Module]) -> nn.Module:
+    cls = _folded_class(base)
+    return cls.__new__(cls)
+
+
+def foldable(model: nn.Module) -> dict[str, str]:
+    """Layers followed by a batch normalisation and nothing else: {name of the layer: name of the norm}.
+
+    Raises:
+        InputError: if the data flow of the model cannot be traced.
+    """
+    try:
+        graph = fx.Tracer().trace(model)
+    except Exception as error:  # torch.fx raises whatever the user's forward raises on a symbolic input
+        reason = str(error).split("\n")[0]
+        raise InputError(
+            f"normalisation='folded' must follow the data flow, but {type(model).__name__} cannot be traced "
+            f"({reason}): deploy a torch.export archive of it, or choose 'digital' or 'drifting'"
+        ) from error
+    modules = dict(model.named_modules())
+    calls: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+    pairs = {}
+    for node in graph.nodes:
+        if node.op != "call_module" or not isinstance(node.args[0] if node.args else None, fx.Node):
+            continue
+        norm, before = modules[str(node.target)], node.args[0]
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_var is None:
+            continue
+        carrier = modules.get(str(before.target)) if before.op == "call_module" else None
+        once = carrier is not None and calls[str(before.target)] == 1 and calls[str(node.target)] == 1
+        if once and isinstance(carrier, _CARRIERS) and len(before.users) == 1:
+            pairs[str(before.target)] = str(node.target)
+    return pairs

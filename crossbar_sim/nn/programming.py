@@ -1,0 +1,81 @@
+"""Programming the arrays of a model: the Numba core on the CPU, its torch twin elsewhere."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from crossbar_sim.crossbar.gradient import slope as core_slope
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn import twin
+from crossbar_sim.nn.design import Design
+
+if TYPE_CHECKING:
+    from crossbar_sim.nn.analog import Slot
+
+
+def check_finite(columns: Tensor, name: str) -> None:
+    """Refuse weights that no conductance can stand for.
+
+    Raises:
+        InputError: naming the parameter and how many values are NaN or infinite.
+    """
+    if columns.numel() and not bool(torch.isfinite(columns.sum())) and not columns.isfinite().all():
+        bad = int((~columns.isfinite()).sum())
+        raise InputError(
+            f"{name} holds {bad} NaN or infinite values of {columns.numel()}: train or export the model again"
+        )
+
+
+def program_into(
+    design: Design, slot: "Slot", module: nn.Module, weight: Tensor | None, bias: Tensor | None
+) -> None:
+    """Write the programmed weight (and bias row) of `slot` into preallocated buffers.
+
+    Where the matrix is the weight's own memory, it is read and written in place, without a copy.
+    """
+    assert weight is not None
+    columns = slot.columns(module).detach()
+    check_finite(columns, slot.name)
+    direct = (
+        bias is None
+        and design.maps is None
+        and slot.layout.order in ("out_in", "vector")
+        and weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+    )
+    if direct:
+        out = weight.view(columns.shape).numpy()
+        key = design.key(slot.name)
+        design.hardware.effective_weight(columns.contiguous().numpy(), key, design.chip, out)
+        return
+    programmed = program(design, slot.name, columns)
+    w, b = slot.split(programmed)
+    weight.copy_(w)
+    if bias is not None and b is not None:
+        bias.copy_(b)
+
+
+def program(design: Design, name: str, columns: Tensor) -> Tensor:
+    """The programmed matrix of `columns` (cols, rows), on its device, in its dtype."""
+    key = design.key(name)
+    if design.maps is not None:
+        found = design.maps(name, columns.detach().float().cpu().contiguous().numpy())
+        return columns.detach() if found is None else torch.from_numpy(found).to(columns)
+    if columns.device.type != "cpu":
+        return twin.effective_weight(design.hardware, columns.float(), key, design.chip).to(columns.dtype)
+    w = columns.detach().float().contiguous().numpy()
+    return torch.from_numpy(design.hardware.effective_weight(w, key, design.chip)).to(columns.dtype)
+
+
+def gain(design: Design, name: str, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """The programmed matrix and its derivative with respect to each weight, both (cols, rows)."""
+    key, detached = design.key(name), columns.detach()
+    check_finite(detached, name)
+    programmed = program(design, name, detached)
+    if design.maps is not None:  # a measured map has no derivative of its own: straight through
+        return programmed, torch.ones_like(detached)
+    if columns.device.type != "cpu":
+        return programmed, twin.slope(design.hardware, detached.float(), key, design.chip).to(columns.dtype)
+    w = detached.float().contiguous().numpy()
+    return programmed, torch.from_numpy(core_slope(design.hardware, w, key, design.chip)).to(columns.dtype)

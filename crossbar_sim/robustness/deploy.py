@@ -1,0 +1,233 @@
+"""Deploy: one model, one design, many chips, and what is left of the model, with intervals."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crossbar_sim.crossbar.config import to_dict
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn import chips as handle
+from crossbar_sim.nn.convert import to_analog
+from crossbar_sim.nn.design import Maps
+from crossbar_sim.nn.effects import idle_effects, layer_effects
+from crossbar_sim.nn.evaluate import BLOCK
+from crossbar_sim.nn.layer import Layer
+from crossbar_sim.nn.seeding import permutation
+from crossbar_sim.rng import STREAM_VERSION, Key
+from crossbar_sim.robustness.score import Reference, Score, collect
+from crossbar_sim.robustness.statistics import Summary, Yield, summarise, yield_at
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What one layer costs when it alone is on its arrays: the drop of the main score, over chips.
+
+    Args:
+        drop: summary of clean minus drifted score, one value per chip.
+        images: how many examples it was measured on.
+    """
+
+    drop: Summary
+    images: int
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """A layer's line in the report: what became of it, what each effect did, what it costs alone."""
+
+    layer: Layer
+    hardware: Hardware
+    effects: dict[str, float]
+    sensitivity: Sensitivity | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers for JSON: `rows` and `cols` are lists where a layer has several matrices."""
+        geometries = self.layer.geometries(self.hardware)
+        rows, cols = [g.rows for g in geometries], [g.cols for g in geometries]
+        cells, tiles = sum(g.cells for g in geometries), sum(g.tiles for g in geometries)
+        area = tiles * self.hardware.tile[0] * self.hardware.tile[1]
+        drop = self.sensitivity.drop if self.sensitivity else None
+        return {
+            "name": self.layer.name,
+            "kind": self.layer.kind,
+            "analog": self.layer.analog,
+            "reason": self.layer.reason,
+            "rows": rows[0] if len(rows) == 1 else rows,
+            "cols": cols[0] if len(cols) == 1 else cols,
+            "groups": [g.groups for g in geometries][0] if len(geometries) == 1 else [g.groups for g in geometries],
+            "tiles": tiles,
+            "cells": cells,
+            "utilisation": cells / area if area else 0.0,
+            "effects": self.effects,
+            "sensitivity": None
+            if drop is None or self.sensitivity is None
+            else {
+                "drop": drop.mean,
+                "ci95": list(drop.ci95) if drop.ci95 else None,
+                "per_chip": list(drop.per_chip),
+                "images": self.sensitivity.images,
+            },
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Deployment:
+    """Everything that `deploy` found out.
+
+    Args:
+        metric: what the main score is: "accuracy", "agreement" or "output_error" (then minus the error).
+        clean, scores: of the clean model and of each chip, in order.
+        threshold: of the yield; the clean score less 0.05 unless given.
+        warnings: sentences that the user should read.
+        identity: what else decides the numbers: model, data, seed, version.
+    """
+
+    metric: str
+    hardware: Hardware
+    seed: int
+    chips: tuple[int, ...]
+    clean: Score
+    scores: tuple[Score, ...]
+    threshold: float | None
+    layers: tuple[LayerReport, ...]
+    warnings: tuple[str, ...]
+    identity: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def main(self) -> Summary:
+        """The main score over chips."""
+        return summarise(score.main for score in self.scores)
+
+    @property
+    def passing(self) -> Yield | None:
+        """The share of chips at or above the threshold."""
+        if self.threshold is None:
+            return None
+        return yield_at((score.main for score in self.scores), self.threshold)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON has it; no times and no paths, so the same seed gives the same bytes."""
+        drifted: dict[str, Any] = {}
+        for name in ("accuracy", "agreement", "output_error"):
+            values = collect(self.scores, name)
+            drifted[name] = summarise(values).as_dict() if values else None
+        passing = self.passing
+        return {
+            "metric": self.metric,
+            "clean": {"accuracy": self.clean.accuracy},
+            "drifted": drifted,
+            "yield": passing.as_dict() if passing else None,
+            "layers": [layer.as_dict() for layer in self.layers],
+            "hardware": to_dict(self.hardware),
+            "seed": self.seed,
+            "chips": list(self.chips),
+            "stream_version": STREAM_VERSION,
+            "warnings": list(self.warnings),
+            **self.identity,
+        }
+
+
+def deploy(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor | None,
+    hardware: Hardware,
+    *,
+    seed: int = 0,
+    chips: Iterable[int] = range(20),
+    threshold: float | None = None,
+    only: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
+    sensitivity_chips: int = 5,
+    sensitivity_images: int = 1000,
+    maps: Maps | None = None,
+    block: int = BLOCK,
+    fixed: int | None = None,
+    identity: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Deployment:
+    """Evaluate a trained model on simulated chips.
+
+    Args:
+        model: in evaluation mode, clean.
+        x, y: examples (n, ...) and labels (n,), or None to compare with the clean model alone.
+        hardware: the design.
+        seed, chips: which chips: a seed and their numbers.
+        threshold: of the yield, on the main score; None: the clean score less 0.05.
+        only, skip: see `to_analog`.
+        sensitivity_chips, sensitivity_images: how many chips and examples the per-layer sensitivity is
+            measured on (0 chips: not at all).
+        maps: conductances from a file instead of simulated ones.
+        block, fixed: see `nn.evaluate.outputs`.
+        progress: called with (done, total, what) along the way.
+
+    Raises:
+        InputError: if model, data and hardware do not go together.
+    """
+    numbers = tuple(chips)
+    if not numbers or len(set(numbers)) != len(numbers):
+        raise InputError(f"chips={list(numbers)[:5]}: at least one chip is needed, and none twice")
+    if len(x) == 0:
+        raise InputError("the data hold no example")
+    analog = to_analog(model, hardware, seed, numbers[0], only, skip)
+    if maps is not None:
+        handle.design(analog).set_maps(maps)
+    total, done = _work(analog, len(numbers), sensitivity_chips), 0
+
+    def step(what: str) -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total, what)
+
+    reference = Reference.of(model, x, y, block, fixed)
+    step("clean model")
+    clean = reference.clean_score()
+    few = reference.part(_some(len(x), sensitivity_images, seed))
+    effects = layer_effects(analog)
+    warnings = [] if maps is not None else idle_effects(effects, hardware, numbers[0])
+    scores, drops = [], {layer.name: list[float]() for layer in handle.layers(analog) if layer.slots}
+    few_clean = few.clean_score().main
+    for i, chip in enumerate(numbers):
+        handle.set_chip(analog, chip)
+        handle.program(analog)
+        scores.append(reference.score(analog))
+        step(f"chip {chip}")
+        for name in drops if i < sensitivity_chips else ():
+            with handle.only_layers(analog, [name]):
+                drops[name].append(few_clean - few.score(analog).main)
+            step(f"chip {chip}, {name} alone")
+    if any(score.main != score.main for score in scores):
+        raise InputError("the outputs of a chip are not finite, and there are no classes to compare: lower sigma")
+    layers = tuple(
+        LayerReport(
+            layer, hardware, effects.get(layer.name, {}),
+            Sensitivity(summarise(drops[layer.name]), len(few.x)) if drops.get(layer.name) else None,
+        )
+        for layer in handle.layers(analog)
+    )  # fmt: skip
+    metric = "accuracy" if y is not None else "agreement" if reference.classes else "output_error"
+    if threshold is None and metric != "output_error":
+        threshold = round(clean.main - 0.05, 4)
+    return Deployment(
+        metric, hardware, seed, numbers, clean, tuple(scores), threshold, layers, tuple(warnings), identity or {}
+    )
+
+
+def _work(analog: nn.Module, chips: int, sensitivity_chips: int) -> int:
+    """Steps that progress counts."""
+    alone = sum(1 for layer in handle.layers(analog) if layer.slots)
+    return 1 + chips + min(chips, sensitivity_chips) * alone
+
+
+def _some(n: int, wanted: int, seed: int) -> Tensor:
+    """At most `wanted` of n examples, drawn once for all layers and chips, in their order."""
+    if n <= wanted:
+        return torch.arange(n)
+    return permutation(n, Key(seed).fold("sensitivity images"))[:wanted].sort().values

@@ -1,0 +1,129 @@
+"""How well one chip does: accuracy against labels, agreement with the clean model, error of the outputs."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.evaluate import BLOCK, outputs
+
+
+@dataclass(frozen=True)
+class Score:
+    """The scores of one chip, or of the clean model.
+
+    Args:
+        accuracy: share of examples whose largest output is the label's; None without labels.
+        agreement: share of examples whose largest output is the clean model's; None for one output or less.
+        output_error: |y - y_clean| / |y_clean|, Euclidean over all outputs; None where it is not finite.
+    """
+
+    accuracy: float | None
+    agreement: float | None
+    output_error: float | None
+
+    @property
+    def main(self) -> float:
+        """The score that statistics are about: accuracy, or agreement, or minus the output error."""
+        if self.accuracy is not None:
+            return self.accuracy
+        if self.agreement is not None:
+            return self.agreement
+        return math.nan if self.output_error is None else -self.output_error
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The examples, and what the clean model makes of them: computed once, compared with on every chip.
+
+    Args:
+        x: (n, ...) inputs; y: (n,) labels or None.
+        clean: the clean model's outputs, (n, ...).
+        block, fixed: see `nn.evaluate.outputs`.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    clean: Tensor
+    block: int = BLOCK
+    fixed: int | None = None
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, x: Tensor, y: Tensor | None, block: int = BLOCK, fixed: int | None = None
+    ) -> "Reference":
+        """Run the clean model on the examples.
+
+        Raises:
+            InputError: if the model cannot take them, returns too few outputs for the labels, or outputs that
+                are not finite.
+        """
+        clean = torch.cat([t.cpu() for t in outputs(model, x, block, fixed)])
+        if not clean.isfinite().all():
+            raise InputError("the clean model's outputs are not finite on these inputs: nothing to compare with")
+        if y is not None:
+            if clean.dim() != 2 or clean.shape[1] < 2:
+                raise InputError(
+                    f"labels need one output per class, but the model's outputs have shape "
+                    f"{tuple(clean.shape)}: give data without y to compare outputs instead"
+                )
+            if int(y.max()) >= clean.shape[1]:
+                raise InputError(
+                    f"labels go up to {int(y.max())} but the model has {clean.shape[1]} outputs: "
+                    f"is this the data it was trained on?"
+                )
+        return cls(x, y, clean, block, fixed)
+
+    def part(self, indices: Tensor) -> "Reference":
+        """The same for some of the examples."""
+        y = None if self.y is None else self.y[indices]
+        return Reference(self.x[indices], y, self.clean[indices], self.block, self.fixed)
+
+    @property
+    def classes(self) -> bool:
+        """Whether outputs are scores of classes, of which the largest counts."""
+        return self.clean.dim() >= 2 and self.clean.shape[1] >= 2
+
+    def clean_score(self) -> Score:
+        """The clean model's own score."""
+        accuracy = None if self.y is None else _share(self.clean.argmax(1) == self.y)
+        return Score(accuracy, 1.0 if self.classes else None, 0.0)
+
+    def score(self, model: nn.Module) -> Score:
+        """The score of a programmed model.
+
+        Sums are kept per block and added in the order of blocks: the same for any number of threads.
+        """
+
+        def reduce(y: Tensor, part: slice) -> tuple[float, float, float]:
+            out, clean = y.cpu(), self.clean[part]
+            right = agree = 0.0
+            if self.classes:
+                predicted = out.argmax(1)
+                agree = float((predicted == clean.argmax(1)).double().mean(dim=None)) * len(out)
+                if self.y is not None:
+                    right = float((predicted == self.y[part]).sum())
+            return right, agree, float((out.double() - clean.double()).square().sum())
+
+        rows = outputs(model, self.x, self.block, self.fixed, reduce)
+        right, agree, square = (math.fsum(column) for column in zip(*rows, strict=True))
+        norm = float(self.clean.double().square().sum())
+        error = math.sqrt(square / norm) if norm > 0 and math.isfinite(square) else None
+        return Score(
+            accuracy=None if self.y is None else right / len(self.x),
+            agreement=agree / len(self.x) if self.classes else None,
+            output_error=error,
+        )
+
+
+def _share(hits: Tensor) -> float:
+    return float(hits.sum()) / len(hits)
+
+
+def collect(scores: Iterable[Score], name: str) -> list[float]:
+    """One field of every score; empty if any chip lacks it."""
+    values = [getattr(score, name) for score in scores]
+    return [] if any(value is None for value in values) else values
