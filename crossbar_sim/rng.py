@@ -6,6 +6,7 @@ easy as 1, 2, 3", SC 2011) and the rest is its 128-bit counter. docs/randomness.
 """
 
 import hashlib
+import operator
 from dataclasses import dataclass
 
 from crossbar_sim.errors import InputError
@@ -25,7 +26,7 @@ class Key:
         path: the names below the seed, outermost first; extended with `fold`, never by hand.
 
     Raises:
-        InputError: if the seed is no integer in 0 .. 2**64 - 1.
+        InputError: if the seed is no integer in 0 .. 2**64 - 1, or a name is no string.
 
     >>> Key(0).fold("fc1").fold("drift")
     Key(seed=0, path=('fc1', 'drift'))
@@ -37,10 +38,15 @@ class Key:
     path: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+        seed = _whole(self.seed)
+        if seed is None:
             raise InputError(f"seed={self.seed!r}: a seed is an integer in 0 .. 2**64 - 1")
-        if not 0 <= self.seed < 2**64:
-            raise InputError(f"seed={self.seed}: a seed lies in 0 .. 2**64 - 1")
+        if not 0 <= seed < 2**64:
+            raise InputError(f"seed={seed}: a seed lies in 0 .. 2**64 - 1")
+        object.__setattr__(self, "seed", seed)
+        for name in self.path:
+            if not isinstance(name, str):
+                raise InputError(f"name {name!r} of a stream: a name is a string")
 
     def fold(self, *names: str) -> "Key":
         """The stream called `names` inside this one."""
@@ -75,6 +81,15 @@ def check_chip(chip: int) -> int:
     Raises:
         InputError: if it is no integer in 0 .. 2**32 - 1.
     """
-    if isinstance(chip, bool) or not isinstance(chip, int) or not 0 <= chip < _UINT32:
+    number = _whole(chip)
+    if number is None or not 0 <= number < _UINT32:
         raise InputError(f"chip={chip!r}: a chip is an integer in 0 .. 2**32 - 1")
-    return chip
+    return number
+
+
+def _whole(value: object) -> int | None:
+    """`value` as a plain int if it is an integer of any kind (NumPy's too, no boolean), else None."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None

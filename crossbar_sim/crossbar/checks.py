@@ -1,11 +1,16 @@
 """Refusing the impossible, with both values and the unit in the sentence."""
 
+import difflib
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crossbar_sim.errors import InputError
+
+SINGLE = 1e30
+"""The largest magnitude of anything: products then stay within single precision."""
 
 
 def require(condition: bool, sentence: str) -> None:
@@ -14,11 +19,82 @@ def require(condition: bool, sentence: str) -> None:
         raise InputError(sentence)
 
 
+def show(value: object) -> str:
+    """`value` as it is quoted in a sentence: on one line and short, whatever it is.
+
+    >>> show(0.6), show("0.6"), show(10**400)
+    ('0.6', "'0.6'", 'an integer of 1329 bits')
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"an integer of {value.bit_length()} bits"
+    try:
+        text = " ".join(repr(value).split())
+    except (ValueError, RecursionError):  # a container of huge integers, or one that is too deep
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def unknown(what: str, given: object, allowed: Iterable[str]) -> str:
+    """The sentence for a name that is none of `allowed`, with the likeliest meant one.
+
+    >>> unknown("preset", "bayesfit", ("bayesft", "ideal"))
+    "preset 'bayesfit' is unknown: did you mean 'bayesft'? Known: bayesft, ideal"
+    """
+    names = list(allowed)
+    close = difflib.get_close_matches(given, names, n=1) if isinstance(given, str) else []
+    hint = f": did you mean {close[0]!r}? Known: " if close else "; known: "
+    return f"{what} {show(given)} is unknown{hint}{', '.join(names) or 'none'}"
+
+
 def finite(value: object) -> bool:
     """True for a real finite number (NaN, infinities, booleans and strings are none)."""
-    return isinstance(value, int | float | np.floating | np.integer) and (
-        not isinstance(value, bool) and math.isfinite(value)
-    )
+    if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond double precision
+        return False
+
+
+def number(
+    owner: object,
+    name: str,
+    rule: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: float = -math.inf,
+) -> None:
+    """Keep field `name` of a frozen dataclass as a plain float (and -0 as 0), or refuse it.
+
+    Args:
+        owner: the dataclass, under construction.
+        name: the field.
+        rule: what is allowed, with the unit; the end of the sentence.
+        low, high: the least and the greatest value allowed.
+        above: a bound that is itself not allowed.
+
+    Raises:
+        InputError: "name=value: rule".
+    """
+    value = getattr(owner, name)
+    allowed = finite(value) and low <= value <= high and value > above
+    require(allowed, f"{name}={show(value)}: {rule}")
+    object.__setattr__(owner, name, float(value) + 0.0)
+
+
+def whole(owner: object, name: str, rule: str, low: int, high: int) -> None:
+    """Keep field `name` of a frozen dataclass as a plain int, or refuse it; see `number`."""
+    value = getattr(owner, name)
+    allowed = is_whole(value) and low <= value <= high
+    require(allowed, f"{name}={show(value)}: {rule}")
+    object.__setattr__(owner, name, int(value))
+
+
+def is_whole(value: object) -> bool:
+    """True for an integer (a boolean is none)."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def check_weights(w: NDArray[np.float32], what: str = "the weight matrix") -> None:
@@ -29,4 +105,6 @@ def check_weights(w: NDArray[np.float32], what: str = "the weight matrix") -> No
     """
     if w.size and not (np.isfinite(w.max()) and np.isfinite(w.min())):
         bad = int(np.count_nonzero(~np.isfinite(w)))
-        raise InputError(f"{what} holds {bad} NaN or infinite values of {w.size}: train or export it again")
+        raise InputError(
+            f"{what} holds {bad} NaN or infinite values of {w.size}: train or export it again"
+        )

@@ -1,12 +1,14 @@
 """What happens to a cell when it is written: programming noise, and cells that do not listen."""
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crossbar_sim.crossbar import kernels
-from crossbar_sim.crossbar.checks import finite, require
+from crossbar_sim.crossbar.checks import SINGLE, finite, number, require, show
 from crossbar_sim.crossbar.stream import Float32, Stream
 
 
@@ -18,14 +20,14 @@ class ProgrammingNoise:
         sigma: standard deviation as a fraction of g_max.
 
     Raises:
-        InputError: unless sigma >= 0.
+        InputError: unless 0 <= sigma <= 1000.
     """
 
     sigma: float
     kind: ClassVar[str] = "constant"
 
     def __post_init__(self) -> None:
-        require(finite(self.sigma) and self.sigma >= 0, f"sigma={self.sigma} of g_max must be at least 0")
+        number(self, "sigma", "sigma, a fraction of g_max, must lie in 0 .. 1000", 0, 1000)
 
     def cells(self, g: Float32, z: Float32, g_max: float, out: Float32) -> None:
         """Write the programmed conductances of a chunk; g, z and out are (n,)."""
@@ -41,7 +43,8 @@ class PolynomialNoise:
         reference: the conductance in S that the fit divides by.
 
     Raises:
-        InputError: if there is no coefficient, one is not finite, or reference <= 0.
+        InputError: if there is no coefficient, one is not finite, or reference lies outside
+            1e-30 .. 1e30 S.
     """
 
     coefficients: tuple[float, ...]
@@ -49,17 +52,31 @@ class PolynomialNoise:
     kind: ClassVar[str] = "polynomial"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "coefficients", tuple(self.coefficients))
-        require(len(self.coefficients) > 0, "coefficients=(): programming noise needs at least one")
-        require(all(map(finite, self.coefficients)), f"coefficients={self.coefficients} S must be finite")
+        given: Any = self.coefficients
+        given = given.tolist() if isinstance(given, np.ndarray) else given
         require(
-            finite(self.reference) and self.reference > 0, f"reference={self.reference} S must be above 0 S"
+            isinstance(given, tuple | list) and 1 <= len(given) <= 16,
+            f"coefficients={show(given)}: expected 1 .. 16 numbers in S, lowest power first",
         )
+        require(
+            all(finite(c) and abs(c) <= SINGLE for c in given),
+            f"coefficients={show(given)}: every one must be a finite number of S, not above 1e30 S",
+        )
+        object.__setattr__(self, "coefficients", tuple(float(c) + 0.0 for c in given))
+        rule = "the conductance that the fit divides by must lie in 1e-30 .. 1e30 S"
+        number(self, "reference", rule, 1 / SINGLE, SINGLE)
 
     def sigma(self, g: float) -> float:
         """The standard deviation of a cell programmed to `g`, both in S."""
         r = g / self.reference
         return max(sum(c * r**k for k, c in enumerate(self.coefficients)), 0.0)
+
+    def bound(self, g: float) -> float:
+        """No term of sigma at conductances up to `g` (S) exceeds this, in S; it may be infinite."""
+        try:
+            return max(abs(c) * (g / self.reference) ** k for k, c in enumerate(self.coefficients))
+        except OverflowError:
+            return math.inf
 
     def cells(self, g: Float32, z: Float32, g_max: float, out: Float32) -> None:
         """Write the programmed conductances of a chunk; g, z and out are (n,)."""
@@ -67,13 +84,14 @@ class PolynomialNoise:
         kernels.program(g, z, coefficients, np.float32(1 / self.reference), out)
 
 
-ALL_PROGRAMMING = (ProgrammingNoise, PolynomialNoise)
+ALL_PROGRAMMING: tuple[type, ...] = (ProgrammingNoise, PolynomialNoise)
 
 
 @dataclass(frozen=True)
 class StuckCells:
-    """Eq. (7): a cell is stuck at g_min with probability `off`, at g_max with `on`, whatever was programmed.
+    """Eq. (7): a cell is stuck at g_min with probability `off`, at g_max with `on`.
 
+    It does not matter what was programmed.
     The names say the state, because the field disagrees on what "stuck at 0" means.
 
     Raises:
@@ -85,14 +103,20 @@ class StuckCells:
     kind: ClassVar[str] = "stuck"
 
     def __post_init__(self) -> None:
-        for name, p in (("off", self.off), ("on", self.on)):
-            require(finite(p) and 0 <= p <= 1, f"{name}={p}: a probability lies in 0 .. 1")
+        for name in ("off", "on"):
+            number(self, name, "a probability lies in 0 .. 1", 0, 1)
         require(self.off + self.on <= 1, f"off={self.off} and on={self.on} add up to more than 1")
 
     def cells(
-        self, g: Float32, stream: Stream, start: int, window: tuple[float, float], out: Float32, faults: np.ndarray
-    ) -> None:  # fmt: skip
-        """Write a chunk's conductances (n,) in S and its fault codes (n,): 0 healthy, 1 off, 2 on."""
+        self,
+        g: Float32,
+        stream: Stream,
+        start: int,
+        window: tuple[float, float],
+        out: Float32,
+        faults: NDArray[np.uint8],
+    ) -> None:
+        """Write a chunk's conductances (n,) in S and fault codes (n,): 0 healthy, 1 off, 2 on."""
         off, on = np.float32(window[0]), np.float32(window[1])
         below, above = int(self.off * 2**32), 2**32 - int(self.on * 2**32)
         kernels.stick(g, stream.words(g.size, start), below, above, off, on, out, faults)

@@ -1,4 +1,4 @@
-"""A design: how weights become conductances and what happens to them. The whole simulator is `_stages`."""
+"""A design: how weights become conductances and what happens to them; see `Hardware.stages`."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -12,6 +12,8 @@ from crossbar_sim.crossbar.array import Array, Geometry
 from crossbar_sim.crossbar.checks import check_weights, require
 from crossbar_sim.crossbar.devices import PolynomialNoise, ProgrammingNoise, StuckCells
 from crossbar_sim.crossbar.drift import LogNormalDrift, RetentionDrift
+from crossbar_sim.crossbar.families import CHOICES as CHOICES
+from crossbar_sim.crossbar.families import check_hardware
 from crossbar_sim.crossbar.law import Law
 from crossbar_sim.crossbar.mapping import Differential, Mapping
 from crossbar_sim.crossbar.stream import Float32, Stream
@@ -37,10 +39,10 @@ class Hardware:
         programming: the error of writing them.
         stuck: cells that do not listen.
         tile: (rows, cols) of a tile.
-        drift_per: whether each "cell" drifts by itself, or the cells of a "weight" move together (the
-            BayesFT paper's model; parallel copies always drift by themselves).
-        bias: of a mapped layer: "digital" (added after the array, exact), "row" (one more word line, driven
-            with 1), or "drifting" (a vector of cells of its own, drifting per parameter).
+        drift_per: whether each "cell" drifts by itself, or the cells of a "weight" move together
+            (the BayesFT paper's model; parallel copies always drift by themselves).
+        bias: of a mapped layer: "digital" (added after the array, exact), "row" (one more word
+            line, driven with 1), or "drifting" (cells of its own, drifting per parameter).
         normalisation: affine parameters: "digital", "folded" into the layer before, or "drifting".
         other: all other learnable parameters: "digital" or "drifting".
 
@@ -48,7 +50,7 @@ class Hardware:
         InputError: naming the field, what was given and what is allowed.
     """
 
-    mapping: Mapping = Differential()
+    mapping: Mapping = Differential()  # noqa: RUF009 - frozen
     drift: Law | None = None
     programming: ProgrammingNoise | PolynomialNoise | None = None
     stuck: StuckCells | None = None
@@ -59,14 +61,7 @@ class Hardware:
     other: Literal["digital", "drifting"] = "digital"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tile", tuple(self.tile))
-        require(
-            len(self.tile) == 2 and all(isinstance(n, int) and n >= 1 for n in self.tile),
-            f"tile={self.tile}: rows and cols of a tile are whole numbers from 1 on",
-        )
-        for name, allowed in CHOICES.items():
-            value = getattr(self, name)
-            require(value in allowed, f"{name}={value!r} must be one of {', '.join(allowed)}")
+        check_hardware(self)
 
     @property
     def effects(self) -> tuple[str, ...]:
@@ -84,8 +79,9 @@ class Hardware:
         """This design with the effects after `effect` ideal; None: with none at all."""
         names = ("clip", "levels", "programming", "stuck", "drift")
         off = names[names.index(effect) + 1 :] if effect else names
-        mapping = replace(self.mapping, **{name: None for name in off if name in ("clip", "levels")})
-        return replace(self, mapping=mapping, **{name: None for name in off if name not in ("clip", "levels")})
+        own: dict[str, Any] = {name: None for name in off if name not in ("clip", "levels")}
+        of_mapping: dict[str, Any] = {name: None for name in off if name in ("clip", "levels")}
+        return replace(self, mapping=replace(self.mapping, **of_mapping), **own)
 
     def geometry(self, rows: int, cols: int, groups: int = 1) -> Geometry:
         """Cells and tiles of a (rows, cols) matrix, `groups` of them side by side."""
@@ -113,33 +109,52 @@ class Hardware:
         cols, rows = columns.shape
         scale = self.mapping.scale(columns)
         shape = (self.mapping.planes, cols + self._reference, rows)
-        stages = Stages(*(np.empty(shape, np.float32) for _ in range(3)), np.empty(shape, np.uint8))
+        target, programmed, drifted = (np.empty(shape, np.float32) for _ in range(3))
+        faults = np.empty(shape, np.uint8)
+        whole: tuple[NDArray[Any], ...] = (target, programmed, drifted, faults)
 
         def chunk(item: tuple[int, slice]) -> None:
             plane, part = item
-            for whole, piece in zip(stages, self.stages(columns, scale, key, chip, plane, part), strict=True):
-                whole[plane].reshape(-1)[part] = piece
+            pieces = self.stages(columns, scale, key, chip, plane, part)
+            for array, piece in zip(whole, pieces, strict=True):
+                array[plane].reshape(-1)[part] = piece
 
         parts = threads.chunks(shape[1] * rows)
         threads.run(chunk, [(p, part) for p in range(shape[0]) for part in parts])
-        planes = [np.ascontiguousarray(stage.transpose(0, 2, 1)) for stage in stages]
-        return Array(*planes, mapping=self.mapping, scale=scale, tile=self.tile)
+        planes: list[Any] = [np.ascontiguousarray(array.transpose(0, 2, 1)) for array in whole]
+        return Array(planes[0], planes[1], planes[2], planes[3], self.mapping, scale, self.tile)
 
     def effective_weight(
-        self, columns: Float32, key: Key, chip: int, out: Float32 | None = None, scale: Float32 | None = None
+        self,
+        columns: Float32,
+        key: Key,
+        chip: int,
+        out: Float32 | None = None,
+        scale: Float32 | None = None,
     ) -> Float32:
         """`program(...).weight` without keeping the planes: the fast way, the same bits.
 
         Args:
-            columns: the transposed matrix (cols, rows), C-contiguous: torch's (out, in) weight as it lies.
+            columns: the transposed matrix (cols, rows), C-contiguous: torch's (out, in) weight.
             key, chip: as for `program`.
             out: where to write, shape (cols, rows), C-contiguous, not overlapping `columns`.
             scale: `mapping.scale(columns)`, if already known.
 
         Returns:
             (cols, rows), float32.
+
+        Raises:
+            InputError: if an array is not float32, C-contiguous and of that shape, or a weight is
+                NaN or infinite (seen while the scale is computed, so not where it is given).
         """
         out = np.empty_like(columns) if out is None else out
+        for what, matrix in (("columns", columns), ("out", out)):
+            plain = matrix.dtype == np.float32 and matrix.flags.c_contiguous
+            require(
+                plain and matrix.ndim == 2 and matrix.shape == columns.shape,
+                f"{what}: {matrix.dtype} of shape {matrix.shape} must be a C-contiguous float32 "
+                "matrix (cols, rows)",
+            )
         scale = self.mapping.scale(columns) if scale is None else scale
         rows = columns.shape[1]
         inverse = self.mapping.inverse(scale)
@@ -155,7 +170,9 @@ class Hardware:
 
             threads.run(fused, threads.chunks(w.size))
             return out
-        references = [self.reference(columns, scale, key, chip, c) for c in range(self.mapping.copies)]
+        references = [
+            self.reference(columns, scale, key, chip, c) for c in range(self.mapping.copies)
+        ]
 
         def chunk(part: slice) -> None:
             piece = result[part]
@@ -173,17 +190,20 @@ class Hardware:
         return out
 
     def _one_pass(self, scale: Float32) -> bool:
-        """Whether `lognormal_weights` does the whole design: one scale, no floor, only a log-normal factor."""
+        """Whether `lognormal_weights` does it all: one scale, no floor, only log-normal drift."""
         return (
             isinstance(self.mapping, Differential)
             and isinstance(self.drift, LogNormalDrift | RetentionDrift)
             and self.drift_per == "weight"
-            and (self.programming, self.stuck, self.mapping.levels, self.mapping.clip) == (None,) * 4
+            and (self.programming, self.stuck, self.mapping.levels, self.mapping.clip)
+            == (None,) * 4
             and (self.mapping.g_min, self.mapping.copies, scale.size) == (0.0, 1, 1)
         )
 
-    def reference(self, columns: Float32, scale: Float32, key: Key, chip: int, copy: int) -> Float32:
-        """The drifted reference column of one copy, (rows,) in S; empty for mappings without one."""
+    def reference(
+        self, columns: Float32, scale: Float32, key: Key, chip: int, copy: int
+    ) -> Float32:
+        """The drifted reference column of one copy, (rows,) in S; empty where there is none."""
         if not self._reference:
             return np.empty(0, np.float32)
         cells, rows = columns.size, columns.shape[1]
@@ -200,8 +220,8 @@ class Hardware:
             columns: the transposed matrix (cols, rows), C-contiguous.
             scale: `mapping.scale(columns)`.
             plane: which plane.
-            part: a run of flat cells (bit line by bit line, the reference column last); its start is a
-                multiple of 256.
+            part: a run of flat cells (bit line by bit line, the reference column last); its start
+                is a multiple of 256.
         """
         w, n, start = columns.reshape(-1), part.stop - part.start, part.start
         target = np.empty(n, np.float32)
@@ -209,7 +229,7 @@ class Hardware:
         self.mapping.target(weights, scale, columns.shape[1], start, plane, target[: weights.size])
         if weights.size < n:  # the reference column stands for weight 0
             middle = target[weights.size :]
-            self.mapping.target(np.zeros_like(middle), scale[:1], 1, 0, plane, middle)
+            self.mapping.target(np.zeros_like(middle), np.ones(1, np.float32), 1, 0, plane, middle)
 
         programmed, faults = target, np.zeros(n, np.uint8)
         if self.programming is not None:
@@ -224,13 +244,21 @@ class Hardware:
         drifted = programmed
         if self.drift is not None:
             drifted = np.empty(n, np.float32)
-            together = plane - plane % self.mapping.planes_per_copy if self.drift_per == "weight" else plane
-            self.drift.cells(programmed, drifted, Stream.of(key.fold("drift"), chip, together), start)
+            together = (
+                plane - plane % self.mapping.planes_per_copy
+                if self.drift_per == "weight"
+                else plane
+            )
+            self.drift.cells(
+                programmed, drifted, Stream.of(key.fold("drift"), chip, together), start
+            )
         return Stages(target, programmed, drifted, faults)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "Hardware":
-        """A published or standard design by name, with fields overridden; see `crossbar-sim presets`.
+        """A published or standard design, with fields overridden; see `crossbar-sim presets`.
+
+        Issues a ValidityWarning for every value outside the range that the preset holds for.
 
         >>> Hardware.preset("bayesft", sigma=0.6).drift
         LogNormalDrift(sigma=0.6)
@@ -240,13 +268,6 @@ class Hardware:
         """
         from crossbar_sim.crossbar.presets import preset
 
-        return preset(name).with_(**overrides).hardware
-
-
-CHOICES = {
-    "drift_per": ("cell", "weight"),
-    "bias": ("digital", "row", "drifting"),
-    "normalisation": ("digital", "folded", "drifting"),
-    "other": ("digital", "drifting"),
-}
-"""The allowed words of each choice: also those of the command line's options."""
+        chosen = preset(name).with_(**overrides)
+        chosen.warn(stacklevel=3)
+        return chosen.hardware

@@ -156,7 +156,7 @@ def lognormal_weights(
 
 @kernel
 def symmetric_uniform(words: Any, out: Any) -> None:
-    """out = uniform on (-sqrt 3, sqrt 3]: mean 0, variance 1."""
+    """Eq. (11): out = sqrt 12 (u - 1/2), uniform on (-sqrt 3, sqrt 3]."""
     for i in range(out.size):
         out[i] = f32(uniform(words[i]) - f32(0.5)) * f32(3.4641016)
 
@@ -172,9 +172,9 @@ def laplace(words: Any, out: Any) -> None:
 
 @kernel
 def multiply(g: Any, d: Any, sigma: Any, out: Any) -> None:
-    """Eq. (9): out = max(g (1 + sigma d), 0)."""
+    """Eq. (9): out = max(g (1 + sigma d), 0); adding 0 because 0 (1 + sigma d) may be -0."""
     for i in range(out.size):
-        out[i] = max(f32(g[i] * fma(sigma, d[i], f32(1.0))), f32(0.0))
+        out[i] = max(f32(g[i] * fma(sigma, d[i], f32(1.0))), f32(0.0)) + f32(0.0)
 
 
 @kernel

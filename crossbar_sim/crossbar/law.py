@@ -1,5 +1,6 @@
 """What every drift law has in common: `apply` on whole arrays, `cells` on a chunk."""
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
@@ -10,7 +11,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
 
 
-class Law:
+class Law(ABC):
     """A drift law: frozen, without randomness of its own.
 
     `kind` names it in files, `multiplicative` says whether it scales a conductance or adds to it.
@@ -19,9 +20,9 @@ class Law:
     kind: ClassVar[str]
     multiplicative: ClassVar[bool] = True
 
+    @abstractmethod
     def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:
-        """Write the drifted conductances of cells start .. start + n, both arrays (n,), not overlapping."""
-        raise NotImplementedError
+        """Write the drifted conductances of cells start .. start + n; both (n,), no overlap."""
 
     def apply(self, g: Float32, key: Key, chip: int) -> Float32:
         """The conductances of `chip` after drift.
@@ -39,9 +40,13 @@ class Law:
         """
         g = np.asarray(g, np.float32)
         if not 1 <= g.ndim <= 3:
-            raise InputError(f"g has shape {g.shape}: expected (n,), (rows, cols) or (planes, rows, cols)")
+            raise InputError(
+                f"g has shape {g.shape}: expected (n,), (rows, cols) or (planes, rows, cols)"
+            )
         key = key.fold("drift")
         if g.ndim == 3:
+            if not len(g):
+                return g.copy()
             return np.stack([self._plane(g[p], Stream.of(key, chip, p)) for p in range(len(g))])
         return self._plane(g, Stream.of(key, chip))
 

@@ -1,31 +1,42 @@
 """How a weight becomes conductances, and how they read back as a weight.
 
-A matrix `w` is (rows, cols): rows are word lines (inputs), columns bit lines (outputs). Inside, it is kept as
-its transpose in C order, bit line by bit line, which is how torch stores the weight of a layer.
+A matrix `w` is (rows, cols): rows are word lines (inputs), columns bit lines (outputs). Inside, it
+is kept as its transpose in C order, bit line by bit line, which is how torch stores its weights.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from crossbar_sim.crossbar import mapping_kernels as kernels
-from crossbar_sim.crossbar.checks import finite, require
+from crossbar_sim.crossbar.checks import (
+    SINGLE,
+    check_weights,
+    number,
+    require,
+    show,
+    whole,
+)
 from crossbar_sim.crossbar.stream import Float32
+from crossbar_sim.errors import InputError
 
 
 @dataclass(frozen=True)
-class Mapping:
+class Mapping(ABC):
     """What the mappings share: the conductance window, its levels, the scale, and parallel cells.
 
     Args:
         g_min, g_max: the window in S.
-        levels: how many conductances a cell can be set to, equally spaced from g_min to g_max; None: any.
+        levels: how many conductances a cell can be set to, equally spaced from g_min to g_max;
+            None: any.
         scale_per: one scale for the "matrix", or one for each "column".
-        clip: percentile of |w| that is mapped to the end of the window; larger weights saturate. None: the
-            maximum, nothing saturates.
-        copies: cells in parallel for each weight, each programmed and drifting by itself; the weight is their
-            mean. The strongest single lever against independent drift, at `copies` times the cells.
+        clip: percentile of |w| that is mapped to the end of the window; larger weights saturate.
+            None: the maximum, nothing saturates.
+        copies: cells in parallel for each weight, each programmed and drifting by itself; the
+            weight is their mean. The strongest lever against independent drift, at `copies` times
+            the cells.
 
     Raises:
         InputError: naming the field, what was given and what is allowed.
@@ -44,30 +55,23 @@ class Mapping:
     """The part of the window that the largest weight uses."""
 
     def __post_init__(self) -> None:
-        for name in ("g_min", "g_max"):
-            require(finite(getattr(self, name)), f"{name}={getattr(self, name)} S must be a finite number")
-        require(self.g_min >= 0, f"g_min={self.g_min} S must be at least 0 S")
+        number(self, "g_min", "a conductance must lie in 0 .. 1e30 S", 0, SINGLE)
+        number(self, "g_max", "a conductance must lie in 1e-30 .. 1e30 S", 1 / SINGLE, SINGLE)
         require(
-            self.g_max > self.g_min,
-            f"g_max={self.g_max} S must exceed g_min={self.g_min} S: a mapping needs a conductance window",
+            bool(np.float32(self.g_max) > np.float32(self.g_min)),
+            f"g_max={self.g_max} S must exceed g_min={self.g_min} S in single precision: "
+            "a mapping needs a conductance window",
         )
-        require(1e-30 < self.g_max < 1e30, f"g_max={self.g_max} S is beyond single precision")
+        if self.levels is not None:
+            rule = "a cell has 2 .. 1048576 levels, or None for a continuum"
+            whole(self, "levels", rule, 2, 2**20)
         require(
-            self.levels is None or (isinstance(self.levels, int) and 2 <= self.levels <= 2**20),
-            f"levels={self.levels}: a cell has 2 .. 1048576 levels, or None for a continuum",
+            isinstance(self.scale_per, str) and self.scale_per in ("matrix", "column"),
+            f"scale_per={show(self.scale_per)} must be 'matrix' or 'column'",
         )
-        require(
-            self.scale_per in ("matrix", "column"),
-            f"scale_per={self.scale_per!r} must be 'matrix' or 'column'",
-        )
-        require(
-            self.clip is None or (finite(self.clip) and 0 < self.clip <= 100),
-            f"clip={self.clip}: a percentile lies above 0 and not above 100",
-        )
-        require(
-            isinstance(self.copies, int) and 1 <= self.copies <= 1024,
-            f"copies={self.copies}: a weight takes 1 .. 1024 parallel cells",
-        )
+        if self.clip is not None:
+            number(self, "clip", "a percentile lies above 0 and not above 100", high=100, above=0)
+        whole(self, "copies", "a weight takes 1 .. 1024 parallel cells", 1, 1024)
 
     @property
     def planes(self) -> int:
@@ -87,6 +91,10 @@ class Mapping:
 
         Returns:
             (1,) for the matrix or (cols,). A matrix or column of zeros has the scale of w_max = 1.
+            Rounded towards zero, so that w_max times the scale never passes the window.
+
+        Raises:
+            InputError: if a weight is NaN, infinite, or too large for a scale in single precision.
         """
         axis = 1 if self.scale_per == "column" else None
         if columns.size == 0:
@@ -94,29 +102,57 @@ class Mapping:
         elif self.clip is None:
             w_max = np.maximum(columns.max(axis=axis), -columns.min(axis=axis)).astype(np.float64)
         else:
-            w_max = np.percentile(np.abs(columns), self.clip, axis=axis).astype(np.float64)
+            with np.errstate(invalid="ignore"):  # infinite weights, to be refused below
+                w_max = np.percentile(np.abs(columns), self.clip, axis=axis).astype(np.float64)
             if not np.all(w_max > 0):  # a sparse matrix: the percentile falls on a zero
                 w_max = np.where(w_max > 0, w_max, np.abs(columns).max(axis=axis))
-        w_max = np.where(w_max > 1e-30, w_max, 1.0)
-        return np.atleast_1d(self.span * (self.g_max - self.g_min) / w_max).astype(np.float32)
+        w_max = np.where(w_max <= 1e-30, 1.0, w_max)  # NaN stays, to be refused below
+        exact = np.atleast_1d(self.span * (self.g_max - self.g_min) / w_max)
+        if not np.all((exact > 1e-37) & (exact * self.copies < 1e37)):
+            check_weights(columns)
+            raise InputError(
+                f"weights up to {np.max(w_max):.3g} on {self.g_max - self.g_min:.3g} S of window: "
+                "the scale in S per weight unit leaves single precision; rescale the weights"
+            )
+        scale = exact.astype(np.float32)
+        return np.where(scale > exact, np.nextafter(scale, np.float32(0.0)), scale)
 
     def inverse(self, scale: Float32) -> Float32:
-        """Weight units per S of the summed differences: what `read` multiplies with, the shape of `scale`."""
+        """Weight units per S of the summed differences, to read with; the shape of `scale`."""
         return (1.0 / (scale.astype(np.float64) * self.copies)).astype(np.float32)
 
     def _to_cells(
-        self, w: Float32, scale: Float32, rows: int, start: int, sign: float, base: float, out: Float32
+        self,
+        w: Float32,
+        scale: Float32,
+        rows: int,
+        start: int,
+        sign: float,
+        base: float,
+        out: Float32,
     ) -> None:
         """Eq. (2) to (4) for a chunk: base + sign s w, held to the window and its levels."""
         low, high, step = np.float32(self.g_min), np.float32(self.g_max), np.float32(self.step)
         per_step = np.float32(0.0 if self.levels is None else 1 / self.step)
         kernels.to_cells(
-            w, scale, rows, start, np.float32(sign), np.float32(base), low, high, step, per_step, out
+            w,
+            scale,
+            rows,
+            start,
+            np.float32(sign),
+            np.float32(base),
+            low,
+            high,
+            step,
+            per_step,
+            out,
         )
 
-    def target(self, w: Float32, scale: Float32, rows: int, start: int, plane: int, out: Float32) -> None:
-        """Write the target conductances of plane number `plane` for a chunk `w` of the flat columns."""
-        raise NotImplementedError
+    @abstractmethod
+    def target(
+        self, w: Float32, scale: Float32, rows: int, start: int, plane: int, out: Float32
+    ) -> None:
+        """Write the target conductances of plane `plane` for a chunk `w` of the flat columns."""
 
 
 @dataclass(frozen=True)
@@ -131,17 +167,19 @@ class Differential(Mapping):
     span: ClassVar[float] = 1.0
     reference: ClassVar[bool] = False
 
-    def target(self, w: Float32, scale: Float32, rows: int, start: int, plane: int, out: Float32) -> None:
+    def target(
+        self, w: Float32, scale: Float32, rows: int, start: int, plane: int, out: Float32
+    ) -> None:
         """See `Mapping`."""
         self._to_cells(w, scale, rows, start, -1.0 if plane % 2 else 1.0, self.g_min, out)
 
 
 @dataclass(frozen=True)
 class Offset(Mapping):
-    """Eq. (3): one cell, g = (g_min + g_max)/2 + s w with s = (g_max - g_min)/(2 w_max), read against a column.
+    """Eq. (3): one cell, g = g_mid + s w with s = (g_max - g_min)/(2 w_max), read against a column.
 
-    Every copy has its own reference column, programmed to the middle and as imperfect as the rest. It is the
-    last column of the plane, so a plane is (rows, cols + 1).
+    Every copy has its own reference column, programmed to g_mid and as imperfect as the rest. It is
+    the last column of the plane, so a plane is (rows, cols + 1).
     """
 
     kind: ClassVar[str] = "offset"
@@ -149,9 +187,22 @@ class Offset(Mapping):
     span: ClassVar[float] = 0.5
     reference: ClassVar[bool] = True
 
-    def target(self, w: Float32, scale: Float32, rows: int, start: int, plane: int, out: Float32) -> None:
+    @property
+    def middle(self) -> float:
+        """g_mid, what weight 0 and the reference are programmed to, in S.
+
+        With levels it is the level at or just below the middle of the window: off the levels, the
+        reference would be rounded half a step away and take every weight with it.
+        """
+        if self.levels is None:
+            return (self.g_min + self.g_max) / 2
+        return self.g_min + self.step * ((self.levels - 1) // 2)
+
+    def target(
+        self, w: Float32, scale: Float32, rows: int, start: int, plane: int, out: Float32
+    ) -> None:
         """See `Mapping`."""
-        self._to_cells(w, scale, rows, start, 1.0, (self.g_min + self.g_max) / 2, out)
+        self._to_cells(w, scale, rows, start, 1.0, self.middle, out)
 
 
 ALL_MAPPINGS: tuple[type[Mapping], ...] = (Differential, Offset)

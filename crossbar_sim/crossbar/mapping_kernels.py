@@ -12,10 +12,13 @@ from crossbar_sim.crossbar.philox import f32, fma, inlined, kernel
 
 @inlined
 def _cell_target(a: Any, base: Any, low: Any, high: Any, step: Any, per_step: Any) -> Any:
-    """base + a held to the window [low, high], then to its levels: step = 0 means a continuum."""
+    """base + a held to the window [low, high], then to its levels: step = 0 means a continuum.
+
+    The last minimum keeps the highest level from passing `high` by a rounding.
+    """
     g = min(max(f32(base + a), low), high)
     if step > f32(0.0):
-        g = fma(f32(np.floor(f32(f32(g - low) * per_step) + f32(0.5))), step, low)
+        g = min(fma(f32(np.floor(f32(f32(g - low) * per_step) + f32(0.5))), step, low), high)
     return g
 
 
@@ -68,17 +71,20 @@ def add_against_reference(g: Any, reference: Any, start: Any, fresh: Any, out: A
 
 @kernel
 def unscale(out: Any, inverse: Any, rows: Any, start: Any) -> None:
-    """Eq. (5): out = out inverse, S back to weights, one inverse per matrix or per column."""
+    """Eq. (5): out = out inverse, S back to weights, one inverse per matrix or per column.
+
+    Adding 0 makes an underflow of either sign the same +0.
+    """
     if inverse.size == 1:
         for i in range(out.size):
-            out[i] = f32(out[i] * inverse[0])
+            out[i] = f32(out[i] * inverse[0]) + f32(0.0)
         return
     i = 0
     while i < out.size:
         column = (start + i) // rows
         end = min(out.size, (column + 1) * rows - start)
         for k in range(i, end):
-            out[k] = f32(out[k] * inverse[column])
+            out[k] = f32(out[k] * inverse[column]) + f32(0.0)
         i = end
 
 

@@ -84,7 +84,7 @@ class Deployment:
         metric: what the main score is: "accuracy", "agreement" or "output_error" (then minus the error).
         clean, scores: of the clean model and of each chip, in order.
         threshold: of the yield; the clean score less 0.05 unless given.
-        warnings: sentences that the user should read.
+        warnings, notes: sentences that the user should read, and may want to know.
         identity: what else decides the numbers: model, data, seed, version.
     """
 
@@ -96,7 +96,8 @@ class Deployment:
     scores: tuple[Score, ...]
     threshold: float | None
     layers: tuple[LayerReport, ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     identity: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -129,6 +130,7 @@ class Deployment:
             "chips": list(self.chips),
             "stream_version": STREAM_VERSION,
             "warnings": list(self.warnings),
+            "notes": list(self.notes),
             **self.identity,
         }
 
@@ -150,6 +152,8 @@ def deploy(
     block: int = BLOCK,
     fixed: int | None = None,
     identity: dict[str, Any] | None = None,
+    notes: tuple[str, ...] = (),
+    warnings: tuple[str, ...] = (),
     progress: Progress | None = None,
 ) -> Deployment:
     """Evaluate a trained model on simulated chips.
@@ -165,6 +169,8 @@ def deploy(
             measured on (0 chips: not at all).
         maps: conductances from a file instead of simulated ones.
         block, fixed: see `nn.evaluate.outputs`.
+        identity: what else decides the numbers, for the report: model, data, version.
+        notes, warnings: sentences for the report that are known already.
         progress: called with (done, total, what) along the way.
 
     Raises:
@@ -191,7 +197,7 @@ def deploy(
     clean = reference.clean_score()
     few = reference.part(_some(len(x), sensitivity_images, seed))
     effects = layer_effects(analog)
-    warnings = [] if maps is not None else idle_effects(effects, hardware, numbers[0])
+    idle = () if maps is not None else idle_effects(effects, hardware, numbers[0])
     scores, drops = [], {layer.name: list[float]() for layer in handle.layers(analog) if layer.slots}
     few_clean = few.clean_score().main
     for i, chip in enumerate(numbers):
@@ -216,8 +222,9 @@ def deploy(
     if threshold is None and metric != "output_error":
         threshold = round(clean.main - 0.05, 4)
     return Deployment(
-        metric, hardware, seed, numbers, clean, tuple(scores), threshold, layers, tuple(warnings), identity or {}
-    )
+        metric, hardware, seed, numbers, clean, tuple(scores), threshold, layers,
+        (*warnings, *idle), tuple(notes), identity or {},
+    )  # fmt: skip
 
 
 def _work(analog: nn.Module, chips: int, sensitivity_chips: int) -> int:

@@ -1,0 +1,188 @@
+"""The command line: parse, build objects, call, print. Commands import what they need when they run."""
+
+import sys
+from typing import Any
+
+import click
+
+from crossbar_sim import __version__
+from crossbar_sim.cli_options import (
+    build_hardware,
+    chip_numbers,
+    hardware_options,
+    model_options,
+    read_model,
+    shape,
+    split_options,
+)
+from crossbar_sim.errors import InputError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="crossbar-sim")
+def cli() -> None:
+    """What a trained network still does once its weights are memristor conductances."""
+
+
+@cli.command(no_args_is_help=True)
+@click.argument("model", type=click.Path())
+@hardware_options
+@click.option("--data", help="digits, mnist, or the path of an .npz with x and y.  [default: the model's own]")
+@click.option("--data-dir", type=click.Path(), help="Where data sets are.  [default: $CROSSBAR_SIM_DATA]")
+@click.option("--images", type=int, help="Use only this many examples, drawn by the seed.")
+@click.option("--input-shape", help="Without data: the shape of one random input, e.g. 3,32,32.")
+@click.option("--chips", default="20", show_default=True, help="How many chips, or which: 50:100.")
+@click.option("--seed", default=0, show_default=True, help="Of all random numbers.")
+@click.option("--threshold", type=float, help="A chip passes at this score.  [default: clean score less 0.05]")
+@click.option("--only", multiple=True, help="Put only these layers on arrays (name or pattern; repeatable).")
+@click.option("--skip", multiple=True, help="Leave these layers digital (name or pattern; repeatable).")
+@click.option("--sensitivity-chips", default=5, show_default=True, help="Chips for per-layer sensitivity; 0: none.")
+@click.option("--conductances", type=click.Path(), help="Compute with the conductances of this chip file.")
+@click.option("--json", "json_path", type=click.Path(), help="Write the report as JSON (- for standard output).")
+@click.option("--plot", type=click.Path(), help="Draw the report: .png, .pdf or .svg.")
+@click.option("--maps", type=click.Path(), help="Write the first chip's conductance maps (HDF5).")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--threads", type=int, help="Threads to use; results do not depend on it.")
+@model_options
+def deploy(**options: Any) -> None:
+    """Say what MODEL still does on simulated chips, with intervals.
+
+    MODEL is a torch.export archive (.pt2), a checkpoint of ours, or a state_dict with --arch.
+
+    \b
+    Examples:
+      crossbar-sim deploy model.pt --sigma 0.6
+      crossbar-sim deploy resnet18.pt2 --sigma 0.6 --data mine.npz --chips 50 --threshold 0.9 --plot out.png
+      crossbar-sim deploy model.pt --preset reram_wan2022 --bias row --copies 4
+    """
+    from crossbar_sim.deploying import run_deploy
+
+    design, rest = split_options(options)
+    hardware, warnings = build_hardware(design)
+    loaded = read_model(rest.pop("model"), rest.pop("arch"), rest.pop("arch_arguments"), rest.pop("trust_pickle"))
+    chips, inputs = chip_numbers(rest.pop("chips")), shape(rest.pop("input_shape"))
+    run_deploy(loaded, hardware, warnings, chips=chips, input_shape=inputs, **rest)
+
+
+@cli.command(no_args_is_help=True)
+@click.argument("model", type=click.Path())
+@click.argument("output", type=click.Path())
+@hardware_options
+@click.option("--chip", default=0, show_default=True, help="Which chip.")
+@click.option("--seed", default=0, show_default=True, help="Of all random numbers.")
+@click.option("--only", multiple=True, help="Only these layers (name or pattern; repeatable).")
+@click.option("--skip", multiple=True, help="Not these layers (name or pattern; repeatable).")
+@model_options
+def export(**options: Any) -> None:
+    """Write one chip's conductance maps of MODEL to OUTPUT (HDF5, docs/format.md).
+
+    \b
+    Example:
+      crossbar-sim export model.pt chip.h5 --sigma 0.6 --chip 3
+    """
+    from crossbar_sim.deploying import run_export
+
+    design, rest = split_options(options)
+    hardware, warnings = build_hardware(design)
+    loaded = read_model(rest.pop("model"), rest.pop("arch"), rest.pop("arch_arguments"), rest.pop("trust_pickle"))
+    run_export(loaded, hardware, warnings, **rest)
+
+
+@cli.command(no_args_is_help=True)
+@click.argument("path", type=click.Path())
+@model_options
+def info(path: str, **options: Any) -> None:
+    """Say what a model file or a chip file holds.
+
+    \b
+    Examples:
+      crossbar-sim info model.pt
+      crossbar-sim info chip.h5
+    """
+    from crossbar_sim.deploying import describe
+
+    for name, text in describe(path, **options):
+        click.echo(f"{name:<16} {text}" if name else text)
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option("--laws", is_flag=True, help="List drift laws, mappings and programming noise as --drift takes them.")
+def presets(name: str | None, laws: bool) -> None:
+    """List the published designs, or print NAME as a file for --hardware.
+
+    \b
+    Examples:
+      crossbar-sim presets
+      crossbar-sim presets reram_wan2022 > mine.toml
+    """
+    from crossbar_sim.crossbar.config import to_toml
+    from crossbar_sim.crossbar.config_text import forms
+    from crossbar_sim.crossbar.presets import preset, preset_names
+
+    if laws:
+        for family in ("drift", "mapping", "programming"):
+            click.echo(f"{family}:")
+            for form, text in forms(family):
+                click.echo(f"  {form:<58} {text}")
+    elif name is None:
+        for known in preset_names():
+            click.echo(f"{known:<16} {preset(known).summary}")
+        click.echo("\nDetails: crossbar-sim presets NAME")
+    else:
+        found = preset(name)
+        for text in (found.summary, *(f"source: {s}" for s in found.sources)):
+            click.echo(f"# {text}")
+        for text in found.not_modelled:
+            click.echo(f"# not modelled: {text}")
+        click.echo(to_toml(found.hardware), nl=False)
+
+
+@cli.command()
+def doctor() -> None:
+    """Check versions, kernels and the machine."""
+    from crossbar_sim.doctor import findings
+
+    healthy = True
+    for what, text, good in findings():
+        click.echo(f"{'ok ' if good else 'BAD'}  {what:<14} {text}")
+        healthy = healthy and good
+    if not healthy:
+        raise InputError("something above is not as it should be")
+
+
+def main() -> None:
+    """Run the command line; every bad input is one line and exit code 2."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run with these arguments and return the exit code."""
+    try:
+        cli.main(arguments, prog_name="crossbar-sim", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 2
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        return 130
+    except InputError as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone (| head): nothing more can be said
+        return 1
+    except MemoryError:
+        return _fail("there is not enough memory for this model and these data: fewer --images, or a larger machine")
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{name}{error.strerror or error}")
+    return 0
+
+
+def _fail(message: str) -> int:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    return 2

@@ -1,0 +1,152 @@
+"""Options that several commands share, and how they become objects. Imports nothing heavy."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from crossbar_sim.errors import InputError
+
+if TYPE_CHECKING:
+    from crossbar_sim.crossbar.hardware import Hardware
+    from crossbar_sim.nn.loading import LoadedModel
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_FLAT = {
+    "sigma": ("--sigma", float, "Log-normal drift: standard deviation of ln g."),
+    "time": ("--time", float, "Seconds since programming, for drift laws with a time."),
+    "g_min": ("--g-min", float, "Lowest conductance, in S."),
+    "g_max": ("--g-max", float, "Highest conductance, in S."),
+    "levels": ("--levels", int, "Conductance levels of a cell."),
+    "copies": ("--copies", int, "Parallel cells for each weight."),
+    "clip": ("--clip", float, "Percentile of |w| mapped to the end of the window."),
+    "scale_per": ("--scale-per", click.Choice(["matrix", "column"]), "One scale per matrix or per column."),
+    "programming_sigma": ("--programming-sigma", float, "Programming noise, a fraction of g_max."),
+    "stuck_off": ("--stuck-off", float, "Probability that a cell is stuck at g_min."),
+    "stuck_on": ("--stuck-on", float, "Probability that a cell is stuck at g_max."),
+}
+_CHOICES = {
+    "drift_per": ("--drift-per", ["cell", "weight"], "What drifts by itself: each cell, or each weight's cells."),
+    "bias": ("--bias", ["digital", "row", "drifting"], "Biases: exact, an extra word line, or cells of their own."),
+    "normalisation": ("--normalisation", ["digital", "folded", "drifting"], "Normalisation's affine parameters."),
+    "other": ("--other", ["digital", "drifting"], "All other learnable parameters."),
+}
+
+
+def hardware_options(command: F) -> F:
+    """The options that describe a design; `build_hardware` takes them."""
+    for name, (flag, choices, text) in reversed(_CHOICES.items()):
+        command = click.option(flag, name, type=click.Choice(choices), help=text)(command)
+    for name, (flag, kind, text) in reversed(_FLAT.items()):
+        command = click.option(flag, name, type=kind, help=text)(command)
+    command = click.option("--tile", help="Rows x columns of a tile, e.g. 128x128.")(command)
+    command = click.option("--mapping", help="e.g. offset:g_min=1e-6,g_max=1e-4,levels=16")(command)
+    command = click.option("--drift", help="Any drift law, e.g. gamma:sigma=0.3 (see `presets --laws`).")(command)
+    command = click.option("--hardware", "hardware_file", type=click.Path(), help="A design: .toml or .json.")(command)
+    return click.option("--preset", help="A published design (see `presets`).  [default: bayesft]")(command)
+
+
+def model_options(command: F) -> F:
+    """The options that say how to read a model file; `read_model` takes them."""
+    command = click.option(
+        "--trust-pickle", is_flag=True, help="Load a pickled module, running whatever code it holds."
+    )(command)
+    command = click.option("--arch-arguments", help='Arguments of that network as JSON, e.g. \'{"classes": 43}\'.')(
+        command
+    )
+    return click.option(
+        "--arch", help="Network of a state_dict: mlp, lenet5, a torchvision name, or package.module:factory."
+    )(command)
+
+
+def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Take the hardware's options out of a command's: (hardware's, the rest)."""
+    names = {*_FLAT, *_CHOICES, "tile", "mapping", "drift", "hardware_file", "preset"}
+    return {k: v for k, v in options.items() if k in names}, {k: v for k, v in options.items() if k not in names}
+
+
+def build_hardware(options: dict[str, Any]) -> tuple["Hardware", tuple[str, ...]]:
+    """The design that preset, file and flags describe, flags last; and what to warn of.
+
+    Raises:
+        InputError: if they contradict each other or hold an impossible value.
+    """
+    from crossbar_sim.crossbar.config import load_hardware
+    from crossbar_sim.crossbar.config_text import law_from_text, mapping_from_text
+    from crossbar_sim.crossbar.overrides import override
+    from crossbar_sim.crossbar.presets import preset
+
+    given = {name: options[name] for name in (*_FLAT, *_CHOICES) if options.get(name) is not None}
+    if options.get("tile"):
+        given["tile"] = _tile(options["tile"])
+    if options.get("mapping"):
+        given["mapping"] = mapping_from_text(options["mapping"])
+    if options.get("drift"):
+        given["drift"] = law_from_text(options["drift"])
+    if options.get("hardware_file"):
+        if options.get("preset"):
+            raise InputError("--preset and --hardware both name a design: give one, and flags that override it")
+        return override(load_hardware(options["hardware_file"]), **given), ()
+    design = preset(options.get("preset") or "bayesft").with_(**given)
+    return design.hardware, design.warnings()
+
+
+def _tile(text: str) -> tuple[int, int]:
+    rows, _, cols = text.lower().partition("x")
+    try:
+        return int(rows), int(cols or rows)
+    except ValueError:
+        raise InputError(f"--tile {text!r}: expected rows x columns such as 128x128") from None
+
+
+def read_model(path: str, arch: str | None, arch_arguments: str | None, trust_pickle: bool) -> "LoadedModel":
+    """Load a model file as the options say.
+
+    Raises:
+        InputError: if it cannot be.
+    """
+    import json
+
+    from crossbar_sim.nn.loading import load_model
+
+    try:
+        arguments = json.loads(arch_arguments) if arch_arguments else None
+    except ValueError as error:
+        raise InputError(f"--arch-arguments is no JSON: {error}") from error
+    if arguments is not None and not isinstance(arguments, dict):
+        raise InputError(f'--arch-arguments {arch_arguments!r}: expected an object such as {{"classes": 43}}')
+    return load_model(path, arch, arguments, trust_pickle)
+
+
+def chip_numbers(text: str) -> range:
+    """`20` for chips 0 .. 19, `50:100` for chips 50 .. 99.
+
+    Raises:
+        InputError: if it is neither, or empty.
+    """
+    first, colon, last = text.partition(":")
+    try:
+        numbers = range(int(first), int(last)) if colon else range(int(first))
+    except ValueError:
+        raise InputError(f"--chips {text!r}: expected a count such as 20, or a range such as 50:100") from None
+    if not len(numbers) or numbers[0] < 0:
+        raise InputError(f"--chips {text!r} names no chip: expected a count from 1 on, or a range such as 50:100")
+    return numbers
+
+
+def shape(text: str | None) -> tuple[int, ...] | None:
+    """`3,32,32` as a tuple.
+
+    Raises:
+        InputError: if it is no list of positive whole numbers.
+    """
+    if text is None:
+        return None
+    try:
+        sides = tuple(int(side) for side in text.replace("x", ",").split(","))
+    except ValueError:
+        sides = (0,)
+    if not all(side >= 1 for side in sides) or len(sides) > 8:
+        raise InputError(f"--input-shape {text!r}: expected sizes without the batch, such as 3,32,32")
+    return sides

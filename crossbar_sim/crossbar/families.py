@@ -1,0 +1,93 @@
+"""What a `Hardware` is put together from: families of parts, choices, and the check of both."""
+
+from typing import Any, NamedTuple
+
+from crossbar_sim.crossbar.checks import SINGLE, is_whole, require, show
+from crossbar_sim.crossbar.devices import (
+    ALL_PROGRAMMING,
+    PolynomialNoise,
+    ProgrammingNoise,
+    StuckCells,
+)
+from crossbar_sim.crossbar.drift import ALL_DRIFTS
+from crossbar_sim.crossbar.law import Law
+from crossbar_sim.crossbar.mapping import ALL_MAPPINGS, Mapping
+
+
+class Family(NamedTuple):
+    """The parts that one field of Hardware can hold.
+
+    Args:
+        bases: what a value must be an instance of.
+        members: the classes that have a `kind` in files and on the command line.
+        example: how a sentence describes such a part.
+        optional: whether None (ideal) is allowed.
+    """
+
+    bases: tuple[type, ...]
+    members: tuple[type, ...]
+    example: str
+    optional: bool = True
+
+    @property
+    def kinds(self) -> dict[str, Any]:
+        """The classes by kind."""
+        return {cls.kind: cls for cls in self.members}  # type: ignore[attr-defined]
+
+
+FAMILIES = {
+    "mapping": Family(
+        (Mapping,), ALL_MAPPINGS, "a mapping such as Differential(g_max=1e-4)", False
+    ),
+    "drift": Family((Law,), ALL_DRIFTS, "a drift law such as LogNormalDrift(0.6)"),
+    "programming": Family(
+        (ProgrammingNoise, PolynomialNoise),
+        ALL_PROGRAMMING,
+        "programming noise such as ProgrammingNoise(0.05)",
+    ),
+    "stuck": Family((StuckCells,), (StuckCells,), "stuck cells such as StuckCells(off=0.01)"),
+}
+"""The fields of Hardware that hold a part."""
+
+CHOICES = {
+    "drift_per": ("cell", "weight"),
+    "bias": ("digital", "row", "drifting"),
+    "normalisation": ("digital", "folded", "drifting"),
+    "other": ("digital", "drifting"),
+}
+"""The allowed words of each choice: also those of the command line's options."""
+
+
+def check_hardware(hardware: Any) -> None:
+    """Refuse a Hardware under construction if a field is impossible; keep `tile` as a tuple of int.
+
+    Raises:
+        InputError: naming the field, what was given and what is allowed.
+    """
+    for name, family in FAMILIES.items():
+        value = getattr(hardware, name)
+        allowed = isinstance(value, family.bases) or (family.optional and value is None)
+        require(allowed, f"{name}={show(value)}: expected {family.example}{_or_none(family)}")
+    for name, words in CHOICES.items():
+        value = getattr(hardware, name)
+        allowed = isinstance(value, str) and value in words
+        require(allowed, f"{name}={show(value)} must be one of {', '.join(words)}")
+    tile = hardware.tile
+    require(
+        isinstance(tile, tuple | list)
+        and len(tile) == 2
+        and all(is_whole(n) and 1 <= n < 2**31 for n in tile),
+        f"tile={show(tile)}: rows and cols of a tile are two whole numbers in 1 .. 2147483647",
+    )
+    object.__setattr__(hardware, "tile", tuple(int(n) for n in tile))
+    noise, g_max = hardware.programming, hardware.mapping.g_max
+    if isinstance(noise, PolynomialNoise):
+        require(
+            noise.bound(g_max) <= SINGLE,
+            f"programming.reference={noise.reference} S: at g_max={g_max} S sigma exceeds 1e30 S, "
+            "is the reference given in S?",
+        )
+
+
+def _or_none(family: Family) -> str:
+    return ", or None for an ideal one" if family.optional else ""

@@ -1,0 +1,98 @@
+"""A design with some of its values replaced by name: what presets, files and flags share."""
+
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from typing import Any
+
+from crossbar_sim.crossbar.checks import show, unknown
+from crossbar_sim.crossbar.devices import ProgrammingNoise, StuckCells
+from crossbar_sim.crossbar.drift import LogNormalDrift
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.errors import InputError
+
+MAPPING_KEYS = ("g_min", "g_max", "levels", "scale_per", "clip", "copies")
+
+FLAT = (*MAPPING_KEYS, "sigma", "time", "programming_sigma", "stuck_off", "stuck_on")
+"""The conveniences of `override` beside the fields of Hardware."""
+
+OVERRIDES = (*(f.name for f in fields(Hardware)), *FLAT)
+
+SETS = {
+    "drift": "drift",
+    "sigma": "drift",
+    "programming": "programming",
+    "programming_sigma": "programming",
+}
+"""Overrides that replace a whole part: two for the same part contradict each other."""
+
+
+def override(hardware: Hardware, **flat: Any) -> Hardware:
+    """`hardware` with values replaced.
+
+    Args:
+        hardware: the design.
+        flat: fields of Hardware, which come first, and these, which act on what is then there:
+
+            * g_min, g_max (S), levels, scale_per, clip, copies: of the mapping;
+            * sigma: log-normal drift with this sigma of ln g, in place of any drift; None: none;
+            * time: seconds since programming, where the drift law has a time;
+            * programming_sigma: constant programming noise, a fraction of g_max; None: none;
+            * stuck_off, stuck_on: probabilities.
+
+    Raises:
+        InputError: for an unknown name, an impossible value, or two overrides of the same thing.
+
+    >>> override(Hardware(), sigma=0.6, copies=4).mapping.copies
+    4
+    """
+    for name in flat:
+        if name not in OVERRIDES:
+            raise InputError(unknown("the override", name, OVERRIDES))
+    check_conflicts(flat, SETS)
+    hardware = replace(hardware, **{k: v for k, v in flat.items() if k not in FLAT})
+    changes: dict[str, Any] = {}
+    of_mapping: dict[str, Any] = {k: v for k, v in flat.items() if k in MAPPING_KEYS}
+    if of_mapping:
+        changes["mapping"] = replace(hardware.mapping, **of_mapping)
+    if "sigma" in flat:
+        changes["drift"] = None if flat["sigma"] is None else LogNormalDrift(flat["sigma"])
+    if "time" in flat:
+        changes["drift"] = _at_time(changes.get("drift", hardware.drift), flat["time"])
+    if "programming_sigma" in flat:
+        sigma = flat["programming_sigma"]
+        changes["programming"] = None if sigma is None else ProgrammingNoise(sigma)
+    stuck = {
+        key.removeprefix("stuck_"): flat[key] for key in ("stuck_off", "stuck_on") if key in flat
+    }
+    if stuck:
+        changes["stuck"] = replace(hardware.stuck or StuckCells(), **stuck)
+    return replace(hardware, **changes)
+
+
+def check_conflicts(names: Iterable[str], sets: dict[str, str]) -> None:
+    """Refuse two overrides of which one would silently do nothing.
+
+    Args:
+        names: the overrides given.
+        sets: the part that each of them replaces, where it replaces one.
+
+    Raises:
+        InputError: naming both.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        part = sets.get(name)
+        if part in seen:
+            raise InputError(f"{seen[part]} and {name} both set the {part}: give one of them")
+        if part is not None:
+            seen[part] = name
+
+
+def _at_time(drift: Any, time: object) -> Any:
+    if drift is not None and any(f.name == "time" for f in fields(drift)):
+        return replace(drift, time=time)
+    law = "no drift" if drift is None else f"{drift.kind} drift"
+    raise InputError(
+        f"time={show(time)} has nothing to act on: the design has {law}; "
+        "laws with a time are retention and relaxation"
+    )

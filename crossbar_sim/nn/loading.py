@@ -1,0 +1,218 @@
+"""One door for model files: `load_model(path)`.
+
+A model file is untrusted: nothing here runs code that a file brings, unless the caller says
+`trust_pickle=True` or names code of their own with `arch="module:factory"`.
+"""
+
+import hashlib
+import io
+import os
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn import checkpoint
+from crossbar_sim.nn.architectures import WAYS, build_architecture
+from crossbar_sim.nn.archive import EXPORT_HINT, load_archive
+from crossbar_sim.nn.archive_graph import tensor_inputs
+from crossbar_sim.nn.file_kinds import kind_of, read_file
+from crossbar_sim.nn.networks import LeNet5
+from crossbar_sim.nn.state_dict import check_model, conversion_notes, fill, unwrap
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to be programmed, and what its file said about it.
+
+    Attributes:
+        module: in evaluation mode, float32, on the CPU.
+        source: "torch.export archive", "crossbar-sim checkpoint", "state_dict" or "pickled module".
+        sha256: of the file's bytes, in hexadecimal.
+        name: the network's name, or the file's.
+        data: name of the data set that it was trained on, if the file says so.
+        input_shape: of one image, without the batch, if known.
+        batch: the one batch size that a graph exported without dynamic shapes accepts, else None.
+        notes: sentences on what was changed in loading.
+    """
+
+    module: nn.Module
+    source: str
+    sha256: str
+    name: str
+    data: str | None = None
+    input_shape: tuple[int, ...] | None = None
+    batch: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    arch: str | None = None,
+    arch_arguments: Mapping[str, Any] | None = None,
+    trust_pickle: bool = False,
+) -> LoadedModel:
+    """Load a model file.
+
+    Args:
+        path: a torch.export archive, a checkpoint of ours, a state_dict, or a pickled module.
+        arch: the network that a state_dict belongs to: "mlp", "lenet5", a torchvision name, or
+            "package.module:factory"; only for a state_dict.
+        arch_arguments: arguments of that network; what the weights' shapes tell need not be given.
+        trust_pickle: load a pickled module, running whatever code the file holds.
+
+    Raises:
+        InputError: the file cannot be read or used; the message is one line with cause and remedy.
+    """
+    path = Path(path)
+    try:
+        return _load(path, arch, arch_arguments, trust_pickle)
+    except InputError as error:
+        message = " ".join(str(error).split())
+        if str(path) not in message:
+            message = f"{path}: {message}"
+        raise InputError(message) from error
+
+
+def _load(
+    path: Path, arch: str | None, arguments: Mapping[str, Any] | None, trust_pickle: bool
+) -> LoadedModel:
+    file = io.BytesIO(read_file(path))
+    kind, sha256 = _identify(file, path)
+    if kind == "archive":
+        _refuse_arch(arch, "a torch.export archive")
+        return _from_archive(file, path, sha256)
+    loaded = _torch_load(file, trust_pickle)
+    file.close()
+    if isinstance(loaded, nn.Module):
+        _refuse_arch(arch, "a pickled module")
+        return _from_module(loaded, path, sha256)
+    if checkpoint.is_checkpoint(loaded):
+        _refuse_arch(arch, "a crossbar-sim checkpoint")
+        model, name, data, notes = checkpoint.restore(loaded)
+        source = "crossbar-sim checkpoint"
+    else:
+        state = unwrap(loaded)
+        if arch is None:
+            raise InputError(
+                f"{path} is a state_dict ({len(state)} tensors, the first "
+                f"{next(iter(state))[:60]!r}), which does not "
+                f"say of which network: {WAYS}"
+            )
+        model = build_architecture(arch, arguments, state).float()
+        name, data, source = arch, None, "state_dict"
+        notes = fill(model, state, f"network {arch!r}")
+    return LoadedModel(model.eval(), source, sha256, name, data, _input_shape(model), None, notes)
+
+
+def _identify(file: io.BytesIO, path: Path) -> tuple[str, str]:
+    # A function, so that the bytes have no name outside of it and are freed with the file.
+    content = file.getvalue()
+    return kind_of(content, path), hashlib.sha256(content).hexdigest()
+
+
+def _from_archive(file: io.BytesIO, path: Path, sha256: str) -> LoadedModel:
+    program, graph = load_archive(file)
+    shapes = tensor_inputs(graph)
+    if len(shapes) != 1 or not shapes[0]:
+        raise InputError(
+            f"the archived model takes {len(shapes)} tensors: crossbar-sim feeds one, of shape "
+            "(batch, ...); wrap the model and export it again"
+        )
+    for name, value in program.state_dict.items():
+        if value.is_floating_point() and value.dtype != torch.float32:
+            raise InputError(
+                f"{name} in the archive is {str(value.dtype).removeprefix('torch.')} and its graph "
+                "computes in that type: call model.float() and export it again"
+            )
+    try:
+        module = program.module()
+    except Exception as error:
+        # A graph that is consistent in its parts can still make no whole, in any way.
+        raise InputError(
+            f"torch {torch.__version__} cannot make a module of this archive "
+            f"({type(error).__name__}): export it again with this version, {EXPORT_HINT}"
+        ) from error
+    check_model(module)
+    # torch forbids train() and eval() on the instance, since the graph is fixed; a caller that
+    # prepares any model with eval() means no harm, and the archive was checked to be in that mode.
+    for forbidden in ("train", "eval"):
+        module.__dict__.pop(forbidden, None)
+    module.eval()
+    batch, *rest = shapes[0]
+    known = [size for size in rest if size is not None]
+    shape = tuple(known) if len(known) == len(rest) else None
+    return LoadedModel(module, "torch.export archive", sha256, path.stem, None, shape, batch)
+
+
+def _from_module(model: nn.Module, path: Path, sha256: str) -> LoadedModel:
+    try:
+        notes = conversion_notes(dict(model.named_parameters()))
+        check_model(model)
+        return LoadedModel(
+            model.cpu().float().eval(),
+            "pickled module",
+            sha256,
+            path.stem,
+            None,
+            _input_shape(model),
+            None,
+            notes,
+        )
+    except InputError:
+        raise
+    except Exception as error:
+        # A module pickled by another version of its class may lack any attribute.
+        raise InputError(
+            f"the pickled module is unusable ({error}); {_export_instead()}"
+        ) from error
+
+
+def _torch_load(file: io.BytesIO, trust_pickle: bool) -> object:
+    """Unpickle without code if possible, with code if that is trusted."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            if not trust_pickle:
+                raise InputError(
+                    "the file is a pickled Python object (or a damaged file), and loading it can "
+                    f"run any code; {_export_instead()}, or pass --trust-pickle if you trust where "
+                    "it comes from"
+                ) from error
+        except Exception as error:
+            raise InputError(
+                f"the file is truncated or damaged ({type(error).__name__}): copy it again from "
+                "its source, or save it again"
+            ) from error
+        file.seek(0)
+        try:
+            return torch.load(file, map_location="cpu", weights_only=False)
+        except Exception as error:
+            first = (str(error).splitlines() or [""])[0][:200]
+            raise InputError(
+                f"the pickled object cannot be loaded ({type(error).__name__}: {first}); its "
+                f"classes must be importable here, or {_export_instead()}"
+            ) from error
+
+
+def _export_instead() -> str:
+    return f"export the model where its code is: {EXPORT_HINT}"
+
+
+def _refuse_arch(arch: str | None, what: str) -> None:
+    if arch is not None:
+        raise InputError(f"the file is {what}, which knows its network: leave out --arch {arch}")
+
+
+def _input_shape(model: nn.Module) -> tuple[int, ...] | None:
+    if isinstance(model, LeNet5):
+        return (model.arguments["channels"], model.arguments["size"], model.arguments["size"])
+    return None

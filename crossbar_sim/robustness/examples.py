@@ -1,0 +1,90 @@
+"""What a model is tried on: a data set's test images, the user's own, or random inputs of its shape."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crossbar_sim.crossbar.stream import Stream
+from crossbar_sim.data import load_data
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.loading import LoadedModel
+from crossbar_sim.nn.seeding import permutation
+from crossbar_sim.rng import Key
+
+RANDOM = 1000
+"""Random inputs where there are no data."""
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Inputs (n, ...), labels (n,) or None, and what the report says of them."""
+
+    x: Tensor
+    y: Tensor | None
+    identity: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def find_examples(
+    loaded: LoadedModel,
+    data: str | None,
+    data_dir: str | None,
+    images: int | None,
+    input_shape: tuple[int, ...] | None,
+    seed: int,
+) -> Examples:
+    """The examples for `deploy`.
+
+    Args:
+        loaded: the model; its file may name a data set, or the shape of one input.
+        data: a data set's name or the path of an .npz; None: the model's own, else random inputs.
+        data_dir: where data sets with files are.
+        images: draw this many of them; None: all.
+        input_shape: of one random input, where the model's file does not tell.
+        seed: of the draw and of random inputs.
+
+    Raises:
+        InputError: if data cannot be read, or no shape is known.
+    """
+    if images is not None and images < 1:
+        raise InputError(f"images={images}: at least one example is needed")
+    name = data or loaded.data
+    if name is None or input_shape is not None:
+        return _random(loaded, images or RANDOM, input_shape, seed)
+    splits = load_data(name, data_dir)
+    test = splits.test
+    x, y = test.x, test.y
+    if images is not None and images < len(x):
+        chosen = permutation(len(x), Key(seed).fold("images"))[:images].sort().values
+        x, y = x[chosen], None if y is None else y[chosen]
+    identity = {
+        "name": splits.name,
+        "fingerprint": splits.fingerprint,
+        "images": len(x),
+        "labelled": y is not None,
+    }
+    return Examples(x, y, identity, tuple(splits.notes))
+
+
+def _random(loaded: LoadedModel, n: int, shape: tuple[int, ...] | None, seed: int) -> Examples:
+    """Standard normal inputs from the stream: the same on every machine."""
+    shape = shape or loaded.input_shape or _guess(loaded.module)
+    if shape is None:
+        raise InputError(
+            "the model's file does not tell the shape of an input: give --data mine.npz, or --input-shape 3,32,32"
+        )
+    size = 1
+    for side in shape:
+        size *= side
+    values = Stream.of(Key(seed).fold("random inputs"), 0).normals(n * size)
+    identity = {"name": "random inputs", "fingerprint": None, "images": n, "labelled": False}
+    note = f"no data given: {n} standard normal inputs of shape {'x'.join(map(str, shape))}"
+    return Examples(torch.from_numpy(values).reshape(n, *shape), None, identity, (note,))
+
+
+def _guess(module: nn.Module) -> tuple[int, ...] | None:
+    """The input of a model that begins with a linear layer."""
+    first = next((m for m in module.modules() if any(True for _ in m.parameters(recurse=False))), None)
+    return (first.in_features,) if isinstance(first, nn.Linear) else None

@@ -1,0 +1,376 @@
+"""Every drift law and the stuck cells against their distributions, with controls that must fail.
+
+Fixed seeds: these tests are deterministic. A law is accepted if its Kolmogorov-Smirnov test is not significant
+at 1 % after Bonferroni's correction for all of them, and a law that is off by 3 to 5 % must be told apart.
+"""
+
+import numpy as np
+import pytest
+import reference
+from law_examples import EXAMPLES, KINDS, LAWS, START, WITH_SPREAD
+from scipy import special, stats
+
+from crossbar_sim import (
+    ALL_DRIFTS,
+    BernoulliDrift,
+    Differential,
+    GammaDrift,
+    Hardware,
+    InputError,
+    Key,
+    LaplaceDrift,
+    LogNormalDrift,
+    NormalDrift,
+    NormalShift,
+    ParetoDrift,
+    RelaxationShift,
+    RetentionDrift,
+    StuckCells,
+    UniformDrift,
+)
+from crossbar_sim.crossbar import kernels
+from crossbar_sim.crossbar.stream import Stream
+
+N = 100_000
+KEY = Key(2024).fold("laws")
+CONTINUOUS = [law for law in ALL_DRIFTS if EXAMPLES[law].truth is not None]
+ACCEPT = 0.01 / len(CONTINUOUS)
+REJECT = 1e-4
+
+
+def sample(law, chip=0, n=N, key=KEY) -> np.ndarray:
+    return law.apply(np.full(n, START, np.float32), key, chip).astype(np.float64)
+
+
+def all_laws(argument="law"):
+    return pytest.mark.parametrize(argument, LAWS, ids=KINDS)
+
+
+def families(classes):
+    return pytest.mark.parametrize("law", classes, ids=[law.kind for law in classes])
+
+
+# --- distributions --------------------------------------------------------------------------------
+
+
+def test_every_law_has_an_example():
+    assert set(EXAMPLES) == set(ALL_DRIFTS)
+    assert len({law.kind for law in ALL_DRIFTS}) == len(ALL_DRIFTS)
+
+
+@families(CONTINUOUS)
+def test_distribution(law):
+    example = EXAMPLES[law]
+    assert stats.kstest(sample(example.law), example.truth.cdf).pvalue > ACCEPT
+
+
+@families(CONTINUOUS)
+def test_the_distribution_test_has_power(law):
+    """Negative control: a distribution that is slightly off must fail the same test."""
+    example = EXAMPLES[law]
+    drifted = sample(example.law)
+    for wrong in example.wrong:
+        assert stats.kstest(drifted, wrong.cdf).pvalue < REJECT
+
+
+@families(CONTINUOUS)
+def test_mean_and_spread(law):
+    """Within five standard errors of the analytic mean, and of the analytic spread where it has one."""
+    example = EXAMPLES[law]
+    x = sample(example.law)
+    mean, variance, kurtosis = (float(m) for m in example.truth.stats("mvk"))
+    assert abs(x.mean() - mean) < 5 * np.sqrt(variance / N)
+    if np.isfinite(kurtosis):  # else the spread of the sample converges too slowly to say anything
+        assert abs(x.var() / variance - 1) < 5 * np.sqrt((kurtosis + 2) / N)
+
+
+@pytest.mark.parametrize("law", [GammaDrift(0.8), ParetoDrift(3.0), NormalDrift(0.1), UniformDrift(0.3), LaplaceDrift(0.05)], ids=lambda law: law.kind)  # fmt: skip
+def test_factors_with_mean_one(law):
+    x = sample(law)
+    assert abs(x.mean() - 1) < 5 * x.std() / np.sqrt(N)
+
+
+def test_lognormal_keeps_the_median_and_raises_the_mean():
+    """The paper's law is not mean-free: E exp(lambda) = exp(sigma^2 / 2)."""
+    x = sample(LogNormalDrift(0.6))
+    assert abs(np.median(x) - 1) < 5 * 0.6 * np.sqrt(np.pi / 2 / N)
+    assert abs(x.mean() - np.exp(0.18)) < 5 * x.std() / np.sqrt(N)
+
+
+def test_bernoulli_rate():
+    for chip, p in enumerate((0.01, 0.3, 0.5, 0.99)):
+        dropped = int(np.count_nonzero(sample(BernoulliDrift(p), chip) == 0))
+        assert stats.binomtest(dropped, N, p).pvalue > ACCEPT
+        assert stats.binomtest(dropped, N, min(p * 1.2, 0.995)).pvalue < REJECT, "control"
+    x = sample(BernoulliDrift(0.3))
+    assert set(np.unique(x)) == {0.0, START}, "dropped or untouched, nothing between"
+
+
+def test_bernoulli_at_the_ends_is_exact():
+    assert np.all(sample(BernoulliDrift(0.0)) == START)
+    assert np.all(sample(BernoulliDrift(1.0)) == 0.0)
+
+
+# --- every cell, plane and chip draws for itself --------------------------------------------------
+
+
+@families(CONTINUOUS)
+def test_every_cell_has_its_own_draw(law):
+    """A peer draws one scalar per level and tensor: 2 distinct values in 1,000 cells."""
+    assert len(np.unique(sample(EXAMPLES[law].law, n=1000))) >= 995
+
+
+@all_laws()
+def test_planes_and_chips_are_independent(law):
+    n = N // 5
+    planes = law.apply(np.full((3, n, 1), START, np.float32), KEY, 0)[:, :, 0]
+    runs = [*planes, *(sample(law, chip, n) for chip in (1, 2, 2**32 - 1))]
+    # ranks, so that heavy tails do not blunt the test
+    correlation = stats.spearmanr(np.stack(runs), axis=1).statistic - np.eye(len(runs))
+    assert np.max(np.abs(correlation)) < 4.5 / np.sqrt(n)
+    assert stats.spearmanr(runs[0], sample(law, 0, n)).statistic > 0.999, "control: the same chip"
+
+
+@all_laws()
+def test_neighbours_are_independent(law):
+    """At the distances of the stream's layout: next lane, next run, next group."""
+    x = stats.rankdata(sample(law))
+    for lag in (1, 63, 64, 65, 128, 192, 255, 256):
+        assert abs(np.corrcoef(x[:-lag], x[lag:])[0, 1]) < 4.5 / np.sqrt(N), lag
+
+
+# --- against the twin -----------------------------------------------------------------------------
+
+TOLERANCE = {"gamma": 1e-5}
+
+
+@all_laws()
+def test_twin(law):
+    """300 cells: a group, and a tail. The error allowed is of g', or of g where g' is a small difference."""
+    g = np.linspace(0, 2, 300, dtype=np.float32)
+    got = law.apply(g, Key(9).fold("fc"), 3)
+    name = reference.name(9, ("fc", "drift"), 3)
+    expected = np.array(
+        [reference.drifted(law, float(x), name.normal(i), name.word(i)) for i, x in enumerate(g)]
+    )
+    error = np.abs(got - expected) / np.maximum(np.abs(expected), g.astype(np.float64) + 1e-3)
+    assert np.max(error) < TOLERANCE.get(law.kind, 1e-6)
+
+
+# --- what every law keeps ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("law", [e.identity for e in EXAMPLES.values() if e.identity], ids=str)
+def test_without_spread_nothing_changes(law):
+    g = np.linspace(0, 1e-4, 1000, dtype=np.float32)
+    assert np.array_equal(law.apply(g, KEY, 0).view(np.uint32), g.view(np.uint32))
+
+
+LARGE = [
+    LogNormalDrift(12.0), NormalDrift(50.0), NormalShift(50.0), UniformDrift(50.0), LaplaceDrift(50.0),
+    GammaDrift(3.0), ParetoDrift(1.001), BernoulliDrift(0.5), RetentionDrift(-1.0, 1e9, nu_sigma=0.1),
+    RelaxationShift(1e6, -1.0, 1.0, 0.1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("law", LAWS + LARGE, ids=str)
+def test_no_conductance_falls_below_zero_or_leaves_float32(law):
+    g = np.tile(np.float32([0.0, 1e-45, 1e-12, 1e-6, 1e-4, 1.0]), 20_000)
+    drifted = law.apply(g, KEY, 1)
+    assert drifted.dtype == np.float32
+    assert np.all(np.isfinite(drifted))
+    assert np.all(drifted >= 0)
+    assert not np.any(np.signbit(drifted))
+    if law.multiplicative:
+        assert np.all(drifted[::6] == 0), "what conducts nothing gains nothing by a factor"
+
+
+@all_laws()
+def test_multiplicative_laws_scale_and_additive_laws_do_not(law):
+    g = np.linspace(1.0, 2.0, 10_000, dtype=np.float32)
+    once, twice = law.apply(g, KEY, 0), law.apply(2 * g, KEY, 0)
+    thrice = law.apply(3 * g, KEY, 0)
+    if law.multiplicative:
+        assert np.array_equal(twice, 2 * once)
+        assert np.allclose(thrice, 3 * once, rtol=3e-7)
+    else:
+        assert np.allclose(twice - 2 * g, once - g, atol=1e-6), "the same shift whatever g is"
+        assert not np.allclose(twice, 2 * once, rtol=1e-2)
+
+
+@all_laws()
+def test_shapes(law):
+    g = np.linspace(0.5, 1.5, 24, dtype=np.float32)
+    for shape in ((24,), (4, 6), (2, 3, 4), (1, 1), (24, 1), (0,), (0, 3), (3, 0), (0, 2, 2)):
+        cells = np.resize(g, shape)
+        drifted = law.apply(cells, KEY, 0)
+        assert drifted.shape == shape
+        assert drifted.dtype == np.float32
+        assert drifted.flags.c_contiguous
+    assert np.array_equal(law.apply(g.reshape(4, 6), KEY, 0).T.ravel(), law.apply(
+        np.ascontiguousarray(g.reshape(4, 6).T).ravel(), KEY, 0)), "bit line by bit line"  # fmt: skip
+    for shape in ((), (1, 1, 1, 1)):
+        with pytest.raises(InputError, match="shape"):
+            law.apply(np.ones(shape, np.float32), KEY, 0)
+
+
+@all_laws()
+def test_the_input_is_left_alone(law):
+    g = np.linspace(0.5, 1.5, 300, dtype=np.float32).reshape(3, 100)
+    before = g.copy()
+    law.apply(g, KEY, 0)
+    assert np.array_equal(g, before)
+
+
+# --- the same chip at every spread ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("law", WITH_SPREAD.values(), ids=[law.kind for law in WITH_SPREAD])
+def test_a_chip_moves_the_same_way_at_every_spread(law):
+    """The normals are shared, so curves over sigma are smooth: the order of the cells stays."""
+    low, high = sample(law(0.05), n=20_000), sample(law(0.1), n=20_000)
+    assert stats.spearmanr(low, high).statistic > 0.9999
+    assert np.array_equal(np.sign(low - START), np.sign(high - START)) or law is GammaDrift
+
+
+def test_ln_of_the_lognormal_factor_is_linear_in_sigma():
+    g = np.ones(20_000, np.float32)
+    z = np.log(LogNormalDrift(1.0).apply(g, KEY, 3).astype(np.float64))
+    for sigma in (0.1, 0.3, 1.5):
+        ratio = np.log(LogNormalDrift(sigma).apply(g, KEY, 3).astype(np.float64))
+        assert np.allclose(ratio, sigma * z, atol=3e-7 * max(1, sigma) * 7)
+
+
+# --- single laws -----------------------------------------------------------------------------------
+
+
+def test_small_gamma_is_normal():
+    """Skewness 2 sigma: the two differ by sigma^2 (z^2 - 1) / 3."""
+    sigma = 0.002
+    z = (sample(NormalDrift(sigma)) - 1) / sigma
+    gamma = sample(GammaDrift(sigma))
+    assert np.allclose(gamma, 1 + sigma * z + sigma**2 * (z**2 - 1) / 3, atol=5e-7)
+    assert np.max(np.abs(gamma - (1 + sigma * z))) > 1e-5, "control: without the second term"
+
+
+GAMMA_ERROR = {0.01: 2e-7, 0.03: 2e-7, 0.1: 4e-7, 0.3: 1e-6, 0.5: 2e-6, 1.0: 6e-6, 2.0: 2e-5, 3.0: 3e-5}  # fmt: skip
+
+
+@pytest.mark.parametrize(("sigma", "allowed"), GAMMA_ERROR.items())
+def test_gamma_table_against_scipy(sigma, allowed):
+    """Over the whole range of the normals, down to factors of 2^-115 (the table ends at 2^-120)."""
+    z = np.linspace(-6.77, 6.77, 100_001).astype(np.float32)
+    x = np.empty_like(z)
+    law = GammaDrift(sigma)
+    per_unit = np.float32(law.PIECES / (2 * law.Z))
+    kernels.by_quantile(np.ones_like(z), z, law.table().ravel(), np.float32(-law.Z), per_unit, x)
+    shape, tail = sigma**-2, special.ndtr(-np.abs(z.astype(np.float64)))
+    inverse = np.where(
+        z < 0, special.gammaincinv(shape, tail), special.gammainccinv(shape, tail)
+    )
+    exact = inverse / shape
+    seen = exact > 2.0**-115
+    assert np.max(np.abs(x[seen] / exact[seen] - 1)) < allowed
+    assert np.all(x[~seen] < 2.0**-114)
+    assert np.all(np.diff(x[seen]) >= -2 * allowed * x[seen][1:]), "rises with z"
+
+
+@pytest.mark.parametrize("sigma", [1e-5, 1e-4, 9.99e-4, 1.001e-3])
+def test_gamma_table_of_small_spreads(sigma):
+    """Either side of the change of formula, against Cornish and Fisher's expansion to the third order."""
+    z = np.linspace(-6.77, 6.77, 10_001).astype(np.float32)
+    x = np.empty_like(z)
+    law = GammaDrift(sigma)
+    per_unit = np.float32(law.PIECES / (2 * law.Z))
+    kernels.by_quantile(np.ones_like(z), z, law.table().ravel(), np.float32(-law.Z), per_unit, x)
+    y = z.astype(np.float64)
+    exact = 1 + sigma * y + sigma**2 * (y**2 - 1) / 3 + sigma**3 * (y**3 - 7 * y) / 36
+    assert np.max(np.abs(x - exact)) < 2e-7
+
+
+def test_retention_at_its_reference_time_is_identity():
+    g = np.linspace(0, 1e-4, 1000, dtype=np.float32)
+    law = RetentionDrift(0.05, time=30.0, t0=30.0, nu_sigma=0.02)
+    assert np.array_equal(law.apply(g, KEY, 0), g)
+
+
+def test_retention_falls_with_time():
+    g = np.full(20_000, 1e-5, np.float32)
+    times = (1.0, 10.0, 1e3, 1e6)
+    clean = [RetentionDrift(0.05, time=t).apply(g, KEY, 0) for t in times]
+    assert all(np.all(b < a) for a, b in zip(clean, clean[1:], strict=False))
+    assert np.allclose(clean[2], 1e-5 * 1e3**-0.05, rtol=3e-7)
+    spread = [RetentionDrift(0.05, time=t, nu_sigma=0.01).apply(g, KEY, 0) for t in times]
+    assert all(np.all(b < a) for a, b in zip(spread, spread[1:], strict=False)), "nu > 0 for |z| < 5"
+    assert np.std(np.log(spread[3])) > np.std(np.log(spread[1])) > 0
+
+
+def test_retention_over_any_times():
+    """The quotient of the times may leave double precision, the change must not."""
+    g = np.ones(10, np.float32)
+    assert np.array_equal(RetentionDrift(0.0, time=1e-300, t0=1e300).apply(g, KEY, 0), g)
+    assert RetentionDrift(0.01, time=1e-300, t0=1e300).apply(g, KEY, 0)[0] == np.float32(1e6)
+
+
+def test_relaxation_starts_at_one_second():
+    g = np.full(1000, 1e-5, np.float32)
+    law = RelaxationShift(time=1.0, mean_per_ln=-1e-6, sigma=0.0, sigma_per_ln=1e-7)
+    assert np.array_equal(law.apply(g, KEY, 0), g)
+
+
+# --- stuck cells -------------------------------------------------------------------------------------
+
+
+def stuck_rates(off: float, on: float, chip: int = 0) -> tuple[int, int]:
+    hardware = Hardware(Differential(1e-6, 1e-4), stuck=StuckCells(off, on))
+    faults = hardware.program(np.zeros((500, 200), np.float32), KEY, chip).faults[0]
+    return int(np.count_nonzero(faults == 1)), int(np.count_nonzero(faults == 2))
+
+
+@pytest.mark.parametrize(
+    ("off", "on"),
+    [(0.01, 0.0), (0.0, 0.01), (0.01, 0.01), (0.05, 0.05), (0.3, 0.6), (1e-4, 1e-3)],
+)
+def test_stuck_rates_are_what_was_asked(off, on):
+    """A peer asked for 1 % and 1 % makes 0.021 % and 1.98 %; asked for 1 % and nothing, 0.011 %."""
+    for count, p in zip(stuck_rates(off, on), (off, on), strict=True):
+        assert stats.binomtest(count, N, p).pvalue > 0.01 / 12
+
+
+def test_the_rate_test_has_power():
+    """Negative control: the peer's rates would not pass."""
+    off, on = stuck_rates(0.01, 0.01)
+    assert stats.binomtest(off, N, 0.00021).pvalue < REJECT
+    assert stats.binomtest(on, N, 0.0198).pvalue < REJECT
+
+
+def test_stuck_probabilities_at_the_ends_are_exact():
+    assert stuck_rates(0.0, 0.0) == (0, 0)
+    assert stuck_rates(1.0, 0.0) == (N, 0)
+    assert stuck_rates(0.0, 1.0) == (0, N)
+    assert sum(stuck_rates(0.25, 0.75)) == N
+
+
+def test_stuck_cells_sit_at_the_ends_of_the_window():
+    hardware = Hardware(Differential(1e-6, 1e-4), stuck=StuckCells(0.2, 0.1))
+    array = hardware.program(np.ones((100, 100), np.float32), KEY, 0)
+    assert np.all(array.programmed[array.faults == 1] == np.float32(1e-6)), "off is the low end"
+    assert np.all(array.programmed[array.faults == 2] == np.float32(1e-4)), "on is the high end"
+    healthy = array.faults == 0
+    assert np.array_equal(array.programmed[healthy], array.target[healthy])
+
+
+def test_stuck_cells_stay_stuck_at_every_rate():
+    """Thresholds on one word: a chip's faults at 1 % are among its faults at 5 %."""
+    few = Hardware(Differential(), stuck=StuckCells(0.01, 0.01))
+    many = Hardware(Differential(), stuck=StuckCells(0.05, 0.05))
+    w = np.zeros((100, 100), np.float32)
+    some, more = few.program(w, KEY, 0).faults, many.program(w, KEY, 0).faults
+    assert np.all(more[some > 0] == some[some > 0])
+
+
+def test_faults_are_spread_evenly_over_the_cells():
+    words = Stream.of(KEY.fold("stuck"), 0, 0).words(N)
+    hit = np.flatnonzero(words < int(0.05 * 2**32)) % 256
+    counts = np.bincount(hit, minlength=256)
+    assert stats.chisquare(counts, np.full(256, len(hit) / 256)).pvalue > 0.001

@@ -1,0 +1,132 @@
+import builtins
+import io
+import os
+import stat
+
+import numpy as np
+import pytest
+import torch
+
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.checkpoint import FORMAT, save_checkpoint
+from crossbar_sim.nn.loading import load_model
+from crossbar_sim.nn.networks import MLP, LeNet5
+
+
+@pytest.fixture
+def model():
+    return MLP(6, (5,), 3, dropout=0.25)
+
+
+def test_round_trip(model, tmp_path):
+    path = tmp_path / "model.pt"
+    save_checkpoint(path, model, "mlp", model.arguments, "digits", {"accuracy": np.float64(0.5)})
+    loaded = load_model(path)
+    assert (loaded.source, loaded.name, loaded.data) == ("crossbar-sim checkpoint", "mlp", "digits")
+    assert loaded.module.arguments == model.arguments
+    assert not loaded.module.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.module.state_dict()[name], value)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_lenet_knows_its_images(tmp_path):
+    lenet = LeNet5(channels=2, size=9)
+    save_checkpoint(tmp_path / "m.pt", lenet, "lenet5", lenet.arguments, "digits")
+    assert load_model(tmp_path / "m.pt").input_shape == (2, 9, 9)
+
+
+def test_the_file_holds_plain_values_only(model, tmp_path):
+    save_checkpoint(tmp_path / "m.pt", model, "mlp", model.arguments, "digits", {"epochs": 3})
+    content = torch.load(tmp_path / "m.pt", weights_only=True)
+    assert content["format"] == FORMAT
+    assert content["format_version"] == 1
+    assert content["notes"] == {"epochs": 3}
+
+
+def test_saving_does_not_move_the_random_generator(model, tmp_path):
+    before = torch.random.get_rng_state()
+    save_checkpoint(tmp_path / "m.pt", model, "mlp", model.arguments, "digits")
+    load_model(tmp_path / "m.pt")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_permissions_are_those_of_an_ordinary_file(model, tmp_path):
+    old = os.umask(0o022)
+    try:
+        save_checkpoint(tmp_path / "m.pt", model, "mlp", model.arguments, "digits")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "m.pt").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("write")])
+def test_a_full_disk_leaves_the_old_file_alone(error, model, tmp_path, monkeypatch):
+    path = tmp_path / "m.pt"
+    path.write_bytes(b"the old file")
+
+    def full(_content, file):
+        file.write(b"half of")
+        raise error
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match="cannot write"):
+        save_checkpoint(path, model, "mlp", model.arguments, "digits")
+    assert path.read_bytes() == b"the old file"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_missing_directory_is_one_line(model, tmp_path):
+    with pytest.raises(InputError, match="No such file or directory"):
+        save_checkpoint(tmp_path / "no" / "m.pt", model, "mlp", model.arguments, "digits")
+
+
+def test_a_network_that_could_not_be_rebuilt_is_not_saved(model, tmp_path):
+    for network, arguments in [
+        ("resnet", {}),
+        ("mlp", {"inputs": 7}),
+        ("mlp", {**model.arguments, "hidden": lambda: 3}),
+    ]:
+        with pytest.raises(InputError):
+            save_checkpoint(tmp_path / "m.pt", model, network, arguments, "digits")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"format_version": 2}, "format_version 2"),
+        ({"network": "resnet"}, "'resnet' is unknown"),
+        ({"network": 3}, "'network' is missing or not a str"),
+        ({"arguments": None}, "'arguments' is missing or not a dict"),
+        ({"arguments": {"depth": 3}}, "no argument 'depth'"),
+        ({"arguments": {"inputs": 6, "hidden": (4,), "classes": 3}}, "of another shape"),
+        ({"state_dict": {}}, "4 missing (fc1.weight, fc1.bias, fc2.weight, ...)"),
+        ({"state_dict": {"fc1.weight": "x"}}, "is a str, not a tensor"),
+    ],
+)
+def test_damaged_checkpoints_are_one_line(change, says, model, tmp_path):
+    path = tmp_path / "m.pt"
+    save_checkpoint(path, model, "mlp", model.arguments, "digits")
+    torch.save({**torch.load(path, weights_only=True), **change}, path)
+    with pytest.raises(InputError) as caught:
+        load_model(path)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_loading_reads_the_file_once(model, tmp_path, monkeypatch):
+    """What was hashed is what is loaded: no second opening between which the file could change."""
+    path = tmp_path / "m.pt"
+    save_checkpoint(path, model, "mlp", model.arguments, "digits")
+    opened = []
+    real = io.open
+
+    def counting(file, *args, **kwargs):
+        opened.append(str(file))
+        return real(file, *args, **kwargs)
+
+    monkeypatch.setattr(io, "open", counting)
+    monkeypatch.setattr(builtins, "open", counting)
+    load_model(path)
+    assert opened.count(str(path)) == 1
