@@ -110,9 +110,7 @@ EXAMPLES = {
         (laplace(1.0, 0.0525), laplace(1.002, 0.05)),
         LaplaceShift(0.0),
     ),
-    GammaDrift: Example(
-        GammaDrift(0.8), gamma(0.8), (gamma(0.84), stats.norm(1.0, 0.8)), GammaDrift(0.0)
-    ),
+    GammaDrift: Example(GammaDrift(0.8), gamma(0.8), (gamma(0.84), stats.norm(1.0, 0.8)), GammaDrift(0.0)),
     ParetoDrift: Example(ParetoDrift(3.0), pareto(3.0), (pareto(3.15),), None),
     BernoulliDrift: Example(BernoulliDrift(0.3), None, (), BernoulliDrift(0.0)),
     RetentionDrift: Example(

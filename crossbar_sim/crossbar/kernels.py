@@ -163,7 +163,7 @@ def symmetric_uniform(words: Any, out: Any) -> None:
 
 @kernel
 def laplace(words: Any, out: Any) -> None:
-    """out = Laplace of mean 0, variance 1: the top bit is the sign, the others the magnitude."""
+    """Eq. (11): out = -+ ln(u) / sqrt 2; the word's top bit is the sign, the others make u."""
     for i in range(out.size):
         magnitude = f32(minus_two_ln(uniform(u32(words[i] << u32(1)))) * f32(0.35355339))
         sign = i32(i32(words[i]) & i32(-2147483648))

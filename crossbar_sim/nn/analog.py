@@ -8,11 +8,12 @@ parameters, and a gradient reaches them through the array.
 """
 
 import copy
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.folding import Fold
@@ -40,6 +41,24 @@ class Slot:
     bias: str | None = None
     fold: Fold | None = None
     ideal: bool = False
+    scale: tuple[Any, Any] | None = field(default=None, init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles begin without the cache."""
+        return {**self.__dict__, "scale": None}
+
+    def sources(self, module: nn.Module) -> list[Tensor | None]:
+        """Every tensor that the clean values are made of."""
+        sources = [module._parameters.get(name) for name in slot_names(self)]
+        return sources if self.fold is None else sources + self.fold.sources(module)
+
+    def state(self, module: nn.Module) -> tuple[object, ...]:
+        """Equal as long as the clean values are the same."""
+        return tuple(map(_state, self.sources(module)))
+
+    def on_meta(self, module: nn.Module) -> bool:
+        """Whether there are shapes only, and nothing to program."""
+        return any(t is not None and t.is_meta for t in self.sources(module))
 
     def clean(self, module: nn.Module) -> tuple[Tensor, Tensor | None]:
         """The weight and, where the slot has one, the bias, without any hardware."""
@@ -76,7 +95,7 @@ class _Through(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, clean: Tensor, programmed: Tensor, slope: Tensor) -> Tensor:
         ctx.save_for_backward(slope)
-        return programmed.view_as(programmed)
+        return programmed.view_as(clean)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
@@ -99,77 +118,99 @@ class Analog:
         slot = self._slots[parameter]
         design = self._design
         assert isinstance(self, nn.Module)
-        if design.active is not None and slot.layer not in design.active:
-            weight, bias = slot.clean(self)
-            return weight if parameter == slot.weight else bias
-        if slot.ideal:
-            return slot.clean(self)[0]
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in slot.clean(self)):
-            return self._differentiable(slot, parameter)
+        if slot.ideal or not design.runs(slot.layer) or slot.on_meta(self):
+            return slot.clean(self)[0 if parameter == slot.weight else 1]
+        if design.locked:
+            return self._buffers[_buffer(parameter)]
+        if torch.is_grad_enabled():
+            return self._with_own_memory(slot, parameter)
         self.refresh(slot)
         return self._buffers[_buffer(parameter)]
 
-    def _differentiable(self, slot: Slot, parameter: str) -> Tensor | None:
-        """As `read`, with a gradient to the clean parameter.
+    def _with_own_memory(self, slot: Slot, parameter: str) -> Tensor | None:
+        """As `read`, with a gradient to the clean parameter if that takes one.
 
         The programmed values get memory of their own rather than the buffers': a graph may still need chip 1
-        when chip 2 is programmed.
+        when chip 2 is programmed, also where only the layer's input takes a gradient.
         """
         assert isinstance(self, nn.Module)
-        tag = self._tag(slot)
+        which = 0 if parameter == slot.weight else 1
+        both = slot.clean(self)
+        trained = any(t is not None and t.requires_grad for t in both)
+        tag = (trained, *self._tag(slot))
         known = self._graphs.get(slot.weight)
         if known is None or known[0] != tag:
-            programmed, slope = gain(self._design, slot.name, slot.columns(self))
-            known = self._graphs[slot.weight] = (tag, slot.split(programmed), slot.split(slope))
-        which = 0 if parameter == slot.weight else 1
-        clean, programmed, slope = slot.clean(self)[which], known[1][which], known[2][which]
-        return None if clean is None else _Through.apply(clean, programmed, slope)
+            programmed, slope = gain(self._design, slot.name, slot.columns(self), trained)
+            slopes = (None, None) if slope is None else slot.split(slope)
+            known = self._graphs[slot.weight] = (tag, slot.split(programmed), slopes)
+        clean, values, slope = both[which], known[1][which], known[2][which]
+        if clean is None or slope is None:
+            return values if clean is None else values.view_as(clean)
+        return _Through.apply(clean, values, slope)
 
     def _tag(self, slot: Slot) -> tuple[object, ...]:
         """Equal as long as design, chip and clean values are the same."""
-        sources = [self._parameters.get(name) for name in slot_names(slot)]
-        if slot.fold is not None:
-            sources += slot.fold.sources(self)  # type: ignore[arg-type]
-        return (self._design.generation, *map(_state, sources))
+        assert isinstance(self, nn.Module)
+        return (self._design.generation, *slot.state(self))
 
     def refresh(self, slot: Slot) -> None:
         """Program the slot's array into its buffers unless they are up to date."""
         assert isinstance(self, nn.Module)
         tag = self._tag(slot)
-        if self._tags.get(slot.weight) == tag:
+        if self._tags.get(slot.weight) == tag or slot.on_meta(self):
             return
-        with torch.no_grad():
+        self._graphs.pop(slot.weight, None)  # a copy for training that is stale, or not needed for now
+        # Buffers made in inference mode could take part in no later graph.
+        with torch.inference_mode(False), torch.no_grad():
             weight, bias = slot.clean(self)
             for name, like in ((slot.weight, weight), (slot.bias, bias)):
                 buffer = self._buffers.get(_buffer(name)) if name else None
                 if name and like is not None and (buffer is None or not _alike(buffer, like)):
-                    fresh = torch.empty_like(like, memory_format=torch.contiguous_format)
+                    fresh = torch.empty(like.shape, dtype=like.dtype, device=like.device)
                     self.register_buffer(_buffer(name), fresh, persistent=False)
             row = self._buffers[_buffer(slot.bias)] if slot.bias else None
             program_into(self._design, slot, self, self._buffers[_buffer(slot.weight)], row)
         self._tags[slot.weight] = tag
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle and copy as the base class with the names of its analog parameters."""
+        """Pickle and copy as the base class with the names of its analog parameters, without caches."""
         base = type(self)._base  # type: ignore[attr-defined]
-        return _rebuild, (base, tuple(self._slots)), self.__dict__
+        return _rebuild, (base, tuple(self._slots)), self._state_to_keep()
+
+    def _state_to_keep(self) -> dict[str, Any]:
+        """The state of the layer without what its next reading programs."""
+        programmed = {_buffer(name) for name in self._slots}
+        state = {**self.__getstate__(), "_tags": {}, "_graphs": {}}  # type: ignore[dict-item]
+        state["_buffers"] = {name: b for name, b in self._buffers.items() if name not in programmed}
+        state["_non_persistent_buffers_set"] = state["_non_persistent_buffers_set"] - programmed
+        return state
 
 
 class AnalogGraph(Analog):
     """For the root of an exported graph, which copies itself in a way of its own."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """Copy the graph as torch does, then make the copy analog again."""
-        assert isinstance(self, nn.Module)
-        analog = type(self)
-        self.__class__ = analog._base  # type: ignore[attr-defined]
-        try:
-            copied = copy.deepcopy(self, memo)
-        finally:
-            self.__class__ = analog  # type: ignore[assignment]
-        slots = {id(slot): copy.deepcopy(slot, memo) for slot in self._slots.values()}
-        make_analog(copied, list(slots.values()), copy.deepcopy(self._design, memo))
+        """Copy the graph and all it holds, then make the copy analog again."""
+        assert isinstance(self, fx.GraphModule)
+        copied = copy_graph(self, memo)
+        make_analog(copied, list(dict.fromkeys(copied._slots.values())), copied._design)  # type: ignore
         return copied
+
+
+def copy_graph(model: fx.GraphModule, memo: dict[int, Any]) -> fx.GraphModule:
+    """A deep copy of a graph with everything in it, as the class that the graph had before it was analog.
+
+    torch's own copy is built up from bare modules: classes of layers and unused parameters get lost.
+    """
+    base = type(model)._base if isinstance(model, Analog) else type(model)  # type: ignore[attr-defined]
+    copied: fx.GraphModule = base.__new__(base)  # of a class of its own, which takes the code of its forward
+    memo[id(model)] = copied
+    state = model._state_to_keep() if isinstance(model, Analog) else model.__dict__
+    state = copy.deepcopy(state, memo)
+    graph = state.pop("_graph")
+    copied.__dict__.update(state)
+    copied.graph = graph
+    return copied
 
 
 class AnalogRecurrent(Analog):
@@ -186,6 +227,16 @@ class AnalogRecurrent(Analog):
     def flatten_parameters(self) -> None:
         """Nothing to flatten: the weights that run are the arrays' buffers."""
 
+    def _init_flat_weights(self) -> None:
+        """Nothing to list: torch calls this after moving a layer, which is no reason to program it."""
+
+    def _update_flat_weights(self) -> None:
+        """Nothing to update, for the same reason."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As any module: torch would make its list of weights here."""
+        nn.Module.__setstate__(self, state)  # type: ignore[arg-type]
+
 
 def slot_names(slot: Slot) -> tuple[str, ...]:
     """The parameters of the module that the slot provides."""
@@ -197,7 +248,20 @@ def _buffer(parameter: str) -> str:
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and a.device == b.device and a.dtype == b.dtype
+    return a.shape == b.shape and a.device == b.device and a.dtype == b.dtype and not a.is_inference()
+
+
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """A tensor that equals itself alone; held, so that no later tensor can take its place in memory."""
+
+    tensor: Tensor
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Held) and self.tensor is other.tensor
+
+    def __hash__(self) -> int:
+        return id(self.tensor)
 
 
 def _state(parameter: Tensor | None) -> tuple[object, ...]:
@@ -205,7 +269,23 @@ def _state(parameter: Tensor | None) -> tuple[object, ...]:
     if parameter is None:
         return ()
     version = -1 if parameter.is_inference() else parameter._version
-    return id(parameter), parameter.data_ptr(), version, parameter.device, parameter.dtype
+    kind = (parameter.data_ptr(), version, parameter.device, parameter.dtype)
+    return _Held(parameter), *kind, _fingerprint(parameter)
+
+
+def _fingerprint(parameter: Tensor) -> int:
+    """The sum of the parameter's memory as 64-bit integers: p.data.add_(...) raises no version.
+
+    A tenth of a nanosecond per weight; only on the CPU, since it would make a GPU's queue wait.
+    """
+    if parameter.device.type != "cpu" or not parameter.is_contiguous():
+        return 0
+    flat = parameter.detach().view(-1)
+    per_word = 8 // math.gcd(8, flat.element_size())
+    first = min(-flat.storage_offset() % per_word, flat.numel())
+    last = first + (flat.numel() - first) // per_word * per_word
+    words = flat[first:last].view(torch.int64).sum().item() if last > first else 0
+    return hash((words, *flat[:first].tolist(), *flat[last:].tolist()))
 
 
 def _property(name: str) -> property:
@@ -228,7 +308,7 @@ def analog_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn.Modul
         mixin: type[Analog] = Analog
         if issubclass(base, nn.RNNBase):
             mixin = AnalogRecurrent
-        elif issubclass(base, torch.fx.GraphModule):
+        elif issubclass(base, fx.GraphModule):
             mixin = AnalogGraph
         members = {name: _property(name) for name in names} | {"_base": base, "__module__": base.__module__}
         _CLASSES[base, names] = type(f"Analog{base.__name__}", (mixin, base), members)

@@ -16,12 +16,22 @@ def design(model: nn.Module) -> Design:
     """What the analog layers of the model share.
 
     Raises:
-        InputError: if the model is not analog.
+        InputError: if the model is not analog, or was put together from several analog models.
     """
-    for module in model.modules():
-        if isinstance(module, Analog):
-            return module._design
+    found = _designs(model)
+    if len(found) > 1:
+        raise InputError(
+            f"{type(model).__name__} holds layers of {len(found)} analog models: handle each by itself, or put "
+            "the clean models together and call to_analog once"
+        )
+    for shared in found:
+        return shared
     raise InputError(f"{type(model).__name__} is not analog: make it so with to_analog(model, hardware)")
+
+
+def _designs(model: nn.Module) -> list[Design]:
+    modules = (module for module in model.modules() if isinstance(module, Analog))
+    return list({id(module._design): module._design for module in modules}.values())
 
 
 def layers(model: nn.Module) -> tuple[Layer, ...]:
@@ -57,10 +67,10 @@ def slots(model: nn.Module) -> Iterator[tuple[Slot, nn.Module]]:
 
 
 def program(model: nn.Module) -> None:
-    """Program every array now rather than at its first reading; needed before threads share the model."""
+    """Program every array that takes part now rather than at its first reading."""
     for slot, module in slots(model):
-        if not slot.ideal:
-            assert isinstance(module, Analog)
+        assert isinstance(module, Analog)
+        if not slot.ideal and module._design.runs(slot.layer):
             module.refresh(slot)
 
 
@@ -74,3 +84,18 @@ def only_layers(model: nn.Module, names: Iterable[str] | None) -> Iterator[None]
         yield
     finally:
         shared.active = before
+
+
+@contextmanager
+def locked(model: nn.Module) -> Iterator[None]:
+    """Program a model, if it is analog, and hold it like that: inside, threads may share it for inference."""
+    program(model)
+    found = _designs(model)
+    before = [shared.locked for shared in found]
+    for shared in found:
+        shared.locked = True
+    try:
+        yield
+    finally:
+        for shared, value in zip(found, before, strict=True):
+            shared.locked = value

@@ -11,11 +11,11 @@ from torch import nn
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import graph
-from crossbar_sim.nn.analog import Analog, Slot, make_analog
+from crossbar_sim.nn.analog import Analog, Slot, copy_graph, make_analog
 from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.folding import Fold, fold_away, foldable
 from crossbar_sim.nn.layer import Layer
-from crossbar_sim.nn.matrices import DIGITAL, NORMALISATION, Layout, Matrix, matrices
+from crossbar_sim.nn.matrices import DIGITAL, NORMALISATION, RULES, Layout, Matrix, matrices
 from crossbar_sim.rng import check_chip
 
 
@@ -48,7 +48,10 @@ def to_analog(
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise InputError(f"{name} has no shape yet: run the lazy model once on an input before mapping it")
-    analog = copy.deepcopy(model, {id(t): t for t in tensors})
+    # Tensors that are no leaves (pruning and weight_norm leave them on a module) are remade by its hooks.
+    tensors += [t for m in model.modules() for t in vars(m).values() if isinstance(t, torch.Tensor)]
+    memo = {id(t): t for t in tensors}
+    analog = copy_graph(model, memo) if graph.is_graph(model) else copy.deepcopy(model, memo)
     design = Design(hardware, seed, check_chip(chip))
     design.key("")  # refuses an impossible seed now rather than in the first forward
     choice = _Choice(tuple(only) if only is not None else None, tuple(skip))
@@ -70,6 +73,8 @@ def to_analog(
             if existing:
                 module.__class__ = type(module)._base  # type: ignore[attr-defined]
             make_analog(module, existing + slots, design)
+    if graph.is_graph(analog) and not isinstance(analog, Analog):
+        make_analog(analog, [], design)  # it copies itself in a way that knows no analog layers
     design.layers = tuple(layers)
     return analog
 
@@ -194,7 +199,9 @@ class _GraphBuilder(_Builder):
     def build(self) -> list[Layer]:
         assert isinstance(self.model, torch.fx.GraphModule)
         self.uses = graph.uses(self.model)
-        folds = graph.fold_graph(self.model) if self.hardware.normalisation == "folded" else {}
+        folds = {}
+        if self.hardware.normalisation == "folded":
+            folds = graph.fold_graph(self.model, lambda layer: not self.choice.why_not(layer))
         if folds:
             self.model.recompile()
         gone = {norm for norm, _ in folds.values()}
@@ -235,7 +242,7 @@ class _GraphBuilder(_Builder):
 
 _PARAMETRISED = (
     "its weight is computed by a parametrization: call "
-    "torch.nn.utils.parametrize.remove_parametrizations (or remove_weight_norm) before deploying"
+    "torch.nn.utils.parametrize.remove_parametrizations (or prune.remove, remove_weight_norm) before deploying"
 )
 
 
@@ -245,8 +252,10 @@ def _why_digital(module: nn.Module) -> str:
     for cls, reason in DIGITAL.items():
         if isinstance(module, cls):
             return reason
-    if any(name.endswith(("_g", "_v")) for name in module._parameters):
+    if any(name.endswith(("_g", "_v", "_orig")) for name in module._parameters):
         return _PARAMETRISED
+    if isinstance(module, tuple(RULES)):
+        return "no real-valued weight of its own"
     if any(p is not None and p.ndim >= 2 for p in module._parameters.values()):
         return "a parameter of a class that is no known layer: export the model, and products with it are found"
     return "no weight matrix"

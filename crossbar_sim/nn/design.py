@@ -27,6 +27,7 @@ class Design:
         maps: conductance maps of a file in place of simulated ones: given an array's name and its clean matrix
             (cols, rows), the matrix that the map stands for, or None where the file has no such array (which
             then computes clean). None: simulate.
+        locked: nothing changes for the moment: reads skip the check for stale arrays.
         generation: raised whenever programmed weights have become stale.
     """
 
@@ -35,8 +36,13 @@ class Design:
     chip: int
     active: frozenset[str] | None = None
     maps: Maps | None = None
+    locked: bool = False
     generation: int = 0
     layers: tuple["Layer", ...] = ()
+
+    def runs(self, layer: str) -> bool:
+        """Whether the layer is on its arrays at present."""
+        return self.active is None or layer in self.active
 
     def set_chip(self, chip: int) -> None:
         """Reprogram to another chip; arrays are rewritten, in place, when they are next read."""

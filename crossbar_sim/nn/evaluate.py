@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from crossbar_sim.crossbar import threads
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.chips import locked
 from crossbar_sim.nn.routes import FastRoutes
 
 BLOCK = 500
@@ -25,7 +26,7 @@ def outputs(
     """The model's outputs block by block, in order; on the CPU several blocks at a time.
 
     Args:
-        model: in evaluation mode, programmed already if it is analog (threads share its buffers).
+        model: in evaluation mode; an analog one is programmed first, then shared by the threads.
         x: inputs (n, ...), moved block by block to the device of the model's parameters.
         block: images per forward; results may depend on it in the last float32 place, never on threads.
         fixed: the one batch size that the model accepts; the last block is filled up and cut again.
@@ -54,11 +55,12 @@ def outputs(
 
     before = torch.get_num_threads()
     try:
-        if device.type == "cpu":
-            threads.run(one, range(len(parts)))
-        else:
-            for i in range(len(parts)):
-                one(i)
+        with locked(model):
+            if device.type == "cpu":
+                threads.run(one, range(len(parts)))
+            else:
+                for i in range(len(parts)):
+                    one(i)
     finally:
         torch.set_num_threads(before)
     return results

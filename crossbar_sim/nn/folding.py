@@ -47,9 +47,20 @@ class Fold:
 class FoldedAway:
     """Mixin of a normalisation layer that now acts in the layer before it."""
 
-    def forward(self, x: Any) -> Any:
-        """Pass the input on."""
-        return x
+    training: bool
+
+    def forward(self, input: Any) -> Any:
+        """Pass the input on.
+
+        Raises:
+            InputError: in training mode, where it would have to normalise by the batch.
+        """
+        if self.training:
+            raise InputError(
+                "a folded normalisation has the statistics of evaluation: call model.eval(), or train with "
+                "normalisation='digital' or 'drifting'"
+            )
+        return input
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle and copy by the base class."""

@@ -1,14 +1,16 @@
 """Finding crossbar matrices in an exported graph, where layers have become calls of torch operators.
 
 A parameter is a matrix when an operator that is a matrix product takes it, directly or through a chain of
-transpositions. What holds it is a bare module named after the layer, so slots attach to it as to a layer.
+transpositions and the like. What holds it is a bare module named after the layer, so slots attach to it as to a layer.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from crossbar_sim.nn.folding import Fold
 from crossbar_sim.nn.matrices import Layout, Matrix
@@ -31,9 +33,16 @@ _CELLS = {
 }  # fmt: skip
 _PRODUCTS = {"aten.mm.default": 0, "aten.matmul.default": 0, "aten.bmm.default": 0}
 _ADDED = {"aten.addmm.default": 1, "aten.baddbmm.default": 1}
+"""Products, and the place of their left operand."""
 NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
 _SAME = ("aten.detach.default", "aten.alias.default", "aten.contiguous.default", "aten.clone.default")
-_TURN = ("aten.t.default", "aten.transpose.int", "aten.permute.default", "aten.numpy_T.default")
+_VIEWS = (
+    "aten.t.default", "aten.transpose.int", "aten.permute.default", "aten.numpy_T.default", "aten.expand.default",
+    "aten.view.default", "aten.unsqueeze.default", "aten.split_with_sizes.default", "aten.split.Tensor",
+    "aten.chunk.default", "aten.slice.Tensor", "<built-in function getitem>",
+)  # fmt: skip
+_FAR = 1 << 40
+"""Distance of a parameter's rows in `_stand_in`: tells the two dimensions apart whatever their sizes."""
 
 
 @dataclass(frozen=True)
@@ -57,87 +66,132 @@ def is_graph(model: nn.Module) -> bool:
 def uses(model: fx.GraphModule) -> dict[str, Use]:
     """What every parameter of the graph is used for, by its full name."""
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+    fed: set[fx.Node] = set()
+    for node in model.graph.nodes:  # in the order of execution
+        if node.op == "placeholder" or any(before in fed for before in node.all_input_nodes):
+            fed.add(node)
     found: dict[str, Use] = {}
     for node in model.graph.nodes:
         if node.op != "get_attr" or str(node.target) not in shapes:
             continue
         name = str(node.target)
-        every = list(_uses_of(node, node, False, shapes))
+        every = list(_uses_of(name, node, _stand_in(shapes[name]), shapes, fed))
         best = next((use for use in every if use.matrix), next(iter(every), Use(name, "unused", None, "unused")))
         if name not in found or (best.matrix and not found[name].matrix):
             found[name] = best
     return found
 
 
-def _uses_of(origin: fx.Node, node: fx.Node, turned: bool, shapes: dict[str, tuple[int, ...]]) -> Iterator[Use]:
-    name = str(origin.target)
-    shape = shapes[name]
+def _stand_in(shape: tuple[int, ...]) -> Tensor:
+    """A tensor without memory of that shape, whose strides show later which dimension is which."""
+    strides = [_FAR * (i + 1) for i in range(len(shape) - 2, -1, -1)] + [1]
+    return torch.empty_strided(shape, strides[-len(shape) :] if shape else (), device="meta")
+
+
+def _turned(value: Any) -> bool | None:
+    """Whether the parameter's last two dimensions have changed places; None if they are not the last two."""
+    if not isinstance(value, Tensor) or value.dim() < 2:
+        return None
+    return {(_FAR, 1): False, (1, _FAR): True}.get(value.stride()[-2:])  # type: ignore[call-overload, no-any-return]
+
+
+def _uses_of(
+    name: str, node: fx.Node, value: Any, shapes: dict[str, tuple[int, ...]], fed: set[fx.Node]
+) -> Iterator[Use]:
     for user in node.users:
         op = str(user.target)
         if op in _SAME:
-            yield from _uses_of(origin, user, turned, shapes)
-        elif op in _TURN and len(shape) == 2:
-            yield from _uses_of(origin, user, not turned, shapes)
+            yield from _uses_of(name, user, value, shapes, fed)
+            continue
+        shown = _view(user, node, value) if op in _VIEWS else None
+        if isinstance(shown, list | tuple) or _turned(shown) is not None:
+            yield from _uses_of(name, user, shown, shapes, fed)
         else:
-            yield _use(name, shape, node, user, op, turned)
+            yield _use(name, shapes, node, user, op, value, fed)
 
 
-def _use(name: str, shape: tuple[int, ...], node: fx.Node, user: fx.Node, op: str, turned: bool) -> Use:
-    arguments = list(user.args)
+def _view(user: fx.Node, node: fx.Node, value: Any) -> Any:
+    """What the viewing operator `user` makes of the stand-in; sizes known only at run time count as 1."""
+    if not callable(user.target) or user.args[0] is not node:
+        return None
+    arguments = fx.node.map_arg(user.args, lambda n: value if n is node else 1)
+    try:
+        return user.target(*arguments, **user.kwargs)
+    except (RuntimeError, TypeError, IndexError):
+        return None
+
+
+def _use(
+    name: str,
+    shapes: dict[str, tuple[int, ...]],
+    node: fx.Node,
+    user: fx.Node,
+    op: str,
+    value: Any,
+    fed: set[fx.Node],
+) -> Use:
+    shape, arguments, turned = shapes[name], list(user.args), _turned(value)
     place = next((i for i, a in enumerate(arguments) if a is node), -1)
     bias = arguments[2] if len(arguments) > 2 else None
-    if op == "aten.linear.default" and place == 1 and len(shape) == 2:
-        return Use(name, "Linear", _matrix(name, bias, Layout(shape, "in_out" if turned else "out_in")))
-    if op in _CONV and place == 1:
+    whole = isinstance(value, Tensor) and value.shape == shape and turned is False
+    short = op.removeprefix("aten.").split(".")[0]
+    if op == "aten.linear.default" and place == 1 and len(shape) == 2 and turned is not None:
+        return Use(name, "Linear", _matrix(name, bias, Layout(shape, "in_out" if turned else "out_in"), shapes))
+    if op in _CONV and place == 1 and whole:
         groups = int(arguments[6]) if len(arguments) > 6 else 1  # type: ignore[arg-type]
-        return Use(name, _CONV[op], _matrix(name, bias, Layout(shape, "out_in", groups)))
-    if op in _TRANSPOSED and place == 1:
+        return Use(name, _CONV[op], _matrix(name, bias, Layout(shape, "out_in", groups), shapes))
+    if op in _TRANSPOSED and place == 1 and whole:
         groups = int(arguments[6]) if len(arguments) > 6 else 1  # type: ignore[arg-type]
-        return Use(name, _TRANSPOSED[op], _matrix(name, None, Layout(shape, "transposed", groups)))
-    if op == "aten.convolution.default" and place == 1:
+        return Use(name, _TRANSPOSED[op], _matrix(name, None, Layout(shape, "transposed", groups), shapes))
+    if op == "aten.convolution.default" and place == 1 and whole:
         back, dims, groups = bool(arguments[6]), len(shape) - 2, int(arguments[8])  # type: ignore[arg-type]
         layout = Layout(shape, "transposed" if back else "out_in", groups)
         kind = f"Conv{'Transpose' if back else ''}{dims}d"
-        return Use(name, kind, _matrix(name, None if back else bias, layout))
-    if op in _ADDED and place == 2 and len(shape) >= 2:
-        return Use(name, "addmm", _matrix(name, arguments[0], _product(shape, turned)))
-    if op in _PRODUCTS and place in (0, 1) and len(shape) >= 2:
-        first = place == 0  # p @ x: the parameter's rows are the outputs
-        if not first or len(shape) == 2:
-            return Use(name, "matmul", _matrix(name, None, _product(shape, turned != first)))
+        return Use(name, kind, _matrix(name, None if back else bias, layout, shapes))
+    first = _ADDED.get(op, _PRODUCTS.get(op))
+    if first is not None and place in (first, first + 1) and turned is not None:
+        left = place == first  # p @ x: the parameter's rows are the outputs
+        if arguments[first + left] not in fed:
+            return Use(name, short, None, f"taken by {short}, but no operand of it is an input")
+        if len(shape) == 2 or not (left or turned):
+            added = arguments[0] if op in _ADDED and not left else None
+            return Use(name, short, _matrix(name, added, _product(shape, turned != left), shapes))
     if op in _RECURRENT or op in _CELLS:
+        own = list(arguments[2]) if op in _RECURRENT else arguments[2:]  # type: ignore[arg-type]
         kind = _RECURRENT.get(op) or _CELLS[op]
-        if len(shape) == 2 and not turned:
-            return Use(name, kind, Matrix(name.rpartition(".")[2], None, Layout(shape, "out_in")))
-        return Use(name, kind, None, "a bias")
-    short = op.removeprefix("aten.").split(".")[0]
+        if node in own and len(shape) == 2 and whole:
+            holder, _, weight = name.rpartition(".")
+            wanted = f"{holder}." * bool(holder) + weight.replace("weight", "bias", 1)
+            bias = next((b for b in own if isinstance(b, fx.Node) and str(b.target) == wanted), None)
+            return Use(name, kind, _matrix(name, bias, Layout(shape, "out_in"), shapes))
+        if node in own:
+            return Use(name, kind, None, "a bias")
     if any(norm in short for norm in NORMS):
         return Use(name, short, None, "an affine normalisation", normalisation=True)
-    if len(shape) >= 2 and op in ("aten.embedding.default",):
+    if op == "aten.embedding.default":
         return Use(name, "embedding", None, "a table look-up, no product")
     return Use(name, short, None, f"taken by {short}, no matrix product of an input with it")
 
 
 def _product(shape: tuple[int, ...], turned: bool) -> Layout:
     """Of x @ p: (in, out), or (out, in) for a transposed one; leading dimensions are groups."""
-    if turned:
-        return Layout(shape, "out_in")
-    groups = 1
-    for n in shape[:-2]:
-        groups *= n
-    return Layout(shape, "in_out", groups)
+    return Layout(shape, "out_in") if turned else Layout(shape, "in_out", math.prod(shape[:-2]))
 
 
-def _matrix(name: str, bias: object, layout: Layout) -> Matrix:
-    """With the bias as a parameter of the same holder, if that is what it is."""
+def _matrix(name: str, bias: object, layout: Layout, shapes: dict[str, tuple[int, ...]]) -> Matrix:
+    """With the bias, if that is a parameter of the same holder and has one value for each bit line."""
     holder, _, weight = name.rpartition(".")
     full = str(bias.target) if isinstance(bias, fx.Node) and bias.op == "get_attr" else ""
-    same = full.rpartition(".")[0] == holder and full != ""
-    return Matrix(weight, full.rpartition(".")[2] if same else None, layout)
+    joins = full.rpartition(".")[0] == holder and shapes.get(full) == (layout.groups * layout.cols,)
+    return Matrix(weight, full.rpartition(".")[2] if joins else None, layout)
 
 
-def fold_graph(model: fx.GraphModule) -> dict[str, tuple[str, Fold]]:
+def fold_graph(model: fx.GraphModule, wanted: Callable[[str], bool]) -> dict[str, tuple[str, Fold]]:
     """Take every batch normalisation that alone follows a convolution or linear node out of the graph.
+
+    Args:
+        model: the graph, changed in place.
+        wanted: whether to fold into the layer of that name; the others keep their normalisation.
 
     Returns:
         {name of the layer: (name of the norm, its fold)}. The node before gets a bias to read, which the
@@ -145,24 +199,56 @@ def fold_graph(model: fx.GraphModule) -> dict[str, tuple[str, Fold]]:
     """
     folded: dict[str, tuple[str, Fold]] = {}
     for node in list(model.graph.nodes):
-        if "batch_norm" not in str(node.target) or node.op != "call_function":
+        results = _normalised(node)
+        before = node.args[0] if results else None
+        if not isinstance(before, fx.Node) or len(before.users) != 1 or not _carries(before):
             continue
-        before, mean = node.args[0], node.args[3]
-        carrier = str(getattr(before, "target", "")) in ("aten.linear.default", *_CONV)
-        if not carrier or len(before.users) != 1 or not isinstance(mean, fx.Node) or mean.op != "get_attr":
+        layer, norm = str(before.args[1].target).rpartition(".")[0], str(node.args[3].target).rpartition(".")[0]
+        # Each operand is what its module calls so, used here alone: the folded layer gives one value to all.
+        names = [(before.args[1], f"{layer}.weight"), (before.args[2] if len(before.args) > 2 else None, f"{layer}.bias")]
+        names += zip(node.args[1:5], [f"{norm}.{n}" for n in ("weight", "bias", "running_mean", "running_var")], strict=True)
+        known = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+        if not (layer and norm and all(_is(operand, name, known) for operand, name in names)):
             continue
-        weight = before.args[1]
-        if weight.op != "get_attr" or len(weight.users) != 1 or "norm_legit" in str(node.target):
+        if len(before.args[1].users) != 1 or layer in folded or not wanted(layer):
             continue
-        layer, norm = str(weight.target).rpartition(".")[0], str(mean.target).rpartition(".")[0]
-        eps = node.args[7]
-        if not layer or not norm or layer in folded or str(weight.target) != f"{layer}.weight":
-            continue
-        if len(before.args) < 3 or before.args[2] is None:
+        bias = names[1][0]
+        if bias is None:
             with model.graph.inserting_before(before):
                 read = model.graph.create_node("get_attr", f"{layer}.bias")
             before.args = (*before.args[:2], read, *before.args[3:])
-        node.replace_all_uses_with(before)
-        model.graph.erase_node(node)
-        folded[layer] = (norm, Fold(model.get_submodule(norm), float(eps)))
+        elif len(bias.users) != 1:
+            continue
+        for result in results:
+            result.replace_all_uses_with(before)
+            model.graph.erase_node(result)
+        if node not in results:
+            model.graph.erase_node(node)
+        eps = node.args[7] if len(node.args) > 7 else node.args[6]
+        folded[layer] = (norm, Fold(model.get_submodule(norm), float(eps)))  # type: ignore[arg-type]
     return folded
+
+
+def _normalised(node: fx.Node) -> list[fx.Node]:
+    """The results of a batch normalisation by running statistics; none for any other node."""
+    if str(node.target) == "aten.batch_norm.default" and not node.args[5]:
+        return [node]
+    if str(node.target) == "aten._native_batch_norm_legit_no_training.default":
+        results = list(node.users)
+        if all(user.op == "call_function" and user.args[1:] == (0,) for user in results):
+            return results
+    return []
+
+
+def _carries(node: fx.Node) -> bool:
+    op = str(node.target)
+    forward = op == "aten.convolution.default" and not node.args[6]
+    weight = node.args[1] if len(node.args) > 1 else None
+    return (forward or op in ("aten.linear.default", *_CONV)) and isinstance(weight, fx.Node)
+
+
+def _is(operand: object, name: str, known: dict[str, Tensor]) -> bool:
+    """Whether the operand is the tensor `name`, or is absent and there is none of that name."""
+    if operand is None:
+        return name not in known
+    return isinstance(operand, fx.Node) and operand.op == "get_attr" and operand.target == name and name in known

@@ -42,8 +42,11 @@ class Layout:
     @property
     def cols(self) -> int:
         """Bit lines of one group."""
-        total = math.prod(self.shape)
-        return total // max(self.rows * self.groups, 1)
+        if self.order == "vector":
+            return math.prod(self.shape)
+        if self.order == "out_in":
+            return self.shape[0] // self.groups
+        return self.shape[-1] if self.order == "in_out" else math.prod(self.shape[1:])
 
     def columns(self, t: Tensor) -> Tensor:
         """The transposed matrix (groups cols, rows) of a parameter: a view where memory allows."""
@@ -70,7 +73,7 @@ class Matrix:
 
 
 def _weight(module: nn.Module, weight: str, bias: str | None, groups: int = 1) -> Matrix:
-    shape = tuple(module.get_parameter(weight).shape)
+    shape = tuple(module._parameters[weight].shape)  # type: ignore[union-attr]
     present = bias if bias and module._parameters.get(bias) is not None else None
     return Matrix(weight, present, Layout(shape, "out_in", groups))
 
@@ -81,7 +84,7 @@ def _plain(module: nn.Module) -> Iterator[Matrix]:
 
 def _transposed(module: nn.Module) -> Iterator[Matrix]:
     # No bias row: every output pixel sums several columns, and would add the bias once for each.
-    shape = tuple(module.get_parameter("weight").shape)
+    shape = tuple(module._parameters["weight"].shape)  # type: ignore[union-attr]
     yield Matrix("weight", None, Layout(shape, "transposed", int(module.groups)))  # type: ignore[arg-type]
 
 
@@ -95,7 +98,8 @@ def _attention(module: nn.Module) -> Iterator[Matrix]:
 
 
 def _recurrent(module: nn.Module) -> Iterator[Matrix]:
-    for name in module._parameters:
+    names = getattr(module, "_flat_weights_names", ("weight_ih", "weight_hh"))
+    for name in names:
         if name.startswith("weight"):
             yield _weight(module, name, name.replace("weight", "bias", 1))
 
@@ -132,10 +136,17 @@ DIGITAL: dict[type[nn.Module], str] = {
 
 
 def matrices(module: nn.Module) -> tuple[Matrix, ...]:
-    """The crossbar matrices among the module's own parameters (not its children's)."""
+    """The crossbar matrices among the module's own parameters (not its children's).
+
+    None where a weight that the layer should have is no parameter (pruning and weight_norm make it from others), or
+    holds no real numbers.
+    """
     for cls, rule in RULES.items():
-        if isinstance(module, cls) and any(
-            isinstance(p, torch.nn.Parameter) for p in module._parameters.values()
-        ):
-            return tuple(rule(module))
+        if isinstance(module, cls):
+            try:
+                found = tuple(rule(module))
+            except (KeyError, AttributeError):
+                return ()
+            real = all(module._parameters[m.weight].is_floating_point() for m in found)  # type: ignore[union-attr]
+            return found if real else ()
     return ()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar.gradient import slope as core_slope
+from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import twin
 from crossbar_sim.nn.design import Design
@@ -32,11 +33,11 @@ def program_into(
 ) -> None:
     """Write the programmed weight (and bias row) of `slot` into preallocated buffers.
 
-    Where the matrix is the weight's own memory, it is read and written in place, without a copy.
+    Where the matrix is the weight's own memory, it is read and written in place, without a copy; what depends
+    on the clean values alone (that they are finite, their scale) is looked up once.
     """
     assert weight is not None
     columns = slot.columns(module).detach()
-    check_finite(columns, slot.name)
     direct = (
         bias is None
         and design.maps is None
@@ -45,15 +46,26 @@ def program_into(
         and weight.dtype == torch.float32
     )
     if direct:
-        out = weight.view(columns.shape).numpy()
-        key = design.key(slot.name)
-        design.hardware.effective_weight(columns.contiguous().numpy(), key, design.chip, out)
+        w, out = columns.contiguous().numpy(), weight.view(columns.shape).numpy()
+        scale = _scale(design, slot, module, columns, w)
+        design.hardware.effective_weight(w, design.key(slot.name), design.chip, out, scale)
         return
+    check_finite(columns, slot.name)
     programmed = program(design, slot.name, columns)
     w, b = slot.split(programmed)
     weight.copy_(w)
     if bias is not None and b is not None:
         bias.copy_(b)
+
+
+def _scale(design: Design, slot: "Slot", module: nn.Module, columns: Tensor, w: Float32) -> Float32:
+    """The mapping's scale of the clean matrix, kept as long as matrix and mapping are the same."""
+    tag = (design.hardware.mapping, *slot.state(module))
+    known = slot.scale
+    if known is None or known[0] != tag:
+        check_finite(columns, slot.name)
+        known = slot.scale = (tag, design.hardware.mapping.scale(w))
+    return known[1]
 
 
 def program(design: Design, name: str, columns: Tensor) -> Tensor:
@@ -68,11 +80,13 @@ def program(design: Design, name: str, columns: Tensor) -> Tensor:
     return torch.from_numpy(design.hardware.effective_weight(w, key, design.chip)).to(columns.dtype)
 
 
-def gain(design: Design, name: str, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """The programmed matrix and its derivative with respect to each weight, both (cols, rows)."""
+def gain(design: Design, name: str, columns: Tensor, trained: bool = True) -> tuple[Tensor, Tensor | None]:
+    """The programmed matrix and, if `trained`, its derivative with respect to each weight, both (cols, rows)."""
     key, detached = design.key(name), columns.detach()
     check_finite(detached, name)
     programmed = program(design, name, detached)
+    if not trained:
+        return programmed, None
     if design.maps is not None:  # a measured map has no derivative of its own: straight through
         return programmed, torch.ones_like(detached)
     if columns.device.type != "cpu":

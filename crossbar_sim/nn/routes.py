@@ -35,38 +35,47 @@ def _plain_cpu(*tensors: Tensor | None) -> bool:
     )
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear by the machine's fastest float32 GEMM: x (..., in), weight (out, in), bias (out,)."""
-    if onednn_works() and x.dim() >= 2 and x.numel() and weight.dim() == 2 and _plain_cpu(x, weight, bias):
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear by the machine's fastest float32 GEMM: input (..., in), weight (out, in), bias (out,)."""
+    fits = input.dim() >= 2 and weight.dim() == 2 and input.shape[-1] == weight.shape[1]
+    fits = fits and input.numel() > 0 and weight.numel() > 0
+    fits = fits and (bias is None or bias.shape == weight.shape[:1])  # others are for torch to refuse
+    if fits and onednn_works() and _plain_cpu(input, weight, bias):
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
         return y
-    return F.linear(x, weight, bias)
+    return F.linear(input, weight, bias)
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def _pair(value: Any) -> tuple[int, int] | None:
+    """(rows, cols) of torch's n, [n] or [rows, cols]; None for anything else."""
     items = list(value) if isinstance(value, list | tuple) else [value]
-    return (items[0], items[-1])
+    return (items[0], items[-1]) if len(items) in (1, 2) and all(type(n) is int for n in items) else None
 
 
 def max_pool2d(
-    x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
     ceil_mode: bool = False, return_indices: bool = False,
 ) -> Any:  # fmt: skip
-    """F.max_pool2d as maxima of slices, rows first: x (..., c, h, w)."""
-    stride = kernel_size if stride is None or stride == [] else stride
-    (kh, kw), (sh, sw), (ph, pw) = _pair(kernel_size), _pair(stride), _pair(padding)
-    plain = _pair(dilation) == (1, 1) and not ceil_mode and not return_indices and kh * kw > 1
-    if not (plain and x.dim() in (3, 4) and _plain_cpu(x) and min(x.shape) > 0):
-        return F.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
-    if 2 * ph > kh or 2 * pw > kw:  # torch refuses it, in its own words
-        return F.max_pool2d(x, kernel_size, stride, padding)
+    """F.max_pool2d as maxima of slices, rows first: input (..., c, h, w). What torch refuses is left to it."""
+    stride = kernel_size if stride is None or stride in ([], ()) else stride
+    kernel, step, pad = _pair(kernel_size), _pair(stride), _pair(padding)
+    plain = _pair(dilation) == (1, 1) and not ceil_mode and not return_indices
+    plain = plain and input.dim() in (3, 4) and _plain_cpu(input) and min(input.shape) > 0
+    if not plain or kernel is None or step is None or pad is None or not _possible(input, kernel, step, pad):
+        return F.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    (kh, kw), (sh, sw), (ph, pw), x = kernel, step, pad, input
     if ph or pw:
         x = F.pad(x, (pw, pw, ph, ph), value=float("-inf"))
     rows, cols = (x.shape[-2] - kh) // sh + 1, (x.shape[-1] - kw) // sw + 1
-    if rows < 1 or cols < 1:
-        return F.max_pool2d(x, kernel_size, stride, padding)
     y = _slices(x, -2, rows, kh, sh)
     return _slices(y, -1, cols, kw, sw).contiguous()
+
+
+def _possible(x: Tensor, kernel: tuple[int, int], step: tuple[int, int], pad: tuple[int, int]) -> bool:
+    """Whether torch takes the arguments, and there is a neighbour to compare with."""
+    per_side = zip(x.shape[-2:], kernel, step, pad, strict=True)
+    fits = all(k > 0 and s > 0 and 0 <= 2 * p <= k <= n + 2 * p for n, k, s, p in per_side)
+    return fits and kernel != (1, 1)
 
 
 def _slices(x: Tensor, dim: int, n: int, k: int, stride: int) -> Tensor:

@@ -7,6 +7,7 @@ log-normal law). Simple rather than fast; tuned GPU kernels are a later matter.
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from crossbar_sim.crossbar import drift as laws
 from crossbar_sim.crossbar.devices import PolynomialNoise, ProgrammingNoise
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.law import Law
-from crossbar_sim.crossbar.mapping import Mapping
+from crossbar_sim.crossbar.mapping import Mapping, Offset
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
@@ -120,8 +121,10 @@ def _program(noise: ProgrammingNoise | PolynomialNoise, g: Tensor, z: Tensor, g_
 def _target(mapping: Mapping, columns: Tensor, scale: Tensor, sign: float, base: float) -> Tensor:
     """Eq. (2) to (4): the plane's targets, flat; the reference column is appended by the caller."""
     g = (base + sign * scale.reshape(-1, 1) * columns).clamp(mapping.g_min, mapping.g_max)
-    if mapping.levels is not None:
-        g = torch.floor((g - mapping.g_min) / mapping.step + 0.5) * mapping.step + mapping.g_min
+    if mapping.levels is not None:  # rounding to a level as the core does: ties would be a whole step apart
+        low, step, per_step = (float(np.float32(v)) for v in (mapping.g_min, mapping.step, 1 / mapping.step))
+        level = torch.floor((g - low) * per_step + 0.5).double()
+        g = (level * step + low).float().clamp(max=mapping.g_max)
     return g.reshape(-1)
 
 
@@ -136,7 +139,7 @@ def _planes(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One plane after drift, its healthy cells, and the drift factor of each cell: flat."""
     mapping, device = hardware.mapping, columns.device
-    middle = (mapping.g_min + mapping.g_max) / 2
+    middle = mapping.middle if isinstance(mapping, Offset) else mapping.g_min
     sign, base = (-1.0 if plane % 2 else 1.0, mapping.g_min) if mapping.planes_per_copy == 2 else (1.0, middle)
     g = _target(mapping, columns, scale, sign, base)
     if mapping.planes_per_copy == 1:

@@ -1,5 +1,6 @@
 """How well one chip does: accuracy against labels, agreement with the clean model, error of the outputs."""
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -87,6 +88,21 @@ class Reference:
         """Whether outputs are scores of classes, of which the largest counts."""
         return self.clean.dim() >= 2 and self.clean.shape[1] >= 2
 
+    @functools.cached_property
+    def predicted(self) -> Tensor:
+        """The clean model's classes, (n,) or (n, places...)."""
+        return self.clean.argmax(1)
+
+    @functools.cached_property
+    def norm(self) -> float:
+        """Sum of the squares of all clean outputs."""
+        return float(self.clean.double().square().sum())
+
+    @property
+    def _places(self) -> int:
+        """Classes per example: 1, or the pixels of a segmentation."""
+        return max(self.predicted[:1].numel(), 1)
+
     def clean_score(self) -> Score:
         """The clean model's own score."""
         accuracy = None if self.y is None else _share(self.clean.argmax(1) == self.y)
@@ -99,19 +115,17 @@ class Reference:
         """
 
         def reduce(y: Tensor, part: slice) -> tuple[float, float, float]:
-            out, clean = y.cpu(), self.clean[part]
-            right = agree = 0.0
+            out, right, agree = y.cpu(), 0.0, 0.0
             if self.classes:
                 predicted = out.argmax(1)
-                agree = float((predicted == clean.argmax(1)).double().mean(dim=None)) * len(out)
+                agree = float(torch.count_nonzero(predicted == self.predicted[part])) / self._places
                 if self.y is not None:
-                    right = float((predicted == self.y[part]).sum())
-            return right, agree, float((out.double() - clean.double()).square().sum())
+                    right = float(torch.count_nonzero(predicted == self.y[part]))
+            return right, agree, float((out - self.clean[part]).square_().sum(dtype=torch.float64))
 
         rows = outputs(model, self.x, self.block, self.fixed, reduce)
         right, agree, square = (math.fsum(column) for column in zip(*rows, strict=True))
-        norm = float(self.clean.double().square().sum())
-        error = math.sqrt(square / norm) if norm > 0 and math.isfinite(square) else None
+        error = math.sqrt(square / self.norm) if self.norm > 0 and math.isfinite(square) else None
         return Score(
             accuracy=None if self.y is None else right / len(self.x),
             agreement=agree / len(self.x) if self.classes else None,

@@ -95,7 +95,7 @@ def test_only_matrices_are_programmed(shape):
         Hardware().program(np.ones(shape, np.float32), Key(0), 0)
 
 
-# --- geometry, counted by hand ---------------------------------------------------------------------
+# --- geometry, counted by hand --------------------------------------------------------------------
 
 
 def test_geometry_of_a_differential_pair():

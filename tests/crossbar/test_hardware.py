@@ -59,7 +59,7 @@ def assert_both_routes_agree(hardware, w, chip=0):
     return planes
 
 
-# --- the two routes --------------------------------------------------------------------------------
+# --- the two routes -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("drift_per", ["cell", "weight"])
@@ -68,9 +68,7 @@ def assert_both_routes_agree(hardware, w, chip=0):
 @pytest.mark.parametrize("cls", ALL_MAPPINGS)
 def test_the_fast_route_is_the_planes(cls, g_min, scale_per, drift_per):
     for levels, clip, copies, drift in itertools.product((None, 16), (None, 95.0), (1, 3), DRIFTS):
-        mapping = cls(
-            g_min, 1e-4, levels=levels, scale_per=scale_per, clip=clip, copies=copies
-        )
+        mapping = cls(g_min, 1e-4, levels=levels, scale_per=scale_per, clip=clip, copies=copies)
         assert_both_routes_agree(Hardware(mapping, drift, drift_per=drift_per), weights(19, 31))
 
 
@@ -151,7 +149,7 @@ def test_arrays_that_would_be_copied_behind_the_back_are_refused():
             hardware.effective_weight(columns, KEY, 0, bad)
 
 
-# --- the identity that ties the levels together ------------------------------------------------------
+# --- the identity that ties the levels together ---------------------------------------------------
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.6, 1.5])
@@ -160,9 +158,7 @@ def test_without_a_floor_the_weight_is_multiplied_exactly(sigma, drift_per):
     """g_min = 0 and a scale that is a power of two: w exp(lambda) bit for bit."""
     w = weights(40, 30)
     w[0, 0] = 1.0
-    hardware = Hardware(
-        Differential(0.0, 2.0**-13), LogNormalDrift(sigma), drift_per=drift_per
-    )
+    hardware = Hardware(Differential(0.0, 2.0**-13), LogNormalDrift(sigma), drift_per=drift_per)
     factor = LogNormalDrift(sigma).apply(np.ones((2, 40, 30), np.float32), KEY, 4)
     own = factor[0] if drift_per == "weight" else np.where(w >= 0, factor[0], factor[1])
     assert np.array_equal(effective(hardware, w, chip=4), w * own)
@@ -189,7 +185,22 @@ def test_the_papers_law_in_distribution():
     assert stats.kstest(ratio, stats.norm(0, 0.63).cdf).pvalue < 1e-4
 
 
-# --- per cell or per weight ----------------------------------------------------------------------------
+def test_the_worked_example_of_the_model_page():
+    """The numbers of docs/model.md, to the digits printed there."""
+    w = np.float32([[1.0, -0.25], [0.5, 0.0]])
+    key, law = Key(0).fold("fc1"), LogNormalDrift(0.6)
+    array = Hardware(Differential(1e-6, 5e-6), law).program(w, key, 7)
+    plus, minus = [[4.587, 1.056], [1.545, 1.742]], [[0.558, 1.613], [1.213, 0.406]]
+    assert np.allclose(array.drifted * 1e6, [plus, minus], atol=6e-4)
+    assert np.allclose(array.weight, [[1.007, -0.139], [0.083, 0.334]], atol=6e-4)
+    assert np.allclose(array.matvec(np.float32([1, 1])), [1.090, 0.195], atol=6e-4)
+    together = Hardware(Differential(1e-6, 5e-6), law, drift_per="weight").program(w, key, 7)
+    factor = [[0.917, 1.056], [0.515, 1.742]]
+    assert np.allclose(law.apply(np.ones_like(w), key, 7), factor, atol=6e-4)
+    assert np.allclose(together.weight, [[0.917, -0.264], [0.258, 0]], atol=6e-4)
+
+
+# --- per cell or per weight -----------------------------------------------------------------------
 
 
 def test_drift_per_weight_multiplies_even_with_a_floor():
@@ -202,7 +213,7 @@ def test_drift_per_weight_multiplies_even_with_a_floor():
 
 
 def test_drift_per_cell_with_a_floor_disturbs_even_zero_weights():
-    """Each cell has its own factor: w' = w e^a + (g_min / s)(e^a - e^b) for w >= 0, a different, harsher model."""
+    """Each cell has its own factor: w' = w e^a + (g_min / s)(e^a - e^b) for w >= 0: harsher."""
     w, law = weights(50, 40), LogNormalDrift(0.5)
     hardware = Hardware(Differential(2e-5, 1e-4), law, drift_per="cell")
     array = hardware.program(w, KEY, 1)
@@ -239,7 +250,7 @@ def test_the_offset_reference_is_as_imperfect_as_the_rest():
     assert np.corrcoef(by_row, reference_error)[0, 1] > 0.99
 
 
-# --- order of effects ----------------------------------------------------------------------------------
+# --- order of effects -----------------------------------------------------------------------------
 
 
 def stages(**effects):
@@ -277,9 +288,7 @@ def test_drift_multiplies_what_was_really_programmed():
 
 def test_faults_do_not_depend_on_the_weights_or_the_other_effects():
     one = stages(stuck=StuckCells(0.1, 0.1))
-    other = stages(
-        stuck=StuckCells(0.1, 0.1), programming=ProgrammingNoise(0.1), drift=LogNormalDrift(1.0)
-    )
+    other = stages(stuck=StuckCells(0.1, 0.1), programming=ProgrammingNoise(0.1), drift=LogNormalDrift(1.0))
     assert np.array_equal(one.faults, other.faults)
 
 
@@ -300,7 +309,7 @@ def test_effects_and_designs_up_to_one():
     assert np.array_equal(stuck.drifted, hardware.program(w, KEY, 0).programmed)
 
 
-# --- programming noise ----------------------------------------------------------------------------------
+# --- programming noise ----------------------------------------------------------------------------
 
 
 def test_programming_noise_is_a_fraction_of_g_max():
@@ -314,11 +323,14 @@ def test_programming_noise_is_a_fraction_of_g_max():
     assert stats.binomtest(int(np.count_nonzero(minus == 0)), 40_000, 0.5).pvalue > 0.01
 
 
-# Wan et al., Nature 608 (2022), 1 s after programming, as fitted in aihwkit's noise/reram.py: uS over g / 40 uS
+# Wan et al., Nature 608 (2022), 1 s after programming: aihwkit's fit in uS over g / 40 uS
 WAN = tuple(c * 1e-6 for c in (0.348, 16.030, -43.853, 45.393, -16.815))
 
 
-@pytest.mark.parametrize(("fraction", "sigma"), [(0, 0.348), (0.1, 1.556), (0.25, 2.258), (0.5, 2.023), (0.75, 1.533), (1, 1.103)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fraction", "sigma"),
+    [(0, 0.348), (0.1, 1.556), (0.25, 2.258), (0.5, 2.023), (0.75, 1.533), (1, 1.103)],
+)
 def test_a_polynomial_spread_keeps_its_reference(fraction, sigma):
     """A peer scales the fit to its own g_max: 1.6 times too much at 25 uS. Values from the published fit."""
     noise = PolynomialNoise(WAN, 40e-6)
@@ -334,7 +346,7 @@ def test_a_polynomial_spread_keeps_its_reference(fraction, sigma):
             assert np.std(error) == pytest.approx(sigma, rel=0.02)
 
 
-# --- redundancy --------------------------------------------------------------------------------------------
+# --- redundancy -----------------------------------------------------------------------------------
 
 
 def rms_error(copies, law, chip=0):
@@ -368,12 +380,11 @@ def test_each_copy_is_a_plane_of_its_own():
     per_cell = Hardware(Differential(1e-6, 1e-4, copies=3), LogNormalDrift(0.5))
     array = per_cell.program(np.zeros((20, 20), np.float32), KEY, 0)
     assert not any(
-        np.array_equal(array.drifted[p], array.drifted[q])
-        for p, q in itertools.combinations(range(6), 2)
+        np.array_equal(array.drifted[p], array.drifted[q]) for p, q in itertools.combinations(range(6), 2)
     )
 
 
-# --- chips --------------------------------------------------------------------------------------------------
+# --- chips ----------------------------------------------------------------------------------------
 
 
 def test_chips_differ_and_a_chip_is_the_same_again():
@@ -401,7 +412,7 @@ def test_a_chip_has_the_same_normals_at_every_sigma():
         assert np.allclose(logs(sigma), sigma * logs(1.0), atol=5e-6)
 
 
-# --- against the twin ----------------------------------------------------------------------------------------
+# --- against the twin -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("drift_per", ["cell", "weight"])

@@ -1,8 +1,11 @@
 """Every drift law and the stuck cells against their distributions, with controls that must fail.
 
-Fixed seeds: these tests are deterministic. A law is accepted if its Kolmogorov-Smirnov test is not significant
-at 1 % after Bonferroni's correction for all of them, and a law that is off by 3 to 5 % must be told apart.
+Fixed seeds: these tests are deterministic. A law is accepted if its Kolmogorov-Smirnov test is not
+significant at 1 % after Bonferroni's correction for all of them, and a law whose parameter is off by a few
+per cent must be told apart.
 """
+
+import itertools
 
 import numpy as np
 import pytest
@@ -84,7 +87,11 @@ def test_mean_and_spread(law):
         assert abs(x.var() / variance - 1) < 5 * np.sqrt((kurtosis + 2) / N)
 
 
-@pytest.mark.parametrize("law", [GammaDrift(0.8), ParetoDrift(3.0), NormalDrift(0.1), UniformDrift(0.3), LaplaceDrift(0.05)], ids=lambda law: law.kind)  # fmt: skip
+@pytest.mark.parametrize(
+    "law",
+    [GammaDrift(0.8), ParetoDrift(3.0), NormalDrift(0.1), UniformDrift(0.3), LaplaceDrift(0.05)],
+    ids=lambda law: law.kind,
+)
 def test_factors_with_mean_one(law):
     x = sample(law)
     assert abs(x.mean() - 1) < 5 * x.std() / np.sqrt(N)
@@ -157,7 +164,7 @@ def test_twin(law):
     assert np.max(error) < TOLERANCE.get(law.kind, 1e-6)
 
 
-# --- what every law keeps ----------------------------------------------------------------------------
+# --- what every law keeps -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("law", [e.identity for e in EXAMPLES.values() if e.identity], ids=str)
@@ -222,7 +229,7 @@ def test_the_input_is_left_alone(law):
     assert np.array_equal(g, before)
 
 
-# --- the same chip at every spread ---------------------------------------------------------------
+# --- the same chip at every spread ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("law", WITH_SPREAD.values(), ids=[law.kind for law in WITH_SPREAD])
@@ -241,7 +248,7 @@ def test_ln_of_the_lognormal_factor_is_linear_in_sigma():
         assert np.allclose(ratio, sigma * z, atol=3e-7 * max(1, sigma) * 7)
 
 
-# --- single laws -----------------------------------------------------------------------------------
+# --- single laws ----------------------------------------------------------------------------------
 
 
 def test_small_gamma_is_normal():
@@ -253,7 +260,7 @@ def test_small_gamma_is_normal():
     assert np.max(np.abs(gamma - (1 + sigma * z))) > 1e-5, "control: without the second term"
 
 
-GAMMA_ERROR = {0.01: 2e-7, 0.03: 2e-7, 0.1: 4e-7, 0.3: 1e-6, 0.5: 2e-6, 1.0: 6e-6, 2.0: 2e-5, 3.0: 3e-5}  # fmt: skip
+GAMMA_ERROR = {0.01: 2e-7, 0.03: 2e-7, 0.1: 4e-7, 0.3: 1e-6, 0.5: 2e-6, 1.0: 6e-6, 2.0: 2e-5, 3.0: 3e-5}
 
 
 @pytest.mark.parametrize(("sigma", "allowed"), GAMMA_ERROR.items())
@@ -265,9 +272,7 @@ def test_gamma_table_against_scipy(sigma, allowed):
     per_unit = np.float32(law.PIECES / (2 * law.Z))
     kernels.by_quantile(np.ones_like(z), z, law.table().ravel(), np.float32(-law.Z), per_unit, x)
     shape, tail = sigma**-2, special.ndtr(-np.abs(z.astype(np.float64)))
-    inverse = np.where(
-        z < 0, special.gammaincinv(shape, tail), special.gammainccinv(shape, tail)
-    )
+    inverse = np.where(z < 0, special.gammaincinv(shape, tail), special.gammainccinv(shape, tail))
     exact = inverse / shape
     seen = exact > 2.0**-115
     assert np.max(np.abs(x[seen] / exact[seen] - 1)) < allowed
@@ -298,10 +303,10 @@ def test_retention_falls_with_time():
     g = np.full(20_000, 1e-5, np.float32)
     times = (1.0, 10.0, 1e3, 1e6)
     clean = [RetentionDrift(0.05, time=t).apply(g, KEY, 0) for t in times]
-    assert all(np.all(b < a) for a, b in zip(clean, clean[1:], strict=False))
+    assert all(np.all(b < a) for a, b in itertools.pairwise(clean))
     assert np.allclose(clean[2], 1e-5 * 1e3**-0.05, rtol=3e-7)
     spread = [RetentionDrift(0.05, time=t, nu_sigma=0.01).apply(g, KEY, 0) for t in times]
-    assert all(np.all(b < a) for a, b in zip(spread, spread[1:], strict=False)), "nu > 0 for |z| < 5"
+    assert all(np.all(b < a) for a, b in itertools.pairwise(spread)), "nu > 0 for |z| < 5"
     assert np.std(np.log(spread[3])) > np.std(np.log(spread[1])) > 0
 
 
@@ -318,7 +323,7 @@ def test_relaxation_starts_at_one_second():
     assert np.array_equal(law.apply(g, KEY, 0), g)
 
 
-# --- stuck cells -------------------------------------------------------------------------------------
+# --- stuck cells ----------------------------------------------------------------------------------
 
 
 def stuck_rates(off: float, on: float, chip: int = 0) -> tuple[int, int]:
@@ -349,6 +354,18 @@ def test_stuck_probabilities_at_the_ends_are_exact():
     assert stuck_rates(1.0, 0.0) == (N, 0)
     assert stuck_rates(0.0, 1.0) == (0, N)
     assert sum(stuck_rates(0.25, 0.75)) == N
+
+
+def test_thresholds_are_where_the_specification_puts_them():
+    """A word at a threshold: not below it, so not off or dropped; at the upper one, so on."""
+    words = np.array([0, 99, 100, 101, 2**32 - 201, 2**32 - 200, 2**32 - 1], np.uint32)
+    g, out = np.full(7, 2.0, np.float32), np.empty(7, np.float32)
+    faults = np.empty(7, np.uint8)
+    kernels.stick(g, words, 100, 2**32 - 200, np.float32(1), np.float32(3), out, faults)
+    assert faults.tolist() == [1, 1, 0, 0, 0, 2, 2]
+    assert out.tolist() == [1, 1, 2, 2, 2, 3, 3]
+    kernels.drop(g, words, 100, out)
+    assert out.tolist() == [0, 0, 2, 2, 2, 2, 2]
 
 
 def test_stuck_cells_sit_at_the_ends_of_the_window():

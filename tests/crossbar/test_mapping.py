@@ -31,7 +31,7 @@ def resolution(mapping, array):
     return float(np.spacing(np.float32(mapping.g_max))) / array.scale
 
 
-# --- worked by hand ------------------------------------------------------------------------------
+# --- worked by hand -------------------------------------------------------------------------------
 
 W = [[1.0, -0.25], [0.5, 0.0]]
 
@@ -51,6 +51,13 @@ def test_offset_by_hand():
     assert np.allclose(array.scale, [2e-6], rtol=1e-7)
     assert np.allclose(array.target[0] * 1e6, [[5, 2.5, 3], [4, 3, 3]], rtol=1e-6)
     assert np.allclose(array.weight, W, atol=3e-7)
+
+
+def test_the_least_scale_and_the_largest_weight():
+    """The limit that docs/model.md states for g_max = 1e-4 S."""
+    assert np.allclose(program(Differential(), [[9e32]]).weight, 9e32)
+    with pytest.raises(InputError, match="rescale the weights"):
+        program(Differential(), [[1.1e33]])
 
 
 def test_levels_by_hand():
@@ -80,7 +87,7 @@ def test_even_levels_have_no_middle_so_the_offset_mapping_takes_the_one_below():
     assert np.allclose(array.weight[1:, 0], np.array([1, 0, 0, -1, 0]) / 1.5, atol=1e-6)
 
 
-# --- the ideal round trip ------------------------------------------------------------------------
+# --- the ideal round trip -------------------------------------------------------------------------
 
 
 @mappings
@@ -139,7 +146,7 @@ def test_weights_that_no_conductance_can_stand_for_are_refused(cls, bad):
             hardware.effective_weight(np.ascontiguousarray(w.T), Key(0), 0)
 
 
-# --- levels --------------------------------------------------------------------------------------
+# --- levels ---------------------------------------------------------------------------------------
 
 
 @mappings
@@ -195,7 +202,7 @@ def test_copies_are_quantised_alike(cls):
     assert np.allclose(one, three, atol=1e-6)
 
 
-# --- scale and clip --------------------------------------------------------------------------------
+# --- scale and clip -------------------------------------------------------------------------------
 
 
 @mappings
@@ -236,9 +243,9 @@ def test_scale_per_column_is_finer():
     """What it is for: a column of small weights uses the whole window."""
     w = ramp() * np.float32([[1.0, 0.01]])
     errors = {
-        scale_per: np.abs(
-            program(Differential(0, 1e-4, levels=16, scale_per=scale_per), w).weight - w
-        ).max(axis=0)
+        scale_per: np.abs(program(Differential(0, 1e-4, levels=16, scale_per=scale_per), w).weight - w).max(
+            axis=0
+        )
         for scale_per in ("matrix", "column")
     }
     assert errors["column"][1] < errors["matrix"][1] / 10
@@ -262,7 +269,7 @@ def test_scale_and_inverse_are_exact_where_they_can_be():
     assert Differential(0.0, 2.0**-13, copies=4).inverse(scale) == np.float32(2.0**10)
 
 
-# --- against the twin -------------------------------------------------------------------------------
+# --- against the twin -----------------------------------------------------------------------------
 
 matrices = hnp.arrays(
     np.float32,

@@ -1,0 +1,139 @@
+"""A chip file that was read: what it says, and its conductances in place of simulated ones."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+
+from crossbar_sim.crossbar.checks import show
+from crossbar_sim.crossbar.config import from_json
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.stream import Float32
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.design import Maps
+from crossbar_sim.store import guard
+from crossbar_sim.store.contents import open_array, open_arrays
+from crossbar_sim.store.layout import FORMAT, FORMAT_VERSION, group_of, path_of
+from crossbar_sim.store.stored_array import StoredArray
+
+
+@dataclass(frozen=True)
+class ChipFile:
+    """What a chip file says; the conductances are read from it when they are needed.
+
+    Everything but `path` and `arrays` is None where the file does not say it, as a lab's own may not.
+
+    Args:
+        path: the file.
+        arrays: what it holds, in its order.
+        format_version: of docs/format.md.
+        hardware, seed, chip: the simulated design and the sample of it.
+        model_sha256: of the model's file.
+        version: of the crossbar-sim that wrote it.
+        stream_version: of its random numbers.
+    """
+
+    path: Path
+    arrays: tuple[StoredArray, ...]
+    format_version: int | None = None
+    hardware: Hardware | None = None
+    seed: int | None = None
+    chip: int | None = None
+    model_sha256: str | None = None
+    version: str | None = None
+    stream_version: int | None = None
+
+    def check_against(self, names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Compare the file's arrays with a model's.
+
+        Args:
+            names: of the model's arrays: `slot.name` of every slot that is not ideal.
+
+        Returns:
+            (missing, unused): arrays of the model that the file lacks, which compute with clean weights,
+            and arrays of the file that the model lacks, which are ignored.
+
+        Raises:
+            InputError: if they have none in common.
+        """
+        wanted = {group_of(name): name for name in names}
+        there = {array.groups: array for array in self.arrays}
+        if not wanted.keys() & there.keys():
+            have = ", ".join(show(array.path)[1:-1] for array in self.arrays[:4])
+            need = ", ".join(path_of(groups) for groups in list(wanted)[:4]) or "none at all"
+            raise InputError(
+                f"{self.path}: none of its arrays is one of the model: it has {have} and the model needs "
+                f"{need}; is it the chip of another model?"
+            )
+        missing = tuple(name for groups, name in wanted.items() if groups not in there)
+        unused = tuple(array.name for groups, array in there.items() if groups not in wanted)
+        return missing, unused
+
+    def maps(self, hardware: Hardware | None = None) -> Maps:
+        """The file's conductances for `Design.set_maps`.
+
+        Args:
+            hardware: for what the file leaves open: its mapping's kind, window and scale. A file that
+                crossbar-sim wrote leaves nothing open.
+
+        Returns:
+            (name of an array, its clean matrix (cols, rows)) -> the matrix (cols, rows) that the drifted
+            planes stand for, or None for an array that the file lacks. It raises InputError if the planes
+            do not fit the matrix, hold what is no conductance, or the file is damaged.
+        """
+        there = {array.groups for array in self.arrays}
+        assumed = self.hardware if self.hardware is not None else hardware
+
+        def read(name: str, columns: Float32) -> Float32 | None:
+            groups = group_of(name)
+            if groups not in there:
+                return None
+            with guard.reading(self.path) as file:
+                opened = open_array(file, groups)
+                return opened.array.weights(opened.drifted, opened.unit, columns, assumed)
+
+        return read
+
+
+def read_chip(path: str | os.PathLike[str]) -> ChipFile:
+    """Open a chip file, of crossbar-sim or of a lab (docs/format.md), and check all but the planes.
+
+    The planes are checked, against their checksums too, when they are read: before they compute.
+
+    Raises:
+        InputError: in one sentence with the path, the cause and the remedy: if the file is missing, no
+            chip file, of a newer format, damaged, points to other files, or holds an array that cannot
+            be used.
+    """
+    path = Path(path)
+    with guard.reading(path) as file:
+        _check_format(file)
+        hardware = guard.text(file, "hardware")
+        return ChipFile(
+            path,
+            tuple(opened.array for opened in open_arrays(file)),
+            guard.whole(file, "format_version", 1, FORMAT_VERSION),
+            None if hardware is None else from_json(hardware, "the attribute hardware"),
+            guard.whole(file, "seed", 0, 2**64 - 1),
+            guard.whole(file, "chip", 0, 2**32 - 1),
+            guard.text(file, "model_sha256"),
+            guard.text(file, "version"),
+            guard.whole(file, "stream_version", 0, 2**32 - 1),
+        )
+
+
+def _check_format(file: h5py.File) -> None:
+    """A file may leave format out; one that names another, or a newer version, is another's."""
+    found = guard.text(file, "format")
+    if found not in (None, FORMAT):
+        raise InputError(f"is of format {show(found)} and no chip file ({FORMAT!r})")
+    version = guard.whole(file, "format_version", 1, 2**32 - 1)
+    if version is not None and version > FORMAT_VERSION:
+        raise InputError(
+            f"has format_version {version} and this crossbar-sim reads up to {FORMAT_VERSION}: update "
+            "crossbar-sim"
+        )
+    if found is not None and version is None:
+        raise InputError("has no format_version: it is damaged; export or copy it again")

@@ -1,0 +1,159 @@
+"""Finding the arrays of an open chip file, and checking what it says of each."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+from h5py import h5l, h5o
+
+from crossbar_sim.crossbar.checks import show, unknown
+from crossbar_sim.crossbar.mapping import Differential
+from crossbar_sim.crossbar.stream import Float32
+from crossbar_sim.errors import InputError
+from crossbar_sim.store import guard
+from crossbar_sim.store.dataset import child, open_conductances, open_faults
+from crossbar_sim.store.layout import DRIFTED, FAULTS, LAYERS, STAGES, group_of, name_of, path_of
+from crossbar_sim.store.stored_array import MAPPINGS, StoredArray
+
+
+class Opened(NamedTuple):
+    """An array with its datasets: `unit` is what one unit of `drifted` is in S."""
+
+    array: StoredArray
+    drifted: h5py.Dataset
+    unit: float
+    faults: h5py.Dataset | None
+
+
+def open_arrays(file: h5py.File) -> Iterator[Opened]:
+    """Every array of the file, in its order.
+
+    Raises:
+        InputError: if there is none, or one cannot be used.
+    """
+    if not child(file, LAYERS, h5o.TYPE_GROUP):
+        raise InputError(
+            "holds no group /layers and so no conductances of a network; write a chip file with "
+            "crossbar-sim export, or see docs/format.md for one of your own"
+        )
+    layers, found = file[LAYERS], False
+    for outer in layers:
+        child(layers, outer, h5o.TYPE_GROUP)
+        group, here = layers[outer], False
+        if any(name in group for name in (*STAGES, FAULTS)):
+            here = True
+            yield open_array(file, (outer,))
+        for inner in group:
+            if _is_array(group, inner):
+                here = True
+                yield open_array(file, (outer, inner))
+        if not here:
+            raise InputError(f"{show(path_of((outer,)))} holds no dataset {DRIFTED}: add it")
+        found = True
+    if not found:
+        raise InputError("its group /layers is empty: it has no conductances; export it again")
+
+
+def open_array(file: h5py.File, groups: tuple[str, ...]) -> Opened:
+    """One array, checked as far as it can be without reading its planes.
+
+    Raises:
+        InputError: saying what is wrong with it and how it should be.
+    """
+    path = show(path_of(groups))[1:-1]
+    try:
+        group = file
+        for part in (LAYERS, *groups):
+            if not child(group, part, h5o.TYPE_GROUP):
+                raise InputError("is not there any more")
+            group = group[part]
+        return _open_array(group, groups)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _is_array(group: h5py.Group, name: str) -> bool:
+    """Whether `name` is an array of another parameter of the layer; anything may lie beside."""
+    link = name.encode(errors="surrogateescape")
+    if group.id.links.get_info(link).type != h5l.TYPE_HARD:
+        child(group, name, h5o.TYPE_GROUP)  # refuses it
+    if h5o.get_info(group.id, link).type != h5o.TYPE_GROUP:
+        return False
+    return any(dataset in group[name] for dataset in (*STAGES, FAULTS))
+
+
+def _open_array(group: h5py.Group, groups: tuple[str, ...]) -> Opened:
+    stages, units = {}, {}
+    for name in STAGES:
+        opened = open_conductances(group, name)
+        if opened is not None:
+            stages[name], units[name] = opened
+    if DRIFTED not in stages:
+        raise InputError(f"holds no dataset {DRIFTED}, the conductances that compute: add it")
+    drifted = stages[DRIFTED]
+    faults = open_faults(group, FAULTS)
+    for name, dataset in (*stages.items(), (FAULTS, faults)):
+        if dataset is not None and dataset.shape != drifted.shape:
+            raise InputError(
+                f"{name} has shape {dataset.shape} and {DRIFTED} {drifted.shape}: make them alike"
+            )
+    array = StoredArray(
+        name=_parameter(group, groups),
+        groups=groups,
+        shape=drifted.shape,
+        stages=tuple(stages),
+        kind=_kind(group),
+        window=_window(group),
+        copies=guard.whole(group, "copies", 1, 1024),
+        scale=_scale(group, drifted.shape[2]),
+    )
+    reference = 0
+    if array.kind is not None:
+        reference = int(array.mapping(None).planes_per_copy == 1)
+    cols = {drifted.shape[2] - reference, drifted.shape[2] - int(array.kind is None)}
+    for name, allowed in (("rows", {drifted.shape[1]}), ("cols", cols)):
+        value = guard.whole(group, name, 0, 2**63 - 1)
+        if value is not None and value not in allowed:
+            raise InputError(f"the attribute {name} says {value} and the shape is {drifted.shape}")
+    return Opened(array, drifted, units[DRIFTED], faults)
+
+
+def _parameter(group: h5py.Group, groups: tuple[str, ...]) -> str:
+    parameter = guard.text(group, "parameter")
+    if parameter is None:
+        return name_of(groups)
+    if group_of(parameter) != groups:
+        raise InputError(
+            f"the attribute parameter says {show(parameter)}, whose place is "
+            f"{show(path_of(group_of(parameter)))}: mend one of the two"
+        )
+    return parameter
+
+
+def _kind(group: h5py.Group) -> str | None:
+    kind = guard.text(group, "mapping")
+    if kind is not None and kind not in MAPPINGS:
+        raise InputError(unknown("mapping", kind, MAPPINGS))
+    return kind
+
+
+def _window(group: h5py.Group) -> tuple[float, float] | None:
+    low, high = guard.number(group, "g_min"), guard.number(group, "g_max")
+    if (low is None) != (high is None):
+        raise InputError("the attributes g_min and g_max go together: give both, in S")
+    if low is None or high is None:
+        return None
+    Differential(low, high)  # refuses an empty window
+    return low, high
+
+
+def _scale(group: h5py.Group, physical: int) -> Float32 | None:
+    values = guard.numbers(group, "scale", max(physical, 1))
+    if values is None:
+        return None
+    if not np.all((values > 1e-37) & (values < 1e37)):
+        raise InputError("the attribute scale must lie above 0, in S per weight unit")
+    if values.size not in (1, physical - 1, physical):
+        raise InputError(f"{values.size} scales for {physical} columns: give one, or one per column")
+    return values.astype(np.float32)
