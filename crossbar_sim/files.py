@@ -1,6 +1,7 @@
 """Writing files so that nothing is ever half there."""
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,17 +14,21 @@ from crossbar_sim.errors import InputError
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary name beside `path`; at the end it is flushed and takes the name `path`.
 
-    If anything fails, the temporary file is removed and an existing `path` stays as it was.
+    If anything fails, the temporary file is removed and an existing `path` stays as it was. A link is
+    followed: it stays, and what it points to is replaced.
 
     Raises:
         InputError: with the system's reason, if the file cannot be written there.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path} is a directory: name a file to write")
+    target = _target(path)
     temporary = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        if _mode(target) is not None and not target.is_file():
+            raise InputError(f"{path} is no regular file: name a file to write")
+        # The name is cut, so that one which the file system just takes does not become too long.
+        handle, name = tempfile.mkstemp(
+            prefix=f".{target.name[:40]}.", suffix=target.suffix[:10], dir=target.parent
+        )
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -31,11 +36,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.umask(umask)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~umask)
-        os.replace(temporary, path)
+        os.chmod(temporary, target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~umask)
+        os.replace(temporary, target)
     except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
-        raise InputError(f"cannot write {path}: {reason}; what was there is unchanged") from error
+        raise InputError(f"cannot write {path}: {_reason(error)}; what was there is unchanged") from error
     finally:
         if temporary is not None:
             with suppress(OSError):
@@ -43,10 +47,74 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file whole or not at all, in UTF-8.
+    """Write a text file whole or not at all, in UTF-8; into a pipe or a device, such as /dev/stdout, directly.
 
     Raises:
         InputError: with the system's reason.
     """
-    with replacing(path) as temporary:
+    target = _target(path)
+    if _is_stream(target):
+        try:
+            target.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {_reason(error)}") from error
+        return
+    with replacing(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Refuse before long work what would fail after it.
+
+    Raises:
+        InputError: if `path` is a directory, or a file cannot be written there.
+    """
+    target = _target(path)
+    try:
+        mode = _mode(target)
+        if mode is not None and not stat.S_ISREG(mode):
+            return
+        if mode is not None and not os.access(target, os.W_OK):
+            raise InputError(f"cannot write {path}: the file is write-protected")
+        if not target.parent.is_dir():
+            raise InputError(f"cannot write {path}: {target.parent} is no directory; make it first")
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {_reason(error)}") from error
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    """The file that `path` means, with links followed.
+
+    Raises:
+        InputError: if it is a directory or no name at all.
+    """
+    try:
+        target = Path(path) if _is_stream(Path(path)) else Path(os.path.realpath(path))
+    except ValueError:
+        raise InputError(f"{os.fspath(path)!r} is no name of a file: it holds a null byte") from None
+    if target.is_dir():
+        raise InputError(f"{os.fspath(path)!r} is a directory: name a file to write")
+    return target
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether it is there and can be written to but not replaced: a pipe, a device."""
+    try:
+        mode = _mode(path)
+    except OSError:
+        return False
+    return mode is not None and (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode))
+
+
+def _mode(path: Path) -> int | None:
+    """What kind of file it is; None where there is none."""
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__

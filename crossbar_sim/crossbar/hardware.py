@@ -1,5 +1,6 @@
 """A design: how weights become conductances and what happens to them; see `Hardware.stages`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -156,38 +157,44 @@ class Hardware:
                 "matrix (cols, rows)",
             )
         scale = self.mapping.scale(columns) if scale is None else scale
-        rows = columns.shape[1]
-        inverse = self.mapping.inverse(scale)
-        w, result = columns.reshape(-1), out.reshape(-1)
+        piecewise, result = self.pieces(columns, scale, key, chip), out.reshape(-1)
+        threads.run(lambda part: piecewise(part, result[part]), threads.chunks(result.size))
+        return out
+
+    def pieces(
+        self, columns: Float32, scale: Float32, key: Key, chip: int
+    ) -> Callable[[slice, Float32], None]:
+        """A function that writes any run of effective weights: `effective_weight` is all of them.
+
+        Args:
+            columns, scale, key, chip: as for `effective_weight`.
+
+        Returns:
+            f(part, out): the flat weights `part`, whose start is a multiple of 256, into out (n,).
+        """
+        w, rows, inverse = columns.reshape(-1), columns.shape[1], self.mapping.inverse(scale)
         if self._one_pass(scale):
             assert isinstance(self.drift, LogNormalDrift | RetentionDrift)
             rates, name = self.drift.rates, Stream.of(key.fold("drift"), chip).name
 
-            def fused(part: slice) -> None:
-                kernels.lognormal_weights(
-                    w[part], result[part], scale[0], inverse[0], *rates, part.start, *name
-                )
+            def fused(part: slice, out: Float32) -> None:
+                kernels.lognormal_weights(w[part], out, scale[0], inverse[0], *rates, part.start, *name)
 
-            threads.run(fused, threads.chunks(w.size))
-            return out
-        references = [
-            self.reference(columns, scale, key, chip, c) for c in range(self.mapping.copies)
-        ]
+            return fused
+        references = [self.reference(columns, scale, key, chip, c) for c in range(self.mapping.copies)]
 
-        def chunk(part: slice) -> None:
-            piece = result[part]
+        def by_planes(part: slice, out: Float32) -> None:
             for copy in range(self.mapping.copies):
                 first = copy * self.mapping.planes_per_copy
                 g = self.stages(columns, scale, key, chip, first, part).drifted
                 if self._reference:
-                    pair.add_against_reference(g, references[copy], part.start, copy == 0, piece)
+                    pair.add_against_reference(g, references[copy], part.start, copy == 0, out)
                 else:
                     minus = self.stages(columns, scale, key, chip, first + 1, part).drifted
-                    pair.add_difference(g, minus, copy == 0, piece)
-            pair.unscale(piece, inverse, rows, part.start)
+                    pair.add_difference(g, minus, copy == 0, out)
+            pair.unscale(out, inverse, rows, part.start)
 
-        threads.run(chunk, threads.chunks(w.size))
-        return out
+        return by_planes
 
     def _one_pass(self, scale: Float32) -> bool:
         """Whether `lognormal_weights` does it all: one scale, no floor, only log-normal drift."""

@@ -236,6 +236,9 @@ class _GraphBuilder(_Builder):
         if found:
             slots += self.vectors(name, module, rest, self.hardware.bias == "drifting")
             return Layer(name, kind, True, "on arrays", tuple(slots))
+        if uses and all(use.bias for use in uses):  # of a layer that is the whole model
+            slots = self.vectors(name, module, rest, self.hardware.bias == "drifting")
+            return Layer(name, kind, False, "a bias", tuple(slots))
         normalisation = bool(uses) and all(use.normalisation for use in uses)
         return self.digital(name, module, kind, rest, normalisation, (uses or [unused])[0].reason)
 

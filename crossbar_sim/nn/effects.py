@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from crossbar_sim.crossbar import effects as core
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.nn import chips
 
@@ -31,27 +32,20 @@ def layer_effects(model: torch.nn.Module) -> dict[str, dict[str, float]]:
         with torch.no_grad():
             columns = slot.columns(module).detach().float().cpu().contiguous().numpy()
         changes = squares.setdefault(slot.layer, {})
-        sizes[slot.layer] = sizes.get(slot.layer, 0.0) + _square(columns)
+        sizes[slot.layer] = sizes.get(slot.layer, 0.0) + core.square(columns)
         if shared.maps is not None:
             mapped = shared.maps(slot.name, columns)
-            change = 0.0 if mapped is None else _square(mapped - columns)
+            change = 0.0 if mapped is None else core.square(mapped - columns)
             changes[MAPS] = changes.get(MAPS, 0.0) + change
             continue
-        before = shared.hardware.up_to(None).effective_weight(columns, shared.key(slot.name), shared.chip)
-        for effect in shared.hardware.effects:
-            hardware = shared.hardware.up_to(effect)
-            after = hardware.effective_weight(columns, shared.key(slot.name), shared.chip)
-            changes[effect] = changes.get(effect, 0.0) + _square(after - before)
-            before = after
+        caused = core.changes(shared.hardware, columns, shared.key(slot.name), shared.chip)
+        for effect, square in caused.items():
+            changes[effect] = changes.get(effect, 0.0) + square
     return {
         layer: {effect: float(np.sqrt(square / sizes[layer])) for effect, square in changes.items()}
         for layer, changes in squares.items()
         if sizes[layer] > 0
     }
-
-
-def _square(a: np.ndarray) -> float:
-    return float(np.vdot(a, a)) if a.size < 1 << 20 else float(np.sum(np.square(a), dtype=np.float64))
 
 
 def idle_effects(effects: dict[str, dict[str, float]], hardware: Hardware, chip: int) -> list[str]:

@@ -37,7 +37,8 @@ _ADDED = {"aten.addmm.default": 1, "aten.baddbmm.default": 1}
 NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
 _SAME = ("aten.detach.default", "aten.alias.default", "aten.contiguous.default", "aten.clone.default")
 _VIEWS = (
-    "aten.t.default", "aten.transpose.int", "aten.permute.default", "aten.numpy_T.default", "aten.expand.default",
+    "aten.t.default", "aten.transpose.int", "aten.permute.default", "aten.numpy_T.default", "aten.mT.default",
+    "aten.swapaxes.default", "aten.expand.default",
     "aten.view.default", "aten.unsqueeze.default", "aten.split_with_sizes.default", "aten.split.Tensor",
     "aten.chunk.default", "aten.slice.Tensor", "<built-in function getitem>",
 )  # fmt: skip
@@ -54,6 +55,7 @@ class Use:
     matrix: Matrix | None
     reason: str = ""
     normalisation: bool = False
+    bias: bool = False
 
 
 def is_graph(model: nn.Module) -> bool:
@@ -67,15 +69,18 @@ def uses(model: fx.GraphModule) -> dict[str, Use]:
     """What every parameter of the graph is used for, by its full name."""
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
     fed: set[fx.Node] = set()
+    stored: set[fx.Node] = set()  # made of parameters alone
     for node in model.graph.nodes:  # in the order of execution
         if node.op == "placeholder" or any(before in fed for before in node.all_input_nodes):
             fed.add(node)
+        elif str(node.target) in shapes or any(before in stored for before in node.all_input_nodes):
+            stored.add(node)
     found: dict[str, Use] = {}
     for node in model.graph.nodes:
         if node.op != "get_attr" or str(node.target) not in shapes:
             continue
         name = str(node.target)
-        every = list(_uses_of(name, node, _stand_in(shapes[name]), shapes, fed))
+        every = list(_uses_of(name, node, _stand_in(shapes[name]), shapes, stored))
         best = next((use for use in every if use.matrix), next(iter(every), Use(name, "unused", None, "unused")))
         if name not in found or (best.matrix and not found[name].matrix):
             found[name] = best
@@ -96,18 +101,18 @@ def _turned(value: Any) -> bool | None:
 
 
 def _uses_of(
-    name: str, node: fx.Node, value: Any, shapes: dict[str, tuple[int, ...]], fed: set[fx.Node]
+    name: str, node: fx.Node, value: Any, shapes: dict[str, tuple[int, ...]], stored: set[fx.Node]
 ) -> Iterator[Use]:
     for user in node.users:
         op = str(user.target)
         if op in _SAME:
-            yield from _uses_of(name, user, value, shapes, fed)
+            yield from _uses_of(name, user, value, shapes, stored)
             continue
         shown = _view(user, node, value) if op in _VIEWS else None
         if isinstance(shown, list | tuple) or _turned(shown) is not None:
-            yield from _uses_of(name, user, shown, shapes, fed)
+            yield from _uses_of(name, user, shown, shapes, stored)
         else:
-            yield _use(name, shapes, node, user, op, value, fed)
+            yield _use(name, shapes, node, user, op, value, stored)
 
 
 def _view(user: fx.Node, node: fx.Node, value: Any) -> Any:
@@ -128,7 +133,7 @@ def _use(
     user: fx.Node,
     op: str,
     value: Any,
-    fed: set[fx.Node],
+    stored: set[fx.Node],
 ) -> Use:
     shape, arguments, turned = shapes[name], list(user.args), _turned(value)
     place = next((i for i, a in enumerate(arguments) if a is node), -1)
@@ -151,11 +156,13 @@ def _use(
     first = _ADDED.get(op, _PRODUCTS.get(op))
     if first is not None and place in (first, first + 1) and turned is not None:
         left = place == first  # p @ x: the parameter's rows are the outputs
-        if arguments[first + left] not in fed:
+        if arguments[first + left] in stored:
             return Use(name, short, None, f"taken by {short}, but no operand of it is an input")
         if len(shape) == 2 or not (left or turned):
             added = arguments[0] if op in _ADDED and not left else None
             return Use(name, short, _matrix(name, added, _product(shape, turned != left), shapes))
+    if place == 2 and op in ("aten.linear.default", "aten.convolution.default", *_CONV, *_TRANSPOSED):
+        return Use(name, short, None, "a bias", bias=True)
     if op in _RECURRENT or op in _CELLS:
         own = list(arguments[2]) if op in _RECURRENT else arguments[2:]  # type: ignore[arg-type]
         kind = _RECURRENT.get(op) or _CELLS[op]

@@ -60,7 +60,9 @@ class LayerReport:
             "reason": self.layer.reason,
             "rows": rows[0] if len(rows) == 1 else rows,
             "cols": cols[0] if len(cols) == 1 else cols,
-            "groups": [g.groups for g in geometries][0] if len(geometries) == 1 else [g.groups for g in geometries],
+            "groups": [g.groups for g in geometries][0]
+            if len(geometries) == 1
+            else [g.groups for g in geometries],
             "tiles": tiles,
             "cells": cells,
             "utilisation": cells / area if area else 0.0,
@@ -210,7 +212,9 @@ def deploy(
                 drops[name].append(few_clean - few.score(analog).main)
             step(f"chip {chip}, {name} alone")
     if any(score.main != score.main for score in scores):
-        raise InputError("the outputs of a chip are not finite, and there are no classes to compare: lower sigma")
+        raise InputError(
+            "the outputs of a chip are not finite, and there are no classes to compare: lower sigma"
+        )
     layers = tuple(
         LayerReport(
             layer, hardware, effects.get(layer.name, {}),

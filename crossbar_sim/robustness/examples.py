@@ -50,26 +50,38 @@ def find_examples(
     """
     if images is not None and images < 1:
         raise InputError(f"images={images}: at least one example is needed")
+    if data is not None and input_shape is not None:
+        raise InputError("--data and --input-shape (of random inputs) both name inputs: give one of them")
     name = data or loaded.data
     if name is None or input_shape is not None:
         return _random(loaded, images or RANDOM, input_shape, seed)
     splits = load_data(name, data_dir)
-    test = splits.test
+    test, notes = splits.test, splits.notes
     x, y = test.x, test.y
+    whole = _whole_numbers(loaded.module)
+    if whole is not None:
+        x, notes = _tokens(x, whole), ("the model takes whole numbers: x is taken as such",)
     if images is not None and images < len(x):
         chosen = permutation(len(x), Key(seed).fold("images"))[:images].sort().values
         x, y = x[chosen], None if y is None else y[chosen]
+    elif images is not None and images > len(x):
+        notes = (*notes, f"{images} examples were asked for and {splits.name} has {len(x)}: all are used")
     identity = {
         "name": splits.name,
         "fingerprint": splits.fingerprint,
         "images": len(x),
         "labelled": y is not None,
     }
-    return Examples(x, y, identity, tuple(splits.notes))
+    return Examples(x, y, identity, notes)
 
 
 def _random(loaded: LoadedModel, n: int, shape: tuple[int, ...] | None, seed: int) -> Examples:
     """Standard normal inputs from the stream: the same on every machine."""
+    if _whole_numbers(loaded.module) is not None:
+        raise InputError(
+            "the model takes whole numbers, such as tokens, and those are not drawn at random: "
+            "give --data mine.npz with x of integers"
+        )
     shape = shape or loaded.input_shape or _guess(loaded.module)
     if shape is None:
         raise InputError(
@@ -86,5 +98,29 @@ def _random(loaded: LoadedModel, n: int, shape: tuple[int, ...] | None, seed: in
 
 def _guess(module: nn.Module) -> tuple[int, ...] | None:
     """The input of a model that begins with a linear layer."""
-    first = next((m for m in module.modules() if any(True for _ in m.parameters(recurse=False))), None)
+    first = _first(module)
     return (first.in_features,) if isinstance(first, nn.Linear) else None
+
+
+def _first(module: nn.Module) -> nn.Module | None:
+    """The first layer with parameters."""
+    return next((m for m in module.modules() if any(True for _ in m.parameters(recurse=False))), None)
+
+
+def _whole_numbers(module: nn.Module) -> torch.dtype | None:
+    """The integer type of a model's inputs (tokens), or None if they are real numbers."""
+    if isinstance(module, torch.fx.GraphModule):
+        value = next((n.meta.get("val") for n in module.graph.nodes if n.op == "placeholder"), None)
+        dtype = getattr(value, "dtype", torch.float32)
+        return None if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool else dtype
+    return torch.int64 if isinstance(_first(module), nn.Embedding | nn.EmbeddingBag) else None
+
+
+def _tokens(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Whole numbers as such: data are read as float32, which holds them exactly up to 2^24."""
+    if not torch.equal(x, x.floor()) or float(x.abs().max()) >= 2**24:
+        raise InputError(
+            "the model takes whole numbers, such as tokens, and x holds others: "
+            "save x.astype('int64'), each below 16777216"
+        )
+    return x.to(dtype)

@@ -21,7 +21,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.files import replacing
 from crossbar_sim.nn import chips
 from crossbar_sim.robustness.deploy import Deployment
-from crossbar_sim.robustness.view import (
+from crossbar_sim.robustness.wording import (
     MEASURES,
     digits_of,
     fixed,

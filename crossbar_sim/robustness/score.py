@@ -64,7 +64,9 @@ class Reference:
         """
         clean = torch.cat([t.cpu() for t in outputs(model, x, block, fixed)])
         if not clean.isfinite().all():
-            raise InputError("the clean model's outputs are not finite on these inputs: nothing to compare with")
+            raise InputError(
+                "the clean model's outputs are not finite on these inputs: nothing to compare with"
+            )
         if y is not None:
             if clean.dim() != 2 or clean.shape[1] < 2:
                 raise InputError(

@@ -1,127 +1,36 @@
 """The report of `deploy` for a person: the answer first, then how sure it is, then layer by layer."""
 
-import math
-import textwrap
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from crossbar_sim.nn.effects import MAPS
-from crossbar_sim.robustness.deploy import Deployment, LayerReport
+from crossbar_sim.robustness.deploy import Deployment
+from crossbar_sim.robustness.layer_view import tables, used
 from crossbar_sim.robustness.score import collect
-from crossbar_sim.robustness.statistics import Summary, summarise
+from crossbar_sim.robustness.statistics import summarise
+from crossbar_sim.robustness.wording import (
+    MEASURES,
+    Pen,
+    decimals,
+    digits_of,
+    filled,
+    fixed,
+    limit_text,
+    loss,
+    oriented,
+    shorten,
+)
 
 PATIENCE = 1.0
 """Seconds of work before a progress bar appears."""
 
 ALL_LAYERS, FEW_LAYERS = 24, 12
 """A table has every layer up to the first number; beyond it the most sensitive, so many."""
-
-NAME = 28
-"""Columns that a name may be shortened to before the table is divided."""
-
-BAR = 10
-_ASCII = {"µ": "u", "×": "x", "±": "+-", "…": "~", "█": "#"} | dict.fromkeys("▉▊▋▌", "#")
-_ASCII |= dict.fromkeys("▍▎▏", "-")
-
-
-@dataclass(frozen=True)
-class Measure:
-    """How the main score is called, and which way it counts: an error is shown as the error it is."""
-
-    name: str
-    sign: int
-    answer: str
-    passing: str
-    loss: str
-
-
-MEASURES = {
-    "accuracy": Measure(
-        "accuracy", 1, "On {chips} the model keeps {mean} of {what} right{ci}, from {clean} clean.",
-        "reach", "drop",
-    ),
-    "agreement": Measure(
-        "agreement with the clean model", 1,
-        "On {chips} the model decides as the clean model does on {mean} of {what}{ci}. "
-        "There are no labels: this is agreement with the clean model, not accuracy.",
-        "agree on at least", "drop",
-    ),
-    "output_error": Measure(
-        "relative output error", -1,
-        "On {chips} the outputs differ from the clean model's by {mean} of their size{ci}. "
-        "There are no labels: this is the relative output error, not accuracy.",
-        "have an error of at most", "error",
-    ),
-}  # fmt: skip
-
-
-def oriented(deployment: Deployment) -> Summary:
-    """The main score over chips as people read it: an error is positive, and its `min` is the best chip."""
-    sign = MEASURES[deployment.metric].sign
-    return summarise(sign * score.main for score in deployment.scores)
-
-
-def decimals(half: float | None) -> int:
-    """Digits after the point of a per cent figure known to +- half: two digits of half, 0 to 3 decimals."""
-    if not half:
-        return 1
-    return min(max(1 - math.floor(math.log10(100 * half)), 0), 3)
-
-
-def fixed(share: float, digits: int) -> str:
-    """A share in per cent, without the unit; never minus zero."""
-    text = f"{100 * share:.{digits}f}"
-    return text.lstrip("-") if float(text) == 0 else text
-
-
-def digits_of(summary: Summary) -> int:
-    """The decimals that its interval leaves sensible; one where there is no interval."""
-    return decimals((summary.ci95[1] - summary.ci95[0]) / 2 if summary.ci95 else None)
-
-
-def limit_text(limit: float, digits: int) -> str:
-    """A threshold in per cent with `digits` decimals, or as many as it needs (up to two)."""
-    needed = len(f"{100 * limit:.2f}".rstrip("0").partition(".")[2])
-    return f"{fixed(limit, max(digits, needed))} %"
-
-
-def visible(text: str) -> str:
-    """The text with what a terminal might obey written out: names come from model files."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def shorten(names: Sequence[str], width: int) -> list[str]:
-    """Names longer than `width` with the middle of their long parts left out, so that layer numbers stay.
-
-    A name that would come to look like another one is given whole.
-    """
-    longest = max((len(part) for name in names for part in name.split(".")), default=0)
-    cut = list(names)
-    for limit in range(longest, 4, -1):
-        if max(map(len, cut), default=0) <= width:
-            break
-        parts = ((name, name.split(".")) for name in names)
-        cut = [n if len(n) <= width else ".".join(_middle(p, limit) for p in ps) for n, ps in parts]
-    cut = [_middle(name, width) for name in cut]
-    return [short if cut.count(short) == 1 else name for short, name in zip(cut, names, strict=True)]
-
-
-def _middle(text: str, width: int) -> str:
-    head = (width - 1) // 2
-    return text if len(text) <= width else text[:head] + "…" + text[len(text) - (width - 1 - head) :]
-
-
-def loss(report: LayerReport) -> float:
-    """What the layer costs alone, for sorting; unmeasured last."""
-    return report.sensitivity.drop.mean if report.sensitivity else -math.inf
 
 
 def show(deployment: Deployment, console: Console) -> None:
@@ -131,23 +40,23 @@ def show(deployment: Deployment, console: Console) -> None:
         deployment: what `deploy` found.
         console: where to; its width and encoding decide the layout.
     """
-    pen = _Pen(console.encoding)
+    pen = Pen(console.encoding)
 
     def say(text: str, style: str = "") -> None:
-        console.print(Text(_filled(pen(text), console.width), style))
+        console.print(Text(filled(pen(text), console.width), style))
 
     say(_answer(deployment), "bold")
     console.print()
     facts = list(_facts(deployment))
     label = max(len(name) for name, _ in facts) + 2
     for name, text in facts:
-        console.print(Text.assemble((name.ljust(label), "cyan"), _filled(pen(text), console.width, label)))
+        console.print(Text.assemble((name.ljust(label), "cyan"), filled(pen(text), console.width, label)))
     console.print()
     reports = [r for r in deployment.layers if r.layer.slots]
     chosen = reports
     if len(reports) > ALL_LAYERS:
         chosen = sorted(reports, key=loss, reverse=True)[:FEW_LAYERS]
-    for table in _tables(_columns(deployment, chosen), chosen, console.width, pen):
+    for table in tables(deployment, chosen, console.width, pen):
         console.print(table)
         console.print()
     for line in _footnotes(deployment, len(reports) - len(chosen)):
@@ -156,32 +65,6 @@ def show(deployment: Deployment, console: Console) -> None:
         say(f"note: {note}", "dim")
     for warning in deployment.warnings:
         say(f"warning: {warning}", "yellow")
-
-
-def _filled(text: str, width: int, indent: int = 0) -> str:
-    """Wrapped to `width`, all lines but the first indented; "82.3 %" stays together."""
-    kept = text.replace(" %", "\xa0%")
-    lines = textwrap.wrap(kept, max(width - indent, 20), break_on_hyphens=False)
-    return ("\n" + " " * indent).join(lines).replace("\xa0", " ")
-
-
-class _Pen:
-    """Makes text that a console of this encoding can print."""
-
-    def __init__(self, encoding: str) -> None:
-        self.encoding = encoding
-        try:
-            "".join(_ASCII).encode(encoding)
-            self.table: dict[int, str] = {}
-        except (UnicodeEncodeError, LookupError):
-            self.table = str.maketrans(_ASCII)
-
-    def __call__(self, text: str) -> str:
-        known = "\n".join(map(visible, text.translate(self.table).split("\n")))
-        try:
-            return known.encode(self.encoding, "backslashreplace").decode(self.encoding)
-        except LookupError:
-            return known.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _what(deployment: Deployment) -> str:
@@ -253,6 +136,10 @@ def _facts(deployment: Deployment) -> Iterator[tuple[str, str]]:
     if others:
         yield "also", ", ".join(others) + (" (means)" if n > 1 else "")
     yield "hardware", _hardware(deployment)
+    if not _from_file(deployment):
+        first, last = deployment.chips[0], deployment.chips[-1]
+        run = f"{first} to {last}" if deployment.chips == tuple(range(first, last + 1)) else "as chosen"
+        yield "chips", f"{run if n > 1 else first} of seed {deployment.seed}"
     mapped = [g for r in deployment.layers for g in r.layer.geometries(r.hardware)]
     cells, tiles = sum(g.cells for g in mapped), sum(g.tiles for g in mapped)
     tall, wide = deployment.hardware.tile
@@ -262,7 +149,7 @@ def _facts(deployment: Deployment) -> Iterator[tuple[str, str]]:
         "arrays",
         (
             f"{layers} layer{'s'[: layers != 1]} on {tiles:,} tiles of {tall}×{wide}, "
-            f"{cells:,} cells, {_used(cells / area)} in use"
+            f"{cells:,} cells, {used(cells / area)} in use"
         ),
     )
     yield from _not_on_arrays(deployment)
@@ -277,7 +164,7 @@ def _hardware(deployment: Deployment) -> str:
     parts += [f"{hardware.drift!r} per {hardware.drift_per}"] * (hardware.drift is not None)
     parts += [f"{mapping.levels} levels"] * (mapping.levels is not None)
     parts += [f"{mapping.copies} cells in parallel"] * (mapping.copies > 1)
-    return f"{window}; {'; '.join(parts) or 'no imperfection asked for'}; seed {deployment.seed}"
+    return f"{window}; {'; '.join(parts) or 'no imperfection asked for'}"
 
 
 def _not_on_arrays(deployment: Deployment) -> Iterator[tuple[str, str]]:
@@ -289,107 +176,6 @@ def _not_on_arrays(deployment: Deployment) -> Iterator[tuple[str, str]]:
     for i, (reason, names) in enumerate(reasons.items()):
         more = f" and {len(names) - 4} more" if len(names) > 5 else ""
         yield ("" if i else "digital"), f"{', '.join(shorten(names, 32)[: 4 if more else 5])}{more}: {reason}"
-
-
-@dataclass(frozen=True)
-class _Column:
-    """A column of the layers' table; those of one group stay together."""
-
-    group: int
-    header: str
-    cells: list[str]
-    right: bool = True
-
-    @property
-    def width(self) -> int:
-        return max(cell_len(line) for text in (self.header, *self.cells) for line in text.split("\n"))
-
-
-def _columns(deployment: Deployment, reports: Sequence[LayerReport]) -> list[_Column]:
-    found = [r.as_dict() for r in reports]
-    columns = [
-        _Column(0, "\nkind", [d["kind"] for d in found], False),
-        _Column(0, "rows ×\ncolumns", [_size(r) for r in reports]),
-        _Column(0, "\ntiles", [f"{d['tiles']:,}" if d["tiles"] else "" for d in found]),
-        _Column(0, "\ncells", [f"{d['cells']:,}" if d["cells"] else "" for d in found]),
-        _Column(0, "in\nuse", [_used(d["utilisation"]) if d["cells"] else "" for d in found]),
-    ]
-    for effect in dict.fromkeys(effect for r in reports for effect in r.effects):
-        cells = [_relative(r.effects[effect]) if effect in r.effects else "" for r in reports]
-        columns.append(_Column(1, f"changed\nby {effect}", cells))
-    if any(r.sensitivity for r in reports):
-        largest = max(max(loss(r) for r in reports), 1e-12)
-        columns.append(_Column(2, f"{MEASURES[deployment.metric].loss} alone\n(points)", _losses(reports)))
-        columns.append(_Column(2, "\n", [_bar(max(loss(r), 0) / largest) for r in reports], False))
-    return columns
-
-
-def _size(report: LayerReport) -> str:
-    """Rows and columns of its matrices; equal ones are counted."""
-    counts: dict[str, int] = {}
-    for g in report.layer.geometries(report.hardware):
-        text = f"{g.rows}×{g.cols}" + (f" (×{g.groups})" if g.groups > 1 else "")
-        counts[text] = counts.get(text, 0) + 1
-    texts = [f"{n} of {text}" if n > 1 else text for text, n in counts.items()]
-    return "\n".join(texts) or "digital"
-
-
-def _relative(change: float) -> str:
-    """A relative change in per cent with two digits."""
-    if not 1e-6 <= change < 1e4:
-        return "none" if change < 1e-6 else f"{change:.0e} times"
-    digits = max(1 - math.floor(math.log10(100 * change)), 0)
-    return f"{100 * change:.{digits}f} %"
-
-
-def _used(part: float) -> str:
-    return "<0.1 %" if 0 < part < 5e-4 else f"{100 * part:.{int(part < 0.0995)}f} %"
-
-
-def _losses(reports: Sequence[LayerReport]) -> list[str]:
-    """Losses with the half-width of their interval, decimal points one below the other."""
-    drops = [r.sensitivity.drop if r.sensitivity else None for r in reports]
-    means = _aligned([fixed(d.mean, min(digits_of(d), 2)) if d else "" for d in drops])
-    halves = [d and d.ci95 and fixed((d.ci95[1] - d.ci95[0]) / 2, min(digits_of(d), 2)) for d in drops]
-    if not any(halves):
-        return means
-    ends = _aligned([half or "" for half in halves])
-    return [f"{m} {'±' if half else ' '} {end}" for m, half, end in zip(means, halves, ends, strict=True)]
-
-
-def _aligned(numbers: list[str]) -> list[str]:
-    behind = [len(n) - n.index(".") if "." in n else 0 for n in numbers]
-    padded = [n + " " * (max(behind) - b) for n, b in zip(numbers, behind, strict=True)]
-    return [n.rjust(max(map(len, padded))) for n in padded]
-
-
-def _bar(part: float) -> str:
-    eighths = round(8 * BAR * min(part, 1.0))
-    return "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
-
-
-def _tables(columns: list[_Column], reports: Sequence[LayerReport], width: int, pen: _Pen) -> Iterator[Table]:
-    """One table if all columns fit into the width, else several, each with the names."""
-    names = [visible(r.layer.name) for r in reports]
-    longest = max(map(cell_len, ("layer", *names)))
-    columns = [_Column(c.group, pen(c.header), [pen(t) for t in c.cells], c.right) for c in columns]
-    parts: list[list[_Column]] = [[]]
-    for group in sorted({c.group for c in columns}):
-        new = [c for c in columns if c.group == group]
-        if parts[-1] and min(longest, NAME) + sum(c.width + 2 for c in parts[-1] + new) > width:
-            parts.append([])
-        parts[-1] += new
-    for part in parts if reports else []:
-        room = max(width - sum(c.width + 2 for c in part), 12)
-        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-        table.add_column("\nlayer", overflow="fold", width=min(longest, room))
-        for column in part:
-            table.add_column(column.header, justify="right" if column.right else "left", overflow="fold")
-        for i, name in enumerate(shorten(names, room)):
-            table.add_row(
-                Text(pen(name)), *(Text(c.cells[i], "cyan" if c.header == "\n" else "") for c in part)
-            )
-        yield table
 
 
 def _footnotes(deployment: Deployment, hidden: int) -> Iterator[str]:
@@ -427,7 +213,7 @@ def progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
     bar = Progress(*columns, console=console, transient=True)
     task, pen, lock, over = (
         bar.add_task("clean model", total=None),
-        _Pen(console.encoding),
+        Pen(console.encoding),
         threading.Lock(),
         False,
     )

@@ -1,9 +1,7 @@
 """A simulated chip into a file, a few megabytes at a time."""
 
 import os
-import stat
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from torch import nn
@@ -51,10 +49,8 @@ def export_chip(
     """
     arrays = _arrays(model, hardware)
     key, chip = Key(seed), check_chip(chip)
-    _check_target(Path(path))
     counter = _Counter(sum(array.cells(hardware) for array in arrays), progress)
-    # A link is followed: it stays, and what it points to is replaced.
-    with replacing(os.path.realpath(path)) as temporary, writing(temporary) as (file, sink):
+    with replacing(path) as temporary, writing(temporary) as (file, sink):
         write_attributes(
             file,
             {
@@ -113,15 +109,3 @@ def _arrays(model: nn.Module, hardware: Hardware) -> list[ArrayToWrite]:
                 "file has one array for it; keep bias and normalisation digital, or skip one layer"
             )
     return list(arrays.values())
-
-
-def _check_target(path: Path) -> None:
-    """Refuse what a rename would destroy: a device, a pipe."""
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return  # not there yet, or `replacing` says why not
-    except ValueError:
-        raise InputError(f"{str(path)!r} is no name of a file: it holds a null byte") from None
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise InputError(f"{path} is no regular file: name a file to write")

@@ -15,7 +15,8 @@ from crossbar_sim.robustness import view
 from crossbar_sim.robustness.deploy import Deployment, LayerReport, Sensitivity
 from crossbar_sim.robustness.score import Score
 from crossbar_sim.robustness.statistics import summarise
-from crossbar_sim.robustness.view import decimals, fixed, progress, shorten, show
+from crossbar_sim.robustness.view import progress, show
+from crossbar_sim.robustness.wording import decimals, fixed, shorten
 
 HARDWARE = Hardware(drift=LogNormalDrift(0.6), drift_per="weight")
 SCORES = (0.91,) * 13 + (0.93,) + (0.62,) * 5 + (0.6,)
@@ -71,7 +72,8 @@ quantiles  5 %: 61.9   25 %: 62.0   50 %: 91.0   75 %: 91.0   95 %: 91.1  (in %)
 yield      14 of 20 chips reach 90.0 %: yield 70 % (48 to 85 %)
 also       agreement with the clean model 83.3 %, relative output error 17.7 %
            (means)
-hardware   differential 0 to 100 µS; LogNormalDrift(sigma=0.6) per weight; seed 0
+hardware   differential 0 to 100 µS; LogNormalDrift(sigma=0.6) per weight
+chips      0 to 19 of seed 0
 arrays     2 layers on 4 tiles of 128×128, 7,424 cells, 11 % in use
 digital    norm: an affine normalisation
 

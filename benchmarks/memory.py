@@ -1,0 +1,52 @@
+"""Claim: deploying holds at most one extra copy of the weights beyond the model; export streams.
+
+    python benchmarks/memory.py [results.json]
+
+A model of two linear layers of 64 M and 36 M weights (400 MB). Peak resident memory of a process that has the model
+only, that deploys it, and that exports a chip, in multiples of the weights.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from timing import processor, save
+
+SCRIPT = """
+import resource, sys
+import torch
+from torch import nn
+from crossbar_sim import Hardware
+from crossbar_sim.nn import to_analog
+from crossbar_sim.robustness import deploy
+from crossbar_sim.store import export_chip
+job = sys.argv[1]
+warm = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8)).eval()  # imports, kernels, allocators
+hardware = Hardware.preset("bayesft", sigma=0.6)
+deploy(warm, torch.zeros(4, 64), None, hardware, chips=[0])
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with torch.no_grad():
+    model = nn.Sequential(nn.Linear(8000, 8000), nn.ReLU(), nn.Linear(8000, 4500)).eval()
+if job == "deploy":
+    deploy(model, torch.ones(8, 8000), None, hardware, chips=[0, 1, 2], sensitivity_chips=1)
+if job == "export":
+    export_chip(to_analog(model, hardware), sys.argv[2], hardware=hardware, seed=0, chip=0, model_sha256="", version="")
+print(base, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+WEIGHTS = 4 * (8000 * 8000 + 8000 * 4500) / 1024  # KiB
+
+
+def main() -> None:
+    rows = {}
+    for job in ("model alone", "deploy", "export"):
+        target = "/tmp/crossbar-sim-memory.h5"
+        run = subprocess.run([sys.executable, "-c", SCRIPT, job, target], capture_output=True, text=True, check=True)
+        base, peak = map(int, run.stdout.split())
+        rows[job] = {"MiB above start": (peak - base) / 1024, "copies of the weights": (peak - base) / WEIGHTS}
+        print(f"{job:<12} {(peak - base) / 1024:8.0f} MiB above start, {(peak - base) / WEIGHTS:.2f} copies of the weights")
+        Path(target).unlink(missing_ok=True)
+    save([{"title": "peak memory, 100 M weights", "processor": processor(), "rows": rows}])
+
+
+if __name__ == "__main__":
+    main()
