@@ -1,6 +1,7 @@
 """The command line: parse, build objects, call, print. Commands import what they need when they run."""
 
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -27,18 +28,26 @@ def cli() -> None:
 @cli.command(no_args_is_help=True)
 @click.argument("model", type=click.Path())
 @hardware_options
-@click.option("--data", help="digits, mnist, or the path of an .npz with x and y.  [default: the model's own]")
+@click.option(
+    "--data", help="digits, mnist, or the path of an .npz with x and y.  [default: the model's own]"
+)
 @click.option("--data-dir", type=click.Path(), help="Where data sets are.  [default: $CROSSBAR_SIM_DATA]")
 @click.option("--images", type=int, help="Use only this many examples, drawn by the seed.")
 @click.option("--input-shape", help="Without data: the shape of one random input, e.g. 3,32,32.")
-@click.option("--chips", default="20", show_default=True, help="How many chips, or which: 50:100.")
+@click.option("--chips", help="How many chips, or which: 50:100.  [default: 20]")
 @click.option("--seed", default=0, show_default=True, help="Of all random numbers.")
-@click.option("--threshold", type=float, help="A chip passes at this score.  [default: clean score less 0.05]")
+@click.option(
+    "--threshold", type=float, help="A chip passes at this score.  [default: clean score less 0.05]"
+)
 @click.option("--only", multiple=True, help="Put only these layers on arrays (name or pattern; repeatable).")
 @click.option("--skip", multiple=True, help="Leave these layers digital (name or pattern; repeatable).")
-@click.option("--sensitivity-chips", default=5, show_default=True, help="Chips for per-layer sensitivity; 0: none.")
+@click.option(
+    "--sensitivity-chips", default=5, show_default=True, help="Chips for per-layer sensitivity; 0: none."
+)
 @click.option("--conductances", type=click.Path(), help="Compute with the conductances of this chip file.")
-@click.option("--json", "json_path", type=click.Path(), help="Write the report as JSON (- for standard output).")
+@click.option(
+    "--json", "json_path", type=click.Path(), help="Write the report as JSON (- for standard output)."
+)
 @click.option("--plot", type=click.Path(), help="Draw the report: .png, .pdf or .svg.")
 @click.option("--maps", type=click.Path(), help="Write the first chip's conductance maps (HDF5).")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
@@ -58,10 +67,14 @@ def deploy(**options: Any) -> None:
     from crossbar_sim.deploying import run_deploy
 
     design, rest = split_options(options)
-    hardware, warnings = build_hardware(design)
-    loaded = read_model(rest.pop("model"), rest.pop("arch"), rest.pop("arch_arguments"), rest.pop("trust_pickle"))
-    chips, inputs = chip_numbers(rest.pop("chips")), shape(rest.pop("input_shape"))
-    run_deploy(loaded, hardware, warnings, chips=chips, input_shape=inputs, **rest)
+    chips, sides = chip_numbers(rest.pop("chips")), shape(rest.pop("input_shape"))
+    hardware, told = build_hardware(design)
+    path, designed = rest.pop("model"), any(value is not None for value in design.values())
+    loaded = read_model(path, rest.pop("arch"), rest.pop("arch_arguments"), rest.pop("trust_pickle"))
+    inputs = (path, design["hardware_file"], rest["data"])
+    run_deploy(
+        loaded, hardware, told, chips=chips, designed=designed, inputs=inputs, input_shape=sides, **rest
+    )
 
 
 @cli.command(no_args_is_help=True)
@@ -83,9 +96,10 @@ def export(**options: Any) -> None:
     from crossbar_sim.deploying import run_export
 
     design, rest = split_options(options)
-    hardware, warnings = build_hardware(design)
-    loaded = read_model(rest.pop("model"), rest.pop("arch"), rest.pop("arch_arguments"), rest.pop("trust_pickle"))
-    run_export(loaded, hardware, warnings, **rest)
+    hardware, told = build_hardware(design)
+    path = rest.pop("model")
+    loaded = read_model(path, rest.pop("arch"), rest.pop("arch_arguments"), rest.pop("trust_pickle"))
+    run_export(loaded, hardware, told, inputs=(path, design["hardware_file"]), **rest)
 
 
 @cli.command(no_args_is_help=True)
@@ -107,7 +121,7 @@ def info(path: str, **options: Any) -> None:
 
 @cli.command()
 @click.argument("name", required=False)
-@click.option("--laws", is_flag=True, help="List drift laws, mappings and programming noise as --drift takes them.")
+@click.option("--laws", is_flag=True, help="List what --drift, --mapping and --programming take.")
 def presets(name: str | None, laws: bool) -> None:
     """List the published designs, or print NAME as a file for --hardware.
 
@@ -140,7 +154,12 @@ def presets(name: str | None, laws: bool) -> None:
 
 @cli.command()
 def doctor() -> None:
-    """Check versions, kernels and the machine."""
+    """Check versions, kernels and the machine.
+
+    \b
+    Example:
+      crossbar-sim doctor
+    """
     from crossbar_sim.doctor import findings
 
     healthy = True
@@ -158,6 +177,8 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run with these arguments and return the exit code."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # torch's, on its own future: nothing that a user could change
     try:
         cli.main(arguments, prog_name="crossbar-sim", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -176,7 +197,9 @@ def run(arguments: list[str]) -> int:
         sys.stderr.close()  # the reader has gone (| head): nothing more can be said
         return 1
     except MemoryError:
-        return _fail("there is not enough memory for this model and these data: fewer --images, or a larger machine")
+        return _fail(
+            "there is not enough memory for this model and these data: fewer --images, or a larger machine"
+        )
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         return _fail(f"{name}{error.strerror or error}")

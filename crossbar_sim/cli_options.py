@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from crossbar_sim.crossbar.hardware import Hardware
     from crossbar_sim.nn.loading import LoadedModel
 
+_MOST_CHIPS = 1_000_000
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FLAT = {
@@ -27,9 +29,21 @@ _FLAT = {
     "stuck_on": ("--stuck-on", float, "Probability that a cell is stuck at g_max."),
 }
 _CHOICES = {
-    "drift_per": ("--drift-per", ["cell", "weight"], "What drifts by itself: each cell, or each weight's cells."),
-    "bias": ("--bias", ["digital", "row", "drifting"], "Biases: exact, an extra word line, or cells of their own."),
-    "normalisation": ("--normalisation", ["digital", "folded", "drifting"], "Normalisation's affine parameters."),
+    "drift_per": (
+        "--drift-per",
+        ["cell", "weight"],
+        "What drifts by itself: each cell, or each weight's cells.",
+    ),
+    "bias": (
+        "--bias",
+        ["digital", "row", "drifting"],
+        "Biases: exact, an extra word line, or cells of their own.",
+    ),
+    "normalisation": (
+        "--normalisation",
+        ["digital", "folded", "drifting"],
+        "Normalisation's affine parameters.",
+    ),
     "other": ("--other", ["digital", "drifting"], "All other learnable parameters."),
 }
 
@@ -41,9 +55,14 @@ def hardware_options(command: F) -> F:
     for name, (flag, kind, text) in reversed(_FLAT.items()):
         command = click.option(flag, name, type=kind, help=text)(command)
     command = click.option("--tile", help="Rows x columns of a tile, e.g. 128x128.")(command)
+    command = click.option("--programming", help="Any programming noise, e.g. constant:sigma=0.05.")(command)
     command = click.option("--mapping", help="e.g. offset:g_min=1e-6,g_max=1e-4,levels=16")(command)
-    command = click.option("--drift", help="Any drift law, e.g. gamma:sigma=0.3 (see `presets --laws`).")(command)
-    command = click.option("--hardware", "hardware_file", type=click.Path(), help="A design: .toml or .json.")(command)
+    command = click.option("--drift", help="Any drift law, e.g. gamma:sigma=0.3 (see `presets --laws`).")(
+        command
+    )
+    command = click.option(
+        "--hardware", "hardware_file", type=click.Path(), help="A design: .toml or .json."
+    )(command)
     return click.option("--preset", help="A published design (see `presets`).  [default: bayesft]")(command)
 
 
@@ -52,9 +71,9 @@ def model_options(command: F) -> F:
     command = click.option(
         "--trust-pickle", is_flag=True, help="Load a pickled module, running whatever code it holds."
     )(command)
-    command = click.option("--arch-arguments", help='Arguments of that network as JSON, e.g. \'{"classes": 43}\'.')(
-        command
-    )
+    command = click.option(
+        "--arch-arguments", help="Arguments of that network as JSON, e.g. '{\"classes\": 43}'."
+    )(command)
     return click.option(
         "--arch", help="Network of a state_dict: mlp, lenet5, a torchvision name, or package.module:factory."
     )(command)
@@ -62,8 +81,10 @@ def model_options(command: F) -> F:
 
 def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Take the hardware's options out of a command's: (hardware's, the rest)."""
-    names = {*_FLAT, *_CHOICES, "tile", "mapping", "drift", "hardware_file", "preset"}
-    return {k: v for k, v in options.items() if k in names}, {k: v for k, v in options.items() if k not in names}
+    names = {*_FLAT, *_CHOICES, "tile", "mapping", "drift", "programming", "hardware_file", "preset"}
+    return {k: v for k, v in options.items() if k in names}, {
+        k: v for k, v in options.items() if k not in names
+    }
 
 
 def build_hardware(options: dict[str, Any]) -> tuple["Hardware", tuple[str, ...]]:
@@ -73,7 +94,7 @@ def build_hardware(options: dict[str, Any]) -> tuple["Hardware", tuple[str, ...]
         InputError: if they contradict each other or hold an impossible value.
     """
     from crossbar_sim.crossbar.config import load_hardware
-    from crossbar_sim.crossbar.config_text import law_from_text, mapping_from_text
+    from crossbar_sim.crossbar.config_text import law_from_text, mapping_from_text, programming_from_text
     from crossbar_sim.crossbar.overrides import override
     from crossbar_sim.crossbar.presets import preset
 
@@ -84,9 +105,13 @@ def build_hardware(options: dict[str, Any]) -> tuple["Hardware", tuple[str, ...]
         given["mapping"] = mapping_from_text(options["mapping"])
     if options.get("drift"):
         given["drift"] = law_from_text(options["drift"])
+    if options.get("programming"):
+        given["programming"] = programming_from_text(options["programming"])
     if options.get("hardware_file"):
         if options.get("preset"):
-            raise InputError("--preset and --hardware both name a design: give one, and flags that override it")
+            raise InputError(
+                "--preset and --hardware both name a design: give one, and flags that override it"
+            )
         return override(load_hardware(options["hardware_file"]), **given), ()
     design = preset(options.get("preset") or "bayesft").with_(**given)
     return design.hardware, design.warnings()
@@ -119,19 +144,27 @@ def read_model(path: str, arch: str | None, arch_arguments: str | None, trust_pi
     return load_model(path, arch, arguments, trust_pickle)
 
 
-def chip_numbers(text: str) -> range:
-    """`20` for chips 0 .. 19, `50:100` for chips 50 .. 99.
+def chip_numbers(text: str | None) -> range | None:
+    """`20` for chips 0 .. 19, `50:100` for chips 50 .. 99, None for None.
 
     Raises:
-        InputError: if it is neither, or empty.
+        InputError: if it is neither, empty, or beyond the numbers of chips.
     """
+    if text is None:
+        return None
     first, colon, last = text.partition(":")
     try:
         numbers = range(int(first), int(last)) if colon else range(int(first))
     except ValueError:
-        raise InputError(f"--chips {text!r}: expected a count such as 20, or a range such as 50:100") from None
-    if not len(numbers) or numbers[0] < 0:
-        raise InputError(f"--chips {text!r} names no chip: expected a count from 1 on, or a range such as 50:100")
+        raise InputError(
+            f"--chips {text!r}: expected a count such as 20, or a range such as 50:100"
+        ) from None
+    if numbers.start >= numbers.stop or numbers.start < 0:
+        raise InputError(
+            f"--chips {text!r} names no chip: expected a count from 1 on, or a range such as 50:100"
+        )
+    if numbers.stop > 2**32 or numbers.stop - numbers.start > _MOST_CHIPS:
+        raise InputError(f"--chips {text!r}: at most {_MOST_CHIPS} chips at a time, numbered below {2**32}")
     return numbers
 
 

@@ -1,28 +1,31 @@
 """What the commands deploy, export and info do, between options and printing."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from crossbar_sim import __version__
+from crossbar_sim.cli_options import read_model
 from crossbar_sim.crossbar import threads as pool
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
-from crossbar_sim.files import write_text
+from crossbar_sim.files import check_writable, write_text
 from crossbar_sim.nn import layers as layers_of
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.chips import slots
-from crossbar_sim.nn.loading import LoadedModel, load_model
+from crossbar_sim.nn.loading import LoadedModel
 from crossbar_sim.robustness.deploy import deploy
 from crossbar_sim.robustness.examples import find_examples
-from crossbar_sim.robustness.figure import conductance_maps, draw
 from crossbar_sim.robustness.view import progress, show
-from crossbar_sim.store import describe_chip, export_chip, read_chip
+from crossbar_sim.robustness.wording import visible
+from crossbar_sim.store import ChipFile, describe_chip, export_chip, read_chip
+from crossbar_sim.store.describe import hardware_in_words
 
 
 def run_deploy(
@@ -30,7 +33,9 @@ def run_deploy(
     hardware: Hardware,
     warnings: tuple[str, ...],
     *,
-    chips: range,
+    chips: range | None,
+    designed: bool,
+    inputs: tuple[str | None, ...],
     input_shape: tuple[int, ...] | None,
     data: str | None,
     data_dir: str | None,
@@ -49,30 +54,51 @@ def run_deploy(
 ) -> None:
     """Evaluate, print, and write what was asked for; see `crossbar-sim deploy --help`.
 
+    Args:
+        chips: None: 20, or the one of the file of conductances.
+        designed: whether flags describe the design.
+        inputs: the paths that are read, which no output may replace.
+
     Raises:
         InputError: for anything that cannot be used; outputs are checked before the long work.
     """
-    for path in (json_path, plot, maps):
-        check_writable(path)
+    _check_outputs((json_path, plot, maps), (*inputs, conductances), stream=json_path)
+    if plot is not None:
+        # matplotlib takes a while to import: only who wants a figure waits
+        from crossbar_sim.robustness.figure import METADATA, conductance_maps, draw
+
+        if os.path.splitext(plot)[1].lower() not in METADATA:
+            raise InputError(f"{plot}: a figure is written as {', '.join(METADATA)}, chosen by the suffix")
     if threads is not None:
         pool.set_threads(threads)
-    examples = find_examples(loaded, data, data_dir, images, input_shape, seed)
-    model = loaded.module.to(_device(device))
-    selected = only or None
+    place = _device(device)
     measured = None
     if conductances is not None:
-        chips = chips[:1]  # a file is one chip
+        if chips is not None or maps is not None:
+            flag = "--chips" if chips is not None else "--maps"
+            raise InputError(f"--conductances is one chip, which is not simulated: leave out {flag}")
         chip_file = read_chip(conductances)
+        hardware, told = _design_of(chip_file, hardware, designed, loaded)
+        warnings = told if chip_file.hardware is not None else warnings
+        chips, measured = range(chip_file.chip or 0, (chip_file.chip or 0) + 1), chip_file
+    chips = range(20) if chips is None else chips
+    examples = find_examples(loaded, data, data_dir, images, input_shape, seed)
+    model = _moved(loaded.module, place)
+    selected = only or None
+    given = None
+    if measured is not None:
         analog = to_analog(model, hardware, seed, chips[0], selected, skip)
-        missing, _ = chip_file.check_against([slot.name for slot, _ in slots(analog)])
-        warnings += tuple(f"{conductances} has no map of {name}: it computes with clean weights" for name in missing)
-        measured = chip_file.maps(hardware)
+        missing, _ = measured.check_against([slot.name for slot, _ in slots(analog) if not slot.ideal])
+        warnings += tuple(
+            f"{conductances} has no map of {name}: it computes with clean weights" for name in missing
+        )
+        given = measured.maps(hardware)
     console = Console(stderr=json_path == "-", highlight=False)
     with progress(Console(stderr=True)) as step:
         deployment = deploy(
             model, examples.x, examples.y, hardware,
             seed=seed, chips=chips, threshold=threshold, only=selected, skip=skip,
-            sensitivity_chips=sensitivity_chips, maps=measured, fixed=loaded.batch,
+            sensitivity_chips=sensitivity_chips, maps=given, fixed=loaded.batch,
             identity=_identity(loaded, examples.identity),
             notes=(*loaded.notes, *examples.notes), warnings=warnings, progress=step,
         )  # fmt: skip
@@ -80,12 +106,13 @@ def run_deploy(
     report = json.dumps(deployment.as_dict(), indent=2, allow_nan=False) + "\n"
     if json_path == "-":
         sys.stdout.write(report)
+        sys.stdout.flush()  # a full disk is seen here, not when Python ends
     elif json_path is not None:
         write_text(json_path, report)
     if plot is not None or maps is not None:
         analog = to_analog(model.cpu(), hardware, seed, chips[0], selected, skip)
     if plot is not None:
-        draw(deployment, plot, None if measured is not None else conductance_maps(analog, _worst(deployment)))
+        draw(deployment, plot, None if given is not None else conductance_maps(analog, _worst(deployment)))
     if maps is not None:
         export_chip(
             analog, maps, hardware=hardware, seed=seed, chip=chips[0],
@@ -93,7 +120,7 @@ def run_deploy(
         )  # fmt: skip
     for path in (json_path, plot, maps):
         if path is not None and path != "-":
-            console.print(f"wrote {path}")
+            _say(console, f"wrote {path}")
 
 
 def run_export(
@@ -101,6 +128,7 @@ def run_export(
     hardware: Hardware,
     warnings: tuple[str, ...],
     *,
+    inputs: tuple[str | None, ...],
     output: str,
     chip: int,
     seed: int,
@@ -108,15 +136,21 @@ def run_export(
     skip: tuple[str, ...],
 ) -> None:
     """Write one chip's conductance maps; see `crossbar-sim export --help`."""
-    check_writable(output)
+    _check_outputs((output,), inputs)
     analog = to_analog(loaded.module, hardware, seed, chip, only or None, skip)
     export_chip(
-        analog, output, hardware=hardware, seed=seed, chip=chip, model_sha256=loaded.sha256, version=__version__
+        analog,
+        output,
+        hardware=hardware,
+        seed=seed,
+        chip=chip,
+        model_sha256=loaded.sha256,
+        version=__version__,
     )
     console = Console(highlight=False)
     for warning in warnings:
-        console.print(f"warning: {warning}", style="yellow", markup=False)
-    console.print(f"wrote {output}: chip {chip}, {sum(1 for s, _ in slots(analog) if not s.ideal)} arrays")
+        _say(console, f"warning: {warning}", "yellow")
+    _say(console, f"wrote {output}: chip {chip}, {sum(1 for s, _ in slots(analog) if not s.ideal)} arrays")
 
 
 def describe(
@@ -126,8 +160,7 @@ def describe(
     if _is_hdf5(path):
         yield from describe_chip(path)
         return
-    arguments = json.loads(arch_arguments) if arch_arguments else None
-    loaded = load_model(path, arch, arguments, trust_pickle)
+    loaded = read_model(path, arch, arch_arguments, trust_pickle)
     yield "file", f"{loaded.source}, network {loaded.name}"
     yield "parameters", f"{sum(p.numel() for p in loaded.module.parameters()):,}"
     yield "input", "x".join(map(str, loaded.input_shape)) if loaded.input_shape else "not told by the file"
@@ -141,24 +174,67 @@ def describe(
     for layer in layers_of(to_analog(loaded.module, hardware)):
         sizes = ", ".join(f"{s.rows} x {s.layout.cols}" for s in layer.matrices)
         tiles = sum(g.tiles for g in layer.geometries(hardware))
-        yield "layer", f"{layer.name} ({layer.kind}): " + (
-            f"{sizes} on {tiles} tiles of 128x128" if layer.analog else f"digital, {layer.reason}"
+        yield (
+            "layer",
+            f"{layer.name} ({layer.kind}): "
+            + (f"{sizes} on {tiles} tiles of 128x128" if layer.analog else f"digital, {layer.reason}"),
         )
 
 
-def check_writable(path: str | None) -> None:
-    """Refuse before the long work what would fail after it.
+def _check_outputs(
+    outputs: tuple[str | None, ...], inputs: tuple[str | None, ...], stream: str | None = None
+) -> None:
+    """Refuse before the long work what would fail after it, or replace something else; `stream` may be a pipe.
 
     Raises:
-        InputError: if the directory is missing or cannot be written to.
+        InputError: if an output cannot be written, is an input, or is given twice.
     """
-    if path is None or path == "-":
-        return
-    folder = Path(path).absolute().parent
-    if not folder.is_dir():
-        raise InputError(f"cannot write {path}: {folder} is no directory")
-    if Path(path).is_dir():
-        raise InputError(f"cannot write {path}: it is a directory")
+    read = {os.path.realpath(path): path for path in inputs if path}
+    for path in outputs:
+        if path is None or path == "-":
+            continue
+        check_writable(path, stream=path == stream)
+        real = os.path.realpath(path)
+        if real in read:
+            raise InputError(f"cannot write {path}: it is an input or another output; name another file")
+        read[real] = path
+
+
+def _design_of(
+    chip: ChipFile, hardware: Hardware, designed: bool, loaded: LoadedModel
+) -> tuple[Hardware, tuple[str, ...]]:
+    """The design to map the model with so that a chip file fits, and what to warn of.
+
+    Raises:
+        InputError: if flags ask for another design than the file's: they would do nothing.
+    """
+    if chip.hardware is None:
+        return hardware, ()
+    if designed and chip.hardware != hardware:
+        raise InputError(
+            f"{chip.path} was simulated with another design ({hardware_in_words(chip.hardware)}): "
+            "leave out the flags of the design, which would do nothing"
+        )
+    if chip.model_sha256 not in (None, loaded.sha256):
+        return chip.hardware, (f"{chip.path} was made from another model file than this one",)
+    return chip.hardware, ()
+
+
+def _moved(module: nn.Module, device: torch.device) -> nn.Module:
+    try:
+        return module.to(device)
+    except RuntimeError as error:
+        why = str(error).split("\n", 1)[0]
+        raise InputError(f"--device {device}: the model cannot be moved there ({why})") from error
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    """One line as it is: not wrapped, so that a path in it can be copied; visible on any terminal."""
+    encoding = console.encoding
+    console.print(
+        visible(text).encode(encoding, "backslashreplace").decode(encoding),
+        style=style, markup=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def _is_hdf5(path: str) -> bool:
@@ -181,7 +257,11 @@ def _device(name: str) -> torch.device:
     except RuntimeError:
         raise InputError(f"--device {name!r}: expected cpu or cuda, or cuda:1") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no GPU here; crossbar-sim doctor says more")
+        raise InputError(f"--device {name}: torch sees no GPU here; crossbar-sim doctor says more")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"--device {name}: torch sees {torch.cuda.device_count()} GPUs here, numbered from 0"
+        )
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {name!r}: expected cpu or cuda, or cuda:1")
     return device

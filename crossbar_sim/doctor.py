@@ -7,7 +7,18 @@ import sys
 import time
 from collections.abc import Iterator
 
-PACKAGES = ("torch", "torchvision", "numpy", "numba", "llvmlite", "scipy", "h5py", "click", "rich", "matplotlib")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "numba",
+    "llvmlite",
+    "scipy",
+    "h5py",
+    "click",
+    "rich",
+    "matplotlib",
+)
 
 
 def findings() -> Iterator[tuple[str, str, bool]]:
@@ -49,9 +60,15 @@ def _kernels() -> Iterator[tuple[str, str, bool]]:
     for _ in range(20):
         law.cells(g, out, stream, 0)
     rate = 20 * g.size / (time.perf_counter() - began)
-    cached = bool(getattr(kernels.lognormal, "_cache", None)) and "NullCache" not in repr(kernels.lognormal._cache)
+    cached = bool(getattr(kernels.lognormal, "_cache", None)) and "NullCache" not in repr(
+        kernels.lognormal._cache
+    )
     yield "drift kernel", f"{rate / 1e6:.0f} M cells/s on one thread of {threads.threads()}", True
-    yield "kernel cache", "on disk" if cached else "none: kernels compile in every process (a few seconds)", True
+    yield (
+        "kernel cache",
+        "on disk" if cached else "none: kernels compile in every process (a few seconds)",
+        True,
+    )
 
 
 def _torch() -> Iterator[tuple[str, str, bool]]:

@@ -23,7 +23,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = _target(path)
     temporary = None
     try:
-        if _mode(target) is not None and not target.is_file():
+        mode = _mode(target)
+        if mode is not None and not stat.S_ISREG(mode):
             raise InputError(f"{path} is no regular file: name a file to write")
         # The name is cut, so that one which the file system just takes does not become too long.
         handle, name = tempfile.mkstemp(
@@ -36,7 +37,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.umask(umask)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~umask)
+        os.chmod(temporary, 0o666 & ~umask if mode is None else stat.S_IMODE(mode))
         os.replace(temporary, target)
     except OSError as error:
         raise InputError(f"cannot write {path}: {_reason(error)}; what was there is unchanged") from error
@@ -47,7 +48,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file whole or not at all, in UTF-8; into a pipe or a device, such as /dev/stdout, directly.
+    """Write a text file whole or not at all, in UTF-8; straight into a pipe or device (/dev/stdout).
 
     Raises:
         InputError: with the system's reason.
@@ -63,8 +64,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
+def check_writable(path: str | os.PathLike[str], stream: bool = False) -> None:
     """Refuse before long work what would fail after it.
+
+    Args:
+        path: where a file is to be written.
+        stream: whether it may also be a pipe or a device, as for `write_text`.
 
     Raises:
         InputError: if `path` is a directory, or a file cannot be written there.
@@ -73,7 +78,9 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     try:
         mode = _mode(target)
         if mode is not None and not stat.S_ISREG(mode):
-            return
+            if stream and _is_stream(target):
+                return
+            raise InputError(f"{path} is no regular file: name a file to write")
         if mode is not None and not os.access(target, os.W_OK):
             raise InputError(f"cannot write {path}: the file is write-protected")
         if not target.parent.is_dir():
@@ -85,18 +92,17 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
-    """The file that `path` means, with links followed.
+    """The file that `path` means, with links followed (not those of /dev/stdout to a pipe).
 
     Raises:
         InputError: if it is a directory or no name at all.
     """
-    try:
-        target = Path(path) if _is_stream(Path(path)) else Path(os.path.realpath(path))
-    except ValueError:
-        raise InputError(f"{os.fspath(path)!r} is no name of a file: it holds a null byte") from None
-    if target.is_dir():
-        raise InputError(f"{os.fspath(path)!r} is a directory: name a file to write")
-    return target
+    name = os.fspath(path)
+    if "\0" in name:
+        raise InputError(f"{name!r} is no name of a file: it holds a null byte")
+    if not name or os.path.isdir(name):
+        raise InputError(f"{name!r} is a directory: name a file to write")
+    return Path(name) if _is_stream(Path(name)) else Path(os.path.realpath(name))
 
 
 def _is_stream(path: Path) -> bool:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy import interpolate, special
 
 from crossbar_sim.crossbar import kernels
 from crossbar_sim.crossbar.checks import number
@@ -35,6 +34,8 @@ class GammaDrift(Law):
 
     def table(self) -> Float32:
         """Coefficients of log2 x on equal pieces of [-Z, Z]: (PIECES, 4), lowest power first."""
+        from scipy import interpolate, special  # half a second of imports that no other law needs
+
         z = np.linspace(-self.Z, self.Z, self.PIECES + 1)
         if self.sigma < 1e-3:  # two terms of Cornish and Fisher: SciPy's inverse loses places there
             q = np.log2(1.0 + self.sigma * z + self.sigma**2 * (z * z - 1.0) / 3.0)

@@ -149,9 +149,9 @@ def lognormal_weights(
             out[i] = _drifted_weight(w[i], scale, inverse, factor, high, low, z2)
             i = base + _L3 + j
             out[i] = _drifted_weight(w[i], scale, inverse, factor, high, low, z3)
-    for i in range(groups * GROUP, out.size):
-        z = normal_at(u64(start + i), k0, k1, plane, chip, event)
-        out[i] = _drifted_weight(w[i], scale, inverse, factor, high, low, z)
+    for n in range(groups * GROUP, out.size):
+        z = normal_at(u64(start + n), k0, k1, plane, chip, event)
+        out[n] = _drifted_weight(w[n], scale, inverse, factor, high, low, z)
 
 
 @kernel

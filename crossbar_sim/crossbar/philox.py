@@ -97,22 +97,22 @@ def float_of(b: Any) -> Any:
 
 @overload(fma, inline="always")
 def _fma(a, b, c):  # type: ignore[no-untyped-def]
-    return lambda a, b, c: _llvm_fma(f32(a), f32(b), f32(c))
+    return lambda a, b, c: _llvm_fma(f32(a), f32(b), f32(c))  # type: ignore[call-arg]
 
 
 @overload(sqrt, inline="always")
 def _sqrt(x):  # type: ignore[no-untyped-def]
-    return lambda x: _llvm_sqrt(f32(x))
+    return lambda x: _llvm_sqrt(f32(x))  # type: ignore[call-arg]
 
 
 @overload(bits_of, inline="always")
 def _bits_of(x):  # type: ignore[no-untyped-def]
-    return lambda x: _llvm_bits(f32(x))
+    return lambda x: _llvm_bits(f32(x))  # type: ignore[call-arg]
 
 
 @overload(float_of, inline="always")
 def _float_of(b):  # type: ignore[no-untyped-def]
-    return lambda b: _llvm_float(i32(b))
+    return lambda b: _llvm_float(i32(b))  # type: ignore[call-arg]
 
 
 @inlined

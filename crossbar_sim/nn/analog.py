@@ -8,7 +8,8 @@ parameters, and a gradient reaches them through the array.
 """
 
 import copy
-import math
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.folding import Fold
 from crossbar_sim.nn.matrices import Layout
 from crossbar_sim.nn.programming import gain, program_into
+from crossbar_sim.nn.staleness import state
 
 
 @dataclass(eq=False)
@@ -49,12 +51,12 @@ class Slot:
 
     def sources(self, module: nn.Module) -> list[Tensor | None]:
         """Every tensor that the clean values are made of."""
-        sources = [module._parameters.get(name) for name in slot_names(self)]
+        sources: list[Tensor | None] = [module._parameters.get(name) for name in slot_names(self)]
         return sources if self.fold is None else sources + self.fold.sources(module)
 
     def state(self, module: nn.Module) -> tuple[object, ...]:
         """Equal as long as the clean values are the same."""
-        return tuple(map(_state, self.sources(module)))
+        return tuple(map(state, self.sources(module)))
 
     def on_meta(self, module: nn.Module) -> bool:
         """Whether there are shapes only, and nothing to program."""
@@ -118,10 +120,11 @@ class Analog:
         slot = self._slots[parameter]
         design = self._design
         assert isinstance(self, nn.Module)
-        if slot.ideal or not design.runs(slot.layer) or slot.on_meta(self):
-            return slot.clean(self)[0 if parameter == slot.weight else 1]
-        if design.locked:
+        clean = slot.ideal or not design.runs(slot.layer)
+        if design.locked and not clean and _buffer(parameter) in self._buffers:
             return self._buffers[_buffer(parameter)]
+        if clean or slot.on_meta(self):
+            return slot.clean(self)[0 if parameter == slot.weight else 1]
         if torch.is_grad_enabled():
             return self._with_own_memory(slot, parameter)
         self.refresh(slot)
@@ -180,7 +183,8 @@ class Analog:
     def _state_to_keep(self) -> dict[str, Any]:
         """The state of the layer without what its next reading programs."""
         programmed = {_buffer(name) for name in self._slots}
-        state = {**self.__getstate__(), "_tags": {}, "_graphs": {}}  # type: ignore[dict-item]
+        state: dict[str, Any] = dict(self.__getstate__())  # type: ignore[call-overload]
+        state |= {"_tags": {}, "_graphs": {}}
         state["_buffers"] = {name: b for name, b in self._buffers.items() if name not in programmed}
         state["_non_persistent_buffers_set"] = state["_non_persistent_buffers_set"] - programmed
         return state
@@ -251,47 +255,26 @@ def _alike(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.device == b.device and a.dtype == b.dtype and not a.is_inference()
 
 
-@dataclass(frozen=True, eq=False)
-class _Held:
-    """A tensor that equals itself alone; held, so that no later tensor can take its place in memory."""
-
-    tensor: Tensor
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Held) and self.tensor is other.tensor
-
-    def __hash__(self) -> int:
-        return id(self.tensor)
+_READERS: list[Callable[[Analog, str], Tensor | None]] = []
 
 
-def _state(parameter: Tensor | None) -> tuple[object, ...]:
-    """Changes whenever the parameter's values may have changed."""
-    if parameter is None:
-        return ()
-    version = -1 if parameter.is_inference() else parameter._version
-    kind = (parameter.data_ptr(), version, parameter.device, parameter.dtype)
-    return _Held(parameter), *kind, _fingerprint(parameter)
+def _reader() -> Callable[[Analog, str], Tensor | None]:
+    """`Analog.read`, out of reach of torch.compile, which would break at Numba inside it.
 
-
-def _fingerprint(parameter: Tensor) -> int:
-    """The sum of the parameter's memory as 64-bit integers: p.data.add_(...) raises no version.
-
-    A tenth of a nanosecond per weight; only on the CPU, since it would make a GPU's queue wait.
+    torch.compiler.disable imports the compiler, which takes longer than a small model's whole evaluation: so
+    only where it is there already.
     """
-    if parameter.device.type != "cpu" or not parameter.is_contiguous():
-        return 0
-    flat = parameter.detach().view(-1)
-    per_word = 8 // math.gcd(8, flat.element_size())
-    first = min(-flat.storage_offset() % per_word, flat.numel())
-    last = first + (flat.numel() - first) // per_word * per_word
-    words = flat[first:last].view(torch.int64).sum().item() if last > first else 0
-    return hash((words, *flat[:first].tolist(), *flat[last:].tolist()))
+    if "torch._dynamo" not in sys.modules:
+        return Analog.read
+    if not _READERS:
+        _READERS.append(torch.compiler.disable(Analog.read))
+    return _READERS[0]
 
 
 def _property(name: str) -> property:
     def get(self: Analog) -> Tensor | None:
         try:
-            return self.read(name)
+            return _reader()(self, name)
         except AttributeError as error:
             # nn.Module would take an AttributeError as "look in _parameters" and give the clean weight
             raise RuntimeError(f"programming {name} failed: {error}") from error

@@ -43,19 +43,24 @@ def to_analog(
         InputError: if a pattern matches no layer, nothing is left to map, or the model is analog already.
     """
     if any(isinstance(module, Analog) for module in model.modules()):
-        raise InputError("the model is analog already: convert the clean model, or set_chip/set_hardware this one")
+        raise InputError(
+            "the model is analog already: convert the clean model, or set_chip/set_hardware this one"
+        )
     tensors = [*model.parameters(), *model.buffers()]
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise InputError(f"{name} has no shape yet: run the lazy model once on an input before mapping it")
+            raise InputError(
+                f"{name} has no shape yet: run the lazy model once on an input before mapping it"
+            )
     # Tensors that are no leaves (pruning and weight_norm leave them on a module) are remade by its hooks.
     tensors += [t for m in model.modules() for t in vars(m).values() if isinstance(t, torch.Tensor)]
     memo = {id(t): t for t in tensors}
-    analog = copy_graph(model, memo) if graph.is_graph(model) else copy.deepcopy(model, memo)
+    exported = isinstance(model, torch.fx.GraphModule) and graph.is_graph(model)
+    analog = copy_graph(model, memo) if exported else copy.deepcopy(model, memo)  # type: ignore[arg-type]
     design = Design(hardware, seed, check_chip(chip))
     design.key("")  # refuses an impossible seed now rather than in the first forward
     choice = _Choice(tuple(only) if only is not None else None, tuple(skip))
-    builder = _GraphBuilder if graph.is_graph(analog) else _Builder
+    builder = _GraphBuilder if exported else _Builder
     layers = builder(analog, hardware, choice).build()
     choice.check([layer.name for layer in layers])
     if not any(layer.slots for layer in layers):
@@ -73,7 +78,7 @@ def to_analog(
             if existing:
                 module.__class__ = type(module)._base  # type: ignore[attr-defined]
             make_analog(module, existing + slots, design)
-    if graph.is_graph(analog) and not isinstance(analog, Analog):
+    if exported and not isinstance(analog, Analog):
         make_analog(analog, [], design)  # it copies itself in a way that knows no analog layers
     design.layers = tuple(layers)
     return analog
@@ -244,8 +249,8 @@ class _GraphBuilder(_Builder):
 
 
 _PARAMETRISED = (
-    "its weight is computed by a parametrization: call "
-    "torch.nn.utils.parametrize.remove_parametrizations (or prune.remove, remove_weight_norm) before deploying"
+    "its weight is computed by a parametrization: call torch.nn.utils.parametrize.remove_parametrizations "
+    "(or prune.remove, remove_weight_norm) before deploying"
 )
 
 
@@ -260,5 +265,7 @@ def _why_digital(module: nn.Module) -> str:
     if isinstance(module, tuple(RULES)):
         return "no real-valued weight of its own"
     if any(p is not None and p.ndim >= 2 for p in module._parameters.values()):
-        return "a parameter of a class that is no known layer: export the model, and products with it are found"
+        return (
+            "a parameter of a class that is no known layer: export the model, and products with it are found"
+        )
     return "no weight matrix"

@@ -74,9 +74,11 @@ def _forward(model: nn.Module, piece: Tensor, fast: bool) -> Tensor:
                 y = model(piece)
         else:
             y = model(piece)
-    except InputError:
+    except (InputError, MemoryError):
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError) as error:
+    except Exception as error:  # of the user's own code, or of torch where shapes do not fit: of any kind
+        if "allocate memory" in str(error) or "out of memory" in str(error):
+            raise MemoryError(str(error)) from error  # torch has no type for it on the CPU
         first = next((line for line in str(error).split("\n") if line.strip()), type(error).__name__)
         raise InputError(
             f"the model cannot take inputs of shape {tuple(piece.shape)} (batch first): {first.strip()}"

@@ -42,6 +42,8 @@ def read_file(path: Path) -> bytes:
         what = "a TensorFlow SavedModel directory" if saved_model else "a directory"
         then = _EXPORT if saved_model else "name the model file inside it"
         raise InputError(f"{path} is {what}: {then}")
+    if path.is_char_device() or path.is_block_device():  # /dev/zero has no end
+        raise InputError(f"{path} is a device: name a model file")
     try:
         content = path.read_bytes()
     except FileNotFoundError:

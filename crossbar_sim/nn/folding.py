@@ -28,7 +28,9 @@ class Fold:
         weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
         gamma, beta = self.norm._parameters.get("weight"), self.norm._parameters.get("bias")
         mean, var = self.norm._buffers["running_mean"], self.norm._buffers["running_var"]
-        assert weight is not None and mean is not None and var is not None
+        assert weight is not None
+        assert mean is not None
+        assert var is not None
         factor = torch.rsqrt(var + self.eps)
         factor = factor if gamma is None else factor * gamma
         shift = -mean * factor if bias is None else (bias - mean) * factor

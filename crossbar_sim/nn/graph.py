@@ -1,7 +1,8 @@
 """Finding crossbar matrices in an exported graph, where layers have become calls of torch operators.
 
 A parameter is a matrix when an operator that is a matrix product takes it, directly or through a chain of
-transpositions and the like. What holds it is a bare module named after the layer, so slots attach to it as to a layer.
+transpositions and the like. What holds it is a bare module named after the layer, so slots attach to it as
+to a layer.
 """
 
 import math
@@ -28,7 +29,8 @@ _RECURRENT = {
 _CELLS = {
     f"aten.{cell}.default": name
     for cell, name in (
-        ("lstm_cell", "LSTMCell"), ("gru_cell", "GRUCell"), ("rnn_tanh_cell", "RNNCell"), ("rnn_relu_cell", "RNNCell"),
+        ("lstm_cell", "LSTMCell"), ("gru_cell", "GRUCell"), ("rnn_tanh_cell", "RNNCell"),
+        ("rnn_relu_cell", "RNNCell"),
     )
 }  # fmt: skip
 _PRODUCTS = {"aten.mm.default": 0, "aten.matmul.default": 0, "aten.bmm.default": 0}
@@ -81,7 +83,8 @@ def uses(model: fx.GraphModule) -> dict[str, Use]:
             continue
         name = str(node.target)
         every = list(_uses_of(name, node, _stand_in(shapes[name]), shapes, stored))
-        best = next((use for use in every if use.matrix), next(iter(every), Use(name, "unused", None, "unused")))
+        every.append(Use(name, "unused", None, "unused"))
+        best = next((use for use in every if use.matrix), every[0])
         if name not in found or (best.matrix and not found[name].matrix):
             found[name] = best
     return found
@@ -97,7 +100,8 @@ def _turned(value: Any) -> bool | None:
     """Whether the parameter's last two dimensions have changed places; None if they are not the last two."""
     if not isinstance(value, Tensor) or value.dim() < 2:
         return None
-    return {(_FAR, 1): False, (1, _FAR): True}.get(value.stride()[-2:])  # type: ignore[call-overload, no-any-return]
+    far, near = value.stride()[-2:]
+    return {(_FAR, 1): False, (1, _FAR): True}.get((far, near))
 
 
 def _uses_of(
@@ -135,21 +139,24 @@ def _use(
     value: Any,
     stored: set[fx.Node],
 ) -> Use:
-    shape, arguments, turned = shapes[name], list(user.args), _turned(value)
+    arguments: list[Any] = list(user.args)
+    shape, turned = shapes[name], _turned(value)
     place = next((i for i, a in enumerate(arguments) if a is node), -1)
     bias = arguments[2] if len(arguments) > 2 else None
     whole = isinstance(value, Tensor) and value.shape == shape and turned is False
     short = op.removeprefix("aten.").split(".")[0]
     if op == "aten.linear.default" and place == 1 and len(shape) == 2 and turned is not None:
-        return Use(name, "Linear", _matrix(name, bias, Layout(shape, "in_out" if turned else "out_in"), shapes))
+        return Use(
+            name, "Linear", _matrix(name, bias, Layout(shape, "in_out" if turned else "out_in"), shapes)
+        )
     if op in _CONV and place == 1 and whole:
-        groups = int(arguments[6]) if len(arguments) > 6 else 1  # type: ignore[arg-type]
+        groups = int(arguments[6]) if len(arguments) > 6 else 1
         return Use(name, _CONV[op], _matrix(name, bias, Layout(shape, "out_in", groups), shapes))
     if op in _TRANSPOSED and place == 1 and whole:
-        groups = int(arguments[6]) if len(arguments) > 6 else 1  # type: ignore[arg-type]
+        groups = int(arguments[6]) if len(arguments) > 6 else 1
         return Use(name, _TRANSPOSED[op], _matrix(name, None, Layout(shape, "transposed", groups), shapes))
     if op == "aten.convolution.default" and place == 1 and whole:
-        back, dims, groups = bool(arguments[6]), len(shape) - 2, int(arguments[8])  # type: ignore[arg-type]
+        back, dims, groups = bool(arguments[6]), len(shape) - 2, int(arguments[8])
         layout = Layout(shape, "transposed" if back else "out_in", groups)
         kind = f"Conv{'Transpose' if back else ''}{dims}d"
         return Use(name, kind, _matrix(name, None if back else bias, layout, shapes))
@@ -164,7 +171,7 @@ def _use(
     if place == 2 and op in ("aten.linear.default", "aten.convolution.default", *_CONV, *_TRANSPOSED):
         return Use(name, short, None, "a bias", bias=True)
     if op in _RECURRENT or op in _CELLS:
-        own = list(arguments[2]) if op in _RECURRENT else arguments[2:]  # type: ignore[arg-type]
+        own = list(arguments[2]) if op in _RECURRENT else arguments[2:]
         kind = _RECURRENT.get(op) or _CELLS[op]
         if node in own and len(shape) == 2 and whole:
             holder, _, weight = name.rpartition(".")
@@ -210,29 +217,21 @@ def fold_graph(model: fx.GraphModule, wanted: Callable[[str], bool]) -> dict[str
         before = node.args[0] if results else None
         if not isinstance(before, fx.Node) or len(before.users) != 1 or not _carries(before):
             continue
-        layer, norm = str(before.args[1].target).rpartition(".")[0], str(node.args[3].target).rpartition(".")[0]
-        # Each operand is what its module calls so, used here alone: the folded layer gives one value to all.
-        names = [(before.args[1], f"{layer}.weight"), (before.args[2] if len(before.args) > 2 else None, f"{layer}.bias")]
-        names += zip(node.args[1:5], [f"{norm}.{n}" for n in ("weight", "bias", "running_mean", "running_var")], strict=True)
-        known = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-        if not (layer and norm and all(_is(operand, name, known) for operand, name in names)):
+        names = _foldable(model, before, node)
+        if names is None or names[0] in folded or not wanted(names[0]):
             continue
-        if len(before.args[1].users) != 1 or layer in folded or not wanted(layer):
-            continue
-        bias = names[1][0]
-        if bias is None:
+        layer, norm = names
+        if len(before.args) < 3 or before.args[2] is None:
             with model.graph.inserting_before(before):
                 read = model.graph.create_node("get_attr", f"{layer}.bias")
             before.args = (*before.args[:2], read, *before.args[3:])
-        elif len(bias.users) != 1:
-            continue
         for result in results:
             result.replace_all_uses_with(before)
             model.graph.erase_node(result)
         if node not in results:
             model.graph.erase_node(node)
-        eps = node.args[7] if len(node.args) > 7 else node.args[6]
-        folded[layer] = (norm, Fold(model.get_submodule(norm), float(eps)))  # type: ignore[arg-type]
+        eps: Any = node.args[7] if len(node.args) > 7 else node.args[6]
+        folded[layer] = (norm, Fold(model.get_submodule(norm), float(eps)))
     return folded
 
 
@@ -254,8 +253,22 @@ def _carries(node: fx.Node) -> bool:
     return (forward or op in ("aten.linear.default", *_CONV)) and isinstance(weight, fx.Node)
 
 
-def _is(operand: object, name: str, known: dict[str, Tensor]) -> bool:
-    """Whether the operand is the tensor `name`, or is absent and there is none of that name."""
-    if operand is None:
-        return name not in known
-    return isinstance(operand, fx.Node) and operand.op == "get_attr" and operand.target == name and name in known
+def _foldable(model: fx.GraphModule, before: fx.Node, node: fx.Node) -> tuple[str, str] | None:
+    """Layer and norm, if every operand is called as in a module, and the layer's are used here alone."""
+    tensors = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    tensors |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    layer, norm = (str(getattr(n, "target", "")).rpartition(".")[0] for n in (before.args[1], node.args[3]))
+    own = list(zip((*before.args[1:3], None)[:2], ("weight", "bias"), strict=True))
+    others = zip(node.args[1:5], ("weight", "bias", "running_mean", "running_var"), strict=True)
+    wanted = [(n, f"{layer}.{name}") for n, name in own] + [(n, f"{norm}.{name}") for n, name in others]
+    for operand, name in wanted:
+        if operand is None and name in tensors:
+            return None
+        if operand is not None and not (_gets(operand, name) and name in tensors):
+            return None
+    alone = all(n is None or len(n.users) == 1 for n, _ in own)  # type: ignore[union-attr]
+    return (layer, norm) if layer and norm and alone else None
+
+
+def _gets(operand: object, name: str) -> bool:
+    return isinstance(operand, fx.Node) and operand.op == "get_attr" and operand.target == name

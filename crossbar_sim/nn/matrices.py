@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 Order = Literal["out_in", "in_out", "transposed", "vector"]
@@ -138,8 +137,8 @@ DIGITAL: dict[type[nn.Module], str] = {
 def matrices(module: nn.Module) -> tuple[Matrix, ...]:
     """The crossbar matrices among the module's own parameters (not its children's).
 
-    None where a weight that the layer should have is no parameter (pruning and weight_norm make it from others), or
-    holds no real numbers.
+    None where a weight that the layer should have is no parameter (pruning and weight_norm make it from
+    others), or holds no real numbers.
     """
     for cls, rule in RULES.items():
         if isinstance(module, cls):

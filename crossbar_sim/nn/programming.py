@@ -52,10 +52,9 @@ def program_into(
         return
     check_finite(columns, slot.name)
     programmed = program(design, slot.name, columns)
-    w, b = slot.split(programmed)
-    weight.copy_(w)
-    if bias is not None and b is not None:
-        bias.copy_(b)
+    for buffer, value in zip((weight, bias), slot.split(programmed), strict=True):
+        if buffer is not None and value is not None:
+            buffer.copy_(value)
 
 
 def _scale(design: Design, slot: "Slot", module: nn.Module, columns: Tensor, w: Float32) -> Float32:
@@ -81,7 +80,7 @@ def program(design: Design, name: str, columns: Tensor) -> Tensor:
 
 
 def gain(design: Design, name: str, columns: Tensor, trained: bool = True) -> tuple[Tensor, Tensor | None]:
-    """The programmed matrix and, if `trained`, its derivative with respect to each weight, both (cols, rows)."""
+    """The programmed matrix and, if `trained`, its derivative by each weight, both (cols, rows)."""
     key, detached = design.key(name), columns.detach()
     check_finite(detached, name)
     programmed = program(design, name, detached)

@@ -39,7 +39,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.linear by the machine's fastest float32 GEMM: input (..., in), weight (out, in), bias (out,)."""
     fits = input.dim() >= 2 and weight.dim() == 2 and input.shape[-1] == weight.shape[1]
     fits = fits and input.numel() > 0 and weight.numel() > 0
-    fits = fits and (bias is None or bias.shape == weight.shape[:1])  # others are for torch to refuse
+    # oneDNN reads a bias with strides as if it had none, and wrong shapes are for torch to refuse.
+    fits = fits and (bias is None or (bias.shape == weight.shape[:1] and bias.is_contiguous()))
     if fits and onednn_works() and _plain_cpu(input, weight, bias):
         y: Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
         return y
@@ -56,13 +57,14 @@ def max_pool2d(
     input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
     ceil_mode: bool = False, return_indices: bool = False,
 ) -> Any:  # fmt: skip
-    """F.max_pool2d as maxima of slices, rows first: input (..., c, h, w). What torch refuses is left to it."""
+    """F.max_pool2d as maxima of slices, rows first: input (..., c, h, w); torch refuses what is impossible."""
     stride = kernel_size if stride is None or stride in ([], ()) else stride
     kernel, step, pad = _pair(kernel_size), _pair(stride), _pair(padding)
     plain = _pair(dilation) == (1, 1) and not ceil_mode and not return_indices
     plain = plain and input.dim() in (3, 4) and _plain_cpu(input) and min(input.shape) > 0
     if not plain or kernel is None or step is None or pad is None or not _possible(input, kernel, step, pad):
-        return F.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+        torchs: Any = F.max_pool2d
+        return torchs(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
     (kh, kw), (sh, sw), (ph, pw), x = kernel, step, pad, input
     if ph or pw:
         x = F.pad(x, (pw, pw, ph, ph), value=float("-inf"))

@@ -140,7 +140,9 @@ def _planes(
     """One plane after drift, its healthy cells, and the drift factor of each cell: flat."""
     mapping, device = hardware.mapping, columns.device
     middle = mapping.middle if isinstance(mapping, Offset) else mapping.g_min
-    sign, base = (-1.0 if plane % 2 else 1.0, mapping.g_min) if mapping.planes_per_copy == 2 else (1.0, middle)
+    sign, base = (
+        (-1.0 if plane % 2 else 1.0, mapping.g_min) if mapping.planes_per_copy == 2 else (1.0, middle)
+    )
     g = _target(mapping, columns, scale, sign, base)
     if mapping.planes_per_copy == 1:
         zeros = torch.zeros(1, columns.shape[1], device=device)

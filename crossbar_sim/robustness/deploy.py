@@ -1,6 +1,8 @@
 """Deploy: one model, one design, many chips, and what is left of the model, with intervals."""
 
+import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,7 +87,7 @@ class Deployment:
     Args:
         metric: what the main score is: "accuracy", "agreement" or "output_error" (then minus the error).
         clean, scores: of the clean model and of each chip, in order.
-        threshold: of the yield; the clean score less 0.05 unless given.
+        threshold: of the yield, on the main score (so minus an output error); None: no yield.
         warnings, notes: sentences that the user should read, and may want to know.
         identity: what else decides the numbers: model, data, seed, version.
     """
@@ -125,7 +127,7 @@ class Deployment:
             "metric": self.metric,
             "clean": {"accuracy": self.clean.accuracy},
             "drifted": drifted,
-            "yield": passing.as_dict() if passing else None,
+            "yield": {**passing.as_dict(), "threshold": abs(passing.threshold)} if passing else None,
             "layers": [layer.as_dict() for layer in self.layers],
             "hardware": to_dict(self.hardware),
             "seed": self.seed,
@@ -161,11 +163,12 @@ def deploy(
     """Evaluate a trained model on simulated chips.
 
     Args:
-        model: in evaluation mode, clean.
+        model: clean; it is left in evaluation mode.
         x, y: examples (n, ...) and labels (n,), or None to compare with the clean model alone.
         hardware: the design.
         seed, chips: which chips: a seed and their numbers.
-        threshold: of the yield, on the main score; None: the clean score less 0.05.
+        threshold: of the yield: the least accuracy or agreement (0 .. 1), or the largest output error, that a
+            chip passes with; None: the clean score less 0.05, and none for output errors.
         only, skip: see `to_analog`.
         sensitivity_chips, sensitivity_images: how many chips and examples the per-layer sensitivity is
             measured on (0 chips: not at all).
@@ -183,6 +186,15 @@ def deploy(
         raise InputError(f"chips={list(numbers)[:5]}: at least one chip is needed, and none twice")
     if len(x) == 0:
         raise InputError("the data hold no example")
+    if sensitivity_chips < 0 or sensitivity_images < 1:
+        raise InputError(
+            f"sensitivity_chips={sensitivity_chips}, sensitivity_images={sensitivity_images}: expected 0 chips "
+            "(no sensitivity) or more, and at least one image"
+        )
+    if threshold is not None and not 0 <= threshold < math.inf:
+        raise InputError(f"threshold={threshold}: expected a score such as 0.9")
+    with suppress(NotImplementedError):  # an exported graph knows one mode
+        model.eval()  # or dropout would be at work, and batch normalisation take statistics of its own
     analog = to_analog(model, hardware, seed, numbers[0], only, skip)
     if maps is not None:
         handle.design(analog).set_maps(maps)
@@ -195,6 +207,9 @@ def deploy(
             progress(done, total, what)
 
     reference = Reference.of(model, x, y, block, fixed)
+    metric = "accuracy" if y is not None else "agreement" if reference.classes else "output_error"
+    if threshold is not None and threshold > 1 and metric != "output_error":
+        raise InputError(f"threshold={threshold}: {metric} is a share in 0 .. 1, such as 0.9 for 90 %")
     step("clean model")
     clean = reference.clean_score()
     few = reference.part(_some(len(x), sensitivity_images, seed))
@@ -205,16 +220,12 @@ def deploy(
     for i, chip in enumerate(numbers):
         handle.set_chip(analog, chip)
         handle.program(analog)
-        scores.append(reference.score(analog))
+        scores.append(_finite(reference.score(analog), chip))
         step(f"chip {chip}")
         for name in drops if i < sensitivity_chips else ():
             with handle.only_layers(analog, [name]):
-                drops[name].append(few_clean - few.score(analog).main)
+                drops[name].append(few_clean - _finite(few.score(analog), chip).main)
             step(f"chip {chip}, {name} alone")
-    if any(score.main != score.main for score in scores):
-        raise InputError(
-            "the outputs of a chip are not finite, and there are no classes to compare: lower sigma"
-        )
     layers = tuple(
         LayerReport(
             layer, hardware, effects.get(layer.name, {}),
@@ -222,13 +233,23 @@ def deploy(
         )
         for layer in handle.layers(analog)
     )  # fmt: skip
-    metric = "accuracy" if y is not None else "agreement" if reference.classes else "output_error"
-    if threshold is None and metric != "output_error":
-        threshold = round(clean.main - 0.05, 4)
+    if metric == "output_error":
+        threshold = None if threshold is None else -threshold
+    elif threshold is None:
+        threshold = max(round(clean.main - 0.05, 4), 0.0)
     return Deployment(
         metric, hardware, seed, numbers, clean, tuple(scores), threshold, layers,
         (*warnings, *idle), tuple(notes), identity or {},
     )  # fmt: skip
+
+
+def _finite(score: Score, chip: int) -> Score:
+    if math.isnan(score.main):
+        raise InputError(
+            f"chip {chip}: the outputs are not finite (or the clean model's are all zero), and there are no "
+            "classes to compare: lower sigma"
+        )
+    return score
 
 
 def _work(analog: nn.Module, chips: int, sensitivity_chips: int) -> int:

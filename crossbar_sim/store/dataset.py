@@ -3,11 +3,12 @@
 import math
 
 import h5py
-from h5py import h5d, h5l, h5o, h5t, h5z
+from h5py import h5d, h5l, h5o, h5t
 
 from crossbar_sim.crossbar.checks import show
 from crossbar_sim.errors import InputError
 from crossbar_sim.store import guard
+from crossbar_sim.store.chunks import check_filters
 
 SIEMENS = {"S": 1.0, "mS": 1e-3, "uS": 1e-6, "µS": 1e-6, "μS": 1e-6, "nS": 1e-9}
 """The units that a file may be in. The micro sign and the Greek letter are two characters."""
@@ -79,28 +80,20 @@ def _open(group: h5py.Group, name: str, types: tuple[h5t.TypeID, ...], words: st
     if len(found.shape or ()) != 3:
         shape = "no shape" if found.shape is None else f"shape {found.shape}"
         raise InputError(f"{name} has {shape[:80]}: expected (planes, rows, columns)")
-    _check_filters(layout, name)
-    return h5py.Dataset(found)
-
-
-def _check_filters(layout: h5py.h5p.PropDCID, name: str) -> None:
-    """Refuse filters that are not there, and two compressions on top of each other: a bomb."""
-    filters = [layout.get_filter(index)[0] for index in range(layout.get_nfilters())]
-    for code in filters:
-        if not h5z.filter_avail(code):
-            raise InputError(
-                f"{name} is compressed with HDF5 filter {code}, which is not installed: save it with gzip"
-            )
-    helpers = (h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32)
-    if sum(code not in helpers for code in filters) > 1:
-        raise InputError(f"{name} is compressed more than once: save it with gzip alone")
+    dataset = h5py.Dataset(found)
+    check_filters(dataset, name)
+    if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > CHUNK_LIMIT:
+        raise InputError(
+            f"{name} has chunks {dataset.chunks} of more than {CHUNK_LIMIT >> 20} MiB: save it with "
+            "smaller ones"
+        )
+    return dataset
 
 
 def _check_complete(dataset: h5py.Dataset, name: str) -> None:
     """Refuse what claims more than its bytes can hold, or was never written as a whole.
 
-    HDF5 reads a chunk that is not there as a fill value, without a word, and unpacks a chunk that is
-    marked as exempt from its filters without the checksum.
+    HDF5 reads a chunk that is not there as a fill value, without a word.
     """
     claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
     stored = dataset.id.get_storage_size()
@@ -111,21 +104,10 @@ def _check_complete(dataset: h5py.Dataset, name: str) -> None:
         )
     if dataset.chunks is None:
         return
-    if math.prod(dataset.chunks) * dataset.dtype.itemsize > CHUNK_LIMIT:
-        raise InputError(
-            f"{name} has chunks {dataset.chunks} of more than {CHUNK_LIMIT >> 20} MiB: save it with "
-            "smaller ones"
-        )
-    seen, exempt = set(), []
-
-    def look(chunk: h5d.StoreInfo) -> None:
-        seen.add(chunk.chunk_offset)
-        if chunk.filter_mask or chunk.size > CHUNK_LIMIT:
-            exempt.append(chunk)
-
-    dataset.id.chunk_iter(look)
+    seen = set()
+    dataset.id.chunk_iter(lambda chunk: seen.add(chunk.chunk_offset))
     sizes = zip(dataset.shape, dataset.chunks, strict=True)
-    if exempt or len(seen) != math.prod(-(-length // chunk) for length, chunk in sizes):
+    if len(seen) != math.prod(-(-length // chunk) for length, chunk in sizes):
         raise InputError(
             f"{name} lacks some of its chunks or has odd ones: it was not written completely, or is "
             "damaged; export or copy it again"

@@ -11,6 +11,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.store import guard
 from crossbar_sim.store.chip_file import read_chip
+from crossbar_sim.store.chunks import read
 from crossbar_sim.store.contents import Opened, open_array
 from crossbar_sim.store.layout import FAULTS
 from crossbar_sim.store.values import blocks, conductances
@@ -92,7 +93,7 @@ def _faults(dataset: h5py.Dataset) -> tuple[int, int]:
         return 0, 0  # never written: no faults
     counts = np.zeros(256, np.int64)
     for rows, cols in blocks(dataset, dataset.shape[2]):
-        counts += np.bincount(dataset[:, rows, cols].reshape(-1), minlength=256)
+        counts += np.bincount(read(dataset, rows, cols).reshape(-1), minlength=256)
     if counts[3:].any():
         raise InputError(
             f"{FAULTS} holds codes above 2: 0 is a healthy cell, 1 one stuck off, 2 one stuck on"

@@ -8,6 +8,7 @@ import numpy as np
 from crossbar_sim.crossbar.checks import show
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
+from crossbar_sim.store.chunks import read
 from crossbar_sim.store.layout import CELLS
 
 
@@ -22,7 +23,7 @@ def conductances(dataset: h5py.Dataset, unit: float, high: slice, wide: slice) -
     Raises:
         InputError: if a value is NaN, infinite or negative.
     """
-    stored = dataset[:, high, wide]
+    stored = read(dataset, high, wide)
     with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which is refused below
         exact = stored if unit == 1.0 else stored.astype(np.float64) * unit
         g = np.ascontiguousarray(exact, np.float32)

@@ -14,6 +14,7 @@ from crossbar_sim.nn import set_chip, to_analog
 KEY, CHIP = Key(3).fold("w"), 4
 W = (numbers(9, 31) + 0.05 * numbers(9, 31).sign()).numpy()
 TOP = float(np.abs(W).max())
+MAPPINGS = (Differential(), Differential(1e-6), Offset(1e-6), Differential(1e-6, copies=3))
 SCALING = [law for law in LAWS if law.multiplicative]
 
 
@@ -29,13 +30,13 @@ def differences(hardware: Hardware, h: float = 1e-2) -> np.ndarray:
 
 
 @pytest.mark.parametrize("drift_per", ["cell", "weight"])
-@pytest.mark.parametrize("mapping", [Differential(), Differential(1e-6), Offset(1e-6), Differential(1e-6, copies=3)], ids=str)  # fmt: skip
+@pytest.mark.parametrize("mapping", MAPPINGS, ids=str)
 @pytest.mark.parametrize("law", SCALING, ids=lambda law: law.kind)
 def test_slopes_are_finite_differences(law, mapping, drift_per):
     hardware = Hardware(mapping, drift=law, drift_per=drift_per, stuck=StuckCells(0.1, 0.1))
     got = slope(hardware, W, KEY, CHIP)
     np.testing.assert_allclose(got, differences(hardware), rtol=2e-3, atol=2e-3)
-    assert len(np.unique(got.round(3))) > 2
+    assert len(np.unique(got.round(3))) > (1 if law.kind == "bernoulli" else 2)
 
 
 @pytest.mark.parametrize("mapping", ALL_MAPPINGS, ids=lambda m: m.kind)
@@ -72,7 +73,8 @@ def test_every_layer_sends_a_gradient_to_its_clean_weights(name, bias):
     analog = to_analog(model, Hardware(), seed=3)
     plain = made(case.build)
     for m in (analog, plain):
-        first(m(*case.inputs, **case.keywords)).square().sum().backward()
+        y = first(m(*case.inputs, **case.keywords))
+        (y * numbers(len(y))).sum().backward()
     for (n, p), q in zip(model.named_parameters(), plain.parameters(), strict=True):
         scale = float(q.grad.abs().max()) if q.grad is not None else 0.0
         assert (p.grad is None) == (q.grad is None), n

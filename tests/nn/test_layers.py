@@ -1,4 +1,4 @@
-"""Every layer type: ideal hardware is plain torch, and drift is that of the core, on the layer's own weights."""
+"""Every layer type: ideal hardware is plain torch, and drift is the core's on the layer's own weights."""
 
 import copy
 
@@ -119,7 +119,8 @@ class Everything(nn.Module):
 
 def test_without_a_floor_every_parameter_is_its_lognormal_multiple():
     hardware = Hardware(
-        drift=LogNormalDrift(0.6), drift_per="weight", bias="drifting", normalisation="drifting", other="drifting"
+        drift=LogNormalDrift(0.6), drift_per="weight", bias="drifting", normalisation="drifting",
+        other="drifting",
     )  # fmt: skip
     model = made(Everything)
     analog = to_analog(model, hardware, SEED, CHIP)

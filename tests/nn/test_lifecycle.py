@@ -159,14 +159,14 @@ def test_memory_does_not_grow_with_chips():
 
     def tensors() -> int:
         gc.collect()
-        return sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
+        return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
 
     counts = []
-    for chip in range(6):
+    for chip in range(4):
         set_chip(analog, chip)
         outputs(analog, X)
         counts.append(tensors())
-    assert counts[1:] == counts[:1] * 5
+    assert counts[1:] == counts[:1] * 3
 
 
 def test_set_hardware():
@@ -205,7 +205,6 @@ def test_a_deepcopy_is_a_model_of_its_own():
     assert torch.equal(copied(X), y)
     assert list(copied.state_dict()) == list(analog.state_dict())
     with torch.no_grad():
-        copied[0].get_buffer("_programmed_weight") if "_programmed_weight" in copied[0]._buffers else None
         dict(copied.named_parameters())["0.weight"].mul_(2)
     assert not torch.allclose(copied(X), y, rtol=0.01)
     assert torch.equal(analog(X), y)

@@ -30,7 +30,10 @@ SIZES = (1, 63, 64, 255, 256, 257, 1000)
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize(
     ("key", "chip", "plane", "event"),
-    [(Key(0), 0, 0, 0), (Key(2**64 - 1).fold("a", "b"), 2**32 - 1, 7, 2**32 - 1), (Key(5).fold("drift"), 3, 1, 2)],
+    [
+        (Key(0), 0, 0, 0), (Key(2**64 - 1).fold("a", "b"), 2**32 - 1, 7, 2**32 - 1),
+        (Key(5).fold("drift"), 3, 1, 2),
+    ],
 )  # fmt: skip
 def test_words_are_the_cores(n, key, chip, plane, event):
     stream = Stream.of(key, chip, plane, event)

@@ -1,0 +1,142 @@
+"""Running a model over data: the same bits for any number of threads, in order, in words if it cannot be."""
+
+import pytest
+import torch
+from analog_models import DRIFT, made, numbers
+from torch import nn
+
+from crossbar_sim import Differential, Hardware, InputError
+from crossbar_sim.crossbar import threads
+from crossbar_sim.nn import set_chip, to_analog
+from crossbar_sim.nn.evaluate import outputs
+
+
+@pytest.fixture(autouse=True)
+def _restored():
+    before = threads.threads()
+    yield
+    threads.set_threads(before)
+
+
+def net() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 3)
+    )
+
+
+X = numbers(53, 1, 8, 8)
+HARDWARE = Hardware(Differential(1e-6, levels=64), drift=DRIFT)
+
+
+@pytest.mark.parametrize("fixed", [None, 8])
+def test_threads_never_change_a_bit(fixed):
+    analog, bits = to_analog(made(net), HARDWARE), []
+    for count in (1, 2, 3):
+        threads.set_threads(count)
+        set_chip(analog, 0)
+        set_chip(analog, 1)  # stale: the threads must not program it side by side
+        bits.append(torch.cat(outputs(analog, X, 8, fixed)).numpy().tobytes())
+    assert bits[0] == bits[1] == bits[2]
+    set_chip(analog, 2)
+    assert torch.cat(outputs(analog, X, 8, fixed)).numpy().tobytes() != bits[0]
+
+
+def test_order_and_values():
+    model = made(net)
+    got = outputs(model, X, 8)
+    assert [len(y) for y in got] == [8] * 6 + [5]
+    with torch.no_grad():
+        torch.testing.assert_close(torch.cat(got), model(X), rtol=1e-5, atol=1e-5)
+    seen = outputs(nn.Flatten(), X, 8, reduce=lambda y, part: (part.start, float(y[0, 0])))
+    assert seen == [(i, float(X[i, 0, 0, 0])) for i in range(0, 53, 8)]
+    assert outputs(model, X[:0]) == []
+
+
+class Fixed(nn.Module):
+    def forward(self, x):
+        assert len(x) == 8, "this model takes 8"
+        return x.flatten(1)
+
+
+def test_a_model_of_one_batch_size():
+    with pytest.raises(InputError, match=r"shape \(5, 1, 8, 8\) \(batch first\): this model takes 8"):
+        outputs(Fixed(), X, 8)
+    assert torch.equal(torch.cat(outputs(Fixed(), X, fixed=8)), X.flatten(1))
+
+
+class Answer(nn.Module):
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x):
+        return self.answer(x.flatten(1))
+
+
+class Logits(dict):
+    @property
+    def logits(self):
+        return self["logits"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda y: (y, None), lambda y: [y, y * 0], lambda y: ((y, 1), 2), lambda y: {"aux": y * 0, "out": y},
+        lambda y: {"logits": y, "loss": None}, lambda y: {"a": y}, lambda y: Logits(logits=y),
+    ],
+)  # fmt: skip
+def test_outputs_of_any_form(answer):
+    assert torch.equal(torch.cat(outputs(Answer(answer), X, 8)), X.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("answer", "what"),
+    [
+        (lambda y: y.sum(), r"shape \(\)"), (lambda y: y[:3], r"shape \(3, 64\)"),
+        (lambda y: None, "no tensor"),
+        (lambda y: [], "no tensor"), (lambda y: "text", "no tensor"),
+    ],
+)  # fmt: skip
+def test_outputs_that_are_no_row_per_input(answer, what):
+    with pytest.raises(InputError, match=rf"returns {what} for 8 inputs: expected one row per input"):
+        outputs(Answer(answer), X, 8)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    "x", [numbers(5, 8), numbers(5, 3, 8, 8), numbers(5, 1, 5, 5), torch.ones(5, 1, 8, 8).long()]
+)
+def test_inputs_of_the_wrong_shape_are_one_line(x, count):
+    threads.set_threads(count)
+    with pytest.raises(InputError, match="the model cannot take inputs of shape") as error:
+        outputs(to_analog(made(net), HARDWARE), x, 2)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_torchs_own_threads_come_back(count):
+    threads.set_threads(count)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        outputs(made(net), X, 8)
+        assert torch.get_num_threads() == 3
+        with pytest.raises(InputError):
+            outputs(Fixed(), X, 8)
+        assert torch.get_num_threads() == 3
+        with pytest.raises(ZeroDivisionError):
+            outputs(made(net), X, 8, reduce=lambda y, part: 1 / 0)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_after_an_error_the_model_follows_its_chip_again():
+    analog = to_analog(made(net), HARDWARE)
+    with pytest.raises(InputError):
+        outputs(analog, numbers(3, 5))
+    one = torch.cat(outputs(analog, X))
+    set_chip(analog, 1)
+    with torch.no_grad():
+        assert not torch.allclose(analog(X), one, rtol=0.01)

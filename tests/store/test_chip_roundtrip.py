@@ -1,0 +1,237 @@
+"""A chip that is read from its file computes what the simulated one computes, bit for bit."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from chip_files import export, fill, names, simulated_and_read, two_layers
+from torch import nn
+
+from crossbar_sim import (
+    Differential,
+    Hardware,
+    InputError,
+    LogNormalDrift,
+    NormalShift,
+    Offset,
+    ProgrammingNoise,
+    StuckCells,
+)
+from crossbar_sim.nn import to_analog
+from crossbar_sim.nn.chips import design, slots
+from crossbar_sim.store import layout, read_chip
+
+DRIFT = LogNormalDrift(0.6)
+ALL = Hardware(
+    Offset(1e-6, 5e-5, levels=16, scale_per="column", clip=95.0, copies=2),
+    drift=NormalShift(2e-6),
+    programming=ProgrammingNoise(0.03),
+    stuck=StuckCells(off=0.05, on=0.02),
+    bias="row",
+)
+HARDWARE = {
+    "ideal": Hardware(),
+    "bayesft": Hardware.preset("bayesft", sigma=0.6),
+    "one pass": Hardware(drift=DRIFT, drift_per="weight"),
+    "both cells drift": Hardware(Differential(g_min=1e-6), drift=DRIFT),
+    "offset": Hardware(Offset(), drift=DRIFT),
+    "copies": Hardware(Differential(copies=3), drift=DRIFT),
+    "offset copies": Hardware(Offset(copies=2), drift=DRIFT),
+    "per column": Hardware(Differential(scale_per="column"), drift=DRIFT),
+    "levels": Hardware(Differential(1e-6, 5e-5, levels=8), drift=DRIFT),
+    "bias row": Hardware(drift=DRIFT, bias="row"),
+    "drifting": Hardware(drift=DRIFT, bias="drifting", normalisation="drifting", other="drifting"),
+    "folded": Hardware(drift=DRIFT, normalisation="folded", bias="row"),
+    "noise and faults": Hardware(programming=ProgrammingNoise(0.1), stuck=StuckCells(0.1, 0.1)),
+    "all": ALL,
+}
+
+
+class Attention(nn.Module):
+    def __init__(self, **more: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(12, 3, batch_first=True, **more)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+class SeparateAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(12, 3, kdim=8, vdim=6, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.attention(x, x[..., :8], x[..., :6], need_weights=False)[0]
+
+
+class Scaled(nn.Module):
+    """A parameter of the model itself, without dimensions, and a layer in a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(2.0))
+        self.block = nn.Sequential(nn.Linear(6, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.block(x) * self.gain
+
+
+def image(channels: int) -> torch.Tensor:
+    return torch.arange(2 * channels * 36.0).reshape(2, channels, 6, 6).cos()
+
+
+def rows(n: int) -> torch.Tensor:
+    return torch.arange(4.0 * n).reshape(4, n).sin()
+
+
+MODELS = {
+    "linear": (two_layers, rows(7)),
+    "root": (lambda: nn.Linear(7, 5), rows(7)),
+    "root lstm": (lambda: nn.LSTM(6, 4, batch_first=True), torch.ones(2, 3, 6)),
+    "conv and norm": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), image(3)),
+    "grouped": (lambda: nn.Conv2d(4, 8, 3, groups=2), image(4)),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 6, 3, groups=2), image(4)),
+    "lstm": (
+        lambda: nn.ModuleDict({"lstm": nn.LSTM(6, 4, 2, batch_first=True, bidirectional=True)})["lstm"],
+        torch.ones(2, 3, 6),
+    ),
+    "gru cell": (lambda: nn.GRUCell(6, 4), rows(6)),
+    "attention": (Attention, torch.arange(72.0).reshape(2, 3, 12).cos()),
+    "separate attention": (SeparateAttention, torch.arange(72.0).reshape(2, 3, 12).cos()),
+    "scaled": (Scaled, rows(6)),
+    "double": (lambda: nn.Linear(7, 5).double(), rows(7).double()),
+    "no inputs": (lambda: nn.Sequential(nn.Linear(4, 0), nn.Linear(0, 3)), rows(4)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("hardware", HARDWARE)
+@pytest.mark.parametrize("model", MODELS)
+def test_same_bits(model: str, hardware: str, tmp_path: Path) -> None:
+    make, x = MODELS[model]
+    design_ = HARDWARE[hardware]
+    if model != "conv and norm" and design_.normalisation == "folded":
+        design_ = replace(design_, normalisation="digital")
+    simulated, read = simulated_and_read(fill(make()), design_, tmp_path / "chip.h5", x)
+    assert len(simulated) > 1
+    for a, b in zip(simulated, read, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_exported_program(tmp_path: Path) -> None:
+    x = image(3)
+    model = fill(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 5)))
+    graph = torch.export.export(model, (x,)).module()
+    simulated, read = simulated_and_read(graph, HARDWARE["bayesft"], tmp_path / "chip.h5", x)
+    assert all(torch.equal(a, b) for a, b in zip(simulated, read, strict=True))
+
+
+@pytest.mark.parametrize("mapping", [Differential(scale_per="column"), Offset(copies=2)])
+@pytest.mark.parametrize("shape", [(300, 257), (3, 9000), (9000, 3)])
+def test_many_pieces(shape: tuple[int, int], mapping: Differential, tmp_path: Path, monkeypatch) -> None:
+    """With pieces of a few kilobytes: starts that are no multiple of 256, rows that are cut."""
+    monkeypatch.setattr(layout, "CELLS", 2048)
+    monkeypatch.setattr(layout, "_CHUNK", 512)
+    monkeypatch.setattr("crossbar_sim.store.values.CELLS", 512)
+    hardware = Hardware(mapping, drift=DRIFT, stuck=StuckCells(0.1))
+    model = fill(nn.Linear(*shape, bias=False))
+    simulated, read = simulated_and_read(model, hardware, tmp_path / "chip.h5", rows(shape[0]))
+    assert torch.equal(simulated[1], read[1])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 10**6), (10**7, 3), (4096, 4096), (27, 64), (784, 193)])
+def test_pieces_cover_a_plane_once(shape: tuple[int, int]) -> None:
+    chunk = layout.chunk_shape(*shape)
+    assert chunk[0] * chunk[1] <= 1 << 16
+    assert chunk[0] * chunk[1] >= min(1 << 12, shape[0] * shape[1])
+    cells = 0
+    for high, wide in layout.runs(*shape):
+        size = (high.stop - high.start) * (wide.stop - wide.start)
+        assert size <= layout.CELLS
+        assert (high.start % chunk[0], wide.start % chunk[1]) == (0, 0)
+        assert high == slice(0, shape[0]) or wide.stop == wide.start + 1
+        cells += size
+    assert cells == shape[0] * shape[1]
+
+
+def test_stages_are_those_of_the_array(tmp_path: Path) -> None:
+    """Every dataset holds what `Hardware.program` makes."""
+    import h5py
+
+    analog = to_analog(fill(nn.Sequential(nn.Linear(9, 6))), ALL, seed=2, chip=1)
+    export(analog, tmp_path / "chip.h5", ALL, seed=2, chip=1)
+    ((slot, module),) = slots(analog)
+    w = slot.columns(module).detach().numpy().T
+    array = ALL.program(w, design(analog).key("0.weight"), 1)
+    with h5py.File(tmp_path / "chip.h5") as file:
+        group = file["layers/0"]
+        for name, expected in (
+            ("g_target", array.target),
+            ("g_programmed", array.programmed),
+            ("g_drifted", array.drifted),
+            ("faults", array.faults),
+        ):
+            assert np.array_equal(group[name][:], expected), name
+            assert group[name].dtype == expected.dtype
+        assert np.array_equal(group.attrs["scale"], array.scale)
+
+
+def test_stages_without_effect_are_one_dataset(tmp_path: Path) -> None:
+    import h5py
+
+    analog = to_analog(two_layers(), Hardware())
+    with h5py.File(export(analog, tmp_path / "chip.h5", Hardware())) as file:
+        group = file["layers/0"]
+        assert group["g_target"] == group["g_programmed"] == group["g_drifted"]
+        assert not group["faults"][:].any()
+        assert group["faults"].id.get_storage_size() == 0
+
+
+def test_shared_weights_are_written_once(tmp_path: Path) -> None:
+    first = nn.Linear(4, 4)
+    second = nn.Linear(4, 4)
+    second.weight = first.weight
+    model = fill(nn.Sequential(first, second))
+    hardware = HARDWARE["bayesft"]
+    simulated, read = simulated_and_read(model, hardware, tmp_path / "chip.h5", rows(4))
+    assert all(torch.equal(a, b) for a, b in zip(simulated, read, strict=True))
+    by_row = HARDWARE["bias row"]
+    with pytest.raises(InputError, match=r"0\.weight of 1 and 0\.weight of 0 share a name"):
+        export(to_analog(model, by_row), tmp_path / "other.h5", by_row)
+
+
+def test_arrays_that_are_missing_compute_clean(tmp_path: Path) -> None:
+    """A file of one layer of two: the other computes with its clean weights."""
+    hardware = HARDWARE["one pass"]
+    part = to_analog(two_layers(), hardware, only=["2"])
+    chip = read_chip(export(part, tmp_path / "chip.h5", hardware))
+    whole = to_analog(two_layers(), hardware)
+    assert chip.check_against(names(whole)) == (("0.weight",), ())
+    assert read_chip(tmp_path / "chip.h5").check_against(["2.weight"]) == ((), ())
+    design(whole).set_maps(chip.maps())
+    with torch.no_grad():
+        assert torch.equal(whole[0].weight, two_layers()[0].weight)
+        assert not torch.equal(whole[2].weight, two_layers()[2].weight)
+    both = read_chip(export(to_analog(two_layers(), hardware), tmp_path / "both.h5", hardware))
+    assert both.check_against(names(part)) == ((), ("0.weight",))
+
+
+def test_names_cannot_collide() -> None:
+    """A parameter called like a dataset, slashes and percent signs in names, one part or two."""
+    cases = [
+        "a.weight", "a.b.weight", "a.g_drifted", "a.%67_drifted", "a.faults", "a/b.weight", "a.b", "b", "a",
+        "a%2Fb.weight", "a.weight_ih_l0", "weight", "g_drifted",
+        "a.g_drifted.weight", "..weight", "\0.weight",
+    ]  # fmt: skip
+    groups = [layout.group_of(name) for name in cases]
+    # "a" alone is a parameter of the model itself, and no model has a layer of that name beside it.
+    assert layout.group_of("a") == layout.group_of("a.weight") == ("a",)
+    paths = [layout.path_of(g) for g in groups if g != ("a",)]
+    assert len(set(paths)) == len(paths)
+    assert not any(part in (*layout.STAGES, "faults") for g in groups for part in g[1:])
+    assert not any("\0" in part or "/" in part or part in ("", ".") for g in groups for part in g)
+    for name in ("a.weight", "a.b.weight", "a.g_drifted", "a/b%.weight", "a.b"):
+        assert layout.name_of(layout.group_of(name)) == name

@@ -1,0 +1,151 @@
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from crossbar_sim.errors import InputError
+from crossbar_sim.files import check_writable, replacing, write_text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_text_is_written_and_replaced(tmp_path: Path):
+    path = tmp_path / "report.json"
+    write_text(path, "eins µ")
+    assert path.read_bytes() == "eins µ".encode()
+    write_text(path, "two")
+    assert path.read_text() == "two"
+    assert names(tmp_path) == ["report.json"]
+
+
+def test_until_the_end_the_old_file_is_there_whole(tmp_path: Path):
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        temporary.write_text("ne")
+        assert path.read_text() == "old"
+        assert temporary.parent == tmp_path
+        assert temporary.name.startswith(".")
+    assert path.read_text() == "ne"
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("broken"), OSError(28, "No space left on device"), KeyboardInterrupt()]
+)
+def test_any_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: BaseException):
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+
+    def fail() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("new")
+            raise error
+
+    expected = InputError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected) as caught:
+        fail()
+    if expected is InputError:
+        assert "No space left on device" in str(caught.value)
+        assert str(path) in str(caught.value)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["out.txt"]
+
+
+def test_a_new_file_has_the_rights_that_the_umask_gives(tmp_path: Path):
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "new", "x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640
+
+
+def test_a_replaced_file_keeps_its_rights(tmp_path: Path):
+    path = tmp_path / "shared"
+    path.write_text("old")
+    path.chmod(0o664)
+    write_text(path, "new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o664
+
+
+def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path):
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.write_text("old")
+    link.symlink_to(real)
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+
+
+def test_the_longest_name_that_the_file_system_takes(tmp_path: Path):
+    path = tmp_path / ("ä" * 100 + "b" * 50 + ".json")
+    check_writable(path)
+    write_text(path, "x")
+    assert path.read_text() == "x"
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path):
+    path, heard = tmp_path / "pipe", []
+    os.mkfifo(path)
+    reader = threading.Thread(target=lambda: heard.append(path.read_text()))
+    reader.start()
+    check_writable(path, stream=True)
+    write_text(path, "hello")
+    reader.join(10)
+    assert heard == ["hello"]
+    assert stat.S_ISFIFO(path.stat().st_mode)
+
+
+def test_a_device_is_written_to_and_not_replaced():
+    write_text("/dev/null", "x")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    with pytest.raises(InputError, match="No space left"):
+        write_text("/dev/full", "x")
+    check_writable("/dev/null", stream=True)
+    with pytest.raises(InputError, match="no regular file"):
+        check_writable("/dev/null")
+    with pytest.raises(InputError, match="no regular file"), replacing("/dev/null"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "write", [check_writable, lambda path: write_text(path, "x")], ids=["check", "write"]
+)
+def test_what_cannot_be_written_to(tmp_path: Path, write):
+    (tmp_path / "file").write_text("old")
+    for path, why in (
+        (tmp_path, "is a directory"),
+        ("", "is a directory"),
+        (tmp_path / "file" / "out", "director"),
+        (tmp_path / "missing" / "out", "director"),
+        (tmp_path / ("a" * 300), "too long"),
+        ("/proc/out.json", "cannot write"),
+        ("a\0b", "null byte"),
+    ):
+        with pytest.raises(InputError, match=why) as caught:
+            write(path)
+        assert "\n" not in str(caught.value)
+    assert names(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_checking_leaves_no_trace(tmp_path: Path):
+    check_writable(tmp_path / "out")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_protected_files_and_folders_are_refused(tmp_path: Path):
+    path = tmp_path / "out"
+    path.write_text("old")
+    path.chmod(0o444)
+    with pytest.raises(InputError, match="write-protected"):
+        check_writable(path)
+    tmp_path.chmod(0o555)
+    with pytest.raises(InputError, match="Permission denied"):
+        check_writable(tmp_path / "other")
+    tmp_path.chmod(0o755)
