@@ -38,7 +38,11 @@ def measure(title: str, model: nn.Module, x: torch.Tensor, rounds: int) -> dict[
         set_chip(analog, chip)
         program(analog)
 
-    candidates = {"plain torch forward": plain, "crossbar-sim, new chip": ours, "drawing the chip alone": drift_alone}
+    candidates = {
+        "plain torch forward": plain,
+        "crossbar-sim, new chip": ours,
+        "drawing the chip alone": drift_alone,
+    }
     seconds = interleaved(candidates, rounds)
     return report(title, seconds, len(x), "images/s", "plain torch forward")
 

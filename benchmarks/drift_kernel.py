@@ -30,7 +30,9 @@ def main() -> None:
         rng = np.random.default_rng(0)
         candidates = {
             "torch normal_.mul_.exp_.mul_": lambda t=tensor, o=drifted: o.normal_().mul_(0.6).exp_().mul_(t),
-            "numpy w * exp(0.6 normal)": lambda w=w, n=n: w * np.exp(0.6 * rng.standard_normal(n, np.float32)),
+            "numpy w * exp(0.6 normal)": lambda w=w, n=n, rng=rng: (
+                w * np.exp(0.6 * rng.standard_normal(n, np.float32))
+            ),
             "drift kernel": lambda w=w, o=out, s=stream, law=law: law.cells(w, o, s, 0),
             "program, drift and read back, fused": lambda c=columns, h=hardware, t=target, s=scale: (
                 h.effective_weight(c, Key(0), 0, t, s)

@@ -40,10 +40,17 @@ def main() -> None:
     rows = {}
     for job in ("model alone", "deploy", "export"):
         target = "/tmp/crossbar-sim-memory.h5"
-        run = subprocess.run([sys.executable, "-c", SCRIPT, job, target], capture_output=True, text=True, check=True)
+        run = subprocess.run(
+            [sys.executable, "-c", SCRIPT, job, target], capture_output=True, text=True, check=True
+        )
         base, peak = map(int, run.stdout.split())
-        rows[job] = {"MiB above start": (peak - base) / 1024, "copies of the weights": (peak - base) / WEIGHTS}
-        print(f"{job:<12} {(peak - base) / 1024:8.0f} MiB above start, {(peak - base) / WEIGHTS:.2f} copies of the weights")
+        rows[job] = {
+            "MiB above start": (peak - base) / 1024,
+            "copies of the weights": (peak - base) / WEIGHTS,
+        }
+        print(
+            f"{job:<12} {(peak - base) / 1024:8.0f} MiB above start, {(peak - base) / WEIGHTS:.2f} copies"
+        )
         Path(target).unlink(missing_ok=True)
     save([{"title": "peak memory, 100 M weights", "processor": processor(), "rows": rows}])
 

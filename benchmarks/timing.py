@@ -41,7 +41,9 @@ def report(title: str, seconds: dict[str, float], work: float, unit: str, first:
     rows = {}
     for name, value in seconds.items():
         rows[name] = {"ms": value * 1e3, unit: work / value, "ratio": value / seconds[first]}
-        print(f"  {name:<44} {value * 1e3:9.2f} ms  {work / value:10.1f} {unit}  {value / seconds[first]:6.3f} x")
+        print(
+            f"  {name:<44} {value * 1e3:9.2f} ms  {work / value:10.1f} {unit}  {value / seconds[first]:6.3f} x"
+        )
     return {"title": title, "processor": processor(), "rows": rows}
 
 

@@ -171,7 +171,12 @@ def describe(
     for note in loaded.notes:
         yield "note", note
     hardware = Hardware()
-    for layer in layers_of(to_analog(loaded.module, hardware)):
+    try:
+        analog = to_analog(loaded.module, hardware)
+    except InputError as error:  # worth saying, but no reason to say nothing else
+        yield "layers", f"cannot be deployed: {error}"
+        return
+    for layer in layers_of(analog):
         sizes = ", ".join(f"{s.rows} x {s.layout.cols}" for s in layer.matrices)
         tiles = sum(g.tiles for g in layer.geometries(hardware))
         yield (
@@ -184,7 +189,7 @@ def describe(
 def _check_outputs(
     outputs: tuple[str | None, ...], inputs: tuple[str | None, ...], stream: str | None = None
 ) -> None:
-    """Refuse before the long work what would fail after it, or replace something else; `stream` may be a pipe.
+    """Refuse what would fail after the long work, or replace something else; `stream` may be a pipe.
 
     Raises:
         InputError: if an output cannot be written, is an input, or is given twice.

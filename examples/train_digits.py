@@ -1,6 +1,6 @@
 """Train a small network on scikit-learn's digits and save it for `crossbar-sim deploy`.
 
-    python examples/train_digits.py model.pt
+python examples/train_digits.py model.pt
 """
 
 import sys
@@ -20,7 +20,9 @@ def main(path: str) -> None:
     with seeded(key.fold("initialisation")):
         network = build("mlp", **arguments)
     fit(network, data.train, data.validation, epochs=60, batch=64, lr=5e-3, key=key.fold("training"))
-    print(f"test accuracy {accuracy(network, data.test.x, data.test.y):.1%} on {len(data.test.x)} images of digits")
+    print(
+        f"test accuracy {accuracy(network, data.test.x, data.test.y):.1%} on {len(data.test.x)} images of digits"
+    )
     save_checkpoint(path, network, "mlp", arguments, "digits")
     print(f"saved {path}")
 

@@ -1,5 +1,6 @@
 """The command line as its user meets it. Most runs are in this process; some are real ones."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -56,7 +57,7 @@ def test_the_same_network_from_every_kind_of_file_has_the_same_scores(
 ):
     (tmp_path / "my_networks.py").write_text(
         "from crossbar_sim.nn.networks import MLP\n"
-        f"def make(hidden=(1,)):\n    return MLP(inputs=64, hidden=tuple(hidden), classes=10)\n"
+        "def make(hidden=(1,)):\n    return MLP(inputs=64, hidden=tuple(hidden), classes=10)\n"
     )
     ways: dict[str, tuple[Any, ...]] = {
         "checkpoint": (files.checkpoint,),
@@ -312,7 +313,8 @@ CHANGES: dict[str, tuple[str, str, str, Any]] = {
     "scale_per": (f"{DRIFTS} --levels 4", "--scale-per column", "mapping.scale_per", "column"),
     "programming_sigma": (DRIFTS, "--programming-sigma 0.2", "programming.sigma", 0.2),
     "programming": (
-        DRIFTS, "--programming polynomial:coefficients=0/1e-5,reference=1e-5", "programming.kind", "polynomial"
+        DRIFTS, "--programming polynomial:coefficients=0/1e-5,reference=1e-5",
+        "programming.kind", "polynomial",
     ),
     "stuck_off": (DRIFTS, "--stuck-off 0.3", "stuck.off", 0.3),
     "stuck_on": (DRIFTS, "--stuck-on 0.1", "stuck.on", 0.1),
@@ -373,7 +375,8 @@ def test_normalisation_and_other_act(command: Command, tmp_path: Path):
     found = {
         choice: command("deploy", path, *rest, *choice.split()).report
         for choice in (
-            "--normalisation digital", "--normalisation folded", "--normalisation drifting", "--other drifting",
+            "--normalisation digital", "--normalisation folded", "--normalisation drifting",
+            "--other drifting",
         )
     }  # fmt: skip
     errors = {choice: tuple(r["drifted"]["output_error"]["per_chip"]) for choice, r in found.items()}
@@ -424,7 +427,7 @@ def test_every_law_that_is_listed_can_be_given(command: Command, files: Files):
     assert result.code == 0
     examples = {
         "[g_min=NUMBER]": "g_min=1e-6", "[g_max=NUMBER]": "g_max=1e-4", "NUMBER/NUMBER/...": "1e-6/1e-6",
-        "p=NUMBER": "p=0.5", "INTEGER|none": "4", "NUMBER|none": "99", "matrix|column": "column",
+        ":p=NUMBER": ":p=0.5", "INTEGER|none": "4", "NUMBER|none": "99", "matrix|column": "column",
         "NUMBER": "1.5", "INTEGER": "4", "[": "", "]": "",
     }  # fmt: skip
     for family in ("drift", "mapping", "programming"):
@@ -542,6 +545,14 @@ def test_info_on_models(command: Command, files: Files):
             assert word in result.out
 
 
+def test_info_on_a_model_that_has_nothing_to_map(command: Command, tmp_path: Path):
+    torch.export.save(torch.export.export(nn.ReLU(), (torch.zeros(2, 3),)), tmp_path / "relu.pt2")
+    result = command("info", tmp_path / "relu.pt2")
+    assert result.code == 0
+    assert "cannot be deployed" in result.out
+    assert command("deploy", tmp_path / "relu.pt2").code == 2
+
+
 def test_info_on_a_chip_file(command: Command, files: Files, tmp_path: Path):
     command("export", files.checkpoint, tmp_path / "chip.h5", "--sigma", 0.6, "--chip", 3, "--seed", 9)
     result = command("info", tmp_path / "chip.h5")
@@ -555,7 +566,7 @@ def test_doctor_finds_this_machine_healthy(command: Command, monkeypatch: pytest
     result = command("doctor")
     assert result.code == 0
     assert "BAD" not in result.out
-    for word in ("Random123", "M cells/s", torch.__version__, "/somewhere"):
+    for word in ("Random123", "M cells/s", importlib.metadata.version("torch"), "/somewhere"):
         assert word in result.out
 
 
@@ -591,10 +602,11 @@ def test_help_is_quick_and_neither_it_nor_the_package_loads_torch():
     code = (
         "import sys, crossbar_sim\nassert crossbar_sim.Key(0)\n"
         "from crossbar_sim.cli import run\n"
-        "for name in ('deploy', 'export', 'info', 'presets', 'doctor'):\n    assert run([name, '--help']) == 0\n"
+        "for name in ('deploy', 'export', 'info', 'presets', 'doctor'):\n"
+        "    assert run([name, '--help']) == 0\n"
         "assert run(['--help']) == run(['--version']) == 0\n"
-        "heavy = {'torch', 'matplotlib', 'h5py', 'scipy', 'sklearn', 'numba', 'rich', 'pydantic'} & {*sys.modules}\n"
-        "assert not heavy, heavy\n"
+        "heavy = {'torch', 'matplotlib', 'h5py', 'scipy', 'sklearn', 'numba', 'rich', 'pydantic'}\n"
+        "assert not heavy & {*sys.modules}, heavy & {*sys.modules}\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
@@ -665,8 +677,8 @@ def test_a_home_that_is_not_there_and_a_cache_that_cannot_be_written(files: File
     (tmp_path / "file").write_text("")
     done = real(
         "deploy", files.checkpoint, "--chips", 2, "--sensitivity-chips", 0,
-        "--plot", tmp_path / "p.png", HOME=str(tmp_path / "file" / "home"), NUMBA_CACHE_DIR=str(tmp_path / "file" / "x"),
-        MPLCONFIGDIR=str(tmp_path / "file" / "mpl"),
+        "--plot", tmp_path / "p.png", HOME=str(tmp_path / "file" / "home"),
+        NUMBA_CACHE_DIR=str(tmp_path / "file" / "x"), MPLCONFIGDIR=str(tmp_path / "file" / "mpl"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "p.png").stat().st_size > 10_000

@@ -274,7 +274,7 @@ def test_progress_counts_up_to_its_total(network: nn.Module, digits: Splits):
         seen: list[tuple[int, int]] = []
         deploy(
             network, digits.test.x[:20], None, ON_ARRAYS, chips=range(4), sensitivity_chips=wanted,
-            progress=lambda done, total, what: seen.append((done, total)),
+            progress=lambda done, total, what, seen=seen: seen.append((done, total)),
         )  # fmt: skip
         total = 1 + 4 + min(wanted, 4) * 3
         assert seen == [(done, total) for done in range(1, total + 1)]

@@ -98,7 +98,9 @@ class Array:
         """
         v = np.ascontiguousarray(v, np.float32)
         if v.ndim != 2 or v.shape[1] != self.rows:
-            raise InputError(f"v has shape {v.shape}: expected (batch, {self.rows}), one voltage per word line")
+            raise InputError(
+                f"v has shape {v.shape}: expected (batch, {self.rows}), one voltage per word line"
+            )
         planes, _, physical = self.drifted.shape
         out = np.empty((planes, len(v), physical), np.float32)
         scratch = np.empty(physical, np.float32)

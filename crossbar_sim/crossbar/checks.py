@@ -105,6 +105,4 @@ def check_weights(w: NDArray[np.float32], what: str = "the weight matrix") -> No
     """
     if w.size and not (np.isfinite(w.max()) and np.isfinite(w.min())):
         bad = int(np.count_nonzero(~np.isfinite(w)))
-        raise InputError(
-            f"{what} holds {bad} NaN or infinite values of {w.size}: train or export it again"
-        )
+        raise InputError(f"{what} holds {bad} NaN or infinite values of {w.size}: train or export it again")

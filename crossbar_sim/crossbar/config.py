@@ -56,9 +56,7 @@ def from_dict(data: object, source: str = "hardware") -> Hardware:
         InputError: naming the source, the full key, what was given, and what is allowed.
     """
     if not isinstance(data, dict):
-        raise InputError(
-            f"{source}: {show(data)} is no table of hardware keys such as drift = {{...}}"
-        )
+        raise InputError(f"{source}: {show(data)} is no table of hardware keys such as drift = {{...}}")
     try:
         parts = {key: build_part(key, v) if key in FAMILIES else v for key, v in data.items()}
         hardware: Hardware = build(Hardware, parts, "")
@@ -135,17 +133,13 @@ def read_text(path: Path) -> str:
         raise
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         why = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            f"{source} cannot be read ({why}): check the path and its permissions"
-        ) from None
+        raise InputError(f"{source} cannot be read ({why}): check the path and its permissions") from None
     if len(data) > LIMIT:
         raise InputError(f"{source} has more than {LIMIT} bytes: it is no hardware file")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{source}: byte {error.start} is no UTF-8 text: is it a hardware file?"
-        ) from None
+        raise InputError(f"{source}: byte {error.start} is no UTF-8 text: is it a hardware file?") from None
 
 
 def _name(path: Path) -> str:
@@ -157,9 +151,7 @@ def _parsed(parse: Callable[[str], Any], text: str, source: str) -> Any:
     try:
         return parse(text)
     except RecursionError:
-        raise InputError(
-            f"{source}: the {language} is nested too deeply for a hardware file"
-        ) from None
+        raise InputError(f"{source}: the {language} is nested too deeply for a hardware file") from None
     except ValueError as error:
         why = " ".join(str(error).split())[:200]
         raise InputError(f"{source}: the {language} cannot be read: {why}") from None

@@ -58,9 +58,7 @@ def build(cls: type, table: dict[str, Any], where: str) -> Any:
     for key, value in table.items():
         value = tuple(value) if isinstance(value, list) else value
         try:
-            values[key] = (
-                value if key in FAMILIES else _adapter(annotations[key]).validate_python(value)
-            )
+            values[key] = value if key in FAMILIES else _adapter(annotations[key]).validate_python(value)
         except ValidationError:
             expected = words(annotations[key])
             raise InputError(f"{where}{key}={show(table[key])}: expected {expected}") from None

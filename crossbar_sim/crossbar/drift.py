@@ -99,9 +99,7 @@ class RetentionDrift(Law):
     @property
     def rates(self) -> tuple[np.float32, np.float32, np.float32]:
         """(factor, high, low): g' = factor g 2^((high + low) z)."""
-        octaves = math.log2(self.time) - math.log2(
-            self.t0
-        )  # the quotient may leave double precision
+        octaves = math.log2(self.time) - math.log2(self.t0)  # the quotient may leave double precision
         return np.float32(2.0 ** (-self.nu * octaves)), *split(-self.nu_sigma * octaves)
 
     def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:

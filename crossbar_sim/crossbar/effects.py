@@ -43,4 +43,6 @@ def changes(hardware: Hardware, columns: Float32, key: Key, chip: int) -> dict[s
 def square(a: Float32) -> float:
     """Sum of squares in float64, chunk by chunk."""
     flat = a.reshape(-1)
-    return math.fsum(float(np.sum(np.square(flat[part], dtype=np.float64))) for part in threads.chunks(a.size))
+    return math.fsum(
+        float(np.sum(np.square(flat[part], dtype=np.float64))) for part in threads.chunks(a.size)
+    )

@@ -36,9 +36,7 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
-    "mapping": Family(
-        (Mapping,), ALL_MAPPINGS, "a mapping such as Differential(g_max=1e-4)", False
-    ),
+    "mapping": Family((Mapping,), ALL_MAPPINGS, "a mapping such as Differential(g_max=1e-4)", False),
     "drift": Family((Law,), ALL_DRIFTS, "a drift law such as LogNormalDrift(0.6)"),
     "programming": Family(
         (ProgrammingNoise, PolynomialNoise),

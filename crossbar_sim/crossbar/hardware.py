@@ -202,14 +202,11 @@ class Hardware:
             isinstance(self.mapping, Differential)
             and isinstance(self.drift, LogNormalDrift | RetentionDrift)
             and self.drift_per == "weight"
-            and (self.programming, self.stuck, self.mapping.levels, self.mapping.clip)
-            == (None,) * 4
+            and (self.programming, self.stuck, self.mapping.levels, self.mapping.clip) == (None,) * 4
             and (self.mapping.g_min, self.mapping.copies, scale.size) == (0.0, 1, 1)
         )
 
-    def reference(
-        self, columns: Float32, scale: Float32, key: Key, chip: int, copy: int
-    ) -> Float32:
+    def reference(self, columns: Float32, scale: Float32, key: Key, chip: int, copy: int) -> Float32:
         """The drifted reference column of one copy, (rows,) in S; empty where there is none."""
         if not self._reference:
             return np.empty(0, np.float32)
@@ -251,14 +248,8 @@ class Hardware:
         drifted = programmed
         if self.drift is not None:
             drifted = np.empty(n, np.float32)
-            together = (
-                plane - plane % self.mapping.planes_per_copy
-                if self.drift_per == "weight"
-                else plane
-            )
-            self.drift.cells(
-                programmed, drifted, Stream.of(key.fold("drift"), chip, together), start
-            )
+            together = plane - plane % self.mapping.planes_per_copy if self.drift_per == "weight" else plane
+            self.drift.cells(programmed, drifted, Stream.of(key.fold("drift"), chip, together), start)
         return Stages(target, programmed, drifted, faults)
 
     @classmethod

@@ -40,9 +40,7 @@ class Law(ABC):
         """
         g = np.asarray(g, np.float32)
         if not 1 <= g.ndim <= 3:
-            raise InputError(
-                f"g has shape {g.shape}: expected (n,), (rows, cols) or (planes, rows, cols)"
-            )
+            raise InputError(f"g has shape {g.shape}: expected (n,), (rows, cols) or (planes, rows, cols)")
         key = key.fold("drift")
         if g.ndim == 3:
             if not len(g):

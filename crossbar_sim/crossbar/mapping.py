@@ -149,9 +149,7 @@ class Mapping(ABC):
         )
 
     @abstractmethod
-    def target(
-        self, w: Float32, scale: Float32, rows: int, start: int, plane: int, out: Float32
-    ) -> None:
+    def target(self, w: Float32, scale: Float32, rows: int, start: int, plane: int, out: Float32) -> None:
         """Write the target conductances of plane `plane` for a chunk `w` of the flat columns."""
 
 
@@ -167,9 +165,7 @@ class Differential(Mapping):
     span: ClassVar[float] = 1.0
     reference: ClassVar[bool] = False
 
-    def target(
-        self, w: Float32, scale: Float32, rows: int, start: int, plane: int, out: Float32
-    ) -> None:
+    def target(self, w: Float32, scale: Float32, rows: int, start: int, plane: int, out: Float32) -> None:
         """See `Mapping`."""
         self._to_cells(w, scale, rows, start, -1.0 if plane % 2 else 1.0, self.g_min, out)
 
@@ -198,9 +194,7 @@ class Offset(Mapping):
             return (self.g_min + self.g_max) / 2
         return self.g_min + self.step * ((self.levels - 1) // 2)
 
-    def target(
-        self, w: Float32, scale: Float32, rows: int, start: int, plane: int, out: Float32
-    ) -> None:
+    def target(self, w: Float32, scale: Float32, rows: int, start: int, plane: int, out: Float32) -> None:
         """See `Mapping`."""
         self._to_cells(w, scale, rows, start, 1.0, self.middle, out)
 

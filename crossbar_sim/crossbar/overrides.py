@@ -61,9 +61,7 @@ def override(hardware: Hardware, **flat: Any) -> Hardware:
     if "programming_sigma" in flat:
         sigma = flat["programming_sigma"]
         changes["programming"] = None if sigma is None else ProgrammingNoise(sigma)
-    stuck = {
-        key.removeprefix("stuck_"): flat[key] for key in ("stuck_off", "stuck_on") if key in flat
-    }
+    stuck = {key.removeprefix("stuck_"): flat[key] for key in ("stuck_off", "stuck_on") if key in flat}
     if stuck:
         changes["stuck"] = replace(hardware.stuck or StuckCells(), **stuck)
     return replace(hardware, **changes)

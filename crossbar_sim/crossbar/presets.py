@@ -125,9 +125,7 @@ class Preset:
             if finite(value) and value == choice.value:
                 return choice.part
         known = ", ".join(f"{c.value:.15g} ({c.label})" for c in choices)
-        raise InputError(
-            f"preset {self.name}: {key}={show(value)} was not measured; choose {known}"
-        )
+        raise InputError(f"preset {self.name}: {key}={show(value)} was not measured; choose {known}")
 
 
 def preset_names() -> tuple[str, ...]:

@@ -41,9 +41,7 @@ class Split:
         # One pass without a temporary; aminmax hands a NaN through.
         low, high = torch.aminmax(x)
         if not (torch.isfinite(low) and torch.isfinite(high)):
-            raise InputError(
-                "x holds NaN or infinity (or values beyond float32): clean the examples"
-            )
+            raise InputError("x holds NaN or infinity (or values beyond float32): clean the examples")
         if y is None:
             return
         if y.dtype != torch.int64:

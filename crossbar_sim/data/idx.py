@@ -78,8 +78,7 @@ def _read(path: Path, stream: BinaryIO, dimensions: int, size: int, packed: bool
         check_packed(path, length + count, size)
     elif length + count != size:
         raise InputError(
-            f"{path}: its header claims shape {shape}, so {length + count} bytes, and it has "
-            f"{size}; {_AGAIN}"
+            f"{path}: its header claims shape {shape}, so {length + count} bytes, and it has {size}; {_AGAIN}"
         )
     check_memory(path, 5 * count)  # the bytes and their float32
     # One byte more than claimed, to see that nothing follows; it also makes gzip check its CRC.
@@ -87,8 +86,7 @@ def _read(path: Path, stream: BinaryIO, dimensions: int, size: int, packed: bool
     if len(body) != count:
         amount = "more" if len(body) > count else f"only {len(body)}"
         raise InputError(
-            f"{path}: its header claims shape {shape}, so {count} values, and it holds {amount}; "
-            f"{_AGAIN}"
+            f"{path}: its header claims shape {shape}, so {count} values, and it holds {amount}; {_AGAIN}"
         )
     return np.frombuffer(body, dtype=np.uint8).reshape(shape)
 

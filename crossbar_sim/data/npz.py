@@ -95,9 +95,7 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray | Non
         stream.read(header.offset)
         body = stream.read(header.nbytes)  # to the end, so that zipfile checks the CRC
     if len(body) != header.nbytes:
-        raise InputError(
-            f"{path}: {name} ends after {len(body)} of {header.nbytes} bytes; {_WRITE}"
-        )
+        raise InputError(f"{path}: {name} ends after {len(body)} of {header.nbytes} bytes; {_WRITE}")
     flat = np.frombuffer(body, dtype=header.dtype)
     return flat.reshape(header.shape, order="F" if header.order == "F" else "C")
 
@@ -113,9 +111,7 @@ def _header(path: Path, name: str, head: bytes) -> _Header:
             shape, fortran, dtype = read(stream)
     except Exception as error:
         # The header is a Python literal: parsing a hostile one can raise nearly anything.
-        raise InputError(
-            f"{path}: the header of {name} cannot be read ({reason(error)}); {_WRITE}"
-        ) from None
+        raise InputError(f"{path}: the header of {name} cannot be read ({reason(error)}); {_WRITE}") from None
     if dtype.kind not in _PLAIN_KINDS or dtype.fields is not None or dtype.subdtype is not None:
         what = "Python objects, which are not loaded" if dtype.hasobject else f"{str(dtype)[:60]}"
         raise InputError(f"{path}: {name} holds {what}; numbers are needed: save x.astype('f4')")

@@ -5,7 +5,7 @@ from crossbar_sim.nn.chips import layers, only_layers, program, set_chip, set_ha
 from crossbar_sim.nn.convert import to_analog
 from crossbar_sim.nn.layer import Layer
 from crossbar_sim.nn.loading import LoadedModel, load_model
-from crossbar_sim.nn.networks import NETWORKS, MLP, LeNet5
+from crossbar_sim.nn.networks import MLP, NETWORKS, LeNet5
 from crossbar_sim.nn.seeding import permutation, seeded
 from crossbar_sim.nn.train import FitReport, accuracy, fit
 

@@ -172,7 +172,7 @@ class Analog:
                     fresh = torch.empty(like.shape, dtype=like.dtype, device=like.device)
                     self.register_buffer(_buffer(name), fresh, persistent=False)
             row = self._buffers[_buffer(slot.bias)] if slot.bias else None
-            program_into(self._design, slot, self, self._buffers[_buffer(slot.weight)], row)
+            program_into(self._design, slot, self, self._buffers[_buffer(slot.weight)], row, tag[1:])
         self._tags[slot.weight] = tag
 
     def __reduce_ex__(self, protocol: Any) -> Any:

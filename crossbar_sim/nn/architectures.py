@@ -87,17 +87,13 @@ def _from_torchvision(arch: str, given: dict[str, Any], state: Mapping[str, Tens
         hint = f" (did you mean {', '.join(close)}?)" if close else ""
         raise InputError(f"network {arch!r} is unknown{hint}: {WAYS}")
     # The last matrix of a classifier has one row per class.
-    matrices = [
-        value for name, value in state.items() if name.endswith("weight") and value.ndim >= 2
-    ]
+    matrices = [value for name, value in state.items() if name.endswith("weight") and value.ndim >= 2]
     if matrices and "num_classes" not in given:
         given["num_classes"] = int(matrices[-1].shape[0])
     try:
         return models.get_model(arch, weights=None, **given)
     except Exception as error:
-        raise InputError(
-            f"torchvision cannot build {arch!r} with {given}: {_reason(error)}"
-        ) from error
+        raise InputError(f"torchvision cannot build {arch!r} with {given}: {_reason(error)}") from error
 
 
 def _from_user(arch: str, given: dict[str, Any]) -> nn.Module:

@@ -34,8 +34,7 @@ _SMALL = 64 * 2**20
 def is_archive(names: list[str]) -> bool:
     """Say whether a zip file with these member names is meant as a torch.export archive."""
     return any(
-        name.endswith(("/archive_format", "/models/model.json"))
-        or name == "serialized_exported_program.json"
+        name.endswith(("/archive_format", "/models/model.json")) or name == "serialized_exported_program.json"
         for name in names
     )
 
@@ -105,9 +104,7 @@ def rebuild(content: bytes | io.BytesIO) -> tuple[io.BytesIO, dict[str, Any]]:
         ) from error
     except Exception as error:
         # zlib.error and struct.error, from damaged headers.
-        raise InputError(
-            f"the archive is damaged ({_first_line(error)}): export it again"
-        ) from error
+        raise InputError(f"the archive is damaged ({_first_line(error)}): export it again") from error
 
 
 def read_members(archive: zipfile.ZipFile, size: int) -> Members:
@@ -127,9 +124,7 @@ def read_members(archive: zipfile.ZipFile, size: int) -> Members:
     for info in infos:
         name = info.filename
         if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
-            raise InputError(
-                f"the archive has a member named {name[:80]!r}, outside of it, so it is refused"
-            )
+            raise InputError(f"the archive has a member named {name[:80]!r}, outside of it, so it is refused")
         # torch 2.7 and older wrote no top folder.
         name = name.partition("/")[2] if "/" in name else name
         if name in members:
@@ -158,9 +153,7 @@ def _rebuild(archive: zipfile.ZipFile, members: Members) -> tuple[io.BytesIO, di
                 f"models/model.json: save one model per file, {EXPORT_HINT}"
             )
     if "byteorder" in members and archive.read(members["byteorder"]) != b"little":
-        raise InputError(
-            "the archive was written on a big-endian machine: export it again on this one"
-        )
+        raise InputError("the archive was written on a big-endian machine: export it again on this one")
     graph = _first(members, "models/model.json", "serialized_exported_program.json")
     program = clean_program(archive.read(graph))
     buffer = io.BytesIO()
@@ -179,9 +172,7 @@ def _rebuild(archive: zipfile.ZipFile, members: Members) -> tuple[io.BytesIO, di
         for folder, kind in (("weights", "state_dict"), ("constants", "constants")):
             config = f"data/{folder}/model_{folder}_config.json"
             if config in members:
-                payloads = raw_tensors(
-                    parse_json(archive.read(members[config]), config), folder, members
-                )
+                payloads = raw_tensors(parse_json(archive.read(members[config]), config), folder, members)
                 for path in {meta["path_name"] for meta in payloads.values()}:
                     write(f"data/{folder}/{path}", archive.read(members[f"data/{folder}/{path}"]))
                 write(config, json.dumps({"config": payloads}).encode())
@@ -196,9 +187,7 @@ def _first(members: Members, *names: str) -> zipfile.ZipInfo:
     for name in names:
         if name in members:
             return members[name]
-    raise InputError(
-        f"the archive has no {names[0]}: it is incomplete, or not from torch.export.save"
-    )
+    raise InputError(f"the archive has no {names[0]}: it is incomplete, or not from torch.export.save")
 
 
 def _first_line(error: BaseException) -> str:

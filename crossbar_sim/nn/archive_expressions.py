@@ -69,9 +69,7 @@ def _allowed(node: ast.expr, inside_power: bool = False) -> bool:
         case ast.BinOp(op=ast.Pow(), left=base, right=exponent):
             return _power(base, exponent, inside_power)
         case ast.BinOp(left=left, op=op, right=right):
-            return isinstance(op, _ARITHMETIC) and all(
-                _allowed(side, inside_power) for side in (left, right)
-            )
+            return isinstance(op, _ARITHMETIC) and all(_allowed(side, inside_power) for side in (left, right))
         case ast.Compare(left=left, ops=ops, comparators=others):
             return all(isinstance(op, _COMPARISONS) for op in ops) and all(
                 _allowed(side, inside_power) for side in (left, *others)
@@ -106,9 +104,5 @@ def _power(base: ast.expr, exponent: ast.expr, inside_power: bool) -> bool:
     match exponent:
         case ast.UnaryOp(op=ast.USub(), operand=inner):
             exponent = inner
-    small = (
-        isinstance(exponent, ast.Constant)
-        and type(exponent.value) is int
-        and 0 <= exponent.value <= 8
-    )
+    small = isinstance(exponent, ast.Constant) and type(exponent.value) is int and 0 <= exponent.value <= 8
     return small and not inside_power and _allowed(base, inside_power=True)

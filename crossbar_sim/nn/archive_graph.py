@@ -92,9 +92,7 @@ def parse_json(text: bytes, member: str) -> dict[str, Any]:
     try:
         value = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{member} of the archive is not readable JSON: the file is damaged"
-        ) from error
+        raise InputError(f"{member} of the archive is not readable JSON: the file is damaged") from error
     if not isinstance(value, dict):
         raise InputError(f"{member} of the archive is not a JSON object: the file is damaged")
     return value
@@ -159,8 +157,7 @@ def _verifier(value: object) -> str:
 
 def _many(rule: Callable[[str, Any], Any]) -> Callable[[str, Any], list[Any]]:
     return lambda field, values: [
-        _many(rule)(field, value) if isinstance(value, list) else rule(field, value)
-        for value in values
+        _many(rule)(field, value) if isinstance(value, list) else rule(field, value) for value in values
     ]
 
 

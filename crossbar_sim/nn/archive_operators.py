@@ -95,8 +95,7 @@ def _plain(target: str, namespace: str, name: str, overload: str) -> bool:
             importlib.import_module("torchvision")
         except ImportError:
             raise InputError(
-                f"the archive calls {target}, which needs torchvision: pip install "
-                "'crossbar-sim[vision]'"
+                f"the archive calls {target}, which needs torchvision: pip install 'crossbar-sim[vision]'"
             ) from None
     operator = getattr(getattr(getattr(torch.ops, namespace), name, None), overload, None)
     if not isinstance(operator, torch._ops.OpOverload):

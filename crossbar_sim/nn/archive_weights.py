@@ -48,11 +48,7 @@ def raw_tensors(config: dict[str, Any], folder: str, members: Members) -> dict[s
             last = offset + sum((size - 1) * stride for size, stride in steps)
             inside = min([offset, *sizes, *strides], default=0) >= 0
             # A stride of 0 lets few bytes stand for a tensor that fills memory when copied.
-            if (
-                not inside
-                or elements > max(available, _EXPANDED)
-                or (elements and last >= available)
-            ):
+            if not inside or elements > max(available, _EXPANDED) or (elements and last >= available):
                 raise InputError(
                     f"{name!r} in the archive claims shape {sizes} but has only {available} "
                     "values: the file is damaged"

@@ -131,8 +131,7 @@ def _plain(field: str, value: Any) -> Any:
     if value is None:
         return None
     raise InputError(
-        f"{field} is a {type(value).__name__}: a checkpoint holds only numbers, text, lists and "
-        "dicts"
+        f"{field} is a {type(value).__name__}: a checkpoint holds only numbers, text, lists and dicts"
     )
 
 

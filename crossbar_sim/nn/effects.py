@@ -59,6 +59,3 @@ def idle_effects(effects: dict[str, dict[str, float]], hardware: Hardware, chip:
         where = "any layer" if len(idle) == len(effects) else ", ".join(idle)
         sentences.append(f"{effect} ({value}) was requested but changed nothing in {where} on chip {chip}")
     return sentences
-
-
-

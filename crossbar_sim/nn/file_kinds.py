@@ -50,9 +50,7 @@ def read_file(path: Path) -> bytes:
         raise InputError(f"{path} does not exist: check the path of the model file") from None
     except (OSError, ValueError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise InputError(
-            f"cannot read {path}: {reason}; check its permissions and its disk"
-        ) from error
+        raise InputError(f"cannot read {path}: {reason}; check its permissions and its disk") from error
     if not content:
         raise InputError(f"{path} is empty: copy or save the model again")
     return content
@@ -84,9 +82,7 @@ def kind_of(content: bytes, path: Path) -> str:
         raise InputError(f"{path} is an ONNX model: {_EXPORT}")
     if _is_text(content[:4096]):
         raise InputError(f"{path} is a text file: {_EXPORT}")
-    raise InputError(
-        f"{path} is not a model file that crossbar-sim knows (or it is damaged): {_EXPORT}"
-    )
+    raise InputError(f"{path} is not a model file that crossbar-sim knows (or it is damaged): {_EXPORT}")
 
 
 def _kind_of_zip(content: bytes, path: Path) -> str:
@@ -101,14 +97,11 @@ def _kind_of_zip(content: bytes, path: Path) -> str:
     except Exception as error:
         # zipfile raises several kinds of errors for damaged directories.
         raise InputError(
-            f"{path} is a truncated or damaged zip file: copy it again from its source, or save it "
-            "again"
+            f"{path} is a truncated or damaged zip file: copy it again from its source, or save it again"
         ) from error
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner and any(name.startswith("code/") for name in inner):
-        raise InputError(
-            f"{path} is a TorchScript archive, which carries code of its own: {_EXPORT}"
-        )
+        raise InputError(f"{path} is a TorchScript archive, which carries code of its own: {_EXPORT}")
     if "data.pkl" in inner:
         return "torch"
     if {"config.json", "model.weights.h5"} <= set(names):

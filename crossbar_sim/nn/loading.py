@@ -169,9 +169,7 @@ def _from_module(model: nn.Module, path: Path, sha256: str) -> LoadedModel:
         raise
     except Exception as error:
         # A module pickled by another version of its class may lack any attribute.
-        raise InputError(
-            f"the pickled module is unusable ({error}); {_export_instead()}"
-        ) from error
+        raise InputError(f"the pickled module is unusable ({error}); {_export_instead()}") from error
 
 
 def _torch_load(file: io.BytesIO, trust_pickle: bool) -> object:

@@ -29,12 +29,17 @@ def check_finite(columns: Tensor, name: str) -> None:
 
 
 def program_into(
-    design: Design, slot: "Slot", module: nn.Module, weight: Tensor | None, bias: Tensor | None
+    design: Design,
+    slot: "Slot",
+    module: nn.Module,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    state: tuple[object, ...],
 ) -> None:
     """Write the programmed weight (and bias row) of `slot` into preallocated buffers.
 
     Where the matrix is the weight's own memory, it is read and written in place, without a copy; what depends
-    on the clean values alone (that they are finite, their scale) is looked up once.
+    on the clean values alone (that they are finite, their scale) is looked up once per `state` of them.
     """
     assert weight is not None
     columns = slot.columns(module).detach()
@@ -47,7 +52,7 @@ def program_into(
     )
     if direct:
         w, out = columns.contiguous().numpy(), weight.view(columns.shape).numpy()
-        scale = _scale(design, slot, module, columns, w)
+        scale = _scale(design, slot, state, columns, w)
         design.hardware.effective_weight(w, design.key(slot.name), design.chip, out, scale)
         return
     check_finite(columns, slot.name)
@@ -57,9 +62,11 @@ def program_into(
             buffer.copy_(value)
 
 
-def _scale(design: Design, slot: "Slot", module: nn.Module, columns: Tensor, w: Float32) -> Float32:
+def _scale(
+    design: Design, slot: "Slot", state: tuple[object, ...], columns: Tensor, w: Float32
+) -> Float32:
     """The mapping's scale of the clean matrix, kept as long as matrix and mapping are the same."""
-    tag = (design.hardware.mapping, *slot.state(module))
+    tag = (design.hardware.mapping, *state)
     known = slot.scale
     if known is None or known[0] != tag:
         check_finite(columns, slot.name)

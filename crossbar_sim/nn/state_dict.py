@@ -32,9 +32,7 @@ def unwrap(content: object) -> dict[str, Tensor]:
             "torch.save(model.state_dict(), ...)"
         )
     if not table:
-        raise InputError(
-            "the file holds an empty table of weights: save the trained model's state_dict()"
-        )
+        raise InputError("the file holds an empty table of weights: save the trained model's state_dict()")
     for name, value in table.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise InputError(
@@ -99,9 +97,7 @@ def fill(model: nn.Module, state: Mapping[Any, Any], whose: str) -> tuple[str, .
         )
     for name, value in state.items():
         check_weight(name, value, parameter=expected[name].is_floating_point())
-    notes = conversion_notes(
-        {name: state[name] for name in expected if expected[name].is_floating_point()}
-    )
+    notes = conversion_notes({name: state[name] for name in expected if expected[name].is_floating_point()})
     with torch.no_grad():
         for name, value in expected.items():
             value.copy_(state[name])
@@ -110,9 +106,7 @@ def fill(model: nn.Module, state: Mapping[Any, Any], whose: str) -> tuple[str, .
 
 def check_weight(name: str, value: Tensor, parameter: bool = True) -> None:
     """Raise InputError for a weight that no conductance can hold: not real, dense and finite."""
-    if value.is_quantized or (
-        parameter and not value.is_floating_point() and not value.is_complex()
-    ):
+    if value.is_quantized or (parameter and not value.is_floating_point() and not value.is_complex()):
         raise InputError(
             f"{name} is stored as {_type(value)} integers: save the network before quantisation, "
             "in float32, and let the hardware's levels quantise it"
@@ -151,8 +145,7 @@ def conversion_notes(weights: Mapping[str, Tensor]) -> tuple[str, ...]:
         if value.is_floating_point() and value.dtype != torch.float32:
             counts[_type(value)] = counts.get(_type(value), 0) + 1
     return tuple(
-        f"{number} {kind} tensors were converted to float32"
-        for kind, number in sorted(counts.items())
+        f"{number} {kind} tensors were converted to float32" for kind, number in sorted(counts.items())
     )
 
 

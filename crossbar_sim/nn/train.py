@@ -114,9 +114,7 @@ def fit(
             _check_fits(model, x, max(int(y.max()), -1 if held is None else int(held[1].max())))
         trainable = [p for p in model.parameters() if p.requires_grad]
         if not trainable:
-            raise InputError(
-                "the model has no parameter that requires a gradient: nothing to train"
-            )
+            raise InputError("the model has no parameter that requires a gradient: nothing to train")
         optimiser = torch.optim.Adam(trainable, lr=lr, fused=True)
         per_epoch = math.ceil(len(x) / batch)
         history: list[Epoch] = []
@@ -193,9 +191,7 @@ def _check_numbers(epochs: int, batch: int, lr: float) -> None:
         raise InputError(f"lr={lr!r}: a learning rate is a finite number > 0")
 
 
-def _labelled(
-    what: str, examples: Examples, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _labelled(what: str, examples: Examples, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     if examples.y is None:
         raise InputError(f"the {what} examples have no labels: training needs y")
     if len(examples.x) == 0 or len(examples.x) != len(examples.y):

@@ -51,7 +51,7 @@ class LayerReport:
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON: `rows` and `cols` are lists where a layer has several matrices."""
         geometries = self.layer.geometries(self.hardware)
-        rows, cols = [g.rows for g in geometries], [g.cols for g in geometries]
+        rows, cols, groups = ([getattr(g, name) for g in geometries] for name in ("rows", "cols", "groups"))
         cells, tiles = sum(g.cells for g in geometries), sum(g.tiles for g in geometries)
         area = tiles * self.hardware.tile[0] * self.hardware.tile[1]
         drop = self.sensitivity.drop if self.sensitivity else None
@@ -62,9 +62,7 @@ class LayerReport:
             "reason": self.layer.reason,
             "rows": rows[0] if len(rows) == 1 else rows,
             "cols": cols[0] if len(cols) == 1 else cols,
-            "groups": [g.groups for g in geometries][0]
-            if len(geometries) == 1
-            else [g.groups for g in geometries],
+            "groups": groups[0] if len(groups) == 1 else groups,
             "tiles": tiles,
             "cells": cells,
             "utilisation": cells / area if area else 0.0,
@@ -188,8 +186,8 @@ def deploy(
         raise InputError("the data hold no example")
     if sensitivity_chips < 0 or sensitivity_images < 1:
         raise InputError(
-            f"sensitivity_chips={sensitivity_chips}, sensitivity_images={sensitivity_images}: expected 0 chips "
-            "(no sensitivity) or more, and at least one image"
+            f"sensitivity_chips={sensitivity_chips}, sensitivity_images={sensitivity_images}: expected 0 "
+            "chips (no sensitivity) or more, and at least one image"
         )
     if threshold is not None and not 0 <= threshold < math.inf:
         raise InputError(f"threshold={threshold}: expected a score such as 0.9")

@@ -85,7 +85,8 @@ def _random(loaded: LoadedModel, n: int, shape: tuple[int, ...] | None, seed: in
     shape = shape or loaded.input_shape or _guess(loaded.module)
     if shape is None:
         raise InputError(
-            "the model's file does not tell the shape of an input: give --data mine.npz, or --input-shape 3,32,32"
+            "the model's file does not tell the shape of an input: give --data mine.npz, "
+            "or --input-shape 3,32,32"
         )
     size = 1
     for side in shape:

@@ -47,8 +47,7 @@ RANGES = {
 
 def any_of(name: str) -> st.SearchStrategy:
     members = [
-        st.builds(cls, **{f.name: RANGES[f.name] for f in fields(cls)})
-        for cls in FAMILIES[name].members
+        st.builds(cls, **{f.name: RANGES[f.name] for f in fields(cls)}) for cls in FAMILIES[name].members
     ]
     return st.one_of(*members, *([st.none()] if FAMILIES[name].optional else []))
 
@@ -218,9 +217,9 @@ def test_files_are_read_by_their_suffix(tmp_path):
 
 def test_parts_from_the_words_of_a_command_line():
     assert config.law_from_text("gamma:sigma=0.3") == GammaDrift(0.3)
-    assert config.mapping_from_text(
-        " offset: g_min=1e-6 ,g_max=1e-4,levels=16,clip=none"
-    ) == Offset(1e-6, 1e-4, 16)
+    assert config.mapping_from_text(" offset: g_min=1e-6 ,g_max=1e-4,levels=16,clip=none") == Offset(
+        1e-6, 1e-4, 16
+    )
     assert config.mapping_from_text("offset") == Offset()
     assert config.programming_from_text("constant:sigma=.05") == ProgrammingNoise(0.05)
     assert config.programming_from_text(

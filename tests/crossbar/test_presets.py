@@ -196,9 +196,7 @@ def test_flat_overrides_reach_their_fields():
 
 
 def test_flat_overrides_act_on_the_objects_given_with_them():
-    hardware = override(
-        Hardware(), mapping=Offset(), levels=4, drift=RetentionDrift(0.1, 1.0), time=DAY
-    )
+    hardware = override(Hardware(), mapping=Offset(), levels=4, drift=RetentionDrift(0.1, 1.0), time=DAY)
     assert hardware.mapping == Offset(levels=4)
     assert hardware.drift == RetentionDrift(0.1, DAY)
     assert override(hardware, stuck=StuckCells(on=0.1), stuck_off=0.2).stuck == StuckCells(0.2, 0.1)
@@ -224,8 +222,7 @@ def test_outside_its_range_a_preset_warns_with_both_values_and_the_unit():
     assert [str(w.message) for w in caught] == [
         "preset reram_cmo2025: mapping.g_min=1e-06 S lies outside 9e-06 .. 8.82e-05 S, "
         "where its numbers hold",
-        "preset reram_cmo2025: drift.time=1e+10 s lies outside 1 .. 3.15576e+08 s, "
-        "where its numbers hold",
+        "preset reram_cmo2025: drift.time=1e+10 s lies outside 1 .. 3.15576e+08 s, where its numbers hold",
     ]
 
 

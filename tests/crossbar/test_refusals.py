@@ -114,9 +114,7 @@ def test_hardware_refuses_what_is_no_part(name, value):
 
 
 def test_the_sentence_for_a_bare_sigma_says_what_to_write():
-    refused(
-        lambda: Hardware(drift=0.6), "drift=0.6: expected a drift law such as LogNormalDrift(0.6)"
-    )
+    refused(lambda: Hardware(drift=0.6), "drift=0.6: expected a drift law such as LogNormalDrift(0.6)")
 
 
 def test_hardware_refuses_one_part_in_anothers_place():
@@ -126,9 +124,7 @@ def test_hardware_refuses_one_part_in_anothers_place():
 
 
 @pytest.mark.parametrize("name", CHOICES)
-@pytest.mark.parametrize(
-    "value", ["", "Digital", None, True, 1, ["digital"], np.array(["row"] * 2)]
-)
+@pytest.mark.parametrize("value", ["", "Digital", None, True, 1, ["digital"], np.array(["row"] * 2)])
 def test_hardware_refuses_words_that_are_no_choice(name, value):
     refused(lambda: Hardware(**{name: value}), name, show(value), *CHOICES[name])
 

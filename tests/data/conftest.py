@@ -24,9 +24,7 @@ def idx() -> Callable[[np.ndarray], bytes]:
 def write_mnist() -> Callable[..., dict[str, np.ndarray]]:
     """write_mnist(folder, packed=False, train=12, test=5) -> the arrays written, by file name."""
 
-    def write(
-        folder: Path, packed: bool = False, train: int = 12, test: int = 5
-    ) -> dict[str, np.ndarray]:
+    def write(folder: Path, packed: bool = False, train: int = 12, test: int = 5) -> dict[str, np.ndarray]:
         folder.mkdir(parents=True, exist_ok=True)
         written = {}
         for part, n in (("train", train), ("t10k", test)):

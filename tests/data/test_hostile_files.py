@@ -100,9 +100,7 @@ def test_every_truncation_and_every_flipped_byte(target: Path, kind: str) -> Non
     for good in SEEDS[kind]:
         for end in range(len(good)):
             survives(READERS[kind], target, good[:end])
-            survives(
-                READERS[kind], target, good[:end] + bytes([good[end] ^ 0xFF]) + good[end + 1 :]
-            )
+            survives(READERS[kind], target, good[:end] + bytes([good[end] ^ 0xFF]) + good[end + 1 :])
 
 
 @thorough
@@ -112,9 +110,7 @@ def test_random_array_headers(target: Path, header: bytes, version: int) -> None
 
 
 LITERALS = st.recursive(
-    st.one_of(
-        st.integers(-(2**70), 2**70), st.text(max_size=6), st.booleans(), st.none(), st.floats()
-    ),
+    st.one_of(st.integers(-(2**70), 2**70), st.text(max_size=6), st.booleans(), st.none(), st.floats()),
     lambda inner: st.one_of(st.tuples(inner, inner), st.lists(inner, max_size=3), st.tuples(inner)),
     max_leaves=6,
 )
@@ -125,9 +121,7 @@ DESCRIPTIONS = st.one_of(
 
 @thorough
 @given(descr=DESCRIPTIONS, order=LITERALS, shape=st.one_of(st.tuples(st.integers(-5, 5)), LITERALS))
-def test_well_formed_headers_of_nonsense(
-    target: Path, descr: object, order: object, shape: object
-) -> None:
+def test_well_formed_headers_of_nonsense(target: Path, descr: object, order: object, shape: object) -> None:
     text = repr({"descr": descr, "fortran_order": order, "shape": shape})
     survives(load_npz, target, with_header(text.encode(errors="replace")[:60_000]))
 

@@ -90,9 +90,7 @@ def test_a_missing_file_a_folder_and_a_pipe_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("below", ["MNIST/raw", "raw", "."])
 @pytest.mark.parametrize("packed", [False, True])
-def test_mnist_is_found_and_scaled(
-    tmp_path: Path, write_mnist: WriteMnist, below: str, packed: bool
-) -> None:
+def test_mnist_is_found_and_scaled(tmp_path: Path, write_mnist: WriteMnist, below: str, packed: bool) -> None:
     written = write_mnist(tmp_path / below, packed)
     data = load_mnist(tmp_path)
     raw = written["t10k-images-idx3-ubyte"]
@@ -156,9 +154,7 @@ def test_files_that_do_not_belong_together_are_refused(
             load_mnist(tmp_path)
 
 
-def test_too_few_images_to_hold_some_back_are_refused(
-    tmp_path: Path, write_mnist: WriteMnist
-) -> None:
+def test_too_few_images_to_hold_some_back_are_refused(tmp_path: Path, write_mnist: WriteMnist) -> None:
     write_mnist(tmp_path, train=5)
     with pytest.raises(InputError, match="at least 6"):
         load_mnist(tmp_path)

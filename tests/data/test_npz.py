@@ -27,9 +27,7 @@ def npy_bytes(values: np.ndarray, **options: Any) -> bytes:
 
 def header_only(shape: tuple[int, ...], descr: str = "<f4") -> bytes:
     stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        stream, {"descr": descr, "fortran_order": False, "shape": shape}
-    )
+    np.lib.format.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": shape})
     return stream.getvalue()
 
 
@@ -155,9 +153,7 @@ def test_a_claim_beyond_any_compression_is_refused(path: Path) -> None:
     refused(path, "1032 times")
 
 
-def test_more_than_the_machines_memory_is_refused(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_than_the_machines_memory_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(path, x=X)
     monkeypatch.setattr(files, "memory", lambda: 100)
     refused(path, "GiB of memory")

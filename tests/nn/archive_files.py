@@ -159,8 +159,7 @@ def in_tree(members: Members, marker: Path) -> Members:
     # The context of a dict may name an enumeration, whose module is imported.
     module = f"hostile_{marker.parent.name.replace('-', '_')}"
     (marker.parent / f"{module}.py").write_text(
-        f"import enum, pathlib\npathlib.Path({str(marker)!r}).touch()\n"
-        "E = enum.Enum('E', {'A': 1})\n"
+        f"import enum, pathlib\npathlib.Path({str(marker)!r}).touch()\nE = enum.Enum('E', {{'A': 1}})\n"
     )
     context = json.dumps([{"__enum__": True, "fqn": f"{module}:E", "name": "A"}])
 

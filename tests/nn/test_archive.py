@@ -149,9 +149,7 @@ def test_an_export_in_training_mode_is_refused(tmp_path):
 
 def test_an_export_from_another_device_lands_on_the_cpu():
     members = files.unpacked(files.exported(files.Scaled(), torch.ones(2, 4)))
-    text = members[files.GRAPH].replace(
-        b'"type": "cpu", "index": null', b'"type": "cuda", "index": 0'
-    )
+    text = members[files.GRAPH].replace(b'"type": "cpu", "index": null', b'"type": "cuda", "index": 0')
     assert text != members[files.GRAPH]
     program, _ = load_archive(files.packed({**members, files.GRAPH: text}))
     assert program.module()(torch.ones(2, 4)).device.type == "cpu"

@@ -133,9 +133,7 @@ def test_weights_larger_than_their_bytes_are_refused(benign):
         load_archive(files.packed(files.edited(benign, files.WEIGHTS, change)))
 
 
-@pytest.mark.parametrize(
-    "name", ['a"); import os; ("', 'a"-"b', "__class__", "fc.__init__", "a b", "", 3]
-)
+@pytest.mark.parametrize("name", ['a"); import os; ("', 'a"-"b', "__class__", "fc.__init__", "a b", "", 3])
 def test_parameter_names_are_names(name, benign):
     def change(program):
         specs = program["graph_module"]["signature"]["input_specs"]

@@ -131,9 +131,7 @@ def test_mismatches_are_counted_and_named(model, tmp_path):
     message = refusal(write(tmp_path / "m.pt", state), arch="mlp")
     assert "1 missing (fc1.bias)" in message
     assert "1 unexpected (extra.weight)" in message
-    message = refusal(
-        write(tmp_path / "m.pt", model.state_dict()), arch="mlp", arch_arguments={"classes": 9}
-    )
+    message = refusal(write(tmp_path / "m.pt", model.state_dict()), arch="mlp", arch_arguments={"classes": 9})
     assert "2 of another shape (fc2.weight (3, 5) instead of (9, 5)" in message
 
 

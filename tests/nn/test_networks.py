@@ -17,9 +17,7 @@ def test_default_mlp_is_the_papers():
 def test_mlp_of_any_depth(hidden):
     model = MLP(12, hidden, 3, dropout=0.25, activation="tanh")
     names = [name for name, _ in model.named_children()]
-    assert [n for n in names if n.startswith("fc")] == [
-        f"fc{i + 1}" for i in range(len(hidden) + 1)
-    ]
+    assert [n for n in names if n.startswith("fc")] == [f"fc{i + 1}" for i in range(len(hidden) + 1)]
     sites = {name: m.p for name, m in model.named_children() if isinstance(m, nn.Dropout)}
     assert sites == {f"dropout{i + 1}": 0.25 for i in range(len(hidden))}
     assert model(torch.ones(2, 3, 4)).shape == (2, 3)

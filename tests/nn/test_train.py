@@ -53,9 +53,7 @@ def test_an_mlp_learns_the_digits() -> None:
     assert not model.training
 
 
-def test_the_same_key_gives_the_same_weights_bit_for_bit(
-    digits: Development, one_thread: None
-) -> None:
+def test_the_same_key_gives_the_same_weights_bit_for_bit(digits: Development, one_thread: None) -> None:
     (a, first), (b, second) = trained(digits, Key(1)), trained(digits, Key(1))
     assert weights(a) == weights(b)
     assert first == second
@@ -208,9 +206,7 @@ def test_the_state_of_dropout_is_put_back_when_a_run_stops(digits: Development) 
         ({"model": nn.Flatten()}, "nothing to train"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(
-    digits: Development, changed: dict[str, Any], says: str
-) -> None:
+def test_what_cannot_be_trained_is_refused(digits: Development, changed: dict[str, Any], says: str) -> None:
     given: dict[str, Any] = {
         "model": mlp(),
         "train": digits.train,

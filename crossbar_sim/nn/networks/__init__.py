@@ -26,7 +26,6 @@ def build(name: str, **arguments: Any) -> nn.Module:
     for argument in arguments:
         if argument not in allowed:
             raise InputError(
-                f"network {name!r} takes no argument {argument!r}: its arguments are "
-                f"{', '.join(allowed)}"
+                f"network {name!r} takes no argument {argument!r}: its arguments are {', '.join(allowed)}"
             )
     return NETWORKS[name](**arguments)
