@@ -48,9 +48,7 @@ def main() -> None:
             "MiB above start": (peak - base) / 1024,
             "copies of the weights": (peak - base) / WEIGHTS,
         }
-        print(
-            f"{job:<12} {(peak - base) / 1024:8.0f} MiB above start, {(peak - base) / WEIGHTS:.2f} copies"
-        )
+        print(f"{job:<12} {(peak - base) / 1024:8.0f} MiB above start, {(peak - base) / WEIGHTS:.2f} copies")
         Path(target).unlink(missing_ok=True)
     save([{"title": "peak memory, 100 M weights", "processor": processor(), "rows": rows}])
 

@@ -33,9 +33,7 @@ def main(seeds: tuple[int, ...] = (0, 1, 2)) -> None:
             hardware = Hardware.preset("bayesft", sigma=sigma)
             result = deploy(network, data.test.x, data.test.y, hardware, seed=seed, sensitivity_chips=0).main
             low, high = result.ci95 or (result.mean, result.mean)
-            print(
-                f"  sigma {sigma:.1f}: {result.mean:6.2%}  95 % interval {low:.2%} .. {high:.2%}"
-            )
+            print(f"  sigma {sigma:.1f}: {result.mean:6.2%}  95 % interval {low:.2%} .. {high:.2%}")
             rows.append({"seed": seed, "sigma": sigma, "clean": clean, **result.as_dict()})
     if len(sys.argv) > 1:
         Path(sys.argv[1]).write_text(json.dumps(rows, indent=1) + "\n")

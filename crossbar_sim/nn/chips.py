@@ -7,9 +7,10 @@ from torch import nn
 
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.analog import Analog, Slot
+from crossbar_sim.nn.analog import Analog
 from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.layer import Layer
+from crossbar_sim.nn.slot import Slot
 
 
 def design(model: nn.Module) -> Design:

@@ -11,11 +11,12 @@ from torch import nn
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import graph
-from crossbar_sim.nn.analog import Analog, Slot, copy_graph, make_analog
+from crossbar_sim.nn.analog import Analog, copy_graph, make_analog
 from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.folding import Fold, fold_away, foldable
 from crossbar_sim.nn.layer import Layer
 from crossbar_sim.nn.matrices import DIGITAL, NORMALISATION, RULES, Layout, Matrix, matrices
+from crossbar_sim.nn.slot import Slot
 from crossbar_sim.rng import check_chip
 
 

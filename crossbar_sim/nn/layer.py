@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from crossbar_sim.crossbar.array import Geometry
 from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.nn.analog import Slot
+from crossbar_sim.nn.slot import Slot
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """Programming the arrays of a model: the Numba core on the CPU, its torch twin elsewhere."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
@@ -10,9 +8,7 @@ from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import twin
 from crossbar_sim.nn.design import Design
-
-if TYPE_CHECKING:
-    from crossbar_sim.nn.analog import Slot
+from crossbar_sim.nn.slot import Slot
 
 
 def check_finite(columns: Tensor, name: str) -> None:
@@ -30,7 +26,7 @@ def check_finite(columns: Tensor, name: str) -> None:
 
 def program_into(
     design: Design,
-    slot: "Slot",
+    slot: Slot,
     module: nn.Module,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -62,9 +58,7 @@ def program_into(
             buffer.copy_(value)
 
 
-def _scale(
-    design: Design, slot: "Slot", state: tuple[object, ...], columns: Tensor, w: Float32
-) -> Float32:
+def _scale(design: Design, slot: Slot, state: tuple[object, ...], columns: Tensor, w: Float32) -> Float32:
     """The mapping's scale of the clean matrix, kept as long as matrix and mapping are the same."""
     tag = (design.hardware.mapping, *state)
     known = slot.scale

@@ -13,8 +13,8 @@ from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.analog import Slot
 from crossbar_sim.nn.programming import check_finite
+from crossbar_sim.nn.slot import Slot
 from crossbar_sim.rng import Key
 from crossbar_sim.store.layout import (
     DRIFTED,

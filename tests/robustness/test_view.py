@@ -8,9 +8,9 @@ from rich.console import Console
 
 from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.nn.analog import Slot
 from crossbar_sim.nn.layer import Layer
 from crossbar_sim.nn.matrices import Layout
+from crossbar_sim.nn.slot import Slot
 from crossbar_sim.robustness import view
 from crossbar_sim.robustness.deploy import Deployment, LayerReport, Sensitivity
 from crossbar_sim.robustness.score import Score
