@@ -17,14 +17,14 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch.export import ExportedProgram
+from typing import TYPE_CHECKING, Any
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.archive_graph import clean_program, parse_json
 from crossbar_sim.nn.archive_weights import EXPORT_HINT, Members, raw_tensors, without_pickle
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 # Ours are stored uncompressed; JSON deflates tenfold. A bomb has thousands.
 _LARGEST_RATIO = 20
@@ -48,7 +48,7 @@ def check_archive(source: str | os.PathLike[str] | bytes) -> None:
     rebuild(content)
 
 
-def load_archive(content: bytes | io.BytesIO) -> tuple[ExportedProgram, dict[str, Any]]:
+def load_archive(content: bytes | io.BytesIO) -> tuple["ExportedProgram", dict[str, Any]]:
     """Load a torch.export archive from its bytes without running anything that it brings.
 
     A `BytesIO` is closed as soon as it is taken apart, which frees one copy of the weights.
@@ -60,6 +60,8 @@ def load_archive(content: bytes | io.BytesIO) -> tuple[ExportedProgram, dict[str
         InputError: something in the archive is outside the allow-list, or torch cannot load the
         rest.
     """
+    import torch.export  # a fifth of a second, which other files need not wait for
+
     clean, program = rebuild(content)
     if isinstance(content, io.BytesIO):
         content.close()

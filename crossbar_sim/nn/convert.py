@@ -67,7 +67,7 @@ def to_analog(
     if not any(layer.slots for layer in layers):
         raise InputError(
             f"{type(model).__name__} has no layer to map: "
-            + "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:4])
+            + ("; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:4]) or "it has no parameters")
         )
     for layer in layers:
         modules: dict[int, tuple[nn.Module, list[Slot]]] = {}
