@@ -13,6 +13,7 @@ from crossbar_sim import Hardware
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.nn import program, set_chip, to_analog
+from crossbar_sim.nn.chips import frozen
 from crossbar_sim.nn.evaluate import outputs
 from crossbar_sim.nn.networks import build
 
@@ -43,7 +44,8 @@ def measure(title: str, model: nn.Module, x: torch.Tensor, rounds: int) -> dict[
         "crossbar-sim, new chip": ours,
         "drawing the chip alone": drift_alone,
     }
-    seconds = interleaved(candidates, rounds)
+    with frozen(analog):  # as deploy does
+        seconds = interleaved(candidates, rounds)
     return report(title, seconds, len(x), "images/s", "plain torch forward")
 
 

@@ -5,6 +5,7 @@ are hashed to the 64-bit key of a Philox-4x32-10 generator (Salmon et al., "Para
 easy as 1, 2, 3", SC 2011) and the rest is its 128-bit counter. docs/randomness.md is the specification.
 """
 
+import functools
 import hashlib
 import operator
 from dataclasses import dataclass
@@ -67,12 +68,18 @@ class Key:
 
     def words(self) -> tuple[int, int]:
         """The two 32-bit key words of Philox-4x32: the first eight bytes of `digest`."""
-        value = int.from_bytes(self.digest()[:8], "little")
-        return value % _UINT32, value // _UINT32
+        return _words(self)
 
     def integer(self) -> int:
         """A 63-bit integer for seeding somebody else's generator (bytes 8 .. 15 of `digest`)."""
         return int.from_bytes(self.digest()[8:16], "little") >> 1
+
+
+@functools.lru_cache(maxsize=4096)
+def _words(key: Key) -> tuple[int, int]:
+    """`Key.words`, remembered: going through chips asks for the same arrays again and again."""
+    value = int.from_bytes(key.digest()[:8], "little")
+    return value % _UINT32, value // _UINT32
 
 
 def check_chip(chip: int) -> int:

@@ -18,6 +18,7 @@ from crossbar_sim.crossbar.families import check_hardware
 from crossbar_sim.crossbar.law import Law
 from crossbar_sim.crossbar.mapping import Differential, Mapping
 from crossbar_sim.crossbar.stream import Float32, Stream
+from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
 
 
@@ -151,11 +152,11 @@ class Hardware:
         out = np.empty_like(columns) if out is None else out
         for what, matrix in (("columns", columns), ("out", out)):
             plain = matrix.dtype == np.float32 and matrix.flags.c_contiguous
-            require(
-                plain and matrix.ndim == 2 and matrix.shape == columns.shape,
-                f"{what}: {matrix.dtype} of shape {matrix.shape} must be a C-contiguous float32 "
-                "matrix (cols, rows)",
-            )
+            if not (plain and matrix.ndim == 2 and matrix.shape == columns.shape):
+                raise InputError(
+                    f"{what}: {matrix.dtype} of shape {matrix.shape} must be a C-contiguous float32 "
+                    "matrix (cols, rows)"
+                )
         scale = self.mapping.scale(columns) if scale is None else scale
         piecewise, result = self.pieces(columns, scale, key, chip), out.reshape(-1)
         threads.run(lambda part: piecewise(part, result[part]), threads.chunks(result.size))

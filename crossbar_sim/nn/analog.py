@@ -83,7 +83,8 @@ class Analog:
     def _tag(self, slot: Slot) -> tuple[object, ...]:
         """Equal as long as design, chip and clean values are the same."""
         assert isinstance(self, nn.Module)
-        return (self._design.generation, *slot.state(self))
+        known = self._tags.get(slot.weight) if self._design.frozen else None
+        return (self._design.generation, *(slot.state(self) if known is None else known[1:]))
 
     def refresh(self, slot: Slot) -> None:
         """Program the slot's array into its buffers unless they are up to date."""

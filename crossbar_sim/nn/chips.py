@@ -88,6 +88,18 @@ def only_layers(model: nn.Module, names: Iterable[str] | None) -> Iterator[None]
 
 
 @contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Promise that the clean parameters stay as they are inside: going from chip to chip checks them once."""
+    program(model)
+    shared = design(model)
+    before, shared.frozen = shared.frozen, True
+    try:
+        yield
+    finally:
+        shared.frozen = before
+
+
+@contextmanager
 def locked(model: nn.Module) -> Iterator[None]:
     """Program a model, if it is analog, and hold it like that: inside, threads may share it for inference."""
     program(model)

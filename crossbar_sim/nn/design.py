@@ -27,6 +27,7 @@ class Design:
         maps: conductance maps of a file in place of simulated ones: given an array's name and its clean matrix
             (cols, rows), the matrix that the map stands for, or None where the file has no such array (which
             then computes clean). None: simulate.
+        frozen: clean parameters do not change for the moment: they are not looked at again.
         locked: nothing changes for the moment: reads skip the check for stale arrays.
         generation: raised whenever programmed weights have become stale.
     """
@@ -37,6 +38,7 @@ class Design:
     active: frozenset[str] | None = None
     maps: Maps | None = None
     locked: bool = False
+    frozen: bool = False
     generation: int = 0
     layers: tuple["Layer", ...] = ()
 

@@ -215,15 +215,16 @@ def deploy(
     idle = () if maps is not None else idle_effects(effects, hardware, numbers[0])
     scores, drops = [], {layer.name: list[float]() for layer in handle.layers(analog) if layer.slots}
     few_clean = few.clean_score().main
-    for i, chip in enumerate(numbers):
-        handle.set_chip(analog, chip)
-        handle.program(analog)
-        scores.append(_finite(reference.score(analog), chip))
-        step(f"chip {chip}")
-        for name in drops if i < sensitivity_chips else ():
-            with handle.only_layers(analog, [name]):
-                drops[name].append(few_clean - _finite(few.score(analog), chip).main)
-            step(f"chip {chip}, {name} alone")
+    with handle.frozen(analog):
+        for i, chip in enumerate(numbers):
+            handle.set_chip(analog, chip)
+            handle.program(analog)
+            scores.append(_finite(reference.score(analog), chip))
+            step(f"chip {chip}")
+            for name in drops if i < sensitivity_chips else ():
+                with handle.only_layers(analog, [name]):
+                    drops[name].append(few_clean - _finite(few.score(analog), chip).main)
+                step(f"chip {chip}, {name} alone")
     layers = tuple(
         LayerReport(
             layer, hardware, effects.get(layer.name, {}),
