@@ -7,17 +7,15 @@ the user is in it, so reading it runs no code.
      "arguments": {...}, "data": "digits", "state_dict": {...}, "notes": {...}}
 """
 
-import contextlib
 import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
 from torch import nn
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.files import replacing
 from crossbar_sim.nn.networks import build
 from crossbar_sim.nn.state_dict import fill
 
@@ -61,29 +59,11 @@ def save_checkpoint(
     }
     # Refuse now what could not be loaded later.
     restore(content)
-    target = Path(path)
-    temporary: str | None = None
-    try:
-        # The same directory, so that the rename stays within one file system and is atomic.
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        with os.fdopen(handle, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes private files; a checkpoint is an ordinary one.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-        temporary = None
-    except (OSError, RuntimeError) as error:
-        # torch reports a failed write as RuntimeError.
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise InputError(
-            f"cannot write {target}: {reason}; check the directory, its permissions and free space"
-        ) from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+    with replacing(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # so torch reports a failed write
+            raise OSError(str(error).splitlines()[0]) from error
 
 
 def is_checkpoint(content: object) -> TypeGuard[dict[str, Any]]:
@@ -133,9 +113,3 @@ def _plain(field: str, value: Any) -> Any:
     raise InputError(
         f"{field} is a {type(value).__name__}: a checkpoint holds only numbers, text, lists and dicts"
     )
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -1,7 +1,7 @@
 """Handling an analog model: its layers, its chip, its design, which layers take part."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from torch import nn
 
@@ -76,39 +76,30 @@ def program(model: nn.Module) -> None:
 
 
 @contextmanager
-def only_layers(model: nn.Module, names: Iterable[str] | None) -> Iterator[None]:
-    """Inside, the named layers alone are on their arrays (None: all); nothing is reprogrammed."""
-    shared = design(model)
-    before = shared.active
-    shared.active = None if names is None else frozenset(names)
+def _setting(found: list[Design], field: str, value: object) -> Iterator[None]:
+    """Inside, `field` of every design is `value`."""
+    before = [getattr(shared, field) for shared in found]
+    for shared in found:
+        setattr(shared, field, value)
     try:
         yield
     finally:
-        shared.active = before
+        for shared, old in zip(found, before, strict=True):
+            setattr(shared, field, old)
 
 
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
+def only_layers(model: nn.Module, names: Iterable[str] | None) -> AbstractContextManager[None]:
+    """Inside, the named layers alone are on their arrays (None: all); nothing is reprogrammed."""
+    return _setting([design(model)], "active", None if names is None else frozenset(names))
+
+
+def frozen(model: nn.Module) -> AbstractContextManager[None]:
     """Promise that the clean parameters stay as they are inside: going from chip to chip checks them once."""
     program(model)
-    shared = design(model)
-    before, shared.frozen = shared.frozen, True
-    try:
-        yield
-    finally:
-        shared.frozen = before
+    return _setting([design(model)], "frozen", True)
 
 
-@contextmanager
-def locked(model: nn.Module) -> Iterator[None]:
+def locked(model: nn.Module) -> AbstractContextManager[None]:
     """Program a model, if it is analog, and hold it like that: inside, threads may share it for inference."""
     program(model)
-    found = _designs(model)
-    before = [shared.locked for shared in found]
-    for shared in found:
-        shared.locked = True
-    try:
-        yield
-    finally:
-        for shared, value in zip(found, before, strict=True):
-            shared.locked = value
+    return _setting(_designs(model), "locked", True)

@@ -2,6 +2,7 @@ import builtins
 import io
 import os
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_a_full_disk_leaves_the_old_file_alone(error, model, tmp_path, monkeypat
     path.write_bytes(b"the old file")
 
     def full(_content, file):
-        file.write(b"half of")
+        Path(file).write_bytes(b"half of")
         raise error
 
     monkeypatch.setattr(torch, "save", full)
