@@ -39,6 +39,11 @@ def cli() -> None:
 @click.option(
     "--threshold", type=float, help="A chip passes at this score.  [default: clean score less 0.05]"
 )
+@click.option(
+    "--metric",
+    type=click.Choice(["accuracy", "agreement", "output_error"]),
+    help="What chips are judged by.  [default: the first that labels and outputs allow]",
+)
 @click.option("--only", multiple=True, help="Put only these layers on arrays (name or pattern; repeatable).")
 @click.option("--skip", multiple=True, help="Leave these layers digital (name or pattern; repeatable).")
 @click.option(

@@ -1,5 +1,6 @@
 """What the commands deploy, export and info do, between options and printing."""
 
+import hashlib
 import json
 import os
 import sys
@@ -42,6 +43,7 @@ def run_deploy(
     images: int | None,
     seed: int,
     threshold: float | None,
+    metric: str | None,
     only: tuple[str, ...],
     skip: tuple[str, ...],
     sensitivity_chips: int,
@@ -97,9 +99,9 @@ def run_deploy(
     with progress(Console(stderr=True)) as step:
         deployment = deploy(
             model, examples.x, examples.y, hardware,
-            seed=seed, chips=chips, threshold=threshold, only=selected, skip=skip,
+            seed=seed, chips=chips, threshold=threshold, metric=metric, only=selected, skip=skip,
             sensitivity_chips=sensitivity_chips, maps=given, fixed=loaded.batch,
-            identity=_identity(loaded, examples.identity),
+            identity=_identity(loaded, examples.identity, measured),
             notes=(*loaded.notes, *examples.notes), warnings=warnings, progress=step,
         )  # fmt: skip
     show(deployment, console)
@@ -250,10 +252,16 @@ def _is_hdf5(path: str) -> bool:
         return False  # load_model says why, in its words
 
 
-def _identity(loaded: LoadedModel, data: dict[str, Any]) -> dict[str, Any]:
+def _identity(loaded: LoadedModel, data: dict[str, Any], chip_file: ChipFile | None) -> dict[str, Any]:
+    """What decides the numbers beside design and seed, for the report."""
+    conductances = None
+    if chip_file is not None:
+        with open(chip_file.path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        conductances = {"sha256": digest, "chip": chip_file.chip, "seed": chip_file.seed}
     parameters = sum(p.numel() for p in loaded.module.parameters())
     model = {"name": loaded.name, "source": loaded.source, "sha256": loaded.sha256, "parameters": parameters}
-    return {"model": model, "data": data, "version": __version__}
+    return {"model": model, "data": data, "conductances": conductances, "version": __version__}
 
 
 def _device(name: str) -> torch.device:

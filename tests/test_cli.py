@@ -1,5 +1,6 @@
 """The command line as its user meets it. Most runs are in this process; some are real ones."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -460,6 +461,7 @@ def test_a_chip_file_reproduces_its_chip(
     assert result.code == 0
     assert f"wrote {chip}: chip 3" in result.out
     measured = command("deploy", files.checkpoint, "--conductances", chip, "--json", "-").report
+    assert measured["conductances"]["sha256"] == hashlib.sha256(chip.read_bytes()).hexdigest()
     for name in ("accuracy", "agreement", "output_error"):
         values = simulated["drifted"][name]["per_chip"]
         assert measured["drifted"][name]["per_chip"] == [values[3]]

@@ -201,6 +201,24 @@ def test_the_threshold_of_an_output_error_is_the_largest_that_passes():
     assert found.as_dict()["yield"]["threshold"] == between
 
 
+def test_several_outputs_that_are_no_classes_can_be_judged_by_their_error():
+    model, x = seeded_model(lambda: nn.Linear(5, 3)), normal(100, 5)
+    assert deploy(model, x, None, ON_ARRAYS, chips=range(3)).metric == "agreement"
+    found = deploy(model, x, None, ON_ARRAYS, chips=range(3), metric="output_error", threshold=1e9)
+    assert found.metric == "output_error"
+    assert [-score for score in found.main.per_chip] == [score.output_error for score in found.scores]
+    assert found.as_dict()["yield"]["value"] == 1.0
+
+
+@pytest.mark.parametrize(("outputs", "metric", "says"), [
+    (3, "accuracy", "needs labels"), (1, "agreement", "one output"), (3, "loss", "must be one of"),
+])  # fmt: skip
+def test_a_metric_that_cannot_be_had_is_refused(outputs: int, metric: str, says: str):
+    model = seeded_model(lambda: nn.Linear(5, outputs))
+    with pytest.raises(InputError, match=says):
+        deploy(model, normal(10, 5), None, ON_ARRAYS, chips=range(2), metric=metric)
+
+
 def recurrent() -> nn.Module:
     return Around(
         lambda m, x: (m.head(m.rnn(x)[0][:, -1]), None),

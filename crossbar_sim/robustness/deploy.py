@@ -20,7 +20,7 @@ from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.layer import Layer
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import STREAM_VERSION, Key
-from crossbar_sim.robustness.score import Reference, Score, collect
+from crossbar_sim.robustness.score import METRICS, Reference, Score, collect
 from crossbar_sim.robustness.statistics import Summary, Yield, summarise, yield_at
 
 Progress = Callable[[int, int, str], None]
@@ -105,19 +105,19 @@ class Deployment:
     @property
     def main(self) -> Summary:
         """The main score over chips."""
-        return summarise(score.main for score in self.scores)
+        return summarise(score.value(self.metric) for score in self.scores)
 
     @property
     def passing(self) -> Yield | None:
         """The share of chips at or above the threshold."""
         if self.threshold is None:
             return None
-        return yield_at((score.main for score in self.scores), self.threshold)
+        return yield_at((score.value(self.metric) for score in self.scores), self.threshold)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON has it; no times and no paths, so the same seed gives the same bytes."""
         drifted: dict[str, Any] = {}
-        for name in ("accuracy", "agreement", "output_error"):
+        for name in METRICS:
             values = collect(self.scores, name)
             drifted[name] = summarise(values).as_dict() if values else None
         passing = self.passing
@@ -146,6 +146,7 @@ def deploy(
     seed: int = 0,
     chips: Iterable[int] = range(20),
     threshold: float | None = None,
+    metric: str | None = None,
     only: Iterable[str] | None = None,
     skip: Iterable[str] = (),
     sensitivity_chips: int = 5,
@@ -167,6 +168,9 @@ def deploy(
         seed, chips: which chips: a seed and their numbers.
         threshold: of the yield: the least accuracy or agreement (0 .. 1), or the largest output error, that a
             chip passes with; None: the clean score less 0.05, and none for output errors.
+        metric: what chips are judged by: "accuracy", "agreement" or "output_error"; None: the first of these
+            that labels and outputs allow. Outputs (n, c, ...) with c > 1 are taken for scores of classes: for
+            several outputs that are none (regression, an autoencoder) ask for "output_error".
         only, skip: see `to_analog`.
         sensitivity_chips, sensitivity_images: how many chips and examples the per-layer sensitivity is
             measured on (0 chips: not at all).
@@ -205,7 +209,7 @@ def deploy(
             progress(done, total, what)
 
     reference = Reference.of(model, x, y, block, fixed)
-    metric = "accuracy" if y is not None else "agreement" if reference.classes else "output_error"
+    metric = reference.metric(metric)
     if threshold is not None and threshold > 1 and metric != "output_error":
         raise InputError(f"threshold={threshold}: {metric} is a share in 0 .. 1, such as 0.9 for 90 %")
     step("clean model")
@@ -214,16 +218,16 @@ def deploy(
     effects = layer_effects(analog)
     idle = () if maps is not None else idle_effects(effects, hardware, numbers[0])
     scores, drops = [], {layer.name: list[float]() for layer in handle.layers(analog) if layer.slots}
-    few_clean = few.clean_score().main
+    few_clean = few.clean_score().value(metric)
     with handle.frozen(analog):
         for i, chip in enumerate(numbers):
             handle.set_chip(analog, chip)
             handle.program(analog)
-            scores.append(_finite(reference.score(analog), chip))
+            scores.append(_finite(reference.score(analog), metric, chip))
             step(f"chip {chip}")
             for name in drops if i < sensitivity_chips else ():
                 with handle.only_layers(analog, [name]):
-                    drops[name].append(few_clean - _finite(few.score(analog), chip).main)
+                    drops[name].append(few_clean - _finite(few.score(analog), metric, chip).value(metric))
                 step(f"chip {chip}, {name} alone")
     layers = tuple(
         LayerReport(
@@ -235,15 +239,15 @@ def deploy(
     if metric == "output_error":
         threshold = None if threshold is None else -threshold
     elif threshold is None:
-        threshold = max(round(clean.main - 0.05, 4), 0.0)
+        threshold = max(round(clean.value(metric) - 0.05, 3), 0.0)
     return Deployment(
         metric, hardware, seed, numbers, clean, tuple(scores), threshold, layers,
         (*warnings, *idle), tuple(notes), identity or {},
     )  # fmt: skip
 
 
-def _finite(score: Score, chip: int) -> Score:
-    if math.isnan(score.main):
+def _finite(score: Score, metric: str, chip: int) -> Score:
+    if math.isnan(score.value(metric)):
         raise InputError(
             f"chip {chip}: the outputs are not finite (or the clean model's are all zero), and there are no "
             "classes to compare: lower sigma"

@@ -167,7 +167,7 @@ def _scores(ax: Axes, deployment: Deployment) -> None:
         labels.append((mean, f"mean {fixed(total.mean, digits)} %\n({interval})", "black"))
     else:
         labels.append((scores[0], f"{fixed(total.mean, digits)} %\n(one chip: no interval)", "black"))
-    clean = measure.sign * deployment.clean.main
+    clean = measure.sign * deployment.clean.value(deployment.metric)
     ax.axhline(100 * clean, color=GREY, lw=0.9, zorder=1)
     labels.append((100 * clean, f"clean {fixed(clean, max(digits, 1))} %", GREY))
     if passing is not None:

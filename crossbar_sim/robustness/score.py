@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.evaluate import BLOCK, outputs
 
+METRICS = ("accuracy", "agreement", "output_error")
+"""What a chip can be judged by, the fields of `Score`."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -26,14 +29,15 @@ class Score:
     agreement: float | None
     output_error: float | None
 
-    @property
-    def main(self) -> float:
-        """The score that statistics are about: accuracy, or agreement, or minus the output error."""
-        if self.accuracy is not None:
-            return self.accuracy
-        if self.agreement is not None:
-            return self.agreement
-        return math.nan if self.output_error is None else -self.output_error
+    def value(self, metric: str) -> float:
+        """The score that statistics are about, more being better: an output error counts with a minus.
+
+        NaN where the score does not exist.
+        """
+        value: float | None = getattr(self, metric)
+        if value is None:
+            return math.nan
+        return -value if metric == "output_error" else value
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +108,24 @@ class Reference:
     def _places(self) -> int:
         """Classes per example: 1, or the pixels of a segmentation."""
         return max(self.predicted[:1].numel(), 1)
+
+    def metric(self, asked: str | None) -> str:
+        """The metric of a report: the one asked for, else accuracy, agreement or output error by what there is.
+
+        Raises:
+            InputError: if the one asked for is unknown, or needs labels or classes that are not there.
+        """
+        if asked is None:
+            return "accuracy" if self.y is not None else "agreement" if self.classes else "output_error"
+        if asked not in METRICS:
+            raise InputError(f"metric={asked!r} must be one of {', '.join(METRICS)}")
+        if asked == "accuracy" and self.y is None:
+            raise InputError("metric='accuracy' needs labels: give data with y")
+        if asked == "agreement" and not self.classes:
+            raise InputError(
+                f"metric='agreement' compares largest outputs, but there is one output: {tuple(self.clean.shape)}"
+            )
+        return asked
 
     def clean_score(self) -> Score:
         """The clean model's own score."""

@@ -88,7 +88,7 @@ def _answer(deployment: Deployment) -> str:
         ci=f" (95 % interval {fixed(ci[0], digits)} to {fixed(ci[1], digits)} %)"
         if ci
         else " (one chip: no interval)",
-        clean=f"{fixed(deployment.clean.main, max(digits, 1))} %",
+        clean=f"{fixed(deployment.clean.value(deployment.metric), max(digits, 1))} %",
     )
 
 
@@ -118,7 +118,7 @@ def _facts(deployment: Deployment) -> Iterator[tuple[str, str]]:
             yield "mind", ("the interval leaves 0 to 100 %: too few or too unequal chips for a Student t")
     passing = deployment.passing
     if passing is not None:
-        reached = sum(score.main >= passing.threshold for score in deployment.scores)
+        reached = sum(score.value(deployment.metric) >= passing.threshold for score in deployment.scores)
         whole = 0 if n < 400 else 1
         limit = limit_text(measure.sign * passing.threshold, digits)
         share, low, high = (fixed(v, whole) for v in (passing.value, *passing.ci95))

@@ -46,7 +46,7 @@ MEASURES = {
 def oriented(deployment: Deployment) -> Summary:
     """The main score over chips as people read it: an error is positive, and its `min` is the best chip."""
     sign = MEASURES[deployment.metric].sign
-    return summarise(sign * score.main for score in deployment.scores)
+    return summarise(sign * score.value(deployment.metric) for score in deployment.scores)
 
 
 def decimals(half: float | None) -> int:
