@@ -92,7 +92,7 @@ def run_deploy(
         analog = to_analog(model, hardware, seed, chips[0], selected, skip)
         missing, _ = measured.check_against([slot.name for slot, _ in slots(analog) if not slot.ideal])
         warnings += tuple(
-            f"{conductances} has no map of {name}: it computes with clean weights" for name in missing
+            f"the chip file has no map of {name}: it computes with clean weights" for name in missing
         )
         given = measured.maps(hardware)
     console = Console(stderr=json_path == "-", highlight=False)
@@ -104,7 +104,6 @@ def run_deploy(
             identity=_identity(loaded, examples.identity, measured),
             notes=(*loaded.notes, *examples.notes), warnings=warnings, progress=step,
         )  # fmt: skip
-    show(deployment, console)
     report = json.dumps(deployment.as_dict(), indent=2, allow_nan=False) + "\n"
     if json_path == "-":
         sys.stdout.write(report)
@@ -120,6 +119,7 @@ def run_deploy(
             analog, maps, hardware=hardware, seed=seed, chip=chips[0],
             model_sha256=loaded.sha256, version=__version__,
         )  # fmt: skip
+    show(deployment, console)  # last: a reader that has gone away must not cost the files
     for path in (json_path, plot, maps):
         if path is not None and path != "-":
             _say(console, f"wrote {path}")
@@ -223,7 +223,7 @@ def _design_of(
             "leave out the flags of the design, which would do nothing"
         )
     if chip.model_sha256 not in (None, loaded.sha256):
-        return chip.hardware, (f"{chip.path} was made from another model file than this one",)
+        return chip.hardware, ("the chip file was made from another model file than this one",)
     return chip.hardware, ()
 
 

@@ -18,7 +18,8 @@ class Geometry:
 
     Args:
         rows, cols: of the weight matrix; for a grouped layer, of one group.
-        groups: independent blocks, each on tiles of its own (groups of a convolution).
+        groups: independent blocks (groups of a convolution): each on tiles of its own; or, where they share a
+            reference column, side by side on the same word lines, driven and read one group after the other.
         planes: planes of the mapping.
         reference: whether each plane carries a reference column.
         tile: (rows, cols) of a tile.
@@ -34,14 +35,15 @@ class Geometry:
     @property
     def cells(self) -> int:
         """Cells in use, reference columns included."""
-        return self.groups * self.planes * self.rows * (self.cols + self.reference)
+        return self.planes * self.rows * (self.groups * self.cols + self.reference)
 
     @property
     def tiles(self) -> int:
-        """Tiles needed, planes and groups on separate ones."""
+        """Tiles needed, planes (and groups without a reference column) on separate ones."""
         high = math.ceil(self.rows / self.tile[0])
-        wide = math.ceil((self.cols + self.reference) / self.tile[1])
-        return self.groups * self.planes * high * wide
+        if self.reference:
+            return self.planes * high * math.ceil((self.groups * self.cols + 1) / self.tile[1])
+        return self.groups * self.planes * high * math.ceil(self.cols / self.tile[1])
 
     @property
     def utilisation(self) -> float:

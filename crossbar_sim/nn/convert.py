@@ -47,6 +47,10 @@ def to_analog(
         raise InputError(
             "the model is analog already: convert the clean model, or set_chip/set_hardware this one"
         )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(
+            "a TorchScript module hides its layers: give the nn.Module it was made from, or a torch.export archive"
+        )
     tensors = [*model.parameters(), *model.buffers()]
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
@@ -121,6 +125,12 @@ class _Builder:
         self.first: dict[int, str] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
             self.first.setdefault(id(parameter), name)
+        # A tied weight is one set of cells: where it drifts as a table, it does so with its matrix's layout.
+        self.tied = {
+            id(module._parameters[matrix.weight]): matrix.layout
+            for module in model.modules()
+            for matrix in matrices(module)
+        }
 
     def build(self) -> list[Layer]:
         folds = self.folds() if self.hardware.normalisation == "folded" else {}
@@ -194,7 +204,7 @@ class _Builder:
         for parameter in names if drifting else ():
             value = module._parameters[parameter]
             if value is not None and value.is_floating_point():
-                layout = Layout(tuple(value.shape), "vector")
+                layout = self.tied.get(id(value), Layout(tuple(value.shape), "vector"))
                 slots.append(Slot(self.first[id(value)], layer, layout, parameter))
         return slots
 

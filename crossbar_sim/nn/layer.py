@@ -27,7 +27,7 @@ class Layer:
     @property
     def matrices(self) -> tuple[Slot, ...]:
         """The arrays of its weight matrices."""
-        return tuple(slot for slot in self.slots if slot.layout.order != "vector")
+        return tuple(slot for slot in self.slots if self.analog and slot.layout.order != "vector")
 
     def geometries(self, hardware: Hardware) -> list[Geometry]:
         """Cells and tiles of its weight matrices."""

@@ -20,6 +20,7 @@ from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.layer import Layer
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import STREAM_VERSION, Key
+from crossbar_sim.robustness import cautions
 from crossbar_sim.robustness.score import METRICS, Reference, Score, collect
 from crossbar_sim.robustness.statistics import Summary, Yield, summarise, yield_at
 
@@ -209,14 +210,17 @@ def deploy(
             progress(done, total, what)
 
     reference = Reference.of(model, x, y, block, fixed)
-    metric = reference.metric(metric)
+    asked, metric = metric, reference.metric(metric)
     if threshold is not None and threshold > 1 and metric != "output_error":
         raise InputError(f"threshold={threshold}: {metric} is a share in 0 .. 1, such as 0.9 for 90 %")
     step("clean model")
     clean = reference.clean_score()
     few = reference.part(_some(len(x), sensitivity_images, seed))
     effects = layer_effects(analog)
-    idle = () if maps is not None else idle_effects(effects, hardware, numbers[0])
+    told = [*cautions.of_reference(reference, metric, asked)]
+    if maps is None:
+        told += cautions.of_design(hardware, handle.layers(analog))
+        told += idle_effects(effects, hardware, numbers[0])
     scores, drops = [], {layer.name: list[float]() for layer in handle.layers(analog) if layer.slots}
     few_clean = few.clean_score().value(metric)
     with handle.frozen(analog):
@@ -242,7 +246,7 @@ def deploy(
         threshold = max(round(clean.value(metric) - 0.05, 3), 0.0)
     return Deployment(
         metric, hardware, seed, numbers, clean, tuple(scores), threshold, layers,
-        (*warnings, *idle), tuple(notes), identity or {},
+        (*warnings, *told, *cautions.of_scores(tuple(scores), numbers)), tuple(notes), identity or {},
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,11 +24,13 @@ class Score:
         accuracy: share of examples whose largest output is the label's; None without labels.
         agreement: share of examples whose largest output is the clean model's; None for one output or less.
         output_error: |y - y_clean| / |y_clean|, Euclidean over all outputs; None where it is not finite.
+        broken: share of examples with an output that is not finite; they count as wrong.
     """
 
     accuracy: float | None
     agreement: float | None
     output_error: float | None
+    broken: float = 0.0
 
     def value(self, metric: str) -> float:
         """The score that statistics are about, more being better: an output error counts with a minus.
@@ -102,7 +105,8 @@ class Reference:
     @functools.cached_property
     def norm(self) -> float:
         """Sum of the squares of all clean outputs."""
-        return float(self.clean.double().square().sum())
+        # by NumPy, which never splits a sum over threads: the bits must not depend on their number
+        return float(np.sum(np.square(self.clean.numpy(), dtype=np.float64)))
 
     @property
     def _places(self) -> int:
@@ -138,22 +142,26 @@ class Reference:
         Sums are kept per block and added in the order of blocks: the same for any number of threads.
         """
 
-        def reduce(y: Tensor, part: slice) -> tuple[float, float, float]:
+        def reduce(y: Tensor, part: slice) -> tuple[float, float, float, float]:
             out, right, agree = y.cpu(), 0.0, 0.0
+            finite = out.reshape(len(out), -1).isfinite().all(1)
             if self.classes:
                 predicted = out.argmax(1)
+                predicted[~finite] = -1  # the largest of outputs that are no numbers is nobody's class
                 agree = float(torch.count_nonzero(predicted == self.predicted[part])) / self._places
                 if self.y is not None:
                     right = float(torch.count_nonzero(predicted == self.y[part]))
-            return right, agree, float((out - self.clean[part]).square_().sum(dtype=torch.float64))
+            square = float((out - self.clean[part]).square_().sum(dtype=torch.float64))
+            return right, agree, square, float(torch.count_nonzero(finite))
 
         rows = outputs(model, self.x, self.block, self.fixed, reduce)
-        right, agree, square = (math.fsum(column) for column in zip(*rows, strict=True))
+        right, agree, square, finite = (math.fsum(column) for column in zip(*rows, strict=True))
         error = math.sqrt(square / self.norm) if self.norm > 0 and math.isfinite(square) else None
         return Score(
             accuracy=None if self.y is None else right / len(self.x),
             agreement=agree / len(self.x) if self.classes else None,
             output_error=error,
+            broken=1.0 - finite / len(self.x),
         )
 
 

@@ -1,0 +1,139 @@
+"""Sentences that keep a reader from believing too much, and scores of outputs that are no numbers."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift, Offset, PolynomialNoise
+from crossbar_sim.crossbar import threads
+from crossbar_sim.nn import seeded, to_analog
+from crossbar_sim.robustness import deploy
+from crossbar_sim.robustness.score import Reference
+from crossbar_sim.store import export_chip, read_chip
+
+
+def inputs(*shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(1).standard_normal(shape).astype(np.float32))
+
+
+def linear(out: int = 4) -> nn.Module:
+    with seeded(Key(5)):
+        return nn.Sequential(nn.Linear(6, out))
+
+
+def warned(model: nn.Module, hardware: Hardware, x: torch.Tensor, **options: object) -> str:
+    return " | ".join(deploy(model, x, None, hardware, chips=range(2), **options).warnings)  # type: ignore[arg-type]
+
+
+DRIFT = LogNormalDrift(0.3)
+WAN = PolynomialNoise((3.48e-07, 1.603e-05, -4.3853e-05, 4.5393e-05, -1.6815e-05), 4e-5)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "says"),
+    [
+        (Hardware(Differential(copies=4)), "copies=4 does nothing"),
+        (Hardware(drift=DRIFT, normalisation="folded"), "no batch normalisation alone follows"),
+        (Hardware(Offset(), drift=DRIFT, drift_per="weight"), "drift_per=weight does nothing"),
+        (Hardware(Differential(0.0, 1e-3), programming=WAN), "polynomial is negative"),
+    ],
+)
+def test_a_request_that_cannot_act_is_named(hardware: Hardware, says: str):
+    assert says in warned(linear(), hardware, inputs(50, 6))
+
+
+def test_a_sensible_design_is_not_warned_of():
+    assert warned(linear(), Hardware(Differential(0.0, 4e-5), DRIFT, WAN), inputs(50, 6)) == ""
+
+
+def test_a_bias_that_joins_no_row_is_named():
+    with seeded(Key(5)):
+        model = nn.Sequential(nn.ConvTranspose1d(2, 3, 2), nn.Flatten())
+    assert "bias=row adds no row in 0" in warned(model, Hardware(drift=DRIFT, bias="row"), inputs(20, 2, 4))
+
+
+def test_a_clean_model_that_cannot_disagree_is_named():
+    model = linear()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert "all zero" in warned(model, Hardware(drift=DRIFT, other="drifting"), inputs(20, 6))
+    model = linear()
+    with torch.no_grad():
+        model[0].bias[2] = 100.0  # type: ignore[index]
+    assert "one class" in warned(model, Hardware(drift=DRIFT), inputs(20, 6))
+
+
+def test_image_like_outputs_point_to_the_other_metric():
+    model = nn.Sequential(linear(3 * 4 * 4), nn.Unflatten(1, (3, 4, 4)))
+    assert "--metric output_error" in warned(model, Hardware(drift=DRIFT), inputs(20, 6))
+    assert "--metric" not in warned(model, Hardware(drift=DRIFT), inputs(20, 6), metric="agreement")
+
+
+class Breaks(nn.Module):
+    """NaN for one input in four on arrays, and sound without: its clean weight is exactly 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(1, 2, bias=False)
+        nn.init.ones_(self.head.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.head(torch.ones_like(x[:, :1])) * torch.tensor([1.0, 0.5])
+        bad = (x[:, :1] > 0) & (self.head.weight[0, 0] != 1)
+        return torch.where(bad, torch.full_like(y, torch.nan), y)
+
+
+def test_outputs_that_are_no_numbers_count_as_wrong_and_are_named():
+    x, y = torch.tensor([[1.0], [-1.0], [-1.0], [-1.0]]), torch.zeros(4).long()
+    found = deploy(Breaks(), x, y, Hardware(drift=LogNormalDrift(0.01), drift_per="weight"), chips=range(3))
+    assert [score.accuracy for score in found.scores] == [0.75] * 3  # NaN's largest would be class 0: right
+    assert any("not finite for up to 25.0%" in warning for warning in found.warnings)
+
+
+def test_scores_do_not_depend_on_torchs_threads():
+    model, x = linear(100), inputs(12_345, 6)
+    found, before = [], torch.get_num_threads()
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            threads.set_threads(n)
+            found.append(deploy(model, x, None, Hardware(drift=DRIFT), chips=range(2)).as_dict())
+    finally:
+        torch.set_num_threads(before)
+        threads.set_threads(2)
+    assert found[0] == found[1] == found[2]
+    assert Reference.of(model, x, None).norm > 0
+
+
+class Tied(nn.Module):
+    """An embedding whose table is the decoder's weight, as in language models."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(11, 6)
+        self.decoder = nn.Linear(6, 11)
+        self.decoder.weight = self.table.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.table(x).mean(1))
+
+
+@pytest.mark.parametrize("mapping", [Differential(), Offset(), Differential(scale_per="column")])
+def test_a_tied_table_has_the_cells_of_its_matrix(mapping: Differential | Offset, tmp_path):
+    with seeded(Key(2)):
+        model = Tied().eval()
+    hardware = Hardware(mapping, drift=DRIFT, bias="drifting", other="drifting")
+    analog = to_analog(model, hardware, chip=1)
+    with torch.no_grad():
+        assert torch.equal(analog.table.weight, analog.decoder.weight)
+        assert not torch.equal(analog.table.weight, model.table.weight)
+    path = tmp_path / "chip.h5"
+    export_chip(analog, path, hardware=hardware, seed=0, chip=1, model_sha256="", version="")
+    assert "table.weight" in {array.name for array in read_chip(path).arrays}
+
+
+def test_a_scripted_module_is_refused_with_the_way_out():
+    with pytest.raises(InputError, match="TorchScript"):
+        to_analog(torch.jit.trace(linear(), inputs(2, 6)), Hardware(drift=DRIFT))
