@@ -8,6 +8,7 @@ only, that deploys it, and that exports a chip, in multiples of the weights.
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from timing import processor, save
@@ -39,7 +40,7 @@ WEIGHTS = 4 * (8000 * 8000 + 8000 * 4500) / 1024  # KiB
 def main() -> None:
     rows = {}
     for job in ("model alone", "deploy", "export"):
-        target = "/tmp/crossbar-sim-memory.h5"
+        target = str(Path(tempfile.gettempdir()) / "crossbar-sim-memory.h5")
         run = subprocess.run(
             [sys.executable, "-c", SCRIPT, job, target], capture_output=True, text=True, check=True
         )
