@@ -10,7 +10,10 @@ import torch
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.archive_graph import dotted
 
-EXPORT_HINT = 'torch.export.save(torch.export.export(model.eval(), (x,)), "model.pt2")'
+EXPORT_HINT = (
+    "torch.export.save(torch.export.export(model.eval(), (x,), "
+    'dynamic_shapes=({0: torch.export.Dim("batch")},)), "model.pt2")'
+)
 
 Members = dict[str, zipfile.ZipInfo]
 
