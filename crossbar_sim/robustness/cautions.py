@@ -12,8 +12,8 @@ def of_design(hardware: Hardware, layers: tuple[Layer, ...]) -> Iterator[str]:
     """Requests that change nothing in this design or model, and a fit used where it has no meaning."""
     mapping = hardware.mapping
     if not any(layer.analog for layer in layers):
-        first = next((f" ({layer.name}: {layer.reason})" for layer in layers if layer.matrices == ()), "")
-        yield f"no layer is on an array{first}: only digital parameters drift"
+        why = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:2])
+        yield f"no layer is on an array, only digital parameters drift ({why})"
     if mapping.copies > 1 and not hardware.effects:
         yield f"copies={mapping.copies} does nothing where no effect acts on a cell"
     if hardware.normalisation == "folded" and not any("folded into" in layer.reason for layer in layers):

@@ -144,24 +144,25 @@ class Reference:
 
         def reduce(y: Tensor, part: slice) -> tuple[float, float, float, float]:
             out, right, agree = y.cpu(), 0.0, 0.0
-            finite = out.reshape(len(out), -1).isfinite().all(1)
+            square = float((out - self.clean[part]).square_().sum(dtype=torch.float64))
+            broken = None if math.isfinite(square) else ~out.reshape(len(out), -1).isfinite().all(1)
             if self.classes:
                 predicted = out.argmax(1)
-                predicted[~finite] = -1  # the largest of outputs that are no numbers is nobody's class
+                if broken is not None:
+                    predicted[broken] = -1  # the largest of outputs that are no numbers is nobody's class
                 agree = float(torch.count_nonzero(predicted == self.predicted[part])) / self._places
                 if self.y is not None:
                     right = float(torch.count_nonzero(predicted == self.y[part]))
-            square = float((out - self.clean[part]).square_().sum(dtype=torch.float64))
-            return right, agree, square, float(torch.count_nonzero(finite))
+            return right, agree, square, 0.0 if broken is None else float(torch.count_nonzero(broken))
 
         rows = outputs(model, self.x, self.block, self.fixed, reduce)
-        right, agree, square, finite = (math.fsum(column) for column in zip(*rows, strict=True))
+        right, agree, square, broken = (math.fsum(column) for column in zip(*rows, strict=True))
         error = math.sqrt(square / self.norm) if self.norm > 0 and math.isfinite(square) else None
         return Score(
             accuracy=None if self.y is None else right / len(self.x),
             agreement=agree / len(self.x) if self.classes else None,
             output_error=error,
-            broken=1.0 - finite / len(self.x),
+            broken=broken / len(self.x),
         )
 
 

@@ -53,6 +53,12 @@ def test_a_bias_that_joins_no_row_is_named():
     assert "bias=row adds no row in 0" in warned(model, Hardware(drift=DRIFT, bias="row"), inputs(20, 2, 4))
 
 
+def test_a_model_with_nothing_on_arrays_is_named():
+    with seeded(Key(5)):
+        model = nn.utils.parametrizations.weight_norm(nn.Linear(6, 4))
+    assert "no layer is on an array" in warned(model, Hardware(drift=DRIFT, other="drifting"), inputs(20, 6))
+
+
 def test_a_clean_model_that_cannot_disagree_is_named():
     model = linear()
     with torch.no_grad():
