@@ -1,18 +1,65 @@
-"""Files to tensors, and splits."""
+"""Files to tensors, and splits. Names are imported on first use: finding and fetching files needs no torch."""
 
-from crossbar_sim.data.dataset import Development, Split, Splits
-from crossbar_sim.data.digits import load_digits
-from crossbar_sim.data.idx import load_mnist
-from crossbar_sim.data.load import DATASETS, load_data
-from crossbar_sim.data.npz import load_npz
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crossbar_sim.data.cifar import load_cifar10
+    from crossbar_sim.data.dataset import Development, Split, Splits
+    from crossbar_sim.data.detection import DetectionDevelopment, DetectionSplit, DetectionSplits
+    from crossbar_sim.data.digits import load_digits
+    from crossbar_sim.data.folders import load_folder
+    from crossbar_sim.data.gtsrb import load_gtsrb
+    from crossbar_sim.data.idx import load_fashion_mnist, load_mnist
+    from crossbar_sim.data.load import DATASETS, load_data
+    from crossbar_sim.data.npy import load_npy
+    from crossbar_sim.data.npz import load_npz
+    from crossbar_sim.data.pedestrians import make_pedestrians
+    from crossbar_sim.data.pennfudan import load_pennfudan
+
+_HOMES = {
+    "cifar": ("load_cifar10",),
+    "dataset": ("Development", "Split", "Splits"),
+    "detection": ("DetectionDevelopment", "DetectionSplit", "DetectionSplits"),
+    "digits": ("load_digits",),
+    "folders": ("load_folder",),
+    "gtsrb": ("load_gtsrb",),
+    "idx": ("load_fashion_mnist", "load_mnist"),
+    "load": ("DATASETS", "load_data"),
+    "npy": ("load_npy",),
+    "npz": ("load_npz",),
+    "pedestrians": ("make_pedestrians",),
+    "pennfudan": ("load_pennfudan",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "DATASETS",
+    "DetectionDevelopment",
+    "DetectionSplit",
+    "DetectionSplits",
     "Development",
     "Split",
     "Splits",
+    "load_cifar10",
     "load_data",
     "load_digits",
+    "load_fashion_mnist",
+    "load_folder",
+    "load_gtsrb",
     "load_mnist",
+    "load_npy",
     "load_npz",
+    "load_pennfudan",
+    "make_pedestrians",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"crossbar_sim.data.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'crossbar_sim.data' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -7,10 +7,8 @@ import numpy as np
 import torch
 
 from crossbar_sim.data.dataset import Split, Splits
+from crossbar_sim.data.splitting import stratified
 from crossbar_sim.rng import Key
-
-VALIDATION_SHARE = 0.15
-TEST_SHARE = 0.25
 
 
 def load_digits(key: Key) -> Splits:
@@ -49,29 +47,3 @@ def _table() -> np.ndarray:
 
     bunch = embedded()
     return np.column_stack([bunch.data, bunch.target])
-
-
-def stratified(labels: np.ndarray, key: Key) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Split indices into train, validation and test, class by class.
-
-    An example's place is decided by the SHA-256 of its number below `key`: no generator, so no
-    library version can move an example from one split to another.
-
-    Args:
-        labels: (n,) class numbers.
-        key: the name of the split.
-
-    Returns:
-        Three ascending int64 index tensors that together are 0 .. n - 1.
-    """
-    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
-    for label in np.unique(labels):
-        members = [int(i) for i in np.flatnonzero(labels == label)]
-        members.sort(key=lambda i: key.fold(str(i)).digest())
-        test = round(TEST_SHARE * len(members))
-        validation = round(VALIDATION_SHARE * len(members))
-        parts[2].extend(members[:test])
-        parts[1].extend(members[test : test + validation])
-        parts[0].extend(members[test + validation :])
-    train, held, tested = (torch.tensor(sorted(part), dtype=torch.int64) for part in parts)
-    return train, held, tested

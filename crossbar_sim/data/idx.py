@@ -1,4 +1,4 @@
-"""MNIST as its authors publish it: four IDX files, plain or gzipped.
+"""MNIST and Fashion-MNIST as their authors publish them: four IDX files, plain or gzipped.
 
 The format (yann.lecun.com/exdb/mnist, "THE IDX FILE FORMAT"): two zero bytes, a type code (0x08:
 unsigned byte), the number of dimensions, each dimension as a big-endian 32-bit integer, the values.
@@ -6,7 +6,6 @@ unsigned byte), the number of dimensions, each dimension as a big-endian 32-bit 
 
 import gzip
 import math
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -15,20 +14,17 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
+from crossbar_sim.data.arrays import scaled
 from crossbar_sim.data.dataset import Split, Splits
 from crossbar_sim.data.files import check_file, check_memory, check_packed, reason
+from crossbar_sim.data.places import find_idx
+from crossbar_sim.data.splitting import last_of_each_class
 from crossbar_sim.errors import InputError
 
-DATA_VARIABLE = "CROSSBAR_SIM_DATA"
-MNIST_FILES = {
-    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-}
-_FOLDERS = ("MNIST/raw", "raw", ".")
 _UNSIGNED_BYTE = 0x08
 _GZIP_MAGIC = b"\x1f\x8b"
+_SCALED = "pixel values 0 .. 255 divided by 255, nothing subtracted"
 _AGAIN = "the file is damaged: fetch it again"
-_FETCH = "torchvision.datasets.MNIST(DIR, download=True) writes this layout"
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
@@ -91,46 +87,11 @@ def _read(path: Path, stream: BinaryIO, dimensions: int, size: int, packed: bool
     return np.frombuffer(body, dtype=np.uint8).reshape(shape)
 
 
-def find_mnist(data_dir: Path | None) -> dict[str, tuple[Path, Path]]:
-    """Where the four files are: split -> (images, labels); a plain file goes before a `.gz`.
-
-    Args:
-        data_dir: DIR of DIR/MNIST/raw, DIR/raw or DIR itself; `None` asks $CROSSBAR_SIM_DATA.
-
-    Raises:
-        InputError: if no folder is given, or no place holds all four files.
-    """
-    named = str(data_dir) if data_dir is not None else os.environ.get(DATA_VARIABLE, "")
-    if not named:
-        raise InputError(
-            f"mnist needs its four IDX files: give --data-dir DIR (data_dir in Python) or set "
-            f"{DATA_VARIABLE}=DIR; {_FETCH}"
-        )
-    fewest: list[str] | None = None
-    for folder in (Path(named) / below for below in _FOLDERS):
-        found = {name: _either(folder, name) for pair in MNIST_FILES.values() for name in pair}
-        missing = [name for name, path in found.items() if path is None]
-        if not missing:
-            paths = {name: path for name, path in found.items() if path is not None}
-            return {part: (paths[a], paths[b]) for part, (a, b) in MNIST_FILES.items()}
-        if fewest is None or len(missing) < len(fewest):
-            fewest = missing
-    raise InputError(
-        f"mnist: no {', '.join(fewest or ())} (plain or .gz) in {named} or its MNIST/raw or raw; "
-        f"check --data-dir and {DATA_VARIABLE}; {_FETCH}"
-    )
-
-
-def _either(folder: Path, name: str) -> Path | None:
-    candidates = (folder / name, folder / f"{name}.gz")
-    return next((path for path in candidates if os.path.isfile(path)), None)
-
-
 def load_mnist(data_dir: Path | None = None) -> Splits:
     """MNIST: 60,000 images to develop with and 10,000 to test on.
 
     Args:
-        data_dir: see `find_mnist`.
+        data_dir: see `places.find_idx`.
 
     Returns:
         x (n, 1, 28, 28) in 0 .. 1: bytes divided by 255 and nothing else (no mean is subtracted);
@@ -139,22 +100,47 @@ def load_mnist(data_dir: Path | None = None) -> Splits:
     Raises:
         InputError: if a file is missing or is not what MNIST holds; the sentence names it.
     """
-    files = find_mnist(data_dir)
+    files = find_idx("mnist", data_dir)
     images, labels = _pair(*files["train"])
     held = len(images) // 6
     if held == 0:
-        raise InputError(
-            f"{files['train'][0]}: holds {len(images)} images; at least 6 are needed, of which "
-            "the last sixth is the validation split"
-        )
+        raise _too_few(files["train"][0])
     train = Split(images[:-held], labels[:-held])
     validation = Split(images[-held:], labels[-held:])
     test = Split(*_pair(*files["test"]))
-    notes = (
-        "pixel values 0 .. 255 divided by 255, nothing subtracted",
-        f"validation is the last {held} images of the training file",
-    )
+    notes = (_SCALED, f"validation is the last {held} images of the training file")
     return Splits("mnist", train, validation, test, 10, notes)
+
+
+def load_fashion_mnist(data_dir: Path | None = None) -> Splits:
+    """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): 60,000 images and 10,000 to test on.
+
+    Args:
+        data_dir: see `places.find_idx`.
+
+    Returns:
+        x (n, 1, 28, 28) in 0 .. 1: bytes divided by 255 and nothing else; y in 0 .. 9. Validation is
+        the last sixth of every class in the order of the training file: 1,000 of 6,000.
+
+    Raises:
+        InputError: if a file is missing or is not what Fashion-MNIST holds; the sentence names it.
+    """
+    files = find_idx("fashion-mnist", data_dir)
+    images, labels = _pair(*files["train"])
+    kept, held = last_of_each_class(labels.numpy(), 1 / 6)
+    if len(held) == 0:
+        raise _too_few(files["train"][0])
+    train, validation = (Split(images[part], labels[part]) for part in (kept, held))
+    test = Split(*_pair(*files["test"]))
+    notes = (_SCALED, "validation is the last sixth of every class of the training file")
+    return Splits("fashion-mnist", train, validation, test, 10, notes)
+
+
+def _too_few(path: Path) -> InputError:
+    return InputError(
+        f"{path}: holds too few images; at least 6 are needed (Fashion-MNIST: of one class), of which "
+        "the last sixth is the validation split"
+    )
 
 
 def _pair(images_path: Path, labels_path: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,8 +148,8 @@ def _pair(images_path: Path, labels_path: Path) -> tuple[torch.Tensor, torch.Ten
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
     if images.shape[1:] != (28, 28) or len(images) == 0:
         raise InputError(
-            f"{images_path}: holds images of shape {images.shape}; MNIST is (n, 28, 28), "
-            "other images can be given as .npz"
+            f"{images_path}: holds images of shape {images.shape}; they are (n, 28, 28), "
+            "other images can be given as .npz or folders"
         )
     if len(images) != len(labels):
         raise InputError(
@@ -171,6 +157,5 @@ def _pair(images_path: Path, labels_path: Path) -> tuple[torch.Tensor, torch.Ten
             "images; the two files do not belong together"
         )
     if labels.max() > 9:
-        raise InputError(f"{labels_path}: holds label {labels.max()}; MNIST's are 0 .. 9")
-    x = torch.from_numpy(images.astype(np.float32)).div_(255).unsqueeze(1)
-    return x, torch.from_numpy(labels.astype(np.int64))
+        raise InputError(f"{labels_path}: holds label {labels.max()}; they are 0 .. 9")
+    return scaled(images[:, None]), torch.from_numpy(labels.astype(np.int64))

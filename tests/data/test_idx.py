@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crossbar_sim.data import files, load_mnist
-from crossbar_sim.data.idx import DATA_VARIABLE, find_mnist, read_idx
+from crossbar_sim.data import files, load_fashion_mnist, load_mnist
+from crossbar_sim.data.catalogue import CATALOGUE
+from crossbar_sim.data.idx import read_idx
+from crossbar_sim.data.places import DATA_VARIABLE, find_idx
 from crossbar_sim.errors import InputError
 
 Idx = Callable[[np.ndarray], bytes]
@@ -123,7 +125,7 @@ def test_without_a_folder_the_sentence_says_how_to_get_the_data(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv(DATA_VARIABLE, raising=False)
-    with pytest.raises(InputError, match=r"--data-dir.*CROSSBAR_SIM_DATA.*download=True"):
+    with pytest.raises(InputError, match=r"--data-dir.*CROSSBAR_SIM_DATA.*data fetch mnist"):
         load_mnist()
 
 
@@ -131,7 +133,7 @@ def test_what_is_missing_is_named(tmp_path: Path, write_mnist: WriteMnist) -> No
     write_mnist(tmp_path / "raw")
     (tmp_path / "raw" / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(InputError) as caught:
-        find_mnist(tmp_path)
+        find_idx("mnist", tmp_path)
     text = str(caught.value)
     assert "no t10k-labels-idx1-ubyte (plain or .gz)" in text
     assert "train-" not in text
@@ -160,9 +162,31 @@ def test_too_few_images_to_hold_some_back_are_refused(tmp_path: Path, write_mnis
         load_mnist(tmp_path)
 
 
+def test_fashion_mnist_has_a_folder_of_its_own(tmp_path: Path, write_mnist: WriteMnist, idx: Idx) -> None:
+    write_mnist(tmp_path / "MNIST" / "raw")
+    with pytest.raises(InputError, match=r"fashion-mnist: no train-images.* or its FashionMNIST/raw"):
+        load_fashion_mnist(tmp_path)
+    write_mnist(tmp_path / "FashionMNIST" / "raw", train=24)
+    labels = np.repeat([3, 7], 12)
+    (tmp_path / "FashionMNIST/raw/train-labels-idx1-ubyte").write_bytes(idx(labels))
+    data = load_fashion_mnist(tmp_path)
+    assert data.name == "fashion-mnist"
+    # Two of each twelve, the last ones of their class: image i begins with the pixel 784 * 7 * i % 256.
+    assert data.development.validation.y is not None
+    assert data.development.validation.y.tolist() == [3, 3, 7, 7]
+    firsts = (data.development.validation.x[:, 0, 0, 0] * 255).round().int().tolist()
+    assert firsts == [784 * 7 * i % 256 for i in (10, 11, 22, 23)]
+
+
+def test_too_little_of_every_class_is_refused(tmp_path: Path, write_mnist: WriteMnist) -> None:
+    write_mnist(tmp_path, train=20)
+    with pytest.raises(InputError, match="at least 6"):
+        load_fashion_mnist(tmp_path)
+
+
 def test_real_mnist() -> None:
     try:
-        find_mnist(None)
+        find_idx("mnist", None)
     except InputError as error:
         pytest.skip(f"real MNIST is not at hand: {error}")
     data = load_mnist()
@@ -180,6 +204,7 @@ def test_real_mnist() -> None:
     assert data.test.y is not None
     assert development.train.y[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     assert data.test.y[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+    assert data.fingerprint == CATALOGUE["mnist"].official
     # The official test set's class counts.
     assert data.test.y.bincount().tolist() == [
         980,

@@ -1,0 +1,1 @@
+"""The commands, by subject; each imports what it needs when it runs."""

@@ -1,0 +1,195 @@
+"""The commands on data sets: which there are, whether they are in order, and how to get them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from crossbar_sim.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from crossbar_sim.data import DetectionSplits, Splits
+
+_DIR = click.option(
+    "--data-dir", type=click.Path(), help="Where data sets are.  [default: $CROSSBAR_SIM_DATA]"
+)
+
+
+@click.group(no_args_is_help=True)
+def data() -> None:
+    """List, check and fetch data sets.
+
+    \b
+    Examples:
+      crossbar-sim data list
+      crossbar-sim data check digits
+      crossbar-sim data fetch mnist
+    """
+
+
+@data.command("list")
+@_DIR
+def list_sets(data_dir: str | None) -> None:
+    """List the data sets that have a name, and whether their files are there.
+
+    \b
+    Example:
+      crossbar-sim data list --data-dir ~/data
+    """
+    import os
+
+    from crossbar_sim.data.catalogue import CATALOGUE
+    from crossbar_sim.data.places import DATA_VARIABLE
+
+    folder = data_dir or os.environ.get(DATA_VARIABLE)
+    rows = [("name", "images", "here", "what it is", "looked for in")]
+    for name, about in CATALOGUE.items():
+        here = "-"
+        if about.find is None:
+            here = "yes"
+        elif folder:
+            try:
+                about.find(Path(folder))
+                here = "yes"
+            except InputError:
+                here = "no"
+        rows.append((name, about.images, here, about.what, about.layout))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    click.echo(
+        f"\nLooked in {folder}."
+        if folder
+        else f"\nNo folder to look in: give --data-dir or set {DATA_VARIABLE}."
+    )
+    click.echo("Own data: an .npz or .npy file, or a folder with a folder of images for each class.")
+
+
+@data.command(no_args_is_help=True)
+@click.argument("name")
+@_DIR
+@click.option(
+    "--size", help="Resize images of a folder or of gtsrb to this height and width, e.g. 32 or 32x48."
+)
+def check(name: str, data_dir: str | None, size: str | None) -> None:
+    """Read all of a data set and say what it holds.
+
+    NAME is a name of `data list`, or the path of an .npz, an .npy or a folder of class folders.
+
+    \b
+    Examples:
+      crossbar-sim data check mnist --data-dir ~/data
+      crossbar-sim data check mine.npz
+      crossbar-sim data check photos --size 64
+    """
+    from crossbar_sim.data import load_data, load_pennfudan
+    from crossbar_sim.data.catalogue import CATALOGUE
+
+    sides = _sides(size)
+    loaded: Splits | DetectionSplits
+    if name == "pennfudan" and sides is None:
+        loaded = load_pennfudan(None if data_dir is None else Path(data_dir))
+        rows = _detection_rows(loaded)
+    else:
+        loaded = load_data(name, data_dir, size=sides)
+        rows = _rows(loaded)
+    for label, text in [("name", loaded.name), *rows]:
+        click.echo(f"{label:<12} {text}")
+    for note in loaded.notes:
+        click.echo(f"{'note':<12} {note}")
+    click.echo(f"{'fingerprint':<12} {loaded.fingerprint}")
+    official = CATALOGUE[name].official if name in CATALOGUE else None
+    if official is not None and sides is None:
+        same = loaded.fingerprint == official
+        click.echo(
+            f"{'official':<12} {'yes, every value' if same else 'no: other images than the official release'}"
+        )
+
+
+def _sides(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    try:
+        return int(height), int(width or height)
+    except ValueError:
+        raise InputError(
+            f"--size {text!r}: expected height and width such as 32x48, or 32 for a square"
+        ) from None
+
+
+def _rows(loaded: "Splits") -> list[tuple[str, str]]:
+    """What each split holds, in words."""
+    rows = []
+    for part, split in (("train", loaded.train), ("validation", loaded.validation), ("test", loaded.test)):
+        if split is None:
+            continue
+        shape = " x ".join(map(str, split.x.shape[1:]))
+        low, high = split.x.aminmax()
+        text = f"{len(split):,} of shape {shape}, values {float(low):.4g} .. {float(high):.4g}, "
+        rows.append((part, text + _labels(split.y, loaded.classes)))
+    return rows
+
+
+def _labels(y: "Tensor | None", classes: int | None) -> str:
+    if y is None or classes is None:
+        return "no labels"
+    counts = y.bincount(minlength=classes)
+    least, most = int(counts.min()), int(counts.max())
+    return f"{classes} classes, {least:,}{f' to {most:,}' if most > least else ''} of each"
+
+
+def _detection_rows(loaded: "DetectionSplits") -> list[tuple[str, str]]:
+    rows = []
+    for part in ("train", "validation", "test"):
+        split = getattr(loaded, part)
+        heights = [image.shape[1] for image in split.images]
+        widths = [image.shape[2] for image in split.images]
+        sizes = f"{min(heights)} .. {max(heights)} x {min(widths)} .. {max(widths)} pixels"
+        rows.append((part, f"{len(split):,} images of 3 x {sizes}, {split.objects:,} objects"))
+    return rows
+
+
+@data.command(no_args_is_help=True)
+@click.argument("name")
+@_DIR
+@click.option("--url", help="A mirror: the address that holds the official files.")
+@click.option("--sha256", help="What the file must have, for a set without a published checksum.")
+def fetch(name: str, data_dir: str | None, url: str | None, sha256: str | None) -> None:
+    """Fetch a data set from its publisher, check it, and lay it out as its readers want it.
+
+    What is there already is left alone; a fetch that was stopped goes on where it was.
+
+    \b
+    Examples:
+      crossbar-sim data fetch mnist --data-dir ~/data
+      crossbar-sim data fetch cifar10 --url https://mirror.example.org/cifar
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from crossbar_sim.data.fetch import fetch as get
+    from crossbar_sim.data.places import data_folder
+    from crossbar_sim.data.sources import SOURCES
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        tasks = {}
+
+        def report(file: str, done: int, total: int) -> None:
+            if file not in tasks:
+                tasks[file] = progress.add_task(file)
+            progress.update(tasks[file], completed=min(done, total or done), total=total or None)
+
+        fetched = get(name, None if data_dir is None else Path(data_dir), url, sha256, report)
+    where = data_folder(name, None if data_dir is None else Path(data_dir))
+    if fetched:
+        click.echo(f"{name} is in {where}; its terms: {SOURCES[name].terms}")
+    else:
+        click.echo(
+            f"{name} is there already, in {where}; nothing was fetched (a damaged file: remove it first)"
+        )
+    click.echo(f"read it all once with: crossbar-sim data check {name}")

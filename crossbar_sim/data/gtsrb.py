@@ -1,0 +1,197 @@
+"""The German Traffic Sign Recognition Benchmark in its official folders, with their CSV tables.
+
+Stallkamp, Schlipsing, Salmen and Igel, "Man vs. computer: Benchmarking machine learning algorithms for
+traffic sign recognition", Neural Networks 32, 2012. A *track* is one physical sign, passed by once: up to
+30 frames that look alike, called TTTTT_FFFFF.ppm.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from crossbar_sim.data.arrays import scaled
+from crossbar_sim.data.dataset import Split, Splits
+from crossbar_sim.data.files import check_memory
+from crossbar_sim.data.gtsrb_tables import Row, read_table
+from crossbar_sim.data.images import opened, pixels, resize_sampled
+from crossbar_sim.data.places import entries, find_gtsrb
+from crossbar_sim.data.splitting import by_group
+from crossbar_sim.errors import InputError
+from crossbar_sim.rng import Key
+
+CLASSES = 43
+OFFICIAL = {"train": 39_209, "test": 12_630}
+_FRAME = re.compile(r"(\d{5})_\d{5}\.ppm")
+
+
+@dataclass(frozen=True)
+class _Sign:
+    """An image file, what it shows, and what its table says of it (None: there is no table)."""
+
+    path: Path
+    label: int
+    row: Row | None
+
+
+def load_gtsrb(
+    data_dir: Path | None, key: Key, size: tuple[int, int] = (32, 32), crop: bool = False
+) -> Splits:
+    """GTSRB: traffic signs of 43 classes, all resized alike.
+
+    Args:
+        data_dir: see `places.find_gtsrb`.
+        key: names the validation split: whole tracks of every class, 15 % of them.
+        size: height and width of an example.
+        crop: cut each sign out by its Roi before resizing. Default: the whole image, which has a
+            margin of about a tenth around the sign.
+
+    Returns:
+        x (n, 3, height, width) in 0 .. 1: resized like OpenCV's bilinear (four neighbours, aspect ratio
+        not kept), divided by 255, nothing subtracted; y in 0 .. 42. The test split is the official one,
+        or what is there of it.
+
+    Raises:
+        InputError: if a file is missing, damaged or contradicts its table; the sentence names it.
+    """
+    places = find_gtsrb(data_dir)
+    if places.resized and (crop or size != (32, 32)):
+        raise InputError(
+            f"{places.test}: holds copies resized to 32 x 32, from which nothing else can be made: leave crop "
+            "and size out, or get the official test images (crossbar-sim data fetch gtsrb)"
+        )
+    train = _training_signs(places.train)
+    test = [_Sign(places.test / row.name, row.label, row) for row in read_table(places.table, CLASSES)]
+    _check_listed(places.test, places.table, [sign.path.name for sign in test])
+    check_memory(places.train, 5 * 3 * size[0] * size[1] * (len(train) + len(test)))
+    x, y = _read(train, size, crop, sizes_told=True)
+    kept, held = by_group(y, [_track(sign.path) for sign in train], key.fold("gtsrb", "tracks"))
+    if len(held) == 0:
+        raise InputError(
+            f"{places.train}: no class has two tracks, of which one would be the validation split"
+        )
+    inputs, targets = _tensors(x, y)
+    tested = Split(*_tensors(*_read(test, size, crop, sizes_told=not places.resized)))
+    tracks = [(sign.label, _track(sign.path)) for sign in train]
+    sides = f"{size[0]} x {size[1]}"
+    notes = (
+        f"{'sign cut out by its Roi' if crop else 'whole image'} resized to {sides} like OpenCV's bilinear, "
+        "aspect ratio not kept; pixel values 0 .. 255 divided by 255, nothing subtracted",
+        f"validation is {len({tracks[i] for i in held.tolist()})} whole tracks of {len({*tracks})}, "
+        f"15 % of each class's: {len(held)} images",
+        *_subset(len(train), len(test)),
+        *(("test images are copies that their source had resized to 32 x 32",) if places.resized else ()),
+    )
+    train_split, validation = (Split(inputs[part], targets[part]) for part in (kept, held))
+    return Splits("gtsrb", train_split, validation, tested, CLASSES, notes)
+
+
+def _subset(train: int, test: int) -> tuple[str, ...]:
+    """What to say where not all of the official images are there."""
+    counts = {"train": train, "test": test}
+    return tuple(
+        f"{part}: {count} of the official {OFFICIAL[part]} images"
+        for part, count in counts.items()
+        if count != OFFICIAL[part]
+    )
+
+
+def _training_signs(folder: Path) -> list[_Sign]:
+    """Every image of the class folders, in the order of classes and names."""
+    signs: list[_Sign] = []
+    for entry in entries(folder):
+        if not entry.folder:
+            continue
+        if not re.fullmatch(r"\d{5}", entry.name) or int(entry.name) >= CLASSES:
+            raise InputError(
+                f"{entry.path}: is no class of GTSRB; class folders are 00000 .. {CLASSES - 1:05} "
+                "(own classes: give the folder itself as data)"
+            )
+        signs += _class_signs(entry.path, int(entry.name))
+    if not signs:
+        raise InputError(f"{folder}: holds no class folders 00000 .. {CLASSES - 1:05} with images")
+    return signs
+
+
+def _class_signs(folder: Path, label: int) -> list[_Sign]:
+    """The images of one class folder, as its table lists them or, without a table, as they are there."""
+    table = folder / f"GT-{folder.name}.csv"
+    there = [entry.name for entry in entries(folder) if entry.name.endswith(".ppm")]
+    odd = next((name for name in there if not _FRAME.fullmatch(name)), None)
+    if odd is not None:
+        raise InputError(f"{folder / odd}: is not called TTTTT_FFFFF.ppm, so its track is not known")
+    if not table.exists():
+        return [_Sign(folder / name, label, None) for name in there]
+    rows = sorted(read_table(table, CLASSES), key=lambda row: row.name)
+    wrong = next((row for row in rows if row.label != label), None)
+    if wrong is not None:
+        raise InputError(
+            f"{table}: gives {wrong.name} the class {wrong.label}, and the folder is of class {label}"
+        )
+    _check_listed(folder, table, [row.name for row in rows], there)
+    return [_Sign(folder / row.name, label, row) for row in rows]
+
+
+def _check_listed(
+    folder: Path, table: Path, listed: Sequence[str], there: Sequence[str] | None = None
+) -> None:
+    """A table and a folder hold the same images.
+
+    Raises:
+        InputError: naming the first that only one of them has.
+    """
+    if there is None:
+        there = [entry.name for entry in entries(folder) if entry.name.endswith(".ppm")]
+    missing, more = sorted({*listed} - {*there}), sorted({*there} - {*listed})
+    if missing:
+        raise InputError(
+            f"{table}: lists {len(missing)} images that are not in {folder}, such as {missing[0]}"
+        )
+    if more:
+        raise InputError(
+            f"{folder}: holds {len(more)} images that {table.name} does not list, such as {more[0]}"
+        )
+
+
+def _track(path: Path) -> str:
+    return path.name.partition("_")[0]
+
+
+def _read(
+    signs: list[_Sign], size: tuple[int, int], crop: bool, sizes_told: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decode and resize: (n, height, width, 3) uint8 and (n,) labels.
+
+    Args:
+        signs: at least one.
+        size: height and width.
+        crop: to the Roi.
+        sizes_told: whether the tables give the sizes of these very files.
+    """
+    x = np.empty((len(signs), *size, 3), dtype=np.uint8)
+    for i, sign in enumerate(signs):
+        with opened(sign.path) as image:
+            row = sign.row
+            if row is not None and sizes_told and (row.width, row.height) != image.size:
+                raise InputError(
+                    f"{sign.path}: has {image.width} x {image.height} pixels and its table says "
+                    f"{row.width} x {row.height}; fetch both again"
+                )
+            if not sizes_told and (image.height, image.width) != size:
+                raise InputError(f"{sign.path}: has {image.width} x {image.height} pixels and not 32 x 32")
+            array = pixels(image, grey=False).transpose(1, 2, 0)
+        if crop:
+            if row is None:
+                raise InputError(f"{sign.path}: has no table that gives its Roi; leave crop out")
+            left, top, right, bottom = row.roi
+            array = array[top:bottom, left:right]
+        x[i] = resize_sampled(array, size)
+    return x, np.array([sign.label for sign in signs], dtype=np.int64)
+
+
+def _tensors(x: np.ndarray, y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n, 3, h, w) float32 in 0 .. 1 and (n,) int64."""
+    return scaled(x.transpose(0, 3, 1, 2)), torch.from_numpy(y)
