@@ -1,0 +1,122 @@
+"""Exported tables read back equal, in the readers that people have."""
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from results_files import SHA, task, trials
+
+from crossbar_sim import InputError
+from crossbar_sim.store.records import Task, Trial
+from crossbar_sim.store.results import Results
+from crossbar_sim.store.results_tables import COLUMNS, listing, rows, to_csv, to_json, write_parquet
+
+HARD = [5e-324, 1.7976931348623157e308, -2 / 3, 0.1 + 0.2, 1e22, 123456789.12345679]
+
+
+@pytest.fixture
+def results(tmp_path: Path):
+    with Results.open(tmp_path / "runs.db") as opened:
+        for one in (task("erm"), task('µ, "x"\nb', seed=1, model={"text": 1})):
+            opened.add_task(one)
+            opened.add(one.id, [Trial(abs(v), 2**32 - 1, v, 2**62, abs(v), abs(v)) for v in HARD])
+        yield opened
+
+
+def table(opened: Results) -> list[dict[str, object]]:
+    return list(rows(opened))
+
+
+def test_rows(results: Results) -> None:
+    found = table(results)
+    assert all(tuple(row) == COLUMNS for row in found)
+    assert [row["value"] for row in found[:6]] == sorted(HARD, key=abs)
+    assert [row["model_sha256"] for row in found] == [SHA] * 6 + [""] * 6
+    assert found[0]["task"] == task("erm").id
+
+
+def test_csv_reads_back_equal(results: Results) -> None:
+    text = to_csv(rows(results))
+    assert text.startswith("label,task,model_sha256,metric,sigma,chip,value,images,variance,seconds\n")
+    for row, expected in zip(csv.DictReader(io.StringIO(text)), table(results), strict=True):
+        assert row["label"] == str(expected["label"]).replace("\n", "\\n")
+        assert all(float(row[n]) == expected[n] for n in ("sigma", "value", "variance", "seconds"))
+        assert all(int(row[n]) == expected[n] for n in ("chip", "images"))
+    assert text.count("\n") == 13
+
+
+def test_csv_reads_back_equal_in_pandas(results: Results) -> None:
+    pandas = pytest.importorskip("pandas")
+    exact = {"float_precision": "round_trip"} if pandas.__version__ < "3" else {}
+    frame = pandas.read_csv(io.StringIO(to_csv(rows(results))), **exact)
+    for name in ("sigma", "value", "images", "chip", "variance", "seconds"):
+        assert frame[name].tolist() == [row[name] for row in table(results)]
+
+
+def test_json_reads_back_equal(results: Results) -> None:
+    text = to_json(rows(results))
+    assert json.loads(text) == table(results)
+    assert text.isascii()
+    assert len(text.splitlines()) == 14
+    assert to_json([]) == "[]\n"
+
+
+def test_parquet_reads_back_equal(results: Results, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    write_parquet(rows(results), tmp_path / "runs.parquet")
+    read = parquet.read_table(tmp_path / "runs.parquet")
+    assert read.to_pylist() == table(results)
+    assert [str(kind) for kind in read.schema.types] == ["string"] * 4 + [
+        "double",
+        "int64",
+        "double",
+        "int64",
+    ] + ["double"] * 2
+    write_parquet([], tmp_path / "none.parquet")
+    assert parquet.read_table(tmp_path / "none.parquet").schema == read.schema
+
+
+def test_parquet_without_its_extra(results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError, match=r"pip install 'crossbar-sim\[tables\]'"):
+        write_parquet(rows(results), tmp_path / "runs.parquet")
+    assert not (tmp_path / "runs.parquet").exists()
+
+
+@pytest.mark.parametrize("label", ["=1+1", "+1", "-1", "@x", "|calc", "%x", " =1", "\t=1", "\r=1"])
+def test_no_label_is_a_formula(label: str) -> None:
+    with Results.open(":memory:") as results:
+        one = Task(label, task(metric=label).identity, 0.5)
+        results.add_task(one)
+        results.add(one.id, trials(chips=1, sigmas=(0.0,)))
+        (row,) = csv.DictReader(io.StringIO(to_csv(rows(results))))
+        assert row["label"][0] not in "=+-@|%\t\r "
+        assert row["metric"][0] not in "=+-@|%\t\r "
+        assert json.loads(to_json(rows(results)))[0]["label"] == label
+
+
+def test_the_listing() -> None:
+    with Results.open(":memory:") as results:
+        assert listing(results) == [":memory:: 0 tasks, 0 trials"]
+        for one in (task("erm"), task("a\x1b[31m", seed=1), task("none", seed=2)):
+            results.add_task(one)
+        results.add(
+            task("erm").id, [Trial(s, c, 0.9 - s / 2, 100) for s in (0.0, 0.6, 1.5) for c in range(20)]
+        )
+        drawn = task("a\x1b[31m", seed=1)
+        results.add(
+            drawn.id, [Trial(0.6, c, 0.5, 64) for c in range(8)] + [Trial(0.6, c, 0.75, 90) for c in range(8)]
+        )
+        lines = listing(results)
+    assert lines[0] == ":memory:: 3 tasks, 76 trials"
+    assert [" ".join(line.split()) for line in lines[2:]] == [
+        "label metric sigmas chips images clean mean over chips",
+        "erm accuracy 3 (0 to 1.5) 20 100 0.9703 0.1500 to 0.9000",
+        r"a\x1b[31m accuracy 1 (0.6) 8 90 0.9703 0.7500",
+        "none accuracy 0 - - 0.9703 -",
+    ]
