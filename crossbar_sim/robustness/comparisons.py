@@ -1,0 +1,121 @@
+"""Two models on the same chips: differences chip by chip, and p-values for many sigmas at once.
+
+Chip i draws the same random numbers for every model, so what two models share cancels in the difference.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import stdtr
+
+from crossbar_sim.errors import InputError
+from crossbar_sim.robustness.statistics import Interval, mean_interval
+
+_ROUNDING = 1e-12
+"""Of the largest score: a spread of differences below it is that of floats, not of chips."""
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The mean difference of two models over the chips that both were measured on.
+
+    Args:
+        difference: mean over chips of a - b; positive where a is better.
+        interval: Student t over chips; None for one chip.
+        p_value: two-sided, of "the mean difference is 0"; None for one chip.
+        chips: how many.
+        adjusted: `p_value` after Holm's correction for the family it belongs to; None outside a family.
+    """
+
+    difference: float
+    interval: Interval | None
+    p_value: float | None
+    chips: int
+    adjusted: float | None = None
+
+
+def paired(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Paired:
+    """Compare two models on the same chips: Student's paired t test and its interval.
+
+    With d = a - b, mean d-bar and standard deviation s over n chips: t = d-bar sqrt(n) / s with n - 1 degrees
+    of freedom (Student, Biometrika 6:1, 1908). Two cases have no spread, and so no t. No difference on any
+    chip: p = 1. The same difference on every chip: p = 2^(1 - n), that of the sign test, where t would claim 0.
+
+    Args:
+        a, b: (n,) scores, chip by chip in the same order.
+        level: the interval's confidence, inside 0 .. 1.
+
+    Raises:
+        InputError: if the two are not of one length >= 1, or a score is not finite.
+    """
+    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if first.ndim != 1 or first.shape != second.shape:
+        raise InputError(
+            f"scores of shapes {first.shape} and {second.shape}: a paired comparison takes one score of each model "
+            f"per chip"
+        )
+    differences = first - second
+    interval = mean_interval(differences, level)
+    n = len(differences)
+    mean = math.fsum(differences) / n
+    if interval is None:
+        return Paired(mean, None, None, n)
+    std = math.sqrt(math.fsum((differences - mean) ** 2) / (n - 1))
+    if std > _ROUNDING * max(np.abs(first).max(), np.abs(second).max()):
+        p = 2 * float(stdtr(n - 1, -abs(mean) * math.sqrt(n) / std))
+    else:
+        p = 2.0 ** (1 - n) if mean else 1.0
+    return Paired(mean, interval, p, n)
+
+
+def holm(p_values: Iterable[float | None]) -> tuple[float | None, ...]:
+    """Adjusted p-values that hold for a whole family (Holm, Scand. J. Statistics 6:65, 1979).
+
+    The i-th smallest of m becomes max over j <= i of (m - j + 1) p_(j), at most 1: calling those below 0.05
+    different is wrong anywhere in the family with probability at most 0.05, however the tests depend on each
+    other. `None` stays `None` and does not count in m.
+
+    Raises:
+        InputError: if a p-value is outside 0 .. 1.
+    """
+    values = list(p_values)
+    for p in values:
+        if p is not None and not 0 <= p <= 1:
+            raise InputError(f"p-value {p!r}: a probability lies in 0 .. 1")
+    known = sorted((p, place) for place, p in enumerate(values) if p is not None)
+    found: list[float | None] = [None] * len(values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * p))
+        found[place] = largest
+    return tuple(found)
+
+
+def adjusted(family: Sequence[Paired]) -> tuple[Paired, ...]:
+    """The same comparisons with Holm's correction over all of them."""
+    corrected = holm(one.p_value for one in family)
+    return tuple(replace(one, adjusted=p) for one, p in zip(family, corrected, strict=True))
+
+
+def paired_curve(sigmas: ArrayLike, a: ArrayLike, b: ArrayLike, level: float = 0.95) -> tuple[Paired, ...]:
+    """Compare two models at every sigma; `adjusted` is corrected over the sigmas, intervals are not.
+
+    For different numbers of chips from sigma to sigma, see `adjusted`.
+
+    Args:
+        sigmas: (k,).
+        a, b: (n, k) scores: n chips, the same at every sigma and for both.
+
+    Raises:
+        InputError: if shapes differ, or a score is not finite.
+    """
+    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    k = np.asarray(sigmas, np.float64).size
+    if first.ndim != 2 or first.shape != second.shape or first.shape[1] != k:
+        raise InputError(
+            f"scores of shapes {first.shape} and {second.shape} at {k} sigmas: both need the shape (chips, {k})"
+        )
+    return adjusted([paired(first[:, j], second[:, j], level) for j in range(k)])
