@@ -16,6 +16,12 @@ from crossbar_sim.cli_options import (
     shape,
     split_options,
 )
+from crossbar_sim.commands.data import data
+from crossbar_sim.commands.report import report
+from crossbar_sim.commands.results import merge, results
+from crossbar_sim.commands.run import run as run_command
+from crossbar_sim.commands.sensitivity import sensitivity
+from crossbar_sim.commands.sweep import sweep
 from crossbar_sim.errors import InputError
 
 
@@ -27,10 +33,8 @@ def cli() -> None:
 
 @cli.command(no_args_is_help=True)
 @click.argument("model", type=click.Path())
-@hardware_options
-@click.option(
-    "--data", help="digits, mnist, or the path of an .npz with x and y.  [default: the model's own]"
-)
+@hardware_options()
+@click.option("--data", help="A data set's name or a path (see `data list`).  [default: the model's own]")
 @click.option("--data-dir", type=click.Path(), help="Where data sets are.  [default: $CROSSBAR_SIM_DATA]")
 @click.option("--images", type=int, help="Use only this many examples, drawn by the seed.")
 @click.option("--input-shape", help="Without data: the shape of one random input, e.g. 3,32,32.")
@@ -85,7 +89,7 @@ def deploy(**options: Any) -> None:
 @cli.command(no_args_is_help=True)
 @click.argument("model", type=click.Path())
 @click.argument("output", type=click.Path())
-@hardware_options
+@hardware_options()
 @click.option("--chip", default=0, show_default=True, help="Which chip.")
 @click.option("--seed", default=0, show_default=True, help="Of all random numbers.")
 @click.option("--only", multiple=True, help="Only these layers (name or pattern; repeatable).")
@@ -173,6 +177,15 @@ def doctor() -> None:
         healthy = healthy and good
     if not healthy:
         raise InputError("something above is not as it should be")
+
+
+cli.add_command(sweep)
+cli.add_command(sensitivity)
+cli.add_command(run_command)
+cli.add_command(report)
+cli.add_command(merge)
+cli.add_command(results)
+cli.add_command(data)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Options that several commands share, and how they become objects. Imports nothing heavy."""
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from crossbar_sim.nn.loading import LoadedModel
 
 _MOST_CHIPS = 1_000_000
+_MOST_SIGMAS = 10_000
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,12 +50,24 @@ _CHOICES = {
 }
 
 
-def hardware_options(command: F) -> F:
-    """The options that describe a design; `build_hardware` takes them."""
+def hardware_options(points: str | None = None) -> Callable[[F], F]:
+    """The options that describe a design; `build_hardware` takes them.
+
+    Args:
+        points: --sigma is a range with this default, for `sigma_numbers`, and no part of the design.
+    """
+    return lambda command: _hardware_options(command, points)
+
+
+def _hardware_options(command: F, points: str | None) -> F:
     for name, (flag, choices, text) in reversed(_CHOICES.items()):
         command = click.option(flag, name, type=click.Choice(choices), help=text)(command)
     for name, (flag, kind, text) in reversed(_FLAT.items()):
-        command = click.option(flag, name, type=kind, help=text)(command)
+        if points is not None and name == "sigma":
+            text = "The points: first:last:points or a list, e.g. 0:1.5:31 or 0,0.3,0.6."
+            command = click.option(flag, name, help=text, default=points, show_default=True)(command)
+        else:
+            command = click.option(flag, name, type=kind, help=text)(command)
     command = click.option("--tile", help="Rows x columns of a tile, e.g. 128x128.")(command)
     command = click.option("--programming", help="Any programming noise, e.g. constant:sigma=0.05.")(command)
     command = click.option("--mapping", help="e.g. offset:g_min=1e-6,g_max=1e-4,levels=16")(command)
@@ -142,6 +156,35 @@ def read_model(path: str, arch: str | None, arch_arguments: str | None, trust_pi
     if arguments is not None and not isinstance(arguments, dict):
         raise InputError(f'--arch-arguments {arch_arguments!r}: expected an object such as {{"classes": 43}}')
     return load_model(path, arch, arguments, trust_pickle)
+
+
+def sigma_numbers(text: str) -> tuple[float, ...]:
+    """`0:1.5:31` for 31 sigmas from 0 to 1.5, `0,0.3,0.6` for these.
+
+    Raises:
+        InputError: if it is neither, a sigma is below 0 or no number, or there are too many.
+    """
+    parts = text.split(":")
+    try:
+        if len(parts) == 3:
+            first, last, points = float(parts[0]), float(parts[1]), int(parts[2])
+            steps = max(points - 1, 1)
+            # rounded, so that 0:1.5:31 names the same 0.15 as a list does
+            sigmas = [
+                round(first + (last - first) * i / steps, 12) for i in range(min(points, _MOST_SIGMAS + 1))
+            ]
+        else:
+            sigmas = [float(part) for part in text.split(",")]
+    except ValueError:
+        sigmas = []
+    if not sigmas or len(sigmas) > _MOST_SIGMAS:
+        raise InputError(
+            f"--sigma {text!r}: expected first:last:points such as 0:1.5:31, or a list such as 0,0.3,0.6, of at "
+            f"most {_MOST_SIGMAS} sigmas"
+        )
+    if not all(0 <= sigma < math.inf for sigma in sigmas):
+        raise InputError(f"--sigma {text!r}: a sigma is a finite number from 0 on")
+    return tuple(sorted(set(sigmas)))
 
 
 def chip_numbers(text: str | None) -> range | None:

@@ -16,7 +16,7 @@ from crossbar_sim.cli_options import read_model
 from crossbar_sim.crossbar import threads as pool
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
-from crossbar_sim.files import check_writable, write_text
+from crossbar_sim.files import check_outputs, write_text
 from crossbar_sim.nn import layers as layers_of
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.chips import slots
@@ -24,7 +24,7 @@ from crossbar_sim.nn.loading import LoadedModel
 from crossbar_sim.robustness.deploy import deploy
 from crossbar_sim.robustness.examples import find_examples
 from crossbar_sim.robustness.view import progress, show
-from crossbar_sim.robustness.wording import visible
+from crossbar_sim.robustness.wording import say
 from crossbar_sim.store import ChipFile, describe_chip, export_chip, read_chip
 from crossbar_sim.store.describe import hardware_in_words
 
@@ -64,7 +64,7 @@ def run_deploy(
     Raises:
         InputError: for anything that cannot be used; outputs are checked before the long work.
     """
-    _check_outputs((json_path, plot, maps), (*inputs, conductances), stream=json_path)
+    check_outputs((json_path, plot, maps), (*inputs, conductances), stream=json_path)
     if plot is not None:
         # matplotlib takes a while to import: only who wants a figure waits
         from crossbar_sim.robustness.figure import METADATA, conductance_maps, draw
@@ -122,7 +122,7 @@ def run_deploy(
     show(deployment, console)  # last: a reader that has gone away must not cost the files
     for path in (json_path, plot, maps):
         if path is not None and path != "-":
-            _say(console, f"wrote {path}")
+            say(console, f"wrote {path}")
 
 
 def run_export(
@@ -138,7 +138,7 @@ def run_export(
     skip: tuple[str, ...],
 ) -> None:
     """Write one chip's conductance maps; see `crossbar-sim export --help`."""
-    _check_outputs((output,), inputs)
+    check_outputs((output,), inputs)
     analog = to_analog(loaded.module, hardware, seed, chip, only or None, skip)
     export_chip(
         analog,
@@ -151,8 +151,8 @@ def run_export(
     )
     console = Console(highlight=False)
     for warning in warnings:
-        _say(console, f"warning: {warning}", "yellow")
-    _say(console, f"wrote {output}: chip {chip}, {sum(1 for s, _ in slots(analog) if not s.ideal)} arrays")
+        say(console, f"warning: {warning}", "yellow")
+    say(console, f"wrote {output}: chip {chip}, {sum(1 for s, _ in slots(analog) if not s.ideal)} arrays")
 
 
 def describe(
@@ -188,25 +188,6 @@ def describe(
         )
 
 
-def _check_outputs(
-    outputs: tuple[str | None, ...], inputs: tuple[str | None, ...], stream: str | None = None
-) -> None:
-    """Refuse what would fail after the long work, or replace something else; `stream` may be a pipe.
-
-    Raises:
-        InputError: if an output cannot be written, is an input, or is given twice.
-    """
-    read = {os.path.realpath(path): path for path in inputs if path}
-    for path in outputs:
-        if path is None or path == "-":
-            continue
-        check_writable(path, stream=path == stream)
-        real = os.path.realpath(path)
-        if real in read:
-            raise InputError(f"cannot write {path}: it is an input or another output; name another file")
-        read[real] = path
-
-
 def _design_of(
     chip: ChipFile, hardware: Hardware, designed: bool, loaded: LoadedModel
 ) -> tuple[Hardware, tuple[str, ...]]:
@@ -233,15 +214,6 @@ def _moved(module: nn.Module, device: torch.device) -> nn.Module:
     except RuntimeError as error:
         why = str(error).split("\n", 1)[0]
         raise InputError(f"--device {device}: the model cannot be moved there ({why})") from error
-
-
-def _say(console: Console, text: str, style: str = "") -> None:
-    """One line as it is: not wrapped, so that a path in it can be copied; visible on any terminal."""
-    encoding = console.encoding
-    console.print(
-        visible(text).encode(encoding, "backslashreplace").decode(encoding),
-        style=style, markup=False, soft_wrap=True,
-    )  # fmt: skip
 
 
 def _is_hdf5(path: str) -> bool:

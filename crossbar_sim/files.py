@@ -91,6 +91,25 @@ def check_writable(path: str | os.PathLike[str], stream: bool = False) -> None:
         raise InputError(f"cannot write {path}: {_reason(error)}") from error
 
 
+def check_outputs(
+    outputs: tuple[str | None, ...], inputs: tuple[str | None, ...], stream: str | None = None
+) -> None:
+    """Refuse what would fail after the long work, or replace something else; `stream` may be a pipe.
+
+    Raises:
+        InputError: if an output cannot be written, is an input, or is given twice.
+    """
+    read = {os.path.realpath(path): path for path in inputs if path}
+    for path in outputs:
+        if path is None or path == "-":
+            continue
+        check_writable(path, stream=path == stream)
+        real = os.path.realpath(path)
+        if real in read:
+            raise InputError(f"cannot write {path}: it is an input or another output; name another file")
+        read[real] = path
+
+
 def _target(path: str | os.PathLike[str]) -> Path:
     """The file that `path` means, with links followed (not those of /dev/stdout to a pipe).
 

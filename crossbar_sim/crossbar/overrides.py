@@ -6,7 +6,7 @@ from typing import Any
 
 from crossbar_sim.crossbar.checks import show, unknown
 from crossbar_sim.crossbar.devices import ProgrammingNoise, StuckCells
-from crossbar_sim.crossbar.drift import LogNormalDrift
+from crossbar_sim.crossbar.drift import LogNormalDrift, RelaxationShift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 
@@ -84,6 +84,30 @@ def check_conflicts(names: Iterable[str], sets: dict[str, str]) -> None:
             raise InputError(f"{seen[part]} and {name} both set the {part}: give one of them")
         if part is not None:
             seen[part] = name
+
+
+def at_sigma(hardware: Hardware, sigma: float) -> Hardware:
+    """`hardware` at one point of a sweep: its drift law with this sigma, log-normal where it has none.
+
+    Raises:
+        InputError: if the drift law has no sigma, or not this one.
+    """
+    drift: Any = hardware.drift
+    if drift is None:
+        return replace(hardware, drift=LogNormalDrift(sigma))
+    if not any(f.name == "sigma" for f in fields(drift)):
+        raise InputError(
+            f"a sweep varies sigma, but the design has {drift.kind} drift, which has none: "
+            "give a law with a sigma, such as --drift lognormal:sigma=0"
+        )
+    return replace(hardware, drift=replace(drift, sigma=sigma))
+
+
+def alike(hardware: Hardware) -> bool:
+    """Whether all chips of the design are the same: nothing in it is random."""
+    drift = hardware.drift
+    still = drift is None or (getattr(drift, "sigma", None) == 0 and not isinstance(drift, RelaxationShift))
+    return still and hardware.programming is None and hardware.stuck is None
 
 
 def _at_time(drift: Any, time: object) -> Any:

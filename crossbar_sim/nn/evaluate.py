@@ -1,6 +1,7 @@
 """Running a model over data: in fixed blocks, one thread per block, so that the bits never depend on threads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -41,8 +42,8 @@ def outputs(
     results: list[Any] = [None] * len(parts)
 
     def one(i: int) -> None:
-        if device.type == "cpu" and torch.get_num_threads() != 1:
-            torch.set_num_threads(1)  # one thread per block; torch's own split would change the bits
+        if device.type == "cpu":
+            one_thread()
         part = parts[i]
         piece = x[part].to(device)
         missing = (fixed or 0) - len(piece)
@@ -53,17 +54,29 @@ def outputs(
         y = y[: len(piece) - max(missing, 0)]
         results[i] = y if reduce is None else reduce(y, part)
 
+    with torch_threads_kept(), locked(model):
+        if device.type == "cpu":
+            threads.run(one, range(len(parts)))
+        else:
+            for i in range(len(parts)):
+                one(i)
+    return results
+
+
+def one_thread() -> None:
+    """Let torch compute on this thread alone from now on: its own split over threads would change the bits."""
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
+@contextmanager
+def torch_threads_kept() -> Iterator[None]:
+    """Afterwards torch has as many threads here as before."""
     before = torch.get_num_threads()
     try:
-        with locked(model):
-            if device.type == "cpu":
-                threads.run(one, range(len(parts)))
-            else:
-                for i in range(len(parts)):
-                    one(i)
+        yield
     finally:
         torch.set_num_threads(before)
-    return results
 
 
 def _forward(model: nn.Module, piece: Tensor, fast: bool) -> Tensor:

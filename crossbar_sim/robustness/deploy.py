@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar.config import to_dict
@@ -18,10 +17,10 @@ from crossbar_sim.nn.design import Maps
 from crossbar_sim.nn.effects import idle_effects, layer_effects
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.layer import Layer
-from crossbar_sim.nn.seeding import permutation
-from crossbar_sim.rng import STREAM_VERSION, Key
+from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness import cautions
-from crossbar_sim.robustness.score import METRICS, Reference, Score, collect
+from crossbar_sim.robustness.score import METRICS, Reference, Score, collect, finite_score
+from crossbar_sim.robustness.sensitivity import add_drops, some
 from crossbar_sim.robustness.statistics import Summary, Yield, summarise, yield_at
 
 Progress = Callable[[int, int, str], None]
@@ -215,7 +214,7 @@ def deploy(
         raise InputError(f"threshold={threshold}: {metric} is a share in 0 .. 1, such as 0.9 for 90 %")
     step("clean model")
     clean = reference.clean_score()
-    few = reference.part(_some(len(x), sensitivity_images, seed))
+    few = reference.part(some(len(x), sensitivity_images, seed))
     effects = layer_effects(analog)
     told = [*cautions.of_reference(reference, metric, asked)]
     if maps is None:
@@ -227,12 +226,10 @@ def deploy(
         for i, chip in enumerate(numbers):
             handle.set_chip(analog, chip)
             handle.program(analog)
-            scores.append(_finite(reference.score(analog), metric, chip))
+            scores.append(finite_score(reference.score(analog), metric, chip))
             step(f"chip {chip}")
-            for name in drops if i < sensitivity_chips else ():
-                with handle.only_layers(analog, [name]):
-                    drops[name].append(few_clean - _finite(few.score(analog), metric, chip).value(metric))
-                step(f"chip {chip}, {name} alone")
+            if i < sensitivity_chips:
+                add_drops(analog, few, metric, chip, few_clean, drops, step)
     layers = tuple(
         LayerReport(
             layer, hardware, effects.get(layer.name, {}),
@@ -250,23 +247,7 @@ def deploy(
     )  # fmt: skip
 
 
-def _finite(score: Score, metric: str, chip: int) -> Score:
-    if math.isnan(score.value(metric)):
-        raise InputError(
-            f"chip {chip}: the outputs are not finite (or the clean model's are all zero), and there are no "
-            "classes to compare: lower sigma"
-        )
-    return score
-
-
 def _work(analog: nn.Module, chips: int, sensitivity_chips: int) -> int:
     """Steps that progress counts."""
     alone = sum(1 for layer in handle.layers(analog) if layer.slots)
     return 1 + chips + min(chips, sensitivity_chips) * alone
-
-
-def _some(n: int, wanted: int, seed: int) -> Tensor:
-    """At most `wanted` of n examples, drawn once for all layers and chips, in their order."""
-    if n <= wanted:
-        return torch.arange(n)
-    return permutation(n, Key(seed).fold("sensitivity images"))[:wanted].sort().values

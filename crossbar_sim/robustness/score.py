@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crossbar_sim.errors import InputError
@@ -164,6 +165,48 @@ class Reference:
             output_error=error,
             broken=broken / len(self.x),
         )
+
+    def right(self, model: nn.Module, images: Tensor, metric: str) -> NDArray[np.float64]:
+        """Whether each of some images is right, for accuracy or agreement: 0 or 1, or a share of its places.
+
+        Args:
+            model: programmed.
+            images: (m,) int64, which.
+            metric: "accuracy" or "agreement".
+
+        Returns:
+            (m,); an output that is not finite is wrong.
+        """
+        y = torch.cat([t.cpu() for t in outputs(model, self.x[images], self.block, self.fixed)])
+        meant = self.y if metric == "accuracy" else self.predicted
+        assert meant is not None
+        found: NDArray[np.float64] = hits(y, meant[images]).reshape(len(y), -1).double().mean(1).numpy()
+        return found
+
+
+def hits(y: Tensor, meant: Tensor) -> Tensor:
+    """Whether the largest of each example's outputs is the one meant: (b, places...) bool from (b, classes, places...).
+
+    False where an example has an output that is not finite.
+    """
+    found = y.argmax(1) == meant
+    if not math.isfinite(float(y.sum())):  # one pass; a sum may overflow where no output does
+        found[~y.reshape(len(y), -1).isfinite().all(1)] = False
+    return found
+
+
+def finite_score(score: Score, metric: str, chip: int) -> Score:
+    """The score, if there is one.
+
+    Raises:
+        InputError: naming the chip, if there is none.
+    """
+    if math.isnan(score.value(metric)):
+        raise InputError(
+            f"chip {chip}: the outputs are not finite (or the clean model's are all zero), and there are no "
+            "classes to compare: lower sigma"
+        )
+    return score
 
 
 def _share(hits: Tensor) -> float:

@@ -5,8 +5,11 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.console import Console
+
 from crossbar_sim.robustness.deploy import Deployment, LayerReport
 from crossbar_sim.robustness.statistics import Summary, summarise
+from crossbar_sim.text import visible as visible
 
 _ASCII = {"µ": "u", "×": "x", "±": "+-", "…": "~", "█": "#"} | dict.fromkeys("▉▊▋▌", "#")
 _ASCII |= dict.fromkeys("▍▎▏", "-")
@@ -73,11 +76,6 @@ def limit_text(limit: float, digits: int) -> str:
     return f"{fixed(limit, max(digits, needed))} %"
 
 
-def visible(text: str) -> str:
-    """The text with what a terminal might obey written out: names come from model files."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def shorten(names: Sequence[str], width: int) -> list[str]:
     """Names longer than `width` with the middle of their long parts left out, so that layer numbers stay.
 
@@ -129,3 +127,12 @@ class Pen:
             return known.encode(self.encoding, "backslashreplace").decode(self.encoding)
         except LookupError:
             return known.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """One line as it is: not wrapped, so that a path in it can be copied; visible on any terminal."""
+    encoding = console.encoding
+    console.print(
+        visible(text).encode(encoding, "backslashreplace").decode(encoding),
+        style=style, markup=False, soft_wrap=True,
+    )  # fmt: skip

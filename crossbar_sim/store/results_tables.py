@@ -11,15 +11,12 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.files import replacing
 from crossbar_sim.store.records import Task
 from crossbar_sim.store.results import Results
-from crossbar_sim.text import visible
+from crossbar_sim.text import spreadsheet_cell, visible
 
 COLUMNS = (
     "label", "task", "model_sha256", "metric", "sigma", "chip", "value", "images", "variance", "seconds",
 )  # fmt: skip
 """Of every table, in this order."""
-
-_FORMULA = ("=", "+", "-", "@", "|", "%")
-"""With these a spreadsheet starts a formula."""
 
 
 def rows(results: Results) -> Iterator[dict[str, Any]]:
@@ -41,7 +38,7 @@ def to_csv(table: Iterable[Mapping[str, Any]]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in table:
-        writer.writerow([_cell(row[name]) for name in COLUMNS])
+        writer.writerow([spreadsheet_cell(row[name]) for name in COLUMNS])
     return file.getvalue()
 
 
@@ -116,13 +113,6 @@ def _range(values: Iterable[float], form: str) -> str:
         return "-"
     low, high = (format(v, form) for v in (known[0], known[-1]))
     return low if low == high else f"{low} to {high}"
-
-
-def _cell(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    text = visible(value)
-    return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
 
 
 def _model(task: Task) -> str:

@@ -1,0 +1,27 @@
+"""`crossbar-sim run`: an experiment as one file."""
+
+from typing import Any
+
+import click
+
+
+@click.command(no_args_is_help=True)
+@click.argument("experiment", type=click.Path())
+@click.option(
+    "-o", "--output", default=".", show_default=True, help="The folder for results, models and page."
+)
+@click.option("--data-dir", type=click.Path(), help="Where data sets are.  [default: $CROSSBAR_SIM_DATA]")
+@click.option("--workers", type=int, help="Processes on this machine (Dask) in place of threads.")
+@click.option("--scheduler", help="A Dask cluster, e.g. tcp://head:8786.")
+@click.option("--threads", type=int, help="Threads to use; results do not depend on it.")
+@click.option("--page/--no-page", default=True, show_default=True, help="Write the report page.")
+def run(experiment: str, **options: Any) -> None:
+    """Run EXPERIMENT, a TOML file (docs/experiments.md); run again, it goes on where it stopped.
+
+    \b
+    Example:
+      crossbar-sim run benchmarks/bayesft/mnist_mlp.toml -o runs
+    """
+    from crossbar_sim.experimenting import run_experiment
+
+    run_experiment(experiment, **options)

@@ -1,0 +1,276 @@
+"""A sweep as figures for papers, one column wide: curves, differences, yield, sensitivity of layers."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+
+from crossbar_sim.errors import InputError
+from crossbar_sim.files import replacing
+from crossbar_sim.robustness.figure import METADATA, STYLE
+from crossbar_sim.robustness.page.layers import drops, layer_names, most_sensitive
+from crossbar_sim.robustness.page.look import Names, Scale, Style, law_of, sigma_axis, sigma_text
+from crossbar_sim.robustness.page.numbers import default_threshold, narrowed, telling, thresholds
+from crossbar_sim.robustness.sweep import Sweep
+
+COLUMN = 3.4
+"""Inches: the width of one column of a two-column page."""
+
+LOOK = [*STYLE, {
+    "font.size": 7.5, "axes.labelsize": 7.5, "axes.titlesize": 7.5, "xtick.labelsize": 7, "ytick.labelsize": 7,
+    "legend.fontsize": 7, "legend.frameon": False, "legend.handlelength": 2.6, "lines.linewidth": 1.1,
+    "lines.markersize": 3, "svg.fonttype": "none",
+}]  # fmt: skip
+"""Text in SVG stays text: it takes the font of the paper and can be searched."""
+
+FORMATS = (".png", ".svg")
+"""Of `draw_figures`."""
+
+MOST_LAYERS = 15
+"""Layers in the figure of sensitivity, the most sensitive first."""
+
+
+def draw_curves(
+    sweep: Sweep, path: str | os.PathLike[str] | None = None, *, threshold: float | None = None
+) -> Figure:
+    """Mean score over sigma, with its 95 % band where there is more than one chip.
+
+    Args:
+        sweep: of one metric.
+        path: where to; its suffix is the format: .png, .pdf or .svg. The same sweep gives the same bytes.
+        threshold: drawn as a dotted line, as shown (an output error is positive); None: not.
+
+    Raises:
+        InputError: for another suffix, if nothing was measured yet, or if the file cannot be written.
+    """
+    return _figure(_curves, narrowed(sweep, None), threshold, path)
+
+
+def draw_figures(
+    sweep: Sweep, directory: str | os.PathLike[str], *, threshold: float | None = None
+) -> list[Path]:
+    """Write curves, differences, yield and sensitivity as .png and .svg, each whole or not at all.
+
+    Args:
+        sweep: of one metric.
+        directory: made if it is missing. Files are named curves, differences (of several models), yield (of
+            several chips), sensitivity (where it was measured).
+        threshold: as for `draw_curves`; None: as the page has it.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: if the directory cannot be made or written to.
+    """
+    sweep, folder = narrowed(sweep, None), Path(directory)
+    if threshold is None:
+        threshold = default_threshold(sweep)
+    drawings: dict[str, Callable[[Axes, Sweep, float | None], None]] = {"curves": _curves}
+    if _compared(sweep):
+        drawings["differences"] = _differences
+    if any(len(p.trials) > 1 for points in sweep.curves.values() for p in points):
+        drawings["yield"] = _yield
+    if drops(sweep):
+        drawings["sensitivity"] = _sensitivity
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the directory {directory}: {error.strerror or error}") from error
+    written = []
+    for name, drawing in drawings.items():
+        for suffix in FORMATS:
+            written.append(folder / f"{name}{suffix}")
+            _figure(drawing, sweep, threshold, written[-1])
+    return written
+
+
+def _figure(
+    drawing: Callable[[Axes, Sweep, float | None], None],
+    sweep: Sweep,
+    threshold: float | None,
+    path: str | os.PathLike[str] | None,
+) -> Figure:
+    suffix = "" if path is None else Path(path).suffix.lower()
+    if path is not None and suffix not in METADATA:
+        raise InputError(f"{path}: a figure is written as {', '.join(METADATA)}, chosen by the suffix")
+    with _looks():
+        figure = Figure(figsize=(COLUMN, 2.4), layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03))
+        FigureCanvasAgg(figure)
+        drawing(figure.subplots(), sweep, threshold)
+        if path is not None:
+            with replacing(path) as temporary:
+                figure.savefig(temporary, format=suffix[1:], metadata=METADATA[suffix], dpi=300)
+    return figure
+
+
+@contextmanager
+def _looks() -> Iterator[None]:
+    with style.context(LOOK), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks
+        yield
+
+
+def _curves(ax: Axes, sweep: Sweep, threshold: float | None) -> None:
+    scale, names = Scale.of(sweep.metric), Names.of(sweep.labels)
+    count = max(len(points) for points in sweep.curves.values())
+    for place, label in enumerate(sweep.labels):
+        points, look = sweep.curve(label), Style.of(place)
+        x = np.array([p.sigma for p in points]) * _unit(sweep)
+        mean = 100 * np.array([scale.shown(p.summary.mean) for p in points])
+        spans = [None if p.summary.ci95 is None else scale.span(*p.summary.ci95) for p in points]
+        known = np.array([span is not None for span in spans])
+        low, high = (100 * np.array([np.nan if span is None else span[i] for span in spans]) for i in (0, 1))
+        ax.plot(
+            x, mean, color=look.colour, linestyle=(0, look.dash) if look.dash else "-", marker=look.marker,
+            markevery=max(count // 16, 1), label=names.short[label], zorder=3,
+        )  # fmt: skip
+        if len(points) == 1 and known.all():
+            ax.vlines(x, low, high, color=look.colour, lw=1, zorder=2)
+        elif known.any():
+            ax.fill_between(x, low, high, where=known.tolist(), color=look.colour, alpha=0.22, lw=0, zorder=2)
+    if threshold is not None:
+        ax.axhline(100 * threshold, color="#555555", lw=0.7, ls=":", zorder=1)
+    ax.set_ylabel(f"{scale.name} (%)")
+    _sigmas(ax, sweep)
+    _legend(ax, len(sweep.labels))
+
+
+def _differences(ax: Axes, sweep: Sweep, threshold: float | None) -> None:
+    """Every other model less the first; open marks are not significant."""
+    scale, names = Scale.of(sweep.metric), Names.of(sweep.labels)
+    first, others = sweep.labels[0], _compared(sweep)
+    sigmas = [p.sigma for p in sweep.curve(first)]
+    step = _unit(sweep) * (sigmas[-1] - sigmas[0] or 1.0) / max(len(sigmas), 2)
+    ax.axhline(0, color="#777777", lw=0.7, zorder=1)
+    for place, label in enumerate(others):
+        look = Style.of(sweep.labels.index(label))
+        aside = 0.5 * step * ((place + 0.5) / len(others) - 0.5)
+        for sigma, pair in sweep.paired(label, first):
+            x, shown = sigma * _unit(sweep) + aside, 100 * scale.shown(pair.difference)
+            if pair.interval is not None:
+                span = scale.span(pair.interval.low, pair.interval.high)
+                ax.vlines(x, 100 * span[0], 100 * span[1], color=look.colour, lw=0.8, zorder=2)
+            clear = pair.adjusted is not None and pair.adjusted < 0.05
+            ax.plot(
+                x,
+                shown,
+                look.marker,
+                color=look.colour,
+                mfc=look.colour if clear else "white",
+                mew=0.8,
+                zorder=3,
+            )
+        ax.plot([], [], look.marker, color=look.colour, label=names.short[label])
+    ax.set_ylabel(f"{scale.name} less that of\n{names.short[first]} (points)")
+    _sigmas(ax, sweep, "filled: p < 0.05 after Holm; lines: 95 % intervals")
+    _legend(ax, len(others) + 1)
+
+
+def _yield(ax: Axes, sweep: Sweep, threshold: float | None) -> None:
+    """Against the threshold, at the sigma that tells most."""
+    scale, names = Scale.of(sweep.metric), Names.of(sweep.labels)
+    sigmas = sorted({p.sigma for points in sweep.curves.values() for p in points})
+    sigma = telling(sweep, sigmas, None if threshold is None else scale.shown(threshold))
+    points = [(label, p) for label in sweep.labels for p in sweep.curve(label) if p.sigma == sigma]
+    limits = thresholds([value for _, point in points for value in point.values], scale, 80)
+    for label, point in points:
+        look = Style.of(sweep.labels.index(label))
+        found = [point.passing(scale.shown(limit)) for limit in limits]
+        x = 100 * np.array(limits)
+        ax.plot(
+            x, [100 * f.value for f in found], color=look.colour, linestyle=(0, look.dash) if look.dash else "-",
+            marker=look.marker, markevery=max(len(limits) // 8, 1), label=names.short[label], zorder=3,
+        )  # fmt: skip
+        low, high = ([100 * f.ci95[i] for f in found] for i in (0, 1))
+        ax.fill_between(x, low, high, color=look.colour, alpha=0.18, lw=0, zorder=2)
+    if threshold is not None:
+        ax.axvline(100 * threshold, color="#555555", lw=0.7, ls=":", zorder=1)
+    word = "least" if scale.more_is_better else "largest"
+    ax.set(xlabel=f"threshold: {word} {scale.name} (%)", ylabel="yield (%)", ylim=(-2, 102))
+    ax.set_title(f"{sigma_axis(sweep).removesuffix(' (S)')} {sigma_text(sigma)}")
+    _legend(ax, len(points))
+
+
+def _sensitivity(ax: Axes, sweep: Sweep, threshold: float | None) -> None:
+    """What each layer costs alone."""
+    scale, names, found = Scale.of(sweep.metric), Names.of(sweep.labels), drops(sweep)
+    kept = most_sensitive(found)[:MOST_LAYERS]
+    models = [label for label in sweep.labels if any(d.label == label for d in found)]
+    figure = ax.figure
+    assert isinstance(figure, Figure)
+    figure.set_figheight(max(1.6, 0.9 + len(kept) * (0.08 + 0.1 * len(models))))
+    high = 0.84 / len(models)
+    for drop in found:
+        if drop.layer not in kept:
+            continue
+        place = models.index(drop.label)
+        look = Style.of(sweep.labels.index(drop.label))
+        y = kept.index(drop.layer) + (place - (len(models) - 1) / 2) * high
+        ax.barh(y, 100 * drop.mean, 0.92 * high, color=look.colour, alpha=0.75, lw=0)
+        if drop.span is not None:
+            ax.hlines(y, 100 * drop.span[0], 100 * drop.span[1], color="black", lw=0.8, zorder=3)
+        if len(models) > 1:
+            ax.plot(100 * drop.mean, y, look.marker, color="black", ms=2.4, zorder=4)
+    if len(models) > 1:
+        for label in models:
+            look = Style.of(sweep.labels.index(label))
+            ax.plot([], [], look.marker, color=look.colour, label=names.short[label])
+    ax.axvline(0, color="black", lw=0.6)
+    ax.set_yticks(range(len(kept)), layer_names(kept))
+    ax.set_ylim(len(kept) - 0.45, -0.55)
+    ax.tick_params(axis="y", length=0)
+    what = f"drop in {scale.name}" if scale.more_is_better else scale.name
+    ax.set_xlabel(f"{what} with this layer alone on arrays (points)")
+    _legend(ax, len(models))
+
+
+def _compared(sweep: Sweep) -> list[str]:
+    """The models that share a chip with the first one at any sigma."""
+    first, *others = sweep.labels
+    chips = {p.sigma: set(p.chips) for p in sweep.curve(first)}
+    return [o for o in others if any(chips.get(p.sigma, set()) & set(p.chips) for p in sweep.curve(o))]
+
+
+def _unit(sweep: Sweep) -> float:
+    """What sigmas are multiplied by: those in siemens are drawn in microsiemens."""
+    return 1e6 if all(_in_siemens(task.identity) for task in sweep.tasks.values()) else 1.0
+
+
+def _in_siemens(identity: object) -> bool:
+    return isinstance(identity, dict) and (law_of(identity)[1] or law_of(identity)[0] == "relaxation")
+
+
+def _sigmas(ax: Axes, sweep: Sweep, more: str = "") -> None:
+    title = sigma_axis(sweep).replace("(S)", "(µS)")
+    ax.set_xlabel(f"{title}\n{more}" if more else title)
+    values = sorted({p.sigma * _unit(sweep) for points in sweep.curves.values() for p in points})
+    if len(values) == 1:
+        ax.set(xlim=(values[0] - 0.5, values[0] + 0.5), xticks=values)
+    else:
+        ax.margins(x=0.02)
+        ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
+    ax.grid(True, color="#e6e6e6", lw=0.5, zorder=0)
+    ax.set_axisbelow(True)
+
+
+def _legend(ax: Axes, models: int) -> None:
+    """Above the axes, where it hides nothing; none for a single model."""
+    if models < 2:
+        return
+    texts: Sequence[str] = ax.get_legend_handles_labels()[1]
+    columns = max(1, min(len(texts), 52 // (max(map(len, texts)) + 8)))
+    figure = ax.figure
+    assert isinstance(figure, Figure)
+    rows = -(-len(texts) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.14 * rows)
+    figure.legend(loc="outside upper left", ncols=columns, borderaxespad=0.1, columnspacing=1.4)

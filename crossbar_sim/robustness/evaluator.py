@@ -1,0 +1,155 @@
+"""One model on chips: what a worker does, wherever it runs."""
+
+import copy
+import functools
+import queue
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from crossbar_sim.crossbar import threads
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.overrides import alike, at_sigma
+from crossbar_sim.nn.chain import Chain
+from crossbar_sim.nn.convert import to_analog
+from crossbar_sim.nn.evaluate import one_thread, outputs, torch_threads_kept
+from crossbar_sim.robustness.drawn_images import Strata
+from crossbar_sim.robustness.measuring import AnyModel, Measurer, OfChain
+from crossbar_sim.robustness.score import Reference
+from crossbar_sim.store.records import Trial
+
+LARGE = 20_000_000
+"""Parameters beyond which threads share one model, image by image, rather than take a chip each."""
+
+CHECKED = 32
+"""Images on which a chain is compared with the model's own forward before it is used."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A block of chips at one sigma; `images` of each chip's own, or None: all of them."""
+
+    sigma: float
+    chips: tuple[int, ...]
+    images: int | None = None
+
+
+@dataclass(eq=False)
+class Subject:
+    """A clean model, its examples and its design: all that measuring a chip needs. It can be pickled.
+
+    Args:
+        module: in evaluation mode.
+        hardware: the design; its drift takes the sigma of each job.
+        reference: the examples, and the clean model's outputs for them.
+        metric: what chips are judged by.
+        seed: of all chips.
+        only, skip: see `to_analog`.
+    """
+
+    module: nn.Module
+    hardware: Hardware
+    reference: Reference
+    metric: str
+    seed: int
+    only: tuple[str, ...] | None = None
+    skip: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def evaluator(self) -> "Evaluator":
+        """Made once per process, when first needed."""
+        return Evaluator(self)
+
+    @functools.cached_property
+    def strata(self) -> Strata:
+        """The examples by class, or by the clean model's class where there are no labels."""
+        reference = self.reference
+        classes = reference.y
+        if classes is None and reference.classes and reference.predicted.dim() == 1:
+            classes = reference.predicted
+        return Strata.of(None if classes is None else classes.numpy(), len(reference.x))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the evaluator: each process makes its own."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("evaluator", "strata")}
+
+
+class Evaluator:
+    """Measures chips of one subject: on each thread some at a time, with memory of its own for their weights."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        measurers = _measurers(subject)
+        self.size, self.count = measurers[0].size, len(measurers)
+        self.free: queue.SimpleQueue[Measurer] = queue.SimpleQueue()
+        for measurer in measurers:
+            self.free.put(measurer)
+
+    def measure(self, job: Job) -> list[Trial]:
+        """The trials of the job's chips, in their order; the same bits for any number of threads.
+
+        Raises:
+            InputError: if a chip's score does not exist.
+        """
+        hardware = at_sigma(self.subject.hardware, job.sigma)
+        once = alike(hardware) and job.images is None
+        chips = job.chips[:1] if once else job.chips
+        size = max(1, min(self.size, -(-len(chips) // self.count)))  # no thread without work
+        groups = [chips[part] for part in threads.chunks(len(chips), size)]
+        found: list[list[Trial]] = [[] for _ in groups]
+
+        def one(i: int) -> None:
+            measurer = self.free.get()
+            try:
+                found[i] = measurer.trials(hardware, job.sigma, groups[i], job.images)
+            finally:
+                self.free.put(measurer)
+
+        with torch_threads_kept():
+            if self.count > 1:
+                threads.run(one, range(len(groups)))
+            else:
+                for i in range(len(groups)):
+                    one(i)
+        trials = [trial for group in found for trial in group]
+        return [_again(trials[0], chip) for chip in job.chips] if once else trials
+
+
+def _measurers(subject: Subject) -> list[Measurer]:
+    """One for each thread, sharing the clean parameters; one alone where its threads share the images."""
+    hardware = at_sigma(subject.hardware, 0.0)
+    analog = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip)
+    parameters = list(subject.module.parameters())
+    small = sum(p.numel() for p in parameters) < LARGE
+    count = threads.threads() if small and all(p.device.type == "cpu" for p in parameters) else 1
+    chain = _chain(subject, analog, hardware) if small else None
+    if chain is not None:
+        return [OfChain(subject, each) for each in (chain, *(chain.twin() for _ in range(1, count)))]
+    memo = {id(p): p for p in analog.parameters()}
+    copies = [analog, *(copy.deepcopy(analog, dict(memo)) for _ in range(1, count))]
+    return [AnyModel(subject, each) for each in copies]
+
+
+def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> Chain | None:
+    """The model as a chain, if it is one and gives what its own forward gives, to the bit."""
+    reference = subject.reference
+    if subject.metric == "output_error" or reference.predicted.dim() != 1 or reference.fixed is not None:
+        return None
+    chain = Chain.of(analog)
+    if chain is None or not chain.takes(reference.x):
+        return None
+    few = reference.x[:CHECKED]
+    chain.program(hardware, (0,))
+    with torch_threads_kept(), torch.inference_mode():
+        one_thread()
+        ours = chain(0, few)
+    (theirs,) = outputs(analog, few, CHECKED)
+    return chain if torch.equal(ours, theirs) else None
+
+
+def _again(trial: Trial, chip: int) -> Trial:
+    """The same for another chip of a design in which nothing is random."""
+    seconds = trial.seconds if chip == trial.chip else 0.0
+    return Trial(trial.sigma, chip, trial.value, trial.images, trial.variance, seconds)

@@ -1,0 +1,163 @@
+"""The answer in plain sentences: which model holds longest, by how much, how sure."""
+
+from collections.abc import Iterator
+
+from crossbar_sim.robustness.curves import Crossing
+from crossbar_sim.robustness.page.look import Names, Scale, number, percent, sigma_text, span_text
+from crossbar_sim.robustness.page.numbers import Overall, ahead, default_threshold, ranked, shared_sigmas
+from crossbar_sim.robustness.statistics import Interval
+from crossbar_sim.robustness.sweep import Sweep
+from crossbar_sim.robustness.wording import limit_text
+
+MOST_CROSSINGS = 3
+"""Models whose crossings are told in words; the others are in the table."""
+
+
+def answer(sweep: Sweep, threshold: float | None) -> list[str]:
+    """The same for a terminal; threshold as for a page."""
+    limit = default_threshold(sweep) if threshold is None else threshold
+    return headline(sweep, Names.of(sweep.labels), Scale.of(sweep.metric), limit)
+
+
+def headline(sweep: Sweep, names: Names, scale: Scale, threshold: float | None) -> list[str]:
+    """The sentences at the top of the page.
+
+    Args:
+        sweep: of one metric, every model with at least one point.
+        names: of its models.
+        scale: of its metric.
+        threshold: as shown; None: nothing is said of it.
+    """
+    order = ranked(sweep)
+    if len(order) == 1:
+        sentences = [_alone(sweep, order[0][0], order[0][1], names, scale)]
+    else:
+        sentences = [_best(sweep, order, names, scale)]
+    if threshold is not None:
+        told = list(_falls(sweep, [label for label, _ in order[:MOST_CROSSINGS]], names, scale, threshold))
+        if told:
+            sentences.append(f"{'; '.join(told)}.")
+    return sentences
+
+
+def _alone(sweep: Sweep, label: str, found: Overall, names: Names, scale: Scale) -> str:
+    clean = scale.shown(sweep.tasks[label].clean)
+    return (
+        f"{names.whole[label]} has a mean {scale.name} of {_estimate(found, scale)} {_where(sweep)}, "
+        f"against {percent(clean)} clean."
+    )
+
+
+def _best(sweep: Sweep, order: list[tuple[str, Overall]], names: Names, scale: Scale) -> str:
+    """Who is ahead, as far as the paired differences to all others allow to say."""
+    (best, found), (second, next_best), *_ = order
+    others = [label for label, _ in order[1:]]
+    level = 1 - 0.05 / len(others)  # Bonferroni: one claim on all of them
+    leads = {label: ahead(sweep, best, label, level) for label in others}
+    close = [label for label in others if not _clear(leads[label])]
+    what = f"mean {scale.name} {_where(sweep)}"
+    first, runner = names.whole[best], names.whole[second]
+    if found.interval is None and next_best.interval is None:
+        return (
+            f"{first} has the {_superlative(scale)} {what}: {_estimate(found, scale)}, before {runner} with "
+            f"{_estimate(next_best, scale)}; one chip cannot tell whether that is more than chance."
+        )
+    if not close:
+        told = "" if len(others) == 1 else f", the next of {len(others)} others"
+        return (
+            f"{first} holds best: its {what} is {_estimate(found, scale)}, {_lead(leads[second], scale)} than that "
+            f"of {runner}{told}{_adjusted(len(others))}."
+        )
+    if len(others) == 1:
+        return (
+            f"{first} and {runner} cannot be told apart: their {what} is {_estimate(found, scale)} and "
+            f"{_estimate(next_best, scale)}{_difference(leads[second])}."
+        )
+    listed = ", ".join(names.whole[label] for label in close[:4]) + (" and others" if len(close) > 4 else "")
+    return (
+        f"{first} has the {_superlative(scale)} {what}, {_estimate(found, scale)}, but cannot be told from {listed} "
+        f"on the same chips{_adjusted(len(others))}."
+    )
+
+
+def _falls(sweep: Sweep, labels: list[str], names: Names, scale: Scale, threshold: float) -> Iterator[str]:
+    verb = "falls below" if scale.more_is_better else "rises above"
+    told = False
+    for label in labels:
+        found = sweep.crossing(label, scale.shown(threshold))
+        if found is None:
+            continue
+        begin = "that of" if told else "The mean of"
+        verb_phrase = "" if told else f"{verb} {limit_text(threshold, 0)} "
+        yield f"{begin} {names.whole[label]} {verb_phrase}{crossing_words(found)}"
+        told = True
+
+
+def crossing_words(found: Crossing) -> str:
+    """Where a curve crosses: "at sigma 0.31 (0.29 to 0.33)"."""
+    first, last = (sigma_text(end) for end in found.range)
+    if found.where == "below":
+        return f"before sigma {first}, the first one"
+    if found.where == "beyond":
+        return f"nowhere up to sigma {last}{_open(found)}"
+    return f"at sigma {found.sigma:.3g}{_open(found)}"
+
+
+def _open(found: Crossing) -> str:
+    first, last = (sigma_text(end) for end in found.range)
+    if not found.known or (found.where == "beyond" and found.low is None):
+        return ""
+    if found.where == "beyond":
+        return f" (95 % interval from {found.low:.3g})" if found.low != found.range[1] else ""
+    low = f"below {first}" if found.low is None else f"{found.low:.3g}"
+    high = f"beyond {last}" if found.high is None else f"{found.high:.3g}"
+    return f" ({low} to {high})"
+
+
+def _where(sweep: Sweep) -> str:
+    sigmas = shared_sigmas(sweep)
+    if len(sigmas) == 1:
+        return f"at sigma {sigma_text(sigmas[0])}"
+    if not sigmas:
+        return "over the sigmas of each"
+    return f"over sigma {sigma_text(sigmas[0])} to {sigma_text(sigmas[-1])}"
+
+
+def _estimate(found: Overall, scale: Scale) -> str:
+    if found.interval is None:
+        return f"{percent(scale.shown(found.estimate))} (one chip: no interval)"
+    span = scale.span(found.interval.low, found.interval.high)
+    value = percent(scale.shown(found.estimate), found.interval.half_width)
+    return f"{value} (95 % interval {span_text(*span)} %)"
+
+
+def _clear(lead: Overall | None) -> bool:
+    return lead is not None and lead.interval is not None and lead.interval.low > 0
+
+
+def _lead(lead: Overall | None, scale: Scale) -> str:
+    """ "5.1 points (4.6 to 5.6) more" """
+    assert lead is not None  # for a clear one
+    assert lead.interval is not None
+    return f"{points(lead.interval)} {'more' if scale.more_is_better else 'less'}"
+
+
+def _difference(lead: Overall | None) -> str:
+    if lead is None:
+        return " on other chips, which cannot be compared one by one"
+    return "" if lead.interval is None else f", a difference of {points(lead.interval)} on the same chips"
+
+
+def points(interval: Interval) -> str:
+    """A difference in points with its interval: "5.1 points (4.6 to 5.6)"."""
+    return (
+        f"{number(interval.estimate, interval.half_width)} points ({span_text(interval.low, interval.high)})"
+    )
+
+
+def _superlative(scale: Scale) -> str:
+    return "highest" if scale.more_is_better else "lowest"
+
+
+def _adjusted(others: int) -> str:
+    return "" if others == 1 else f" (intervals of differences at 95 % for all {others} together)"

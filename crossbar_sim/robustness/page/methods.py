@@ -1,0 +1,60 @@
+"""How each kind of number is made, in a line each; docs/statistics.md has the derivations."""
+
+from crossbar_sim.robustness.page import markup
+from crossbar_sim.robustness.page.drawing import Subject
+
+
+def notes(subject: Subject) -> str:
+    """The notes that this sweep needs, as a list."""
+    points = [p for label in subject.sweep.labels for p in subject.sweep.curve(label)]
+    several, drawn = any(len(p.chips) > 1 for p in points), any(p.drawn for p in points)
+    compared, swept = len(subject.sweep.labels) > 1, len({p.sigma for p in points}) > 1
+    lines = [
+        "The random unit is the chip: intervals tell what other chips of the same design would do, not other images.",
+        "Chip i draws the same random numbers at every sigma and for every model.",
+    ]
+    if several:
+        lines.append(
+            "Mean: over chips, with a 95 % Student t interval. Spread: the standard deviation between chips."
+        )
+    else:
+        lines.append("One chip tells nothing about others: there is no interval.")
+    if drawn:
+        lines.append(
+            "Each chip saw images of its own, drawn by the seed: spread and yield are corrected for the scatter that "
+            "drawing adds, median, worst and best chip are of the scores as measured."
+        )
+        spent = _spent(subject)
+        if spent:
+            lines.append(spent)
+    lines.append("Yield: the share of chips at the threshold or better, with a 95 % Wilson interval.")
+    if swept:
+        lines.append(
+            "Mean over the sigmas: the area under a chip's curve (trapezoids) over its width, then a t interval over "
+            "chips. It depends on the sigmas: compare it over the same ones only."
+        )
+        lines.append(
+            "Crossing: where the mean, linear between sigmas, first passes the threshold; its interval is where the "
+            "band of the mean does."
+        )
+    if compared:
+        lines.append(
+            "Differences: Student's paired t on the chips that both models have, p-values corrected over the sigmas of "
+            "a pair after Holm; the intervals shown are of each sigma by itself."
+        )
+    return markup.tag("ul", *(markup.tag("li", markup.prose(line)) for line in lines), class_="notes")
+
+
+def _spent(subject: Subject) -> str:
+    """What an interval budget took, where the plans came to their ends."""
+    done = [
+        p.done for label in subject.sweep.labels for p in subject.sweep.curve(label) if p.done is not None
+    ]
+    if not done:
+        return ""
+    spent, plain = (
+        sum(cost.images for cost in costs) for costs in ([d.spent for d in done], [d.plain for d in done])
+    )
+    missed = sum(not d.reached for d in done)
+    short = f" {missed} of {len(done)} points did not reach the precision asked for." if missed else ""
+    return f"Spent: {spent:,} evaluations of an image, where all images on every chip needed would be {plain:,}.{short}"

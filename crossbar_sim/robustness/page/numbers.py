@@ -1,0 +1,153 @@
+"""The few numbers that the page makes of a sweep beside the sweep's own: one number per model, and who is ahead."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from crossbar_sim.errors import InputError
+from crossbar_sim.robustness.curves import area
+from crossbar_sim.robustness.page.look import Scale
+from crossbar_sim.robustness.statistics import Interval, mean_interval
+from crossbar_sim.robustness.sweep import Sweep
+from crossbar_sim.store.records import canonical
+
+MARGIN = 0.05
+"""What a model may lose before it falls below the threshold, unless a threshold is given."""
+
+
+@dataclass(frozen=True)
+class Overall:
+    """One number for a whole curve: the mean score over the sigmas, or the score at the only one.
+
+    Args:
+        estimate: as stored, so minus an output error.
+        interval: over chips; None for one chip.
+    """
+
+    estimate: float
+    interval: Interval | None
+
+
+def narrowed(sweep: Sweep, models: Sequence[str] | None) -> Sweep:
+    """The sweep of these models only, in their order (None: all), without those that have no trial.
+
+    Raises:
+        InputError: if a model is unknown or asked for twice, or none has a trial.
+    """
+    labels = list(sweep.labels) if models is None else list(models)
+    if len(set(labels)) < len(labels):
+        raise InputError(f"models {', '.join(labels)}: a model is named twice; name each once")
+    kept = [label for label in labels if sweep.curve(label)]
+    if not kept:
+        raise InputError("the results hold no trial of these models yet: run crossbar-sim sweep first")
+    return Sweep(
+        {label: sweep.tasks[label] for label in kept},
+        {label: sweep.curves[label] for label in kept},
+        {label: sweep.details.get(label, {}) for label in kept},
+    )
+
+
+def default_threshold(sweep: Sweep) -> float | None:
+    """The lowest clean score less 5 points, in whole per cent; None for an error, which has no such limit."""
+    if sweep.metric == "output_error":
+        return None
+    clean = min(task.clean for task in sweep.tasks.values())
+    return max(math.floor(100 * (clean - MARGIN) + 1e-9), 0) / 100
+
+
+def check_threshold(metric: str, threshold: float) -> None:
+    """Refuse a threshold that no score can have, as `deploy` does.
+
+    Raises:
+        InputError: naming it and what is allowed.
+    """
+    if not 0 <= threshold < math.inf:
+        raise InputError(f"threshold={threshold}: expected a score such as 0.9")
+    if threshold > 1 and metric != "output_error":
+        raise InputError(f"threshold={threshold}: {metric} is a share in 0 .. 1, such as 0.9 for 90 %")
+
+
+def overall(sweep: Sweep, label: str, sigmas: Sequence[float] | None = None, level: float = 0.95) -> Overall:
+    """A model's mean score over these of its sigmas (None: all)."""
+    found, _, table = sweep.scores(label)
+    places = [i for i, sigma in enumerate(found) if sigmas is None or sigma in set(sigmas)]
+    if not len(table) or not places:  # no chip has every sigma: the means are all that there is
+        points = [p for p in sweep.curve(label) if sigmas is None or p.sigma in set(sigmas)]
+        means = np.array([[p.summary.mean for p in points]])
+        return _over([p.sigma for p in points], means, level)
+    return _over([found[i] for i in places], table[:, places], level)
+
+
+def ahead(sweep: Sweep, a: str, b: str, level: float = 0.95) -> Overall | None:
+    """By how much `a` is above `b` on the chips and sigmas that both have; None where they share none."""
+    (left, of_a, scores_a), (right, of_b, scores_b) = sweep.scores(a), sweep.scores(b)
+    sigmas, chips = sorted(set(left) & set(right)), sorted(set(of_a) & set(of_b))
+    if not sigmas or not chips:
+        return None
+    first = scores_a[np.ix_([of_a.index(c) for c in chips], [left.index(s) for s in sigmas])]
+    second = scores_b[np.ix_([of_b.index(c) for c in chips], [right.index(s) for s in sigmas])]
+    return _over(sigmas, first - second, level)
+
+
+def shared_sigmas(sweep: Sweep) -> tuple[float, ...]:
+    """The sigmas that every model has, ascending."""
+    return tuple(sorted(set.intersection(*({p.sigma for p in points} for points in sweep.curves.values()))))
+
+
+def ranked(sweep: Sweep) -> list[tuple[str, Overall]]:
+    """Models by their mean score over the sigmas that all have, the best first."""
+    sigmas = shared_sigmas(sweep) or None
+    found = [(label, overall(sweep, label, sigmas)) for label in sweep.labels]
+    return sorted(found, key=lambda pair: -pair[1].estimate)
+
+
+def differing(sweep: Sweep) -> list[str]:
+    """What else than the model differs between the tasks: "data", "hardware", "seed", ..."""
+    identities = [task.identity for task in sweep.tasks.values()]
+    keys = sorted({key for identity in identities for key in identity} - {"model"})
+    return [key for key in keys if len({canonical(identity.get(key)) for identity in identities}) > 1]
+
+
+def pairs(sweep: Sweep, most: int) -> list[tuple[str, str]]:
+    """(a, b) to compare, a - b: each with those before it, or only with the first where that would be over `most`."""
+    labels = sweep.labels
+    if len(labels) * (len(labels) - 1) // 2 > most:
+        return [(other, labels[0]) for other in labels[1 : most + 1]]
+    return [(b, a) for i, a in enumerate(labels) for b in labels[i + 1 :]]
+
+
+def thresholds(scores: Sequence[float], scale: Scale, most: int) -> list[float]:
+    """Round thresholds, as shown, that span these scores and a little more: at most about `most`."""
+    low, high = (f(scale.shown(score) for score in scores) for f in (min, max))
+    steps = (digit * 10.0**power for power in range(-4, 300) for digit in (1, 2, 5))
+    step = next(step for step in steps if (high - low) / step <= most - 4)
+    limits = [round(i * step, 10) for i in range(math.floor(low / step) - 1, math.ceil(high / step) + 2)]
+    return [t for t in limits if t >= 0 and not (scale.more_is_better and t > 1)]
+
+
+def telling(sweep: Sweep, sigmas: Sequence[float], threshold: float | None) -> float:
+    """The sigma whose yield tells most: where that of the first model is nearest to a half; else the middle one.
+
+    Args:
+        sweep: with at least one model.
+        sigmas: to choose from.
+        threshold: as stored, so minus an output error; None: none is known.
+    """
+    middle = sigmas[len(sigmas) // 2]
+    points = [p for p in sweep.curve(sweep.labels[0]) if p.sigma in set(sigmas)]
+    if threshold is None or not points:
+        return middle
+    return min((abs(p.passing(threshold).value - 0.5), abs(p.sigma - middle), p.sigma) for p in points)[2]
+
+
+def _over(sigmas: Sequence[float], table: np.ndarray, level: float) -> Overall:
+    if len(sigmas) == 1:
+        column = table[:, 0]
+        return Overall(math.fsum(column) / len(column), mean_interval(column, level))
+    interval = area(sigmas, table, level)
+    widths = np.diff(sigmas) / (sigmas[-1] - sigmas[0])
+    means = table.mean(axis=0)
+    estimate = float(((means[1:] + means[:-1]) / 2 * widths).sum())
+    return Overall(estimate if interval is None else interval.estimate, interval)

@@ -1,0 +1,126 @@
+"""What is to be measured: the paper's protocol, or as much as an interval needs."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from torch import nn
+
+from crossbar_sim.crossbar.config import from_dict
+from crossbar_sim.crossbar.overrides import alike
+from crossbar_sim.errors import InputError
+from crossbar_sim.robustness import two_stage
+from crossbar_sim.robustness.evaluator import Job, Subject
+from crossbar_sim.store.records import Task, Trial
+
+
+class Plan(Protocol):
+    """Says what is missing, as a pure function of what is there."""
+
+    @property
+    def chips(self) -> tuple[int, ...] | None:
+        """The chips of the sweep; None: as many as it takes."""
+
+    def images(self, subject: Subject) -> Mapping[str, Any]:
+        """How images are taken: part of a task's identity."""
+
+    def missing(self, task: Task, sigma: float, trials: tuple[Trial, ...]) -> Job | None:
+        """What to measure next at one sigma, given the trials that are there; None: nothing more."""
+
+
+@dataclass(frozen=True)
+class EveryImage:
+    """The protocol: these chips, all images."""
+
+    chips: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.chips or len(set(self.chips)) != len(self.chips):
+            raise InputError(f"chips={list(self.chips)[:5]}: at least one chip is needed, and none twice")
+
+    def images(self, subject: Subject) -> Mapping[str, Any]:
+        """All of them."""
+        return {"count": len(subject.reference.x), "drawn": False}
+
+    def missing(self, task: Task, sigma: float, trials: tuple[Trial, ...]) -> Job | None:
+        """The chips without a trial."""
+        there = {trial.chip for trial in trials}
+        left = tuple(chip for chip in self.chips if chip not in there)
+        return Job(sigma, left) if left else None
+
+
+@dataclass(frozen=True)
+class HalfWidth:
+    """The interval budget: until the mean of every point is known to +- half (docs/statistics.md)."""
+
+    half: float
+    chips: None = None
+
+    def images(self, subject: Subject) -> Mapping[str, Any]:
+        """Drawn for each chip: all that the plan of a task follows from.
+
+        Raises:
+            InputError: if the metric is no mean over images.
+        """
+        if subject.metric == "output_error":
+            raise InputError(
+                "half_width needs a score that is a mean over images, accuracy or agreement: output_error is "
+                "none; sweep it with chips"
+            )
+        strata = subject.strata
+        plan = two_stage.Plan(self.half, strata.population, strata.minimum, chip_cost(subject))
+        settings = {name: value for name, value in asdict(plan).items() if not name.startswith("_")}
+        return {"count": strata.population, "drawn": True, **settings}
+
+    def missing(self, task: Task, sigma: float, trials: tuple[Trial, ...]) -> Job | None:
+        """The next round of chips; where all chips are one, that one on all images, told of as many as a pilot."""
+        if exact(task, sigma):
+            whole = [t for t in trials if t.images == task.identity["images"]["count"]]
+            return None if whole else Job(sigma, tuple(range(plan_of(task).pilot_chips)))
+        step = plan_of(task).next_step(trials)
+        return None if isinstance(step, two_stage.Done) else Job(sigma, step.chips, step.images)
+
+
+def plan_of(task: Task) -> two_stage.Plan:
+    """The plan that a task of drawn images follows, from its identity alone."""
+    known = task.identity["images"]
+    return two_stage.Plan(**{name: value for name, value in known.items() if name not in ("count", "drawn")})
+
+
+def exact(task: Task, sigma: float) -> bool:
+    """Whether nothing is random at this sigma, as at 0 with drift alone: one chip tells of all."""
+    design = dict(task.identity["hardware"])
+    design["drift"] = {**design["drift"], "sigma": sigma}
+    return alike(from_dict(design))
+
+
+CELLS, FLOPS, CHIP = 1e9, 1e11, 3e-4
+"""Nominal rates: weights drawn per second, operations per second, seconds that a chip takes beside its weights."""
+
+
+def chip_cost(subject: Subject) -> float:
+    """What programming a chip costs, in evaluations of one image: by rule, to two digits.
+
+    A stopwatch would give another number, and so another plan, on every machine. Costs are flat around the
+    optimum: a factor of 2 in this number costs a few per cent.
+    """
+    weights = sum(parameter.numel() for parameter in subject.module.parameters())
+    seconds = CHIP + weights / CELLS
+    cost = seconds / max(operations(subject.module, subject) / FLOPS, 1e-9)
+    digits = 1 - math.floor(math.log10(cost))
+    return round(cost, digits)
+
+
+def operations(module: nn.Module, subject: Subject) -> int:
+    """Floating-point operations of one image; those of a linear layer with as many weights where torch cannot tell."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    weights = sum(parameter.numel() for parameter in module.parameters())
+    try:
+        counter = FlopCounterMode(display=False)
+        with counter:
+            module(subject.reference.x[: subject.reference.fixed or 1])
+        return max(counter.get_total_flops() // (subject.reference.fixed or 1), 2 * min(weights, 1))
+    except Exception:  # of the user's own code, or of the counter's
+        return 2 * weights

@@ -1,0 +1,127 @@
+"""Monte Carlo over chips: every model at every sigma, until the plan says that it is enough.
+
+What is to be measured is worked out from what the results file holds, and each trial is a pure function of its
+place (task, sigma, chip, images). So a run that was killed is finished by running it again, several processes may
+work on one file, and neither threads, workers nor the size of blocks can change a number.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from crossbar_sim.crossbar import threads
+from crossbar_sim.crossbar.overrides import alike, at_sigma
+from crossbar_sim.robustness.evaluator import Job, Subject
+from crossbar_sim.robustness.plans import Plan
+from crossbar_sim.store.records import Task, Trial
+from crossbar_sim.store.results import Results
+
+SECONDS = 1.0
+"""About how long a block of chips takes: what a kill can cost."""
+
+Progress = Callable[[int, int, str], None]
+
+
+class Executor(Protocol):
+    """Where blocks of chips are measured."""
+
+    def run(self, work: Sequence["Work"], done: Callable[["Work", list[Trial]], None]) -> None:
+        """Measure all of the work, in any order, and hand every block over as soon as it is done."""
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """Chips of one task that are still to be measured at one sigma."""
+
+    task: Task
+    subject: Subject
+    job: Job
+
+    @property
+    def one(self) -> bool:
+        """Whether all of its chips are one chip, which is measured once: not to be cut in blocks."""
+        return self.job.images is None and alike(at_sigma(self.subject.hardware, self.job.sigma))
+
+
+class InProcess:
+    """Here, on this process's threads; blocks grow until they take about a second."""
+
+    def __init__(self, results: Results) -> None:
+        self.results = results
+
+    def run(self, work: Sequence[Work], done: Callable[[Work, list[Trial]], None]) -> None:
+        """See `Executor`; chips that another process has measured in the meantime are passed over."""
+        size: dict[str, int] = {}
+        for item in work:
+            left = list(item.job.chips)
+            while left:
+                n = len(left) if item.one else size.setdefault(item.task.id, threads.threads())
+                chips, left = left[:n], left[n:]
+                began = time.perf_counter()
+                done(item, item.subject.evaluator.measure(Job(item.job.sigma, tuple(chips), item.job.images)))
+                spent = time.perf_counter() - began
+                if len(chips) == n and not item.one:
+                    size[item.task.id] = _grown(n, spent)
+                left = self._still_missing(item, left)
+
+    def _still_missing(self, item: Work, left: list[int]) -> list[int]:
+        if not left:
+            return left
+        job = item.job
+        images = job.images or len(item.subject.reference.x)
+        there = self.results.places(item.task.id)
+        return [chip for chip in left if (job.sigma, chip, images) not in there]
+
+
+def _grown(n: int, seconds: float) -> int:
+    """A block size whose time is nearer to SECONDS, at most doubled, a multiple of the threads."""
+    wanted = min(n * SECONDS / max(seconds, 1e-6), 2 * n, 4096)
+    return max(threads.threads(), int(wanted) // threads.threads() * threads.threads())
+
+
+def run_plan(
+    tasks: Sequence[tuple[Task, Subject]],
+    sigmas: Iterable[float],
+    plan: Plan,
+    results: Results,
+    executor: Executor,
+    progress: Progress | None = None,
+) -> None:
+    """Measure until the plan has all it wants of every task and sigma.
+
+    Args:
+        tasks: with their subjects.
+        sigmas: the points of the curves.
+        plan: how many chips, and which images of each.
+        results: where trials go, block by block; what is there already is not measured again.
+        executor: where they are measured.
+        progress: called with (done, total, what) after every block.
+
+    Raises:
+        InputError: if a chip has no score, or results cannot be written or disagree.
+    """
+    numbers = tuple(sigmas)
+    for task, _ in tasks:
+        results.add_task(task)
+    spent = 0
+    while True:
+        work = []
+        for task, subject in tasks:
+            trials = results.trials(task.id)
+            for sigma in numbers:
+                job = plan.missing(task, sigma, tuple(t for t in trials if t.sigma == sigma))
+                if job is not None:
+                    work.append(Work(task, subject, job))
+        if not work:
+            return
+        total = spent + sum(len(item.job.chips) for item in work)
+
+        def done(item: Work, found: list[Trial], total: int = total) -> None:
+            nonlocal spent
+            results.add(item.task.id, found)
+            spent += len(found)
+            if progress is not None:
+                progress(spent, total, f"{item.task.label}, sigma {item.job.sigma:g}")
+
+        executor.run(work, done)

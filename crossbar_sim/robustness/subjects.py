@@ -1,0 +1,138 @@
+"""From a model and its examples to a task: its identity, and what a worker needs to measure its chips."""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crossbar_sim import __version__
+from crossbar_sim.crossbar.config import to_dict
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.overrides import at_sigma
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.evaluate import BLOCK
+from crossbar_sim.nn.loading import LoadedModel
+from crossbar_sim.rng import STREAM_VERSION
+from crossbar_sim.robustness.evaluator import Subject
+from crossbar_sim.robustness.examples import Examples
+from crossbar_sim.robustness.score import Reference
+from crossbar_sim.store.records import Task
+
+IDENTITY = 1
+"""Of the form of a task's identity: raised when a key of it changes its meaning."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model to be swept.
+
+    Args:
+        label: what reports call it.
+        module: the clean model.
+        examples: what it is tried on.
+        identity: of the model: the SHA-256 of its file and how that was read, or of its parameters.
+        fixed: the one batch size that it accepts, if there is one.
+        about: what else a report may tell.
+    """
+
+    label: str
+    module: nn.Module
+    examples: Examples
+    identity: Mapping[str, Any]
+    fixed: int | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def model_of_file(
+    label: str, path: str, loaded: LoadedModel, examples: Examples, ways: Mapping[str, Any]
+) -> Model:
+    """A model that was read from a file, to be swept.
+
+    Args:
+        label, path: what to call it, and where it was.
+        loaded: what the file held.
+        examples: what it is tried on.
+        ways: "arch" and "arch_arguments": how the file was read, which is part of the identity.
+    """
+    identity = {"sha256": loaded.sha256, "arch": ways["arch"], "arch_arguments": ways["arch_arguments"]}
+    about = {
+        "file": os.path.basename(path),
+        "network": loaded.name,
+        "source": loaded.source,
+        "parameters": sum(p.numel() for p in loaded.module.parameters()),
+        "version": __version__,
+        "torch": torch.__version__,
+        "loading": list(loaded.notes),
+    }
+    return Model(label, loaded.module, examples, identity, loaded.batch, about)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 (hex) of a model in memory: its layers as torch prints them, and every parameter and buffer.
+
+    The code of a forward of one's own is not in it: a model whose code has changed needs another label and
+    results file.
+    """
+    state = hashlib.sha256(repr(module).encode())
+    if isinstance(module, torch.fx.GraphModule):
+        state.update(module.code.encode())
+    for name, tensor in module.state_dict().items():
+        if isinstance(tensor, Tensor):
+            plain = tensor.detach().cpu().contiguous()
+            state.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
+            state.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
+def prepare(
+    model: Model,
+    hardware: Hardware,
+    seed: int,
+    metric: str | None,
+    only: tuple[str, ...] | None,
+    skip: tuple[str, ...],
+    images: Callable[[Subject], Mapping[str, Any]],
+) -> tuple[Task, Subject]:
+    """The task of a model on a design, and its subject; the clean model runs once.
+
+    Args:
+        model: with its examples.
+        hardware: the design; the sigma of its drift law is what is swept and has no place in the identity.
+        seed: of all chips.
+        metric: the one asked for, or None.
+        only, skip: see `to_analog`.
+        images: how they are taken: of a plan.
+
+    Raises:
+        InputError: if model, examples, design and metric do not go together.
+    """
+    with suppress(NotImplementedError):  # an exported graph knows one mode
+        model.module.eval()
+    examples = model.examples
+    if len(examples.x) == 0:
+        raise InputError("the data hold no example")
+    reference = Reference.of(model.module, examples.x, examples.y, BLOCK, model.fixed)
+    chosen = reference.metric(metric)
+    clean = reference.clean_score().value(chosen)
+    subject = Subject(model.module, hardware, reference, chosen, seed, only, skip)
+    design = to_dict(at_sigma(hardware, 0.0))
+    design["drift"] = {**design["drift"], "sigma": None}
+    identity = {
+        "identity": IDENTITY,
+        "model": dict(model.identity),
+        "data": {key: examples.identity.get(key) for key in ("fingerprint", "images", "labelled")},
+        "hardware": design,
+        "only": None if only is None else sorted(only),
+        "skip": sorted(skip),
+        "seed": seed,
+        "stream": STREAM_VERSION,
+        "metric": chosen,
+        "images": dict(images(subject)),
+    }
+    about = {"data": examples.identity.get("name"), "notes": list(examples.notes), **model.about}
+    return Task(model.label, identity, clean, about), subject

@@ -1,0 +1,210 @@
+"""What a sweep found: models by sigmas by chips, as numbers with error bars."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from crossbar_sim.crossbar.checks import unknown
+from crossbar_sim.errors import InputError
+from crossbar_sim.robustness.comparisons import Paired, adjusted, paired
+from crossbar_sim.robustness.curves import Crossing, area, crossing
+from crossbar_sim.robustness.point import Point
+from crossbar_sim.robustness.statistics import Interval
+from crossbar_sim.store.records import Task
+from crossbar_sim.store.results import Results
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """Scores of models over sigmas and chips.
+
+    Args:
+        tasks: one for each label, in the order of the models.
+        curves: label -> points, by ascending sigma.
+        details: label -> what else is known: "sensitivity", "conductances".
+    """
+
+    tasks: Mapping[str, Task]
+    curves: Mapping[str, tuple[Point, ...]]
+    details: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def read(
+        cls,
+        results: Results,
+        tasks: Mapping[str, str] | None = None,
+        chips: Iterable[int] | None = None,
+        sigmas: Iterable[float] | None = None,
+    ) -> "Sweep":
+        """Take a sweep out of a results file.
+
+        Args:
+            results: open.
+            tasks: ids, and what to call them; None: all, by the labels of the file.
+            chips, sigmas: only these, where the file holds more; None: all.
+
+        Raises:
+            InputError: if nothing is left.
+        """
+        numbers = None if chips is None else frozenset(chips)
+        places = None if sigmas is None else frozenset(sigmas)
+        there = {task.id: task for task in results.tasks()}
+        if tasks is None:
+            named = dict(zip(_labels(list(there.values())), there.values(), strict=True))
+        else:
+            named = {label: there[id_] for id_, label in tasks.items() if id_ in there}
+        if not named:
+            raise InputError(f"{results.path} holds no results: run crossbar-sim sweep first")
+        curves, details = {}, {}
+        for label, task in named.items():
+            trials = [
+                trial
+                for trial in results.trials(task.id)
+                if (numbers is None or trial.chip in numbers) and (places is None or trial.sigma in places)
+            ]
+            curves[label] = Point.of_trials(label, task, trials)
+            details[label] = results.details(task.id)
+        return cls(named, curves, details)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The models' names."""
+        return tuple(self.curves)
+
+    @property
+    def metric(self) -> str:
+        """What chips are judged by.
+
+        Raises:
+            InputError: if the tasks of a file differ in it.
+        """
+        metrics = {task.metric for task in self.tasks.values()}
+        if len(metrics) != 1:
+            raise InputError(f"these results are of several metrics ({', '.join(sorted(metrics))})")
+        return metrics.pop()
+
+    def curve(self, label: str) -> tuple[Point, ...]:
+        """The points of one model.
+
+        Raises:
+            InputError: if there is no such model, naming the likeliest meant.
+        """
+        if label not in self.curves:
+            raise InputError(unknown("the model", label, self.labels))
+        return self.curves[label]
+
+    def summary(self, threshold: float | None = None) -> list[dict[str, Any]]:
+        """One plain dictionary per model and sigma: mean, interval, spread, quantiles; yield at a threshold."""
+        return [point.as_dict(threshold) for points in self.curves.values() for point in points]
+
+    def as_dict(self, threshold: float | None = None) -> dict[str, Any]:
+        """Everything as plain numbers for JSON; no times and no paths: the same trials give the same bytes."""
+        models = []
+        for label, task in self.tasks.items():
+            whole = self.area(label)
+            models.append(
+                {
+                    "label": label,
+                    "task": task.id,
+                    "clean": task.clean,
+                    "identity": task.identity,
+                    "area": None if whole is None else asdict(whole),
+                    "points": [point.as_dict(threshold) for point in self.curves[label]],
+                    "crossing": self._crossing_dict(label, threshold),
+                }
+            )
+        first, *others = self.labels
+        paired = [
+            {"a": first, "b": other, "sigma": sigma, **asdict(found)}
+            for other in others
+            for sigma, found in self.paired(first, other)
+        ]
+        return {"metric": self.metric, "models": models, "paired": paired}
+
+    def _crossing_dict(self, label: str, threshold: float | None) -> dict[str, Any] | None:
+        found = None if threshold is None else self.crossing(label, threshold)
+        return None if found is None else asdict(found)
+
+    def scores(self, label: str) -> tuple[tuple[float, ...], tuple[int, ...], np.ndarray]:
+        """(sigmas, chips, scores (chips, sigmas)) of the chips that every sigma has: curves are over those."""
+        points = self.curve(label)
+        shared = sorted(set.intersection(*(set(point.chips) for point in points))) if points else []
+        columns = [dict(zip(point.chips, point.values, strict=True)) for point in points]
+        table = np.array([[column[chip] for column in columns] for chip in shared], dtype=np.float64)
+        return tuple(p.sigma for p in points), tuple(shared), table.reshape(len(shared), len(points))
+
+    def paired(self, a: str, b: str) -> tuple[tuple[float, Paired], ...]:
+        """Score of `a` minus score of `b` on the same chips, per sigma that both have; p-values by Holm.
+
+        Raises:
+            InputError: if a model is unknown, or they share no chip at any sigma.
+        """
+        both = {p.sigma: p for p in self.curve(b)}
+        pairs = [(p, both[p.sigma]) for p in self.curve(a) if p.sigma in both]
+        found: list[tuple[float, list[float], list[float]]] = []
+        for first, second in pairs:
+            chips = sorted(set(first.chips) & set(second.chips))
+            left, right = (dict(zip(p.chips, p.values, strict=True)) for p in (first, second))
+            if chips:
+                found.append((first.sigma, [left[c] for c in chips], [right[c] for c in chips]))
+        if not found:
+            raise InputError(f"{a} and {b} share no chip at any sigma: there is nothing to compare")
+        family = adjusted([_compared(left, right) for _, left, right in found])
+        return tuple(zip([sigma for sigma, _, _ in found], family, strict=True))
+
+    def area(self, label: str) -> Interval | None:
+        """Mean score over the sigmas (area under the curve over its width), with its interval over chips."""
+        sigmas, chips, table = self.scores(label)
+        return area(sigmas, table) if len(sigmas) > 1 and len(chips) else None
+
+    def crossing(self, label: str, threshold: float) -> Crossing | None:
+        """The sigma at which the mean score falls below a threshold, with its interval."""
+        sigmas, chips, table = self.scores(label)
+        return crossing(sigmas, table, threshold) if len(sigmas) > 1 and len(chips) else None
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row per trial: label, metric, sigma, chip, value, images, variance, seconds.
+
+        Raises:
+            InputError: if pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise InputError("a data frame needs pandas: pip install 'crossbar-sim[tables]'") from None
+        rows = [
+            {
+                "label": label, "metric": point.metric, "sigma": trial.sigma, "chip": trial.chip,
+                "value": trial.value, "images": trial.images, "variance": trial.variance,
+                "seconds": trial.seconds,
+            }
+            for label, points in self.curves.items()
+            for point in points
+            for trial in point.trials
+        ]  # fmt: skip
+        return pandas.DataFrame(rows)
+
+    def plot(self, path: str | None = None) -> "Figure":
+        """Robustness curves with 95 % bands; written where a path (.png, .pdf, .svg) is given."""
+        from crossbar_sim.robustness.curve_figure import draw_curves
+
+        return draw_curves(self, path)
+
+
+def _compared(a: list[float], b: list[float]) -> Paired:
+    """As `paired`, but without a p-value where nothing is random: n chips that are one chip prove no more than one."""
+    found = paired(a, b)
+    return replace(found, p_value=None) if len({*a}) == len({*b}) == 1 else found
+
+
+def _labels(tasks: Sequence[Task]) -> list[str]:
+    """The tasks' labels; those that occur twice, in files put together, with the beginning of their id."""
+    count = Counter(task.label for task in tasks)
+    return [task.label if count[task.label] == 1 else f"{task.label} [{task.id[:6]}]" for task in tasks]

@@ -1,0 +1,166 @@
+"""The report of a sweep for a terminal: a line per model, then a table of sigmas."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from crossbar_sim.robustness.curves import Crossing
+from crossbar_sim.robustness.point import Point
+from crossbar_sim.robustness.sensitivity import LayerDrop
+from crossbar_sim.robustness.statistics import Summary
+from crossbar_sim.robustness.sweep import Sweep
+from crossbar_sim.robustness.wording import MEASURES, Pen, decimals, filled, fixed, shorten
+
+COLUMN = 22
+"""Characters that a model's column takes."""
+
+
+def show_sweep(sweep: Sweep, console: Console, threshold: float | None = None) -> None:
+    """Print a sweep.
+
+    Args:
+        sweep: what was found.
+        console: where to; its width decides how many models stand side by side.
+        threshold: also say at which sigma the mean falls below it, and the yield.
+    """
+    pen = Pen(console.encoding)
+    for line in _headlines(sweep, threshold):
+        console.print(Text(filled(pen(line), console.width)))
+    console.print()
+    labels, side = sweep.labels, max(1, (console.width - 7) // COLUMN)
+    for start in range(0, len(labels), side):
+        console.print(_table(sweep, labels[start : start + side], pen, threshold))
+        console.print()
+    for line in _footnotes(sweep, threshold):
+        console.print(Text(filled(pen(line), console.width), "dim"))
+
+
+def _headlines(sweep: Sweep, threshold: float | None) -> Iterator[str]:
+    measure = MEASURES[sweep.metric]
+    for label in sweep.labels:
+        points = sweep.curve(label)
+        if not points:
+            continue
+        text = f"{label}: {measure.name} {_percent(measure.sign * points[0].clean)} clean"
+        area = sweep.area(label)
+        if area is not None:
+            low, high = sorted((measure.sign * area.low, measure.sign * area.high))
+            text += f"; mean over sigma {points[0].sigma:g} to {points[-1].sigma:g} "
+            text += f"{_percent(measure.sign * area.estimate)} (95 % {_percent(low)} to {_percent(high)})"
+        if threshold is not None and len(points) > 1:
+            text += f"; {_fall(sweep.crossing(label, measure.sign * threshold), _percent(threshold))}"
+        yield text
+
+
+def _fall(found: Crossing | None, limit: str) -> str:
+    return "" if found is None else f"falls below {limit} at sigma {found}"
+
+
+def _table(sweep: Sweep, labels: tuple[str, ...], pen: Pen, threshold: float | None) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("sigma", justify="right", style="cyan", no_wrap=True)
+    for name in shorten(labels, COLUMN - 2):
+        table.add_column(Text(pen(name)), no_wrap=True, min_width=COLUMN - 4)
+    by_sigma = [{point.sigma: point for point in sweep.curve(label)} for label in labels]
+    for sigma in sorted({sigma for column in by_sigma for sigma in column}):
+        cells = [pen(_cell(column[sigma], threshold)) if sigma in column else "" for column in by_sigma]
+        table.add_row(f"{sigma:g}", *cells)
+    return table
+
+
+def _cell(point: Point, threshold: float | None) -> str:
+    """`86.66 % ± 0.42`, and the yield where one is asked for."""
+    summary, sign = point.summary, MEASURES[point.metric].sign
+    half = (summary.ci95[1] - summary.ci95[0]) / 2 if summary.ci95 else None
+    digits = decimals(half)
+    text = f"{fixed(sign * summary.mean, digits)} %"
+    if half is not None:
+        text += f" ± {fixed(half, digits)}"
+    if threshold is not None:
+        text += f"  {fixed(point.passing(sign * threshold).value, 0)} %"
+    return text
+
+
+def _footnotes(sweep: Sweep, threshold: float | None) -> Iterator[str]:
+    points = [point for label in sweep.labels for point in sweep.curve(label)]
+    if not points:
+        return
+    chips = sorted({len(point.chips) for point in points})
+    images = sorted({point.images for point in points})
+    spans = [str(n[0]) if len(n) == 1 else f"{n[0]} to {n[-1]}" for n in (chips, images)]
+    drawn = "images drawn for each chip" if points[0].drawn else "images"
+    yield f"± is the half-width of the 95 % t interval of the mean over {spans[0]} chips, each on {spans[1]} {drawn}"
+    if threshold is not None:
+        verb = MEASURES[sweep.metric].passing
+        yield f"after that, the yield: the share of chips that {verb} {_percent(threshold)}"
+    yield from _costs(points)
+    if len(sweep.labels) > 1:
+        first, *others = sweep.labels
+        for other in others:
+            found = [(sigma, pair) for sigma, pair in sweep.paired(first, other) if pair.adjusted is not None]
+            apart = [sigma for sigma, pair in found if pair.adjusted is not None and pair.adjusted < 0.05]
+            if apart:
+                where = f"at {len(apart)} of {len(found)} sigmas ({apart[0]:g} to {apart[-1]:g})"
+            else:
+                where = f"at none of {len(found)} sigmas"
+            yield f"{first} and {other} differ on the same chips {where}: paired t, Holm-corrected, 5 %"
+
+
+def _costs(points: list[Point]) -> Iterator[str]:
+    """What an interval budget was spent on, beside what all images would have taken; what is not at its end."""
+    ended = [point.done for point in points if point.done is not None]
+    open_ = [point for point in points if point.drawn and point.done is None]
+    if ended:
+        chips, images = (sum(getattr(d.spent, name) for d in ended) for name in ("chips", "images"))
+        plain_chips, plain = (sum(getattr(d.plain, name) for d in ended) for name in ("chips", "images"))
+        yield (
+            f"spent: {images:,} image evaluations on {chips:,} chips; all images on as many chips as these intervals "
+            f"need: {plain:,} on {plain_chips:,} ({plain / images:.0f} times as many)"
+        )
+    short = [point for point, done in ((p, p.done) for p in points) if done is not None and not done.reached]
+    if short:
+        yield f"the half-width was not reached at {len(short)} points with the most chips that are tried"
+    if open_:
+        yield f"{len(open_)} points are not finished: run the sweep again to go on"
+
+
+def show_sensitivity(
+    drops: Sequence[LayerDrop], metric: str, clean: float, images: int, console: Console
+) -> None:
+    """Print what each layer costs alone: a row per layer, a column per sigma, in points."""
+    pen, measure = Pen(console.encoding), MEASURES[metric]
+    names, sigmas = list(dict.fromkeys(d.layer for d in drops)), sorted({d.sigma for d in drops})
+    by_place = {(d.layer, d.sigma): d.drop for d in drops}
+    chips = len(drops[0].drop.per_chip) if drops else 0
+    headline = (
+        f"What each layer costs when it alone is on its arrays: {measure.loss} of {measure.name} in points"
+    )
+    console.print(
+        Text(filled(pen(f"{headline}, from {_percent(measure.sign * clean)} clean."), console.width), "bold")
+    )
+    console.print()
+    side = max(1, (console.width - 20) // 16)
+    for start in range(0, len(sigmas), side):
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("layer")
+        for sigma in sigmas[start : start + side]:
+            table.add_column(f"sigma {sigma:g}", justify="right", no_wrap=True)
+        for name, short in zip(names, shorten(names, 40), strict=True):
+            cells = [_drop(by_place[name, sigma]) for sigma in sigmas[start : start + side]]
+            table.add_row(Text(pen(short)), *map(pen, cells))
+        console.print(table)
+        console.print()
+    note = f"± is the half-width of the 95 % t interval of the mean over {chips} chips, each on {images} examples"
+    console.print(Text(filled(pen(note), console.width), "dim"))
+
+
+def _drop(summary: Summary) -> str:
+    half = (summary.ci95[1] - summary.ci95[0]) / 2 if summary.ci95 else None
+    digits = min(decimals(half), 2)
+    return fixed(summary.mean, digits) + ("" if half is None else f" ± {fixed(half, digits)}")
+
+
+def _percent(share: float) -> str:
+    return f"{fixed(share, 1)} %"

@@ -1,0 +1,203 @@
+"""`sweep`, `sensitivity` and `run` as a user meets them."""
+
+import json
+import sqlite3
+import textwrap
+
+import pytest
+from cli_runs import strict_json
+
+from crossbar_sim import Hardware
+from crossbar_sim.robustness import deploy
+
+
+def test_a_sweep_prints_keeps_and_draws(command, files, digits, tmp_path):
+    results, plot, report = tmp_path / "runs.db", tmp_path / "curves.png", tmp_path / "sweep.json"
+    arguments = (
+        "sweep", files.checkpoint, f"exported={files.dynamic}", "--data", "digits", "--sigma", "0:1:3", "--chips", 4,
+        "--results", results, "--plot", plot, "--json", report, "--threshold", 0.8,
+    )  # fmt: skip
+    done = command(*arguments)
+    assert done.code == 0, done.err
+    assert "model: accuracy" in done.out
+    assert "falls below 80.0 % at sigma" in done.out
+    assert f"over 4 chips, each on {len(digits.test.x)} images" in done.out
+    assert f"crossbar-sim report {results}" in done.out
+    found = strict_json(report.read_text())
+    assert [m["label"] for m in found["models"]] == ["model", "exported"]
+    assert [p["sigma"] for p in found["models"][0]["points"]] == [0.0, 0.5, 1.0]
+    assert found["models"][0]["points"][1]["yield"]["threshold"] == 0.8
+    assert plot.stat().st_size > 10_000
+    with sqlite3.connect(results) as connection:
+        assert connection.execute("SELECT count(*) FROM trials").fetchone() == (24,)
+    bytes_before = report.read_bytes()
+    again = command(*arguments)
+    assert again.code == 0
+    assert report.read_bytes() == bytes_before
+    assert again.out == done.out
+
+
+def test_a_sweeps_numbers_are_deploys(command, files, digits, network):
+    report = command("sweep", files.checkpoint, "--sigma", "0.6", "--chips", "3:6", "--json", "-").report
+    hardware = Hardware.preset("bayesft", sigma=0.6)
+    alone = deploy(
+        network, digits.test.x, digits.test.y, hardware, chips=range(3, 6), sensitivity_chips=0
+    ).main
+    (point,) = report["models"][0]["points"]
+    assert point["mean"] == alone.mean
+    assert point["chips"] == 3
+
+
+def test_an_interval_budget_from_the_command_line(command, files):
+    done = command("sweep", files.checkpoint, "--sigma", "0.3", "--half-width", 0.02)
+    assert done.code == 0, done.err
+    assert "image evaluations on" in done.out
+    assert "drawn for each chip" in done.out
+
+
+def test_layers_one_by_one(command, files, tmp_path):
+    out = tmp_path / "drops.json"
+    done = command("sensitivity", files.checkpoint, "--sigma", "0.3,0.9", "--chips", 3, "--json", out)
+    assert done.code == 0, done.err
+    assert "What each layer costs" in done.out
+    drops = {(d["layer"], d["sigma"]): d["mean"] for d in strict_json(out.read_text())["layers"]}
+    assert {layer for layer, _ in drops} == {"fc1", "fc2", "fc3"}
+    assert sum(drops[name, 0.9] for name in ("fc1", "fc2", "fc3")) > sum(
+        drops[name, 0.3] for name in ("fc1", "fc2", "fc3")
+    )
+
+
+EXPERIMENT = """
+    title = "Two small ones"
+    data = "digits"
+    sigmas = [0.0, 0.5]
+    chips = 3
+    sensitivity_chips = 2
+    [hardware]
+    preset = "bayesft"
+    levels = 64
+    [models]
+    given = "model.pt"
+    [train.fresh]
+    network = "mlp"
+    arguments = { inputs = 64, hidden = [8] }
+    epochs = 2
+"""
+
+
+@pytest.fixture
+def experiment(files, tmp_path):
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    (folder / "model.pt").write_bytes(files.checkpoint.read_bytes())
+    path = folder / "two.toml"
+    path.write_text(textwrap.dedent(EXPERIMENT))
+    return path
+
+
+def test_an_experiment_runs_once(command, experiment, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    first = command("run", experiment, "-o", out)
+    assert first.code == 0, first.err
+    assert "training fresh" in first.out
+    assert (out / "two.html").exists()
+    page = (out / "two.html").read_bytes()
+    with sqlite3.connect(out / "two.db") as connection:
+        rows = connection.execute("SELECT * FROM trials").fetchall()
+        designs = {
+            json.loads(text)["hardware"]["mapping"]["levels"]
+            for (text,) in connection.execute("SELECT identity FROM tasks")
+        }
+    assert len(rows) == 12
+    assert designs == {64}
+    from crossbar_sim.robustness.evaluator import Evaluator
+
+    def measured_again(*arguments):
+        raise AssertionError("a chip was measured again")
+
+    monkeypatch.setattr(Evaluator, "measure", measured_again)
+    second = command("run", experiment, "-o", out)
+    assert second.code == 0, second.err
+    assert "training" not in second.out
+    assert (out / "two.html").read_bytes() == page
+    with sqlite3.connect(out / "two.db") as connection:
+        assert connection.execute("SELECT * FROM trials").fetchall() == rows
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("chips = 3", "chip = 3"), "'chip' is unknown: did you mean 'chips'?"),
+        (("chips = 3", "chips = 3\nhalf_width = 0.01"), "two budgets"),
+        (("chips = 3", "chips = 0"), "chips=0"),
+        (("chips = 3", "chips = true"), "chips=True"),
+        (("levels = 64", "levls = 64"), "did you mean 'levels'?"),
+        (('network = "mlp"', 'netwrk = "mlp"'), "did you mean 'network'?"),
+        (("epochs = 2", "epochs = -2"), "train.fresh.epochs=-2"),
+        (("epochs = 2", 'epochs = 2\nmethod = "emr"'), "did you mean 'erm'?"),
+        (("epochs = 2", "epochs = 2\nlr = 0"), "train.fresh.lr=0"),
+        (('network = "mlp"', 'network = "mpl"'), "network 'mpl' is unknown"),
+        (('given = "model.pt"', 'given = "modle.pt"'), "modle.pt"),
+        (('given = "model.pt"', 'fresh = "model.pt"'), "give each model a name of its own"),
+        (('data = "digits"', 'data = "digit"'), "did you mean digits"),
+        (('data = "digits"', ""), "data is missing"),
+        (("[0.0, 0.5]", "[0.0, -0.5]"), "sigma=-0.5"),
+        (("[0.0, 0.5]", "[0.0, 0.0]"), "none twice"),
+        (("[0.0, 0.5]", "{ from = 0, two = 1 }"), "'two' is unknown"),
+        (("[0.0, 0.5]", "{ from = 0, to = 1 }"), "points"),
+        (('title = "Two', 'title = 3 #'), "title=3"),
+        (('title = "Two', 'title = "Two\n'), "two.toml"),
+    ],
+)  # fmt: skip
+def test_a_bad_experiment_is_one_sentence(command, experiment, tmp_path, change, words):
+    text = experiment.read_text()
+    assert change[0] in text
+    experiment.write_text(text.replace(*change, 1))
+    done = command("run", experiment, "-o", tmp_path / "out")
+    assert done.code == 2
+    assert words in done.err
+    assert done.err.count("\n") == 1
+    assert not list((tmp_path / "out").glob("*.db")) or words in ("sigma=-0.5", "none twice")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--sigma", "0:x"), "expected first:last:points"),
+        (("--sigma", "-1"), "from 0 on"),
+        (("--sigma", "nan"), "from 0 on"),
+        (("--sigma", "0:1:99999"), "at most"),
+        (("--chips", "0"), "names no chip"),
+        (("--half-width", "-1"), "half"),
+        (("--workers", "0"), "at least one worker"),
+        (("--data", "nowhere.npz"), "nowhere.npz"),
+        (("--metric", "output_error", "--half-width", "0.1"), "output_error is none"),
+        (("--results", "/nowhere/runs.db"), "/nowhere"),
+        (("--plot", "/nowhere/a.png"), "/nowhere"),
+        (("--drift", "pareto:alpha=3"), "which has none"),
+    ],
+)
+def test_bad_sweeps_are_one_line(command, files, arguments, words):
+    done = command("sweep", files.checkpoint, "--chips", 2, *arguments)
+    assert done.code == 2
+    assert words in done.err
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+
+
+def test_a_results_file_that_is_none_stays_as_it_is(command, files, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("my notes")
+    done = command("sweep", files.checkpoint, "--sigma", "0.1", "--chips", 1, "--results", path)
+    assert done.code == 2
+    assert path.read_text() == "my notes"
+    done = command("sweep", files.checkpoint, "--sigma", "0.1", "--chips", 1, "--results", files.checkpoint)
+    assert done.code == 2
+
+
+def test_two_models_need_two_names(command, files):
+    done = command("sweep", files.checkpoint, files.checkpoint, "--sigma", "0.1", "--chips", 1)
+    assert done.code == 2
+    assert "label of its own" in done.err
+    done = command("sweep", f"a={files.checkpoint}", f"b={files.checkpoint}", "--sigma", "0.1", "--chips", 1)
+    assert "are the same model" in done.err
