@@ -1,22 +1,24 @@
 """What the command run does: models trained or loaded, swept, and the page of it."""
 
 import hashlib
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from crossbar_sim.baselines.settings import METHODS, method_of
 from crossbar_sim.crossbar import threads as pool
+from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import load_data
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn import fit, seeded
-from crossbar_sim.nn.checkpoint import save_checkpoint
+from crossbar_sim.fitting import save_network
 from crossbar_sim.nn.loading import load_model
 from crossbar_sim.nn.networks import build
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.benchmark import robustness
 from crossbar_sim.robustness.examples import find_examples
-from crossbar_sim.robustness.experiment import Experiment, ModelFile, Training, load_experiment
+from crossbar_sim.robustness.experiment import Experiment, ModelFile, ToTrain, load_experiment
 from crossbar_sim.robustness.page import write_page
 from crossbar_sim.robustness.subjects import Model, model_of_file
 from crossbar_sim.robustness.sweep_view import show_sweep
@@ -51,6 +53,11 @@ def run_experiment(
         pool.set_threads(threads)
     console = Console(highlight=False)
     say(console, experiment.title, "bold")
+    for given in experiment.models.values():
+        if isinstance(given, ToTrain):  # a setting that is wrong is refused before any work
+            method_of(
+                given.method, given.settings, given.training, _needed(given.method, experiment.hardware)
+            )
     models = [
         _model(experiment, label, given, folder, data_dir, console)
         for label, given in experiment.models.items()
@@ -75,7 +82,7 @@ def run_experiment(
 def _model(
     experiment: Experiment,
     label: str,
-    given: ModelFile | Training,
+    given: ModelFile | ToTrain,
     folder: Path,
     data_dir: str | None,
     console: Console,
@@ -89,36 +96,48 @@ def _model(
         ways = {"arch": given.arch, "arch_arguments": given.arch_arguments}
         loaded = load_model(path, given.arch, given.arch_arguments)
     else:
-        path = _trained(given, label, data, data_dir, folder / f"{experiment.name}.models", console)
+        models = folder / f"{experiment.name}.models"
+        path = _trained(given, label, data, data_dir, models, experiment.hardware, console)
         loaded = load_model(path)
     examples = find_examples(loaded, data, data_dir, None, None, experiment.seed)
     return model_of_file(label, str(path), loaded, examples, ways)
 
 
 def _trained(
-    training: Training, label: str, data: str, data_dir: str | None, folder: Path, console: Console
+    given: ToTrain,
+    label: str,
+    data: str,
+    data_dir: str | None,
+    folder: Path,
+    hardware: Hardware,
+    console: Console,
 ) -> Path:
     """The checkpoint of a training; made unless it is there, under a name that holds all that decides it."""
+    method = method_of(given.method, given.settings, given.training, _needed(given.method, hardware))
     splits = load_data(data, data_dir)
-    known = {**vars(training), "arguments": dict(training.arguments), "data": splits.fingerprint}
+    known = [given.network, dict(given.arguments), repr(method), given.seed, splits.fingerprint]
     digest = hashlib.sha256(canonical(known).encode()).hexdigest()
     path = folder / f"{_plain(label)}-{digest[:12]}.pt"
     if path.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    key = Key(training.seed)
-    with seeded(key.fold("initialisation")):
-        network = build(training.network, **training.arguments)
-    development = splits.development
-    say(console, f"training {label}: {training.network}, {training.epochs} epochs of {splits.name}")
-    report = fit(
-        network, development.train, development.validation, epochs=training.epochs, batch=training.batch,
-        lr=training.lr, key=key.fold("training"),
-    )  # fmt: skip
-    if report.validation_accuracy is not None:
-        say(console, f"  {report.validation_accuracy:.1%} of the validation examples right")
-    save_checkpoint(path, network, training.network, dict(training.arguments), data)
+    say(console, f"training {label}: {given.network} by {given.method} on {splits.name}")
+    state = path.with_suffix(".state")
+    done = method.fit(
+        lambda: build(given.network, **given.arguments), splits.development, Key(given.seed), checkpoint=state
+    )
+    if done.report.validation_accuracy is not None:
+        say(console, f"  {done.report.validation_accuracy:.1%} of the validation examples right")
+    save_network(path, done.model, data)
+    state.unlink(missing_ok=True)
     return path
+
+
+def _needed(method: str, hardware: Hardware) -> Hardware | None:
+    """The experiment's design, for a method that cannot do without one."""
+    kind: Any = METHODS.get(method)
+    required = kind is not None and any(f.name == "hardware" and f.default is MISSING for f in fields(kind))
+    return hardware if required else None
 
 
 def _plain(label: str) -> str:

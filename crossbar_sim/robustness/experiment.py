@@ -1,8 +1,7 @@
 """An experiment as one file: models or how to train them, data, hardware, sigmas, chips, seed (docs/experiments.md)."""
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.overrides import override
 from crossbar_sim.crossbar.presets import preset
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.training import Training
 from crossbar_sim.robustness.plans import EveryImage, HalfWidth, Plan
 from crossbar_sim.robustness.score import METRICS
 
@@ -29,23 +29,24 @@ class ModelFile:
 
 
 @dataclass(frozen=True)
-class Training:
+class ToTrain:
     """A model to be trained.
 
     Args:
         network: a name of `nn.networks.NETWORKS`.
         arguments: of that network.
-        epochs, batch, lr, seed: see `nn.fit`.
-        method: "erm", empirical risk minimisation.
+        method: a name of `baselines.settings.METHODS`.
+        settings: of that method.
+        training: fields of `nn.training.Training` that differ from the method's own recipe.
+        seed: of initialisation, shuffling, dropout and training noise.
     """
 
     network: str
-    epochs: int
     arguments: Mapping[str, Any]
-    batch: int = 128
-    lr: float = 1e-3
-    seed: int = 0
-    method: str = "erm"
+    method: str
+    settings: Mapping[str, Any]
+    training: Mapping[str, Any]
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Experiment:
     folder: Path
     title: str
     data: str
-    models: Mapping[str, ModelFile | Training]
+    models: Mapping[str, ModelFile | ToTrain]
     hardware: Hardware
     warnings: tuple[str, ...]
     sigmas: tuple[float, ...]
@@ -72,7 +73,8 @@ _KEYS = (
     "sensitivity_chips",
 )  # fmt: skip
 _MODEL = ("path", "arch", "arch_arguments")
-_TRAIN = ("network", "epochs", "arguments", "batch", "lr", "seed", "method")
+_TRAIN = ("network", "arguments", "method", "settings", "seed")
+_TRAINING = tuple(f.name for f in fields(Training))
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -92,16 +94,14 @@ def load_experiment(path: Path) -> Experiment:
 def _experiment(path: Path, table: dict[str, Any]) -> Experiment:
     _known(table, _KEYS, "the key")
     text = _taker(table, str, "a text")
-    models: dict[str, ModelFile | Training] = {}
+    models: dict[str, ModelFile | ToTrain] = {}
     for label, given in _table(table, "models").items():
         entry = {"path": given} if isinstance(given, str) else given
         models[label] = _built(ModelFile, entry, _MODEL, f"models.{label}", ("path",))
     for label, given in _table(table, "train").items():
         if label in models:
             raise InputError(f"{label} is in models and in train: give each model a name of its own")
-        training = _built(Training, {"arguments": {}, **_is_table(given, f"train.{label}")}, _TRAIN, f"train.{label}",
-                          ("network", "epochs"))  # fmt: skip
-        models[label] = _checked(training, f"train.{label}")
+        models[label] = _to_train(given, f"train.{label}")
     if not models:
         raise InputError('there is no model: give [models] with NAME = "file.pt", or [train.NAME]')
     if "data" not in table:
@@ -174,16 +174,21 @@ def _hardware(given: Any, folder: Path) -> tuple[Hardware, tuple[str, ...]]:
     return from_dict(table), ()
 
 
-def _checked(training: Training, where: str) -> Training:
-    whole = {name: getattr(training, name) for name in ("epochs", "batch", "seed")}
-    for name, low in (("epochs", 1), ("batch", 1), ("seed", 0)):
-        _whole(whole, name, low, 2**63, None, f"{where}.")
-    if not finite(training.lr) or not 0 < training.lr < math.inf:
-        raise InputError(f"{where}.lr={show(training.lr)}: a learning rate is a number above 0, such as 1e-3")
-    if training.method != "erm":
-        raise InputError(unknown(f"{where}.method", training.method, ("erm",)))
-    _is_table(training.arguments, f"{where}.arguments")
-    return training
+def _to_train(given: Any, where: str) -> ToTrain:
+    table = {"arguments": {}, "settings": {}, "method": "erm", "seed": 0, **_is_table(given, where)}
+    training = {name: table.pop(name) for name in _TRAINING if name in table}
+    _known(table, (*_TRAIN, *_TRAINING), f"the key {where}.")
+    for name in ("network", "method"):
+        if not isinstance(table.get(name), str):
+            raise InputError(f"{where}.{name}={show(table.get(name))}: expected a text")
+    for name in ("arguments", "settings"):
+        _is_table(table[name], f"{where}.{name}")
+    try:
+        Training(**training)
+    except InputError as error:
+        raise InputError(f"{where}.{error}") from None
+    seed = _whole(table, "seed", 0, 2**64 - 1, 0, f"{where}.")
+    return ToTrain(table["network"], table["arguments"], table["method"], table["settings"], training, seed)
 
 
 def _built(kind: type, entry: Any, keys: tuple[str, ...], where: str, needed: tuple[str, ...]) -> Any:
