@@ -23,7 +23,7 @@ from crossbar_sim.nn.architectures import WAYS, build_architecture
 from crossbar_sim.nn.archive import EXPORT_HINT, load_archive
 from crossbar_sim.nn.archive_graph import tensor_inputs
 from crossbar_sim.nn.file_kinds import kind_of, read_file
-from crossbar_sim.nn.networks import LeNet5
+from crossbar_sim.nn.networks import NETWORKS
 from crossbar_sim.nn.state_dict import check_model, conversion_notes, fill, unwrap
 
 
@@ -211,6 +211,8 @@ def _refuse_arch(arch: str | None, what: str) -> None:
 
 
 def _input_shape(model: nn.Module) -> tuple[int, ...] | None:
-    if isinstance(model, LeNet5):
-        return (model.arguments["channels"], model.arguments["size"], model.arguments["size"])
+    """Of a network of ours that is for square images."""
+    arguments = getattr(model, "arguments", None)
+    if type(model) in NETWORKS.values() and isinstance(arguments, dict) and "size" in arguments:
+        return (arguments.get("channels", 3), arguments["size"], arguments["size"])
     return None

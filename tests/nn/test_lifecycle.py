@@ -464,3 +464,9 @@ def test_no_layer_keeps_more_than_one_extra_copy_for_evaluation():
     assert all(not m._graphs for m in analog.modules() if isinstance(m, Analog))
     weights = sum(p.numel() for n, p in analog.named_parameters() if "weight" in n)
     assert sum(b.numel() for b in analog.buffers()) == weights
+
+
+def test_a_copy_of_a_copy_of_a_recurrent_layer_runs():
+    model = to_analog(made(lambda: nn.Sequential(nn.LSTM(5, 6))), Hardware(drift=LogNormalDrift(0.3)))
+    again = copy.deepcopy(copy.deepcopy(model))
+    assert torch.equal(again(numbers(2, 3, 5))[0], model(numbers(2, 3, 5))[0])

@@ -2,8 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from crossbar_sim import Key
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.networks import MLP, NETWORKS, LeNet5, build
+from crossbar_sim.nn import load_model, seeded
+from crossbar_sim.nn.networks import MLP, LeNet5, build
+from crossbar_sim.nn.networks.normalisation import of_images, of_values
 
 
 def test_default_mlp_is_the_papers():
@@ -65,7 +68,7 @@ def test_lenet_at_28_is_the_classic():
     }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["mlp", "lenet5"])
 def test_arguments_rebuild_the_network(name):
     model = build(name, classes=4, dropout=0.25, activation="gelu")
     twin = build(name, **model.arguments)
@@ -91,6 +94,9 @@ def test_arguments_rebuild_the_network(name):
         ({"dropout": (0.1,)}, "1 rates but the network has 2 sites"),
         ({"dropout": 2.0, "hidden": ()}, "dropout=2.0"),
         ({"activation": "step"}, "choose from relu"),
+        ({"normalisation": "weight"}, "normalisation='weight' is unknown: choose from None, batch, layer"),
+        ({"normalisation": True}, "normalisation=True is unknown"),
+        ({"normalisation": "layer", "hidden": (1,)}, "of a layer of 1 value leaves nothing"),
         ({"widths": (3,)}, "no argument 'widths': its arguments are inputs, hidden"),
     ],
 )
@@ -109,3 +115,87 @@ def test_bad_lenet_arguments_are_refused(arguments):
 def test_unknown_network_is_named():
     with pytest.raises(InputError, match="'resnet' is unknown: choose from mlp, lenet5"):
         build("resnet")
+
+
+def test_the_first_weights_are_those_of_torchs_layers_in_order():
+    with seeded(Key(3)):
+        weights = [p.clone() for p in MLP(5, (4, 3), 2).parameters()]
+    with seeded(Key(3)):
+        layers = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3), nn.Linear(3, 2))
+    assert all(torch.equal(a, b) for a, b in zip(weights, layers.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("leaky_relu", nn.LeakyReLU), ("elu", nn.ELU)])
+def test_activations_by_name(name, kind):
+    assert type(MLP(4, (3,), 2, activation=name).activation1) is kind
+
+
+NORMALISED = torch.tensor([[1.0, 2.0, 3.0, 6.0], [2.0, 2.0, 2.0, 6.0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "parameters"),
+    [
+        # of two numbers a and b the normalised ones are -1 and 1, whatever a < b are
+        ("batch", [[-1, 0, 1, 0], [1, 0, -1, 0]], 8),
+        ("layer", [[-1.0690, -0.5345, 0.0, 1.6036], [-0.5774, -0.5774, -0.5774, 1.7321]], 8),
+        ("instance", [[-1.0690, -0.5345, 0.0, 1.6036], [-0.5774, -0.5774, -0.5774, 1.7321]], 0),
+        ("group", [[-1, 1, -1, 1], [0, 0, -1, 1]], 8),
+        (None, NORMALISED.tolist(), 0),
+    ],
+)
+def test_normalisation_of_values(name, expected, parameters):
+    layer = of_values(name, 4)
+    assert torch.allclose(layer(NORMALISED), torch.tensor(expected, dtype=torch.float32), atol=1e-3)
+    assert sum(p.numel() for p in layer.parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "alike"), [("batch", (0, 2, 3)), ("layer", (1, 2, 3)), ("instance", (2, 3))]
+)
+def test_normalisation_of_images_is_over(name, alike):
+    x = torch.sin(torch.arange(2 * 6 * 3 * 4.0)).reshape(2, 6, 3, 4) * 5 + 1
+    y = of_images(name, 6)(x)
+    assert torch.allclose(y.mean(alike), torch.zeros(()), atol=1e-5)
+    assert torch.allclose(y.var(alike, correction=0), torch.ones(()), atol=1e-3)
+    assert sum(p.numel() for p in of_images(name, 6).parameters()) == (0 if name == "instance" else 12)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(6, 3), (16, 4), (7, 1), (64, 32), (100, 4), (512, 32)])
+def test_groups_of_channels(channels, groups):
+    assert of_images("group", channels).num_groups == groups
+
+
+def test_a_normalised_mlp_by_hand():
+    model = MLP(4, (3,), 2, normalisation="layer").eval()
+    x = torch.tensor([[1.0, -2.0, 3.0, -4.0]])
+    h = model.fc1(x)
+    h = (h - h.mean()) / torch.sqrt(h.var(correction=0) + 1e-5)
+    assert torch.allclose(model(x), model.fc2(torch.relu(h)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("mlp", {"inputs": 6, "hidden": (5,), "classes": 3, "dropout": (0.25,), "activation": "relu"}),
+        ("lenet5", {"channels": 1, "size": 8, "classes": 4, "dropout": (0.0,) * 4, "activation": "tanh"}),
+    ],
+)
+def test_a_checkpoint_of_version_0_1_loads(tmp_path, name, arguments):
+    """It knows no argument normalisation, and its weights have the same names."""
+    model = build(name, **arguments)
+    content = {
+        "format": "crossbar-sim checkpoint",
+        "format_version": 1,
+        "network": name,
+        "arguments": arguments,
+        "data": "digits",
+        "state_dict": model.state_dict(),
+        "notes": {},
+    }
+    torch.save(content, tmp_path / "old.pt")
+    loaded = load_model(tmp_path / "old.pt").module
+    assert loaded.arguments == {**arguments, "normalisation": None}
+    assert all(name.split(".")[0].startswith(("fc", "conv")) for name in content["state_dict"])
+    shape = (2, 6) if name == "mlp" else (2, 1, 8, 8)
+    assert torch.equal(loaded(torch.ones(shape)), model.eval()(torch.ones(shape)))

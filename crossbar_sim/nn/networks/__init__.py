@@ -1,4 +1,7 @@
-"""Our own small networks, by name: `build("mlp", hidden=(64,))`."""
+"""Our own networks, by name: `build("mlp", hidden=(64,))`; docs/networks.md has a table of them.
+
+Names with hyphens are ours: `resnet18`, `vgg11` and the like are torchvision's (`nn/architectures.py`).
+"""
 
 import inspect
 from typing import Any
@@ -6,12 +9,40 @@ from typing import Any
 from torch import nn
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.networks.coded import Coded
 from crossbar_sim.nn.networks.lenet5 import LeNet5
 from crossbar_sim.nn.networks.mlp import MLP
+from crossbar_sim.nn.networks.plain import VGG11, AlexNet
+from crossbar_sim.nn.networks.residual import PreActResNet18, PreActResNet50, PreActResNet152, ResNet18
+from crossbar_sim.nn.networks.stn import SpatialTransformerNet
 
-NETWORKS: dict[str, type[nn.Module]] = {"mlp": MLP, "lenet5": LeNet5}
+NETWORKS: dict[str, type[nn.Module]] = {
+    "mlp": MLP,
+    "lenet5": LeNet5,
+    "coded": Coded,
+    "alexnet-cifar": AlexNet,
+    "vgg-11": VGG11,
+    "resnet-18": ResNet18,
+    "preact-resnet-18": PreActResNet18,
+    "preact-resnet-50": PreActResNet50,
+    "preact-resnet-152": PreActResNet152,
+    "stn": SpatialTransformerNet,
+}
 
-__all__ = ["MLP", "NETWORKS", "LeNet5", "build"]
+__all__ = [
+    "MLP",
+    "NETWORKS",
+    "VGG11",
+    "AlexNet",
+    "Coded",
+    "LeNet5",
+    "PreActResNet18",
+    "PreActResNet50",
+    "PreActResNet152",
+    "ResNet18",
+    "SpatialTransformerNet",
+    "build",
+]
 
 
 def build(name: str, **arguments: Any) -> nn.Module:

@@ -10,6 +10,8 @@ from crossbar_sim.errors import InputError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
     "gelu": nn.GELU,
@@ -22,6 +24,13 @@ def count(name: str, value: object, low: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
         raise InputError(f"{name}={value!r} must be a whole number of at least {low}")
     return int(value)
+
+
+def layer_widths(hidden: object) -> tuple[int, ...]:
+    """Return the widths of hidden layers; raises InputError unless they are whole numbers of at least 1."""
+    if isinstance(hidden, str) or not isinstance(hidden, Iterable):
+        raise InputError(f"hidden={hidden!r} must be a sequence of layer widths")
+    return tuple(count("hidden width", width) for width in hidden)
 
 
 def dropout_rates(dropout: Any, sites: int) -> tuple[float, ...]:
