@@ -20,8 +20,10 @@ from crossbar_sim.commands.data import data
 from crossbar_sim.commands.report import report
 from crossbar_sim.commands.results import merge, results
 from crossbar_sim.commands.run import run as run_command
+from crossbar_sim.commands.search import search
 from crossbar_sim.commands.sensitivity import sensitivity
 from crossbar_sim.commands.sweep import sweep
+from crossbar_sim.commands.train import train
 from crossbar_sim.errors import InputError
 
 
@@ -53,6 +55,12 @@ def cli() -> None:
 @click.option(
     "--sensitivity-chips", default=5, show_default=True, help="Chips for per-layer sensitivity; 0: none."
 )
+@click.option(
+    "--calibrate",
+    type=click.Choice(["readout", "affine", "both"]),
+    help="Fit a digital correction to each chip, on training images that are run on it (docs/methods.md).",
+)
+@click.option("--calibration-images", type=int, help="How many training images that takes.  [default: 500]")
 @click.option("--conductances", type=click.Path(), help="Compute with the conductances of this chip file.")
 @click.option(
     "--json", "json_path", type=click.Path(), help="Write the report as JSON (- for standard output)."
@@ -182,6 +190,8 @@ def doctor() -> None:
 cli.add_command(sweep)
 cli.add_command(sensitivity)
 cli.add_command(run_command)
+cli.add_command(train)
+cli.add_command(search)
 cli.add_command(report)
 cli.add_command(merge)
 cli.add_command(results)

@@ -15,12 +15,14 @@ from crossbar_sim import __version__
 from crossbar_sim.cli_options import read_model
 from crossbar_sim.crossbar import threads as pool
 from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.data import Development, load_data
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, write_text
 from crossbar_sim.nn import layers as layers_of
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.chips import slots
 from crossbar_sim.nn.loading import LoadedModel
+from crossbar_sim.robustness.calibration import Calibration
 from crossbar_sim.robustness.deploy import deploy
 from crossbar_sim.robustness.examples import find_examples
 from crossbar_sim.robustness.view import progress, show
@@ -48,6 +50,8 @@ def run_deploy(
     skip: tuple[str, ...],
     sensitivity_chips: int,
     conductances: str | None,
+    calibrate: str | None,
+    calibration_images: int | None,
     json_path: str | None,
     plot: str | None,
     maps: str | None,
@@ -95,12 +99,13 @@ def run_deploy(
             f"the chip file has no map of {name}: it computes with clean weights" for name in missing
         )
         given = measured.maps(hardware)
+    calibration = _calibration(calibrate, calibration_images, data or loaded.data, data_dir)
     console = Console(stderr=json_path == "-", highlight=False)
     with progress(Console(stderr=True)) as step:
         deployment = deploy(
             model, examples.x, examples.y, hardware,
             seed=seed, chips=chips, threshold=threshold, metric=metric, only=selected, skip=skip,
-            sensitivity_chips=sensitivity_chips, maps=given, fixed=loaded.batch,
+            sensitivity_chips=sensitivity_chips, maps=given, calibration=calibration, fixed=loaded.batch,
             identity=_identity(loaded, examples.identity, measured),
             notes=(*loaded.notes, *examples.notes), warnings=warnings, progress=step,
         )  # fmt: skip
@@ -123,6 +128,20 @@ def run_deploy(
     for path in (json_path, plot, maps):
         if path is not None and path != "-":
             say(console, f"wrote {path}")
+
+
+def _calibration(
+    kind: str | None, images: int | None, data: str | None, data_dir: str | None
+) -> tuple[Calibration, Development] | None:
+    """The digital fix asked for, with the data whose training images it is fitted to."""
+    if kind is None:
+        if images is not None:
+            raise InputError("--calibration-images has nothing to act on: give --calibrate readout")
+        return None
+    if data is None:
+        raise InputError("--calibrate fits each chip to training images: give --data")
+    wanted: Any = {"kind": kind} if images is None else {"kind": kind, "images": images}
+    return Calibration(**wanted), load_data(data, data_dir).development
 
 
 def run_export(

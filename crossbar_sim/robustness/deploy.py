@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar.config import to_dict
 from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips as handle
 from crossbar_sim.nn.convert import to_analog
@@ -19,6 +20,7 @@ from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.layer import Layer
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness import cautions
+from crossbar_sim.robustness.calibration import Calibration, Calibrator
 from crossbar_sim.robustness.score import METRICS, Reference, Score, collect, finite_score
 from crossbar_sim.robustness.sensitivity import add_drops, some
 from crossbar_sim.robustness.statistics import Summary, Yield, summarise, yield_at
@@ -88,6 +90,7 @@ class Deployment:
         threshold: of the yield, on the main score (so minus an output error); None: no yield.
         warnings, notes: sentences that the user should read, and may want to know.
         identity: what else decides the numbers: model, data, seed, version.
+        calibrator: the digital fix that every chip got, and `uncalibrated` the scores without it.
     """
 
     metric: str
@@ -101,6 +104,8 @@ class Deployment:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     identity: dict[str, Any] = field(default_factory=dict)
+    calibrator: Calibrator | None = None
+    uncalibrated: tuple[Score, ...] = ()
 
     @property
     def main(self) -> Summary:
@@ -133,7 +138,16 @@ class Deployment:
             "stream_version": STREAM_VERSION,
             "warnings": list(self.warnings),
             "notes": list(self.notes),
+            **({} if self.calibrator is None else {"calibration": self._calibration_dict(self.calibrator)}),
             **self.identity,
+        }
+
+    def _calibration_dict(self, calibrator: Calibrator) -> dict[str, Any]:
+        without = summarise(score.value(self.metric) for score in self.uncalibrated)
+        return {
+            **calibrator.calibration.as_dict(),
+            **asdict(calibrator.cost),
+            "without": without.as_dict(),
         }
 
 
@@ -152,6 +166,7 @@ def deploy(
     sensitivity_chips: int = 5,
     sensitivity_images: int = 1000,
     maps: Maps | None = None,
+    calibration: tuple[Calibration, Development] | None = None,
     block: int = BLOCK,
     fixed: int | None = None,
     identity: dict[str, Any] | None = None,
@@ -175,6 +190,8 @@ def deploy(
         sensitivity_chips, sensitivity_images: how many chips and examples the per-layer sensitivity is
             measured on (0 chips: not at all).
         maps: conductances from a file instead of simulated ones.
+        calibration: a digital fix for each chip, and the data whose training images it is fitted to; per-layer
+            sensitivity stays without it.
         block, fixed: see `nn.evaluate.outputs`.
         identity: what else decides the numbers, for the report: model, data, version.
         notes, warnings: sentences for the report that are known already.
@@ -220,6 +237,8 @@ def deploy(
     if maps is None:
         told += cautions.of_design(hardware, handle.layers(analog))
         told += idle_effects(effects, hardware, numbers[0])
+    calibrator = None if calibration is None else Calibrator.of(analog, *calibration, seed, fixed)
+    plain: list[Score] = []
     scores, drops = [], {layer.name: list[float]() for layer in handle.layers(analog) if layer.slots}
     few_clean = few.clean_score().value(metric)
     with handle.frozen(analog):
@@ -227,6 +246,10 @@ def deploy(
             handle.set_chip(analog, chip)
             handle.program(analog)
             scores.append(finite_score(reference.score(analog), metric, chip))
+            if calibrator is not None:
+                plain.append(scores.pop())
+                with calibrator.fitted(analog) as calibrated:
+                    scores.append(finite_score(reference.score(calibrated), metric, chip))
             step(f"chip {chip}")
             if i < sensitivity_chips:
                 add_drops(analog, few, metric, chip, few_clean, drops, step)
@@ -244,6 +267,7 @@ def deploy(
     return Deployment(
         metric, hardware, seed, numbers, clean, tuple(scores), threshold, layers,
         (*warnings, *told, *cautions.of_scores(tuple(scores), numbers)), tuple(notes), identity or {},
+        calibrator, tuple(plain),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from crossbar_sim.nn.effects import MAPS
+from crossbar_sim.robustness.calibration import Calibrator
 from crossbar_sim.robustness.deploy import Deployment
 from crossbar_sim.robustness.layer_view import tables, used
 from crossbar_sim.robustness.score import collect
@@ -92,6 +93,17 @@ def _answer(deployment: Deployment) -> str:
     )
 
 
+def _calibrated(deployment: Deployment, calibrator: Calibrator) -> str:
+    """What the digital fix of each chip bought, and what it takes."""
+    measure = MEASURES[deployment.metric]
+    without = summarise(measure.sign * score.value(deployment.metric) for score in deployment.uncalibrated)
+    digits = digits_of(without)
+    text = f"{calibrator.calibration.kind}; without it {fixed(without.mean, digits)} %"
+    if without.ci95 is not None:
+        text += f" (95 % interval {fixed(without.ci95[0], digits)} to {fixed(without.ci95[1], digits)} %)"
+    return f"{text}; {calibrator.cost}"
+
+
 def _facts(deployment: Deployment) -> Iterator[tuple[str, str]]:
     """The block under the answer: (what, in words)."""
     measure, total, n = MEASURES[deployment.metric], oriented(deployment), len(deployment.scores)
@@ -116,6 +128,8 @@ def _facts(deployment: Deployment) -> Iterator[tuple[str, str]]:
         )
         if measure.sign > 0 and not 0 <= total.ci95[0] <= total.ci95[1] <= 1:
             yield "mind", ("the interval leaves 0 to 100 %: too few or too unequal chips for a Student t")
+    if deployment.calibrator is not None:
+        yield "calibrated", _calibrated(deployment, deployment.calibrator)
     passing = deployment.passing
     if passing is not None:
         reached = sum(score.value(deployment.metric) >= passing.threshold for score in deployment.scores)

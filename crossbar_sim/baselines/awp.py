@@ -1,0 +1,196 @@
+"""AWP: adversarial weight perturbation, a step towards the worst weights nearby before each gradient."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
+from crossbar_sim.data import Development
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.train import Epoch
+from crossbar_sim.nn.training import Training
+from crossbar_sim.rng import Key
+
+Range = tuple[Tensor, Tensor]
+"""The least and the largest value of the training images, per channel or of all: shapes that broadcast with x."""
+
+
+@dataclass(frozen=True)
+class Awp(Method):
+    """Descend along the gradient at w + v, where v is the worst small change of the weights (Wu et al., Eq. 8-11).
+
+    For each matrix or kernel w_l, `v_l = gamma |w_l| g_l / |g_l|` (Euclidean norms) with g the gradient of the
+    loss on the batch: one step of ascent, scaled layer by layer, which fills the ball |v_l| <= gamma |w_l| that the
+    paper allows. Biases and normalisation are not perturbed, as in the authors' code: only parameters with "weight" in
+    their name and more than one dimension are. Before the optimiser's step the weights are what they were, to the bit.
+
+    Args:
+        gamma: size of the perturbation as a share of each layer's norm.
+        input_attack: also perturb the images, by at most so much in each value (in the data's units) and within the
+            data's range; None: weights only, which is what the BayesFT paper compares with.
+        attack_steps: of that attack: 1 is FGSM, more are PGD from a random start with steps of a quarter of it.
+        as_published: never take the perturbation back, as the released BayesFT code does: it accumulates. For
+            comparison only.
+        training: how to train.
+
+    Raises:
+        InputError: if a number is out of range.
+    """
+
+    kind: ClassVar[str] = "awp"
+    citation: ClassVar[str] = (
+        "Wu, Xia, Wang: Adversarial Weight Perturbation Helps Robust Generalization, NeurIPS 2020, arXiv:2004.05884"
+    )
+
+    gamma: float = 0.01
+    input_attack: float | None = None
+    attack_steps: int = 10
+    as_published: bool = False
+    training: Training = Training()  # noqa: RUF009 - frozen
+
+    def __post_init__(self) -> None:
+        for what, value in (("gamma", self.gamma), ("input_attack", self.input_attack)):
+            if what == "input_attack" and value is None:
+                continue
+            plain = isinstance(value, int | float) and not isinstance(value, bool)
+            if not plain or not 0 < value < float("inf"):  # type: ignore[operator]
+                raise InputError(f"{what}={value!r}: a finite number > 0 is needed")
+        if (
+            isinstance(self.attack_steps, bool)
+            or not isinstance(self.attack_steps, int)
+            or self.attack_steps < 1
+        ):
+            raise InputError(f"attack_steps={self.attack_steps!r}: an integer >= 1 is needed")
+
+    def fit(
+        self,
+        build: Build,
+        development: Development,
+        key: Key,
+        *,
+        progress: Callable[[Epoch], None] | None = None,
+        checkpoint: str | PathLike[str] | None = None,
+    ) -> Trained:
+        """See `Method.fit`."""
+        check_development(development)
+        model = fresh(build, key)
+        names = [name for name, _ in perturbed(model)]
+        within = None if self.input_attack is None else value_range(development.train.x)
+
+        def step(model: nn.Module, x: Tensor, y: Tensor, share: float) -> Tensor:
+            return self.step(model, x, y, within)
+
+        notes = {"gamma": self.gamma, "perturbed": names}
+        return trained(
+            self, model, development, key, step=step, progress=progress, checkpoint=checkpoint, notes=notes
+        )
+
+    def step(self, model: nn.Module, x: Tensor, y: Tensor, within: Range | None = None) -> Tensor:
+        """One gradient at the perturbed weights, which are then put back; see `nn.training.Step`."""
+        if self.input_attack is not None:
+            x = attack(model, x, y, self.input_attack, self.attack_steps, within)
+        weights = [weight for _, weight in perturbed(model)]
+        with statistics_kept(model):
+            loss = functional.cross_entropy(model(x), y)
+            # by autograd.grad, so that .grad holds the second gradient alone
+            ascent = torch.autograd.grad(loss, weights, allow_unused=True)
+        kept = [weight.detach().clone() for weight in weights]
+        with torch.no_grad():
+            for weight, gradient in zip(weights, ascent, strict=True):
+                if gradient is not None:
+                    length = gradient.norm().clamp_min(torch.finfo(gradient.dtype).tiny)
+                    weight.add_(gradient * (self.gamma * weight.norm() / length))
+        loss = functional.cross_entropy(model(x), y)
+        loss.backward()
+        if not self.as_published:
+            with torch.no_grad():
+                for weight, value in zip(weights, kept, strict=True):
+                    weight.copy_(value)
+        return loss.detach()
+
+
+def perturbed(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """What AWP perturbs: trained parameters with "weight" in their name and more than one dimension, tied ones once.
+
+    Raises:
+        InputError: if there are none.
+    """
+    found = [
+        (name, p)
+        for name, p in model.named_parameters()
+        if p.requires_grad and p.dim() > 1 and "weight" in name
+    ]
+    if not found:
+        raise InputError(
+            f"{type(model).__name__} has no trained parameter with 'weight' in its name and more than one dimension: "
+            "AWP has nothing to perturb"
+        )
+    return found
+
+
+def value_range(x: Tensor) -> Range:
+    """The range of images: per channel (c, 1, ...) where they have channels, else of all values (1,)."""
+    dims = [0, *range(2, x.dim())] if x.dim() > 2 else [0, 1]
+    shape = (-1, *[1] * (x.dim() - 2)) if x.dim() > 2 else (1,)
+    return x.amin(dims).reshape(shape), x.amax(dims).reshape(shape)
+
+
+def attack(
+    model: nn.Module, x: Tensor, y: Tensor, epsilon: float, steps: int, within: Range | None
+) -> Tensor:
+    """Images that raise the loss, by FGSM (one step) or PGD, in evaluation mode.
+
+    Args:
+        model: its modes, statistics and gradients stay as they are.
+        x, y: (b, ...) and (b,).
+        epsilon: the most that a value may change by.
+        steps: of ascent along the sign of the gradient (Goodfellow et al., arXiv:1412.6572; Madry et al.,
+            arXiv:1706.06083).
+        within: the data's range.
+
+    Returns:
+        (b, ...) without a gradient.
+    """
+    low, high = (x - epsilon, x + epsilon)
+    if within is not None:
+        low, high = torch.maximum(low, within[0].to(x)), torch.minimum(high, within[1].to(x))
+    stride = epsilon if steps == 1 else epsilon / 4
+    found = x.detach().clone()
+    if steps > 1:
+        found = torch.clamp(found + torch.empty_like(x).uniform_(-epsilon, epsilon), low, high)
+    with evaluating(model):
+        for _ in range(steps):
+            found.requires_grad_(True)
+            (gradient,) = torch.autograd.grad(functional.cross_entropy(model(found), y), found)
+            found = torch.clamp(found.detach() + stride * gradient.sign(), low, high)
+    return found.detach()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in evaluation mode; afterwards each module is in its own mode again."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards buffers, running means above all, are what they were: the first forward of a step is a rehearsal."""
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)

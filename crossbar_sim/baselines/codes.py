@@ -1,0 +1,194 @@
+"""Code words for classes: as far apart as can be, and the farther the more two classes are confused."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossbar_sim.baselines import code_kernels
+from crossbar_sim.crossbar.stream import Stream
+from crossbar_sim.errors import InputError
+from crossbar_sim.rng import Key
+
+Bits = NDArray[np.int64]
+"""Code words (classes, bits) of 0 and 1."""
+
+MOST_BITS = 1024
+
+_GREEDY = 16
+"""Up to so many bits all words are gone through: 2**16 of them."""
+
+_STARTS, _MANY, _WORK = 8, 100, 2e9
+"""Random starts of each search; classes beyond which two must do; steps that a search by swaps may take."""
+
+
+def shortest(classes: int) -> int:
+    """Bits for which a code with distance 3 is known to exist: one wrong bit can be put right.
+
+    Those of the (shortened) Hamming code: k + r bits for 2**k >= classes with 2**r > k + r.
+
+    >>> [shortest(classes) for classes in (2, 10, 16, 43, 1000)]
+    [3, 7, 7, 10, 14]
+    """
+    k = _needed(classes)
+    r = next(r for r in range(2, 64) if 2**r > k + r)
+    return k + r
+
+
+def check_bits(classes: int, bits: int) -> int:
+    """Bits, if so many can tell the classes apart.
+
+    Raises:
+        InputError: if not.
+    """
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= MOST_BITS:
+        raise InputError(f"bits={bits!r}: an integer in 1 .. {MOST_BITS} is needed")
+    if bits < _needed(classes):
+        raise InputError(
+            f"bits={bits}: {2**bits} code words for {classes} classes; at least {_needed(classes)} bits are needed"
+        )
+    return bits
+
+
+def _needed(classes: int) -> int:
+    return max(1, math.ceil(math.log2(classes)))
+
+
+def code(classes: int, bits: int, key: Key) -> Bits:
+    """Code words with a large minimum distance: the same for the same arguments.
+
+    The best of three constructions: a greedy (lexicographic) code for short words, rows of a Hadamard matrix, and a
+    simulated annealing from random words; best is the largest minimum distance, then the fewest columns that say the
+    same or nothing, then the fewest pairs at that distance.
+
+    Args:
+        classes: how many words, >= 2.
+        bits: of each.
+        key: of the annealing.
+
+    Raises:
+        InputError: if bits cannot tell so many classes apart.
+    """
+    check_bits(classes, bits)
+    found = [*_greedy(classes, bits), *_hadamard(classes, bits)]
+    found += [_annealed(classes, bits, key.fold("anneal", str(start))) for start in range(_starts(classes))]
+    return max(found, key=_quality)
+
+
+def minimum_distance(words: Bits) -> int:
+    """The least Hamming distance between two words."""
+    return int(_pairs(words).min())
+
+
+def distance_bound(classes: int, bits: int) -> int:
+    """No code has a larger minimum distance: the least of Singleton's, Hamming's and Plotkin's bounds.
+
+    MacWilliams and Sloane, The Theory of Error-Correcting Codes (1977), ch. 1 (Hamming), ch. 2 (Plotkin).
+    """
+    most = bits - _needed(classes) + 1
+    half = classes // 2
+    plotkin = 2 * bits * half * (classes - half) // (classes * (classes - 1))
+    most = min(most, plotkin)
+    while classes * sum(math.comb(bits, i) for i in range((most - 1) // 2 + 1)) > 2**bits:
+        most -= 1
+    return most
+
+
+def assign(words: Bits, confusion: NDArray[np.float64], key: Key) -> Bits:
+    """The words in the order of the classes, so that classes that are confused lie far apart.
+
+    Maximises sum_ij confusion_ij * distance(word of i, word of j): pairs are swapped while that gains, from the
+    given order and from random ones, and the best end is kept.
+
+    Args:
+        words: (classes, bits).
+        confusion: (classes, classes), >= 0: how often i is taken for j; the diagonal does not count.
+        key: of the random orders.
+    """
+    weights = np.ascontiguousarray(confusion + confusion.T, np.float64)
+    np.fill_diagonal(weights, 0)
+    distances = _distances(words).astype(np.float64)
+    best, most = np.arange(len(words)), -math.inf
+    starts = _starts(len(words))
+    rounds = max(1, int(_WORK / starts / len(words) ** 3))
+    for start in range(starts):
+        order = np.arange(len(words))
+        if start:
+            order = np.argsort(Stream.of(key.fold("order", str(start)), 0).words(len(words)), kind="stable")
+        gained = code_kernels.swap(weights, distances, order, rounds)
+        if gained > most + 1e-9 * abs(gained):
+            best, most = order, gained
+    return words[best]
+
+
+def _starts(classes: int) -> int:
+    return _STARTS if classes <= _MANY else 2
+
+
+def as_text(words: Bits) -> tuple[str, ...]:
+    """Code words as `Coded` takes them.
+
+    >>> as_text(np.array([[0, 1], [1, 1]]))
+    ('01', '11')
+    """
+    return tuple("".join(str(int(bit)) for bit in word) for word in words)
+
+
+def _distances(words: Bits) -> Bits:
+    ones = words @ words.T
+    weight = words.sum(1)
+    found: Bits = weight[:, None] + weight[None, :] - 2 * ones
+    return found
+
+
+def _pairs(words: Bits) -> Bits:
+    found: Bits = _distances(words)[np.triu_indices(len(words), 1)]
+    return found
+
+
+def _quality(words: Bits) -> tuple[int, int, int]:
+    pairs = _pairs(words)
+    least = int(pairs.min())
+    columns = words.T
+    same = columns == columns[:, :1]  # a column and its complement tell the same classes apart
+    idle = int(same.all(1).sum())
+    return least, len(np.unique(same, axis=0)) - idle, -int((pairs == least).sum())
+
+
+def _greedy(classes: int, bits: int) -> list[Bits]:
+    """The lexicographic code of the largest distance that has enough words; none if words are long."""
+    if bits > _GREEDY or classes > 2**bits:
+        return []
+    kept = np.empty(classes, np.int64)
+    for distance in range(distance_bound(classes, bits), 0, -1):
+        if code_kernels.lexicode(bits, distance, kept) == classes:
+            return [(kept[:, None] >> np.arange(bits)) & 1]
+    return []
+
+
+def _hadamard(classes: int, bits: int) -> list[Bits]:
+    """Rows of Sylvester's matrix without its constant column: every two differ in half of the places."""
+    order = 2
+    while order < max(classes, bits + 1):
+        order *= 2
+    numbers = np.arange(order)
+    both = numbers[:classes, None] & numbers[None, 1 : bits + 1]
+    found = np.zeros_like(both)
+    while both.any():
+        found ^= both & 1
+        both = both >> 1
+    return [found] if _pairs(found).min() > 0 else []
+
+
+def _annealed(classes: int, bits: int, key: Key) -> Bits:
+    steps = min(max(20_000, 20 * classes * bits), 200_000)
+    words = (
+        (Stream.of(key.fold("words"), 0).words(classes * bits) & 1).astype(np.int64).reshape(classes, bits)
+    )
+    drawn: Any = Stream.of(key.fold("moves"), 0).words(3 * steps).reshape(steps, 3)
+    distances = np.ascontiguousarray(_distances(words))
+    # A pair costs three times as much for each bit that it is closer, counted from the mean distance.
+    energy = 3.0 ** np.clip(bits / 2 - np.arange(bits + 2), -40.0, 40.0)
+    code_kernels.anneal(words, distances, energy, drawn, 2.0 * classes, 0.02)
+    return words

@@ -1,0 +1,83 @@
+"""A method from its name and settings: what the command line and experiment files give."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from crossbar_sim.baselines import ALL_METHODS
+from crossbar_sim.baselines.method import Method
+from crossbar_sim.crossbar.checks import show, unknown
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.training import Training
+
+METHODS: dict[str, type[Method]] = {method.kind: method for method in ALL_METHODS}
+
+TRAINING = tuple(f.name for f in fields(Training))
+"""Settings that all methods share."""
+
+
+def method_of(
+    kind: str, settings: Mapping[str, Any], training: Mapping[str, Any], hardware: Hardware | None = None
+) -> Method:
+    """The method called `kind`.
+
+    Args:
+        kind: of `METHODS`.
+        settings: its own fields; lists become tuples.
+        training: fields of `Training` that differ from the method's own recipe.
+        hardware: the design, for methods that train for one.
+
+    Raises:
+        InputError: for an unknown method or setting (with the nearest), a value out of range, or a design that the
+            method has no use for.
+
+    >>> method_of("dropout", {"rate": 0.2}, {"epochs": 3}).rate
+    0.2
+    """
+    if not isinstance(kind, str) or kind not in METHODS:
+        raise InputError(unknown("the method", kind, METHODS))
+    method: Any = METHODS[kind]
+    own = [f for f in fields(method) if f.name not in ("training", "hardware")]
+    for name in settings:
+        if name not in {f.name for f in own}:
+            raise InputError(unknown(f"the setting of {kind}", name, [f.name for f in own]))
+    for name in training:
+        if name not in TRAINING:
+            raise InputError(unknown("the training setting", name, TRAINING))
+    given = {name: _tuples(value) for name, value in settings.items()}
+    recipe: Any = next((f.default for f in fields(method) if f.name == "training"), Training())
+    given["training"] = replace(recipe, **training)
+    takes = {f.name for f in fields(method)}
+    if hardware is not None:
+        if "hardware" not in takes:
+            raise InputError(f"{kind} trains without a design: leave out the hardware")
+        given["hardware"] = hardware
+    try:
+        made: Method = method(**given)
+    except TypeError as error:
+        raise InputError(f"{kind} cannot be set up: {error}") from error
+    return made
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """`gamma=0.02` as ("gamma", 0.02): values are JSON, or plain words.
+
+    Raises:
+        InputError: if there is no equals sign.
+
+    >>> setting("rate=[0.1, 0.5]"), setting("kind=readout")
+    (('rate', [0.1, 0.5]), ('kind', 'readout'))
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise InputError(f"--set {show(text)}: expected NAME=VALUE, such as gamma=0.02")
+    try:
+        return name.strip().replace("-", "_"), json.loads(value)
+    except ValueError:
+        return name.strip().replace("-", "_"), value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,121 @@
+"""ReRAM-V: a network retrained for one chip, and for that one alone."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from crossbar_sim import Hardware, Key
+from crossbar_sim.baselines.reram_v import ReramV, diagnose
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn import set_chip, to_analog
+from crossbar_sim.nn.networks import build
+from crossbar_sim.nn.training import Training
+
+PAPER = Hardware.preset("bayesft", sigma=1.2)
+QUICK = Training(epochs=5, batch=64, lr=3e-3)
+
+
+def test_the_diagnosis_reads_each_cells_own_factor(network):
+    analog = to_analog(network, PAPER, seed=5, chip=3)
+    found = diagnose(analog)
+    with torch.no_grad():
+        for name, p in network.named_parameters():
+            layer, which = name.rsplit(".", 1)
+            read = getattr(analog.get_submodule(layer), which)
+            assert torch.allclose(found[name], (read / p).log().abs(), atol=1e-4)
+    set_chip(analog, 4)
+    assert not torch.allclose(diagnose(analog)["fc1.weight"], found["fc1.weight"])
+
+
+def test_stuck_cells_cannot_be_corrected(network):
+    hardware = Hardware.preset("bayesft", sigma=0.0, stuck_off=0.2)
+    found = diagnose(to_analog(network, hardware, chip=1))["fc1.weight"]
+    assert float(found.isinf().float().mean()) == pytest.approx(0.2, abs=0.05)
+    assert float(found[found.isfinite()].abs().max()) < 1e-5
+
+
+@pytest.fixture(scope="module")
+def retrained(network, digits):
+    method = ReramV(PAPER, chip=2, seed=1, threshold=1.5, retraining=QUICK)
+    return method.retrain(network, digits.development, Key(0))
+
+
+def test_its_own_chip_gets_better_and_fresh_ones_do_not(retrained):
+    own, fresh = (retrained.notes[f"validation_{which}"] for which in ("own_chip", "fresh_chips"))
+    assert own["after"] > own["before"] + 0.1
+    assert fresh["after"] < fresh["before"] + 0.05
+    assert fresh["chips"] == [3, 4, 5, 6, 7]
+    assert own["after"] == pytest.approx(retrained.report.validation_accuracy, abs=0.01)
+
+
+def test_frozen_weights_are_what_they_were_and_the_others_have_moved(network, retrained):
+    analog = to_analog(network, PAPER, seed=1, chip=2)
+    after = dict(retrained.model.named_parameters())
+    for name, off in diagnose(analog).items():
+        before, now, frozen = network.get_parameter(name), after[name], off > 1.5
+        assert torch.equal(now[frozen], before[frozen])
+        assert int(frozen.sum()) == retrained.notes["frozen"][name]
+    moved = (after["fc1.weight"] != network.fc1.weight).float().mean()
+    assert 0.1 < retrained.notes["frozen_share"] < 0.3  # P(|lambda| > 1.5) at sigma 1.2 is 0.21
+    assert float(moved) > 0.5
+
+
+def test_the_model_given_stays_as_it_is_and_the_same_again_gives_the_same_bytes(network, digits, retrained):
+    before = [p.detach().clone() for p in network.parameters()]
+    again = ReramV(PAPER, chip=2, seed=1, threshold=1.5, retraining=QUICK).retrain(
+        network, digits.development, Key(0)
+    )
+    assert all(torch.equal(p, q) for p, q in zip(before, network.parameters(), strict=True))
+    assert again.notes == retrained.notes
+    for p, q in zip(again.model.parameters(), retrained.model.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_negative_control_with_everything_frozen_nothing_is_learnt(network, digits):
+    hardware = Hardware.preset("bayesft", sigma=0.0, stuck_off=1.0)
+    found = ReramV(hardware, retraining=QUICK).retrain(network, digits.development, Key(0))
+    assert found.notes["frozen_share"] == 1
+    for p, q in zip(found.model.parameters(), network.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_fit_trains_plainly_first(digits):
+    def mlp():
+        return build("mlp", inputs=64, hidden=(16,), classes=10)
+
+    method = ReramV(PAPER, threshold=math.inf, training=QUICK, retraining=QUICK)
+    epochs = []
+    found = method.fit(mlp, digits.development, Key(0), progress=epochs.append)
+    assert found.notes["plain"]["epochs"] == 5
+    assert len(epochs) == 10
+    assert found.notes["frozen_share"] == 0
+    assert found.notes["threshold"] == "inf"
+    assert not found.model.training
+    own = found.notes["validation_own_chip"]
+    assert own["after"] > own["before"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"threshold": 0}, "threshold"),
+        ({"threshold": math.nan}, "threshold"),
+        ({"chip": -1}, "chip=-1"),
+        ({"seed": -1}, "seed"),
+        ({"retraining": Training(weight_decay=0.1)}, "frozen"),
+    ],
+)
+def test_impossible_settings_are_one_sentence(given, words):
+    with pytest.raises(InputError, match=words):
+        ReramV(PAPER, **given)
+
+
+def test_bad_input_is_one_sentence(network, digits):
+    with pytest.raises(InputError, match="Development"):
+        ReramV(PAPER).retrain(network, digits, Key(0))
+    folded = Hardware(normalisation="folded")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10)).eval()
+    with pytest.raises(InputError, match="folded"):
+        ReramV(folded).retrain(model, digits.development, Key(0))
