@@ -166,7 +166,7 @@ def test_every_public_name_of_the_package_is_there_and_listed():
     "name",
     [
         "rng", "crossbar.hardware", "crossbar.overrides", "crossbar.presets", "crossbar.config_text",
-        "data.load", "nn.seeding", "nn.train",
+        "data.load", "nn.seeding", "nn.optimiser", "baselines.settings", "robustness.benchmark",
     ],
 )  # fmt: skip
 def test_examples_in_docstrings(name: str):

@@ -1,5 +1,6 @@
 """Torch models on simulated crossbars: conversion, evaluation, loading, training."""
 
+from crossbar_sim.nn.augment import Augment, Normalise
 from crossbar_sim.nn.checkpoint import save_checkpoint
 from crossbar_sim.nn.chips import layers, only_layers, program, set_chip, set_hardware
 from crossbar_sim.nn.convert import to_analog
@@ -8,14 +9,18 @@ from crossbar_sim.nn.loading import LoadedModel, load_model
 from crossbar_sim.nn.networks import MLP, NETWORKS, LeNet5
 from crossbar_sim.nn.seeding import permutation, seeded
 from crossbar_sim.nn.train import FitReport, accuracy, fit
+from crossbar_sim.nn.training import Training
 
 __all__ = [
     "MLP",
     "NETWORKS",
+    "Augment",
     "FitReport",
     "Layer",
     "LeNet5",
     "LoadedModel",
+    "Normalise",
+    "Training",
     "accuracy",
     "fit",
     "layers",

@@ -1,33 +1,27 @@
 """The one training loop. A method is its loss step."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.optimiser import Optimiser
+from crossbar_sim.nn.optimiser import one_cycle as one_cycle
 from crossbar_sim.nn.seeding import permutation, seeded
+from crossbar_sim.nn.train_checks import Examples, check_fits, labelled
+from crossbar_sim.nn.train_state import State, TrainingFile, identity, put_back, snapshot
+from crossbar_sim.nn.training import Step, Training
 from crossbar_sim.rng import Key
 
-WARM_UP = 0.3
-"""The share of the steps in which the learning rate rises."""
-
 _EVALUATION_BATCH = 1024
-
-
-class Examples(Protocol):
-    """Labelled examples, e.g. a `Split`: x (n, ...) float32, y (n,) int64."""
-
-    @property
-    def x(self) -> torch.Tensor: ...  # noqa: D102
-    @property
-    def y(self) -> torch.Tensor | None: ...  # noqa: D102
 
 
 LossStep = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -47,11 +41,15 @@ class Epoch:
 
 @dataclass(frozen=True)
 class FitReport:
-    """What a training run did; equal for equal runs, `seconds` apart."""
+    """What a training run did; equal for equal runs, `seconds` apart.
+
+    `kept` is the epoch whose weights were kept because they were the best; None: those of the last.
+    """
 
     history: tuple[Epoch, ...]
     steps: int
     seconds: float = field(compare=False)
+    kept: int | None = None
 
     @property
     def epochs(self) -> int:
@@ -60,8 +58,8 @@ class FitReport:
 
     @property
     def validation_accuracy(self) -> float | None:
-        """After the last epoch."""
-        return self.history[-1].validation_accuracy
+        """Of the weights that were kept."""
+        return self.history[-1 if self.kept is None else self.kept - 1].validation_accuracy
 
 
 def cross_entropy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -74,17 +72,21 @@ def fit(
     train: Examples,
     validation: Examples | None = None,
     *,
-    epochs: int,
-    batch: int = 128,
-    lr: float = 1e-3,
+    epochs: int | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
     key: Key,
+    training: Training | None = None,
     loss_step: LossStep | None = None,
+    step: Step | None = None,
+    method: str = "",
     progress: Callable[[Epoch], None] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> FitReport:
-    """Train a classifier in place: Adam, one-cycle learning rate, data in memory.
+    """Train a classifier in place: Adam and a one-cycle learning rate unless told otherwise, data in memory.
 
-    The weights that remain are those of the last step: nothing is selected on the validation
-    examples, they are only reported on. Batches are as equal as they can be (no small last one).
+    The weights that remain are those of the last step, and nothing is selected on the validation examples, unless
+    `training.patience` asks for it. Batches are as equal as they can be (no small last one).
     The same key gives the same weights, bit for bit on one kind of processor: a network below a million
     parameters trains on one thread, which is also the fastest; a larger one on torch's threads, whose
     number then matters. Afterwards the model is in eval mode.
@@ -93,56 +95,160 @@ def fit(
         model: maps (b, ...) to logits (b, classes); it stays on its device, the data goes there.
         train: what it learns from.
         validation: what its accuracy is reported on after every epoch.
-        epochs: passes over the training examples, >= 1.
-        batch: at most so many examples per step, >= 1.
-        lr: the highest learning rate, > 0.
-        key: shuffling and dropout start from it; initialisation is the caller's.
-        loss_step: the method; `None` is `cross_entropy`.
+        epochs, batch, lr: short for `training=Training(epochs, batch, lr)`.
+        key: shuffling, dropout and augmentation start from it; initialisation is the caller's.
+        training: everything else about how.
+        loss_step: the method, as a loss; None is `cross_entropy`.
+        step: the method, as a whole gradient step, in place of a loss.
+        method: what loss_step or step is, settings included, in words: a checkpoint of another is refused.
         progress: called after every epoch.
+        checkpoint: a file that is replaced after every epoch. If it is there, training goes on from it and ends
+            with the weights it would have had without a stop.
 
     Raises:
         InputError: if an argument is out of range, examples have no labels or do not fit the model,
-            nothing can be trained, or the loss stops being finite (the model is then spoilt).
+            nothing can be trained, the checkpoint is of another training, or the loss stops being finite (the
+            model is then spoilt).
     """
-    _check_numbers(epochs, batch, lr)
+    how = _training(training, epochs=epochs, batch=batch, lr=lr)
+    if loss_step is not None and step is not None:
+        raise InputError("a method is either a loss_step or a step: give one of them")
+    if how.patience is not None and validation is None:
+        raise InputError(f"patience={how.patience} needs validation examples to judge by")
     started = time.perf_counter()
-    with seeded(key.fold("fit")), _few_threads(model):
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        x, y = _labelled("train", train, device)
-        held = None if validation is None else _labelled("validation", validation, device)
-        if loss_step is None:
-            _check_fits(model, x, max(int(y.max()), -1 if held is None else int(held[1].max())))
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        if not trainable:
-            raise InputError("the model has no parameter that requires a gradient: nothing to train")
-        optimiser = torch.optim.Adam(trainable, lr=lr, fused=True)
-        per_epoch = math.ceil(len(x) / batch)
-        history: list[Epoch] = []
-        for number in range(1, epochs + 1):
-            order = permutation(len(x), key.fold("shuffle", str(number)), device)
-            model.train()
-            total = torch.zeros((), dtype=torch.float64, device=device)
-            for i, chosen in enumerate(order.tensor_split(per_epoch)):
-                done = (number - 1) * per_epoch + i
-                optimiser.param_groups[0]["lr"] = lr * one_cycle(done, epochs * per_epoch)
-                loss = (loss_step or cross_entropy)(model, x[chosen], y[chosen])
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                total += loss.detach() * len(chosen)
-            # Asked once per epoch: reading a number back stalls a GPU.
-            mean = float(total) / len(x)
-            if not math.isfinite(mean):
-                raise InputError(
-                    f"the loss became {mean} in epoch {number} of {epochs} at lr={lr:g}: "
-                    "lower the learning rate, or scale the examples to about 0 .. 1"
-                )
-            score = None if held is None else accuracy(model, *held)
-            history.append(Epoch(number, mean, score))
-            if progress is not None:
-                progress(history[-1])
-        model.eval()
-    return FitReport(tuple(history), epochs * per_epoch, time.perf_counter() - started)
+    with seeded(key.fold("fit")), _few_threads(model), _on_device(model, how.device) as device:
+        x, y = labelled("train", train, device)
+        held = None if validation is None else labelled("validation", validation, device)
+        if loss_step is None and step is None:
+            check_fits(model, x, max(int(y.max()), -1 if held is None else int(held[1].max())))
+        if how.augment is not None:
+            how.augment.check(x)
+        file = None
+        if checkpoint is not None:
+            told = {"training": how, "key": key, "method": method or _name(step or loss_step)}
+            file = TrainingFile(
+                checkpoint, identity(model, told, {"training data": (x, y), "validation data": held})
+            )
+        run = _Run(model, how, step or _of_loss(loss_step or cross_entropy), key, x, y)
+        try:
+            state = State() if file is None else file.read(model, run.optimiser)
+            spent = state.seconds
+            while not _finished(state, how):
+                run.epoch(state)
+                score = None if held is None else accuracy(model, *held)
+                state.history[-1] = (*state.history[-1][:2], score)
+                better = score is not None and (state.best is None or score > state.best[1])
+                if how.patience is not None and score is not None and better:
+                    state.best = (len(state.history), score, snapshot(model))
+                state.seconds = spent + time.perf_counter() - started
+                if file is not None:
+                    file.write(model, run.optimiser, state)
+                if progress is not None:
+                    progress(Epoch(*state.history[-1]))
+            if state.best is not None:
+                put_back(model, state.best[2])
+        finally:
+            run.optimiser.close()
+            model.eval()
+    history = tuple(Epoch(*each) for each in state.history)
+    kept = None if state.best is None else state.best[0]
+    seconds = spent + time.perf_counter() - started
+    return FitReport(history, len(history) * run.per_epoch, seconds, kept)
+
+
+class _Run:
+    """What the steps of one training share."""
+
+    def __init__(
+        self, model: nn.Module, training: Training, step: Step, key: Key, x: torch.Tensor, y: torch.Tensor
+    ) -> None:
+        self.model, self.training, self.step, self.key, self.x, self.y = model, training, step, key, x, y
+        self.per_epoch = math.ceil(len(x) / training.batch)
+        self.steps = self.per_epoch * training.epochs
+        self.optimiser = Optimiser(model, training, self.steps)
+
+    def epoch(self, state: State) -> None:
+        """Go once over the examples, and add the epoch to the history.
+
+        Raises:
+            InputError: if the loss stops being finite.
+        """
+        x, y, training = self.x, self.y, self.training
+        number = len(state.history) + 1
+        order = permutation(len(x), self.key.fold("shuffle", str(number)), x.device)
+        augment = training.augment
+        if augment is not None:
+            drawn = augment.draw(len(x), self.key.fold("augment", str(number)), x.device)
+        # No cache of bfloat16 weights: a method changes them in place within a step.
+        half = torch.autocast(
+            x.device.type, torch.bfloat16, enabled=training.precision == "bfloat16", cache_enabled=False
+        )
+        self.model.train()
+        total = torch.zeros((), dtype=torch.float64, device=x.device)
+        for i, chosen in enumerate(order.tensor_split(self.per_epoch)):
+            done = (number - 1) * self.per_epoch + i
+            images = x[chosen] if augment is None else augment.apply(x[chosen], drawn[chosen])
+            self.optimiser.zero()
+            with half:
+                loss = self.step(self.model, images, y[chosen], done / self.steps)
+            self.optimiser.step(done)
+            total += loss.detach() * len(chosen)
+        # Asked once per epoch: reading a number back stalls a GPU.
+        mean = float(total) / len(x)
+        if not math.isfinite(mean):
+            raise InputError(
+                f"the loss became {mean} in epoch {number} of {training.epochs} at lr={training.lr:g}: "
+                "lower the learning rate, or scale the examples to about 0 .. 1"
+            )
+        state.history.append((number, mean, None))
+
+
+def _finished(state: State, training: Training) -> bool:
+    done = len(state.history)
+    waited = (
+        training.patience is not None and state.best is not None and done - state.best[0] >= training.patience
+    )
+    return done >= training.epochs or waited
+
+
+def _of_loss(loss_step: LossStep) -> Step:
+    """The gradient step of a loss."""
+
+    def step(model: nn.Module, x: torch.Tensor, y: torch.Tensor, share: float) -> torch.Tensor:
+        loss = loss_step(model, x, y)
+        loss.backward()
+        return loss.detach()
+
+    return step
+
+
+def _name(function: object) -> str:
+    return getattr(function, "__qualname__", type(function).__qualname__)
+
+
+def _training(training: Training | None, **short: Any) -> Training:
+    given = {name: value for name, value in short.items() if value is not None}
+    if training is not None:
+        if given:
+            raise InputError(f"{', '.join(given)} beside training: put it into the Training")
+        return training
+    if "epochs" not in given:
+        raise InputError("epochs is missing: give epochs, or training=Training(...)")
+    return Training(**given)
+
+
+@contextmanager
+def _on_device(model: nn.Module, name: str | None) -> Iterator[torch.device]:
+    """Train on another device, and bring the model back."""
+    before = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = before if name is None else torch.device(name)
+    if device != before:
+        model.to(device)
+    try:
+        yield device
+    finally:
+        if device != before:
+            model.to(before)
 
 
 @contextmanager
@@ -157,21 +263,6 @@ def _few_threads(model: nn.Module) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def one_cycle(step: int, steps: int) -> float:
-    """The learning rate of `step` (0 .. steps - 1) as a share of the highest.
-
-    One cycle in the manner of Smith and Topin (arXiv:1708.07120): linear from 1/25 up over the
-    first 30 % of the steps, then half a cosine down, never quite to 0.
-
-    >>> one_cycle(3, 10), round(one_cycle(9, 10), 3)
-    (1.0, 0.05)
-    """
-    top = int(WARM_UP * steps)
-    if step < top:
-        return 0.04 + 0.96 * step / top
-    return 0.5 * (1 + math.cos(math.pi * (step - top) / (steps - top)))
-
-
 def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
     """The share of examples whose largest logit is their label's. Leaves the model in eval mode."""
     model.eval()
@@ -181,40 +272,3 @@ def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
             for a, b in zip(x.split(_EVALUATION_BATCH), y.split(_EVALUATION_BATCH), strict=True)
         )
     return right / len(x)
-
-
-def _check_numbers(epochs: int, batch: int, lr: float) -> None:
-    for what, number in (("epochs", epochs), ("batch", batch)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise InputError(f"{what}={number!r}: an integer >= 1 is needed")
-    if not 0 < lr < math.inf:  # NaN is refused too
-        raise InputError(f"lr={lr!r}: a learning rate is a finite number > 0")
-
-
-def _labelled(what: str, examples: Examples, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    if examples.y is None:
-        raise InputError(f"the {what} examples have no labels: training needs y")
-    if len(examples.x) == 0 or len(examples.x) != len(examples.y):
-        raise InputError(
-            f"the {what} examples are {len(examples.x)} and their labels {len(examples.y)}: "
-            "as many of both are needed, and at least one"
-        )
-    return examples.x.to(device), examples.y.to(device)
-
-
-def _check_fits(model: nn.Module, x: torch.Tensor, top: int) -> None:
-    """Try one example, so that data which does not fit is one sentence and not a failed step."""
-    model.eval()
-    try:
-        with torch.no_grad():
-            logits = model(x[:1])
-    except RuntimeError as error:
-        line = (str(error).splitlines() or ["no reason given"])[0]
-        raise InputError(
-            f"the model does not take examples of shape {tuple(x.shape[1:])}: {line[:160]}"
-        ) from error
-    if logits.ndim != 2 or logits.shape[1] <= top:
-        raise InputError(
-            f"the model gives {tuple(logits.shape)} for one example and the largest label is "
-            f"{top}: logits of shape (1, classes) with classes >= {top + 1} are needed"
-        )

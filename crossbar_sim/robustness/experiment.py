@@ -73,7 +73,7 @@ _KEYS = (
     "sensitivity_chips",
 )  # fmt: skip
 _MODEL = ("path", "arch", "arch_arguments")
-_TRAIN = ("network", "arguments", "method", "settings", "seed")
+_TRAIN = ("network", "arguments", "method", "settings", "seed", "seeds")
 _TRAINING = tuple(f.name for f in fields(Training))
 
 
@@ -99,9 +99,10 @@ def _experiment(path: Path, table: dict[str, Any]) -> Experiment:
         entry = {"path": given} if isinstance(given, str) else given
         models[label] = _built(ModelFile, entry, _MODEL, f"models.{label}", ("path",))
     for label, given in _table(table, "train").items():
-        if label in models:
-            raise InputError(f"{label} is in models and in train: give each model a name of its own")
-        models[label] = _to_train(given, f"train.{label}")
+        for name, one in _to_train(label, given).items():
+            if name in models:
+                raise InputError(f"{name} is in models and in train: give each model a name of its own")
+            models[name] = one
     if not models:
         raise InputError('there is no model: give [models] with NAME = "file.pt", or [train.NAME]')
     if "data" not in table:
@@ -174,8 +175,10 @@ def _hardware(given: Any, folder: Path) -> tuple[Hardware, tuple[str, ...]]:
     return from_dict(table), ()
 
 
-def _to_train(given: Any, where: str) -> ToTrain:
-    table = {"arguments": {}, "settings": {}, "method": "erm", "seed": 0, **_is_table(given, where)}
+def _to_train(label: str, given: Any) -> dict[str, ToTrain]:
+    """What one table [train.LABEL] asks for: one network, or one for each of its seeds."""
+    where = f"train.{label}"
+    table = {"arguments": {}, "settings": {}, "method": "erm", **_is_table(given, where)}
     training = {name: table.pop(name) for name in _TRAINING if name in table}
     _known(table, (*_TRAIN, *_TRAINING), f"the key {where}.")
     for name in ("network", "method"):
@@ -187,8 +190,18 @@ def _to_train(given: Any, where: str) -> ToTrain:
         Training(**training)
     except InputError as error:
         raise InputError(f"{where}.{error}") from None
-    seed = _whole(table, "seed", 0, 2**64 - 1, 0, f"{where}.")
-    return ToTrain(table["network"], table["arguments"], table["method"], table["settings"], training, seed)
+    seeds = table.get("seeds")
+    if seeds is None:
+        several = {label: _whole(table, "seed", 0, 2**64 - 1, 0, f"{where}.")}
+    elif not isinstance(seeds, list) or not seeds or "seed" in table:
+        raise InputError(f"{where}.seeds={show(seeds)}: expected a list such as [0, 1, 2], and then no seed")
+    else:
+        whole = [_whole({"seeds": s}, "seeds", 0, 2**64 - 1, None, f"{where}.") for s in seeds]
+        several = {f"{label}, seed {seed}": seed for seed in whole}
+    return {
+        name: ToTrain(table["network"], table["arguments"], table["method"], table["settings"], training, seed)
+        for name, seed in several.items()
+    }
 
 
 def _built(kind: type, entry: Any, keys: tuple[str, ...], where: str, needed: tuple[str, ...]) -> Any:

@@ -8,7 +8,7 @@ from torch import nn
 from crossbar_sim import Differential, Hardware, InputError
 from crossbar_sim.crossbar import threads
 from crossbar_sim.nn import set_chip, to_analog
-from crossbar_sim.nn.evaluate import outputs
+from crossbar_sim.nn.evaluate import outputs, torch_threads_kept
 
 
 @pytest.fixture(autouse=True)
@@ -140,3 +140,23 @@ def test_after_an_error_the_model_follows_its_chip_again():
     set_chip(analog, 1)
     with torch.no_grad():
         assert not torch.allclose(analog(X), one, rtol=0.01)
+
+
+def test_torch_has_its_threads_again_afterwards():
+    with torch_threads_kept():
+        torch.set_num_threads(2)
+        outputs(made(net), X, 8)
+        assert torch.get_num_threads() == 2
+        with pytest.raises(InputError):
+            outputs(made(net), X[:, :, :5], 8)
+        assert torch.get_num_threads() == 2
+
+
+def test_a_block_of_a_linear_layer_has_the_same_bits_in_any_company():
+    """The route is chosen by size: a block must not see what else there is."""
+    model, x = made(lambda: nn.Sequential(nn.Linear(300, 70), nn.ReLU(), nn.Linear(70, 3))), numbers(250, 300)
+    whole = outputs(model, x, 100)
+    assert [len(y) for y in whole] == [100, 100, 50]
+    alone = [outputs(model, part, 100)[0] for part in x.split(100)]
+    assert all(torch.equal(a, b) for a, b in zip(whole, alone, strict=True))
+    torch.testing.assert_close(torch.cat(whole), model(x).detach(), rtol=1e-5, atol=1e-5)

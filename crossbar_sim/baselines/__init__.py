@@ -1,0 +1,14 @@
+"""Ways to train a network so that it survives its hardware: each a frozen dataclass with `fit`."""
+
+from crossbar_sim.baselines.awp import Awp
+from crossbar_sim.baselines.drift_aware import DriftAware
+from crossbar_sim.baselines.dropout import Dropout
+from crossbar_sim.baselines.erm import Erm
+from crossbar_sim.baselines.ftna import Ftna
+from crossbar_sim.baselines.method import Method, Trained
+from crossbar_sim.baselines.reram_v import ReramV
+
+ALL_METHODS: tuple[type[Method], ...] = (Erm, Dropout, Awp, Ftna, ReramV, DriftAware)
+"""Every method: drives the tests, the command line and the help."""
+
+__all__ = ["ALL_METHODS", "Awp", "DriftAware", "Dropout", "Erm", "Ftna", "Method", "ReramV", "Trained"]

@@ -1,0 +1,91 @@
+"""Dropout at fixed rates: what BayesFT searches for, set by hand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import PathLike
+from typing import ClassVar
+
+from torch import nn
+
+from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
+from crossbar_sim.data import Development
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates
+from crossbar_sim.nn.train import Epoch
+from crossbar_sim.nn.training import Training
+from crossbar_sim.rng import Key
+
+
+@dataclass(frozen=True)
+class Dropout(Method):
+    """Plain training with dropout at every site: the network's own dropout layers, or those found in it.
+
+    Args:
+        rate: one for all sites, or one for each, in [0, 1).
+        alpha: alpha dropout (Klambauer et al., NeurIPS 2017) in place of dropout: values are set to a negative
+            constant rather than 0, and mean and variance are kept. For networks with dropout layers of their own.
+        training: how.
+
+    Raises:
+        InputError: if a rate is out of range.
+    """
+
+    rate: float | tuple[float, ...] = 0.5
+    alpha: bool = False
+    training: Training = Training()  # noqa: RUF009 - frozen
+    kind: ClassVar[str] = "dropout"
+    citation: ClassVar[str] = "Srivastava et al., Dropout, JMLR 15 (2014) 1929"
+
+    def __post_init__(self) -> None:
+        check_rates("rate", self.rate)
+
+    def fit(
+        self,
+        build: Build,
+        development: Development,
+        key: Key,
+        *,
+        progress: Callable[[Epoch], None] | None = None,
+        checkpoint: str | PathLike[str] | None = None,
+    ) -> Trained:
+        """See `Method.fit`."""
+        known = check_development(development)
+        model = fresh(build, key)
+        set_rates(model, self.rate)
+        notes = {"rates": rates(model)}
+        if self.alpha:
+            to_alpha(model)
+        done = trained(self, model, known, key, progress=progress, checkpoint=checkpoint, notes=notes)
+        remove_found(model)  # they do nothing any more but keep a model from faster routes
+        return done
+
+
+def to_alpha(model: nn.Module) -> None:
+    """Replace every nn.Dropout of the model by an nn.AlphaDropout of its rate, in place.
+
+    Raises:
+        InputError: if there is none: rates would silently be those of plain dropout.
+    """
+    replaced = 0
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Dropout:
+                setattr(module, name, nn.AlphaDropout(child.p))
+                replaced += 1
+    if not replaced:
+        raise InputError(
+            f"{type(model).__name__} has no nn.Dropout of its own that alpha dropout could replace"
+        )
+
+
+def check_rates(name: str, given: object) -> None:
+    """Refuse what is no rate in [0, 1), and no tuple of such.
+
+    Raises:
+        InputError: naming the field.
+    """
+    for rate in given if isinstance(given, tuple) else (given,):
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+            raise InputError(
+                f"{name}={given!r}: dropout rates are numbers in [0, 1), one or a tuple of one per site"
+            )

@@ -1,0 +1,131 @@
+"""What a way to train is: `Method.fit(build, development, key)` gives a `Trained`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any, ClassVar
+
+from torch import nn
+
+from crossbar_sim.data import Development
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.seeding import seeded
+from crossbar_sim.nn.train import Epoch, FitReport, LossStep
+from crossbar_sim.nn.train import fit as train_network
+from crossbar_sim.nn.train_checks import check_fits
+from crossbar_sim.nn.training import Step, Training
+from crossbar_sim.rng import Key
+
+Build = Callable[[], nn.Module]
+"""Makes a fresh network; its initialisation is drawn from torch's generator, which the method seeds."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a method made.
+
+    Args:
+        model: in evaluation mode, on the CPU, ready to be swept, deployed or saved.
+        report: of its training.
+        notes: what the method found out, as plain JSON values: codes, rates, frozen cells.
+    """
+
+    model: nn.Module
+    report: FitReport
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Method(ABC):
+    """A way to train: a frozen dataclass of its settings, with `fit`.
+
+    It sees training and validation examples only: a test split has no way in.
+    """
+
+    kind: ClassVar[str]
+    citation: ClassVar[str]
+    training: Training
+
+    @abstractmethod
+    def fit(
+        self,
+        build: Build,
+        development: Development,
+        key: Key,
+        *,
+        progress: Callable[[Epoch], None] | None = None,
+        checkpoint: str | PathLike[str] | None = None,
+    ) -> Trained:
+        """Train a fresh network.
+
+        Args:
+            build: makes it.
+            development: what may be seen.
+            key: of initialisation, shuffling, dropout and training noise.
+            progress: called after every epoch.
+            checkpoint: a file that a killed training goes on from, with the same final weights.
+
+        Raises:
+            InputError: if a setting, the network and the data do not go together.
+        """
+
+
+def check_development(development: object) -> Development:
+    """Refuse anything but `Development`: data with a test split in it above all.
+
+    Raises:
+        InputError: naming what was given.
+    """
+    if not isinstance(development, Development):
+        raise InputError(
+            f"a method takes Development (train and validation), not {type(development).__name__}: "
+            "give data.development, so that nothing can be selected on test images"
+        )
+    return development
+
+
+def fresh(build: Build, key: Key) -> nn.Module:
+    """A network whose initialisation is named by the key."""
+    with seeded(key.fold("initialisation")):
+        return build()
+
+
+def trained(
+    method: Method,
+    model: nn.Module,
+    development: Development,
+    key: Key,
+    *,
+    loss_step: LossStep | None = None,
+    step: Step | None = None,
+    progress: Callable[[Epoch], None] | None = None,
+    checkpoint: str | PathLike[str] | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> Trained:
+    """Train a model of `fresh` as a method says, for methods that train once.
+
+    Args:
+        method: whose `training` it is; its repr tells its checkpoints from those of others.
+        model: fresh, with its dropout rates set.
+        development, key, progress, checkpoint: of `Method.fit`.
+        loss_step, step: what the method does in a step; neither: plain cross-entropy.
+        notes: of `Trained`.
+
+    Raises:
+        InputError: as `nn.fit`, and if the network does not take these examples or has too few classes.
+    """
+    labels = [split.y for split in (development.train, development.validation) if split.y is not None]
+    check_fits(model, development.train.x, max((int(y.max()) for y in labels), default=-1))
+    report = train_network(
+        model,
+        development.train,
+        development.validation,
+        key=key,
+        training=method.training,
+        loss_step=loss_step,
+        step=step,
+        method=repr(method),
+        progress=progress,
+        checkpoint=checkpoint,
+    )
+    return Trained(model.cpu(), report, dict(notes or {}))

@@ -1,0 +1,114 @@
+"""Augmentation and normalisation of images that are tensors already."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.seeding import whole_numbers
+from crossbar_sim.rng import Key
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random shifts and mirror images of a batch (b, channels, h, w), drawn anew in every epoch.
+
+    Args:
+        crop: every image is padded with so many zeros on each side, and a window of its own size is cut out
+            anywhere: a shift by at most `crop` pixels each way (4 is usual for CIFAR-10).
+        flip: half of the images are mirrored left to right (not for digits or signs).
+
+    Raises:
+        InputError: if neither does anything.
+    """
+
+    crop: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.crop, bool) or not isinstance(self.crop, int) or self.crop < 0:
+            raise InputError(f"crop={self.crop!r}: a number of pixels >= 0 is needed")
+        if not isinstance(self.flip, bool):
+            raise InputError(f"flip={self.flip!r}: True or False is needed")
+        if not self.crop and not self.flip:
+            raise InputError(
+                "an augmentation with crop=0 and flip=False does nothing: set one, or leave it out"
+            )
+
+    def check(self, x: Tensor) -> None:
+        """Refuse examples (n, ...) that are no images.
+
+        Raises:
+            InputError: with their shape.
+        """
+        if x.ndim != 4:
+            raise InputError(
+                f"examples of shape {tuple(x.shape[1:])} cannot be shifted or mirrored: images are (channels, h, w)"
+            )
+
+    def draw(self, n: int, key: Key, device: torch.device) -> Tensor:
+        """What happens to each of n images: (n, 3) int64 on the device, shift down, shift right, mirrored.
+
+        Drawn on the CPU by name, so that it is the same on every device and in a training that goes on.
+        """
+        side = 2 * self.crop + 1
+        shifts = whole_numbers((n, 2), side, key.fold("crop"))
+        mirrored = whole_numbers((n, 1), 2 if self.flip else 1, key.fold("flip"))
+        return torch.cat([shifts, mirrored], dim=1).to(device)
+
+    def apply(self, x: Tensor, drawn: Tensor) -> Tensor:
+        """The batch (b, channels, h, w) with the rows (b, 3) of `draw` done to it: one gather."""
+        b, _, h, w = x.shape
+        c = self.crop
+        padded = nn.functional.pad(x, (c, c, c, c))
+        down, right, mirrored = drawn.unsqueeze(2).unbind(1)
+        columns = torch.arange(w, device=x.device)
+        columns = torch.where(mirrored == 1, w - 1 - columns, columns) + right
+        rows = torch.arange(h, device=x.device) + down
+        images = torch.arange(b, device=x.device)[:, None, None]
+        return padded[images, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+class Normalise(nn.Module):
+    """(x - mean) / std per channel, as the first layer of a network: then a deployed model carries it along.
+
+    Both are buffers: saved with the network, digital, and never trained.
+
+    Args:
+        mean, std: one number per channel.
+
+    Raises:
+        InputError: if they are not as many, or a std is not above 0.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std) or not len(mean):
+            raise InputError(
+                f"{len(mean)} means and {len(std)} stds: as many of both are needed, one per channel"
+            )
+        for name, values in (("mean", mean), ("std", std)):
+            tensor = torch.as_tensor(values, dtype=torch.float32)
+            if not bool(tensor.isfinite().all()) or (name == "std" and not bool((tensor > 0).all())):
+                raise InputError(f"{name}={list(values)}: finite numbers are needed, and stds above 0")
+            self.register_buffer(name, tensor)
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Normalise":
+        """The normalisation that gives examples (n, channels, ...) mean 0 and variance 1 per channel.
+
+        Raises:
+            InputError: if a channel is the same everywhere.
+        """
+        columns = x.transpose(0, 1).flatten(1).double()
+        return cls(columns.mean(1).tolist(), columns.std(1, correction=0).tolist())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (b, channels, ...) of the same shape."""
+        shape = (-1, *(1,) * (x.ndim - 2))
+        return (x - self.mean.view(shape)) / self.std.view(shape)

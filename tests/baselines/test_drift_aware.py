@@ -1,0 +1,363 @@
+"""Drift-aware training: its gradient, its draws, its routes."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crossbar_sim.baselines.analog_step import AnalogStep
+from crossbar_sim.baselines.drift_aware import DriftAware, factor_copies, weight_layers
+from crossbar_sim.baselines.drifted_step import DriftedStep, batched, chip_by_chip
+from crossbar_sim.baselines.sequences import Sequence
+from crossbar_sim.baselines.training_chips import TrainingChips
+from crossbar_sim.crossbar.drift import LogNormalDrift, NormalDrift
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.mapping import Differential
+from crossbar_sim.data import Development, load_data
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn import MLP, LeNet5
+from crossbar_sim.nn.chips import set_chip
+from crossbar_sim.nn.convert import to_analog
+from crossbar_sim.nn.seeding import seeded
+from crossbar_sim.nn.train import accuracy
+from crossbar_sim.nn.training import Training
+from crossbar_sim.rng import Key
+
+
+@pytest.fixture(scope="module")
+def digits() -> Development:
+    return load_data("digits").development
+
+
+def net(dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    with seeded(Key(0)):
+        return nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).to(dtype)
+
+
+def examples(n: int = 10, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    x = torch.sin(torch.arange(n * 6, dtype=dtype) * 1.7).reshape(n, 1, 2, 3)
+    return x, torch.arange(n) % 3
+
+
+class Fixed:
+    """Stands in for `TrainingChips`: the factors that a test wants, of any dtype."""
+
+    def __init__(self, model: nn.Module, chips: int) -> None:
+        self.parameters = list(model.parameters())
+        self.factors = []
+        start = 0.3
+        for p in self.parameters:
+            z = torch.cos(torch.arange(chips * p.numel(), dtype=p.dtype) * 2.3 + start)
+            self.factors.append(torch.exp(z).reshape(chips, *p.shape))
+            start += 1
+
+
+def loss_of(model: nn.Module, drawn: Any, x: Tensor, y: Tensor, temperatures: list[float]) -> Tensor:
+    """The twin: a differentiable function of the parameters, chip by chip, example by example."""
+    chips = len(temperatures)
+    names = [name for name, _ in model.named_parameters()]
+    total = torch.zeros((), dtype=x.dtype)
+    for chip, index in enumerate(torch.arange(len(x)).tensor_split(chips)):
+        drifted = {n: p * f[chip] for n, p, f in zip(names, model.parameters(), drawn.factors, strict=True)}
+        for i in index.tolist():
+            logits = torch.func.functional_call(model, drifted, (x[i : i + 1],)) * temperatures[chip]
+            total = total + functional.cross_entropy(logits, y[i : i + 1]) / len(x)
+    return total
+
+
+TEMPERATURES = [1.0, 0.5, 0.8]
+
+
+def by_products(model: nn.Module, drawn: Any, x: Tensor, y: Tensor, t: list[float]) -> Tensor:
+    sequence = Sequence.of(model)
+    assert sequence is not None
+    return batched(sequence, drawn, x, y, t)
+
+
+@pytest.mark.parametrize("route", [chip_by_chip, by_products])
+@pytest.mark.parametrize("n", [9, 10, 11, 3])
+def test_the_gradient_is_that_of_the_twin(route: Any, n: int) -> None:
+    model = net(torch.float64)
+    x, y = examples(n, torch.float64)
+    drawn = Fixed(model, 3)
+    loss = route(model, drawn, x, y, TEMPERATURES)
+    twin = loss_of(model, drawn, x, y, TEMPERATURES)
+    assert loss.item() == pytest.approx(twin.item(), rel=1e-6)
+    for p, expected in zip(
+        model.parameters(), torch.autograd.grad(twin, list(model.parameters())), strict=True
+    ):
+        assert p.grad is not None
+        assert torch.allclose(p.grad, expected, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("route", [chip_by_chip, by_products])
+def test_the_gradient_is_the_slope_of_the_loss(route: Any) -> None:
+    """Central differences of the twin's loss along one direction; a gradient without its factors is not it."""
+    model = net(torch.float64)
+    x, y = examples(8, torch.float64)
+    drawn = Fixed(model, 2)
+    route(model, drawn, x, y, [1.0, 0.7])
+    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    step = 1e-5
+    with torch.no_grad():
+        directions = [
+            torch.cos(torch.arange(p.numel()).double()).reshape(p.shape) for p in model.parameters()
+        ]
+        values = []
+        for sign in (1, -2):
+            for p, d in zip(model.parameters(), directions, strict=True):
+                p.add_(sign * step * d)
+            values.append(loss_of(model, drawn, x, y, [1.0, 0.7]).item())
+    slope = (values[0] - values[1]) / (2 * step)
+    ours = sum((g * d).sum().item() for g, d in zip(gradients, directions, strict=True))
+    assert ours == pytest.approx(slope, rel=1e-7)
+    straight_through = sum(
+        (g / f[0] * d).sum().item() for g, d, f in zip(gradients, directions, drawn.factors, strict=True)
+    )
+    assert straight_through != pytest.approx(slope, rel=1e-2)
+
+
+def test_both_routes_take_the_same_step_with_real_draws() -> None:
+    x, y = examples(11)
+    found = []
+    for by_product in (True, False):
+        model = net()
+        step = DriftedStep(lambda share, chips: [0.5, 1.0, 1.5][:chips], 3, 2, Key(4), batched=by_product)
+        with seeded(Key(1)):
+            loss = step(model, x, y, 0.5)
+        found.append((loss, [p.grad for p in model.parameters()]))
+    assert found[0][0].item() == pytest.approx(found[1][0].item(), rel=1e-5)
+    for a, b in zip(found[0][1], found[1][1], strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_parameters_are_as_they_were_also_when_the_forward_fails() -> None:
+    x, y = examples()
+    model = net()
+    before = [p.detach().clone() for p in model.parameters()]
+    step = DriftedStep(lambda share, chips: [1.0] * chips, 4, 2, Key(0), batched=False)
+    for labels in (y, y + 100):  # the second are no classes of the model
+        try:
+            step(model, x, labels, 0.0)
+        except IndexError:
+            assert labels is not y
+        assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_chips_are_fresh_named_and_lognormal() -> None:
+    """ln of the factors has the sigma of its chip; n = 20,000, so 4 standard errors are 2 % of it."""
+    model = nn.Linear(400, 50)
+    chips = TrainingChips(model, 2, Key(0))
+    with seeded(Key(7)):
+        chips.draw([0.5, 1.0])
+        first = chips.all.clone()
+        chips.draw([0.5, 1.0])
+        second = chips.all.clone()
+    with seeded(Key(7)):
+        chips.draw([0.5, 1.0])
+    assert torch.equal(chips.all, first)
+    assert not torch.isclose(first, second).float().mean() > 0.01
+    logs = first.log()
+    assert logs.std(1).tolist() == pytest.approx([0.5, 1.0], rel=0.02)
+    assert logs.mean(1).tolist() == pytest.approx([0, 0], abs=0.03)
+    assert abs(torch.corrcoef(torch.stack([logs[0], logs[1], second[0].log()]))[0, 1:]).max() < 0.03
+    assert not torch.isclose(logs[0].mul(2).exp(), first[1]).float().mean() > 0.01  # not one chip twice
+
+
+def test_training_chips_are_none_that_an_evaluation_meets() -> None:
+    model = nn.Linear(40, 30)
+    chips = TrainingChips(model, 4, Key(0))
+    with seeded(Key(7)):
+        chips.draw([1.0] * 4)
+    analog = to_analog(model, Hardware.preset("bayesft", sigma=1.0), seed=0)
+    for chip in range(20):
+        set_chip(analog, chip)
+        with torch.no_grad():
+            factors = analog.weight / model.weight
+        for mine in chips.factors[0]:
+            assert torch.isclose(factors, mine).float().mean() < 0.01
+
+
+def test_copies_average_their_factors() -> None:
+    model = nn.Linear(300, 100)
+    spread = []
+    for copies in (1, 4):
+        chips = TrainingChips(model, 2, Key(0), copies)
+        with seeded(Key(1)):
+            chips.draw([0.5, 0.5])
+        spread.append(chips.all.var().item())
+        assert chips.all.mean().item() == pytest.approx(math.exp(0.125), rel=0.02)
+    assert spread[0] / spread[1] == pytest.approx(4, rel=0.15)
+
+
+def test_sigma_rises_is_fixed_or_is_drawn() -> None:
+    assert DriftAware(1.0, ramp=0.5).sigmas(0.25, 2) == [0.5, 0.5]
+    assert DriftAware(1.0, ramp=0.5).sigmas(0.75, 2) == [1.0, 1.0]
+    assert DriftAware(1.0, ramp=0).sigmas(0.0, 1) == [1.0]
+    with seeded(Key(0)):
+        drawn = DriftAware((0.2, 0.6), ramp=0).sigmas(0.0, 2000)
+        half = DriftAware((0.2, 0.6), ramp=1).sigmas(0.5, 2000)
+    assert 0.2 <= min(drawn) < 0.21
+    assert 0.59 < max(drawn) <= 0.6
+    assert np.mean(drawn) == pytest.approx(0.4, abs=0.01)
+    assert max(half) <= 0.3
+
+
+def test_the_temperature_is_that_of_the_layers() -> None:
+    assert weight_layers(MLP()) == 3
+    model, (x, y) = net(), examples(4)
+    chips = TrainingChips(model, 1, Key(0))
+    losses = []
+    for layers in (0, 2):
+        step = DriftedStep(lambda share, n: [1.0] * n, 1, layers, Key(0))
+        with seeded(Key(3)):
+            losses.append(step(model, x, y, 0.0).item())
+    with seeded(Key(3)):
+        chips.draw([1.0])
+    for layers, loss in zip((0, 2), losses, strict=True):
+        assert loss == pytest.approx(loss_of(model, chips, x, y, [math.exp(-layers / 2)]).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "is_one"),
+    [
+        (MLP(dropout=0.2), True),
+        (net(), True),
+        (nn.Sequential(nn.Linear(4, 4), nn.AlphaDropout(0.1), nn.GELU(), nn.Linear(4, 2)), True),
+        (LeNet5(), False),
+        (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), False),
+        (nn.Sequential(nn.Linear(4, 4), nn.Softmax(1)), False),
+        (nn.Sequential(nn.ReLU()), False),
+    ],
+)
+def test_which_networks_run_by_products(model: nn.Module, is_one: bool) -> None:
+    assert (Sequence.of(model) is not None) is is_one
+
+
+def test_any_network_trains(digits: Development) -> None:
+    """Convolutions, and batch normalisation with its buffers, chip by chip."""
+
+    def build() -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)
+        )
+
+    method = DriftAware(0.3, chips=4, training=Training(3, 100, 5e-3))
+    trained = method.fit(build, digits, Key(0))
+    assert trained.report.validation_accuracy is not None
+    assert trained.report.validation_accuracy > 0.8
+
+
+def test_it_survives_drift_that_plain_training_does_not(digits: Development) -> None:
+    """At sigma 1 on 20 fresh chips: the mean of each, apart by far more than their spread."""
+    from crossbar_sim.baselines.erm import Erm
+
+    def build() -> nn.Module:
+        return MLP(inputs=64, hidden=(48, 24), classes=10)
+
+    assert digits.validation.y is not None
+    means = []
+    for method in (
+        Erm(Training(20, 64, 5e-3)),
+        DriftAware(0.9, chips=8, training=Training(20, 64, 5e-3, clip=0.1)),
+    ):
+        model = method.fit(build, digits, Key(0)).model
+        analog = to_analog(model, Hardware.preset("bayesft", sigma=1.0))
+        scores = []
+        for chip in range(20):
+            set_chip(analog, chip)
+            scores.append(accuracy(analog, digits.validation.x, digits.validation.y))
+        means.append(np.mean(scores))
+    assert means[1] > means[0] + 0.2
+
+
+HARSH = Hardware(Differential(g_min=1e-6, g_max=1e-4, levels=16), drift=LogNormalDrift(0.3))
+
+
+def test_a_design_of_its_own_trains_on_its_arrays(digits: Development) -> None:
+    def build() -> nn.Module:
+        return MLP(inputs=64, hidden=(24,), classes=10)
+
+    method = DriftAware(0.4, chips=4, hardware=HARSH, training=Training(8, 100, 1e-2))
+    model = build()
+    assert isinstance(method.step(model, Key(0)), AnalogStep)
+    trained = method.fit(build, digits, Key(0))
+    assert trained.report.validation_accuracy is not None
+    assert trained.report.validation_accuracy > 0.8
+    as_it_is = DriftAware(None, ramp=0, temperature=False, chips=4, hardware=HARSH, training=Training(1, 100))
+    assert as_it_is.fit(build, digits, Key(0)).report.epochs == 1
+
+
+def test_the_arrays_follow_the_weights_that_train() -> None:
+    """Arrays are programmed from this step's weights, not from those of the first one."""
+    x, y = examples()
+    model = net()
+    step = AnalogStep(Hardware.preset("bayesft"), lambda share, n: [0.0] * n, 2, 0, Key(0))
+    for _ in range(3):
+        loss = step(model, x, y, 0.0)
+        assert loss.item() == pytest.approx(functional.cross_entropy(model(x), y).item(), rel=1e-5)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.data.sub_(p.grad)
+                p.grad = None
+
+
+def test_on_arrays_pure_drift_has_the_gradient_of_the_factors() -> None:
+    """The two routes on the same chip: the arrays' own factors, read off them, put into the other."""
+    x, y = examples(6)
+    model = net()
+    step = AnalogStep(Hardware.preset("bayesft"), lambda share, n: [0.8] * n, 1, 2, Key(0))
+    with seeded(Key(5)):
+        loss = step(model, x, y, 0.0)
+    gradients = [p.grad.clone() for p in model.parameters()]
+    analog = step._analog(model)
+    drawn = Fixed(model, 1)
+    with torch.no_grad():
+        read = [t for m in (analog[1], analog[3]) for t in (m.weight, m.bias)]
+        drawn.factors = [(a / p).unsqueeze(0) for a, p in zip(read, model.parameters(), strict=True)]
+    for p in model.parameters():
+        p.grad = None
+    other = chip_by_chip(model, drawn, x, y, [math.exp(-2 * 0.8**2 / 2)])  # type: ignore[arg-type]
+    assert loss.item() == pytest.approx(other.item(), rel=1e-4)
+    for gradient, p in zip(gradients, model.parameters(), strict=True):
+        assert torch.allclose(gradient, p.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_which_designs_are_factors() -> None:
+    assert factor_copies(None) == 1
+    assert factor_copies(Hardware.preset("bayesft", copies=4)) == 4
+    for other in (
+        HARSH,
+        Hardware(),
+        Hardware.preset("bayesft", stuck_off=0.01),
+        replace(Hardware.preset("bayesft"), mapping=Differential(g_min=1e-6)),
+    ):
+        assert factor_copies(other) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"sigma": -1.0}, "sigma"),
+        ({"sigma": float("nan")}, "sigma"),
+        ({"sigma": 0.0}, "nothing drifts"),
+        ({"sigma": (0.6, 0.2)}, "low <= high"),
+        ({"sigma": (0.1, 0.2, 0.3)}, "low, high"),
+        ({"sigma": None}, "no hardware"),
+        ({"sigma": None, "hardware": HARSH}, "ramp=0"),
+        ({"chips": 0}, "chips=0"),
+        ({"chips": 64, "training": Training(1, 32)}, "batch=32"),
+        ({"ramp": 1.5}, "ramp=1.5"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"hardware": Hardware(drift=NormalDrift(0.1))}, "temperature=False"),
+    ],
+)
+def test_impossible_settings_are_one_sentence(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        DriftAware(**options)
+    assert "\n" not in str(caught.value)

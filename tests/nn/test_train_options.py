@@ -1,0 +1,242 @@
+"""Every option of a training acts, alone: no setting silently does nothing."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from crossbar_sim.data import Development, Split, load_data
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.augment import Augment
+from crossbar_sim.nn.optimiser import MOMENTUM, Optimiser
+from crossbar_sim.nn.seeding import seeded
+from crossbar_sim.nn.train import FitReport, accuracy, fit
+from crossbar_sim.nn.training import Training
+from crossbar_sim.rng import Key
+
+
+@pytest.fixture(scope="module")
+def digits() -> Development:
+    return load_data("digits").development
+
+
+def mlp() -> nn.Sequential:
+    with seeded(Key(0).fold("initialisation")):
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+
+
+def run(digits: Development, **options: Any) -> tuple[torch.Tensor, FitReport]:
+    model = mlp()
+    training = Training(**{"epochs": 2, "batch": 200, "lr": 5e-3, **options})
+    report = fit(model, digits.train, digits.validation, key=Key(0), training=training)
+    return weights(model), report
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"epochs": 3},
+        {"batch": 100},
+        {"lr": 1e-3},
+        {"optimiser": "sgd"},
+        {"schedule": "constant"},
+        {"weight_decay": 0.1},
+        {"clip": 1e-4},
+        {"precision": "bfloat16"},
+        {"augment": Augment(crop=1)},
+        {"augment": Augment(flip=True)},
+        {"optimiser": "sgd", "weight_decay": 0.1},
+    ],
+)
+def test_every_option_changes_the_weights(digits: Development, option: dict[str, Any]) -> None:
+    other = run(digits, **option)[0]
+    rest = {k: v for k, v in option.items() if k == "optimiser" and len(option) > 1}
+    assert not torch.equal(run(digits, **rest)[0], other)
+
+
+def test_what_is_the_default_changes_nothing(digits: Development) -> None:
+    """The negative control of the test above, with the device and a patience that is never lost."""
+    plain = run(digits)[0]
+    assert torch.equal(plain, run(digits, optimiser="adam", weight_decay=0.0, clip=1e9, device="cpu")[0])
+    model = mlp()
+    fit(model, digits.train, epochs=2, batch=200, lr=5e-3, key=Key(0))
+    assert torch.equal(plain, weights(model))
+
+
+def test_sgd_steps_as_its_definition_says() -> None:
+    """v <- 0.9 v + (g + decay w); w <- w - lr v, with a gradient of 1."""
+    model = nn.Linear(1, 1, bias=False)
+    w, v = model.weight.item(), 0.0
+    training = Training(2, 2, 0.1, "sgd", "constant", weight_decay=0.01)
+    examples = Split(torch.ones(4, 1), torch.zeros(4).long())
+    fit(model, examples, key=Key(0), training=training, loss_step=lambda m, x, y: m.weight.sum())
+    for _ in range(4):
+        v = MOMENTUM * v + 1 + 0.01 * w
+        w -= 0.1 * v
+    assert model.weight.item() == pytest.approx(w, rel=1e-5)
+
+
+def test_weight_decay_of_adam_is_decoupled() -> None:
+    """Without a gradient, w shrinks by 1 - lr decay in each step (Loshchilov and Hutter, arXiv:1711.05101)."""
+    model = nn.Linear(1, 1, bias=False)
+    before = model.weight.item()
+    training = Training(1, 2, 0.1, schedule="constant", weight_decay=0.5)
+    examples = Split(torch.ones(4, 1), torch.zeros(4).long())
+    fit(model, examples, key=Key(0), training=training, loss_step=lambda m, x, y: 0 * m.weight.sum())
+    assert model.weight.item() == pytest.approx(before * 0.95**2, rel=1e-5)
+
+
+def test_clipping_holds_each_component() -> None:
+    model = nn.Linear(2, 1, bias=False)
+    before = model.weight.detach().clone()
+    training = Training(1, 1, 1.0, "sgd", "constant", clip=0.5)
+    examples = Split(torch.ones(1, 2), torch.zeros(1).long())
+    slopes = torch.tensor([[3.0, -0.25]])
+    fit(model, examples, key=Key(0), training=training, loss_step=lambda m, x, y: (m.weight * slopes).sum())
+    assert (before - model.weight).tolist() == [pytest.approx([0.5, -0.25])]
+
+
+def test_patience_stops_and_keeps_the_best(digits: Development) -> None:
+    """The loss is turned upside down after two epochs: from then on it only gets worse."""
+    training = Training(9, 200, 5e-3, schedule="constant", patience=2)
+    epochs: list[int] = []
+
+    def step(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        sign = 1 if len(epochs) < 2 else -0.2
+        return sign * nn.functional.cross_entropy(model(x), y).clamp(max=20)
+
+    model = mlp()
+    report = fit(
+        model, digits.train, digits.validation, key=Key(0), training=training, loss_step=step,
+        progress=lambda epoch: epochs.append(epoch.number),
+    )  # fmt: skip
+    scores = [epoch.validation_accuracy for epoch in report.history]
+    assert report.kept == 2
+    assert report.epochs == 4
+    assert report.validation_accuracy == scores[1] == max(scores)  # type: ignore[type-var]
+    assert digits.validation.y is not None
+    assert accuracy(model, digits.validation.x, digits.validation.y) == scores[1]
+
+
+def test_without_patience_the_last_weights_stay(digits: Development) -> None:
+    assert run(digits)[1].kept is None
+
+
+def test_a_step_takes_the_place_of_a_loss(digits: Development) -> None:
+    shares: list[float] = []
+
+    def step(model: nn.Module, x: torch.Tensor, y: torch.Tensor, share: float) -> torch.Tensor:
+        assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+        shares.append(share)
+        loss = nn.functional.cross_entropy(model(x), y)
+        for p, gradient in zip(
+            model.parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True
+        ):
+            p.grad = gradient  # its own tensor in place of the loop's
+        return loss.detach()
+
+    model = mlp()
+    training = Training(2, 200, 5e-3)
+    fit(model, digits.train, key=Key(0), training=training, step=step)
+    assert shares == [i / 12 for i in range(12)]
+    assert torch.equal(weights(model), run(digits)[0])
+
+
+def test_parameters_keep_their_memory_and_lose_their_gradients(digits: Development) -> None:
+    """They are views of one buffer while they train, and nobody who holds them notices."""
+    model = mlp()
+    held = [p.data for p in model.parameters()]
+    where = [p.data_ptr() for p in model.parameters()]
+    fit(model, digits.train, epochs=1, key=Key(0))
+    assert [p.data_ptr() for p in model.parameters()] == where
+    assert all(torch.equal(a, p) for a, p in zip(held, model.parameters(), strict=True))
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_they_do_so_when_a_step_fails(digits: Development) -> None:
+    model = mlp()
+    where = [p.data_ptr() for p in model.parameters()]
+
+    def broken(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        raise KeyError("of the user's own")
+
+    with pytest.raises(KeyError):
+        fit(model, digits.train, epochs=1, key=Key(0), loss_step=broken)
+    assert [p.data_ptr() for p in model.parameters()] == where
+
+
+def test_what_shares_memory_trains_without_a_buffer() -> None:
+    """Two parameters on one memory would come apart in it."""
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    model[1].weight = nn.Parameter(model[0].weight.data)
+    assert Optimiser(model, Training(), 1).flat is None
+    assert Optimiser(nn.Linear(4, 4), Training(), 1).flat is not None
+    x = torch.linspace(0, 1, 16).reshape(4, 4)
+    fit(model, Split(x, torch.arange(4)), epochs=3, key=Key(0))
+    assert torch.equal(model[0].weight, model[1].weight)
+
+
+def test_tied_and_double_precision_parameters_train() -> None:
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)).double()
+    model[1].weight = model[0].weight
+    before = model[0].weight.detach().clone()
+    x = torch.linspace(0, 1, 16).reshape(4, 4)
+
+    def step(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(x.double()), y)
+
+    fit(model, Split(x, torch.arange(4)), epochs=3, key=Key(0), loss_step=step)
+    assert model[0].weight is model[1].weight
+    assert not torch.equal(model[0].weight, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"epochs": 0}, "epochs=0"),
+        ({"batch": True}, "batch=True"),
+        ({"lr": math.nan}, "lr=nan"),
+        ({"lr": "fast"}, "lr='fast'"),
+        ({"optimiser": "lion"}, "adam, sgd"),
+        ({"schedule": "step"}, "one-cycle, constant"),
+        ({"weight_decay": -1.0}, "weight_decay=-1.0"),
+        ({"clip": 0.0}, "clip=0.0"),
+        ({"patience": 0}, "patience=0"),
+        ({"precision": "float16"}, "float32, bfloat16"),
+        ({"augment": "flip"}, "Augment"),
+        ({"device": "tpu!"}, "device='tpu!'"),
+        ({"device": "cuda:77"}, "GPUs here"),
+    ],
+)
+def test_impossible_settings_are_refused_in_one_sentence(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        Training(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_contradictions_are_refused(digits: Development) -> None:
+    some: dict[str, Any] = {"key": Key(0)}
+    with pytest.raises(InputError, match="lr beside training"):
+        fit(mlp(), digits.train, training=Training(), lr=1.0, **some)
+    with pytest.raises(InputError, match="epochs is missing"):
+        fit(mlp(), digits.train, **some)
+    with pytest.raises(InputError, match="needs validation examples"):
+        fit(mlp(), digits.train, training=Training(patience=1), **some)
+    with pytest.raises(InputError, match="one of them"):
+        fit(
+            mlp(),
+            digits.train,
+            epochs=1,
+            loss_step=lambda m, x, y: m(x).sum(),
+            step=lambda m, x, y, s: x,
+            **some,
+        )
+    flat = Split(digits.train.x.flatten(1), digits.train.y)
+    with pytest.raises(InputError, match="cannot be shifted"):
+        fit(mlp(), flat, training=Training(augment=Augment(crop=1)), **some)
