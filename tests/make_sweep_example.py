@@ -21,7 +21,9 @@ def make(path: Path) -> Path:
     hardware = Hardware.preset("bayesft", levels=32)
     with Results.open(path) as results:
         robustness(models, "digits", hardware, [0.0, 0.5], chips=3, results=results, sensitivity_chips=2)
-        robustness({"drawn": models["first"]}, "digits", hardware, [0.0, 0.5], half_width=0.2, results=results)
+        robustness(
+            {"drawn": models["first"]}, "digits", hardware, [0.0, 0.5], half_width=0.2, results=results
+        )
     return path
 
 

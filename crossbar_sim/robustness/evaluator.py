@@ -15,6 +15,7 @@ from crossbar_sim.crossbar.overrides import alike, at_sigma
 from crossbar_sim.nn.chain import Chain
 from crossbar_sim.nn.convert import to_analog
 from crossbar_sim.nn.evaluate import one_thread, outputs, torch_threads_kept
+from crossbar_sim.nn.sending import portable
 from crossbar_sim.robustness.drawn_images import Strata
 from crossbar_sim.robustness.measuring import AnyModel, Measurer, OfChain
 from crossbar_sim.robustness.score import Reference
@@ -72,8 +73,13 @@ class Subject:
         return Strata.of(None if classes is None else classes.numpy(), len(reference.x))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the evaluator: each process makes its own."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("evaluator", "strata")}
+        """Without the evaluator: each process makes its own.
+
+        Raises:
+            InputError: if the model cannot be pickled.
+        """
+        own = {k: v for k, v in self.__dict__.items() if k not in ("evaluator", "strata")}
+        return {**own, "module": portable(self.module)}
 
 
 class Evaluator:

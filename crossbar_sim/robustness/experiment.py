@@ -199,7 +199,9 @@ def _to_train(label: str, given: Any) -> dict[str, ToTrain]:
         whole = [_whole({"seeds": s}, "seeds", 0, 2**64 - 1, None, f"{where}.") for s in seeds]
         several = {f"{label}, seed {seed}": seed for seed in whole}
     return {
-        name: ToTrain(table["network"], table["arguments"], table["method"], table["settings"], training, seed)
+        name: ToTrain(
+            table["network"], table["arguments"], table["method"], table["settings"], training, seed
+        )
         for name, seed in several.items()
     }
 

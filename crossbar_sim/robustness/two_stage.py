@@ -27,9 +27,6 @@ from crossbar_sim.robustness.variance_components import (
 )
 from crossbar_sim.store.records import Trial
 
-CLOSE = 1.5
-"""Within this factor of the best number of images costs rise by 4 % at most: the pilot's number is kept."""
-
 STRIDE = 0.75
 """Of the way to the chips that seem needed, in one round: the spread is not known well enough to go all of it."""
 
@@ -142,7 +139,10 @@ class Plan:
             n = further
 
     def images(self, pilot: Components) -> int:
-        """Images per chip: the optimum, but no more than make the fewest chips enough; the pilot's if that is close."""
+        """Images per chip: the optimum, but no more than make the fewest chips enough.
+
+        The pilot's number stays where another, for which the pilot would be thrown away, promises to cost no less.
+        """
         if self.first == self.population:
             return self.population
         m = best_images(pilot, self.first, self.chip_cost, self.minimum, self.population)
@@ -152,7 +152,16 @@ class Plan:
                 middle = (low + m) // 2
                 enough = self._half(self.pilot_chips, self._std(pilot, middle), middle) <= self.half
                 low, m = (low, middle) if enough else (middle, m)
-        return self.first if self.first / CLOSE <= m <= self.first * CLOSE else m
+        kept, anew = (
+            self._cost(pilot, self.first),
+            self._cost(pilot, m) + self.pilot_chips * (self.chip_cost + self.first),
+        )
+        return self.first if kept <= anew else m
+
+    def _cost(self, pilot: Components, m: int) -> float:
+        """Of all chips on m images each that the pilot lets one expect to need, in evaluations of one image."""
+        needed = int(chips_for(self._std(pilot, m), self.half, m, self.population, self.level))
+        return min(max(needed, self.pilot_chips), self.most_chips) * (self.chip_cost + m)
 
     def chips(self, n: ArrayLike, std: ArrayLike, images: ArrayLike) -> NDArray[np.int64]:
         """Chips at the end of the next round, n if this was the last; of one shape if arrays."""

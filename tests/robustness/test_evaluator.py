@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from crossbar_sim import Hardware, Key
+from crossbar_sim import Hardware, InputError, Key
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.overrides import at_sigma
 from crossbar_sim.nn.evaluate import BLOCK
+from crossbar_sim.nn.loading import load_model
 from crossbar_sim.nn.networks import build
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.robustness import evaluator as module
@@ -119,13 +120,19 @@ def test_trials_depend_neither_on_threads_nor_on_blocks_nor_on_order(name, metri
     assert backwards == whole[::-1]
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_pickled_subject_measures_the_same(name):
-    given = subject(MODELS[name]())
+@pytest.mark.parametrize("name", ["chain", "convolution", "attention", "recurrent", "exported file"])
+def test_a_pickled_subject_measures_the_same(name, files):
+    given = subject(load_model(files.dynamic).module if name == "exported file" else MODELS[name]())
     before = given.evaluator.measure(Job(0.7, (0, 3), 40))  # an evaluator that is there is not pickled
-    again = pickle.loads(pickle.dumps(given)) if name != "graph" else None
-    if again is not None:
-        assert again.evaluator.measure(Job(0.7, (0, 3), 40)) == before
+    again = pickle.loads(pickle.dumps(given))
+    assert again.evaluator.measure(Job(0.7, (0, 3), 40)) == before
+
+
+def test_a_graph_that_torch_cannot_send_is_refused_in_words():
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    graph = torch.export.export(made(Recurrent), (images(5),), dynamic_shapes=({0: batch},)).module()
+    with pytest.raises(InputError, match="run it without workers"):
+        pickle.dumps(subject(graph))
 
 
 def test_chips_of_a_design_without_randomness_are_measured_once(monkeypatch):

@@ -325,10 +325,16 @@ def test_the_first_step_is_the_pilot_and_only_what_is_missing_is_asked_for() -> 
 
 
 def test_a_pilot_at_another_number_of_images_does_not_count() -> None:
-    done, trials = Laboratory(0.2, accuracy=0.5).run(Plan(0.03, 10_000, 20))
+    done, trials = Laboratory(0.2, accuracy=0.5).run(Plan(0.01, 10_000, 20))
     assert done.images < 100 / 1.5  # chips differ much: few images each
     assert done.chips == sum(t.images == done.images for t in trials)
     assert done.spent.chips == done.chips + 32
+
+
+def test_a_pilot_that_would_cost_more_than_it_is_worth_is_kept() -> None:
+    done, trials = Laboratory(0.2, accuracy=0.5).run(Plan(0.03, 10_000, 20))
+    assert done.images == 100  # fewer images each would save less than 32 chips on 100 images
+    assert done.spent.chips == done.chips == len(trials)
 
 
 def test_a_clean_network_stops_after_the_pilot() -> None:
