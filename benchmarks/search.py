@@ -3,7 +3,7 @@
     python benchmarks/search.py [--seeds 20] [--trials 20] [--json results.json]
 
 Each of both recommends the trial of the largest posterior mean of the same surrogate; the regret is that of its true
-value. The control is a second random search: it must not beat the first.
+value. The control is a second random search: it must not come near half of the first's regret.
 """
 
 import json

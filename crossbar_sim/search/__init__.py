@@ -1,0 +1,26 @@
+"""Search: dropout rates and other settings found by Bayesian optimisation of what chips make of a network.
+
+BoTorch (pip install 'crossbar-sim[search]') is imported when a search begins, not here.
+"""
+
+from crossbar_sim.search.bayesft import BayesFT
+from crossbar_sim.search.loop import Found, search
+from crossbar_sim.search.objective import DriftedScore, Measured
+from crossbar_sim.search.space import Dimension, Space
+from crossbar_sim.search.study import Best, Study
+from crossbar_sim.search.study_file import Tried
+from crossbar_sim.search.surrogate import Surrogate
+
+__all__ = [
+    "BayesFT",
+    "Best",
+    "Dimension",
+    "DriftedScore",
+    "Found",
+    "Measured",
+    "Space",
+    "Study",
+    "Surrogate",
+    "Tried",
+    "search",
+]

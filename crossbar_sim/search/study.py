@@ -1,0 +1,225 @@
+"""A search as a value that survives: ask where to try, tell what came out, go on after a kill.
+
+    study = Study(Space.of({"x": (0.0, 1.0)}), Key(0), "mine.db")
+    while study.done < 20:
+        for number, point in study.ask():
+            study.tell(number, *measure(point))     # value, and its variance if that is known
+    study.best().point
+
+Trials come in batches of a fixed size. What batch b proposes is a function of the batches before it, the key and the
+settings, whoever measures its trials in whichever order: a search that was killed, and one with other workers, ends
+the same. (On another kind of processor the optimiser of the acquisition may end elsewhere in the last digits.)
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from crossbar_sim.errors import InputError
+from crossbar_sim.rng import STREAM_VERSION, Key
+from crossbar_sim.search.space import Point, Space
+from crossbar_sim.search.study_file import StudyFile, Tried
+from crossbar_sim.search.surrogate import (
+    Acquisition,
+    Surrogate,
+    check_acquisition,
+    check_installed,
+    first_points,
+)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The trial of which most is expected, by the surrogate: the luckiest one is not taken at its word.
+
+    Args:
+        trial: it.
+        mean, sd: of the function there, posterior.
+    """
+
+    trial: Tried
+    mean: float
+    sd: float
+
+    @property
+    def point(self) -> Mapping[str, float]:
+        """Where it was tried."""
+        return self.trial.point
+
+
+class Study:
+    """Ask/tell, with the history in a file.
+
+    Args:
+        space: what is searched.
+        key: of first points and acquisition.
+        path: the study file, made if it is not there; None: in memory.
+        acquisition: "lognei" or "mean", see `Surrogate.propose`.
+        initial: how many first points, of a Sobol sequence; None: by the number of dimensions.
+        batch: trials that are proposed together.
+        extra: see `Surrogate`.
+        identity: whatever else decides the outcomes, as plain JSON values: a file with another is refused.
+
+    Raises:
+        InputError: if a setting is impossible, BoTorch is missing, or the file cannot be used.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        key: Key,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        acquisition: Acquisition = "lognei",
+        initial: int | None = None,
+        batch: int = 1,
+        extra: bool = False,
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
+        initial = default_initial(len(space)) if initial is None else initial
+        for what, number in (("initial", initial), ("batch", batch)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise InputError(f"{what}={number!r}: an integer >= 1 is needed")
+        check_acquisition(acquisition, batch)
+        check_installed()
+        self.space, self.key, self.acquisition, self.batch, self.extra = space, key, acquisition, batch, extra
+        self.initial = -(-initial // batch) * batch  # whole batches
+        search = {
+            "space": space.as_json(), "acquisition": acquisition, "initial": initial, "batch": batch, "extra": extra,
+        }  # fmt: skip
+        named = {"seed": key.seed, "path": list(key.path), "stream": STREAM_VERSION}
+        self.identity = {"identity": 1, "search": search, "key": named, **dict(identity or {})}
+        self._file = StudyFile(path, self.identity)
+        self._proposed: tuple[int, list[dict[str, float]]] | None = None
+
+    def __enter__(self) -> "Study":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Twice is fine."""
+        self._file.close()
+
+    @property
+    def trials(self) -> tuple[Tried, ...]:
+        """Those that are done, in the order of their numbers."""
+        return self._file.trials()
+
+    @property
+    def done(self) -> int:
+        """How many trials from 0 on are done without a gap."""
+        numbers = {trial.number for trial in self.trials}
+        return next(n for n in range(len(numbers) + 1) if n not in numbers)
+
+    def ask(self) -> list[tuple[int, dict[str, float]]]:
+        """The trials of the next batch that are not done yet: (number, point) each, never none."""
+        trials = self.trials
+        there = {trial.number for trial in trials}
+        start = self.done // self.batch * self.batch
+        if self._proposed is None or self._proposed[0] != start:
+            before = [trial for trial in trials if trial.number < start]
+            self._proposed = start, self._batch(start, before)
+        proposed = enumerate(self._proposed[1], start)
+        return [(number, point) for number, point in proposed if number not in there]
+
+    def tell(
+        self,
+        number: int,
+        value: float,
+        variance: float | None = None,
+        *,
+        seconds: float = 0.0,
+        notes: Mapping[str, Any] | None = None,
+    ) -> Tried:
+        """Keep what came out of one trial.
+
+        Raises:
+            InputError: as `tell_all`.
+        """
+        return self.tell_all([(number, value, variance, seconds, notes or {})])[0]
+
+    def tell_all(
+        self, outcomes: Sequence[tuple[int, float, float | None, float, Mapping[str, Any]]]
+    ) -> list[Tried]:
+        """Keep (number, value, variance, seconds, notes) of several trials, all or none.
+
+        Raises:
+            InputError: if a trial was not asked for, a number is not finite, variances are known of some trials only,
+                or the file cannot be written.
+        """
+        asked = dict(self.ask())
+        told = []
+        for number, value, variance, seconds, notes in outcomes:
+            if number not in asked:
+                raise InputError(f"trial {number} was not asked for: tell of {sorted(asked)}")
+            if not math.isfinite(value) or not (variance is None or 0 <= variance < math.inf):
+                raise InputError(
+                    f"trial {number} gave {value!r} with variance {variance!r}: finite numbers are needed, the "
+                    "variance >= 0 or None"
+                )
+            told.append(Tried(number, asked[number], float(value), _plain(variance), seconds, dict(notes)))
+        if len({trial.variance is None for trial in (*self.trials, *told)}) > 1:
+            raise InputError("the variance is known of some trials only: tell it of all of them, or of none")
+        self._file.add(told)
+        return told
+
+    def surrogate(self) -> Surrogate:
+        """Fitted to all trials.
+
+        Raises:
+            InputError: if there is none.
+        """
+        return self._surrogate(self.trials)
+
+    def best(self) -> Best:
+        """The trial with the largest posterior mean.
+
+        Raises:
+            InputError: if there is no trial.
+        """
+        trials = self.trials
+        surrogate = self._surrogate(trials)
+        mean, variance = surrogate.posterior(surrogate.x)
+        i = int(mean.argmax())
+        return Best(trials[i], float(mean[i]), math.sqrt(float(variance[i])))
+
+    def _surrogate(self, trials: Sequence[Tried]) -> Surrogate:
+        if not trials:
+            raise InputError("the study has no trial yet: ask, measure and tell")
+        y = torch.tensor([trial.value for trial in trials], dtype=torch.float64)
+        known = [trial.variance for trial in trials if trial.variance is not None]
+        variance = torch.tensor(known, dtype=torch.float64) if known else None
+        return Surrogate(self.space.unit(trial.point for trial in trials), y, variance, extra=self.extra)
+
+    def _batch(self, start: int, before: Sequence[Tried]) -> list[dict[str, float]]:
+        if start < self.initial:
+            places = first_points(self.initial, len(self.space), self.key.fold("first points"))[start:][
+                : self.batch
+            ]
+        else:
+            key = self.key.fold("acquisition", str(start))
+            places = self._surrogate(before).propose(self.acquisition, self.batch, key)
+        return [self.space.point(place) for place in places.tolist()]
+
+
+def default_initial(dimensions: int) -> int:
+    """First points: 5 for one or two dimensions, two for each dimension more, at most 10."""
+    return max(5, min(2 * dimensions, 10))
+
+
+def told_variance(point: Point, outcome: float | tuple[float, float]) -> tuple[float, float | None]:
+    """An objective's answer as (value, variance or None)."""
+    return (outcome[0], outcome[1]) if isinstance(outcome, tuple) else (outcome, None)
+
+
+def _plain(variance: float | None) -> float | None:
+    return None if variance is None else float(variance)

@@ -1,0 +1,156 @@
+"""One trial of BayesFT: train at a point, then measure. Self-contained, so that it runs on any worker."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from crossbar_sim.baselines.drift_aware import DriftAware
+from crossbar_sim.crossbar.drift import LogNormalDrift
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.data import Development
+from crossbar_sim.nn.dropout_sites import remove_found
+from crossbar_sim.nn.train import Epoch, FitReport, fit
+from crossbar_sim.nn.training import Step, Training
+from crossbar_sim.rng import Key
+from crossbar_sim.search.network import SIGMA, Searched
+from crossbar_sim.search.objective import DriftedScore, Measured
+
+Algorithm = Literal["literal", "clean", "restart"]
+ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Trainer:
+    """How theta is moved: line by line what the algorithms differ in.
+
+    Args:
+        network: and its space.
+        development: what it learns from.
+        algorithm: "clean" trains without drift, the others through it.
+        sigma: of the drift in the gradient, where the point has none.
+        chips: per gradient step.
+        hardware: the design that the gradient goes through.
+    """
+
+    network: Searched
+    development: Development
+    algorithm: Algorithm
+    sigma: float
+    chips: int
+    hardware: Hardware
+
+    def train(
+        self,
+        model: nn.Module,
+        point: Mapping[str, float],
+        training: Training,
+        key: Key,
+        *,
+        progress: Callable[[Epoch], None] | None = None,
+        checkpoint: str | PathLike[str] | None = None,
+        report: bool = False,
+    ) -> FitReport:
+        """Train in place with the rates of a point; afterwards it is ready to be measured.
+
+        Args:
+            report: whether to look at the validation accuracy after every epoch, which decides nothing.
+        """
+        self.network.set_rates(model, point)
+        validation = self.development.validation if report or training.patience is not None else None
+        step = self._step(model, point, training, key)
+        sigma = point.get(SIGMA, self.sigma)
+        told = (
+            f"BayesFT {self.algorithm}, rates {self.network.rates(point)}, sigma {sigma}, {self.chips} chips"
+        )
+        try:
+            return fit(
+                model, self.development.train, validation, training=training, key=key, step=step, method=told,
+                progress=progress, checkpoint=checkpoint,
+            )  # fmt: skip
+        finally:
+            remove_found(model)  # hooks would keep the evaluation from its faster routes
+
+    def _step(
+        self, model: nn.Module, point: Mapping[str, float], training: Training, key: Key
+    ) -> Step | None:
+        """The gradient of the drifted loss, Eqs. 3 and 4 of the paper; None: that of the clean one."""
+        sigma = point.get(SIGMA, self.sigma)
+        if self.algorithm == "clean" or sigma == 0:
+            return None
+        # From scratch, drift rises over the first half. Theta that is carried along is past that.
+        drifted = DriftAware(
+            sigma=sigma, chips=self.chips, ramp=0.5 if self.algorithm == "restart" else 0.0,
+            temperature=isinstance(self.hardware.drift, LogNormalDrift | None), hardware=self.hardware,
+            training=training,
+        )  # fmt: skip
+        return drifted.step(model, key)
+
+
+@dataclass(frozen=True, eq=False)
+class FromScratch:
+    """A trial that needs nothing of the others: a fresh network, trained at its point."""
+
+    trainer: Trainer
+    training: Training
+    score: DriftedScore
+    key: Key
+
+    def model(self, number: int, point: Mapping[str, float], **more: object) -> tuple[nn.Module, FitReport]:
+        """The network of a trial; asked again, the same to the bit."""
+        key = self.key.fold("trial", str(number))
+        model = self.trainer.network.make(point, key)
+        return model, self.trainer.train(model, point, self.training, key, **more)  # type: ignore[arg-type]
+
+    def __call__(self, number: int, point: Mapping[str, float]) -> Measured:
+        """The scores of its chips."""
+        return self.score.measure(self.model(number, point)[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A trial as what `drive` calls."""
+
+    trial: FromScratch
+
+    def __call__(self, number: int, point: dict[str, float]) -> tuple[float, float | None, Mapping[str, Any]]:
+        """(mean, variance, notes with the scores of chips)."""
+        found = self.trial(number, point)
+        return found.mean, found.variance, {"scores": list(found.scores)}
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """A trial that goes on from weights: lines 3 to 5 of Algorithm 1."""
+
+    trainer: Trainer
+    training: Training
+    score: DriftedScore
+    key: Key
+
+    def model(self, point: Mapping[str, float], weights: Weights) -> nn.Module:
+        """A network with these weights, in evaluation mode."""
+        model = self.trainer.network.make(point, self.key)
+        remove_found(model)
+        model.load_state_dict(weights)
+        return model.eval()
+
+    def __call__(self, number: int, point: Mapping[str, float], weights: Weights) -> tuple[Measured, Weights]:
+        """The scores of its chips, and the weights to go on from."""
+        model = self.model(point, weights)
+        self.trainer.train(model, point, self.training, self.key.fold("trial", str(number)))
+        return self.score.measure(model), weights_of(model)
+
+
+def weights_of(model: nn.Module) -> Weights:
+    """Copies of all that a state_dict has, on the CPU."""
+    return {
+        name: value.detach().cpu().clone()
+        for name, value in model.state_dict().items()
+        if torch.is_tensor(value)
+    }

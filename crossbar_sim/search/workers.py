@@ -1,0 +1,111 @@
+"""Where trials run: here, or on Dask workers. What they give does not depend on it."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from crossbar_sim.crossbar import threads
+from crossbar_sim.errors import InputError
+from crossbar_sim.robustness.cluster import ATTEMPTS, cluster
+
+
+class Workers(Protocol):
+    """Calls a function on several items at a time."""
+
+    def run(
+        self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Any, float]]:
+        """(position of the item, what the function gave, seconds), in any order, each as soon as it is there."""
+
+
+class Here:
+    """One after the other, in this process."""
+
+    def run(
+        self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Any, float]]:
+        """See `Workers`."""
+        for i, item in enumerate(items):
+            found, seconds = timed(function, item)
+            yield i, found, seconds
+
+
+class OnDask:
+    """On the workers of a client. The function is sent once, with all that belongs to it, such as data."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.sent: tuple[Callable[..., Any], Any] | None = None
+
+    def run(
+        self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Any, float]]:
+        """See `Workers`.
+
+        Raises:
+            InputError: if the function cannot be sent, or workers die over one trial again and again.
+        """
+        from distributed import as_completed
+        from distributed.scheduler import KilledWorker
+
+        if self.sent is None or self.sent[0] is not function:
+            self.sent = function, self.client.submit(_unpack, _packed(function), pure=False)
+        places = {
+            self.client.submit(_call, self.sent[1], item, pure=False): i for i, item in enumerate(items)
+        }
+        try:
+            for future in as_completed(list(places)):
+                try:
+                    found, seconds = future.result()
+                except KilledWorker as error:
+                    raise InputError(
+                        f"{ATTEMPTS} workers in turn died over one trial: is there enough memory on them? ({error})"
+                    ) from error
+                yield places.pop(future), found, seconds
+        finally:
+            self.client.cancel(list(places))
+
+
+@contextmanager
+def workers_of(workers: int | None, scheduler: str | None) -> Iterator[Workers]:
+    """This process, or so many processes, or the workers of a Dask scheduler at an address.
+
+    Raises:
+        InputError: as `cluster`.
+    """
+    if workers is None and scheduler is None:
+        yield Here()
+    else:
+        with cluster(workers, scheduler) as found:
+            yield OnDask(found.client)
+
+
+def timed(function: Callable[..., Any], item: tuple[Any, ...]) -> tuple[Any, float]:
+    """What the function gives, and the seconds that it took."""
+    began = time.perf_counter()
+    found = function(*item)
+    return found, time.perf_counter() - began
+
+
+def _packed(function: Callable[..., Any]) -> bytes:
+    import cloudpickle  # type: ignore[import-untyped]  # comes with Dask
+
+    try:
+        packed: bytes = cloudpickle.dumps(function)
+    except Exception as error:  # of whatever the user's own code holds
+        raise InputError(f"the workers cannot be sent what a trial is made of: {error}") from error
+    return packed
+
+
+def _unpack(packed: bytes) -> Any:
+    """On a worker."""
+    import cloudpickle
+
+    return cloudpickle.loads(packed)
+
+
+def _call(function: Callable[..., Any], item: tuple[Any, ...]) -> tuple[Any, float]:
+    """On a worker: one trial."""
+    threads.set_threads(1)  # the machine is shared by its workers
+    return timed(function, item)

@@ -1,0 +1,272 @@
+"""What the command search does, between options and printing."""
+
+import inspect
+import json
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from crossbar_sim.baselines.method import Trained
+from crossbar_sim.crossbar import threads as pool
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.data import Splits, load_data
+from crossbar_sim.errors import InputError
+from crossbar_sim.files import check_outputs, write_text
+from crossbar_sim.nn import save_checkpoint
+from crossbar_sim.nn.networks import NETWORKS, build
+from crossbar_sim.nn.training import Training
+from crossbar_sim.rng import Key
+from crossbar_sim.robustness.wording import say
+from crossbar_sim.search import BayesFT, Study, Tried
+from crossbar_sim.search.bayesft import POLISH, TRIAL
+from crossbar_sim.search.objective import as_text
+
+RESTART_EPOCHS = 10
+"""Of a trial that trains from scratch, unless told otherwise."""
+
+
+def run_search(
+    hardware: Hardware,
+    warnings: tuple[str, ...],
+    *,
+    inputs: tuple[str | None, ...],
+    network: str,
+    network_arguments: str | None,
+    data: str,
+    data_dir: str | None,
+    output: str,
+    study: str | None,
+    trials: int,
+    algorithm: Any,
+    acquisition: Any,
+    training_sigma: str | None,
+    training_chips: int | None,
+    rates: str | None,
+    width: str | None,
+    chips: int,
+    images: int,
+    fresh_chips: int,
+    epochs: int | None,
+    polish: int | None,
+    lr: float | None,
+    batch: int | None,
+    workers: int | None,
+    scheduler: str | None,
+    threads: int | None,
+    seed: int,
+    json_path: str | None,
+) -> None:
+    """Search, write the winner, print; see `crossbar-sim search --help`.
+
+    Raises:
+        InputError: for anything that cannot be used; outputs are checked before the long work.
+    """
+    beside = (None if study is None else f"{study}.theta",)
+    check_outputs((output, json_path), (*inputs, data, study, *beside), stream=json_path)
+    if threads is not None:
+        pool.set_threads(threads)
+    settings: dict[str, Any] = {}
+    if training_chips is not None:
+        settings["training_chips"] = training_chips
+    if rates is not None:
+        settings["rates"] = _pair("--rates", rates)
+    if width is not None:
+        settings["width"] = _pair("--width", width)
+    if training_sigma is not None:
+        settings["training_sigma"] = _pair("--training-sigma", training_sigma, alone=True)
+    base = TRIAL if lr is None else replace(TRIAL, lr=lr)
+    method = BayesFT(
+        sigma=_sigma(hardware), trials=trials, algorithm=algorithm, acquisition=acquisition, chips=chips,
+        images=images, fresh_chips=fresh_chips, hardware=hardware, batch=_batch(batch, workers, scheduler),
+        training=replace(base, epochs=_epochs(epochs, algorithm, base)), polish=_polish(polish, algorithm, base),
+        **settings,
+    )  # fmt: skip
+    splits = load_data(data, data_dir)
+    made = Named(network, _arguments(network, network_arguments, splits))
+    console = Console(stderr=json_path == "-", highlight=False)
+
+    def told(trial: Tried, opened: Study) -> None:
+        best = opened.best()
+        say(
+            console,
+            f"trial {trial.number + 1:>3} of {method.trials}: {_point(trial.point)}  "
+            f"{as_text(trial.notes['scores'])}  best so far: {100 * best.mean:.2f} % (trial {best.trial.number + 1})",
+        )
+
+    found = method.fit(
+        made, splits.development, Key(seed), study=study, workers=workers, scheduler=scheduler, on_trial=told
+    )
+    save_checkpoint(output, found.model, network, _found(made, found), data, found.notes)
+    report = json.dumps(dict(found.notes), indent=2, allow_nan=False) + "\n"
+    if json_path == "-":
+        sys.stdout.write(report)
+        sys.stdout.flush()  # a full disk is seen here, not when Python ends
+    elif json_path is not None:
+        write_text(json_path, report)
+    _show(found, method, console)
+    for warning in warnings:
+        say(console, f"warning: {warning}", "yellow")
+    say(console, f"wrote {output}: crossbar-sim sweep {output} --data {data}")
+    if study is not None:
+        say(console, f"the trials are in {study}")
+
+
+@dataclass(frozen=True)
+class Named:
+    """Builds a network by name; `width` is a factor on its hidden widths. It can be sent to workers."""
+
+    network: str
+    arguments: Mapping[str, Any]
+
+    def __call__(self, width: float | None = None) -> nn.Module:
+        """A fresh network."""
+        return build(self.network, **self.at(width))
+
+    def at(self, width: float | None) -> dict[str, Any]:
+        """The arguments at a width.
+
+        Raises:
+            InputError: if the network has no hidden widths.
+        """
+        arguments = dict(self.arguments)
+        if width is None:
+            return arguments
+        parameters = inspect.signature(NETWORKS[self.network]).parameters
+        if "hidden" not in parameters:
+            raise InputError(
+                f"--width: network {self.network!r} takes no hidden widths, so there are none to search"
+            )
+        hidden = arguments.get("hidden", parameters["hidden"].default)
+        return {**arguments, "hidden": [max(1, round(n * width)) for n in hidden]}
+
+
+def _arguments(network: str, text: str | None, splits: Splits) -> dict[str, Any]:
+    """The arguments of the network: those given, and what follows from the data.
+
+    Raises:
+        InputError: if the network is unknown, the text is no JSON object, or classes are not the data's.
+    """
+    if network not in NETWORKS:
+        raise InputError(f"network {network!r} is unknown: choose from {', '.join(NETWORKS)}")
+    try:
+        given = {} if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"--network-arguments {text!r} is no JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise InputError(f'--network-arguments {text!r}: expected an object such as {{"classes": 10}}')
+    shape = splits.development.train.x.shape[1:]
+    follows: dict[str, Any] = {"inputs": shape.numel()}
+    if splits.classes is not None:
+        follows["classes"] = splits.classes
+    if len(shape) == 3:
+        follows |= {"channels": shape[0], "size": shape[1]}
+    classes = given.get("classes", splits.classes)
+    if splits.classes is not None and classes != splits.classes:
+        raise InputError(
+            f"the network has classes={classes!r} and {splits.name} has {splits.classes} classes"
+        )
+    parameters = inspect.signature(NETWORKS[network]).parameters
+    return {name: value for name, value in follows.items() if name in parameters} | given
+
+
+def _found(made: Named, found: Trained) -> dict[str, Any]:
+    """The winner's arguments, with its rates where the network takes them."""
+    arguments = made.at(found.notes["width"])
+    own = getattr(found.model, "arguments", {}).get("dropout")
+    rates = list(found.notes["rates"].values())
+    return {**arguments, "dropout": rates} if own is not None and len(own) == len(rates) else arguments
+
+
+def _sigma(hardware: Hardware) -> float:
+    """Of the objective: of the design's drift law.
+
+    Raises:
+        InputError: if it has none.
+    """
+    drift: Any = hardware.drift
+    sigma = getattr(drift, "sigma", None)
+    if sigma is None:
+        law = "no drift" if drift is None else f"{drift.kind} drift, which has no sigma"
+        raise InputError(f"the design has {law}: say with --sigma what drift the network shall survive")
+    return float(sigma)
+
+
+def _batch(batch: int | None, workers: int | None, scheduler: str | None) -> int:
+    if batch is None and scheduler is not None:
+        raise InputError("--scheduler needs --batch: how many trials are proposed together")
+    return max(workers or 1, 1) if batch is None else batch
+
+
+def _epochs(epochs: int | None, algorithm: str, base: Training) -> int:
+    if epochs is not None:
+        return epochs
+    return RESTART_EPOCHS if algorithm == "restart" else base.epochs
+
+
+def _polish(polish: int | None, algorithm: str, base: Training) -> Training | None:
+    if algorithm == "restart":
+        if polish is not None:
+            raise InputError(
+                "--polish would do nothing: with --algorithm restart each trial is trained to its end"
+            )
+        return None
+    epochs = POLISH.epochs if polish is None else polish
+    return replace(base, epochs=epochs) if epochs else None
+
+
+def _pair(flag: str, text: str, alone: bool = False) -> Any:
+    """`0:0.8` as (0.0, 0.8); where `alone`, `1.0` as 1.0 too."""
+    try:
+        numbers = tuple(float(part) for part in text.split(":"))
+    except ValueError:
+        numbers = ()
+    if len(numbers) == 1 and alone and math.isfinite(numbers[0]):
+        return numbers[0]
+    if len(numbers) != 2 or not all(map(math.isfinite, numbers)):
+        raise InputError(
+            f"{flag} {text!r}: expected {'a number, or ' if alone else ''}low:high such as 0.2:0.8"
+        )
+    return numbers
+
+
+def _point(point: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.2f}" for name, value in point.items())
+
+
+def _show(found: Trained, method: BayesFT, console: Console) -> None:
+    """The trials as a table, best first, and the winner."""
+    notes = found.notes
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("trial", *notes["history"][0]["point"], "score"):
+        table.add_column(name, justify="right")
+    for row in sorted(notes["history"], key=lambda row: -row["value"])[:10]:
+        mark = "*" if row["number"] == notes["trial"] else ""
+        numbers = (f"{value:.3f}" for value in row["point"].values())
+        score = f"{100 * row['value']:.2f} % ± {100 * 1.96 * math.sqrt(row['variance']):.2f}"
+        table.add_row(f"{mark}{row['number'] + 1}", *numbers, score)
+    console.print()
+    console.print(table)
+    console.print()
+    searched, fresh = notes["searched"], notes["fresh"]
+    say(console, f"winner: trial {notes['trial'] + 1}, {_point(notes['rates'])}", "bold")
+    say(console, f"  in the search: {_measured(searched)}")
+    after = "" if method.algorithm == "restart" or method.polish is None else ", after its last training"
+    say(
+        console,
+        f"  on chips that decided nothing{after}: {_measured(fresh)}, sigma {method.sigma:g}, validation examples",
+    )
+
+
+def _measured(found: Mapping[str, Any]) -> str:
+    sure = (
+        ""
+        if found["ci95"] is None
+        else f" (95 % {100 * found['ci95'][0]:.2f} to {100 * found['ci95'][1]:.2f})"
+    )
+    return f"{100 * found['mean']:.2f} %{sure} over {found['chips']} chips"

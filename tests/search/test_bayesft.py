@@ -1,0 +1,197 @@
+"""BayesFT on the embedded digits: its algorithms, what it may see, and what it reports."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from crossbar_sim import Hardware, InputError, Key
+from crossbar_sim.data import Development, Split
+from crossbar_sim.nn.networks import build
+from crossbar_sim.nn.training import Training
+from crossbar_sim.search import BayesFT, DriftedScore
+from crossbar_sim.search.theta import ThetaFile
+
+QUICK = BayesFT(
+    sigma=0.5, trials=5, chips=6, images=200, fresh_chips=10, training_chips=4, initial=3, rates=(0.0, 0.5),
+    training=Training(epochs=3, lr=1e-2, batch=32), polish=Training(epochs=5, lr=1e-2, batch=32),
+)  # fmt: skip
+RESTART = dataclasses.replace(QUICK, algorithm="restart", training=Training(epochs=8, lr=2e-2, batch=32))
+ALL = [
+    QUICK,
+    dataclasses.replace(QUICK, algorithm="clean"),
+    RESTART,
+    dataclasses.replace(RESTART, training_sigma=(0.2, 1.0), width=(0.5, 1.5), acquisition="mean"),
+]
+
+
+def network(width: float = 1.0) -> nn.Module:
+    return build("mlp", inputs=64, hidden=(round(24 * width), 16), classes=10)
+
+
+def weights(model: nn.Module) -> list[float]:
+    return [float(p.detach().double().sum()) for p in model.parameters()]
+
+
+@pytest.fixture(scope="module")
+def development() -> Development:
+    from crossbar_sim.data import load_data
+
+    return load_data("digits").development
+
+
+@pytest.mark.parametrize("method", ALL, ids=lambda m: f"{m.algorithm}-{m.acquisition}")
+def test_every_algorithm_finds_a_network_that_works_and_repeats(method, development, tmp_path):
+    lines = []
+    found = method.fit(network, development, Key(0), on_trial=lambda trial, study: lines.append(trial.number))
+    notes = found.notes
+    assert lines == list(range(5))
+    assert set(notes["rates"]) == {"dropout1", "dropout2"}
+    assert len(notes["history"]) == 5
+    assert not found.model.training
+    assert notes["untrained"] < 0.3
+    assert notes["fresh"]["mean"] > 0.5
+    assert notes["fresh"]["chips"] == 10
+    low, high = notes["fresh"]["ci95"]
+    assert low < notes["fresh"]["mean"] < high
+    assert notes["searched"]["chips"] == 6
+    assert notes["searched"]["mean"] == pytest.approx(notes["history"][notes["trial"]]["value"])
+    again = method.fit(network, development, Key(0), study=tmp_path / "study.db")
+    assert weights(again.model) == weights(found.model)
+    assert dict(again.notes) == dict(notes)
+
+
+def test_another_key_is_another_search(development):
+    quick = dataclasses.replace(QUICK, trials=2, polish=None)
+    first, other = (quick.fit(network, development, Key(seed)) for seed in (0, 1))
+    assert weights(other.model) != weights(first.model)
+    assert other.notes["rates"] != first.notes["rates"]
+
+
+def test_a_joint_search_finds_sigma_and_width(development):
+    found = ALL[3].fit(network, development, Key(0))
+    point = found.notes["history"][found.notes["trial"]]["point"]
+    assert set(point) == {"dropout1", "dropout2", "training sigma", "width"}
+    assert found.notes["width"] == point["width"]
+    assert found.notes["training_sigma"] == point["training sigma"]
+    assert found.model.fc1.out_features == round(24 * point["width"])
+
+
+def test_drift_in_the_gradient_is_what_literal_adds(development):
+    sure = {"trials": 4, "sigma": 1.0, "fresh_chips": 40}
+    literal = dataclasses.replace(QUICK, **sure).fit(network, development, Key(0)).notes["fresh"]
+    clean = (
+        dataclasses.replace(QUICK, algorithm="clean", **sure).fit(network, development, Key(0)).notes["fresh"]
+    )
+    assert literal["ci95"][0] > clean["ci95"][1]
+
+
+def test_the_winner_is_measured_on_chips_that_decided_nothing(development):
+    """Networks that do not differ: the best of many is lucky, and the fresh measurement says so."""
+    key, hardware = Key(0), Hardware.preset("bayesft")
+    search = DriftedScore.of(development.validation, hardware, 1.0, 20, 100, key.fold("search"))
+    fresh = DriftedScore.of(development.validation, hardware, 1.0, 20, None, key.fold("fresh"))
+    assert search.seed != fresh.seed
+    assert min(search.seed, fresh.seed) > 2**32  # no seed of a user's evaluation, whose chips are named by it
+    model = QUICK.fit(network, development, key).model
+    assert search.measure(model).scores != fresh.measure(model).scores
+    assert search.measure(model) == search.measure(model)
+
+
+def test_sigma_zero_is_measured_once_and_has_no_variance(development):
+    score = DriftedScore.of(development.validation, Hardware.preset("bayesft"), 0.0, 20, 100, Key(0))
+    measured = score.measure(network().eval())
+    assert len(measured.scores) == 1
+    assert measured.variance == 0
+    assert measured.interval is None
+
+
+def test_a_test_split_has_no_way_in(digits, development):
+    for wrong in (digits, digits.test, (digits.train, digits.test), None):
+        with pytest.raises(InputError, match="takes Development"):
+            QUICK.fit(network, wrong, Key(0))
+    assert {field.name for field in dataclasses.fields(Development)} == {"train", "validation"}
+    spoilt = dataclasses.replace(digits, test=Split(torch.zeros_like(digits.test.x), digits.test.y))
+    quick = dataclasses.replace(QUICK, trials=3, polish=None)
+    assert weights(quick.fit(network, spoilt.development, Key(0)).model) == weights(
+        quick.fit(network, development, Key(0)).model
+    )
+
+
+def test_models_without_dropout_of_their_own_get_sites(development):
+    plain = lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))  # noqa: E731
+    found = dataclasses.replace(QUICK, trials=3).fit(plain, development, Key(0))
+    assert set(found.notes["rates"]) == {"1"}
+    assert not any(module._forward_hooks for module in found.model.modules())
+    assert found.notes["fresh"]["mean"] > 0.4
+
+
+def test_a_batch_goes_on_from_its_best_theta_and_workers_change_nothing(development, tmp_path):
+    method = dataclasses.replace(QUICK, trials=4, batch=2, initial=2, polish=None)
+    here = method.fit(network, development, Key(0))
+    there = method.fit(network, development, Key(0), workers=2, study=tmp_path / "study.db")
+    assert weights(here.model) == weights(there.model)
+    assert dict(here.notes) == dict(there.notes)
+
+
+def test_more_trials_go_on_and_theta_belongs_to_its_study(development, tmp_path):
+    path = tmp_path / "study.db"
+    few, more = dataclasses.replace(QUICK, trials=3), dataclasses.replace(QUICK, trials=5)
+    few.fit(network, development, Key(0), study=path)
+    with pytest.raises(InputError, match=r"another (study|training)|training with another"):
+        dataclasses.replace(more, sigma=0.7).fit(
+            network, development, Key(0), study=tmp_path / "b.db", checkpoint=f"{path}.theta"
+        )
+    grown = more.fit(network, development, Key(0), study=path)
+    assert weights(grown.model) == weights(more.fit(network, development, Key(0)).model)
+    (tmp_path / "study.db.theta").unlink()
+    with pytest.raises(InputError, match="put both together"):
+        more.fit(network, development, Key(0), study=path)
+
+
+def test_a_file_that_is_no_theta_is_refused_and_kept(tmp_path):
+    path = tmp_path / "theta"
+    path.write_bytes(b"PK not really")
+    with pytest.raises(InputError, match="holds no weights of a search"):
+        ThetaFile(path, {}).read()
+    assert path.read_bytes() == b"PK not really"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"sigma": -0.1}, "sigma=-0.1"),
+        ({"sigma": float("nan")}, "sigma=nan"),
+        ({"trials": 0}, "trials=0"),
+        ({"algorithm": "other"}, "literal, clean, restart"),
+        ({"acquisition": "ei"}, "lognei, mean"),
+        ({"acquisition": "mean", "batch": 2}, "batch=1"),
+        ({"training_sigma": -1.0}, "training_sigma=-1.0"),
+        ({"algorithm": "clean", "training_sigma": 1.0}, "would do nothing"),
+        ({"training_sigma": 0.0}, "algorithm='clean'"),
+        ({"width": (0.5, 2.0)}, "restart"),
+        ({"fresh_chips": 1}, "fresh_chips=1"),
+        ({"training_chips": 0}, "training_chips=0"),
+    ],
+)
+def test_impossible_settings_are_one_sentence(settings, sentence):
+    with pytest.raises(InputError, match=sentence):
+        dataclasses.replace(QUICK, **settings)
+
+
+def test_networks_and_data_that_do_not_fit_are_refused_before_the_work(development, tmp_path):
+    study = tmp_path / "study.db"
+    for make, sentence in (
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), "no dropout site"),
+        (lambda: build("mlp", inputs=64, hidden=(8,), classes=7), "labels go up to 9"),
+        (lambda: build("mlp", inputs=65, hidden=(8,), classes=10), "65|shape"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            QUICK.fit(make, development, Key(0), study=study)
+    unlabelled = Development(development.train, Split(development.validation.x))
+    with pytest.raises(InputError, match="no labels"):
+        QUICK.fit(network, unlabelled, Key(0), study=study)
+    with pytest.raises(InputError, match="rates="):
+        dataclasses.replace(QUICK, rates=(0.5, 1.0)).fit(network, development, Key(0), study=study)
+    assert not study.exists()
