@@ -11,7 +11,7 @@ demo: $(STAMP)
 	$(BIN)/crossbar-sim deploy model.pt --sigma 0.6 --json report.json --plot report.png
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -48,26 +48,30 @@ def table(path: str) -> list[tuple[Any, ...]]:
         return list(connection.execute(f"SELECT {columns} FROM trials ORDER BY {columns}"))
 
 
-def killed_runs(path: str, kills: int, rng: random.Random, longest: float) -> list[int]:
-    """Run, kill, look; the number of trials found after each kill."""
+def killed_runs(folder: str, kills: int, rng: random.Random, longest: float) -> tuple[list[int], list[str]]:
+    """Run, kill, look; the number of trials after each kill, and the files: a new one whenever one is complete."""
     found: list[int] = []
+    files = [f"{folder}/killed0.db"]
     before: set[tuple[Any, ...]] = set()
     for _ in range(kills):
+        if len(before) == len(SIGMAS) * CHIPS:
+            files.append(f"{folder}/killed{len(files)}.db")
+            before = set()
         child = os.fork()
         if child == 0:
             try:
-                sweep(path)
+                sweep(files[-1])
             finally:
                 os._exit(0)
         time.sleep(rng.uniform(0.0, longest))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        now = set(table(path)) if has_tables(path) else set()
+        now = set(table(files[-1])) if has_tables(files[-1]) else set()
         if not before <= now:
             raise SystemExit(f"{len(before - now)} trials were lost by kill {len(found) + 1}")
         before = now
         found.append(len(now))
-    return found
+    return found, files
 
 
 def has_tables(path: str) -> bool:
@@ -135,22 +139,27 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("output", nargs="?")
     asked = parser.parse_args()
-    rng, report = random.Random(asked.seed), {"kills": asked.kills, "trials": len(SIGMAS) * CHIPS}
+    rng = random.Random(asked.seed)
+    report: dict[str, Any] = {"kills": asked.kills, "trials": len(SIGMAS) * CHIPS}
     from crossbar_sim.crossbar import threads
 
     threads.set_threads(1)  # children are forked: there must be no threads yet
     sweep(":memory:", chips=1)  # what is compiled and imported, children have from the beginning
     with tempfile.TemporaryDirectory() as folder:
-        path, alone, shared, dask = (f"{folder}/{name}.db" for name in ("killed", "alone", "shared", "dask"))
+        alone, shared, dask = (f"{folder}/{name}.db" for name in ("alone", "shared", "dask"))
         began = time.perf_counter()
         sweep(alone)
-        longest = 0.5 * (time.perf_counter() - began)  # so that kills come while something is done, on any machine
-        report["found"] = killed_runs(path, asked.kills, rng, longest)
+        longest = 0.5 * (
+            time.perf_counter() - began
+        )  # so that kills come while something is done, on any machine
+        report["found"], files = killed_runs(folder, asked.kills, rng, longest)
+        report["in_mid_run"] = sum(0 < n < report["trials"] for n in report["found"])
         if asked.writers > 1:
             with_writers(shared, asked.writers)
-        sweep(path)
+        sweep(files[-1])
         undisturbed = table(alone)
-        report["equal"] = table(path) == undisturbed
+        report["files"] = len(files)
+        report["equal"] = all(table(path) == undisturbed for path in files)
         if asked.writers > 1:
             report["writers"], report["writers_equal"] = asked.writers, table(shared) == undisturbed
         if asked.workers:

@@ -34,8 +34,7 @@ def test_kills_and_company_cost_nothing():
     assert report["complete"]
     assert report["equal"]
     assert report["writers_equal"]
-    assert report["found"] == sorted(report["found"])
-    assert any(0 < n < report["trials"] for n in report["found"]), "no kill came in the middle of a run"
+    assert report["in_mid_run"] > 0, "no kill came in the middle of a run"
 
 
 @pytest.mark.skipif(
