@@ -110,8 +110,9 @@ def with_workers(path: str, workers: int, kills: int, rng: random.Random) -> int
     def murder() -> None:
         nonlocal count
         while not done.is_set() and count < kills:
-            time.sleep(rng.uniform(0.3, 1.0))
+            time.sleep(0.02 if count == 0 else rng.uniform(0.3, 1.0))
             victims = worker_processes()
+            # the first as soon as something is written: the run must not be over before
             if victims and Path(path).exists() and has_tables(path) and table(path):
                 os.kill(rng.choice(victims), signal.SIGKILL)
                 count += 1

@@ -475,11 +475,16 @@ def test_killed_at_any_moment_existing_outputs_are_whole(files: Files, tmp_path:
 def test_interrupted_it_says_so_in_one_line(files: Files, tmp_path: Path):
     out = tmp_path / "r.json"
     out.write_text("as it was")
-    run = process("deploy", files.checkpoint, "--chips", "500000", "--json", out)
-    time.sleep(5)
-    assert run.poll() is None
-    run.send_signal(signal.SIGINT)
-    written, error = run.communicate(timeout=60)
+    # a shell starts what it puts in the background with SIGINT ignored, and children inherit that
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    run = process("deploy", files.checkpoint, "--chips", "500000", "--json", out, **heard)
+    try:
+        time.sleep(5)
+        assert run.poll() is None
+        run.send_signal(signal.SIGINT)
+        written, error = run.communicate(timeout=60)
+    finally:
+        run.kill()
     assert run.returncode == 130
     assert error.split() == ["stopped"]
     assert written == ""
