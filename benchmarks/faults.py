@@ -84,6 +84,14 @@ def has_tables(path: str) -> bool:
         )
 
 
+def written(path: str) -> bool:
+    """Whether trials are there; not yet, too, while the file is being made."""
+    try:
+        return has_tables(path) and bool(table(path))
+    except sqlite3.OperationalError:  # locked for a moment
+        return False
+
+
 def with_writers(path: str, writers: int) -> None:
     """Several processes sweep into one file at once."""
     children = []
@@ -113,7 +121,7 @@ def with_workers(path: str, workers: int, kills: int, rng: random.Random) -> int
             time.sleep(0.02 if count == 0 else rng.uniform(0.3, 1.0))
             victims = worker_processes()
             # the first as soon as something is written: the run must not be over before
-            if victims and Path(path).exists() and has_tables(path) and table(path):
+            if victims and written(path):
                 os.kill(rng.choice(victims), signal.SIGKILL)
                 count += 1
 

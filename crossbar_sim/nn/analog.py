@@ -170,7 +170,9 @@ class AnalogRecurrent(Analog):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """As any module: torch would make its list of weights here."""
         nn.Module.__setstate__(self, state)  # type: ignore[arg-type]
-        self.__dict__.setdefault("_flat_weight_refs", [])  # which torch drops from states, and expects in them
+        self.__dict__.setdefault(
+            "_flat_weight_refs", []
+        )  # which torch drops from states, and expects in them
 
 
 def _buffer(parameter: str) -> str:

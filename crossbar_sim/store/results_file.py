@@ -65,7 +65,8 @@ def open_to_write(path: str, create: bool) -> Opened:
     check_writable(path)
     if not os.path.exists(path):
         for name in (path + end for end in _LEFT):
-            if os.path.exists(name):  # SQLite would throw it away, or write it into the wrong file
+            # SQLite would throw it away, or write it into the wrong file; but another process may just be making both
+            if os.path.exists(name) and not os.path.exists(path):
                 raise InputError(f"{path} is not there, but {name} of it is: put both together, or remove it")
     with _telling(path), _closing_on_error(Opened(_connect(path, "rwc" if create else "rw"))) as opened:
         connection = opened.connection

@@ -71,8 +71,17 @@ def state(connection: sqlite3.Connection, path: str) -> int | None:
     Raises:
         InputError: if it is another application's file, or its version is one that cannot be read.
     """
-    found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-    application, number = _number(connection, "application_id"), _number(connection, "user_version")
+    alone = not connection.in_transaction
+    if alone:
+        connection.execute(
+            "BEGIN"
+        )  # one moment for all that is read: another process may be making the tables
+    try:
+        found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        application, number = _number(connection, "application_id"), _number(connection, "user_version")
+    finally:
+        if alone and connection.in_transaction:
+            connection.execute("ROLLBACK")
     if not found and not application and not number:
         return None
     if application != APPLICATION_ID:

@@ -119,6 +119,19 @@ def test_opening_and_closing_at_once(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["runs.db"]
 
 
+def test_several_processes_make_one_file(tmp_path: Path) -> None:
+    """Whoever comes while another is making the tables waits for them."""
+    code = (
+        "import sys; from crossbar_sim.store.results import Results\n"
+        "for i in range(60):\n    with Results.open(f'{sys.argv[1]}/{i}.db'): pass"
+    )
+    everywhere = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=everywhere) for _ in range(3)
+    ]
+    assert [process.wait(120) for process in processes] == [0, 0, 0]
+
+
 def test_a_second_writer_waits_and_then_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = made(tmp_path / "runs.db")
     monkeypatch.setattr(results_file, "BUSY", 0.2)
