@@ -135,7 +135,9 @@ def with_workers(path: str, workers: int, kills: int, rng: random.Random) -> int
 
 def worker_processes() -> list[int]:
     """Process ids of our Dask workers: children of this process that multiprocessing has spawned."""
-    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["ps", "-ww", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
+    ).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
     return [int(pid) for pid, parent, args in rows if int(parent) == os.getpid() and "spawn_main" in args]
 
