@@ -174,15 +174,17 @@ def add_details(
     task: Task, subject: Subject, results: Results, sigmas: tuple[float, ...], chips: int
 ) -> None:
     """Keep per-layer sensitivity and conductance histograms at the middle sigma, unless they are there."""
-    if {"sensitivity", "conductances"} <= set(results.details(task.id)):
-        return
     sigma = sigmas[len(sigmas) // 2]
+    # named by all that decides them: files of other sigmas or chips go together
+    histogram_name, drops_name = f"conductances sigma={sigma!r}", f"sensitivity sigma={sigma!r} chips={chips}"
+    if {histogram_name, drops_name} <= set(results.details(task.id)):
+        return
     hardware = at_sigma(subject.hardware, sigma)
     analog = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip)
     handle.program(analog)
     histograms = {"sigma": sigma, "chip": 0, "layers": conductance_histograms(analog)}
-    results.set_detail(task.id, "conductances", histograms)
+    results.set_detail(task.id, histogram_name, histograms)
     few = subject.reference.part(sensitivity.some(len(subject.reference.x), sensitivity.IMAGES, subject.seed))
     numbers = range(chips)
     drops = sensitivity.layer_drops(analog, few, subject.metric, numbers)
-    results.set_detail(task.id, "sensitivity", sensitivity.as_detail(drops, sigma, numbers, len(few.x)))
+    results.set_detail(task.id, drops_name, sensitivity.as_detail(drops, sigma, numbers, len(few.x)))

@@ -133,6 +133,8 @@ def _measurers(subject: Subject) -> list[Measurer]:
     chain = _chain(subject, analog, hardware) if small else None
     if chain is not None:
         return [OfChain(subject, each) for each in (chain, *(chain.twin() for _ in range(1, count)))]
+    # made anew: to look for a chain runs the forward, which may leave tensors on the model that cannot be copied
+    analog = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip)
     memo = {id(p): p for p in analog.parameters()}
     copies = [analog, *(copy.deepcopy(analog, dict(memo)) for _ in range(1, count))]
     return [AnyModel(subject, each) for each in copies]

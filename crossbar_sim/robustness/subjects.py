@@ -125,7 +125,9 @@ def prepare(
     identity = {
         "identity": IDENTITY,
         "model": dict(model.identity),
-        "data": {key: examples.identity.get(key) for key in ("fingerprint", "images", "labelled")},
+        "data": {key: examples.identity.get(key) for key in ("fingerprint", "images", "labelled")}
+        # random inputs follow from the seed and their shape
+        | ({} if examples.identity.get("fingerprint") else {"shape": list(examples.x.shape[1:])}),
         "hardware": design,
         "only": None if only is None else sorted(only),
         "skip": sorted(skip),

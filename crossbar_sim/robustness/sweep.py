@@ -70,7 +70,7 @@ class Sweep:
                 if (numbers is None or trial.chip in numbers) and (places is None or trial.sigma in places)
             ]
             curves[label] = Point.of_trials(label, task, trials)
-            details[label] = results.details(task.id)
+            details[label] = _by_kind(results.details(task.id))
         return cls(named, curves, details)
 
     @property
@@ -202,6 +202,11 @@ def _compared(a: list[float], b: list[float]) -> Paired:
     """As `paired`, but without a p-value where nothing is random: n chips that are one chip prove no more than one."""
     found = paired(a, b)
     return replace(found, p_value=None) if len({*a}) == len({*b}) == 1 else found
+
+
+def _by_kind(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Details without what tells them from others of their kind; where there are several, the last by name."""
+    return {name.partition(" ")[0]: details[name] for name in sorted(details)}
 
 
 def _labels(tasks: Sequence[Task]) -> list[str]:

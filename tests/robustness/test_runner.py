@@ -12,7 +12,7 @@ from crossbar_sim.crossbar import threads
 from crossbar_sim.data import Split, load_data
 from crossbar_sim.nn import seeded
 from crossbar_sim.nn.networks import build
-from crossbar_sim.robustness import deploy, robustness
+from crossbar_sim.robustness import Sweep, deploy, robustness
 from crossbar_sim.robustness import runner as runner_module
 from crossbar_sim.robustness.plans import EveryImage
 from crossbar_sim.store.results import Results
@@ -225,3 +225,33 @@ def test_the_same_model_twice_is_refused(data):
 def test_a_plan_names_what_is_missing():
     plan = EveryImage((3, 5, 9))
     assert plan.missing(None, 0.1, ()).chips == (3, 5, 9)
+
+
+def test_details_of_other_sigmas_and_chips_go_into_one_file(data, tmp_path):
+    path = tmp_path / "runs.db"
+    for sigmas, chips in (([0.3], 2), ([0.9], 2), ([0.9], 3)):
+        robustness({"a": net()}, data, sigmas=sigmas, chips=1, results=path, sensitivity_chips=chips)
+    with Results.open(path) as results:
+        assert len(results.details(results.tasks()[0].id)) == 5
+    assert set(Sweep.read(Results.open(path)).details["a"]) == {"sensitivity", "conductances"}
+
+
+class Scaled(nn.Module):
+    """With a parameter of its own on the root, which no chain has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.scale = nn.Linear(64, 10), nn.Parameter(torch.ones(10))
+
+    def forward(self, x):
+        return self.layer(x.flatten(1)) * self.scale
+
+
+def test_a_root_with_a_parameter_of_its_own_is_swept_on_threads(data):
+    before = threads.threads()
+    try:
+        threads.set_threads(2)
+        (point,) = robustness({"a": Scaled()}, data, sigmas=[0.3], chips=4).curve("a")
+    finally:
+        threads.set_threads(before)
+    assert len(point.values) == 4
