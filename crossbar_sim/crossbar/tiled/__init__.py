@@ -1,0 +1,16 @@
+"""Reading tiles through converters: the product of a batch with planes of conductances, tile by tile.
+
+| name | what it does | file |
+|---|---|---|
+| TiledPlanes | planes, converters and noise made ready once | planes |
+| product, tiled_product | inputs times planes; the second packs and reads in one call | product |
+| convolution | the same for the patches of images, never unfolded | convolution |
+| Quantiser, Noise | converters and read noise as arrays | converters |
+"""
+
+from crossbar_sim.crossbar.tiled.converters import Noise as Noise
+from crossbar_sim.crossbar.tiled.converters import Quantiser as Quantiser
+from crossbar_sim.crossbar.tiled.convolution import convolution as convolution
+from crossbar_sim.crossbar.tiled.planes import TiledPlanes as TiledPlanes
+from crossbar_sim.crossbar.tiled.product import product as product
+from crossbar_sim.crossbar.tiled.product import tiled_product as tiled_product
