@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crossbar_sim.crossbar import mapping_kernels as kernels
 from crossbar_sim.crossbar.mapping import Mapping
+from crossbar_sim.crossbar.periphery import Periphery, Readout
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
 
@@ -64,6 +66,8 @@ class Array:
         mapping: how they read back as weights.
         scale: S per weight unit, (1,) or (cols,).
         tile: (rows, cols) of a tile.
+        effective: what wires make of the drifted planes, same shape; None without wires.
+        periphery: converters and read noise around the array; None: a linear read-out.
     """
 
     target: Float32
@@ -73,6 +77,13 @@ class Array:
     mapping: Mapping
     scale: Float32
     tile: tuple[int, int]
+    effective: Float32 | None = None
+    periphery: Periphery | None = None
+
+    @property
+    def multiplying(self) -> Float32:
+        """The planes that multiply: the effective ones where there are wires."""
+        return self.drifted if self.effective is None else self.effective
 
     @property
     def rows(self) -> int:
@@ -86,8 +97,8 @@ class Array:
 
     @property
     def weight(self) -> Float32:
-        """Eq. (5): the weights that the drifted planes stand for, shape (rows, cols)."""
-        return read_weight(self.drifted, self.mapping, self.scale)
+        """Eq. (5): the weights that the planes stand for, read without converters, shape (rows, cols)."""
+        return read_weight(self.multiplying, self.mapping, self.scale)
 
     def currents(self, v: Float32) -> Float32:
         """Eq. (17): bit-line currents.
@@ -103,33 +114,56 @@ class Array:
             raise InputError(
                 f"v has shape {v.shape}: expected (batch, {self.rows}), one voltage per word line"
             )
-        planes, _, physical = self.drifted.shape
+        planes, _, physical = self.multiplying.shape
         out = np.empty((planes, len(v), physical), np.float32)
         scratch = np.empty(physical, np.float32)
         for p in range(planes):
-            kernels.tiled_currents(v, self.drifted[p], self.tile[0], scratch, out[p])
+            kernels.tiled_currents(v, self.multiplying[p], self.tile[0], scratch, out[p])
         return out
 
-    def matvec(self, x: Float32) -> Float32:
+    def matvec(self, x: Float32, event: int = 0, first: int = 0) -> Float32:
         """The product as the array does it: currents tile by tile, digital sums, back to weight units.
 
         Args:
-            x: inputs, shape (batch, rows) or (rows,); one unit of input is one volt.
+            x: inputs, shape (batch, rows) or (rows,); without a DAC one unit of input is one volt.
+            event: the number of this read: names its read noise.
+            first: the number of the first input vector within the event.
 
         Returns:
-            float32, shape (batch, cols) or (cols,): x @ weight up to float32 rounding.
+            float32, shape (batch, cols) or (cols,): x @ weight up to float32 rounding where nothing surrounds the
+            array, else what its converters make of it (docs/periphery.md).
 
         Raises:
-            InputError: if x has another number of rows.
+            InputError: if x has another number of rows, or a converter's range is not calibrated.
         """
         x = np.asarray(x, np.float32)
+        if self.periphery is not None:
+            batch = np.ascontiguousarray(np.atleast_2d(x))
+            if batch.ndim != 2 or batch.shape[1] != self.rows:
+                raise InputError(
+                    f"x has shape {x.shape}: expected (batch, {self.rows}), one input per word line"
+                )
+            y = self.readout.product(batch, event, first)
+            return y[0] if x.ndim == 1 else y
         i = self.currents(np.atleast_2d(x))
-        if self.mapping.planes_per_copy == 2:
-            total = (i[0::2] - i[1::2]).sum(axis=0)
-        else:
-            total = (i[:, :, :-1] - i[:, :, -1:]).sum(axis=0)
-        y = total * self.mapping.inverse(self.scale)
+        pairs = self.mapping.planes_per_copy == 2
+        sets = i[0::2] - i[1::2] if pairs else i[:, :, :-1] - i[:, :, -1:]
+        if self.mapping.slices > 1:
+            weights = np.array(self.mapping.slice_weights * self.mapping.copies, np.float32)
+            sets = weights[:, None, None] * sets
+        y = sets.sum(axis=0) * self.mapping.inverse(self.scale)
         return y[0] if x.ndim == 1 else y
+
+    @cached_property
+    def readout(self) -> Readout:
+        """The array with its converters.
+
+        Raises:
+            InputError: if it has none.
+        """
+        if self.periphery is None:
+            raise InputError("the design has no dac, adc or read_noise: the array is read linearly")
+        return Readout(self.multiplying, self.mapping, self.scale, self.tile[0], self.periphery)
 
 
 def read_weight(planes: Float32, mapping: Mapping, scale: Float32) -> Float32:
@@ -141,11 +175,15 @@ def read_weight(planes: Float32, mapping: Mapping, scale: Float32) -> Float32:
     rows = flat[0].shape[1]
     cols = len(flat[0]) - int(mapping.planes_per_copy == 1)
     out = np.empty(rows * cols, np.float32)
-    for copy in range(mapping.copies):
-        if mapping.planes_per_copy == 2:
-            kernels.add_difference(flat[2 * copy].ravel(), flat[2 * copy + 1].ravel(), copy == 0, out)
+    sliced, step = mapping.slices > 1, mapping.planes_per_copy
+    for first in range(0, mapping.planes, step):
+        to, fresh = np.empty_like(out) if sliced else out, sliced or first == 0
+        if step == 2:
+            kernels.add_difference(flat[first].ravel(), flat[first + 1].ravel(), fresh, to)
         else:
-            plane = flat[copy]
-            kernels.add_against_reference(plane[:cols].ravel(), plane[cols], 0, copy == 0, out)
+            plane = flat[first]
+            kernels.add_against_reference(plane[:cols].ravel(), plane[cols], 0, fresh, to)
+        if sliced:
+            kernels.add_slice(to, np.float32(mapping.weight_of(first)), first == 0, out)
     kernels.unscale(out, mapping.inverse(scale), rows, 0)
     return out.reshape(cols, rows).T

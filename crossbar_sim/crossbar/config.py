@@ -10,12 +10,11 @@ import os
 import stat
 import tomllib
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from crossbar_sim.crossbar.checks import show
-from crossbar_sim.crossbar.config_parts import build, build_part, plain
+from crossbar_sim.crossbar.config_parts import build, build_part, plain_fields
 from crossbar_sim.crossbar.config_text import (
     forms,
     from_text,
@@ -40,9 +39,12 @@ LIMIT = 2**16
 def to_dict(hardware: Hardware) -> dict[str, Any]:
     """Every field, in the order of the dataclass, as JSON-able values; parts carry their `kind`.
 
+    Converters, read noise, wires, ranges and cell_bits are left out where they are None: a design without them has
+    the dictionary, and so the identity in results, that it had before they existed.
+
     Equal designs give equal dictionaries, and `from_dict` gives back an equal design.
     """
-    return {f.name: plain(getattr(hardware, f.name)) for f in fields(hardware)}
+    return plain_fields(hardware)
 
 
 def from_dict(data: object, source: str = "hardware") -> Hardware:

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from crossbar_sim.crossbar.checks import show, unknown
 from crossbar_sim.crossbar.families import FAMILIES
+from crossbar_sim.crossbar.ranges import Ranges
 from crossbar_sim.errors import InputError
 
 _WORDS = {
@@ -79,6 +80,8 @@ def build_part(name: str, table: object) -> Any:
         return None
     kinds = family.kinds
     known = ", ".join(kinds)
+    if name == "ranges":
+        return Ranges.from_table(table)
     if not isinstance(table, dict):
         raise InputError(f"{name}={show(table)}: expected a table with a kind, one of {known}")
     if "kind" not in table:
@@ -89,15 +92,27 @@ def build_part(name: str, table: object) -> Any:
     return build(kinds[kind], {k: v for k, v in table.items() if k != "kind"}, f"{name}.")
 
 
+LATER = frozenset({"dac", "adc", "read_noise", "wires", "ranges", "cell_bits"})
+"""Fields that came after results had been kept: in no identity while they are None."""
+
+
+def plain_fields(owner: Any) -> dict[str, Any]:
+    """Every field of a dataclass by name, in `plain` form."""
+    values = {f.name: getattr(owner, f.name) for f in fields(owner)}
+    return {name: plain(v) for name, v in values.items() if v is not None or name not in LATER}
+
+
 def plain(value: Any) -> Any:
     """The JSON-able form of a field: parts as tables with their kind first, tuples as lists.
 
     Raises:
         InputError: for what no file can hold.
     """
+    if isinstance(value, Ranges):
+        return value.table()
     if is_dataclass(value) and not isinstance(value, type):
         kind: dict[str, Any] = {"kind": getattr(value, "kind", type(value).__name__)}
-        return kind | {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        return kind | plain_fields(value)
     if isinstance(value, tuple):
         return [plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):

@@ -25,7 +25,7 @@ def from_text(family: str, text: str) -> Any:
     """The part of Hardware that `text` describes.
 
     Args:
-        family: "mapping", "drift", "programming" or "stuck".
+        family: a part of Hardware: "mapping", "drift", "programming", "stuck", "dac", "adc", ...
         text: `kind:key=value,...`, or "none" for an ideal part.
 
     Returns:
@@ -37,8 +37,8 @@ def from_text(family: str, text: str) -> Any:
     >>> from_text("drift", "gamma:sigma=0.3")
     GammaDrift(sigma=0.3)
     """
-    if family not in FAMILIES:
-        raise InputError(unknown("the part", family, FAMILIES))
+    if family not in FAMILIES or family == "ranges":  # ranges are a table for each layer
+        raise InputError(unknown("the part", family, [name for name in FAMILIES if name != "ranges"]))
     if not isinstance(text, str):
         raise InputError(f"{family}={show(text)}: expected kind:key=value,key=value")
     if text.strip() == "none" and FAMILIES[family].optional:

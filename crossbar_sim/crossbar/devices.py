@@ -52,17 +52,7 @@ class PolynomialNoise:
     kind: ClassVar[str] = "polynomial"
 
     def __post_init__(self) -> None:
-        given: Any = self.coefficients
-        given = given.tolist() if isinstance(given, np.ndarray) else given
-        require(
-            isinstance(given, tuple | list) and 1 <= len(given) <= 16,
-            f"coefficients={show(given)}: expected 1 .. 16 numbers in S, lowest power first",
-        )
-        require(
-            all(finite(c) and abs(c) <= SINGLE for c in given),
-            f"coefficients={show(given)}: every one must be a finite number of S, not above 1e30 S",
-        )
-        object.__setattr__(self, "coefficients", tuple(float(c) + 0.0 for c in given))
+        _polynomial(self, "coefficients")
         rule = "the conductance that the fit divides by must lie in 1e-30 .. 1e30 S"
         number(self, "reference", rule, 1 / SINGLE, SINGLE)
 
@@ -84,7 +74,65 @@ class PolynomialNoise:
         kernels.program(g, z, coefficients, np.float32(1 / self.reference), out)
 
 
-ALL_PROGRAMMING: tuple[type, ...] = (ProgrammingNoise, PolynomialNoise)
+def _polynomial(owner: object, name: str) -> None:
+    """Keep a field of coefficients in S as a tuple of plain floats, or refuse it."""
+    given: Any = getattr(owner, name)
+    given = given.tolist() if isinstance(given, np.ndarray) else given
+    require(
+        isinstance(given, tuple | list) and 1 <= len(given) <= 16,
+        f"{name}={show(given)}: expected 1 .. 16 numbers in S, lowest power first",
+    )
+    require(
+        all(finite(c) and abs(c) <= SINGLE for c in given),
+        f"{name}={show(given)}: every one must be a finite number of S, not above 1e30 S",
+    )
+    object.__setattr__(owner, name, tuple(float(c) + 0.0 for c in given))
+
+
+@dataclass(frozen=True)
+class MeasuredNoise(PolynomialNoise):
+    """Eq. (6b): g' = max(g + mu(g) + sigma(g) z, 0), both polynomials of g / reference; as `fit-device` finds it.
+
+    Args:
+        coefficients: of sigma in S, lowest power first; a negative sigma(g) counts as 0.
+        reference: the conductance in S that the fit divides by.
+        mean: of mu in S, lowest power first: how far a cell ends from its target on average.
+
+    Raises:
+        InputError: as `PolynomialNoise`, and for a mean that is no list of finite numbers.
+    """
+
+    mean: tuple[float, ...]
+    kind: ClassVar[str] = "measured"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _polynomial(self, "mean")
+
+    def mu(self, g: float) -> float:
+        """The mean error of a cell programmed to `g`, both in S."""
+        r = g / self.reference
+        return sum(c * r**k for k, c in enumerate(self.mean))
+
+    def bound(self, g: float) -> float:
+        """See `PolynomialNoise`; of the mean as well."""
+        try:
+            mean = max(abs(c) * (g / self.reference) ** k for k, c in enumerate(self.mean))
+            return max(super().bound(g), mean)
+        except OverflowError:
+            return math.inf
+
+    def cells(self, g: Float32, z: Float32, g_max: float, out: Float32) -> None:
+        """Write the programmed conductances of a chunk; g, z and out are (n,)."""
+        r = g * np.float32(1 / self.reference)
+        mean, sigma = (
+            np.polynomial.polynomial.polyval(r, np.array(c, np.float32))
+            for c in (self.mean, self.coefficients)
+        )
+        out[:] = np.maximum(g + mean + np.maximum(sigma, 0) * z, 0)
+
+
+ALL_PROGRAMMING: tuple[type, ...] = (ProgrammingNoise, PolynomialNoise, MeasuredNoise)
 
 
 @dataclass(frozen=True)

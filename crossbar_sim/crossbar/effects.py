@@ -10,7 +10,7 @@ from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.rng import Key
 
 
-def changes(hardware: Hardware, columns: Float32, key: Key, chip: int) -> dict[str, float]:
+def changes(hardware: Hardware, columns: Float32, key: Key, chip: int, groups: int = 1) -> dict[str, float]:
     """Squared Frobenius norm of the change of the effective weight that each requested effect causes.
 
     Effects are switched on one by one in their physical order on the same cells, so that a number is what that
@@ -20,10 +20,11 @@ def changes(hardware: Hardware, columns: Float32, key: Key, chip: int) -> dict[s
         hardware: the design; its `effects` are the keys of the result.
         columns: the transposed matrix (cols, rows), C-contiguous.
         key, chip: as for `Hardware.program`.
+        groups: as for `Hardware.effective_weight`.
     """
     names = hardware.effects
     designs = [hardware.up_to(None), *(hardware.up_to(name) for name in names)]
-    pieces = [d.pieces(columns, d.mapping.scale(columns), key, chip) for d in designs]
+    pieces = [d.pieces(columns, d.mapping.scale(columns), key, chip, groups) for d in designs]
     parts = threads.chunks(columns.size)
     squares = np.zeros((len(parts), len(names)))
 

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from crossbar_sim.crossbar.checks import SINGLE, is_whole, require, show
+from crossbar_sim.crossbar.converters import ADC, DAC
 from crossbar_sim.crossbar.devices import (
     ALL_PROGRAMMING,
     PolynomialNoise,
@@ -12,6 +13,9 @@ from crossbar_sim.crossbar.devices import (
 from crossbar_sim.crossbar.drift import ALL_DRIFTS
 from crossbar_sim.crossbar.law import Law
 from crossbar_sim.crossbar.mapping import ALL_MAPPINGS, Mapping
+from crossbar_sim.crossbar.ranges import Ranges
+from crossbar_sim.crossbar.read_noise import ALL_READ_NOISE
+from crossbar_sim.crossbar.wires import Wires
 
 
 class Family(NamedTuple):
@@ -44,6 +48,11 @@ FAMILIES = {
         "programming noise such as ProgrammingNoise(0.05)",
     ),
     "stuck": Family((StuckCells,), (StuckCells,), "stuck cells such as StuckCells(off=0.01)"),
+    "wires": Family((Wires,), (Wires,), "wires such as Wires(1.0, 1.0)"),
+    "dac": Family((DAC,), (DAC,), "a DAC such as DAC(bits=8)"),
+    "adc": Family((ADC,), (ADC,), "an ADC such as ADC(bits=8)"),
+    "read_noise": Family(ALL_READ_NOISE, ALL_READ_NOISE, "read noise such as GaussianReadNoise(0.01)"),
+    "ranges": Family((Ranges,), (Ranges,), "the ranges that a calibration wrote"),
 }
 """The fields of Hardware that hold a part."""
 
@@ -78,12 +87,37 @@ def check_hardware(hardware: Any) -> None:
         f"tile={show(tile)}: rows and cols of a tile are two whole numbers in 1 .. 2147483647",
     )
     object.__setattr__(hardware, "tile", tuple(int(n) for n in tile))
+    _check_periphery(hardware)
     noise, g_max = hardware.programming, hardware.mapping.g_max
     if isinstance(noise, PolynomialNoise):
         require(
             noise.bound(g_max) <= SINGLE,
             f"programming.reference={noise.reference} S: at g_max={g_max} S sigma exceeds 1e30 S, "
             "is the reference given in S?",
+        )
+
+
+def _check_periphery(hardware: Any) -> None:
+    """Refuse ranges that have no meaning in this design: they would do nothing, or cannot be computed."""
+    dac, adc, mapping = hardware.dac, hardware.adc, hardware.mapping
+    if adc is None:
+        return
+    require(
+        adc.bits != 1 or not adc.signed(dac),
+        "adc.bits=1 leaves no bit for the sign of these currents: give 2 or more, or read columns of inputs of one "
+        "sign (adc.per='column', dac.signed='two-phase')",
+    )
+    if adc.range == "max":
+        require(
+            dac is not None,
+            "adc.range='max' is the largest current that inputs of full scale can give, and without a dac there is "
+            "no full scale: add one, such as dac = DAC(bits=None) for an ideal one",
+        )
+    if adc.range == "granular":
+        require(
+            adc.bits is not None and mapping.levels is not None and dac is not None and dac.bits is not None,
+            "adc.range='granular' makes a step of the current of one level at one input code: it needs adc.bits, "
+            "dac.bits and mapping.levels",
         )
 
 

@@ -2,33 +2,32 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from crossbar_sim.crossbar import kernels, threads
 from crossbar_sim.crossbar import mapping_kernels as pair
 from crossbar_sim.crossbar.array import Array, Geometry
 from crossbar_sim.crossbar.checks import check_weights, require
+from crossbar_sim.crossbar.converters import ADC, DAC
 from crossbar_sim.crossbar.devices import PolynomialNoise, ProgrammingNoise, StuckCells
 from crossbar_sim.crossbar.drift import LogNormalDrift, RetentionDrift
 from crossbar_sim.crossbar.families import CHOICES as CHOICES
 from crossbar_sim.crossbar.families import check_hardware
 from crossbar_sim.crossbar.law import Law
 from crossbar_sim.crossbar.mapping import Differential, Mapping
+from crossbar_sim.crossbar.periphery import Periphery
+from crossbar_sim.crossbar.planes import Stages, all_stages, through_wires
+from crossbar_sim.crossbar.ranges import Ranges
+from crossbar_sim.crossbar.read_noise import GaussianReadNoise, TelegraphNoise
 from crossbar_sim.crossbar.stream import Float32, Stream
+from crossbar_sim.crossbar.wires import Wires
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
 
-
-class Stages(NamedTuple):
-    """One run of cells after each stage: float32 in S, shape (n,), and uint8 fault codes."""
-
-    target: Float32
-    programmed: Float32
-    drifted: Float32
-    faults: NDArray[np.uint8]
+READING = ("dac", "read_noise", "adc")
+"""The fields of Hardware that act on each product, in their order."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,10 @@ class Hardware:
             line, driven with 1), or "drifting" (cells of its own, drifting per parameter).
         normalisation: affine parameters: "digital", "folded" into the layer before, or "drifting".
         other: all other learnable parameters: "digital" or "drifting".
+        wires: their resistance, which makes effective conductances of a programmed tile.
+        dac, adc: what drives the word lines, and what reads the bit lines, tile by tile (docs/periphery.md).
+        read_noise: fresh at every read.
+        ranges: of the converters in each layer, where a calibration has chosen them.
 
     Raises:
         InputError: naming the field, what was given and what is allowed.
@@ -61,28 +64,41 @@ class Hardware:
     bias: Literal["digital", "row", "drifting"] = "digital"
     normalisation: Literal["digital", "folded", "drifting"] = "digital"
     other: Literal["digital", "drifting"] = "digital"
+    wires: Wires | None = None
+    dac: DAC | None = None
+    adc: ADC | None = None
+    read_noise: GaussianReadNoise | TelegraphNoise | None = None
+    ranges: Ranges | None = None
 
     def __post_init__(self) -> None:
         check_hardware(self)
 
     @property
     def effects(self) -> tuple[str, ...]:
-        """The effects asked for, in the order in which they act."""
+        """The effects on conductances asked for, in the order in which they act; see also `reading`."""
         asked = {
             "clip": self.mapping.clip,
             "levels": self.mapping.levels,
             "programming": self.programming,
             "stuck": self.stuck,
             "drift": self.drift,
+            "wires": self.wires,
         }
         return tuple(name for name, value in asked.items() if value is not None)
 
+    @property
+    def reading(self) -> tuple[str, ...]:
+        """The effects of each product asked for, in the order in which they act; () for a linear read-out."""
+        return tuple(name for name in READING if getattr(self, name) is not None)
+
     def up_to(self, effect: str | None) -> "Hardware":
-        """This design with the effects after `effect` ideal; None: with none at all."""
-        names = ("clip", "levels", "programming", "stuck", "drift")
+        """This design, read out linearly, with the effects after `effect` ideal; None: with none at all."""
+        names = ("clip", "levels", "programming", "stuck", "drift", "wires")
         off = names[names.index(effect) + 1 :] if effect else names
-        own: dict[str, Any] = {name: None for name in off if name not in ("clip", "levels")}
+        own: dict[str, Any] = {name: None for name in (*off, *READING) if name not in ("clip", "levels")}
         of_mapping: dict[str, Any] = {name: None for name in off if name in ("clip", "levels")}
+        if "levels" in of_mapping:
+            of_mapping["cell_bits"] = None
         return replace(self, mapping=replace(self.mapping, **of_mapping), **own)
 
     def geometry(self, rows: int, cols: int, groups: int = 1) -> Geometry:
@@ -108,23 +124,17 @@ class Hardware:
         require(w.ndim == 2, f"w has shape {w.shape}: expected a matrix (rows, cols)")
         check_weights(w)
         columns = np.ascontiguousarray(w.T)
-        cols, rows = columns.shape
         scale = self.mapping.scale(columns)
-        shape = (self.mapping.planes, cols + self._reference, rows)
-        target, programmed, drifted = (np.empty(shape, np.float32) for _ in range(3))
-        faults = np.empty(shape, np.uint8)
-        whole: tuple[NDArray[Any], ...] = (target, programmed, drifted, faults)
-
-        def chunk(item: tuple[int, slice]) -> None:
-            plane, part = item
-            pieces = self.stages(columns, scale, key, chip, plane, part)
-            for array, piece in zip(whole, pieces, strict=True):
-                array[plane].reshape(-1)[part] = piece
-
-        parts = threads.chunks(shape[1] * rows)
-        threads.run(chunk, [(p, part) for p in range(shape[0]) for part in parts])
+        whole = all_stages(self, columns, scale, key, chip)
         planes: list[Any] = [np.ascontiguousarray(array.transpose(0, 2, 1)) for array in whole]
-        return Array(planes[0], planes[1], planes[2], planes[3], self.mapping, scale, self.tile)
+        effective = None
+        if self.wires is not None:
+            wired = through_wires(self, whole.drifted, 1)
+            effective = np.ascontiguousarray(wired.transpose(0, 2, 1))
+        periphery = Periphery.of(self, key, chip) if self.reading else None
+        return Array(
+            planes[0], planes[1], planes[2], planes[3], self.mapping, scale, self.tile, effective, periphery
+        )
 
     def effective_weight(
         self,
@@ -133,6 +143,7 @@ class Hardware:
         chip: int,
         out: Float32 | None = None,
         scale: Float32 | None = None,
+        groups: int = 1,
     ) -> Float32:
         """`program(...).weight` without keeping the planes: the fast way, the same bits.
 
@@ -141,6 +152,7 @@ class Hardware:
             key, chip: as for `program`.
             out: where to write, shape (cols, rows), C-contiguous, not overlapping `columns`.
             scale: `mapping.scale(columns)`, if already known.
+            groups: blocks of columns on tiles of their own (see `Geometry`); wires act tile by tile.
 
         Returns:
             (cols, rows), float32.
@@ -158,17 +170,17 @@ class Hardware:
                     "matrix (cols, rows)"
                 )
         scale = self.mapping.scale(columns) if scale is None else scale
-        piecewise, result = self.pieces(columns, scale, key, chip), out.reshape(-1)
+        piecewise, result = self.pieces(columns, scale, key, chip, groups), out.reshape(-1)
         threads.run(lambda part: piecewise(part, result[part]), threads.chunks(result.size))
         return out
 
     def pieces(
-        self, columns: Float32, scale: Float32, key: Key, chip: int
+        self, columns: Float32, scale: Float32, key: Key, chip: int, groups: int = 1
     ) -> Callable[[slice, Float32], None]:
         """A function that writes any run of effective weights: `effective_weight` is all of them.
 
         Args:
-            columns, scale, key, chip: as for `effective_weight`.
+            columns, scale, key, chip, groups: as for `effective_weight`.
 
         Returns:
             f(part, out): the flat weights `part`, whose start is a multiple of 256, into out (n,).
@@ -182,17 +194,31 @@ class Hardware:
                 kernels.lognormal_weights(w[part], out, scale[0], inverse[0], *rates, part.start, *name)
 
             return fused
-        references = [self.reference(columns, scale, key, chip, c) for c in range(self.mapping.copies)]
+        if self.wires is not None:  # they act on whole tiles
+            drifted = all_stages(self, columns, scale, key, chip).drifted
+            wired = through_wires(self, drifted, groups).reshape(self.mapping.planes, -1)
+
+        def cells(plane: int, part: slice) -> Float32:
+            if self.wires is not None:
+                return wired[plane, part]
+            return self.stages(columns, scale, key, chip, plane, part).drifted
+
+        aligned, step = w.size // 256 * 256, self.mapping.planes_per_copy
+        references = [np.empty(0, np.float32)]
+        if self._reference:
+            whole = slice(aligned, w.size + rows)
+            references = [cells(p, whole)[w.size - aligned :] for p in range(self.mapping.planes)]
 
         def by_planes(part: slice, out: Float32) -> None:
-            for copy in range(self.mapping.copies):
-                first = copy * self.mapping.planes_per_copy
-                g = self.stages(columns, scale, key, chip, first, part).drifted
+            sliced = self.mapping.slices > 1
+            for first in range(0, self.mapping.planes, step):
+                to, fresh = np.empty_like(out) if sliced else out, sliced or first == 0
                 if self._reference:
-                    pair.add_against_reference(g, references[copy], part.start, copy == 0, out)
+                    pair.add_against_reference(cells(first, part), references[first], part.start, fresh, to)
                 else:
-                    minus = self.stages(columns, scale, key, chip, first + 1, part).drifted
-                    pair.add_difference(g, minus, copy == 0, out)
+                    pair.add_difference(cells(first, part), cells(first + 1, part), fresh, to)
+                if sliced:
+                    pair.add_slice(to, np.float32(self.mapping.weight_of(first)), first == 0, out)
             pair.unscale(out, inverse, rows, part.start)
 
         return by_planes
@@ -203,18 +229,10 @@ class Hardware:
             isinstance(self.mapping, Differential)
             and isinstance(self.drift, LogNormalDrift | RetentionDrift)
             and self.drift_per == "weight"
-            and (self.programming, self.stuck, self.mapping.levels, self.mapping.clip) == (None,) * 4
+            and (self.programming, self.stuck, self.wires) == (None,) * 3
+            and (self.mapping.levels, self.mapping.clip) == (None,) * 2
             and (self.mapping.g_min, self.mapping.copies, scale.size) == (0.0, 1, 1)
         )
-
-    def reference(self, columns: Float32, scale: Float32, key: Key, chip: int, copy: int) -> Float32:
-        """The drifted reference column of one copy, (rows,) in S; empty where there is none."""
-        if not self._reference:
-            return np.empty(0, np.float32)
-        cells, rows = columns.size, columns.shape[1]
-        aligned = cells // 256 * 256
-        g = self.stages(columns, scale, key, chip, copy, slice(aligned, cells + rows)).drifted
-        return g[cells - aligned :]
 
     def stages(
         self, columns: Float32, scale: Float32, key: Key, chip: int, plane: int, part: slice
@@ -249,7 +267,7 @@ class Hardware:
         drifted = programmed
         if self.drift is not None:
             drifted = np.empty(n, np.float32)
-            together = plane - plane % self.mapping.planes_per_copy if self.drift_per == "weight" else plane
+            together = plane - plane % self.mapping.planes_per_weight if self.drift_per == "weight" else plane
             self.drift.cells(programmed, drifted, Stream.of(key.fold("drift"), chip, together), start)
         return Stages(target, programmed, drifted, faults)
 

@@ -30,13 +30,15 @@ class Mapping(ABC):
     Args:
         g_min, g_max: the window in S.
         levels: how many conductances a cell can be set to, equally spaced from g_min to g_max;
-            None: any.
+            None: any. With `cell_bits`: the cells of a weight together.
         scale_per: one scale for the "matrix", or one for each "column".
         clip: percentile of |w| that is mapped to the end of the window; larger weights saturate.
             None: the maximum, nothing saturates.
         copies: cells in parallel for each weight, each programmed and drifting by itself; the
             weight is their mean. The strongest lever against independent drift, at `copies` times
             the cells.
+        cell_bits: bits of one cell. A weight, quantised to `levels`, is then sliced over as many cells as its
+            code needs, each read for itself and shifted and added digitally. None: one cell holds it all.
 
     Raises:
         InputError: naming the field, what was given and what is allowed.
@@ -48,6 +50,7 @@ class Mapping(ABC):
     scale_per: Literal["matrix", "column"] = "matrix"
     clip: float | None = None
     copies: int = 1
+    cell_bits: int | None = None
 
     kind: ClassVar[str]
     planes_per_copy: ClassVar[int]
@@ -72,11 +75,63 @@ class Mapping(ABC):
         if self.clip is not None:
             number(self, "clip", "a percentile lies above 0 and not above 100", high=100, above=0)
         whole(self, "copies", "a weight takes 1 .. 1024 parallel cells", 1, 1024)
+        if self.cell_bits is not None:
+            whole(self, "cell_bits", "a cell holds 1 .. 20 bits, or None for a weight in one cell", 1, 20)
+            require(
+                self.levels is not None,
+                f"cell_bits={self.cell_bits} slices a quantised weight: give its levels, such as levels=256",
+            )
+
+    @property
+    def slices(self) -> int:
+        """Cells that the code of a weight is sliced over, least significant first."""
+        return 1 if self.cell_bits is None else -(-self._code_bits // self.cell_bits)
+
+    @property
+    def _code_bits(self) -> int:
+        assert self.levels is not None
+        return (self.levels - 1).bit_length()
+
+    @property
+    def planes_per_weight(self) -> int:
+        """Planes of one copy: slice by slice, the cells of a pair side by side."""
+        return self.planes_per_copy * self.slices
 
     @property
     def planes(self) -> int:
         """Planes of an array: those of one copy times the copies."""
-        return self.planes_per_copy * self.copies
+        return self.planes_per_weight * self.copies
+
+    @property
+    def cell_step(self) -> float:
+        """Distance of two levels of one cell in S, 0 for a continuum."""
+        if self.cell_bits is None:
+            return self.step
+        return (self.g_max - self.g_min) / (2 ** min(self.cell_bits, self._code_bits) - 1)
+
+    @property
+    def slice_weights(self) -> tuple[float, ...]:
+        """Eq. (28): what the conductances of each slice count for in Eq. (5); (1.0,) without slices."""
+        if self.cell_bits is None:
+            return (1.0,)
+        return tuple(self.step / self.cell_step * 2 ** (k * self.cell_bits) for k in range(self.slices))
+
+    def weight_of(self, plane: int) -> float:
+        """Of `slice_weights`, that of the slice which `plane` holds."""
+        return self.slice_weights[self.slice_of(plane)]
+
+    def slice_of(self, plane: int) -> int:
+        """The weight slice that `plane` holds."""
+        return plane % self.planes_per_weight // self.planes_per_copy
+
+    def digit(self, g: Float32, plane: int) -> None:
+        """Eq. (28): replace the conductances of whole codes (n,) by those of the slice that `plane` holds."""
+        if self.cell_bits is None:
+            return
+        k = self.slice_of(plane)
+        code = np.rint((g - np.float32(self.g_min)) / np.float32(self.step)).astype(np.int64)
+        digit = (code >> (k * self.cell_bits)) & (2**self.cell_bits - 1)
+        g[:] = np.minimum(self.g_min + digit * self.cell_step, np.float32(self.g_max))
 
     @property
     def step(self) -> float:
@@ -168,6 +223,7 @@ class Differential(Mapping):
     def target(self, w: Float32, scale: Float32, rows: int, start: int, plane: int, out: Float32) -> None:
         """See `Mapping`."""
         self._to_cells(w, scale, rows, start, -1.0 if plane % 2 else 1.0, self.g_min, out)
+        self.digit(out, plane)
 
 
 @dataclass(frozen=True)
@@ -197,6 +253,7 @@ class Offset(Mapping):
     def target(self, w: Float32, scale: Float32, rows: int, start: int, plane: int, out: Float32) -> None:
         """See `Mapping`."""
         self._to_cells(w, scale, rows, start, 1.0, self.middle, out)
+        self.digit(out, plane)
 
 
 ALL_MAPPINGS: tuple[type[Mapping], ...] = (Differential, Offset)

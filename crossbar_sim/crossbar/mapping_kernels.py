@@ -70,6 +70,17 @@ def add_against_reference(g: Any, reference: Any, start: Any, fresh: Any, out: A
 
 
 @kernel
+def add_slice(difference: Any, weight: Any, fresh: Any, out: Any) -> None:
+    """Eq. (29): out = weight difference if `fresh`, else out + weight difference: shift and add."""
+    if fresh:
+        for i in range(out.size):
+            out[i] = f32(weight * difference[i])
+    else:
+        for i in range(out.size):
+            out[i] = f32(out[i] + f32(weight * difference[i]))
+
+
+@kernel
 def unscale(out: Any, inverse: Any, rows: Any, start: Any) -> None:
     """Eq. (5): out = out inverse, S back to weights, one inverse per matrix or per column.
 

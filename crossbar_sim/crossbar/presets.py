@@ -71,6 +71,7 @@ class Preset:
         not_modelled: what the source describes and this design leaves out.
         valid: where its numbers hold.
         choices: overrides of this preset alone.
+        numbers: (key, source) of each number of the design.
         hardware: the design.
     """
 
@@ -80,6 +81,7 @@ class Preset:
     not_modelled: tuple[str, ...]
     valid: tuple[Range, ...]
     choices: tuple[Choice, ...]
+    numbers: tuple[tuple[str, str], ...]
     hardware: Hardware
 
     @property
@@ -108,6 +110,16 @@ class Preset:
             return replace(self, hardware=override(replace(self.hardware, **parts), **rest))
         except InputError as error:
             raise InputError(f"preset {self.name}: {error}") from None
+
+    def about(self) -> tuple[str, ...]:
+        """What it is, where its numbers are from and hold, and what it leaves out: one line each."""
+        lines = [self.summary, *(f"source: {text}" for text in self.sources)]
+        lines += [f"{key}: {text}" for key, text in self.numbers]
+        lines += [f"valid: {v.key} in {v.low:g} .. {v.high:g} {v.unit}" for v in self.valid]
+        for key in dict.fromkeys(c.key for c in self.choices):
+            known = ", ".join(f"{c.value:.15g} ({c.label})" for c in self.choices if c.key == key)
+            lines.append(f"choose {key}: {known}")
+        return (*lines, *(f"not modelled: {text}" for text in self.not_modelled))
 
     def warnings(self) -> tuple[str, ...]:
         """One sentence for every value outside its validity range."""
@@ -166,6 +178,7 @@ def _read(name: str) -> Preset:
         not_modelled=tuple(about["not_modelled"]),
         valid=tuple(Range(key, *limits) for key, limits in about.get("valid", {}).items()),
         choices=tuple(_choice(entry) for entry in about.get("choices", ())),
+        numbers=tuple(about["numbers"].items()),
         hardware=from_dict(data, source),
     )
 

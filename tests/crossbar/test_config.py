@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossbar_sim import ALL_DRIFTS, GammaDrift, Hardware, InputError, LogNormalDrift, Offset
+from crossbar_sim import ALL_DRIFTS, Differential, GammaDrift, Hardware, InputError, LogNormalDrift, Offset
 from crossbar_sim.crossbar import config
+from crossbar_sim.crossbar.config_parts import LATER
+from crossbar_sim.crossbar.converters import DAC
 from crossbar_sim.crossbar.devices import PolynomialNoise, ProgrammingNoise, StuckCells
 from crossbar_sim.crossbar.families import CHOICES, FAMILIES
+from crossbar_sim.crossbar.ranges import LayerRange, Ranges
 
 
 def between(low: float, high: float) -> st.SearchStrategy[float]:
@@ -34,6 +37,7 @@ RANGES = {
     "off": between(0, 0.5),
     "on": between(0, 0.5),
     "coefficients": st.lists(between(-1e-4, 1e-4), min_size=1, max_size=6).map(tuple),
+    "mean": st.lists(between(-1e-5, 1e-5), min_size=1, max_size=4).map(tuple),
     "reference": between(1e-6, 1e-3),
     "g_min": between(0, 1e-5),
     "g_max": between(2e-5, 1.0),
@@ -42,12 +46,40 @@ RANGES = {
     "clip": st.none() | between(1e-3, 100),
     "copies": st.integers(1, 1024),
     "tile": st.tuples(st.integers(1, 4096), st.integers(1, 4096)),
+    **{name: between(0.1, 100) for name in ("r_word", "r_bit", "r_source", "r_sense")},
+    "tolerance": between(1e-9, 1e-3),
+    "inputs": st.sampled_from(["one", "both"]),
+    "method": st.sampled_from(["fast", "exact"]),
+    "bits": st.none() | st.integers(2, 24),
+    "per": st.sampled_from(["pair", "column"]),
+    "signed": st.sampled_from(["sign-magnitude", "two-phase"]),
+    "percentile": between(1, 100),
+    "share": st.integers(1, 64),
+    "gain_sigma": between(0, 1),
+    "offset_sigma": between(0, 1),
+    "of": st.sampled_from(["g_max", "g"]),
+    "amplitude": between(0, 1),
+    "occupancy": between(0, 1),
+}
+OF_KIND = {
+    "dac": {
+        "range": st.sampled_from(["dynamic", "calibrated"]) | between(1e-3, 1e3),
+        "slice_bits": st.none(),
+    },
+    "adc": {"range": st.just("calibrated") | between(1e-9, 1.0)},  # others depend on the rest of the design
 }
 
 
 def any_of(name: str) -> st.SearchStrategy:
+    if name == "ranges":
+        layer = st.builds(
+            LayerRange, st.none() | between(1e-3, 1e3), st.lists(between(1e-9, 1.0), max_size=8).map(tuple)
+        )
+        return st.none() | st.dictionaries(st.text(max_size=20), layer, min_size=1, max_size=4).map(Ranges.of)
+    known = RANGES | {"cell_bits": st.none()}
     members = [
-        st.builds(cls, **{f.name: RANGES[f.name] for f in fields(cls)}) for cls in FAMILIES[name].members
+        st.builds(cls, **{f.name: (known | OF_KIND.get(cls.kind, {}))[f.name] for f in fields(cls)})
+        for cls in FAMILIES[name].members
     ]
     return st.one_of(*members, *([st.none()] if FAMILIES[name].optional else []))
 
@@ -85,11 +117,21 @@ def test_random_bytes_are_a_design_or_one_sentence(tmp_path_factory, data):
 
 def test_a_dictionary_has_every_field_and_the_kinds():
     data = config.to_dict(Hardware(drift=GammaDrift(0.3), stuck=StuckCells(off=0.1)))
-    assert list(data) == [f.name for f in fields(Hardware)]
+    assert list(data) == [f.name for f in fields(Hardware) if f.name not in LATER]
     assert data["drift"] == {"kind": "gamma", "sigma": 0.3}
     assert data["stuck"] == {"kind": "stuck", "off": 0.1, "on": 0.0}
     assert data["mapping"]["kind"] == "differential"
     assert data["programming"] is None
+
+
+def test_a_design_without_periphery_has_the_dictionary_that_results_were_kept_under():
+    data = config.to_dict(Hardware())
+    assert not set(data) & {"dac", "adc", "read_noise", "wires", "ranges"}
+    assert "cell_bits" not in data["mapping"]
+    assert config.to_dict(Hardware(dac=DAC()))["dac"]["kind"] == "dac"
+    sliced = Hardware(Differential(levels=16, cell_bits=2))
+    assert config.to_dict(sliced)["mapping"]["cell_bits"] == 2
+    assert config.from_toml(config.to_toml(sliced)) == sliced
 
 
 def test_what_is_left_out_takes_the_default():

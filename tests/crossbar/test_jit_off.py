@@ -13,6 +13,8 @@ import pytest
 from law_examples import KINDS, LAWS
 
 from crossbar_sim import ALL_MAPPINGS, Hardware, Key, LogNormalDrift, ProgrammingNoise, StuckCells
+from crossbar_sim.crossbar.converters import DAC
+from crossbar_sim.crossbar.drive import drive
 from crossbar_sim.crossbar.stream import Stream
 
 KEY = Key(31).fold("jit")
@@ -43,6 +45,12 @@ def results() -> dict[str, np.ndarray]:
             out[f"{what} product"] = array.matvec(np.ones((2, 4), np.float32))
             # out of bounds would go unseen in compiled code
             out[f"{what} empty"] = hardware.program(W[:, :0], KEY, 4).drifted
+    for kind in ALL_MAPPINGS:
+        sliced = Hardware(kind(0.0, 1e-4, levels=60, cell_bits=2), LogNormalDrift(0.5))
+        out[f"{kind.kind} sliced weight"] = sliced.program(W, KEY, 4).weight
+    for signed in ("sign-magnitude", "two-phase"):
+        for dac in (DAC(6, 0.7, signed), DAC(6, 0.7, signed, slice_bits=2), DAC(range=0.7, signed=signed)):
+            out[f"codes {dac}"] = drive(W, dac, None, "w").codes
     one_pass = Hardware(drift=LogNormalDrift(0.5), drift_per="weight")
     columns = np.resize(W, (3, 100)).astype(np.float32)
     out["one pass"] = one_pass.effective_weight(columns, KEY, 0)

@@ -31,7 +31,7 @@ from crossbar_sim.crossbar.presets import (
 
 US = 1e-6
 DAY = 86400.0
-NAMES = ("bayesft", "ideal", "reram_cmo2025", "reram_milo2021", "reram_wan2022")
+NAMES = ("bayesft", "ideal", "isaac", "neurram", "prime", "reram_cmo2025", "reram_milo2021", "reram_wan2022")
 
 
 def test_the_names():
@@ -59,6 +59,53 @@ def test_device_presets_add_biases_digitally_and_let_each_cell_vary(name):
     hardware = preset(name).hardware
     assert (hardware.bias, hardware.normalisation, hardware.other) == ("digital",) * 3
     assert hardware.drift_per == "cell"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_number_of_a_preset_has_its_source(name):
+    """Every number that is not the default of its class is listed with where it is from, and nothing else is."""
+    chosen = preset(name)
+    given, plain = flat(config.to_dict(chosen.hardware)), flat(config.to_dict(Hardware()))
+    numbers = {
+        key
+        for key, value in given.items()
+        if isinstance(value, int | float | list) and not isinstance(value, bool) and value != plain.get(key)
+    }
+    numbers -= {key for key in given if key.endswith("percentile") or given[key] in (0, 0.0, 1)}
+    sources = dict(chosen.numbers)
+    assert numbers <= {*sources}, numbers - {*sources}
+    assert {*sources} <= {*given}, {*sources} - {*given}
+    assert all(text for text in sources.values())
+    assert any("not modelled" in line for line in chosen.about())
+
+
+def flat(table: dict, where: str = "") -> dict:
+    out = {}
+    for key, value in table.items():
+        out |= flat(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
+    return out
+
+
+def test_the_systems_have_the_tiles_cells_and_converters_of_their_papers():
+    isaac, prime, neurram = (preset(name).hardware for name in ("isaac", "prime", "neurram"))
+    assert (isaac.tile, isaac.mapping.slices, isaac.dac.slices, isaac.adc.bits) == ((128, 128), 8, 16, 8)
+    assert (prime.tile, prime.mapping.slices, prime.dac.slices, prime.adc.bits) == ((256, 256), 2, 2, 6)
+    assert (neurram.tile, neurram.mapping.slices, neurram.adc.bits) == ((128, 256), 1, 8)
+    assert neurram.programming == preset("reram_wan2022").hardware.programming
+    for time in (1, DAY, 2 * DAY):
+        wan = Hardware.preset("reram_wan2022", time=time)
+        assert Hardware.preset("neurram", time=time).programming == wan.programming
+
+
+def test_isaac_computes_its_products_to_the_accuracy_of_its_codes():
+    """16-bit weights and inputs; sums stay below 255 steps for these weights, so nothing is clipped."""
+    rng = np.random.default_rng(3)
+    w = (rng.random((60, 9)) - 0.5).astype(np.float32)
+    x = rng.random((5, 60)).astype(np.float32)
+    y = preset("isaac").hardware.program(w, Key(0), 0).matvec(x)
+    np.testing.assert_allclose(y, x @ w, atol=3e-4)
+    coarse = preset("isaac").with_(adc_bits=5).hardware.program(w, Key(0), 0).matvec(x)
+    assert np.abs(coarse - x @ w).max() > 0.1
 
 
 def test_ideal_is_ideal():

@@ -27,9 +27,18 @@ POSSIBLE = {
     "offset": {"g_min": 1e-6, "g_max": 1e-4, "levels": 16, "clip": 99.0, "copies": 2},
     "constant": {"sigma": 0.05},
     "polynomial": {"coefficients": (1e-7, 1e-6), "reference": 4e-5},
+    "measured": {"coefficients": (1e-7, 1e-6), "reference": 4e-5, "mean": (1e-8, -2e-7)},
     "stuck": {"off": 0.01, "on": 0.01},
-}
-CLASSES = {kind: cls for family in FAMILIES.values() for kind, cls in family.kinds.items()}
+    "wires": {"r_word": 1.0, "r_bit": 2.0, "r_source": 100.0, "r_sense": 10.0, "tolerance": 1e-6},
+    "dac": {"bits": 8, "range": 1.5, "slice_bits": 2, "percentile": 99.0},
+    "adc": {"bits": 8, "range": 1e-3, "percentile": 99.0, "share": 8, "gain_sigma": 0.01, "offset_sigma": 0.01},
+    "gaussian": {"sigma": 0.01},
+    "telegraph": {"amplitude": 0.1, "occupancy": 0.3},
+}  # fmt: skip
+WORDS = {"scale_per", "cell_bits", "signed", "per", "of", "inputs", "method"}
+OPTIONAL = {"levels", "clip", "bits", "slice_bits"}
+PARTS = {name: family for name, family in FAMILIES.items() if name != "ranges"}  # a table: test_ranges.py
+CLASSES = {kind: cls for family in PARTS.values() for kind, cls in family.kinds.items()}
 NO_NUMBERS = [math.nan, math.inf, -math.inf, True, "0.6", [1.0], {}, 1j, 10**400, np.ones((9, 9))]
 OUT_OF_RANGE = {
     "lognormal": [{"sigma": -0.1}, {"sigma": 12.1}],
@@ -52,7 +61,16 @@ OUT_OF_RANGE = {
     "constant": [{"sigma": -0.1}, {"sigma": 1001.0}],
     "polynomial": [{"reference": 0.0}, {"reference": -1e-6}, {"coefficients": ()},
                    {"coefficients": (1e31,)}, {"coefficients": (0.0,) * 17}],
+    "measured": [{"reference": 0.0}, {"mean": (1e31,)}, {"mean": (0.0,) * 17}],
     "stuck": [{"off": -0.1}, {"on": 1.1}, {"off": 0.6, "on": 0.6}],
+    "wires": [{"r_word": -1.0}, {"r_bit": 1e10}, {"r_source": 1e-10}, {"r_sense": -0.1}, {"tolerance": 0.0},
+              {"inputs": "none"}, {"method": "slow"}],
+    "dac": [{"bits": 0}, {"bits": 1}, {"bits": 25}, {"range": 0.0}, {"range": "max"}, {"slice_bits": 8},
+            {"slice_bits": 0}, {"percentile": 0.0}, {"signed": "offset"}],
+    "adc": [{"bits": 0}, {"bits": 25}, {"range": -1.0}, {"range": "dynamic"}, {"per": "tile"}, {"share": 0},
+            {"percentile": 101.0}, {"gain_sigma": -0.1}, {"offset_sigma": 1.1}],
+    "gaussian": [{"sigma": -0.1}, {"sigma": 101.0}, {"of": "w"}],
+    "telegraph": [{"amplitude": 1.1}, {"amplitude": -0.1}, {"occupancy": 1.5}],
 }  # fmt: skip
 
 
@@ -69,21 +87,21 @@ def refused(make, *quoted: str) -> None:
 def test_the_lists_above_are_complete():
     assert set(POSSIBLE) == set(OUT_OF_RANGE) == set(CLASSES)
     for kind, given in POSSIBLE.items():
-        assert set(given) | {"scale_per"} >= {f.name for f in fields(CLASSES[kind])}
+        assert set(given) | WORDS >= {f.name for f in fields(CLASSES[kind])}
         CLASSES[kind](**given)
 
 
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: show(value)[:20])
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k, given in POSSIBLE.items() for n in given])
 def test_what_is_no_number_is_refused(kind, name, value):
-    if name == "coefficients" and isinstance(value, list | np.ndarray):
+    if name in ("coefficients", "mean") and isinstance(value, list | np.ndarray):
         value = [[1.0]]
     refused(lambda: CLASSES[kind](**POSSIBLE[kind] | {name: value}), name, show(value)[:60])
 
 
 @pytest.mark.parametrize("kind", POSSIBLE)
 def test_none_is_refused_where_it_means_nothing(kind):
-    for name in set(POSSIBLE[kind]) - {"levels", "clip"}:
+    for name in set(POSSIBLE[kind]) - OPTIONAL:
         refused(lambda n=name: CLASSES[kind](**POSSIBLE[kind] | {n: None}), name, "None")
 
 

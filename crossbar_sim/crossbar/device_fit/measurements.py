@@ -1,0 +1,186 @@
+"""What was measured: one row for each reading of a cell, from arrays or from a CSV file."""
+
+import csv
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossbar_sim.crossbar.checks import show
+from crossbar_sim.errors import InputError
+from crossbar_sim.text import visible
+
+Float64 = NDArray[np.float64]
+
+COLUMNS = ("target_S", "measured_S", "time_s")
+OPTIONAL = ("cell",)
+MOST_BYTES = 2**27
+MOST_ROWS = 500_000
+LEAST_ROWS = 8
+LARGEST = 1.0
+"""S. No memristor is below 1 ohm: such a number is in microsiemens, or an ohm."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measurements:
+    """Readings of cells, n of them, each of a cell that was programmed to a target.
+
+    Args:
+        target: what the cell was programmed to, in S, (n,).
+        measured: what was read, in S, (n,).
+        time: seconds from programming to the reading, (n,); 0 is the reading that ended programming.
+        cell: which cell it was, (n,) integers; None: every reading is of another cell.
+
+    Raises:
+        InputError: for other shapes, fewer than 8 rows, and values that are no conductances or times, naming
+            the row (the first is 1).
+    """
+
+    target: Float64
+    measured: Float64
+    time: Float64
+    cell: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("target", "measured", "time"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), np.float64))
+        n = self.target.shape
+        for name in ("measured", "time", *(("cell",) if self.cell is not None else ())):
+            shape = np.shape(getattr(self, name))
+            if shape != n or len(n) != 1:
+                raise InputError(
+                    f"{name} has shape {shape} and target {n}: expected two vectors of one length"
+                )
+        if not LEAST_ROWS <= self.target.size <= MOST_ROWS:
+            raise InputError(
+                f"{self.target.size} rows of measurements: a fit takes {LEAST_ROWS} .. {MOST_ROWS} "
+                f"({'measure more cells' if self.target.size < LEAST_ROWS else 'draw a random part of them'})"
+            )
+        for name in ("target", "measured"):
+            self._check(name, "S, from 0 S to 1 S (40 uS is 40e-6)", LARGEST)
+        self._check("time", "s, at least 0 s", np.inf)
+        if not np.any(self.target > 0):
+            raise InputError("every target_S is 0: there is no window of conductances to fit")
+        if np.array_equal(self.target, self.measured):
+            raise InputError("measured_S equals target_S in every row: there is no error to fit")
+
+    def _check(self, name: str, rule: str, most: float) -> None:
+        values = getattr(self, name)
+        bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0) & (values <= most)))
+        if bad.size:
+            column = next(c for c in COLUMNS if c.startswith(name))
+            raise InputError(f"row {bad[0] + 1}: {column}={values[bad[0]]:g} must be in {rule}")
+
+    @property
+    def floored(self) -> NDArray[np.bool_]:
+        """Readings of exactly 0 S: no conductance is lower, so the law's value may lie anywhere below."""
+        floored: NDArray[np.bool_] = self.measured == 0
+        return floored
+
+    @property
+    def g_max(self) -> float:
+        """The largest target, in S."""
+        return float(self.target.max())
+
+
+def scattered(n: int, most: int) -> NDArray[np.bool_]:
+    """Which of n rows to take so that about `most` are, (n,).
+
+    Every k-th row might hit the same targets again and again; the golden ratio meets no table's own period.
+    """
+    golden = 0.6180339887498949
+    taken: NDArray[np.bool_] = (np.arange(n) * golden) % 1 < most / n
+    return taken
+
+
+def read_measurements(path: str | os.PathLike[str]) -> Measurements:
+    """The measurements in a CSV file whose first line names the columns target_S, measured_S, time_s.
+
+    A column `cell` (any text) says which readings are of one cell; other columns are left alone. Lines that
+    start with # and empty ones are skipped.
+
+    Raises:
+        InputError: naming the file, the line and the column, if it cannot be read or used.
+    """
+    source = visible(str(path))
+    values: dict[str, list[float]] = {name: [] for name in COLUMNS}
+    cells: list[int] = []
+    numbers: dict[str, int] = {}
+    rows = _rows(Path(path), source)
+    line, header = next(rows, (0, []))
+    places = _places(header, source)
+    for line, row in rows:
+        if len(row) != len(header):
+            raise InputError(f"{source}, line {line}: {len(row)} values under {len(header)} columns")
+        if len(values["target_S"]) == MOST_ROWS:
+            raise InputError(f"{source} has more than {MOST_ROWS} rows: draw a random part of them")
+        for name in COLUMNS:
+            values[name].append(_value(row[places[name]], name, f"{source}, line {line}"))
+        if "cell" in places:
+            cells.append(numbers.setdefault(row[places["cell"]].strip(), len(numbers)))
+    try:
+        target, measured, time = (np.array(values[name]) for name in COLUMNS)
+        return Measurements(target, measured, time, np.array(cells, np.int64) if "cell" in places else None)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+
+
+def _rows(path: Path, source: str) -> Iterator[tuple[int, list[str]]]:
+    """(line, values) of every row, the header first."""
+    try:
+        state = os.stat(path)
+        if not stat.S_ISREG(state.st_mode):
+            raise InputError(f"{source} is no regular file: give the path of a CSV file")
+        if state.st_size > MOST_BYTES:
+            raise InputError(
+                f"{source} has {state.st_size / 2**20:.0f} MiB: a table of measurements has at most "
+                f"{MOST_BYTES // 2**20} MiB and {MOST_ROWS} rows"
+            )
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            for row in reader:
+                if row and not row[0].lstrip().startswith("#") and any(value.strip() for value in row):
+                    yield reader.line_num, row
+    except FileNotFoundError:
+        raise InputError(f"{source}: there is no such file; check the path") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{source} is no UTF-8 text: is it a CSV file?") from None
+    except csv.Error as error:
+        raise InputError(f"{source} is no CSV that can be read: {visible(str(error))}") from None
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{source} cannot be read ({why}): check the path and its permissions") from None
+
+
+def _places(header: list[str], source: str) -> dict[str, int]:
+    """Where each column is."""
+    names = [name.strip() for name in header]
+    if not names:
+        raise InputError(f"{source} is empty: expected a first line {','.join(COLUMNS)} and rows of numbers")
+    missing = [name for name in COLUMNS if name not in names]
+    if missing:
+        raise InputError(
+            f"{source} lacks the column{'s' if missing[1:] else ''} {', '.join(missing)}; its first line is "
+            f"{show(','.join(names))}, expected {','.join(COLUMNS)} and, if you have it, cell"
+        )
+    known: dict[str, Any] = {}
+    for name in (*COLUMNS, *OPTIONAL):
+        if names.count(name) > 1:
+            raise InputError(f"{source}: the column {name} is there twice")
+        if name in names:
+            known[name] = names.index(name)
+    return known
+
+
+def _value(text: str, name: str, where: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{where}: {name}={show(text)} is no number") from None

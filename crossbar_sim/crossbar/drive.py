@@ -1,0 +1,104 @@
+"""What a DAC makes of inputs: Eq. (18) to (20) of docs/periphery.md."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from crossbar_sim.crossbar.converters import DAC
+from crossbar_sim.crossbar.philox import f32, kernel
+from crossbar_sim.crossbar.ranges import LayerRange
+from crossbar_sim.crossbar.stream import Float32
+from crossbar_sim.errors import InputError
+
+
+class Driven(NamedTuple):
+    """What one product drives.
+
+    Args:
+        codes: word-line voltages in units of 1 V / full_scale, shape (reads, b, ...).
+        weights: what each of them counts for, (reads,).
+        full_scale: the code that is driven at 1 V; 1 without a DAC.
+        unit: units of the input per code, (b,) or (1,).
+    """
+
+    codes: Float32
+    weights: Float32
+    full_scale: float
+    unit: Float32
+
+
+def drive(x: Float32, dac: DAC | None, calibrated: LayerRange | None, name: str) -> Driven:
+    """Eq. (18) to (20).
+
+    Args:
+        x: inputs (b, ...), C-contiguous.
+        dac: None: the inputs themselves, one unit is one volt.
+        calibrated: the layer's ranges, needed where the DAC's range is "calibrated".
+        name: of the array, for errors.
+
+    Raises:
+        InputError: if the range was not calibrated.
+    """
+    if dac is None:
+        return Driven(x[None], np.ones(1, np.float32), 1.0, np.ones(1, np.float32))
+    top = 1.0 if dac.bits is None else float(dac.top)
+    largest = full_scale_inputs(x, dac, calibrated, name)
+    per_unit, unit = np.float32(top) / largest, largest / np.float32(top)
+    reads = dac.phases * dac.slices
+    codes = np.empty((reads, *x.shape), np.float32)
+    base = 2.0 if dac.slice_bits is None else 2.0**dac.slice_bits
+    flat, split = x.reshape(len(x), -1), codes.reshape(reads, len(x), -1)
+    _codes(flat, per_unit, f32(top), dac.bits is not None, dac.phases, f32(base), split)
+    weights = np.outer([1.0, -1.0][: dac.phases], base ** np.arange(dac.slices))
+    return Driven(codes, weights.reshape(-1).astype(np.float32), float(dac.full_scale), unit)
+
+
+@kernel
+def _codes(x: Any, per_unit: Any, top: Any, rounded: Any, phases: Any, base: Any, out: Any) -> None:
+    """Eq. (18) to (20): out (phases slices, b, m) holds the digits of each phase, least significant first."""
+    slices = out.shape[0] // phases
+    for b in range(x.shape[0]):
+        scale = per_unit[b] if per_unit.size > 1 else per_unit[0]
+        if phases == 1 and slices == 1:
+            for i in range(x.shape[1]):
+                code = min(max(f32(x[b, i] * scale), -top), top)
+                out[0, b, i] = np.rint(code) if rounded else code
+            continue
+        for i in range(x.shape[1]):
+            code = min(max(f32(x[b, i] * scale), -top), top)
+            code = f32(np.rint(code)) if rounded else code
+            for phase in range(phases):
+                sign = f32(1.0) if phase == 0 else f32(-1.0)
+                left = f32(sign * code) if phases == 2 else code
+                left = max(left, f32(0.0)) if phases == 2 else left
+                if slices == 1:
+                    out[phase, b, i] = left
+                    continue
+                negative = left < f32(0.0)
+                left = abs(left)
+                for k in range(slices):
+                    rest = f32(np.floor(f32(left / base)))
+                    digit = f32(left - f32(rest * base))
+                    out[phase * slices + k, b, i] = -digit if negative else digit
+                    left = rest
+
+
+def full_scale_inputs(x: Float32, dac: DAC, calibrated: LayerRange | None, name: str) -> Float32:
+    """The input driven at full scale: (b,) where each example has its own, else (1,)."""
+    if dac.range == "dynamic":
+        flat = x.reshape(len(x), -1)
+        largest = np.maximum(flat.max(axis=1, initial=0), -flat.min(axis=1, initial=0))
+        return np.where(largest > 0, largest, np.float32(1))
+    if dac.range == "calibrated":
+        if calibrated is None or calibrated.input is None:
+            raise InputError(not_calibrated(name, "dac"))
+        return np.array([calibrated.input], np.float32)
+    return np.array([dac.range], np.float32)
+
+
+def not_calibrated(name: str, part: str) -> str:
+    """The sentence for a range that nobody has chosen."""
+    return (
+        f"{name}: {part}.range='calibrated' needs ranges from data: run `crossbar-sim calibrate`, call "
+        f"nn.calibrate_ranges(model, hardware, x), or give {part}.range as a number"
+    )

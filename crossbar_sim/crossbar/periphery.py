@@ -1,0 +1,279 @@
+"""The analog part between a digital input and a digital output: DAC, tiles, read noise, ADC, digital sums.
+
+`Readout` is one array with its converters on one chip, ready to multiply; every formula is in docs/periphery.md.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from crossbar_sim.crossbar.converters import ADC, DAC
+from crossbar_sim.crossbar.drive import Driven, drive, not_calibrated
+from crossbar_sim.crossbar.mapping import Mapping, Offset
+from crossbar_sim.crossbar.mismatch import mismatch
+from crossbar_sim.crossbar.ranges import LayerRange
+from crossbar_sim.crossbar.read_noise import GaussianReadNoise, TelegraphNoise
+from crossbar_sim.crossbar.stream import Float32, Stream
+from crossbar_sim.crossbar.tiled import Quantiser, TiledPlanes, convolution, product
+from crossbar_sim.errors import InputError
+from crossbar_sim.rng import Key
+
+if TYPE_CHECKING:
+    from crossbar_sim.crossbar.hardware import Hardware
+
+EFFECTS = ("dac", "read_noise", "adc")
+"""What acts on each product, in its order."""
+
+
+@dataclass(frozen=True)
+class Periphery:
+    """What surrounds one array on one chip.
+
+    Args:
+        dac, adc, read_noise: of the design; None is ideal.
+        ranges: of this array, if calibrated.
+        key, chip: the array's name and the sample: they name its converters' mismatch and its noise.
+    """
+
+    dac: DAC | None
+    adc: ADC | None
+    read_noise: GaussianReadNoise | TelegraphNoise | None
+    ranges: LayerRange | None
+    key: Key
+    chip: int
+
+    @classmethod
+    def of(cls, hardware: "Hardware", key: Key, chip: int) -> "Periphery":
+        """Of the array called `key` on a chip of the design."""
+        ranges = None if hardware.ranges is None or not key.path else hardware.ranges.get(key.path[-1])
+        return cls(hardware.dac, hardware.adc, hardware.read_noise, ranges, key, chip)
+
+    @property
+    def name(self) -> str:
+        """For sentences."""
+        return self.key.path[-1] if self.key.path else "the array"
+
+
+class Reads(NamedTuple):
+    """What the converters of an array read: its planes put together as its mapping and `per` say.
+
+    Args:
+        planes: (reads, m, n) in `unit_of` S; with a reference read for itself, that is the last column.
+        weights: what each read counts for, (reads,).
+        variance: of each read conductance, in squares of that, or None without noise.
+    """
+
+    planes: Float32
+    weights: Float32
+    variance: Float32 | None
+
+
+def unit_of(mapping: Mapping) -> float:
+    """What conductances are counted in, in S: levels where there are any, so that digital sums are of whole numbers."""
+    return mapping.cell_step or 1.0
+
+
+def slices_of(mapping: Mapping, per: str) -> tuple[int, ...]:
+    """Which weight slice each read belongs to."""
+    sides = mapping.planes_per_copy if per == "column" else 1
+    return tuple(k for _ in range(mapping.copies) for k in range(mapping.slices) for _ in range(sides))
+
+
+def reads_of(
+    planes: Float32, mapping: Mapping, per: str, noise: GaussianReadNoise | TelegraphNoise | None
+) -> Reads:
+    """Eq. (21): planes (planes, m, physical columns) of one block as its converters read them, in `unit_of` S."""
+    mean = planes if noise is None else noise.mean(planes)
+    variance = None if noise is None else noise.variance(planes, mapping.g_max)
+    unit = np.float32(unit_of(mapping))
+    if unit != 1:
+        mean, variance = mean / unit, None if variance is None else variance / unit / unit
+    slices = slices_of(mapping, per)
+    weights = np.array([2.0 ** (k * (mapping.cell_bits or 0)) for k in slices], np.float32)
+    if per == "column":
+        if mapping.planes_per_copy == 2:
+            weights[1::2] *= -1
+        return Reads(mean, weights, variance)
+    if mapping.planes_per_copy == 2:
+        return Reads(
+            mean[0::2] - mean[1::2], weights, None if variance is None else variance[0::2] + variance[1::2]
+        )
+    spread = None if variance is None else variance[:, :, :-1] + variance[:, :, -1:]
+    return Reads(mean[:, :, :-1] - mean[:, :, -1:], weights, spread)
+
+
+class Readout:
+    """One block of an array with its converters, ready to multiply.
+
+    Args:
+        planes: those that multiply, (planes, m, physical columns) in S.
+        mapping, scale: how they read back; scale is (1,), or (n,) of these columns.
+        tile_rows: word lines of a tile.
+        periphery: what surrounds them.
+        first_column: of these columns among all of the array's: names their converters.
+    """
+
+    def __init__(
+        self,
+        planes: Float32,
+        mapping: Mapping,
+        scale: Float32,
+        tile_rows: int,
+        periphery: Periphery,
+        first_column: int = 0,
+    ) -> None:
+        self.planes, self.mapping, self.scale, self.tile_rows = planes, mapping, scale, tile_rows
+        self.periphery, self.first_column = periphery, first_column
+        whole = (mapping.step or 1.0) * mapping.inverse(scale).astype(np.float64)
+        self.inverse = whole.astype(np.float32)
+        self._ready: dict[tuple[bool, float | None], TiledPlanes] = {}
+
+    @property
+    def per(self) -> str:
+        """What a converter reads: a pair or a column."""
+        return "pair" if self.periphery.adc is None else self.periphery.adc.per
+
+    @cached_property
+    def silent(self) -> Reads:
+        """What the converters read, without noise."""
+        return reads_of(self.planes, self.mapping, self.per, None)
+
+    def drive(self, x: Float32, effects: tuple[str, ...] = EFFECTS) -> Driven:
+        """What the DACs make of inputs (b, ...)."""
+        p = self.periphery
+        return drive(x, p.dac if "dac" in effects else None, p.ranges, p.name)
+
+    def product(
+        self, x: Float32, event: int = 0, first: int = 0, effects: tuple[str, ...] = EFFECTS
+    ) -> Float32:
+        """Outputs (b, n) for inputs (b, m), in weight units.
+
+        Args:
+            x: inputs.
+            event: the number of this read of the array: names its noise.
+            first: number of the first input vector within the event.
+            effects: those that act; of the ones that the design has.
+
+        Raises:
+            InputError: if a range is not calibrated, or the inputs hold NaN or infinite values.
+        """
+        return self.read(self.drive(x, effects), event, first, effects)
+
+    def read(
+        self, driven: Driven, event: int = 0, first: int = 0, effects: tuple[str, ...] = EFFECTS
+    ) -> Float32:
+        """As `product`, for driven input vectors (reads, b, m)."""
+        planes, stream = self.ready(driven.full_scale, effects), self._stream(event, effects)
+        y = product(planes, driven.codes, input_weights=driven.weights, stream=stream, first_example=first)
+        if self._reference:
+            y = y[:, :-1] - y[:, -1:]
+        y *= driven.unit[:, None]
+        y *= self.inverse
+        return y
+
+    def images(
+        self,
+        driven: Driven,
+        window: dict[str, Any],
+        first_channel: int,
+        event: int,
+        first: int,
+        out: Float32,
+        first_output: int,
+        effects: tuple[str, ...] = EFFECTS,
+    ) -> None:
+        """Write the outputs of a convolution into `out` (b, channels, h', w'), from channel `first_output` on.
+
+        Args:
+            driven: of images (b, c, h, w).
+            window: kernel, stride, padding, dilation: (rows, columns).
+            first_channel: of this block's inputs.
+            event, first, effects: as for `product`; patch p of image e is the input vector e h' w' + p.
+        """
+        planes, n = self.ready(driven.full_scale, effects), len(self.inverse_columns)
+        goal, at = out, first_output
+        if self._reference or first_output + n != out.shape[1] or at != 0:
+            goal, at = np.empty((len(out), n + self._reference, *out.shape[2:]), np.float32), 0
+        convolution(
+            planes, driven.codes, **window, first_channel=first_channel, input_weights=driven.weights,
+            stream=self._stream(event, effects), first_example=first, out=goal, first_output=at,
+        )  # fmt: skip
+        factor = driven.unit[:, None] * self.inverse_columns
+        if goal is out:
+            out *= factor[:, :, None, None]
+            return
+        y = goal[:, :-1] - goal[:, -1:] if self._reference else goal
+        np.multiply(y, factor[:, :, None, None], out=out[:, first_output : first_output + n])
+
+    @property
+    def inverse_columns(self) -> Float32:
+        """`inverse` of every column, (n,)."""
+        n = self.planes.shape[2] - (self.mapping.planes_per_copy == 1)
+        return np.broadcast_to(self.inverse, (n,))
+
+    @property
+    def _reference(self) -> bool:
+        """Whether the reference column is converted by itself, and subtracted digitally."""
+        return self.mapping.planes_per_copy == 1 and self.per == "column"
+
+    def _noisy(self, effects: tuple[str, ...]) -> bool:
+        return "read_noise" in effects and self.periphery.read_noise is not None
+
+    def _stream(self, event: int, effects: tuple[str, ...]) -> Stream | None:
+        p = self.periphery
+        return Stream.of(p.key.fold("read"), p.chip, 0, event) if self._noisy(effects) else None
+
+    def ready(self, full_scale: float, effects: tuple[str, ...] = EFFECTS) -> TiledPlanes:
+        """Planes and converters made ready for inputs whose code `full_scale` is 1 V; kept for the next product."""
+        noisy, converts = self._noisy(effects), "adc" in effects and self.periphery.adc is not None
+        name = (noisy, full_scale if converts else None)
+        if name not in self._ready:
+            noise = self.periphery.read_noise if noisy else None
+            reads = self.silent if noise is None else reads_of(self.planes, self.mapping, self.per, noise)
+            self._ready[name] = TiledPlanes(
+                reads.planes, tile_rows=self.tile_rows, weights=reads.weights, variance=reads.variance,
+                quantiser=self.quantiser(full_scale) if converts else None,
+            )  # fmt: skip
+            self.__dict__.pop("silent", None)  # packed now
+        return self._ready[name]
+
+    def quantiser(self, full_scale: float) -> Quantiser | None:
+        """Eq. (22), (23): the ADCs of every read, row tile and column, for currents in code units.
+
+        Raises:
+            InputError: if the range is not calibrated.
+        """
+        p = self.periphery
+        adc, dac = p.adc, p.dac
+        if adc is None or (adc.bits is None and adc.gain_sigma == adc.offset_sigma == 0):
+            return None
+        slices = slices_of(self.mapping, self.per)
+        ranges = np.array([self.output_range(k) for k in slices]) * (full_scale / unit_of(self.mapping))
+        tiles, n = -(-self.planes.shape[1] // self.tile_rows), len(self.inverse_columns) + self._reference
+        gain, offset = mismatch(adc, p.key, p.chip, (len(slices), tiles, n), self.first_column)
+        # mismatch alone: steps of a millionth, and codes far beyond the range, so that nothing is clipped
+        top, most = (2.0**20, 2.0**24) if adc.bits is None else (float(adc.top(dac)),) * 2
+        low = -most if adc.signed(dac) or adc.bits is None else 0.0
+        ranges = ranges.reshape(-1, 1, 1)
+        return Quantiser(ranges / top, low, most, gain, offset * ranges)
+
+    def output_range(self, k: int) -> float:
+        """Eq. (22): the current of the largest code of weight slice k, in A at 1 V."""
+        p, mapping = self.periphery, self.mapping
+        adc = p.adc
+        assert adc is not None
+        if not isinstance(adc.range, str):
+            return adc.range
+        if adc.range == "max":
+            largest = mapping.g_max if adc.per == "column" else mapping.g_max - mapping.g_min
+            if isinstance(mapping, Offset) and adc.per == "pair" and mapping.cell_bits is None:
+                largest = max(mapping.g_max - mapping.middle, mapping.middle - mapping.g_min)
+            return min(self.tile_rows, self.planes.shape[1]) * largest
+        if adc.range == "granular":
+            assert p.dac is not None
+            return adc.top(p.dac) * mapping.cell_step / p.dac.full_scale
+        if p.ranges is None or len(p.ranges.output) != mapping.slices:
+            raise InputError(not_calibrated(p.name, "adc"))
+        return p.ranges.output[k]

@@ -1,0 +1,110 @@
+"""What currents an array's converters see, and how much of their range they use: for calibration, slow and plain."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossbar_sim.crossbar.drive import Driven
+from crossbar_sim.crossbar.periphery import Readout, slices_of, unit_of
+from crossbar_sim.crossbar.stream import Float32
+
+_SHIFT = 13
+"""Bits of a float32 that a histogram leaves out: magnitudes are kept to 1 in 1024."""
+
+
+@dataclass
+class Magnitudes:
+    """A histogram of |x| that takes values batch by batch: bins of equal relative width, 0.1 %."""
+
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 << (31 - _SHIFT), np.int64))
+    largest: float = 0.0
+
+    def add(self, x: Float32) -> None:
+        """Count some more values."""
+        if not x.size:
+            return
+        size = np.abs(np.ascontiguousarray(x, np.float32)).reshape(-1)
+        self.largest = max(self.largest, float(size.max()))
+        self.counts += np.bincount(size.view(np.int32) >> _SHIFT, minlength=self.counts.size)
+
+    def percentile(self, p: float) -> float:
+        """The value that p percent of all do not exceed, to 0.1 % and never too small; 100: the largest."""
+        wanted = np.ceil(self.counts.sum() * p / 100)
+        if p >= 100 or wanted < 1:
+            return self.largest
+        i = int(np.searchsorted(np.cumsum(self.counts), wanted))
+        edge = np.array([(i + 1) << _SHIFT], np.int32).view(np.float32)[0]
+        return min(float(edge), self.largest)
+
+
+@dataclass
+class Usage:
+    """How converters were used: how many conversions, how many clipped, and which codes came up.
+
+    Args:
+        top: the largest code; signed: whether there are negative ones.
+    """
+
+    top: int
+    signed: bool
+    total: int = 0
+    clipped: int = 0
+    seen: NDArray[np.bool_] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.seen = np.zeros(2 * self.top + 1 if self.signed else self.top + 1, np.bool_)
+
+    def add(self, ideal: Float32) -> None:
+        """Count conversions of values in units of a step, before rounding."""
+        code = np.rint(ideal)
+        low = -self.top if self.signed else 0
+        self.total += code.size
+        self.clipped += int(np.count_nonzero((code > self.top) | (code < low)))
+        self.seen[(np.clip(code, low, self.top) - low).astype(np.int64)] = True
+
+    @property
+    def clipped_percent(self) -> float:
+        """Of all conversions."""
+        return 100.0 * self.clipped / self.total if self.total else 0.0
+
+    @property
+    def used_percent(self) -> float:
+        """Codes that came up, of all there are."""
+        return 100.0 * float(np.mean(self.seen))
+
+
+def currents(readout: Readout, driven: Driven) -> Iterator[tuple[int, int, int, Float32]]:
+    """(read, row tile, weight slice, currents (b, n) in A at 1 V) of every conversion, without read noise.
+
+    Args:
+        readout: a block of an array.
+        driven: input vectors (reads, b, m).
+    """
+    planes = readout.silent.planes
+    slices = slices_of(readout.mapping, readout.per)
+    for codes in driven.codes:
+        for r in range(len(planes)):
+            for t, first in enumerate(range(0, planes.shape[1], readout.tile_rows)):
+                rows = slice(first, first + readout.tile_rows)
+                i = codes[:, rows] @ planes[r, rows]
+                yield r, t, slices[r], i * np.float32(unit_of(readout.mapping) / driven.full_scale)
+
+
+def count_inputs(x: Float32, driven: Driven, usage: Usage) -> None:
+    """Add what the DACs make of inputs x (b, m) to `usage`; codes are of the magnitude, before slicing."""
+    usage.add(x / driven.unit[:, None])
+
+
+def count_outputs(readout: Readout, driven: Driven, usage: Usage) -> None:
+    """Add what the ADCs make of driven input vectors to `usage`."""
+    quantiser, unit = readout.quantiser(1.0), np.float32(unit_of(readout.mapping))
+    if quantiser is None:
+        return
+    step, gain, offset = (
+        np.broadcast_to(a, np.shape(quantiser.gain))
+        for a in (quantiser.step, quantiser.gain, quantiser.offset)
+    )
+    for r, t, _, i in currents(readout, driven):
+        usage.add((gain[r, t] * i / unit + offset[r, t]) / step[r, t])
