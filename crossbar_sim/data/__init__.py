@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crossbar_sim.data.cifar import load_cifar10
     from crossbar_sim.data.dataset import Development, Split, Splits
-    from crossbar_sim.data.detection import DetectionDevelopment, DetectionSplit, DetectionSplits
+    from crossbar_sim.data.detection import DetectionDevelopment, DetectionSplit, DetectionSplits, Scenes
     from crossbar_sim.data.digits import load_digits
     from crossbar_sim.data.folders import load_folder
     from crossbar_sim.data.gtsrb import load_gtsrb
     from crossbar_sim.data.idx import load_fashion_mnist, load_mnist
     from crossbar_sim.data.load import DATASETS, load_data
+    from crossbar_sim.data.moons import load_moons
     from crossbar_sim.data.npy import load_npy
     from crossbar_sim.data.npz import load_npz
     from crossbar_sim.data.pedestrians import make_pedestrians
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "cifar": ("load_cifar10",),
     "dataset": ("Development", "Split", "Splits"),
-    "detection": ("DetectionDevelopment", "DetectionSplit", "DetectionSplits"),
+    "detection": ("DetectionDevelopment", "DetectionSplit", "DetectionSplits", "Scenes"),
     "digits": ("load_digits",),
     "folders": ("load_folder",),
     "gtsrb": ("load_gtsrb",),
     "idx": ("load_fashion_mnist", "load_mnist"),
     "load": ("DATASETS", "load_data"),
+    "moons": ("load_moons",),
     "npy": ("load_npy",),
     "npz": ("load_npz",),
     "pedestrians": ("make_pedestrians",),
@@ -39,6 +41,7 @@ __all__ = [
     "DetectionSplit",
     "DetectionSplits",
     "Development",
+    "Scenes",
     "Split",
     "Splits",
     "load_cifar10",
@@ -48,6 +51,7 @@ __all__ = [
     "load_folder",
     "load_gtsrb",
     "load_mnist",
+    "load_moons",
     "load_npy",
     "load_npz",
     "load_pennfudan",

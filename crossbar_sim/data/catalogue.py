@@ -34,6 +34,12 @@ CATALOGUE = {
         None,
         "80c40b9d2bae1acec2eebbdb8de8b2f2c795ef29a59df9a9acb4701b4148e3b0",
     ),
+    "moons": About(
+        "two moons, points of two features (scikit-learn's make_moons)",
+        "2,000",
+        "comes with scikit-learn",
+        None,
+    ),
     "mnist": About(
         "handwritten digits, 28 x 28 grey",
         "60,000 + 10,000 test",

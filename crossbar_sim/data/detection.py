@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from crossbar_sim.data.dataset import Split, Splits
 from crossbar_sim.errors import InputError
 
 Tensors = tuple[torch.Tensor, ...]
@@ -99,6 +100,23 @@ class DetectionSplits:
         """The train and validation splits, for a fit or a search."""
         return DetectionDevelopment(self.train, self.validation)
 
+    def on_canvas(self) -> Splits:
+        """The same as tensors, every image at the top left of a canvas as large as the largest height and width.
+
+        Nothing is resized; what no image covers is black.
+
+        Raises:
+            InputError: as `scenes`.
+        """
+        parts = {part: getattr(self, part) for part in ("train", "validation", "test")}
+        shapes = [image.shape[1:] for split in parts.values() for image in split.images]
+        height, width = (max(shape[i] for shape in shapes) for i in (0, 1))
+        made = {part: scenes(split, height, width) for part, split in parts.items()}
+        note = (
+            f"images stand at the top left of a black canvas of {width} x {height} pixels, the largest sides"
+        )
+        return Splits(self.name, **made, classes=None, notes=(*self.notes, note))
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the dtype, shape and little-endian bytes of every tensor."""
@@ -112,3 +130,69 @@ class DetectionSplits:
                     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
                     state.update(np.ascontiguousarray(little).data)
         return state.hexdigest()
+
+
+MOST_OBJECTS = 255
+"""Of one image: their numbers are bytes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scenes(Split):
+    """Images and the objects in them, as tensors: what detection is trained and judged on.
+
+    Args:
+        x: (n, 3, h, w) float32.
+        y: (n, h, w) uint8 numbers of objects: 0 where there is none, k on the k-th, as in the masks of Penn-Fudan. The
+            box of an object is the smallest around its pixels.
+
+    Raises:
+        InputError: if a shape, dtype or value is another, or an image shows no object.
+    """
+
+    def __post_init__(self) -> None:
+        Split(self.x)
+        x, y = self.x, self.y
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise InputError(f"x has shape {tuple(x.shape)}: scenes have shape (n, 3, h, w)")
+        fits = y is not None and y.dtype == torch.uint8 and y.shape == (len(x), *x.shape[2:])
+        if y is None or not fits:
+            given = "is missing" if y is None else f"has shape {tuple(y.shape)} and {y.dtype}"
+            raise InputError(
+                f"y {given}: the objects of scenes are (n, h, w) uint8, {(len(x), *x.shape[2:])} here"
+            )
+        empty = (y.flatten(1).amax(1) == 0).nonzero().flatten().tolist()
+        if empty:
+            raise InputError(f"image {empty[0]} shows no object: leave it out")
+
+
+def scenes(split: DetectionSplit, height: int, width: int) -> Scenes:
+    """Put the images of a split at the top left of canvases of one size.
+
+    Args:
+        split: its images are at most as large.
+        height, width: of the canvases.
+
+    Raises:
+        InputError: if objects overlap, are too many, or have boxes that are not the smallest around their masks.
+    """
+    x = torch.zeros(len(split), 3, height, width)
+    y = torch.zeros(len(split), height, width, dtype=torch.uint8)
+    for i, (image, boxes, masks) in enumerate(zip(split.images, split.boxes, split.masks, strict=True)):
+        if len(masks) > MOST_OBJECTS:
+            raise InputError(f"image {i} has {len(masks)} objects: at most {MOST_OBJECTS} are told apart")
+        if bool((masks.sum(0) > 1).any()):
+            raise InputError(f"image {i} has masks that overlap: give each pixel to one object")
+        for box, mask in zip(boxes.tolist(), masks, strict=True):
+            if _smallest(mask) != box:
+                raise InputError(f"image {i} has a box {box} that is not the smallest around its mask")
+        h, w = image.shape[1:]
+        x[i, :, :h, :w] = image
+        numbers = torch.arange(1, len(masks) + 1, dtype=torch.uint8)
+        y[i, :h, :w] = (masks * numbers[:, None, None]).sum(0, dtype=torch.uint8)
+    return Scenes(x, y)
+
+
+def _smallest(mask: torch.Tensor) -> list[float] | None:
+    """Left, top, right, bottom around a mask, the last two excluded; None around nothing."""
+    rows, columns = mask.any(1).nonzero().flatten().tolist(), mask.any(0).nonzero().flatten().tolist()
+    return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1] if rows else None

@@ -12,8 +12,10 @@ from crossbar_sim.data.digits import load_digits
 from crossbar_sim.data.folders import load_folder
 from crossbar_sim.data.gtsrb import load_gtsrb
 from crossbar_sim.data.idx import load_fashion_mnist, load_mnist
+from crossbar_sim.data.moons import load_moons
 from crossbar_sim.data.npy import load_npy
 from crossbar_sim.data.npz import load_npz
+from crossbar_sim.data.pennfudan import load_pennfudan
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
 
@@ -21,6 +23,7 @@ Size = tuple[int, int]
 
 DATASETS: dict[str, Callable[[Path | None, Key], Splits]] = {
     "digits": lambda data_dir, key: load_digits(key),
+    "moons": lambda data_dir, key: load_moons(key),
     "mnist": lambda data_dir, key: load_mnist(data_dir),
     "fashion-mnist": lambda data_dir, key: load_fashion_mnist(data_dir),
     "cifar10": lambda data_dir, key: load_cifar10(data_dir),
@@ -46,8 +49,8 @@ def load_data(
     """Load a data set.
 
     Args:
-        name_or_path: a name of `DATASETS`, or the path of a file that ends in `.npz` or `.npy`, or of a
-            folder of class folders.
+        name_or_path: a name of `DATASETS`, "pennfudan" (for detection: its splits are `Scenes`), or the path of a
+            file that ends in `.npz` or `.npy`, or of a folder of class folders.
         data_dir: where data sets with files are; `None` asks $CROSSBAR_SIM_DATA. The embedded
             digits and a path need none.
         key: names the split where the data has no official one (digits, folders, and the validation
@@ -78,14 +81,13 @@ def load_data(
     if name.lower().endswith((".npz", ".npy")):
         return (load_npz if name.lower().endswith(".npz") else load_npy)(Path(name))
     if name == "pennfudan":
-        raise InputError(
-            "pennfudan is for detection (images of various sizes with boxes and masks, no classes): load it with "
-            "crossbar_sim.data.load_pennfudan(data_dir)"
-        )
+        return load_pennfudan(folder, key).on_canvas()
     if name not in DATASETS:
         close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise InputError(f"unknown data {name[:200]!r}{hint}: give one of {', '.join(DATASETS)}, or {PATHS}")
+        raise InputError(
+            f"unknown data {name[:200]!r}{hint}: give one of {', '.join(DATASETS)}, pennfudan, or {PATHS}"
+        )
     return DATASETS[name](folder, key)
 
 

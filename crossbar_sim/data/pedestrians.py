@@ -1,6 +1,10 @@
-"""Drawings of people in the layout of Penn-Fudan, for tests and quick runs where the set is not at hand."""
+"""Drawings of people in the layout of Penn-Fudan, for tests and quick runs where the set is not at hand.
 
-import hashlib
+They stand before parts of the two photographs that scikit-learn brings (china.jpg and flower.jpg, Creative Commons
+Attribution 2.0, of danielbuechele and vultilion on Flickr).
+"""
+
+import functools
 import os
 from pathlib import Path
 
@@ -22,7 +26,7 @@ def make_pedestrians(
     key: Key = Key(0),  # noqa: B008
     height: int = 160,
 ) -> Path:
-    """Write `folder`/PennFudanPed: n drawings of one to three people-like shapes with their masks.
+    """Write `folder`/PennFudanPed: n drawings of one to three people-like shapes before photographs, with masks.
 
     They are no photographs: `load_pennfudan` says so in its notes. The same arguments give the same
     images, up to how a version of Pillow draws the edge of a shape.
@@ -69,13 +73,10 @@ def _uniform(key: Key, name: str, low: float, high: float) -> float:
 
 
 def _scene(key: Key, smallest: int) -> tuple[Image.Image, Image.Image]:
-    """An image and its mask: noise and a wall behind people who stand apart."""
+    """An image and its mask: part of a photograph and a wall behind people who stand apart."""
     height = int(_uniform(key, "height", smallest, 1.5 * smallest))
     width = int(_uniform(key, "width", smallest, 1.5 * smallest))
-    noise = np.frombuffer(hashlib.shake_256(key.digest()).digest(3 * height * width), dtype=np.uint8)
-    shade = np.linspace(_uniform(key, "top", 90, 200), _uniform(key, "bottom", 60, 180), height)
-    pixels = shade[:, None, None] + (noise.reshape(height, width, 3) - 128.0) / 8
-    image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    image = _background(key.fold("background"), height, width)
     mask = Image.new("L", (width, height), 0)
     wall = [_uniform(key, "wall", 0, width * 0.6), height * 0.1]
     ImageDraw.Draw(image).rectangle((*wall, wall[0] + width * 0.3, height * 0.8), fill=_colour(key, "wall"))
@@ -87,6 +88,25 @@ def _scene(key: Key, smallest: int) -> tuple[Image.Image, Image.Image]:
             image, mask, key.fold(f"person{k}"), centre, height * 0.95, min(tall, 2.6 * width / people), k + 1
         )
     return image, mask
+
+
+@functools.cache
+def _photographs() -> tuple[Image.Image, ...]:
+    from sklearn.datasets import load_sample_image
+
+    return tuple(Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg"))
+
+
+def _background(key: Key, height: int, width: int) -> Image.Image:
+    """A part of a photograph, somewhere in it and between half of it and all in size; one in two mirrored."""
+    photographs = _photographs()
+    photograph = photographs[key.fold("photograph").integer() % len(photographs)]
+    scale = _uniform(key, "scale", 0.5, 1.0) * min(photograph.width / width, photograph.height / height)
+    left = _uniform(key, "left", 0, photograph.width - scale * width)
+    top = _uniform(key, "top", 0, photograph.height - scale * height)
+    box = (left, top, left + scale * width, top + scale * height)
+    part = photograph.resize((width, height), Image.Resampling.BILINEAR, box)
+    return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if key.fold("mirror").integer() % 2 else part
 
 
 def _colour(key: Key, name: str) -> tuple[int, int, int]:

@@ -31,9 +31,12 @@ def test_every_data_set_can_be_developed_on_and_tested_on(name: str, root: Path)
     data = load_data(name, root)
     assert isinstance(data, Splits)
     assert data.name == name
-    assert data.classes == (43 if name == "gtsrb" else 10)
+    assert data.classes == {"gtsrb": 43, "moons": 2}.get(name, 10)
     for split in (data.development.train, data.development.validation, data.test):
         assert split.y is not None
+        if name == "moons":
+            assert split.x.shape[1:] == (2,)
+            continue
         assert split.x.ndim == 4
         assert float(split.x.min()) >= 0
         assert float(split.x.max()) <= 1
@@ -73,7 +76,7 @@ def test_the_key_reaches_the_split() -> None:
 @pytest.mark.parametrize("name", ["mnits", "MNIST", "", "data.csv", "cifar-100", "a" * 5000, "a\0b"])
 def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(
-        InputError, match=r"unknown data .*digits, mnist, .*gtsrb, or the path .*\.npz"
+        InputError, match=r"unknown data .*digits, moons, mnist, .*gtsrb, .*or the path .*\.npz"
     ) as caught:
         load_data(name)
     assert len(str(caught.value)) < 500

@@ -10,11 +10,14 @@ from PIL import Image
 from crossbar_sim.data import (
     DetectionDevelopment,
     DetectionSplit,
+    Scenes,
     files,
     load_data,
     load_pennfudan,
     make_pedestrians,
 )
+from crossbar_sim.data.detection import scenes
+from crossbar_sim.data.limit import limited
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
 
@@ -114,9 +117,61 @@ def test_more_than_the_machines_memory_is_refused(street: Path, monkeypatch: pyt
     refused(street, "GiB of memory")
 
 
-def test_it_is_no_set_for_classification() -> None:
-    with pytest.raises(InputError, match=r"for detection.*load_pennfudan"):
-        load_data("pennfudan")
+def test_by_its_name_it_comes_as_scenes_on_one_canvas(tmp_path: Path) -> None:
+    wide, tall = np.zeros((5, 9), np.uint8), np.zeros((8, 4), np.uint8)
+    wide[1:4, 2:8], tall[2, 1], tall[5:, 3] = 3, 1, 7
+    for i in range(4):
+        write(tmp_path, f"PennPed{i:05}", wide)
+        write(tmp_path, f"FudanPed{i:05}", tall)
+    data = load_data("pennfudan", tmp_path)
+    plain = load_pennfudan(tmp_path)
+    assert data.classes is None
+    assert "canvas of 9 x 8 pixels" in data.notes[-1]
+    assert data.fingerprint != plain.fingerprint
+    for split, given in (
+        (data.train, plain.train),
+        (data.validation, plain.validation),
+        (data.test, plain.test),
+    ):
+        assert isinstance(split, Scenes)
+        assert split.x.shape[1:] == (3, 8, 9)
+        for x, y, image, masks in zip(split.x, split.y, given.images, given.masks, strict=True):
+            _, h, w = image.shape
+            assert torch.equal(x[:, :h, :w], image)
+            assert float(x[:, h:].sum() + x[:, :, w:].sum()) == 0
+            assert int(y.max()) == len(masks)  # numbered anew, from 1
+            for k, mask in enumerate(masks, start=1):
+                assert torch.equal(y[:h, :w] == k, mask)
+
+
+def test_scenes_refuse_what_they_cannot_hold() -> None:
+    x, y = torch.zeros(2, 3, 4, 5), torch.ones(2, 4, 5, dtype=torch.uint8)
+    assert len(Scenes(x, y)) == 2
+    with pytest.raises(InputError, match=r"\(n, 3, h, w\)"):
+        Scenes(x[:, :1], y)
+    with pytest.raises(InputError, match=r"has shape \(2, 4, 5\) and torch.int64"):
+        Scenes(x, y.long())
+    with pytest.raises(InputError, match="y is missing"):
+        Scenes(x)
+    with pytest.raises(InputError, match="image 1 shows no object"):
+        Scenes(x, y * torch.tensor([1, 0], dtype=torch.uint8)[:, None, None])
+    masks = torch.zeros(2, 4, 5, dtype=torch.bool)
+    masks[0, :2, 1:4], masks[1, 1:, 2:] = True, True
+    boxes = torch.tensor([[1.0, 0, 4, 2], [2, 1, 5, 4]])
+    with pytest.raises(InputError, match="image 0 has masks that overlap"):
+        scenes(DetectionSplit((x[0],), (boxes,), (masks,)), 4, 5)
+    with pytest.raises(InputError, match="not the smallest"):
+        scenes(DetectionSplit((x[0],), (boxes[:1] + 1,), (masks[:1],)), 5, 6)
+
+
+def test_a_smaller_draw_of_scenes_is_one_of_scenes(street: Path) -> None:
+    small = limited(load_data("pennfudan", street), 2, 1)
+    assert isinstance(small.train, Scenes)
+    assert [len(split) for split in (small.train, small.validation, small.test) if split is not None] == [
+        2,
+        2,
+        1,
+    ]
 
 
 def test_drawn_pedestrians_are_in_the_official_layout_and_say_what_they_are(tmp_path: Path) -> None:
