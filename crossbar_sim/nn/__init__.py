@@ -7,6 +7,7 @@ from crossbar_sim.nn.convert import to_analog
 from crossbar_sim.nn.layer import Layer
 from crossbar_sim.nn.loading import LoadedModel, load_model
 from crossbar_sim.nn.networks import MLP, NETWORKS, LeNet5
+from crossbar_sim.nn.range_calibration import calibrate_ranges
 from crossbar_sim.nn.seeding import permutation, seeded
 from crossbar_sim.nn.train import FitReport, accuracy, fit
 from crossbar_sim.nn.training import Training
@@ -22,6 +23,7 @@ __all__ = [
     "Normalise",
     "Training",
     "accuracy",
+    "calibrate_ranges",
     "fit",
     "layers",
     "load_model",

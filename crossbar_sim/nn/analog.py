@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from crossbar_sim.nn.design import Design
-from crossbar_sim.nn.programming import gain, program_into
+from crossbar_sim.nn.on_tiles import on_tiles
+from crossbar_sim.nn.programming import gain, program_into, tiled_of, write
 from crossbar_sim.nn.slot import Slot
+from crossbar_sim.nn.tiled import Tiled
 
 
 class _Through(torch.autograd.Function):
@@ -41,6 +43,7 @@ class Analog:
     _design: Design
     _tags: dict[str, tuple[object, ...]]
     _graphs: dict[str, tuple[Any, ...]]
+    _tiled: dict[str, Tiled]
     _parameters: dict[str, Any]
     _buffers: dict[str, Any]
 
@@ -51,13 +54,25 @@ class Analog:
         assert isinstance(self, nn.Module)
         clean = slot.ideal or not design.runs(slot.layer)
         if design.locked and not clean and _buffer(parameter) in self._buffers:
-            return self._buffers[_buffer(parameter)]
+            return self._on_tiles(slot, self._buffers[_buffer(parameter)])
         if clean or slot.on_meta(self):
             return slot.clean(self)[0 if parameter == slot.weight else 1]
         if torch.is_grad_enabled():
-            return self._with_own_memory(slot, parameter)
+            return self._on_tiles(slot, self._with_own_memory(slot, parameter))
         self.refresh(slot)
-        return self._buffers[_buffer(parameter)]
+        return self._on_tiles(slot, self._buffers[_buffer(parameter)])
+
+    def _on_tiles(self, slot: Slot, programmed: Tensor | None) -> Tensor | None:
+        """The programmed values, attached to their array where that has converters or read noise."""
+        if programmed is None or not self._design.tiled(slot):
+            return programmed
+        assert isinstance(self, nn.Module)
+        return on_tiles(programmed, self._tiled.get(slot.weight) or self._converted(slot))
+
+    def _converted(self, slot: Slot) -> Tiled:
+        assert isinstance(self, nn.Module)
+        self._tiled[slot.weight] = tiled_of(self._design, slot, self)
+        return self._tiled[slot.weight]
 
     def _with_own_memory(self, slot: Slot, parameter: str) -> Tensor | None:
         """As `read`, with a gradient to the clean parameter if that takes one.
@@ -72,7 +87,9 @@ class Analog:
         tag = (trained, *self._tag(slot))
         known = self._graphs.get(slot.weight)
         if known is None or known[0] != tag:
-            programmed, slope = gain(self._design, slot.name, slot.columns(self), trained)
+            groups = slot.layout.groups
+            programmed, slope = gain(self._design, slot.name, slot.columns(self), trained, groups)
+            self._tiled.pop(slot.weight, None)
             slopes = (None, None) if slope is None else slot.split(slope)
             known = self._graphs[slot.weight] = (tag, slot.split(programmed), slopes)
         clean, values, slope = both[which], known[1][which], known[2][which]
@@ -92,6 +109,7 @@ class Analog:
         tag = self._tag(slot)
         if self._tags.get(slot.weight) == tag or slot.on_meta(self):
             return
+        self._tiled.pop(slot.weight, None)
         self._graphs.pop(slot.weight, None)  # a copy for training that is stale, or not needed for now
         # Buffers made in inference mode could take part in no later graph.
         with torch.inference_mode(False), torch.no_grad():
@@ -102,7 +120,10 @@ class Analog:
                     fresh = torch.empty(like.shape, dtype=like.dtype, device=like.device)
                     self.register_buffer(_buffer(name), fresh, persistent=False)
             row = self._buffers[_buffer(slot.bias)] if slot.bias else None
-            program_into(self._design, slot, self, self._buffers[_buffer(slot.weight)], row, tag[1:])
+            if self._design.tiled(slot):  # the same planes serve both ways to multiply
+                write(slot, self._converted(slot).weight(), self._buffers[_buffer(slot.weight)], row)
+            else:
+                program_into(self._design, slot, self, self._buffers[_buffer(slot.weight)], row, tag[1:])
         self._tags[slot.weight] = tag
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -114,7 +135,7 @@ class Analog:
         """The state of the layer without what its next reading programs."""
         programmed = {_buffer(name) for name in self._slots}
         state: dict[str, Any] = dict(self.__getstate__())  # type: ignore[call-overload]
-        state |= {"_tags": {}, "_graphs": {}}
+        state |= {"_tags": {}, "_graphs": {}, "_tiled": {}}
         state["_buffers"] = {name: b for name, b in self._buffers.items() if name not in programmed}
         state["_non_persistent_buffers_set"] = state["_non_persistent_buffers_set"] - programmed
         return state
@@ -234,6 +255,6 @@ def _rebuild(base: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
 def make_analog(module: nn.Module, slots: list[Slot], design: Design) -> None:
     """Exchange the module's class for its analog one, in place."""
     by_name = {name: slot for slot in slots for name in slot.names}
-    state = {"_slots": by_name, "_design": design, "_tags": {}, "_graphs": {}}
+    state = {"_slots": by_name, "_design": design, "_tags": {}, "_graphs": {}, "_tiled": {}}
     module.__dict__.update(state)
     module.__class__ = analog_class(type(module), tuple(by_name))

@@ -74,6 +74,8 @@ class Chain:
     @classmethod
     def of(cls, model: nn.Module) -> "Chain | None":
         """The chain that an analog model is; None: it is anything more."""
+        if design(model).hardware.reading:  # converters work product by product
+            return None
         found = steps_of(model)
         if found is None or not all(_simple(step) for step in found[0] if isinstance(step, nn.Linear)):
             return None

@@ -140,6 +140,8 @@ class _Builder:
                 layers.append(self.layer(name or type(module).__name__, module, folds))
             elif getattr(module, "parametrizations", None) is not None:
                 layers.append(Layer(name, type(module).__name__, False, _PARAMETRISED))
+            elif {"weight", "running_var"} <= {*module._buffers}:
+                layers.append(Layer(name, type(module).__name__, False, _CONSTANTS))
         return [layer for layer in layers if layer.name not in {norm for norm, _ in folds.values()}] + [
             Layer(norm, "BatchNorm", False, f"folded into {layer}") for layer, (norm, _) in folds.items()
         ]
@@ -258,6 +260,8 @@ class _GraphBuilder(_Builder):
         normalisation = bool(uses) and all(use.normalisation for use in uses)
         return self.digital(name, module, kind, rest, normalisation, (uses or [unused])[0].reason)
 
+
+_CONSTANTS = "constants of a frozen normalisation, no parameters: they stay digital and do not drift"
 
 _PARAMETRISED = (
     "its weight is computed by a parametrization: call torch.nn.utils.parametrize.remove_parametrizations "

@@ -1,8 +1,8 @@
 """What all analog layers of one model share: the hardware, the seed, the chip, and who takes part."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.stream import Float32
@@ -10,6 +10,7 @@ from crossbar_sim.rng import Key, check_chip
 
 if TYPE_CHECKING:
     from crossbar_sim.nn.layer import Layer
+    from crossbar_sim.nn.slot import Slot
 
 Maps = Callable[[str, Float32], Float32 | None]
 
@@ -27,9 +28,13 @@ class Design:
         maps: conductance maps of a file in place of simulated ones: given an array's name and its clean matrix
             (cols, rows), the matrix that the map stands for, or None where the file has no such array (which
             then computes clean). None: simulate.
+        remap: whether each matrix is placed by the chip's stuck cells; see `nn.remapped`.
         frozen: clean parameters do not change for the moment: they are not looked at again.
         locked: nothing changes for the moment: reads skip the check for stale arrays.
         generation: raised whenever programmed weights have become stale.
+        effects: of converters and read noise, those that act for the moment; None: all of the design's.
+        probe: called before every product through converters; see `nn.tiled`.
+        reads: how often each array with converters has been read since the chip was set, outside of `reading`.
     """
 
     hardware: Hardware
@@ -41,15 +46,24 @@ class Design:
     frozen: bool = False
     generation: int = 0
     layers: tuple["Layer", ...] = ()
+    effects: tuple[str, ...] | None = None
+    probe: Any = None
+    reads: dict[str, int] = field(default_factory=dict)
+    remap: bool = False
 
     def runs(self, layer: str) -> bool:
         """Whether the layer is on its arrays at present."""
         return self.active is None or layer in self.active
 
+    def tiled(self, slot: "Slot") -> bool:
+        """Whether the array's products go through converters, or its reads have noise."""
+        return bool(self.hardware.reading) and not slot.ideal and slot.layout.order != "vector"
+
     def set_chip(self, chip: int) -> None:
         """Reprogram to another chip; arrays are rewritten, in place, when they are next read."""
         if chip != self.chip:
             self.chip, self.generation = check_chip(chip), self.generation + 1
+            self.reads = {}
 
     def set_hardware(self, hardware: Hardware) -> None:
         """Reprogram with another design."""

@@ -1,11 +1,21 @@
-"""What every requested effect did to every layer: the relative change of its weights, one effect at a time."""
+"""What every requested effect did to every layer: the relative change of its weights, one effect at a time.
+
+Converters and read noise act on products: of those, the relative change of the layer's outputs.
+"""
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from crossbar_sim.crossbar import effects as core
+from crossbar_sim.crossbar.drive import Driven
 from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.remapping import remap_chip
+from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.nn import chips
+from crossbar_sim.nn.reading import reading
+from crossbar_sim.nn.tiled import Tiled
 
 _NOTHING = 1e-6
 """Changes below this are float32 rounding: the effect did nothing."""
@@ -14,11 +24,20 @@ MAPS = "map"
 """The effect of conductances that came from a file."""
 
 
-def layer_effects(model: torch.nn.Module) -> dict[str, dict[str, float]]:
+EXAMPLES = 64
+"""Examples on which the effects on products are measured."""
+
+
+def layer_effects(model: torch.nn.Module, x: Tensor | None = None) -> dict[str, dict[str, float]]:
     """Per layer and effect, the change it caused on the present chip: |W_with - W_without| / |W|, Frobenius.
 
     Effects are switched on one after the other in their physical order, on the same random cells, so that
-    each number is what that effect added to the ones before it.
+    each number is what that effect added to the ones before it. Of converters and read noise it is the change of
+    the layer's outputs y in place of W, for the same inputs.
+
+    Args:
+        model: analog.
+        x: inputs (n, ...); the first of them show the effects on products. None: those are left out.
 
     Returns:
         {layer: {effect: relative change}}; layers whose clean weights are all zero are left out.
@@ -38,20 +57,83 @@ def layer_effects(model: torch.nn.Module) -> dict[str, dict[str, float]]:
             change = 0.0 if mapped is None else core.square(mapped - columns)
             changes[MAPS] = changes.get(MAPS, 0.0) + change
             continue
-        caused = core.changes(shared.hardware, columns, shared.key(slot.name), shared.chip)
+        key, groups = shared.key(slot.name), slot.layout.groups
+        if shared.remap:  # on the cells where the weights lie
+            lying = remap_chip(shared.hardware, columns, key, shared.chip, groups)
+            columns = np.ascontiguousarray(lying.place(columns.T).T)
+        caused = core.changes(shared.hardware, columns, key, shared.chip, groups)
         for effect, square in caused.items():
             changes[effect] = changes.get(effect, 0.0) + square
-    return {
+    found = {
         layer: {effect: float(np.sqrt(square / sizes[layer])) for effect, square in changes.items()}
         for layer, changes in squares.items()
         if sizes[layer] > 0
     }
+    if x is not None and shared.hardware.reading and shared.maps is None:
+        for layer, changes in product_effects(model, x[:EXAMPLES]).items():
+            found.setdefault(layer, {}).update(changes)
+    return found
+
+
+def product_effects(model: torch.nn.Module, x: Tensor) -> dict[str, dict[str, float]]:
+    """Per layer whose products go through converters, what each part changed: |y_with - y_without| / |y|.
+
+    Every part is added to those before it, on the same inputs: those that the layer sees with everything on.
+    """
+    shared = chips.design(model)
+    names = shared.hardware.reading
+    squares: dict[str, NDArray[np.float64]] = {}
+
+    def probe(tiled: Tiled, group: int, v: Float32, driven: Driven, first: int) -> None:
+        block, total = tiled.blocks[group], squares.setdefault(tiled.slot.layer, np.zeros(len(names) + 1))
+        plain = block.drive(v, ())
+        before = block.read(plain, 0, first, ())
+        total[-1] += core.square(before)
+        for i in range(len(names)):
+            acting = names[: i + 1]
+            after = block.read(driven if "dac" in acting else plain, 0, first, acting)
+            total[i] += core.square(after - before)
+            before = after
+
+    shared.probe = probe
+    try:
+        with torch.inference_mode(), reading(0):
+            model(x)
+    finally:
+        shared.probe = None
+    return {
+        layer: {name: float(np.sqrt(total[i] / total[-1])) for i, name in enumerate(names)}
+        for layer, total in squares.items()
+        if total[-1] > 0
+    }
+
+
+def read_linearly(model: torch.nn.Module, effects: dict[str, dict[str, float]]) -> list[str]:
+    """A sentence on arrays whose products went through no converter although the design has some.
+
+    To be asked after the model has run.
+    """
+    shared = chips.design(model)
+    if not shared.hardware.reading or shared.maps is not None:
+        return []
+    names = shared.hardware.reading
+    left = [
+        layer.name
+        for layer in shared.layers
+        if layer.analog and not any(name in effects.get(layer.name, {}) for name in names)
+    ]
+    if not left:
+        return []
+    return [
+        f"{', '.join(names)} act on linear layers and convolutions: {', '.join(left)} computed with linearly read "
+        "weights"
+    ]
 
 
 def idle_effects(effects: dict[str, dict[str, float]], hardware: Hardware, chip: int) -> list[str]:
     """One sentence for every requested effect that changed nothing, in all layers or in some."""
     sentences = []
-    for effect in hardware.effects:
+    for effect in (*hardware.effects, *hardware.reading):
         idle = [layer for layer, changes in effects.items() if changes.get(effect, 1.0) < _NOTHING]
         if not idle:
             continue

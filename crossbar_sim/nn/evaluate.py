@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from crossbar_sim.crossbar import threads
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.chips import locked
+from crossbar_sim.nn.reading import reading
 from crossbar_sim.nn.routes import FastRoutes
 
 BLOCK = 500
@@ -49,7 +50,7 @@ def outputs(
         missing = (fixed or 0) - len(piece)
         if missing > 0:
             piece = torch.cat([piece, piece[-1:].expand(missing, *piece.shape[1:])])
-        with torch.inference_mode():
+        with torch.inference_mode(), reading(part.start):
             y = _forward(model, piece, fast and device.type == "cpu")
         y = y[: len(piece) - max(missing, 0)]
         results[i] = y if reduce is None else reduce(y, part)

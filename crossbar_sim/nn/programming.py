@@ -1,14 +1,19 @@
 """Programming the arrays of a model: the Numba core on the CPU, its torch twin elsewhere."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar.gradient import slope as core_slope
+from crossbar_sim.crossbar.periphery import Periphery, Readout
+from crossbar_sim.crossbar.planes import multiplying
+from crossbar_sim.crossbar.remapping import remapped_planes, remapped_weight
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import twin
 from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.slot import Slot
+from crossbar_sim.nn.tiled import Tiled
 
 
 def check_finite(columns: Tensor, name: str) -> None:
@@ -42,6 +47,7 @@ def program_into(
     direct = (
         bias is None
         and design.maps is None
+        and not design.remap
         and slot.layout.order in ("out_in", "vector")
         and weight.device.type == "cpu"
         and weight.dtype == torch.float32
@@ -49,10 +55,16 @@ def program_into(
     if direct:
         w, out = columns.contiguous().numpy(), weight.view(columns.shape).numpy()
         scale = _scale(design, slot, state, columns, w)
-        design.hardware.effective_weight(w, design.key(slot.name), design.chip, out, scale)
+        design.hardware.effective_weight(
+            w, design.key(slot.name), design.chip, out, scale, slot.layout.groups
+        )
         return
     check_finite(columns, slot.name)
-    programmed = program(design, slot.name, columns)
+    write(slot, program(design, slot.name, columns, slot.layout.groups), weight, bias)
+
+
+def write(slot: Slot, programmed: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+    """Write a programmed matrix (cols, rows) into the buffers of its parameters."""
     for buffer, value in zip((weight, bias), slot.split(programmed), strict=True):
         if buffer is not None and value is not None:
             buffer.copy_(value)
@@ -68,28 +80,68 @@ def _scale(design: Design, slot: Slot, state: tuple[object, ...], columns: Tenso
     return known[1]
 
 
-def program(design: Design, name: str, columns: Tensor) -> Tensor:
-    """The programmed matrix of `columns` (cols, rows), on its device, in its dtype."""
+def program(design: Design, name: str, columns: Tensor, groups: int = 1) -> Tensor:
+    """The programmed matrix of `columns` (groups cols, rows), on its device, in its dtype."""
     key = design.key(name)
     if design.maps is not None:
         found = design.maps(name, columns.detach().float().cpu().contiguous().numpy())
         return columns.detach() if found is None else torch.from_numpy(found).to(columns)
+    if design.remap:
+        placed = remapped_weight(
+            design.hardware, columns.detach().float().cpu().contiguous().numpy(), key, design.chip, groups
+        )
+        return torch.from_numpy(placed).to(columns)
     if columns.device.type != "cpu":
         return twin.effective_weight(design.hardware, columns.float(), key, design.chip).to(columns.dtype)
     w = columns.detach().float().contiguous().numpy()
-    return torch.from_numpy(design.hardware.effective_weight(w, key, design.chip)).to(columns.dtype)
+    effective = design.hardware.effective_weight(w, key, design.chip, groups=groups)
+    return torch.from_numpy(effective).to(columns.dtype)
 
 
-def gain(design: Design, name: str, columns: Tensor, trained: bool = True) -> tuple[Tensor, Tensor | None]:
+def gain(
+    design: Design, name: str, columns: Tensor, trained: bool = True, groups: int = 1
+) -> tuple[Tensor, Tensor | None]:
     """The programmed matrix and, if `trained`, its derivative by each weight, both (cols, rows)."""
     key, detached = design.key(name), columns.detach()
     check_finite(detached, name)
-    programmed = program(design, name, detached)
+    programmed = program(design, name, detached, groups)
     if not trained:
         return programmed, None
-    if design.maps is not None:  # a measured map has no derivative of its own: straight through
+    if design.maps is not None or design.remap:  # neither has a derivative of its own: straight through
         return programmed, torch.ones_like(detached)
     if columns.device.type != "cpu":
         return programmed, twin.slope(design.hardware, detached.float(), key, design.chip).to(columns.dtype)
     w = detached.float().contiguous().numpy()
     return programmed, torch.from_numpy(core_slope(design.hardware, w, key, design.chip)).to(columns.dtype)
+
+
+def tiled_of(design: Design, slot: Slot, module: nn.Module) -> Tiled:
+    """The array of `slot` with its converters on the present chip, one block for each group.
+
+    Raises:
+        InputError: for conductances from a file, which has no converters, and away from the CPU.
+    """
+    hardware, key = design.hardware, design.key(slot.name)
+    if design.maps is not None:
+        raise InputError(
+            f"{slot.name}: conductances from a file are read linearly for now: leave out dac, adc and read_noise"
+        )
+    columns = slot.columns(module).detach()
+    if columns.device.type != "cpu":
+        raise InputError(f"{slot.name}: converters and read noise are simulated on the CPU: use --device cpu")
+    check_finite(columns, slot.name)
+    w = columns.float().contiguous().numpy()
+    scale, groups, cols = hardware.mapping.scale(w), slot.layout.groups, slot.layout.cols
+    placed = remapped_planes if design.remap else multiplying
+    planes = placed(hardware, w, scale, key, design.chip, groups)
+    periphery = Periphery.of(hardware, key, design.chip)
+    blocks = []
+    for g in range(groups):
+        own = slice(g * cols, (g + 1) * cols)
+        part = planes[:, own]
+        if hardware.mapping.planes_per_copy == 1:
+            part = np.concatenate([part, planes[:, -1:]], axis=1)
+        of_block = scale if scale.size == 1 else scale[own]
+        wide = np.ascontiguousarray(part.transpose(0, 2, 1))
+        blocks.append(Readout(wide, hardware.mapping, of_block, hardware.tile[0], periphery, own.start))
+    return Tiled(slot, design, tuple(blocks))

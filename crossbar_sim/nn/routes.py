@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from crossbar_sim.nn.on_tiles import OnTiles
+
 
 @functools.cache
 def onednn_works() -> bool:
@@ -30,6 +32,8 @@ def onednn_works() -> bool:
 
 
 def _plain_cpu(*tensors: Tensor | None) -> bool:
+    if any(isinstance(t, OnTiles) for t in tensors):  # a product through converters
+        return False
     return all(t is None or (t.device.type == "cpu" and t.dtype == torch.float32) for t in tensors) and not (
         torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     )
@@ -37,6 +41,8 @@ def _plain_cpu(*tensors: Tensor | None) -> bool:
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.linear by the machine's fastest float32 GEMM: input (..., in), weight (out, in), bias (out,)."""
+    if isinstance(weight, OnTiles):
+        return F.linear(input, weight, bias)
     fits = input.dim() >= 2 and weight.dim() == 2 and input.shape[-1] == weight.shape[1]
     fits = fits and input.numel() > 0 and weight.numel() > 0
     # oneDNN reads a bias with strides as if it had none, and wrong shapes are for torch to refuse.

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.detection_map import detector_precision
+from crossbar_sim.nn.detection_task import check_task, detects, task_loss
 from crossbar_sim.nn.optimiser import Optimiser
 from crossbar_sim.nn.optimiser import one_cycle as one_cycle
 from crossbar_sim.nn.seeding import permutation, seeded
@@ -31,7 +32,7 @@ LossStep = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 @dataclass(frozen=True)
 class Epoch:
     """One pass over the training examples: its number from 1, its mean loss per example, and the
-    validation accuracy after it (`None` without validation examples).
+    validation accuracy after it (`None` without validation examples), of a detector its mean average precision.
     """
 
     number: int
@@ -63,8 +64,8 @@ class FitReport:
 
 
 def cross_entropy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The plain loss step (empirical risk minimisation)."""
-    return functional.cross_entropy(model(x), y)
+    """The plain loss step (empirical risk minimisation); a detector brings its own loss."""
+    return task_loss(model, x, y)
 
 
 def fit(
@@ -83,7 +84,7 @@ def fit(
     progress: Callable[[Epoch], None] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> FitReport:
-    """Train a classifier in place: Adam and a one-cycle learning rate unless told otherwise, data in memory.
+    """Train a network in place: Adam and a one-cycle learning rate unless told otherwise, data in memory.
 
     The weights that remain are those of the last step, and nothing is selected on the validation examples, unless
     `training.patience` asks for it. Batches are as equal as they can be (no small last one).
@@ -119,9 +120,14 @@ def fit(
     with seeded(key.fold("fit")), _few_threads(model), _on_device(model, how.device) as device:
         x, y = labelled("train", train, device)
         held = None if validation is None else labelled("validation", validation, device)
-        if loss_step is None and step is None:
+        scenes = check_task(model, y)
+        if not scenes and loss_step is None and step is None:
             check_fits(model, x, max(int(y.max()), -1 if held is None else int(held[1].max())))
         if how.augment is not None:
+            if scenes:
+                raise InputError(
+                    f"augment={how.augment}: it would move the images and not their objects; leave it out"
+                )
             how.augment.check(x)
         file = None
         if checkpoint is not None:
@@ -264,7 +270,12 @@ def _few_threads(model: nn.Module) -> Iterator[None]:
 
 
 def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
-    """The share of examples whose largest logit is their label's. Leaves the model in eval mode."""
+    """The share of examples whose largest logit is their label's; of a detector its mean average precision.
+
+    Leaves the model in eval mode.
+    """
+    if detects(model):
+        return detector_precision(model, x, y).map
     model.eval()
     with torch.no_grad():
         right = sum(

@@ -115,7 +115,8 @@ def _program(noise: ProgrammingNoise | PolynomialNoise, g: Tensor, z: Tensor, g_
         return (g + noise.sigma * g_max * z).clamp(min=0).float()
     r = g.double() / noise.reference
     sigma = sum(c * r**k for k, c in enumerate(noise.coefficients))
-    return (g + torch.as_tensor(sigma).clamp(min=0) * z).clamp(min=0).float()
+    mean = sum(c * r**k for k, c in enumerate(getattr(noise, "mean", ())))  # of MeasuredNoise alone
+    return (g + mean + torch.as_tensor(sigma).clamp(min=0) * z).clamp(min=0).float()
 
 
 def _target(mapping: Mapping, columns: Tensor, scale: Tensor, sign: float, base: float) -> Tensor:
@@ -167,8 +168,27 @@ def _planes(
     return g, healthy, factor
 
 
+def check(hardware: Hardware) -> None:
+    """Refuse designs that have no twin.
+
+    Raises:
+        InputError: naming what is simulated on the CPU only.
+    """
+    alone = [*hardware.reading]
+    alone += ["wires"] * (hardware.wires is not None) + ["cell_bits"] * (
+        hardware.mapping.cell_bits is not None
+    )
+    if alone:
+        raise InputError(f"{', '.join(alone)}: simulated on the CPU only, use --device cpu")
+
+
 def effective_weight(hardware: Hardware, columns: Tensor, key: Key, chip: int) -> Tensor:
-    """`Hardware.effective_weight` on the device of `columns` (cols, rows) float32."""
+    """`Hardware.effective_weight` on the device of `columns` (cols, rows) float32.
+
+    Raises:
+        InputError: for what the CPU alone simulates.
+    """
+    check(hardware)
     mapping = hardware.mapping
     scale = _scale(mapping, columns)
     total = torch.zeros_like(columns)

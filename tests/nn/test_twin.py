@@ -12,6 +12,7 @@ from crossbar_sim import (
     InputError,
     Key,
     LogNormalDrift,
+    MeasuredNoise,
     NormalDrift,
     NormalShift,
     Offset,
@@ -96,6 +97,7 @@ _EFFECTS = {
     "shift": {"drift": NormalShift(5e-6)},
     "programming": {"programming": ProgrammingNoise(0.03)},
     "polynomial": {"programming": PolynomialNoise((1e-6, 2e-6, -1e-6), 5e-5)},
+    "measured": {"programming": MeasuredNoise((1e-6, 2e-6), 5e-5, (2e-6, -3e-6))},
     "stuck": {"stuck": StuckCells(0.1, 0.05)},
     "all": {
         "drift": NormalDrift(0.2), "programming": ProgrammingNoise(0.03), "stuck": StuckCells(0.1, 0.05)

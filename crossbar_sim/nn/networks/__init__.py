@@ -9,7 +9,9 @@ from typing import Any
 from torch import nn
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.networks.averaged import AveragedOutputs
 from crossbar_sim.nn.networks.coded import Coded
+from crossbar_sim.nn.networks.detection import MaskRCNN
 from crossbar_sim.nn.networks.lenet5 import LeNet5
 from crossbar_sim.nn.networks.mlp import MLP
 from crossbar_sim.nn.networks.plain import VGG11, AlexNet
@@ -20,6 +22,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "mlp": MLP,
     "lenet5": LeNet5,
     "coded": Coded,
+    "averaged": AveragedOutputs,
     "alexnet-cifar": AlexNet,
     "vgg-11": VGG11,
     "resnet-18": ResNet18,
@@ -27,6 +30,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "preact-resnet-50": PreActResNet50,
     "preact-resnet-152": PreActResNet152,
     "stn": SpatialTransformerNet,
+    "mask-rcnn": MaskRCNN,
 }
 
 __all__ = [
@@ -34,8 +38,10 @@ __all__ = [
     "NETWORKS",
     "VGG11",
     "AlexNet",
+    "AveragedOutputs",
     "Coded",
     "LeNet5",
+    "MaskRCNN",
     "PreActResNet18",
     "PreActResNet50",
     "PreActResNet152",

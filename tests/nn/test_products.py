@@ -1,0 +1,210 @@
+"""Layers whose products go through converters and read noise, or honestly do not."""
+
+import copy
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from analog_models import LAYERS, first, made, numbers
+from torch import nn
+
+from crossbar_sim import Differential, Hardware, InputError, LogNormalDrift, Offset
+from crossbar_sim.crossbar import threads
+from crossbar_sim.crossbar.converters import ADC, DAC
+from crossbar_sim.crossbar.read_noise import GaussianReadNoise
+from crossbar_sim.nn import chips, tiled_convolution, to_analog
+from crossbar_sim.nn.chain import Chain
+from crossbar_sim.nn.effects import idle_effects, layer_effects, read_linearly
+from crossbar_sim.nn.evaluate import outputs
+from crossbar_sim.nn.twin import effective_weight
+
+PLAIN = Hardware(Differential(1e-6, 5e-5), LogNormalDrift(0.4), tile=(7, 4))
+IDEAL = replace(PLAIN, dac=DAC(), adc=ADC(range="max"))
+COARSE = replace(PLAIN, dac=DAC(bits=6), adc=ADC(bits=6, range=2e-4), read_noise=GaussianReadNoise(0.02))
+THROUGH = [name for name in LAYERS if name.startswith(("linear", "conv")) and "transpose" not in name]
+
+
+def run(model: nn.Module, case) -> torch.Tensor:
+    with torch.no_grad():
+        return first(model(*case.inputs, **case.keywords))
+
+
+def close(a: torch.Tensor, b: torch.Tensor, rtol: float) -> None:
+    torch.testing.assert_close(a, b, rtol=rtol, atol=rtol * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("bias", ["digital", "row"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_ideal_converters_are_the_linear_read_out(name, bias):
+    model = made(LAYERS[name].build)
+    linear, ideal = (to_analog(model, replace(h, bias=bias)) for h in (PLAIN, IDEAL))
+    close(run(ideal, LAYERS[name]), run(linear, LAYERS[name]), 2e-6)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_coarse_converters_act_on_what_they_are_said_to_act_on(name):
+    model = made(LAYERS[name].build)
+    coarse, linear = to_analog(model, COARSE), to_analog(model, PLAIN)
+    a, b = run(coarse, LAYERS[name]), run(linear, LAYERS[name])
+    same = torch.allclose(a, b, rtol=1e-5, atol=1e-6)  # attention takes another of torch's routes
+    assert same == (not any(kind in name for kind in ("linear", "conv", "coder")) or "transpose" in name)
+    assert same or name in THROUGH or "coder" in name
+
+
+@pytest.mark.parametrize("bias", ["digital", "row"])
+@pytest.mark.parametrize("mapping", [Differential(1e-6, 5e-5), Offset(1e-6, 5e-5)], ids=["pair", "offset"])
+@pytest.mark.parametrize("name", [n for n in THROUGH if n.startswith(("conv1d", "conv2d"))])
+def test_images_as_they_lie_and_unfolded_give_the_same(name, mapping, bias, monkeypatch):
+    case, model = LAYERS[name], made(LAYERS[name].build)
+    hardware = replace(COARSE, mapping=mapping, bias=bias)
+    usual = run(to_analog(model, hardware), case)
+    monkeypatch.setattr(tiled_convolution.Window, "flat", None)
+    monkeypatch.setattr(tiled_convolution, "WORKSPACE", 1)  # an image at a time
+    close(run(to_analog(model, hardware), case), usual, 1e-6)
+
+
+def small() -> nn.Module:
+    """A convolution, a layer read twice, and a layer in two places."""
+    shared = nn.Linear(12, 12)
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3, stride=2), nn.Tanh(), nn.Flatten(), shared, nn.Tanh(), shared, nn.Linear(12, 5)
+    )
+
+
+IMAGES = numbers(23, 2, 6, 6)
+
+
+def test_noise_is_fresh_at_every_read_and_the_same_in_every_rerun():
+    model = made(small)
+    (whole,) = outputs(to_analog(model, COARSE), IMAGES, 23)
+    before = threads.threads()
+    try:
+        for count, block in ((1, 5), (3, 4)):
+            threads.set_threads(count)
+            analog = to_analog(model, COARSE)
+            for _ in range(2):
+                torch.testing.assert_close(torch.cat(outputs(analog, IMAGES, block)), whole, rtol=0, atol=0)
+    finally:
+        threads.set_threads(before)
+    analog, again = to_analog(model, COARSE), to_analog(model, COARSE)
+    with torch.no_grad():  # outside of an evaluation every product is a new read
+        one, two = analog(IMAGES), analog(IMAGES)
+        assert not torch.equal(one, two)
+        assert torch.equal(one, again(IMAGES))
+        assert torch.equal(two, again(IMAGES))
+        chips.set_chip(analog, 1)
+        three = analog(IMAGES)
+        chips.set_chip(analog, 0)
+        assert torch.equal(analog(IMAGES), one)
+        assert not torch.equal(three, one)
+    same = torch.cat([IMAGES[:1]] * 4)
+    with torch.no_grad():
+        rows = to_analog(model, COARSE)(same)
+    assert len(rows.unique(dim=0)) == 4
+
+
+@pytest.mark.parametrize("bias", ["digital", "row"])
+def test_the_weight_that_reads_is_that_of_the_linear_read_out(bias):
+    model = made(small)
+    for mapping in (Differential(1e-6, 5e-5), Offset(0.0, 6e-5, levels=64, cell_bits=4)):
+        around, linear = (to_analog(model, replace(h, mapping=mapping, bias=bias)) for h in (COARSE, PLAIN))
+        with torch.no_grad():
+            for place in (0, 3, 6):
+                assert torch.equal(around[place].weight.as_subclass(torch.Tensor), linear[place].weight)
+
+
+def test_gradients_pass_straight_through():
+    model = made(small)
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            assert module.weight.requires_grad
+
+    def gradients(hardware: Hardware) -> list[torch.Tensor]:
+        model.zero_grad()
+        x = IMAGES.clone().requires_grad_(True)
+        to_analog(model, hardware)(x).square().sum().backward()
+        return [x.grad, *(p.grad.clone() for p in model.parameters())]  # type: ignore[list-item]
+
+    linear, ideal, coarse = (gradients(h) for h in (PLAIN, IDEAL, replace(COARSE, read_noise=None)))
+    for a, b, c in zip(linear, ideal, coarse, strict=True):
+        close(b, a, 1e-4)
+        assert 0 < float((c - a).norm() / a.norm()) < 0.5
+
+
+def test_a_step_of_hardware_aware_training_lowers_the_loss():
+    model = made(small)
+    analog = to_analog(model, replace(COARSE, drift=None))
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    labels = torch.arange(23) % 5
+    losses = []
+    for _ in range(25):
+        loss = nn.functional.cross_entropy(analog(IMAGES), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.01
+
+
+def test_copies_states_and_pickles_are_those_of_the_clean_model():
+    model = made(small)
+    analog = to_analog(model, COARSE)
+    with torch.no_grad():
+        y = analog(IMAGES)
+        assert torch.equal(copy.deepcopy(to_analog(model, COARSE))(IMAGES), y)
+        # an analog model that has been read counts its reads; as sent elsewhere, it counts on
+        sent = pickle.loads(pickle.dumps(to_analog(model, COARSE)))
+        assert torch.equal(sent(IMAGES), y)
+        assert type(copy.deepcopy(analog[0].weight)) is torch.Tensor
+    assert list(analog.state_dict()) == list(model.state_dict())
+
+
+def test_exported_graphs_go_through_converters_too():
+    model = made(
+        lambda: nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(108, 4))
+    )
+    program = torch.export.export(model, (IMAGES,)).module()
+    hardware = replace(COARSE, read_noise=None)
+    with torch.no_grad():
+        close(to_analog(program, hardware)(IMAGES), to_analog(model, hardware)(IMAGES), 1e-6)
+
+
+def test_every_effect_is_seen_to_act_or_named():
+    model = made(small)
+    analog = to_analog(model, COARSE)
+    found = layer_effects(analog, IMAGES)
+    for layer in ("0", "3", "6"):
+        assert set(found[layer]) == {"drift", "dac", "read_noise", "adc"}
+        assert 1e-4 < found[layer]["dac"] < 0.2
+        assert 1e-3 < found[layer]["read_noise"] < 0.5
+        assert 1e-3 < found[layer]["adc"] < 0.5
+    assert idle_effects(found, COARSE, 0) == []
+    assert read_linearly(analog, found) == []
+    nothing = replace(PLAIN, dac=DAC(), adc=ADC(range="max"))
+    found = layer_effects(to_analog(model, nothing), IMAGES)
+    told = idle_effects(found, nothing, 0)
+    assert [sentence.split(" ")[0] for sentence in told] == ["dac", "adc"]
+    assert all("changed nothing in any layer" in sentence for sentence in told)
+    recurrent = to_analog(made(lambda: nn.LSTM(8, 6)), COARSE)
+    (sentence,) = read_linearly(recurrent, layer_effects(recurrent, numbers(2, 5, 8)))
+    assert "LSTM computed with linearly read weights" in sentence
+
+
+def test_what_cannot_be_is_refused_in_one_line():
+    model = made(small)
+    analog = to_analog(model, COARSE)
+    chips.design(analog).set_maps(lambda name, columns: columns)
+    with pytest.raises((InputError, RuntimeError), match="read linearly for now"), torch.no_grad():
+        analog(IMAGES)
+    for part in ({"dac": DAC(bits=8)}, {"mapping": Differential(levels=16, cell_bits=2)}):
+        with pytest.raises(InputError, match="simulated on the CPU only"):
+            effective_weight(Hardware(**part), torch.ones(2, 3), chips.design(analog).key("w"), 0)
+    with pytest.raises(InputError, match="needs ranges"), torch.no_grad():
+        to_analog(model, replace(COARSE, adc=ADC(bits=6)))(IMAGES)
+
+
+def test_a_chain_is_not_taken_where_products_are_converted():
+    model = made(lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)))
+    assert Chain.of(to_analog(model, PLAIN)) is not None
+    assert Chain.of(to_analog(model, COARSE)) is None
