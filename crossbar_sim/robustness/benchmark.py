@@ -3,30 +3,29 @@
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import SupportsIndex
 
-import torch
 from torch import Tensor, nn
 
-from crossbar_sim import __version__
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.overrides import at_sigma
-from crossbar_sim.data import Split, Splits, load_data
+from crossbar_sim.data import Split, Splits
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips as handle
 from crossbar_sim.nn.convert import to_analog
 from crossbar_sim.robustness import sensitivity
-from crossbar_sim.robustness.cluster import cluster
+from crossbar_sim.robustness.asked import design_asked, few_asked, models_asked, plan_asked
+from crossbar_sim.robustness.cluster import check_cluster, cluster
 from crossbar_sim.robustness.evaluator import Subject
-from crossbar_sim.robustness.examples import Examples
 from crossbar_sim.robustness.experiment import PROTOCOL
 from crossbar_sim.robustness.histograms import conductance_histograms
-from crossbar_sim.robustness.plans import EveryImage, HalfWidth, Plan
-from crossbar_sim.robustness.runner import Executor, InProcess, Progress, run_plan
-from crossbar_sim.robustness.subjects import Model, fingerprint, prepare
+from crossbar_sim.robustness.local_workers import leave_if_importing
+from crossbar_sim.robustness.plans import Plan
+from crossbar_sim.robustness.runner import Executor, InProcess, Progress, naming, run_plan
+from crossbar_sim.robustness.subjects import Model, prepare
 from crossbar_sim.robustness.sweep import Sweep
 from crossbar_sim.store.records import Task
-from crossbar_sim.store.results import Results
+from crossbar_sim.store.results import MEMORY, Results
 
 
 def robustness(
@@ -35,7 +34,7 @@ def robustness(
     hardware: Hardware | None = None,
     sigmas: Iterable[float] = PROTOCOL,
     *,
-    chips: int | Iterable[int] = 20,
+    chips: SupportsIndex | Iterable[SupportsIndex] | None = None,
     half_width: float | None = None,
     seed: int = 0,
     metric: str | None = None,
@@ -50,56 +49,76 @@ def robustness(
 ) -> Sweep:
     """Score models over sigmas and chips.
 
+    Chip i draws the same random numbers for every model and sigma, whatever else is swept with them: a number does
+    not depend on threads, workers, order, or on what the results file held before.
+
     Args:
         models: label -> trained module, left in evaluation mode; or `Model`s with examples of their own.
         data: what they are tried on: a split, data whose test split counts, (x, y), or a data set's name.
         hardware: the design; its drift law takes each sigma in turn (log-normal where it has none). None: the
             preset "bayesft".
-        sigmas: the points of the curves.
-        chips: how many, or which; with a half-width, the most that may be spent on a point.
-        half_width: instead of `chips` x all images: sample chips and images until the 95 % interval of every mean
-            is at most this wide to either side, see docs/statistics.md.
+        sigmas: the points of the curves, in what the drift law's sigma is measured in.
+        chips: how many (0, 1, ...), or which: all images are scored on each of them. None: 20 where there is no
+            half-width, which takes as many as it needs and excludes `chips`.
+        half_width: instead of all images on given chips: sample chips and images until the 95 % interval of every
+            mean reaches this far to either side (0.005: half a point), see docs/statistics.md.
         seed: of all chips.
         metric: "accuracy", "agreement" or "output_error"; None: the first that labels and outputs allow.
         only, skip: see `to_analog`.
-        results: a results file, where each block of chips is kept and nothing that is there is measured again;
-            None: in memory.
-        workers, scheduler: Dask, with so many processes or at this address, instead of this process.
+        results: an open results file or the path of one (made if it is not there), where each block of chips is kept
+            and nothing that is there is measured again; None: in memory.
+        workers, scheduler: Dask, with so many processes or at this address, instead of this process. A script that
+            asks for workers needs `if __name__ == "__main__":`, because they import it.
         plan: a plan of one's own in place of chips and half_width.
         sensitivity_chips: also measure, at the middle sigma, what each layer costs alone on so many chips, and
-            take histograms of the conductances; 0: not.
+            take histograms of the conductances, for `Sweep.details`; 0: not.
         progress: called with (done, total, what).
 
+    Returns:
+        The chips and sigmas that were asked for, where a results file holds more. What was asked for and cannot act,
+        and what a score may not mean, is in `about["warnings"]` of its tasks.
+
     Raises:
-        InputError: if models, data and design do not go together, or the results file cannot be used.
+        InputError: if models, data and design do not go together (naming the model, where there are several), the
+            results file cannot be used, or workers and scheduler are lost.
 
     >>> from crossbar_sim.nn.networks import build
     >>> sweep = robustness({"mlp": build("mlp", inputs=64, hidden=(8,), classes=10)}, "digits", sigmas=[0.5], chips=3)
     >>> [len(point.values) for point in sweep.curve("mlp")]
     [3]
     """
+    check_cluster(workers, scheduler)
+    if workers is not None:
+        leave_if_importing()
     numbers = check_sigmas(sigmas)
-    design = Hardware.preset("bayesft") if hardware is None else hardware
+    design = design_asked(hardware)
     for sigma in numbers:
         at_sigma(design, sigma)  # an impossible one is refused before the work
-    plan = _plan(chips, half_width) if plan is None else plan
-    given = _models(models, data)
-    selected, left_out = None if only is None else tuple(only), tuple(skip)
+    plan = plan_asked(chips, half_width, plan)
+    few = few_asked(sensitivity_chips)
+    given = models_asked(models, data)
+    selected, left_out = None if only is None else _names(only), _names(skip)
     with ExitStack() as stack:
         file = (
             results
             if isinstance(results, Results)
-            else stack.enter_context(Results.open(results or ":memory:"))
+            else stack.enter_context(Results.open(MEMORY if results is None else results))
         )
-        tasks = [prepare(model, design, seed, metric, selected, left_out, plan.images) for model in given]
+        tasks = []
+        for model in given:
+            with naming(model.label, len(given) > 1):
+                tasks.append(
+                    prepare(model, design, seed, metric, selected, left_out, plan.images, numbers[-1])
+                )
         _check_distinct([task for task, _ in tasks])
         executor: Executor = InProcess(file)
         if workers is not None or scheduler is not None:
-            executor = stack.enter_context(cluster(workers, scheduler))
+            executor = stack.enter_context(cluster(workers, scheduler, progress))
         run_plan(tasks, numbers, plan, file, executor, progress)
-        if sensitivity_chips:
+        if few:
             for task, subject in tasks:
-                add_details(task, subject, file, numbers, sensitivity_chips)
+                with naming(task.label, len(tasks) > 1):
+                    add_details(task, subject, file, numbers, few)
         return Sweep.read(file, {task.id: task.label for task, _ in tasks}, plan.chips, numbers)
 
 
@@ -107,52 +126,20 @@ def check_sigmas(sigmas: Iterable[float]) -> tuple[float, ...]:
     """Sigmas in ascending order, each once.
 
     Raises:
-        InputError: if there is none, or one twice.
+        InputError: if there is none, one twice, or one is no number.
     """
-    numbers = sorted(float(sigma) for sigma in sigmas)
+    try:
+        numbers = sorted(float(sigma) for sigma in sigmas)
+    except (TypeError, ValueError):
+        raise InputError(f"sigmas={sigmas!r}: expected a list of numbers such as [0.0, 0.3, 0.6]") from None
     if not numbers or len(set(numbers)) != len(numbers):
         raise InputError(f"sigmas={numbers[:5]}: at least one sigma is needed, and none twice")
     return tuple(numbers)
 
 
-def _plan(chips: int | Iterable[int], half_width: float | None) -> Plan:
-    numbers = tuple(range(chips)) if isinstance(chips, int) else tuple(chips)
-    if half_width is None:
-        return EveryImage(numbers)
-    return HalfWidth(half_width)
-
-
-def _models(
-    models: Mapping[str, nn.Module] | Iterable[Model],
-    data: Split | Splits | tuple[Tensor, Tensor | None] | str | None,
-) -> list[Model]:
-    """Models with their examples."""
-    if not isinstance(models, Mapping):
-        return list(models)
-    if data is None:
-        raise InputError("data is missing: give a split, a data set's name or (x, y)")
-    examples = _examples(data)
-    return [
-        Model(
-            label, module, examples, {"fingerprint": fingerprint(module)},
-            about={"version": __version__, "torch": torch.__version__},
-        )
-        for label, module in models.items()
-    ]  # fmt: skip
-
-
-def _examples(data: Split | Splits | tuple[Tensor, Tensor | None] | str) -> Examples:
-    if isinstance(data, str):
-        data = load_data(data)
-    if isinstance(data, Splits):
-        identity = {"name": data.name, "fingerprint": data.fingerprint}
-        x, y, notes = data.test.x, data.test.y, data.notes
-    else:
-        split = data if isinstance(data, Split) else Split(*data)
-        alone = Splits("data", None, None, split, None)
-        identity, x, y, notes = {"name": "data", "fingerprint": alone.fingerprint}, split.x, split.y, ()
-    known: dict[str, Any] = {**identity, "images": len(x), "labelled": y is not None}
-    return Examples(x, y, known, notes)
+def _names(given: Iterable[str]) -> tuple[str, ...]:
+    """Of layers; one alone may be given as it is."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _check_distinct(tasks: list[Task]) -> None:
@@ -162,6 +149,8 @@ def _check_distinct(tasks: list[Task]) -> None:
     by_id: dict[str, str] = {}
     labels: set[str] = set()
     for task in tasks:
+        if not task.label.strip():
+            raise InputError(f"a model has the label {task.label!r}: give it a name to be told by")
         if task.label in labels:
             raise InputError(f"two models are called {task.label!r}: give each a label of its own")
         if task.id in by_id:

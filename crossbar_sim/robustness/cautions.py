@@ -14,7 +14,7 @@ def of_design(hardware: Hardware, layers: tuple[Layer, ...]) -> Iterator[str]:
     if not any(layer.analog for layer in layers):
         why = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:2])
         yield f"no layer is on an array, only digital parameters drift ({why})"
-    if mapping.copies > 1 and not hardware.effects:
+    if mapping.copies > 1 and not hardware.effects and not hardware.reading:
         yield f"copies={mapping.copies} does nothing where no effect acts on a cell"
     if hardware.normalisation == "folded" and not any("folded into" in layer.reason for layer in layers):
         yield "normalisation=folded was requested, but no batch normalisation alone follows a mapped layer"

@@ -103,7 +103,7 @@ def _figure(
     suffix = "" if path is None else Path(path).suffix.lower()
     if path is not None and suffix not in METADATA:
         raise InputError(f"{path}: a figure is written as {', '.join(METADATA)}, chosen by the suffix")
-    with _looks():
+    with looks():
         figure = Figure(figsize=(COLUMN, 2.4), layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03))
         FigureCanvasAgg(figure)
         drawing(figure.subplots(), sweep, threshold)
@@ -114,7 +114,8 @@ def _figure(
 
 
 @contextmanager
-def _looks() -> Iterator[None]:
+def looks() -> Iterator[None]:
+    """The style of the figures, whatever the user has set for their own."""
     with style.context(LOOK), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks
         yield
@@ -235,10 +236,11 @@ def _sensitivity(ax: Axes, sweep: Sweep, threshold: float | None) -> None:
 
 
 def _compared(sweep: Sweep) -> list[str]:
-    """The models that share a chip with the first one at any sigma."""
+    """The models that share a chip and the data with the first one at any sigma."""
     first, *others = sweep.labels
     chips = {p.sigma: set(p.chips) for p in sweep.curve(first)}
-    return [o for o in others if any(chips.get(p.sigma, set()) & set(p.chips) for p in sweep.curve(o))]
+    alike = [o for o in others if not sweep.unlike(first, o)]
+    return [o for o in alike if any(chips.get(p.sigma, set()) & set(p.chips) for p in sweep.curve(o))]
 
 
 def _unit(sweep: Sweep) -> float:

@@ -15,9 +15,10 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips as handle
 from crossbar_sim.nn.convert import to_analog
 from crossbar_sim.nn.design import Maps
-from crossbar_sim.nn.effects import idle_effects, layer_effects
+from crossbar_sim.nn.effects import idle_effects, layer_effects, read_linearly
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.layer import Layer
+from crossbar_sim.nn.remapped import remap_arrays, remap_errors, remap_sentence
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness import cautions
 from crossbar_sim.robustness.calibration import Calibration, Calibrator
@@ -166,6 +167,7 @@ def deploy(
     sensitivity_chips: int = 5,
     sensitivity_images: int = 1000,
     maps: Maps | None = None,
+    remap: bool = False,
     calibration: tuple[Calibration, Development] | None = None,
     block: int = BLOCK,
     fixed: int | None = None,
@@ -190,6 +192,7 @@ def deploy(
         sensitivity_chips, sensitivity_images: how many chips and examples the per-layer sensitivity is
             measured on (0 chips: not at all).
         maps: conductances from a file instead of simulated ones.
+        remap: place each matrix by its chip's stuck cells (docs/devices.md, "Fault-aware mapping").
         calibration: a digital fix for each chip, and the data whose training images it is fitted to; per-layer
             sensitivity stays without it.
         block, fixed: see `nn.evaluate.outputs`.
@@ -217,6 +220,8 @@ def deploy(
     analog = to_analog(model, hardware, seed, numbers[0], only, skip)
     if maps is not None:
         handle.design(analog).set_maps(maps)
+    if remap:
+        remap_arrays(analog)
     total, done = _work(analog, len(numbers), sensitivity_chips), 0
 
     def step(what: str) -> None:
@@ -232,11 +237,17 @@ def deploy(
     step("clean model")
     clean = reference.clean_score()
     few = reference.part(some(len(x), sensitivity_images, seed))
-    effects = layer_effects(analog)
+    effects = layer_effects(analog, few.x)
     told = [*cautions.of_reference(reference, metric, asked)]
     if maps is None:
         told += cautions.of_design(hardware, handle.layers(analog))
         told += idle_effects(effects, hardware, numbers[0])
+        told += read_linearly(analog, effects)
+    if remap:
+        errors = remap_errors(analog)
+        identity = {**(identity or {}), "remap": {"chip": numbers[0], "layers": errors}}
+        sentence, helped = remap_sentence(analog, errors)
+        notes, told = ((*notes, sentence), told) if helped else (notes, [*told, sentence])
     calibrator = None if calibration is None else Calibrator.of(analog, *calibration, seed, fixed)
     plain: list[Score] = []
     scores, drops = [], {layer.name: list[float]() for layer in handle.layers(analog) if layer.slots}

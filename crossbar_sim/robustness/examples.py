@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar.stream import Stream
-from crossbar_sim.data import load_data
+from crossbar_sim.data import Splits, load_data
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.loading import LoadedModel
 from crossbar_sim.nn.seeding import permutation
@@ -29,7 +29,7 @@ class Examples:
 
 def find_examples(
     loaded: LoadedModel,
-    data: str | None,
+    data: str | Splits | None,
     data_dir: str | None,
     images: int | None,
     input_shape: tuple[int, ...] | None,
@@ -39,7 +39,7 @@ def find_examples(
 
     Args:
         loaded: the model; its file may name a data set, or the shape of one input.
-        data: a data set's name or the path of an .npz; None: the model's own, else random inputs.
+        data: a data set's name, the path of an .npz, or data as read; None: the model's own, else random inputs.
         data_dir: where data sets with files are.
         images: draw this many of them; None: all.
         input_shape: of one random input, where the model's file does not tell.
@@ -55,7 +55,7 @@ def find_examples(
     name = data or loaded.data
     if name is None or input_shape is not None:
         return _random(loaded, images or RANDOM, input_shape, seed)
-    splits = load_data(name, data_dir)
+    splits = name if isinstance(name, Splits) else load_data(name, data_dir)
     test, notes = splits.test, splits.notes
     x, y = test.x, test.y
     whole = _whole_numbers(loaded.module)

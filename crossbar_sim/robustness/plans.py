@@ -1,8 +1,10 @@
 """What is to be measured: the paper's protocol, or as much as an interval needs."""
 
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any, Protocol
 
 from torch import nn
@@ -13,6 +15,12 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.robustness import two_stage
 from crossbar_sim.robustness.evaluator import Job, Subject
 from crossbar_sim.store.records import Task, Trial
+
+MOST_PILOT, MOST = 100_000, 1e12
+"""Chips of a pilot, and anything else, that a plan in a file may ask for."""
+
+_WHOLE = ("population", "minimum", "pilot_chips", "pilot_images", "most_chips", "batch")
+"""Whole numbers of a `two_stage.Plan`."""
 
 
 class Plan(Protocol):
@@ -57,15 +65,19 @@ class HalfWidth:
     half: float
     chips: None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.half, Real) or isinstance(self.half, bool) or not 0 < self.half < math.inf:
+            raise InputError(f"half_width={self.half!r}: a half-width is finite and > 0, e.g. 0.005")
+
     def images(self, subject: Subject) -> Mapping[str, Any]:
         """Drawn for each chip: all that the plan of a task follows from.
 
         Raises:
             InputError: if the metric is no mean over images.
         """
-        if subject.metric == "output_error":
+        if subject.metric not in ("accuracy", "agreement"):
             raise InputError(
-                "half_width needs a score that is a mean over images, accuracy or agreement: output_error is "
+                f"half_width needs a score that is a mean over images, accuracy or agreement: {subject.metric} is "
                 "none; sweep it with chips"
             )
         strata = subject.strata
@@ -83,16 +95,46 @@ class HalfWidth:
 
 
 def plan_of(task: Task) -> two_stage.Plan:
-    """The plan that a task of drawn images follows, from its identity alone."""
+    """The plan that a task of drawn images follows, from its identity alone.
+
+    Raises:
+        InputError: if the identity, which a file may hold, tells of none.
+    """
     known = task.identity["images"]
-    return two_stage.Plan(**{name: value for name, value in known.items() if name not in ("count", "drawn")})
+    settings = {name: value for name, value in known.items() if name not in ("count", "drawn")}
+    try:
+        plan = two_stage.Plan(**settings)
+        whole = [operator.index(getattr(plan, name)) for name in _WHOLE]
+    except (TypeError, InputError, ArithmeticError) as error:
+        raise InputError(
+            f"the identity of task {task.label!r} ({task.id[:12]}) has images that no plan can be made of: {error}"
+        ) from None
+    if (
+        plan.population != known["count"]
+        or plan.pilot_chips > MOST_PILOT
+        or max(*whole, plan.chip_cost) > MOST
+    ):
+        raise InputError(
+            f"the identity of task {task.label!r} ({task.id[:12]}) has a plan {settings}: expected are a population of "
+            f"all {known['count']} images, at most {MOST_PILOT} pilot_chips, and nothing above {MOST:g}"
+        )
+    return plan
 
 
 def exact(task: Task, sigma: float) -> bool:
-    """Whether nothing is random at this sigma, as at 0 with drift alone: one chip tells of all."""
-    design = dict(task.identity["hardware"])
-    design["drift"] = {**design["drift"], "sigma": sigma}
-    return alike(from_dict(design))
+    """Whether nothing is random at this sigma, as at 0 with drift alone: one chip tells of all.
+
+    Raises:
+        InputError: if the identity, which a file may hold, tells of no design.
+    """
+    try:
+        design = dict(task.identity["hardware"])
+        design["drift"] = {**design["drift"], "sigma": sigma}
+        return alike(from_dict(design))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # an InputError is a ValueError
+        raise InputError(
+            f"the identity of task {task.label!r} ({task.id[:12]}) has a hardware that is no design: {error}"
+        ) from None
 
 
 CELLS, FLOPS, CHIP = 1e9, 1e11, 3e-4

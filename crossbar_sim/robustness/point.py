@@ -10,7 +10,7 @@ from crossbar_sim.robustness.drawn_yield import yield_drawn
 from crossbar_sim.robustness.plans import exact, plan_of
 from crossbar_sim.robustness.statistics import Summary, Yield, summarise, yield_at
 from crossbar_sim.robustness.two_stage import Done
-from crossbar_sim.robustness.variance_components import components, drawn_interval
+from crossbar_sim.robustness.variance_components import MOST_CHIPS, components, drawn_interval
 from crossbar_sim.store.records import Task, Trial
 
 
@@ -99,7 +99,9 @@ class Point:
             "images": self.images,
             "drawn": self.drawn,
             "spent": None if self.done is None else asdict(self.done.spent),
-            "plain": None if self.done is None else asdict(self.done.plain),
+            "plain": None
+            if self.done is None or self.done.plain.chips >= MOST_CHIPS
+            else asdict(self.done.plain),
             "mean": summary["mean"],
             "ci95": summary["ci95"],
             "spread": self.spread,

@@ -6,12 +6,14 @@ work on one file, and neither threads, workers nor the size of blocks can change
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.overrides import alike, at_sigma
+from crossbar_sim.errors import InputError
 from crossbar_sim.robustness.evaluator import Job, Subject
 from crossbar_sim.robustness.plans import Plan
 from crossbar_sim.store.records import Task, Trial
@@ -44,6 +46,22 @@ class Work:
         return self.job.images is None and alike(at_sigma(self.subject.hardware, self.job.sigma))
 
 
+@contextmanager
+def naming(label: str, several: bool) -> Iterator[None]:
+    """Begin what is wrong with the model's label, where there are several and it could be any of them."""
+    try:
+        yield
+    except InputError as error:
+        if not several:
+            raise
+        raise InputError(f"{label}: {error}") from error
+
+
+def several(work: Sequence[Work]) -> bool:
+    """Whether the work is of more than one task."""
+    return len({item.task.id for item in work}) > 1
+
+
 class InProcess:
     """Here, on this process's threads; blocks grow until they take about a second."""
 
@@ -59,7 +77,9 @@ class InProcess:
                 n = len(left) if item.one else size.setdefault(item.task.id, threads.threads())
                 chips, left = left[:n], left[n:]
                 began = time.perf_counter()
-                done(item, item.subject.evaluator.measure(Job(item.job.sigma, tuple(chips), item.job.images)))
+                with naming(item.task.label, several(work)):
+                    found = item.subject.evaluator.measure(Job(item.job.sigma, tuple(chips), item.job.images))
+                done(item, found)
                 spent = time.perf_counter() - began
                 if len(chips) == n and not item.one:
                     size[item.task.id] = _grown(n, spent)

@@ -11,10 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.detection_task import detects
 from crossbar_sim.nn.evaluate import BLOCK, outputs
 
 METRICS = ("accuracy", "agreement", "output_error")
 """What a chip can be judged by, the fields of `Score`."""
+
+DETECTION_METRICS = ("map", "map50")
+"""What a chip of a detector is judged by, fields of `detection_score.DetectionScore`."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class Reference:
             InputError: if the model cannot take them, returns too few outputs for the labels, or outputs that
                 are not finite.
         """
+        if detects(model):
+            raise InputError("this command judges classifiers: a detector is judged by crossbar-sim sweep")
         clean = torch.cat([t.cpu() for t in outputs(model, x, block, fixed)])
         if not clean.isfinite().all():
             raise InputError(

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,13 +14,18 @@ from crossbar_sim import __version__
 from crossbar_sim.crossbar.config import to_dict
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.overrides import at_sigma
+from crossbar_sim.crossbar.ranges import Ranges
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn import chips
+from crossbar_sim.nn.convert import to_analog
+from crossbar_sim.nn.effects import idle_effects, layer_effects, read_linearly
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.loading import LoadedModel
 from crossbar_sim.rng import STREAM_VERSION
+from crossbar_sim.robustness import cautions
+from crossbar_sim.robustness.detection_score import reference_of
 from crossbar_sim.robustness.evaluator import Subject
 from crossbar_sim.robustness.examples import Examples
-from crossbar_sim.robustness.score import Reference
 from crossbar_sim.store.records import Task
 
 IDENTITY = 1
@@ -38,6 +43,7 @@ class Model:
         identity: of the model: the SHA-256 of its file and how that was read, or of its parameters.
         fixed: the one batch size that it accepts, if there is one.
         about: what else a report may tell.
+        ranges: of the converters in its layers, where they were calibrated for it.
     """
 
     label: str
@@ -46,6 +52,7 @@ class Model:
     identity: Mapping[str, Any]
     fixed: int | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    ranges: Ranges | None = None
 
 
 def model_of_file(
@@ -57,9 +64,13 @@ def model_of_file(
         label, path: what to call it, and where it was.
         loaded: what the file held.
         examples: what it is tried on.
-        ways: "arch" and "arch_arguments": how the file was read, which is part of the identity.
+        ways: "arch" and "arch_arguments", parsed: how the file was read, which is part of the identity.
     """
-    identity = {"sha256": loaded.sha256, "arch": ways["arch"], "arch_arguments": ways["arch_arguments"]}
+    identity = {
+        "sha256": loaded.sha256,
+        "arch": ways["arch"],
+        "arch_arguments": dict(ways["arch_arguments"]) if ways["arch_arguments"] else None,
+    }
     about = {
         "file": os.path.basename(path),
         "network": loaded.name,
@@ -97,6 +108,7 @@ def prepare(
     only: tuple[str, ...] | None,
     skip: tuple[str, ...],
     images: Callable[[Subject], Mapping[str, Any]],
+    sigma: float,
 ) -> tuple[Task, Subject]:
     """The task of a model on a design, and its subject; the clean model runs once.
 
@@ -107,16 +119,19 @@ def prepare(
         metric: the one asked for, or None.
         only, skip: see `to_analog`.
         images: how they are taken: of a plan.
+        sigma: where it is looked at whether all that the design asks for acts; no part of the identity.
 
     Raises:
         InputError: if model, examples, design and metric do not go together.
     """
+    if model.ranges is not None:
+        hardware = replace(hardware, ranges=model.ranges)
     with suppress(NotImplementedError):  # an exported graph knows one mode
         model.module.eval()
     examples = model.examples
     if len(examples.x) == 0:
         raise InputError("the data hold no example")
-    reference = Reference.of(model.module, examples.x, examples.y, BLOCK, model.fixed)
+    reference = reference_of(model.module, examples.x, examples.y, BLOCK, model.fixed)
     chosen = reference.metric(metric)
     clean = reference.clean_score().value(chosen)
     subject = Subject(model.module, hardware, reference, chosen, seed, only, skip)
@@ -136,5 +151,21 @@ def prepare(
         "metric": chosen,
         "images": dict(images(subject)),
     }
-    about = {"data": examples.identity.get("name"), "notes": list(examples.notes), **model.about}
+    about = {
+        "data": examples.identity.get("name"),
+        "notes": list(examples.notes),
+        "warnings": [*cautions.of_reference(reference, chosen, metric), *_idle(subject, sigma)],
+        **model.about,
+    }
     return Task(model.label, identity, clean, about), subject
+
+
+def _idle(subject: Subject, sigma: float) -> list[str]:
+    """What the design asks for and does not act on this model, looked at on chip 0."""
+    hardware = at_sigma(subject.hardware, sigma)
+    analog = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip)
+    effects = layer_effects(analog, subject.reference.x)
+    found = [*idle_effects(effects, hardware, 0), *read_linearly(analog, effects)]
+    if sigma == 0:  # then drift was not asked for
+        found = [sentence for sentence in found if not sentence.startswith("drift ")]
+    return [*cautions.of_design(hardware, chips.layers(analog)), *found]

@@ -13,12 +13,17 @@ from crossbar_sim.robustness.comparisons import Paired, adjusted, paired
 from crossbar_sim.robustness.curves import Crossing, area, crossing
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.statistics import Interval
-from crossbar_sim.store.records import Task
+from crossbar_sim.robustness.sweep_notes import notes_of, warnings_of
+from crossbar_sim.store.records import Task, canonical
 from crossbar_sim.store.results import Results
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
+
+
+_PAIRED = ("seed", "stream", "data", "metric")
+"""Of an identity: what two tasks have in common where chip i of one is chip i of the other, and so is its score."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +92,14 @@ class Sweep:
         """
         metrics = {task.metric for task in self.tasks.values()}
         if len(metrics) != 1:
-            raise InputError(f"these results are of several metrics ({', '.join(sorted(metrics))})")
+            told = "; ".join(
+                f"{metric} of {', '.join(label for label, task in self.tasks.items() if task.metric == metric)}"
+                for metric in sorted(metrics)
+            )
+            raise InputError(
+                f"these results are of several metrics ({told}), which do not go on one scale: name models of one "
+                "metric (report --models)"
+            )
         return metrics.pop()
 
     def curve(self, label: str) -> tuple[Point, ...]:
@@ -114,6 +126,8 @@ class Sweep:
                     "label": label,
                     "task": task.id,
                     "clean": task.clean,
+                    "notes": notes_of(task),
+                    "warnings": warnings_of(task),
                     "identity": task.identity,
                     "area": None if whole is None else asdict(whole),
                     "points": [point.as_dict(threshold) for point in self.curves[label]],
@@ -124,9 +138,15 @@ class Sweep:
         paired = [
             {"a": first, "b": other, "sigma": sigma, **asdict(found)}
             for other in others
+            if not self.unlike(first, other)
             for sigma, found in self.paired(first, other)
         ]
-        return {"metric": self.metric, "models": models, "paired": paired}
+        apart = [
+            {"a": first, "b": other, "differ": list(self.unlike(first, other))}
+            for other in others
+            if self.unlike(first, other)
+        ]
+        return {"metric": self.metric, "models": models, "paired": paired, "not_paired": apart}
 
     def _crossing_dict(self, label: str, threshold: float | None) -> dict[str, Any] | None:
         found = None if threshold is None else self.crossing(label, threshold)
@@ -144,8 +164,15 @@ class Sweep:
         """Score of `a` minus score of `b` on the same chips, per sigma that both have; p-values by Holm.
 
         Raises:
-            InputError: if a model is unknown, or they share no chip at any sigma.
+            InputError: if a model is unknown, they were measured on other chips or data (see `unlike`), or they share
+                no chip at any sigma.
         """
+        apart = self.unlike(a, b)
+        if apart:
+            raise InputError(
+                f"{a} and {b} were not measured alike ({' and '.join(apart)} differ): a paired comparison takes the "
+                "same chips on the same data"
+            )
         both = {p.sigma: p for p in self.curve(b)}
         pairs = [(p, both[p.sigma]) for p in self.curve(a) if p.sigma in both]
         found: list[tuple[float, list[float], list[float]]] = []
@@ -158,6 +185,20 @@ class Sweep:
             raise InputError(f"{a} and {b} share no chip at any sigma: there is nothing to compare")
         family = adjusted([_compared(left, right) for _, left, right in found])
         return tuple(zip([sigma for sigma, _, _ in found], family, strict=True))
+
+    def unlike(self, a: str, b: str) -> tuple[str, ...]:
+        """Why chip i of two models cannot be compared: what differs of "seed", "stream", "data" and "metric".
+
+        Chip i of another seed or stream is another chip, and on other data a difference is one of the data too.
+        A difference of designs does not hinder: there chip i has the same random numbers.
+
+        Raises:
+            InputError: if a model is unknown.
+        """
+        for label in (a, b):
+            self.curve(label)
+        first, second = self.tasks[a].identity, self.tasks[b].identity
+        return tuple(key for key in _PAIRED if canonical(first.get(key)) != canonical(second.get(key)))
 
     def area(self, label: str) -> Interval | None:
         """Mean score over the sigmas (area under the curve over its width), with its interval over chips."""

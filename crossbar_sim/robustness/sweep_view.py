@@ -1,20 +1,34 @@
 """The report of a sweep for a terminal: a line per model, then a table of sigmas."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from crossbar_sim.robustness.curves import Crossing
+from crossbar_sim.robustness.page.headline import crossing_words
+from crossbar_sim.robustness.page.numbers import check_threshold
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.sensitivity import LayerDrop
 from crossbar_sim.robustness.statistics import Summary
 from crossbar_sim.robustness.sweep import Sweep
-from crossbar_sim.robustness.wording import MEASURES, Pen, decimals, filled, fixed, shorten
+from crossbar_sim.robustness.sweep_notes import told
+from crossbar_sim.robustness.variance_components import MOST_CHIPS
+from crossbar_sim.robustness.wording import (
+    MEASURES,
+    Pen,
+    counted,
+    decimals,
+    filled,
+    fixed,
+    limit_text,
+    say,
+    shorten,
+)
+from crossbar_sim.store.records import Task
 
-COLUMN = 22
-"""Characters that a model's column takes."""
+COLUMN, YIELD = 22, 17
+"""Characters that a model's column takes, and how many more with a yield."""
 
 
 def show_sweep(sweep: Sweep, console: Console, threshold: float | None = None) -> None:
@@ -23,18 +37,31 @@ def show_sweep(sweep: Sweep, console: Console, threshold: float | None = None) -
     Args:
         sweep: what was found.
         console: where to; its width decides how many models stand side by side.
-        threshold: also say at which sigma the mean falls below it, and the yield.
+        threshold: also say at which sigma the mean falls below it (an error: rises above it), and the yield.
+
+    Raises:
+        InputError: if the threshold is none that a score can have, or the sweep is of several metrics.
     """
+    if threshold is not None:
+        check_threshold(sweep.metric, threshold)
     pen = Pen(console.encoding)
     for line in _headlines(sweep, threshold):
         console.print(Text(filled(pen(line), console.width)))
     console.print()
-    labels, side = sweep.labels, max(1, (console.width - 7) // COLUMN)
+    width = COLUMN if threshold is None else COLUMN + YIELD
+    labels, side = sweep.labels, max(1, (console.width - 7) // width)
     for start in range(0, len(labels), side):
         console.print(_table(sweep, labels[start : start + side], pen, threshold))
         console.print()
     for line in _footnotes(sweep, threshold):
         console.print(Text(filled(pen(line), console.width), "dim"))
+    show_notes(sweep.tasks, console)
+
+
+def show_notes(tasks: Mapping[str, Task], console: Console) -> None:
+    """Print what tasks tell beside their numbers, warnings last."""
+    for kind, line in told(tasks):
+        say(console, f"{kind}: {line}", "yellow" if kind == "warning" else "")
 
 
 def _headlines(sweep: Sweep, threshold: float | None) -> Iterator[str]:
@@ -50,12 +77,11 @@ def _headlines(sweep: Sweep, threshold: float | None) -> Iterator[str]:
             text += f"; mean over sigma {points[0].sigma:g} to {points[-1].sigma:g} "
             text += f"{_percent(measure.sign * area.estimate)} (95 % {_percent(low)} to {_percent(high)})"
         if threshold is not None and len(points) > 1:
-            text += f"; {_fall(sweep.crossing(label, measure.sign * threshold), _percent(threshold))}"
+            found = sweep.crossing(label, measure.sign * threshold)
+            verb = "falls below" if measure.sign > 0 else "rises above"
+            if found is not None:
+                text += f"; it {verb} {limit_text(threshold, 1)} {crossing_words(found)}"
         yield text
-
-
-def _fall(found: Crossing | None, limit: str) -> str:
-    return "" if found is None else f"falls below {limit} at sigma {found}"
 
 
 def _table(sweep: Sweep, labels: tuple[str, ...], pen: Pen, threshold: float | None) -> Table:
@@ -71,7 +97,7 @@ def _table(sweep: Sweep, labels: tuple[str, ...], pen: Pen, threshold: float | N
 
 
 def _cell(point: Point, threshold: float | None) -> str:
-    """`86.66 % ± 0.42`, and the yield where one is asked for."""
+    """`86.66 % ± 0.42`, and where one is asked for the yield with its interval: `70 % (48 to 85)`."""
     summary, sign = point.summary, MEASURES[point.metric].sign
     half = (summary.ci95[1] - summary.ci95[0]) / 2 if summary.ci95 else None
     digits = decimals(half)
@@ -79,7 +105,9 @@ def _cell(point: Point, threshold: float | None) -> str:
     if half is not None:
         text += f" ± {fixed(half, digits)}"
     if threshold is not None:
-        text += f"  {fixed(point.passing(sign * threshold).value, 0)} %"
+        passed = point.passing(sign * threshold)
+        share, low, high = (fixed(value, 0) for value in (passed.value, *passed.ci95))
+        text += f"  {share} % ({low} to {high})"
     return text
 
 
@@ -91,20 +119,38 @@ def _footnotes(sweep: Sweep, threshold: float | None) -> Iterator[str]:
     images = sorted({point.images for point in points})
     spans = [str(n[0]) if len(n) == 1 else f"{n[0]} to {n[-1]}" for n in (chips, images)]
     drawn = "images drawn for each chip" if points[0].drawn else "images"
-    yield f"± is the half-width of the 95 % t interval of the mean over {spans[0]} chips, each on {spans[1]} {drawn}"
+    if chips == [1]:
+        yield f"one chip has no interval; it was measured on {spans[1]} {drawn}"
+    else:
+        yield (
+            f"± is the half-width of the 95 % t interval of the mean over {spans[0]} chips, each on {spans[1]} {drawn}"
+        )
     if threshold is not None:
-        verb = MEASURES[sweep.metric].passing
-        yield f"after that, the yield: the share of chips that {verb} {_percent(threshold)}"
+        verb, kind = MEASURES[sweep.metric].passing, "approximate" if points[0].drawn else "Wilson's"
+        yield (
+            f"after that, the yield: the share of chips that {verb} {limit_text(threshold, 1)}, and its 95 % interval "
+            f"({kind})"
+        )
     yield from _costs(points)
     if len(sweep.labels) > 1:
         first, *others = sweep.labels
         for other in others:
+            differ = sweep.unlike(first, other)
+            if differ:
+                yield (
+                    f"{first} and {other} are not compared chip by chip: they were not measured alike, "
+                    f"{' and '.join(differ)} differ"
+                )
+                continue
             found = [(sigma, pair) for sigma, pair in sweep.paired(first, other) if pair.adjusted is not None]
             apart = [sigma for sigma, pair in found if pair.adjusted is not None and pair.adjusted < 0.05]
             if apart:
-                where = f"at {len(apart)} of {len(found)} sigmas ({apart[0]:g} to {apart[-1]:g})"
-            else:
-                where = f"at none of {len(found)} sigmas"
+                span = f"{apart[0]:g} to {apart[-1]:g}" if len(apart) > 1 else f"{apart[0]:g}"
+                where = f"at {len(apart)} of {counted(len(found), 'sigma')} ({span})"
+            elif found:
+                where = f"at none of {counted(len(found), 'sigma')}"
+            else:  # one chip, or nothing random
+                continue
             yield f"{first} and {other} differ on the same chips {where}: paired t, Holm-corrected, 5 %"
 
 
@@ -114,16 +160,21 @@ def _costs(points: list[Point]) -> Iterator[str]:
     open_ = [point for point in points if point.drawn and point.done is None]
     if ended:
         chips, images = (sum(getattr(d.spent, name) for d in ended) for name in ("chips", "images"))
-        plain_chips, plain = (sum(getattr(d.plain, name) for d in ended) for name in ("chips", "images"))
-        yield (
-            f"spent: {images:,} image evaluations on {chips:,} chips; all images on as many chips as these intervals "
-            f"need: {plain:,} on {plain_chips:,} ({plain / images:.0f} times as many)"
-        )
+        spent = f"spent: {images:,} image evaluations on {counted(chips, 'chip')}; all images on as many chips as these"
+        if any(done.plain.chips >= MOST_CHIPS for done in ended):  # where counting them stops
+            yield f"{spent} intervals need would be more than {MOST_CHIPS:,} chips"
+        else:
+            plain_chips, plain = (sum(getattr(d.plain, name) for d in ended) for name in ("chips", "images"))
+            times = plain / images
+            yield (
+                f"{spent} intervals need: {plain:,} on {plain_chips:,} "
+                f"({f'{times:.0f}' if times >= 10 else f'{times:.2g}'} times as many)"
+            )
     short = [point for point, done in ((p, p.done) for p in points) if done is not None and not done.reached]
     if short:
-        yield f"the half-width was not reached at {len(short)} points with the most chips that are tried"
+        yield f"the half-width was not reached at {counted(len(short), 'point')} with the most chips that are tried"
     if open_:
-        yield f"{len(open_)} points are not finished: run the sweep again to go on"
+        yield f"{counted(len(open_), 'point')} not finished: run the sweep again to go on"
 
 
 def show_sensitivity(
@@ -152,7 +203,10 @@ def show_sensitivity(
             table.add_row(Text(pen(short)), *map(pen, cells))
         console.print(table)
         console.print()
-    note = f"± is the half-width of the 95 % t interval of the mean over {chips} chips, each on {images} examples"
+    on = counted(images, "example")
+    note = f"± is the half-width of the 95 % t interval of the mean over {chips} chips, each on {on}"
+    if chips == 1:
+        note = f"one chip has no interval; it was measured on {on}"
     console.print(Text(filled(pen(note), console.width), "dim"))
 
 

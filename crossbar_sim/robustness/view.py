@@ -174,9 +174,12 @@ def _hardware(deployment: Deployment) -> str:
     window = f"{mapping.kind} {1e6 * mapping.g_min:g} to {1e6 * mapping.g_max:g} µS"
     if _from_file(deployment):
         return f"{window}; conductances from a file"
+    around = (hardware.wires, hardware.dac, hardware.read_noise, hardware.adc)
     parts = [repr(part) for part in (hardware.programming, hardware.stuck) if part is not None]
     parts += [f"{hardware.drift!r} per {hardware.drift_per}"] * (hardware.drift is not None)
+    parts += [repr(part) for part in around if part is not None]
     parts += [f"{mapping.levels} levels"] * (mapping.levels is not None)
+    parts += [f"{mapping.cell_bits} bits a cell"] * (mapping.cell_bits is not None)
     parts += [f"{mapping.copies} cells in parallel"] * (mapping.copies > 1)
     return f"{window}; {'; '.join(parts) or 'no imperfection asked for'}"
 

@@ -43,6 +43,14 @@ MEASURES = {
         "There are no labels: this is the relative output error, not accuracy.",
         "have an error of at most", "error",
     ),
+    "map": Measure(
+        "mAP@[.5:.95]", 1, "On {chips} the mean average precision on {what} is {mean}{ci}, from {clean} clean.",
+        "reach", "drop",
+    ),
+    "map50": Measure(
+        "mAP@.5", 1, "On {chips} the mean average precision on {what} is {mean}{ci}, from {clean} clean.",
+        "reach", "drop",
+    ),
 }  # fmt: skip
 
 
@@ -74,6 +82,11 @@ def limit_text(limit: float, digits: int) -> str:
     """A threshold in per cent with `digits` decimals, or as many as it needs (up to two)."""
     needed = len(f"{100 * limit:.2f}".rstrip("0").partition(".")[2])
     return f"{fixed(limit, max(digits, needed))} %"
+
+
+def counted(count: int, what: str) -> str:
+    """`1 chip`, `2,000 chips`, `0 chips`."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def shorten(names: Sequence[str], width: int) -> list[str]:

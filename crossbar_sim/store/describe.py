@@ -52,8 +52,9 @@ def hardware_in_words(hardware: Hardware) -> str:
     words += [f"{mapping.copies} copies"] if mapping.copies > 1 else []
     words += ["a scale per column"] if mapping.scale_per == "column" else []
     words += [f"clipped at percentile {mapping.clip:g}"] if mapping.clip is not None else []
-    for effect in ("programming", "stuck", "drift"):
-        part = to_dict(hardware)[effect]
+    words += [f"{mapping.cell_bits} bits a cell"] if mapping.cell_bits is not None else []
+    for effect in ("programming", "stuck", "drift", "wires", "dac", "read_noise", "adc"):
+        part = to_dict(hardware).get(effect)
         if part is not None:
             values = ", ".join(f"{key} {value}" for key, value in part.items() if key != "kind")
             per = f" per {hardware.drift_per}" if effect == "drift" else ""

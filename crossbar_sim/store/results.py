@@ -48,7 +48,12 @@ class Results:
         Raises:
             InputError: if it is no results file of this or an earlier version, is damaged, or may not be used.
         """
-        name = os.fspath(path)
+        try:
+            name = os.fspath(path)
+        except TypeError:
+            raise InputError(f"results={path!r}: expected the path of a results file") from None
+        if not name:
+            raise InputError("the path of the results file is empty: name a file")
         if name == MEMORY:
             return cls(files.open_memory(), name, readonly=False)
         opened = files.open_to_read(name) if readonly else files.open_to_write(name, create)

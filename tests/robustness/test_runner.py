@@ -97,7 +97,7 @@ def test_what_changes_the_numbers_changes_the_task(data, tmp_path):
         task(data=Split(data.test.x[:50], data.test.y[:50])),
         task(hardware=Hardware.preset("bayesft", levels=16)),
         task(skip=["layers.0"]) if any(n == "layers.0" for n, _ in net().named_modules()) else task(seed=2),
-        task(half_width=0.2),
+        task(half_width=0.2, chips=None),
     ]
     assert len({first, *others}) == 1 + len(others)
 
@@ -203,8 +203,23 @@ def test_a_score_that_does_not_exist_names_sigma_and_chip(data):
         ({"sigmas": [-0.1]}, "0 .. 12"),
         ({"chips": 0}, "at least one chip"),
         ({"chips": (1, 1)}, "none twice"),
-        ({"half_width": 0.0}, "half"),
-        ({"half_width": float("nan")}, "half"),
+        ({"half_width": 0.0, "chips": None}, "half"),
+        ({"half_width": float("nan"), "chips": None}, "half"),
+        ({"half_width": "x", "chips": None}, "half"),
+        ({"half_width": 0.1}, "chips and half_width are two budgets"),
+        ({"plan": EveryImage((0,))}, "chips and plan are two budgets"),
+        ({"chips": 2.5}, "expected a number of chips"),
+        ({"chips": True}, "numbered from 0"),
+        ({"chips": [-1]}, "numbered from 0"),
+        ({"sigmas": 0.5}, "expected a list of numbers"),
+        ({"hardware": "bayesft"}, r"Hardware.preset\('bayesft'\)"),
+        ({"hardware": 3}, "expected a design"),
+        ({"sensitivity_chips": -1}, "0 .none. or more"),
+        ({"sensitivity_chips": 0.5}, "0 .none. or more"),
+        ({"workers": 1.5}, "in whole numbers"),
+        ({"scheduler": 8786}, "expected an address"),
+        ({"results": 3}, "the path of a results file"),
+        ({"results": ""}, "is empty"),
         ({"metric": "f1"}, "must be one of"),
         ({"workers": 0}, "at least one worker"),
         ({"workers": 1, "scheduler": "tcp://127.0.0.1:1"}, "exclude each other"),
@@ -213,6 +228,28 @@ def test_a_score_that_does_not_exist_names_sigma_and_chip(data):
 def test_bad_requests_are_one_sentence(data, options, words):
     with pytest.raises(InputError, match=words):
         robustness({"a": net()}, data, **{"sigmas": [0.1], "chips": 1, **options})
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        (net(), "label -> module"),
+        ([net()], "label -> module"),
+        ({"a": "model.pt"}, "'a' is str"),
+        ({" ": net()}, "a name"),
+    ],
+)
+def test_what_is_no_model_is_one_sentence(data, models, words):
+    with pytest.raises(InputError, match=words):
+        robustness(models, data, sigmas=[0.1], chips=1)
+
+
+def test_numbers_of_numpy_are_numbers(data):
+    sweep = robustness({"a": net()}, data, sigmas=np.array([0.1]), chips=np.int64(3))
+    assert sweep.curve("a")[0].chips == (0, 1, 2)
+    sweep = robustness({"a": net()}, data, sigmas=[0.1], chips=np.array([4, 7]), skip="fc2")
+    assert sweep.curve("a")[0].chips == (4, 7)
+    assert sweep.tasks["a"].identity["skip"] == ["fc2"]
 
 
 def test_the_same_model_twice_is_refused(data):

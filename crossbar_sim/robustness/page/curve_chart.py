@@ -5,6 +5,7 @@ from typing import Any
 
 import altair as alt
 
+from crossbar_sim.robustness.groups import seeded
 from crossbar_sim.robustness.page.drawing import (
     SHARE,
     Chart,
@@ -18,6 +19,7 @@ from crossbar_sim.robustness.page.drawing import (
     sigma_x,
     table,
 )
+from crossbar_sim.robustness.page.group_chart import group_curves
 from crossbar_sim.robustness.page.look import percent, sigma_axis, span_text
 
 MOST_POINTS = 6000
@@ -25,8 +27,11 @@ MOST_POINTS = 6000
 
 
 def curves(subject: Subject, threshold: float | None) -> Chart:
-    """Mean score over sigma with its 95 % band, and every chip on demand."""
+    """Mean score over sigma with its 95 % band, and every chip on demand; by groups where there are training seeds."""
     sweep, scale = subject.sweep, subject.scale
+    logarithmic, y_scale = _score_scale(subject)
+    if seeded(sweep.labels):
+        return group_curves(subject, threshold, y_scale, logarithmic)
     sigmas = sorted({p.sigma for points in sweep.curves.values() for p in points})
     step = 0.5 * (sigmas[-1] - sigmas[0] or 1.0) / max(len(sigmas), 2)
     data = table(
@@ -38,7 +43,6 @@ def curves(subject: Subject, threshold: float | None) -> Chart:
         ],
     )
     x = sigma_x(subject, "x", sigmas, 10)
-    logarithmic, y_scale = _score_scale(subject)
     y = alt.Y("mean:Q", title=scale.name, scale=y_scale, axis=alt.Axis(format=SHARE, tickCount=6))
     marks = models(subject)
     picked = alt.selection_point(name="picked", fields=["M"], bind="legend")

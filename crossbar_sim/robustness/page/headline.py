@@ -69,11 +69,22 @@ def _best(sweep: Sweep, order: list[tuple[str, Overall]], names: Names, scale: S
             f"of {runner}{told}{_adjusted(len(others))}."
         )
     if len(others) == 1:
+        if leads[second] is None:
+            return (
+                f"{first} and {runner} were measured on other chips or other data and are not compared chip by chip: "
+                f"their {what} is {_estimate(found, scale)} and {_estimate(next_best, scale)}."
+            )
         return (
             f"{first} and {runner} cannot be told apart: their {what} is {_estimate(found, scale)} and "
             f"{_estimate(next_best, scale)}{_difference(leads[second])}."
         )
+    apart = [label for label in others if leads[label] is None]
     listed = ", ".join(names.whole[label] for label in close[:4]) + (" and others" if len(close) > 4 else "")
+    if apart:
+        return (
+            f"{first} has the {_superlative(scale)} {what}, {_estimate(found, scale)}; it cannot be told from, or was "
+            f"not measured on the same chips and data as, {listed}{_adjusted(len(others))}."
+        )
     return (
         f"{first} has the {_superlative(scale)} {what}, {_estimate(found, scale)}, but cannot be told from {listed} "
         f"on the same chips{_adjusted(len(others))}."
@@ -143,9 +154,11 @@ def _lead(lead: Overall | None, scale: Scale) -> str:
 
 
 def _difference(lead: Overall | None) -> str:
-    if lead is None:
-        return " on other chips, which cannot be compared one by one"
-    return "" if lead.interval is None else f", a difference of {points(lead.interval)} on the same chips"
+    return (
+        ""
+        if lead is None or lead.interval is None
+        else f", a difference of {points(lead.interval)} on the same chips"
+    )
 
 
 def points(interval: Interval) -> str:

@@ -30,6 +30,17 @@ _LAWS = {
 }
 
 
+_PARTS = {
+    "programming": "programming noise",
+    "stuck": "stuck cells",
+    "wires": "wires",
+    "dac": "DAC",
+    "read_noise": "read noise",
+    "adc": "ADC",
+}
+"""What a design may have beside its mapping and drift, in words."""
+
+
 def design_words(identity: Mapping[str, Any]) -> str:
     """A task's design in one line; what a key means is in the full JSON."""
     hardware = identity.get("hardware")
@@ -41,11 +52,13 @@ def design_words(identity: Mapping[str, Any]) -> str:
         parts.append(f"{mapping.get('kind')} mapping, {_microsiemens(mapping)}")
         if mapping.get("levels"):
             parts.append(f"{mapping['levels']} levels")
+        if mapping.get("cell_bits"):
+            parts.append(f"{mapping['cell_bits']} bits a cell")
         if mapping.get("copies") not in (None, 1):
             parts.append(f"{mapping['copies']} cells in parallel")
     kind, _ = law_of(identity)
     parts.append(f"{_LAWS.get(kind, f'{kind} drift')} per {hardware.get('drift_per', 'cell')}")
-    for name, what in (("programming", "programming noise"), ("stuck", "stuck cells")):
+    for name, what in _PARTS.items():
         if hardware.get(name):
             parts.append(f"{what} {_inline(hardware[name])}")
     drifting = [name for name in ("bias", "normalisation", "other") if hardware.get(name) == "drifting"]

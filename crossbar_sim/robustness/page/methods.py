@@ -2,6 +2,7 @@
 
 from crossbar_sim.robustness.page import markup
 from crossbar_sim.robustness.page.drawing import Subject
+from crossbar_sim.robustness.variance_components import MOST_CHIPS
 
 
 def notes(subject: Subject) -> str:
@@ -57,4 +58,6 @@ def _spent(subject: Subject) -> str:
     )
     missed = sum(not d.reached for d in done)
     short = f" {missed} of {len(done)} points did not reach the precision asked for." if missed else ""
+    if any(d.plain.chips >= MOST_CHIPS for d in done):  # where counting them stops
+        return f"Spent: {spent:,} evaluations of an image; all images would need over {MOST_CHIPS:,} chips.{short}"
     return f"Spent: {spent:,} evaluations of an image, where all images on every chip needed would be {plain:,}.{short}"

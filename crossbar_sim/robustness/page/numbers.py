@@ -81,7 +81,12 @@ def overall(sweep: Sweep, label: str, sigmas: Sequence[float] | None = None, lev
 
 
 def ahead(sweep: Sweep, a: str, b: str, level: float = 0.95) -> Overall | None:
-    """By how much `a` is above `b` on the chips and sigmas that both have; None where they share none."""
+    """By how much `a` is above `b` on the chips and sigmas that both have; None where they share none.
+
+    Chips of another seed, or on other data, are others: see `Sweep.unlike`.
+    """
+    if sweep.unlike(a, b):
+        return None
     (left, of_a, scores_a), (right, of_b, scores_b) = sweep.scores(a), sweep.scores(b)
     sigmas, chips = sorted(set(left) & set(right)), sorted(set(of_a) & set(of_b))
     if not sigmas or not chips:

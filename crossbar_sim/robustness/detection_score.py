@@ -1,0 +1,117 @@
+"""How well one chip finds objects: mean average precision over all its images, one score per chip."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.detection_map import BLOCK, precision, truth
+from crossbar_sim.nn.detection_task import check_task, detects
+from crossbar_sim.nn.evaluate import outputs
+from crossbar_sim.robustness.score import DETECTION_METRICS, Reference, Score
+
+
+@dataclass(frozen=True)
+class DetectionScore(Score):
+    """The scores of one chip of a detector.
+
+    Args:
+        map: mean average precision over the overlaps 0.5, 0.55 .. 0.95, as COCO's.
+        map50: at overlap 0.5.
+    """
+
+    map: float = 0.0
+    map50: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionReference(Reference):
+    """Scenes, and the boxes that the clean model finds in them.
+
+    Precision is no mean over images: boxes of all images are ranked together by their scores. So a chip has one score,
+    on all of its images.
+
+    Args:
+        x: (n, 3, h, w) images; y: (n, h, w) numbers of objects, see `data.Scenes`.
+        clean: (n, k, 6) boxes, see `nn.networks.MaskRCNN`.
+    """
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, x: Tensor, y: Tensor | None, block: int = BLOCK, fixed: int | None = None
+    ) -> "DetectionReference":
+        """Run the clean model on the scenes.
+
+        Raises:
+            InputError: if there are no objects to find, or the model cannot take the images.
+        """
+        if y is None:
+            raise InputError("a detector is judged on scenes with known objects: give --data pennfudan")
+        check_task(model, y)
+        clean = torch.cat([t.cpu() for t in outputs(model, x, min(block, BLOCK), fixed)])
+        return cls(x, y, clean, min(block, BLOCK), fixed)
+
+    def part(self, indices: Tensor) -> "DetectionReference":
+        """The same for some of the images."""
+        assert self.y is not None
+        return DetectionReference(
+            self.x[indices], self.y[indices], self.clean[indices], self.block, self.fixed
+        )
+
+    @property
+    def classes(self) -> bool:
+        """Outputs are boxes."""
+        return False
+
+    def metric(self, asked: str | None) -> str:
+        """The one asked for, or "map".
+
+        Raises:
+            InputError: if it is none of a detector's.
+        """
+        if asked is not None and asked not in DETECTION_METRICS:
+            raise InputError(
+                f"metric={asked!r}: a detector is judged by {' or '.join(DETECTION_METRICS)} (docs/networks.md)"
+            )
+        return asked or DETECTION_METRICS[0]
+
+    def clean_score(self) -> DetectionScore:
+        """The clean model's own score."""
+        return self._score(self.clean)
+
+    def score(self, model: nn.Module) -> DetectionScore:
+        """The score of a programmed model; boxes that are not finite find nothing."""
+        return self._score(torch.cat([t.cpu() for t in outputs(model, self.x, self.block, self.fixed)]))
+
+    def right(self, model: nn.Module, images: Tensor, metric: str) -> NDArray[np.float64]:
+        """Refuse: an image alone has no precision.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"{metric} is no mean over images: give chips, not a half-width")
+
+    def _score(self, found: Tensor) -> DetectionScore:
+        assert self.y is not None
+        broken = float((~found.flatten(1).isfinite().all(1)).sum()) / len(found)
+        measured = precision(found, truth(self.y))
+        return DetectionScore(None, None, None, broken, measured.map, measured.map50)
+
+
+def reference_of(
+    model: nn.Module, x: Tensor, y: Tensor | None, block: int, fixed: int | None = None
+) -> Reference:
+    """The examples and what the clean model makes of them, for a classifier or a detector.
+
+    Raises:
+        InputError: as `Reference.of`, or if the examples are for the other kind of model.
+    """
+    if y is not None:
+        check_task(model, y)
+    kind: Any = DetectionReference if detects(model) else Reference
+    found: Reference = kind.of(model, x, y, block, fixed)
+    return found

@@ -1,0 +1,200 @@
+"""What a sweep says of itself on a terminal and on its page."""
+
+import io
+import json
+
+import made_sweeps
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from crossbar_sim import Hardware, InputError, Key
+from crossbar_sim.data import Split, load_data
+from crossbar_sim.nn import seeded
+from crossbar_sim.nn.networks import build
+from crossbar_sim.robustness import Point, Sweep, robustness
+from crossbar_sim.robustness.page.headline import answer
+from crossbar_sim.robustness.page.numbers import ahead
+from crossbar_sim.robustness.plans import exact, plan_of
+from crossbar_sim.robustness.sweep_view import show_sweep
+from crossbar_sim.robustness.variance_components import MOST_CHIPS, Cost
+from crossbar_sim.store.records import Task, canonical
+
+
+def net(seed: int = 0):
+    with seeded(Key(seed)):
+        return build("mlp", inputs=64, hidden=(8,), classes=10)
+
+
+def shown(sweep: Sweep, threshold: float | None = None) -> str:
+    out = io.StringIO()
+    show_sweep(sweep, Console(file=out, width=300), threshold)
+    return out.getvalue()
+
+
+def changed(task: Task, **identity) -> Task:
+    return Task(task.label, {**task.identity, **identity}, task.clean, task.about)
+
+
+def of_two(**identity) -> Sweep:
+    """Two models, the second measured otherwise."""
+    made = made_sweeps.sweep()
+    tasks = {**made.tasks, "bayesft": changed(made.tasks["bayesft"], **identity)}
+    return Sweep(tasks, made.curves, made.details)
+
+
+@pytest.mark.parametrize(
+    ("identity", "what"),
+    [
+        ({"seed": 7}, "seed"),
+        ({"stream": 2}, "stream"),
+        ({"data": {"fingerprint": "aa", "images": 1000, "labelled": True}}, "data"),
+    ],
+)
+def test_models_on_other_chips_or_data_are_not_compared_chip_by_chip(identity, what):
+    sweep = of_two(**identity)
+    assert sweep.unlike("erm", "bayesft") == (what,)
+    with pytest.raises(
+        InputError, match=f"not measured alike .{what} differ.: a paired comparison takes the same"
+    ):
+        sweep.paired("erm", "bayesft")
+    assert ahead(sweep, "bayesft", "erm") is None
+    assert "differ on the same chips" not in shown(sweep)
+    assert f"not compared chip by chip: they were not measured alike, {what} differ" in shown(sweep)
+    (headline, *_) = answer(sweep, None)
+    assert "other chips or other data" in headline
+    assert "on the same chips" not in headline
+    found = sweep.as_dict()
+    assert found["paired"] == []
+    assert found["not_paired"] == [{"a": "erm", "b": "bayesft", "differ": [what]}]
+
+
+def test_models_measured_alike_are_compared_and_so_are_designs():
+    """The negative control: chip i of another design has the same random numbers."""
+    for sweep in (made_sweeps.sweep(), of_two(hardware={"kind": "another"})):
+        assert sweep.unlike("erm", "bayesft") == ()
+        assert len(sweep.paired("erm", "bayesft")) == len(made_sweeps.SIGMAS)
+        assert "differ on the same chips at" in shown(sweep)
+        assert ahead(sweep, "bayesft", "erm") is not None
+
+
+def test_an_error_rises_above_its_limit_and_a_score_falls_below_it():
+    assert "it falls below 90.0 % at sigma" in shown(made_sweeps.sweep(), 0.9)
+    text = shown(made_sweeps.sweep(metric="output_error"), 0.5)
+    assert "it rises above 50.0 % at sigma" in text
+    assert "falls below" not in text
+
+
+def test_a_yield_has_its_interval():
+    (point,) = [p for p in made_sweeps.sweep(("erm",)).curve("erm") if p.sigma == 0.6]
+    passed = point.passing(0.5)
+    assert f"{100 * passed.value:.0f} % ({100 * passed.ci95[0]:.0f} to {100 * passed.ci95[1]:.0f})" in shown(
+        made_sweeps.sweep(("erm",)), 0.5
+    )
+
+
+@pytest.mark.parametrize("threshold", [1.5, -0.1, float("nan")])
+def test_a_threshold_that_no_score_has_is_refused(threshold):
+    with pytest.raises(InputError, match="threshold="):
+        shown(made_sweeps.sweep(), threshold)
+
+
+def test_one_chip_and_one_sigma_are_told_as_one():
+    text = shown(made_sweeps.sweep(("a", "b"), sigmas=(0.6,), chips=1))
+    assert "one chip has no interval" in text
+    assert "1 chips" not in text
+    assert "0 sigmas" not in text
+    assert "1 sigmas" not in shown(made_sweeps.sweep(("a", "b"), sigmas=(0.6,)))
+
+
+def test_several_metrics_are_refused_with_whose_they_are():
+    one, other = made_sweeps.sweep(("a",)), made_sweeps.sweep(("b",), metric="output_error")
+    both = Sweep({**one.tasks, **other.tasks}, {**one.curves, **other.curves}, {"a": {}, "b": {}})
+    with pytest.raises(InputError, match=r"accuracy of a; output_error of b.*report --models"):
+        _ = both.metric
+
+
+def test_what_counting_chips_ended_at_is_not_shown_as_a_cost():
+    sweep = robustness({"a": net()}, "digits", sigmas=[0.1], half_width=0.1)
+    (point,) = sweep.curve("a")
+    assert "times as many" in shown(sweep)
+    assert point.as_dict()["plain"]["chips"] == point.done.plain.chips
+    object.__setattr__(point.done, "plain", Cost(MOST_CHIPS, MOST_CHIPS * 450))
+    assert "times as many" not in shown(sweep)
+    assert f"would be more than {MOST_CHIPS:,} chips" in shown(sweep)
+    assert point.as_dict()["plain"] is None
+
+
+def test_notes_and_cautions_are_told_and_kept():
+    design = Hardware.preset("bayesft", normalisation="folded")
+    sweep = robustness({"a": net(0), "b": net(1)}, "digits", design, sigmas=[0.3], chips=2)
+    text = shown(sweep)
+    assert text.count("warning: normalisation=folded was requested, but no batch normalisation") == 1
+    assert "note: pixel values 0 .. 16 divided by 16" in text
+    assert any("normalisation=folded" in line for line in sweep.as_dict()["models"][0]["warnings"])
+    plain = robustness({"a": net(0)}, "digits", sigmas=[0.0, 0.3], chips=2)
+    assert "warning" not in shown(plain), "nothing was asked for that does not act"
+
+
+def test_a_caution_of_one_model_names_it():
+    flat = net(1)
+    with torch.no_grad():
+        flat.get_submodule("fc2").bias[3] = 1e6
+    good = nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False))
+    with torch.no_grad():
+        good[1].weight.copy_(torch.eye(64)[2::6][:10])  # the brightest of ten pixels
+    x = load_data("digits").test.x[:50]
+    sweep = robustness({"good": good, "flat": flat}, Split(x), sigmas=[0.3], chips=2)
+    assert "warning: flat: the clean model gives all 50 examples one class" in shown(sweep)
+
+
+def test_an_idle_effect_is_named():
+    design = Hardware.preset("bayesft", stuck_off=1e-12)
+    assert (
+        "stuck"
+        in shown(robustness({"a": net()}, "digits", design, sigmas=[0.3], chips=1)).split("warning:")[1]
+    )
+
+
+def test_errors_of_several_models_name_the_model():
+    huge = nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Linear(1, 1, bias=False))
+    fine = nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Linear(1, 1, bias=False))
+    with torch.no_grad():
+        huge[1].weight.fill_(1e17)
+        huge[2].weight.fill_(1e18)
+    data = Split(load_data("digits").test.x)
+    with pytest.raises(InputError, match=r"^huge: sigma 6, chip \d"):
+        robustness({"fine": fine, "huge": huge}, data, sigmas=[6.0], chips=4)
+    with pytest.raises(InputError, match=r"^sigma 6, chip \d"):
+        robustness({"huge": huge}, data, sigmas=[6.0], chips=4)
+    with pytest.raises(InputError, match=r"^b: no layer is called 'fc9'"):
+        robustness({"b": net(), "c": net(1)}, "digits", sigmas=[0.1], chips=1, only=["fc9"])
+
+
+def crafted(**images) -> Task:
+    made = robustness({"a": net()}, "digits", sigmas=[0.0], half_width=0.1).tasks["a"]
+    identity = json.loads(canonical(made.identity))
+    identity["images"] |= images
+    return Task("a", identity, 0.9)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        {"half": "x"}, {"population": []}, {"batch": 2.5}, {"more": 1}, {"pilot_chips": 2**40, "most_chips": 2**41},
+        {"population": 7}, {"batch": 2**70}, {"level": None}, {"chip_cost": 1e300},
+    ],
+)  # fmt: skip
+def test_a_crafted_plan_is_one_sentence(images):
+    with pytest.raises(InputError, match="the identity of task 'a'"):
+        plan_of(crafted(**images))
+
+
+@pytest.mark.parametrize("hardware", [None, "x", [], {}, {"drift": 3}, {"drift": {"kind": "nope"}}])
+def test_a_crafted_design_is_one_sentence(hardware):
+    task = changed(crafted(), hardware=hardware)
+    with pytest.raises(InputError, match="a hardware that is no design"):
+        exact(task, 0.1)
+    with pytest.raises(InputError, match="a hardware that is no design"):
+        Point.of_trials("a", task, made_sweeps.trials(0, (0.1,), 2))
