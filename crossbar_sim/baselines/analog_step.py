@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from crossbar_sim.baselines.training_chips import numbers
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.overrides import at_sigma
 from crossbar_sim.nn.chips import set_chip, set_hardware
 from crossbar_sim.nn.convert import to_analog
+from crossbar_sim.nn.detection_task import task_loss
 from crossbar_sim.rng import Key
 
 
@@ -51,7 +51,7 @@ class AnalogStep:
                 set_hardware(analog, at_sigma(self.hardware, sigmas[i]))
                 temperature = math.exp(-self.layers * sigmas[i] ** 2 / 2)
             set_chip(analog, chip)
-            loss = functional.cross_entropy(analog(images) * temperature, labels) * (len(images) / len(x))
+            loss = task_loss(analog, images, labels, temperature) * (len(images) / len(x))
             loss.backward()
             total += loss.detach()
         return total

@@ -17,6 +17,7 @@ from crossbar_sim.crossbar.mapping import Differential
 from crossbar_sim.crossbar.overrides import at_sigma
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.detection_task import detects
 from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates
 from crossbar_sim.nn.matrices import matrices
 from crossbar_sim.nn.seeding import uniforms
@@ -110,7 +111,7 @@ class DriftAware(Method):
         checkpoint: str | PathLike[str] | None = None,
     ) -> Trained:
         """See `Method.fit`."""
-        known = check_development(development)
+        known = check_development(development, detection=True)
         model = fresh(build, key)
         notes: dict[str, object] = {"sigma": self.sigma, "chips": self.chips}
         if self.dropout is not None:
@@ -132,6 +133,10 @@ class DriftAware(Method):
 
     def step(self, model: nn.Module, key: Key) -> Step:
         """What `nn.fit` is to do with the model in every step: for loops and searches of one's own."""
+        if self.temperature and detects(model):
+            raise InputError(
+                "temperature multiplies logits, and a detector's loss is made of more: set temperature=false"
+            )
         layers = weight_layers(model) if self.temperature else 0
         copies = factor_copies(self.hardware)
         if copies is not None:

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from crossbar_sim.baselines import sequences
 from crossbar_sim.baselines.training_chips import TrainingChips
+from crossbar_sim.nn.detection_task import task_loss
 from crossbar_sim.rng import Key
 
 Sigmas = Callable[[float, int], Sequence[float]]
@@ -123,7 +124,7 @@ def chip_by_chip(
             with torch.no_grad():
                 for p, before, factors in zip(parameters, clean, drawn.factors, strict=True):
                     torch.mul(before, factors[chip], out=p.detach())
-            loss = functional.cross_entropy(model(images) * temperature, labels) * (len(images) / len(x))
+            loss = task_loss(model, images, labels, temperature) * (len(images) / len(x))
             loss.backward()
             total += loss.detach()
             for p, gradient, factors in zip(parameters, gradients, drawn.factors, strict=True):

@@ -49,7 +49,7 @@ class Dropout(Method):
         checkpoint: str | PathLike[str] | None = None,
     ) -> Trained:
         """See `Method.fit`."""
-        known = check_development(development)
+        known = check_development(development, detection=True)
         model = fresh(build, key)
         set_rates(model, self.rate)
         notes = {"rates": rates(model)}

@@ -34,5 +34,5 @@ class Erm(Method):
         checkpoint: str | PathLike[str] | None = None,
     ) -> Trained:
         """See `Method.fit`."""
-        known = check_development(development)
+        known = check_development(development, detection=True)
         return trained(self, fresh(build, key), known, key, progress=progress, checkpoint=checkpoint)

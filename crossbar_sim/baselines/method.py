@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from crossbar_sim.data import Development
+from crossbar_sim.data import Development, Scenes
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.detection_task import check_task
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.train import Epoch, FitReport, LossStep
 from crossbar_sim.nn.train import fit as train_network
@@ -70,8 +71,12 @@ class Method(ABC):
         """
 
 
-def check_development(development: object) -> Development:
+def check_development(development: object, detection: bool = False) -> Development:
     """Refuse anything but `Development`: data with a test split in it above all.
+
+    Args:
+        development: what was given.
+        detection: whether the method can train a detector on scenes.
 
     Raises:
         InputError: naming what was given.
@@ -80,6 +85,11 @@ def check_development(development: object) -> Development:
         raise InputError(
             f"a method takes Development (train and validation), not {type(development).__name__}: "
             "give data.development, so that nothing can be selected on test images"
+        )
+    if isinstance(development.train, Scenes) and not detection:
+        raise InputError(
+            "this method acts on the logits of classes, which a detector does not give: scenes with objects are learnt "
+            "with erm, dropout, drift-aware (temperature=false) or bayesft"
         )
     return development
 
@@ -115,7 +125,8 @@ def trained(
         InputError: as `nn.fit`, and if the network does not take these examples or has too few classes.
     """
     labels = [split.y for split in (development.train, development.validation) if split.y is not None]
-    check_fits(model, development.train.x, max((int(y.max()) for y in labels), default=-1))
+    if not (labels and check_task(model, labels[0])):
+        check_fits(model, development.train.x, max((int(y.max()) for y in labels), default=-1))
     report = train_network(
         model,
         development.train,

@@ -10,50 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Split
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.chips import layers
 from crossbar_sim.nn.convert import to_analog
+from crossbar_sim.nn.networks import AveragedOutputs as AveragedOutputs
 from crossbar_sim.robustness import robustness
-
-
-class AveragedOutputs(nn.Module):
-    """A network of copies x classes outputs as one of `classes`: the mean of each class's copies.
-
-    Outputs i copies .. (i + 1) copies - 1 of the network are those of class i. The mean is digital.
-
-    Args:
-        network: maps (b, ...) to (b, classes copies).
-        copies: outputs per class.
-
-    Raises:
-        InputError: if copies is no integer >= 2.
-    """
-
-    def __init__(self, network: nn.Module, copies: int) -> None:
-        super().__init__()
-        if isinstance(copies, bool) or not isinstance(copies, int) or copies < 2:
-            raise InputError(
-                f"copies={copies!r}: an integer >= 2 is needed, one output per class needs no average"
-            )
-        self.network, self.copies = network, copies
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (b, classes).
-
-        Raises:
-            InputError: if the network's outputs are no multiple of the copies.
-        """
-        outputs: Tensor = self.network(x)
-        if outputs.ndim != 2 or outputs.shape[1] % self.copies:
-            raise InputError(
-                f"the network gives {tuple(outputs.shape[1:])} outputs per example: a multiple of {self.copies}, "
-                "one group per class, is needed"
-            )
-        return outputs.unflatten(1, (-1, self.copies)).mean(2)
 
 
 @dataclass(frozen=True)

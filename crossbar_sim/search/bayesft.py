@@ -165,7 +165,7 @@ class BayesFT(Method):
         Raises:
             InputError: if a setting, the network and the data do not go together, or a file cannot be used.
         """
-        check_development(development)
+        check_development(development, detection=True)
         check_installed()
         check_workers(workers, scheduler, self.batch)
         study, theta = _files(study, checkpoint)

@@ -12,8 +12,8 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import Key
+from crossbar_sim.robustness.detection_score import reference_of
 from crossbar_sim.robustness.evaluator import Job, Subject
-from crossbar_sim.robustness.score import Reference
 from crossbar_sim.robustness.statistics import Interval, mean_interval
 
 
@@ -91,8 +91,8 @@ class DriftedScore:
         Raises:
             InputError: if the model does not take the examples, or its outputs are not finite.
         """
-        reference = Reference.of(model, self.x, self.y, BLOCK)
-        subject = Subject(model, self.hardware, reference, "accuracy", self.seed)
+        reference = reference_of(model, self.x, self.y, BLOCK)
+        subject = Subject(model, self.hardware, reference, reference.metric(None), self.seed)
         if alike(at_sigma(self.hardware, self.sigma)):
             (only,) = subject.evaluator.measure(Job(self.sigma, (0,)))
             return Measured((only.value,))

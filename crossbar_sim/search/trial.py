@@ -12,6 +12,7 @@ from crossbar_sim.baselines.drift_aware import DriftAware
 from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Development
+from crossbar_sim.nn.detection_task import detects
 from crossbar_sim.nn.dropout_sites import remove_found
 from crossbar_sim.nn.train import Epoch, FitReport, fit
 from crossbar_sim.nn.training import Step, Training
@@ -86,7 +87,8 @@ class Trainer:
         # From scratch, drift rises over the first half. Theta that is carried along is past that.
         drifted = DriftAware(
             sigma=sigma, chips=self.chips, ramp=0.5 if self.algorithm == "restart" else 0.0,
-            temperature=isinstance(self.hardware.drift, LogNormalDrift | None), hardware=self.hardware,
+            temperature=isinstance(self.hardware.drift, LogNormalDrift | None) and not detects(model),
+            hardware=self.hardware,
             training=training,
         )  # fmt: skip
         return drifted.step(model, key)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,9 @@ from crossbar_sim.baselines.redundancy import AveragedOutputs, cells, compare
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import load_data
 from crossbar_sim.errors import InputError
+from crossbar_sim.fitting import save_network
 from crossbar_sim.nn import MLP
+from crossbar_sim.nn.loading import load_model
 from crossbar_sim.nn.training import Training
 from crossbar_sim.rng import Key
 
@@ -27,6 +31,29 @@ def test_one_output_per_class_is_no_redundancy(copies: object) -> None:
 def test_outputs_that_do_not_divide_are_refused() -> None:
     with pytest.raises(InputError, match="multiple of 3"):
         AveragedOutputs(nn.Identity(), 3)(torch.ones(1, 10))
+
+
+def test_a_named_network_is_saved_and_comes_back_with_its_rates(tmp_path: Path) -> None:
+    model = AveragedOutputs("lenet5", 3, arguments={"size": 8, "dropout": 0.25})
+    model.eval()
+    x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    save_network(tmp_path / "net.pt", model, "digits")
+    back = load_model(tmp_path / "net.pt").module
+    assert isinstance(back, AveragedOutputs)
+    assert back.arguments == model.arguments
+    assert torch.equal(back(x), model(x))
+    assert model(x).shape == (2, 10)
+
+
+def test_what_cannot_be_averaged_is_refused() -> None:
+    with pytest.raises(InputError, match="single outputs"):
+        AveragedOutputs("averaged", 3)
+    with pytest.raises(InputError, match="classes go beside"):
+        AveragedOutputs("mlp", 3, arguments={"classes": 10})
+    with pytest.raises(InputError, match="given by its name"):
+        AveragedOutputs(nn.Identity(), 3, arguments={})
+    with pytest.raises(InputError, match="no network of ours"):
+        save_network("never-written.pt", AveragedOutputs(nn.Identity(), 3), "digits")
 
 
 def test_cells_are_those_of_the_arrays() -> None:
