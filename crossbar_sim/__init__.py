@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crossbar_sim.crossbar.array import Array
-    from crossbar_sim.crossbar.devices import PolynomialNoise, ProgrammingNoise, StuckCells
+    from crossbar_sim.crossbar.converters import ADC, DAC
+    from crossbar_sim.crossbar.devices import MeasuredNoise, PolynomialNoise, ProgrammingNoise, StuckCells
     from crossbar_sim.crossbar.drift import (
         ALL_DRIFTS,
         BernoulliDrift,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     )
     from crossbar_sim.crossbar.hardware import Hardware
     from crossbar_sim.crossbar.mapping import ALL_MAPPINGS, Differential, Offset
+    from crossbar_sim.crossbar.read_noise import GaussianReadNoise, TelegraphNoise
+    from crossbar_sim.crossbar.wires import Wires
     from crossbar_sim.errors import InputError
     from crossbar_sim.rng import Key
 
@@ -36,7 +39,10 @@ _HOMES = {
     "crossbar_sim.crossbar.hardware": ("Hardware",),
     "crossbar_sim.crossbar.array": ("Array",),
     "crossbar_sim.crossbar.mapping": ("Differential", "Offset", "ALL_MAPPINGS"),
-    "crossbar_sim.crossbar.devices": ("ProgrammingNoise", "PolynomialNoise", "StuckCells"),
+    "crossbar_sim.crossbar.converters": ("ADC", "DAC"),
+    "crossbar_sim.crossbar.wires": ("Wires",),
+    "crossbar_sim.crossbar.read_noise": ("GaussianReadNoise", "TelegraphNoise"),
+    "crossbar_sim.crossbar.devices": ("ProgrammingNoise", "PolynomialNoise", "MeasuredNoise", "StuckCells"),
     "crossbar_sim.crossbar.drift": (
         "LogNormalDrift", "NormalDrift", "NormalShift", "UniformDrift", "UniformShift", "LaplaceDrift",
         "LaplaceShift", "GammaDrift", "ParetoDrift", "BernoulliDrift", "RetentionDrift", "RelaxationShift",
@@ -47,10 +53,11 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __version__ = "0.1.0"
 __all__ = [
-    "ALL_DRIFTS", "ALL_MAPPINGS", "Array", "BernoulliDrift", "Differential", "GammaDrift", "Hardware",
-    "InputError", "Key", "LaplaceDrift", "LaplaceShift", "LogNormalDrift", "NormalDrift", "NormalShift",
-    "Offset", "ParetoDrift", "PolynomialNoise", "ProgrammingNoise", "RelaxationShift", "RetentionDrift",
-    "StuckCells", "UniformDrift", "UniformShift", "__version__",
+    "ADC", "ALL_DRIFTS", "ALL_MAPPINGS", "DAC", "Array", "BernoulliDrift", "Differential", "GammaDrift",
+    "GaussianReadNoise", "Hardware", "InputError", "Key", "LaplaceDrift", "LaplaceShift", "LogNormalDrift",
+    "MeasuredNoise", "NormalDrift", "NormalShift", "Offset", "ParetoDrift", "PolynomialNoise",
+    "ProgrammingNoise", "RelaxationShift", "RetentionDrift", "StuckCells", "TelegraphNoise", "UniformDrift",
+    "UniformShift", "Wires", "__version__",
 ]  # fmt: skip
 
 

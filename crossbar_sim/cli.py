@@ -16,12 +16,16 @@ from crossbar_sim.cli_options import (
     shape,
     split_options,
 )
+from crossbar_sim.commands.calibrate import calibrate
+from crossbar_sim.commands.cost import cost
 from crossbar_sim.commands.data import data
+from crossbar_sim.commands.fit_device import fit_device
 from crossbar_sim.commands.report import report
 from crossbar_sim.commands.results import merge, results
 from crossbar_sim.commands.run import run as run_command
 from crossbar_sim.commands.search import search
 from crossbar_sim.commands.sensitivity import sensitivity
+from crossbar_sim.commands.solve import solve
 from crossbar_sim.commands.sweep import sweep
 from crossbar_sim.commands.train import train
 from crossbar_sim.errors import InputError
@@ -62,6 +66,7 @@ def cli() -> None:
 )
 @click.option("--calibration-images", type=int, help="How many training images that takes.  [default: 500]")
 @click.option("--conductances", type=click.Path(), help="Compute with the conductances of this chip file.")
+@click.option("--remap", is_flag=True, help="Place weights by each chip's stuck cells (docs/devices.md).")
 @click.option(
     "--json", "json_path", type=click.Path(), help="Write the report as JSON (- for standard output)."
 )
@@ -162,10 +167,8 @@ def presets(name: str | None, laws: bool) -> None:
         click.echo("\nDetails: crossbar-sim presets NAME")
     else:
         found = preset(name)
-        for text in (found.summary, *(f"source: {s}" for s in found.sources)):
+        for text in found.about():
             click.echo(f"# {text}")
-        for text in found.not_modelled:
-            click.echo(f"# not modelled: {text}")
         click.echo(to_toml(found.hardware), nl=False)
 
 
@@ -187,8 +190,10 @@ def doctor() -> None:
         raise InputError("something above is not as it should be")
 
 
+cli.add_command(calibrate)
 cli.add_command(sweep)
 cli.add_command(sensitivity)
+cli.add_command(solve)
 cli.add_command(run_command)
 cli.add_command(train)
 cli.add_command(search)
@@ -196,6 +201,8 @@ cli.add_command(report)
 cli.add_command(merge)
 cli.add_command(results)
 cli.add_command(data)
+cli.add_command(fit_device)
+cli.add_command(cost)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -17,6 +18,29 @@ _MOST_SIGMAS = 10_000
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+class _Range(click.ParamType):
+    """A converter's range: one of some words, or a number."""
+
+    name = "range"
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The word, or the number."""
+        if value in self.words or isinstance(value, float):
+            return value
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is none of {', '.join(self.words)} and no number", param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """As help shows it."""
+        return f"[{'|'.join(self.words)}|NUMBER]"
+
+
 _FLAT = {
     "sigma": ("--sigma", float, "Log-normal drift: standard deviation of ln g."),
     "time": ("--time", float, "Seconds since programming, for drift laws with a time."),
@@ -29,6 +53,28 @@ _FLAT = {
     "programming_sigma": ("--programming-sigma", float, "Programming noise, a fraction of g_max."),
     "stuck_off": ("--stuck-off", float, "Probability that a cell is stuck at g_min."),
     "stuck_on": ("--stuck-on", float, "Probability that a cell is stuck at g_max."),
+    "cell_bits": ("--cell-bits", int, "Bits of a cell: slice a weight of --levels over several."),
+    "wire_ohm": ("--wire-ohm", float, "Resistance of a wire segment, word and bit lines alike, in ohm."),
+    "dac_bits": ("--dac-bits", int, "Bits of the converters that drive the word lines."),
+    "dac_range": ("--dac-range", _Range("dynamic", "calibrated"), "Input driven at full scale.  [default: dynamic]"),
+    "adc_bits": ("--adc-bits", int, "Bits of the converters that read the bit lines, tile by tile."),
+    "adc_range": (
+        "--adc-range", _Range("max", "granular", "calibrated"),
+        "Current of the largest code, in A at 1 V.  [default: calibrated]",
+    ),
+    "adc_per": ("--adc-per", click.Choice(["pair", "column"]), "An ADC per differential pair or per column."),
+}  # fmt: skip
+_PARTS = {
+    "drift": ("--drift", "Any drift law, e.g. gamma:sigma=0.3 (see `presets --laws`)."),
+    "mapping": ("--mapping", "e.g. offset:g_min=1e-6,g_max=1e-4,levels=16"),
+    "programming": ("--programming", "Any programming noise, e.g. constant:sigma=0.05."),
+    "read_noise": (
+        "--read-noise",
+        "Of a cell at each read: a fraction of g_max, or e.g. telegraph:amplitude=0.1.",
+    ),
+    "wires": ("--wires", "e.g. wires:r_word=1,r_bit=1,inputs=both (docs/wires.md)."),
+    "dac": ("--dac", "e.g. dac:bits=8,signed=two-phase,slice_bits=1 (docs/periphery.md)."),
+    "adc": ("--adc", "e.g. adc:bits=8,gain_sigma=0.01,share=8 (docs/periphery.md)."),
 }
 _CHOICES = {
     "drift_per": (
@@ -69,11 +115,8 @@ def _hardware_options(command: F, points: str | None) -> F:
         else:
             command = click.option(flag, name, type=kind, help=text)(command)
     command = click.option("--tile", help="Rows x columns of a tile, e.g. 128x128.")(command)
-    command = click.option("--programming", help="Any programming noise, e.g. constant:sigma=0.05.")(command)
-    command = click.option("--mapping", help="e.g. offset:g_min=1e-6,g_max=1e-4,levels=16")(command)
-    command = click.option("--drift", help="Any drift law, e.g. gamma:sigma=0.3 (see `presets --laws`).")(
-        command
-    )
+    for name, (flag, text) in reversed(_PARTS.items()):
+        command = click.option(flag, name, help=text)(command)
     command = click.option(
         "--hardware", "hardware_file", type=click.Path(), help="A design: .toml or .json."
     )(command)
@@ -95,7 +138,7 @@ def model_options(command: F) -> F:
 
 def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Take the hardware's options out of a command's: (hardware's, the rest)."""
-    names = {*_FLAT, *_CHOICES, "tile", "mapping", "drift", "programming", "hardware_file", "preset"}
+    names = {*_FLAT, *_CHOICES, *_PARTS, "tile", "hardware_file", "preset"}
     return {k: v for k, v in options.items() if k in names}, {
         k: v for k, v in options.items() if k not in names
     }
@@ -108,19 +151,18 @@ def build_hardware(options: dict[str, Any]) -> tuple["Hardware", tuple[str, ...]
         InputError: if they contradict each other or hold an impossible value.
     """
     from crossbar_sim.crossbar.config import load_hardware
-    from crossbar_sim.crossbar.config_text import law_from_text, mapping_from_text, programming_from_text
+    from crossbar_sim.crossbar.config_text import from_text
     from crossbar_sim.crossbar.overrides import override
     from crossbar_sim.crossbar.presets import preset
 
     given = {name: options[name] for name in (*_FLAT, *_CHOICES) if options.get(name) is not None}
     if options.get("tile"):
         given["tile"] = _tile(options["tile"])
-    if options.get("mapping"):
-        given["mapping"] = mapping_from_text(options["mapping"])
-    if options.get("drift"):
-        given["drift"] = law_from_text(options["drift"])
-    if options.get("programming"):
-        given["programming"] = programming_from_text(options["programming"])
+    texts = {part: options[part] for part in _PARTS if options.get(part)}
+    with suppress(ValueError):  # a number is Gaussian noise, words are any
+        given["read_noise_sigma"] = float(texts.get("read_noise", ""))
+        del texts["read_noise"]
+    given |= {part: from_text(part, text) for part, text in texts.items()}
     if options.get("hardware_file"):
         if options.get("preset"):
             raise InputError(
@@ -145,9 +187,18 @@ def read_model(path: str, arch: str | None, arch_arguments: str | None, trust_pi
     Raises:
         InputError: if it cannot be.
     """
-    import json
-
     from crossbar_sim.nn.loading import load_model
+
+    return load_model(path, arch, parsed_arch_arguments(arch_arguments), trust_pickle)
+
+
+def parsed_arch_arguments(arch_arguments: str | None) -> dict[str, Any] | None:
+    """--arch-arguments as an object, however its JSON is written; None where there are none.
+
+    Raises:
+        InputError: if it is no JSON object.
+    """
+    import json
 
     try:
         arguments = json.loads(arch_arguments) if arch_arguments else None
@@ -155,7 +206,7 @@ def read_model(path: str, arch: str | None, arch_arguments: str | None, trust_pi
         raise InputError(f"--arch-arguments is no JSON: {error}") from error
     if arguments is not None and not isinstance(arguments, dict):
         raise InputError(f'--arch-arguments {arch_arguments!r}: expected an object such as {{"classes": 43}}')
-    return load_model(path, arch, arguments, trust_pickle)
+    return arguments or None
 
 
 def sigma_numbers(text: str) -> tuple[float, ...]:

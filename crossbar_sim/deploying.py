@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from crossbar_sim import __version__
+from crossbar_sim.calibrating import calibrated_for
 from crossbar_sim.cli_options import read_model
 from crossbar_sim.crossbar import threads as pool
 from crossbar_sim.crossbar.hardware import Hardware
@@ -50,6 +52,7 @@ def run_deploy(
     skip: tuple[str, ...],
     sensitivity_chips: int,
     conductances: str | None,
+    remap: bool,
     calibrate: str | None,
     calibration_images: int | None,
     json_path: str | None,
@@ -79,6 +82,9 @@ def run_deploy(
         pool.set_threads(threads)
     place = _device(device)
     measured = None
+    if remap and (conductances is not None or maps is not None):
+        flag = "--maps writes" if maps is not None else "--conductances gives"
+        raise InputError(f"{flag} arrays that lie as they are: leave out --remap")
     if conductances is not None:
         if chips is not None or maps is not None:
             flag = "--chips" if chips is not None else "--maps"
@@ -86,9 +92,21 @@ def run_deploy(
         chip_file = read_chip(conductances)
         hardware, told = _design_of(chip_file, hardware, designed, loaded)
         warnings = told if chip_file.hardware is not None else warnings
+        hardware, linear = read_linearly(hardware)
+        warnings += linear
         chips, measured = range(chip_file.chip or 0, (chip_file.chip or 0) + 1), chip_file
     chips = range(20) if chips is None else chips
     examples = find_examples(loaded, data, data_dir, images, input_shape, seed)
+    hardware, calibrated = calibrated_for(
+        loaded,
+        hardware,
+        data=data,
+        data_dir=data_dir,
+        input_shape=input_shape,
+        seed=seed,
+        only=only,
+        skip=skip,
+    )
     model = _moved(loaded.module, place)
     selected = only or None
     given = None
@@ -105,9 +123,9 @@ def run_deploy(
         deployment = deploy(
             model, examples.x, examples.y, hardware,
             seed=seed, chips=chips, threshold=threshold, metric=metric, only=selected, skip=skip,
-            sensitivity_chips=sensitivity_chips, maps=given, calibration=calibration, fixed=loaded.batch,
+            sensitivity_chips=sensitivity_chips, maps=given, remap=remap, calibration=calibration, fixed=loaded.batch,
             identity=_identity(loaded, examples.identity, measured),
-            notes=(*loaded.notes, *examples.notes), warnings=warnings, progress=step,
+            notes=(*loaded.notes, *examples.notes, *calibrated), warnings=warnings, progress=step,
         )  # fmt: skip
     report = json.dumps(deployment.as_dict(), indent=2, allow_nan=False) + "\n"
     if json_path == "-":
@@ -118,7 +136,11 @@ def run_deploy(
     if plot is not None or maps is not None:
         analog = to_analog(model.cpu(), hardware, seed, chips[0], selected, skip)
     if plot is not None:
-        draw(deployment, plot, None if given is not None else conductance_maps(analog, _worst(deployment)))
+        draw(
+            deployment,
+            plot,
+            None if given is not None or remap else conductance_maps(analog, _worst(deployment)),
+        )
     if maps is not None:
         export_chip(
             analog, maps, hardware=hardware, seed=seed, chip=chips[0],
@@ -225,6 +247,15 @@ def _design_of(
     if chip.model_sha256 not in (None, loaded.sha256):
         return chip.hardware, ("the chip file was made from another model file than this one",)
     return chip.hardware, ()
+
+
+def read_linearly(hardware: Hardware) -> tuple[Hardware, tuple[str, ...]]:
+    """The design for conductances from a file, which multiply as they are, and what to say of the rest of it."""
+    left = [*hardware.reading, *(["wires"] if hardware.wires is not None else [])]
+    if not left:
+        return hardware, ()
+    plain = replace(hardware, dac=None, adc=None, read_noise=None, wires=None, ranges=None)
+    return plain, (f"{', '.join(left)}: not simulated on conductances from a file, which are read linearly",)
 
 
 def _moved(module: nn.Module, device: torch.device) -> nn.Module:

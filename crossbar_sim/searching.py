@@ -1,34 +1,32 @@
 """What the command search does, between options and printing."""
 
-import inspect
 import json
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from crossbar_sim.baselines.method import Trained
 from crossbar_sim.crossbar import threads as pool
 from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.data import Splits, load_data
+from crossbar_sim.data import load_data
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, write_text
+from crossbar_sim.fitting import DETECTION_SEARCH, Named, parsed_arguments
 from crossbar_sim.nn import save_checkpoint
-from crossbar_sim.nn.networks import NETWORKS, build
+from crossbar_sim.nn.detection_task import detects
+from crossbar_sim.nn.networks import NETWORKS
 from crossbar_sim.nn.training import Training
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.wording import say
 from crossbar_sim.search import BayesFT, Study, Tried
 from crossbar_sim.search.bayesft import POLISH, TRIAL
+from crossbar_sim.search.by_name import RESTART_EPOCHS
 from crossbar_sim.search.objective import as_text
-
-RESTART_EPOCHS = 10
-"""Of a trial that trains from scratch, unless told otherwise."""
 
 
 def run_search(
@@ -56,6 +54,8 @@ def run_search(
     polish: int | None,
     lr: float | None,
     batch: int | None,
+    clip_gradient: float | None,
+    parallel: int | None,
     workers: int | None,
     scheduler: str | None,
     threads: int | None,
@@ -71,6 +71,11 @@ def run_search(
     check_outputs((output, json_path), (*inputs, data, study, *beside), stream=json_path)
     if threads is not None:
         pool.set_threads(threads)
+    if detects(NETWORKS.get(network)):
+        epochs, batch, training_chips = (
+            DETECTION_SEARCH[name] if value is None else value
+            for name, value in (("epochs", epochs), ("batch", batch), ("training_chips", training_chips))
+        )
     settings: dict[str, Any] = {}
     if training_chips is not None:
         settings["training_chips"] = training_chips
@@ -80,15 +85,17 @@ def run_search(
         settings["width"] = _pair("--width", width)
     if training_sigma is not None:
         settings["training_sigma"] = _pair("--training-sigma", training_sigma, alone=True)
-    base = TRIAL if lr is None else replace(TRIAL, lr=lr)
+    given = {"lr": lr, "batch": batch, "clip": clip_gradient}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    base = replace(TRIAL, **changes)
     method = BayesFT(
         sigma=_sigma(hardware), trials=trials, algorithm=algorithm, acquisition=acquisition, chips=chips,
-        images=images, fresh_chips=fresh_chips, hardware=hardware, batch=_batch(batch, workers, scheduler),
+        images=images, fresh_chips=fresh_chips, hardware=hardware, batch=_batch(parallel, workers, scheduler),
         training=replace(base, epochs=_epochs(epochs, algorithm, base)), polish=_polish(polish, algorithm, base),
         **settings,
     )  # fmt: skip
     splits = load_data(data, data_dir)
-    made = Named(network, _arguments(network, network_arguments, splits))
+    made = Named.of(network, parsed_arguments(network_arguments), splits)
     console = Console(stderr=json_path == "-", highlight=False)
 
     def told(trial: Tried, opened: Study) -> None:
@@ -117,64 +124,6 @@ def run_search(
         say(console, f"the trials are in {study}")
 
 
-@dataclass(frozen=True)
-class Named:
-    """Builds a network by name; `width` is a factor on its hidden widths. It can be sent to workers."""
-
-    network: str
-    arguments: Mapping[str, Any]
-
-    def __call__(self, width: float | None = None) -> nn.Module:
-        """A fresh network."""
-        return build(self.network, **self.at(width))
-
-    def at(self, width: float | None) -> dict[str, Any]:
-        """The arguments at a width.
-
-        Raises:
-            InputError: if the network has no hidden widths.
-        """
-        arguments = dict(self.arguments)
-        if width is None:
-            return arguments
-        parameters = inspect.signature(NETWORKS[self.network]).parameters
-        if "hidden" not in parameters:
-            raise InputError(
-                f"--width: network {self.network!r} takes no hidden widths, so there are none to search"
-            )
-        hidden = arguments.get("hidden", parameters["hidden"].default)
-        return {**arguments, "hidden": [max(1, round(n * width)) for n in hidden]}
-
-
-def _arguments(network: str, text: str | None, splits: Splits) -> dict[str, Any]:
-    """The arguments of the network: those given, and what follows from the data.
-
-    Raises:
-        InputError: if the network is unknown, the text is no JSON object, or classes are not the data's.
-    """
-    if network not in NETWORKS:
-        raise InputError(f"network {network!r} is unknown: choose from {', '.join(NETWORKS)}")
-    try:
-        given = {} if text is None else json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"--network-arguments {text!r} is no JSON: {error}") from None
-    if not isinstance(given, dict):
-        raise InputError(f'--network-arguments {text!r}: expected an object such as {{"classes": 10}}')
-    shape = splits.development.train.x.shape[1:]
-    follows: dict[str, Any] = {"inputs": shape.numel()}
-    if splits.classes is not None:
-        follows["classes"] = splits.classes
-    if len(shape) == 3:
-        follows |= {"channels": shape[0], "size": shape[1]}
-    classes = given.get("classes", splits.classes)
-    if splits.classes is not None and classes != splits.classes:
-        raise InputError(
-            f"the network has classes={classes!r} and {splits.name} has {splits.classes} classes"
-        )
-    parameters = inspect.signature(NETWORKS[network]).parameters
-    return {name: value for name, value in follows.items() if name in parameters} | given
-
-
 def _found(made: Named, found: Trained) -> dict[str, Any]:
     """The winner's arguments, with its rates where the network takes them."""
     arguments = made.at(found.notes["width"])
@@ -197,10 +146,11 @@ def _sigma(hardware: Hardware) -> float:
     return float(sigma)
 
 
-def _batch(batch: int | None, workers: int | None, scheduler: str | None) -> int:
-    if batch is None and scheduler is not None:
-        raise InputError("--scheduler needs --batch: how many trials are proposed together")
-    return max(workers or 1, 1) if batch is None else batch
+def _batch(parallel: int | None, workers: int | None, scheduler: str | None) -> int:
+    """Trials proposed together."""
+    if parallel is None and scheduler is not None:
+        raise InputError("--scheduler needs --parallel: how many trials are proposed together")
+    return max(workers or 1, 1) if parallel is None else parallel
 
 
 def _epochs(epochs: int | None, algorithm: str, base: Training) -> int:

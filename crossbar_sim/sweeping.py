@@ -1,25 +1,39 @@
 """What the commands sweep, sensitivity and run do, between options and printing."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 
+from crossbar_sim.calibrating import calibrated_for
 from crossbar_sim.crossbar import threads as pool
 from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, write_text
+from crossbar_sim.nn.detection_task import detects
+from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.loading import LoadedModel
 from crossbar_sim.robustness.benchmark import robustness
+from crossbar_sim.robustness.cluster import check_cluster
+from crossbar_sim.robustness.detection_score import reference_of
 from crossbar_sim.robustness.examples import find_examples
+from crossbar_sim.robustness.page.numbers import check_threshold
 from crossbar_sim.robustness.plans import EveryImage
+from crossbar_sim.robustness.runner import naming
 from crossbar_sim.robustness.sensitivity import sensitivity
 from crossbar_sim.robustness.subjects import Model, model_of_file, prepare
-from crossbar_sim.robustness.sweep_view import show_sensitivity, show_sweep
+from crossbar_sim.robustness.sweep_view import show_notes, show_sensitivity, show_sweep
 from crossbar_sim.robustness.view import progress
-from crossbar_sim.robustness.wording import say
-from crossbar_sim.store.results import Results
+from crossbar_sim.robustness.wording import MEASURES, say
+from crossbar_sim.store.results import MEMORY, Results
+
+SENSITIVITY_CHIPS = 5
+"""Chips for per-layer sensitivity in a results file, unless told otherwise."""
 
 
 def run_sweep(
@@ -45,9 +59,10 @@ def run_sweep(
     workers: int | None,
     scheduler: str | None,
     threads: int | None,
-    sensitivity_chips: int,
+    sensitivity_chips: int | None,
     json_path: str | None,
     plot: str | None,
+    boxes: str | None,
 ) -> None:
     """Sweep, keep, print, and write what was asked for; see `crossbar-sim sweep --help`.
 
@@ -58,29 +73,51 @@ def run_sweep(
     Raises:
         InputError: for anything that cannot be used; outputs are checked before the long work.
     """
-    check_outputs((json_path, plot), (*inputs, results), stream=json_path)
+    check_outputs((json_path, plot, boxes), (*inputs, results), stream=json_path)
+    _check_requests(chips, half_width, results, sensitivity_chips, (plot, boxes))
+    if boxes is not None and not all(detects(model.module) for _, _, model in loaded):
+        raise InputError("--boxes draws what detectors find, and not all of these models are detectors")
+    check_cluster(workers, scheduler)
     if threads is not None:
         pool.set_threads(threads)
-    models = [
-        model_of_file(
-            label, path, model, find_examples(model, data, data_dir, images, input_shape, seed), ways
-        )
-        for label, path, model in loaded
-    ]
+    models = []
+    for label, path, model in loaded:
+        with naming(label, len(loaded) > 1):
+            examples = find_examples(model, data, data_dir, images, input_shape, seed)
+            design, told = calibrated_for(
+                model,
+                hardware,
+                data=data,
+                data_dir=data_dir,
+                input_shape=input_shape,
+                seed=seed,
+                only=only,
+                skip=skip,
+            )
+            warnings += tuple(f"{label}: {sentence}" for sentence in told)
+            models.append(replace(model_of_file(label, path, model, examples, ways), ranges=design.ranges))
+            if threshold is not None:
+                check_threshold(_metric(models[-1], metric), threshold)
+    few = 0 if results is None else SENSITIVITY_CHIPS if sensitivity_chips is None else sensitivity_chips
     console = Console(stderr=json_path == "-", highlight=False)
-    with Results.open(results or ":memory:") as file, progress(Console(stderr=True)) as step:
+    with Results.open(MEMORY if results is None else results) as file, progress(Console(stderr=True)) as step:
         sweep = robustness(
-            models, None, hardware, sigmas, chips=20 if chips is None else chips, half_width=half_width,
-            seed=seed, metric=metric, only=only or None, skip=skip, results=file, workers=workers,
-            scheduler=scheduler, sensitivity_chips=sensitivity_chips, progress=step,
+            models, None, hardware, sigmas, chips=chips, half_width=half_width, seed=seed, metric=metric,
+            only=only or None, skip=skip, results=file, workers=workers, scheduler=scheduler, sensitivity_chips=few,
+            progress=step,
         )  # fmt: skip
-    _write_json(json_path, sweep.as_dict(threshold))
+    sign = MEASURES[sweep.metric].sign
+    _write_json(json_path, sweep.as_dict(None if threshold is None else sign * threshold))
     if plot is not None:
         sweep.plot(plot)
+    if boxes is not None:
+        from crossbar_sim.robustness.detection_figure import draw_models
+
+        draw_models(models, hardware, sigmas, boxes, seed=seed, only=only or None, skip=skip)
     show_sweep(sweep, console, threshold)
     for warning in warnings:
         say(console, f"warning: {warning}", "yellow")
-    for written in (json_path, plot):
+    for written in (json_path, plot, boxes):
         if written is not None and written != "-":
             say(console, f"wrote {written}")
     if results is not None:
@@ -111,10 +148,22 @@ def run_sensitivity(
     if threads is not None:
         pool.set_threads(threads)
     examples = find_examples(loaded, data, data_dir, images, input_shape, seed)
-    model = Model(loaded.name, loaded.module, examples, {"sha256": loaded.sha256}, loaded.batch)
+    hardware, told = calibrated_for(
+        loaded,
+        hardware,
+        data=data,
+        data_dir=data_dir,
+        input_shape=input_shape,
+        seed=seed,
+        only=only,
+        skip=skip,
+    )
+    warnings += told
+    about = {"loading": list(loaded.notes)}
+    model = Model(loaded.name, loaded.module, examples, {"sha256": loaded.sha256}, loaded.batch, about)
     numbers = range(20) if chips is None else chips
     plan = EveryImage(tuple(numbers))
-    task, subject = prepare(model, hardware, seed, metric, only or None, skip, plan.images)
+    task, subject = prepare(model, hardware, seed, metric, only or None, skip, plan.images, max(sigmas))
     console = Console(stderr=json_path == "-", highlight=False)
     with progress(Console(stderr=True)) as step:
         drops = sensitivity(subject, sigmas, numbers, step)
@@ -127,10 +176,50 @@ def run_sensitivity(
     }
     _write_json(json_path, report)
     show_sensitivity(drops, subject.metric, task.clean, len(examples.x), console)
+    show_notes({task.label: task}, console)
     for warning in warnings:
         say(console, f"warning: {warning}", "yellow")
     if json_path is not None and json_path != "-":
         say(console, f"wrote {json_path}")
+
+
+def _metric(model: Model, asked: str | None) -> str:
+    """What a model will be judged by, found on two of its examples, before the sweep."""
+    with suppress(NotImplementedError):  # an exported graph knows one mode
+        model.module.eval()
+    few = slice(model.fixed or 2)
+    x, y = model.examples.x[few], model.examples.y
+    return reference_of(model.module, x, None if y is None else y[few], BLOCK, model.fixed).metric(asked)
+
+
+def _check_requests(
+    chips: range | None,
+    half_width: float | None,
+    results: str | None,
+    few: int | None,
+    figures: tuple[str | None, ...],
+) -> None:
+    """Refuse, before any work, requests that exclude each other or could not act."""
+    if chips is not None and half_width is not None:
+        raise InputError(
+            "--chips and --half-width are two budgets: give --chips (all images on these), or --half-width (as many "
+            "chips and images as that takes)"
+        )
+    if results == "" or results == MEMORY:
+        raise InputError(f"--results {results!r}: name a file; without --results they are kept in memory")
+    if few is not None and few < 0:
+        raise InputError(f"--sensitivity-chips {few}: expected 0 (none) or more")
+    if few and results is None:
+        raise InputError(
+            "--sensitivity-chips measures for the results file, from which report shows it: give --results (or see "
+            "crossbar-sim sensitivity)"
+        )
+    for plot in filter(None, figures):
+        # matplotlib takes a while to import: only who wants a figure waits
+        from crossbar_sim.robustness.figure import METADATA
+
+        if os.path.splitext(plot)[1].lower() not in METADATA:
+            raise InputError(f"{plot}: a figure is written as {', '.join(METADATA)}, chosen by the suffix")
 
 
 def _write_json(path: str | None, report: dict[str, Any]) -> None:

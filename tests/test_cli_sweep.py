@@ -5,7 +5,9 @@ import sqlite3
 import textwrap
 
 import pytest
+import torch
 from cli_runs import strict_json
+from torch import nn
 
 from crossbar_sim import Hardware
 from crossbar_sim.robustness import deploy
@@ -138,7 +140,7 @@ def test_an_experiment_runs_once(command, experiment, tmp_path, monkeypatch):
         (("epochs = 2", "epochs = 2\nlr = 0"), "train.fresh.lr=0"),
         (('network = "mlp"', 'network = "mpl"'), "network 'mpl' is unknown"),
         (('given = "model.pt"', 'given = "modle.pt"'), "modle.pt"),
-        (('given = "model.pt"', 'fresh = "model.pt"'), "give each model a name of its own"),
+        (('given = "model.pt"', 'fresh = "model.pt"'), "give each a name of its own"),
         (('data = "digits"', 'data = "digit"'), "did you mean digits"),
         (('data = "digits"', ""), "data is missing"),
         (("[0.0, 0.5]", "[0.0, -0.5]"), "sigma=-0.5"),
@@ -169,6 +171,18 @@ def test_a_bad_experiment_is_one_sentence(command, experiment, tmp_path, change,
         (("--sigma", "0:1:99999"), "at most"),
         (("--chips", "0"), "names no chip"),
         (("--half-width", "-1"), "half"),
+        (("--half-width", "0.05", "--chips", "5"), "--chips and --half-width are two budgets"),
+        (("--threshold", "1.5"), "threshold=1.5: accuracy is a share in 0 .. 1"),
+        (("--threshold", "-0.1"), "threshold=-0.1"),
+        (("--metric", "output_error", "--threshold", "nan"), "threshold=nan"),
+        (("--results", ""), "name a file"),
+        (("--results", ":memory:"), "name a file"),
+        (("--sensitivity-chips", "3"), "give --results"),
+        (("--sensitivity-chips", "-3"), "expected 0 (none) or more"),
+        (("--plot", "curves.txt"), "a figure is written as .png"),
+        (("=model.pt",), "LABEL=PATH with both"),
+        (("model=",), "LABEL=PATH with both"),
+        (("--drift", "retention:nu=0.05,time=100"), "deploy takes it as it is (and at any --time)"),
         (("--workers", "0"), "at least one worker"),
         (("--data", "nowhere.npz"), "nowhere.npz"),
         (("--metric", "output_error", "--half-width", "0.1"), "output_error is none"),
@@ -178,7 +192,8 @@ def test_a_bad_experiment_is_one_sentence(command, experiment, tmp_path, change,
     ],
 )
 def test_bad_sweeps_are_one_line(command, files, arguments, words):
-    done = command("sweep", files.checkpoint, "--chips", 2, *arguments)
+    chips = () if {"--chips", "--half-width"} & {*arguments} == {"--half-width"} else ("--chips", 2)
+    done = command("sweep", files.checkpoint, *chips, *arguments)
     assert done.code == 2
     assert words in done.err
     assert done.err.startswith("error: ")
@@ -201,3 +216,65 @@ def test_two_models_need_two_names(command, files):
     assert "label of its own" in done.err
     done = command("sweep", f"a={files.checkpoint}", f"b={files.checkpoint}", "--sigma", "0.1", "--chips", 1)
     assert "are the same model" in done.err
+
+
+def test_what_cannot_be_is_refused_before_anything_is_measured(command, files, monkeypatch, tmp_path):
+    from crossbar_sim.robustness.evaluator import Evaluator
+
+    def measured(*arguments):
+        raise AssertionError("a chip was measured")
+
+    monkeypatch.setattr(Evaluator, "measure", measured)
+    for data in ((), ("--data", files.unlabelled)):
+        done = command(
+            "sweep", files.checkpoint, *data, "--chips", 2, "--threshold", 1.5, "--results", tmp_path / "a.db"
+        )
+        assert done.code == 2
+        assert "threshold=1.5" in done.err
+    assert not (tmp_path / "a.db").exists()
+
+
+def test_a_threshold_of_an_error_counts_the_other_way(command, files):
+    report = command(
+        "sweep", files.checkpoint, "--sigma", "0.1,0.9", "--chips", 3, "--metric", "output_error", "--threshold", 0.5,
+        "--json", "-",
+    ).report  # fmt: skip
+    first, last = report["models"][0]["points"]
+    assert (first["yield"]["value"], last["yield"]["value"]) == (1.0, 0.0), "more drift, a larger error"
+    assert 0.1 < report["models"][0]["crossing"]["sigma"] < 0.9
+
+
+def test_how_the_arguments_of_a_network_are_written_changes_nothing(command, files, tmp_path):
+    """The same model, so the same task, and no chip is measured again; other arguments are another."""
+    results = tmp_path / "runs.db"
+
+    def tasks(arguments):
+        done = command(
+            "sweep", files.state_dict, "--arch", "mlp", "--arch-arguments", arguments, "--data", "digits",
+            "--sigma", "0.3", "--chips", 1, "--results", results,
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        with sqlite3.connect(results) as connection:
+            return connection.execute("SELECT count(*) FROM tasks").fetchone()[0]
+
+    assert tasks('{"inputs":64,"hidden":[24,16],"dropout":0.1}') == 1
+    assert tasks('{ "dropout": 0.10,\n "hidden": [24, 16], "inputs": 64 }') == 1
+    assert tasks('{"inputs":64,"hidden":[24,16],"dropout":0.2}') == 2
+
+
+def test_a_sweep_tells_the_notes_and_cautions_that_deploy_tells(command, files):
+    design = ("--sigma", 0.3, "--chips", 2, "--normalisation", "folded")
+    for name in ("deploy", "sweep", "sensitivity"):
+        done = command(name, files.checkpoint, *design)
+        assert done.code == 0, done.err
+        words = " ".join(done.out.split())
+        assert "note: pixel values 0 .. 16 divided by 16, nothing subtracted" in words
+        assert "warning: normalisation=folded was requested, but no batch normalisation alone" in words
+
+
+def test_which_of_several_models_cannot_be_used_is_said(command, files, tmp_path):
+    torch.save(nn.Conv2d(1, 2, 3), tmp_path / "b.pt")
+    models = (f"a={files.pickled}", f"b={tmp_path / 'b.pt'}", "--trust-pickle")
+    done = command("sweep", *models, "--chips", 1, "--sigma", "0.1")
+    assert done.code == 2
+    assert done.err.startswith("error: b: the model's file does not tell the shape of an input")

@@ -109,13 +109,13 @@ def test_links_in_the_documents_lead_somewhere():
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
+def equations() -> str:
+    """The documents whose equations are numbered through."""
+    return "\n".join((ROOT / "docs" / name).read_text("utf-8") for name in ("model.md", "periphery.md"))
+
+
 def test_equations_that_the_code_cites_are_in_the_model():
-    there = {
-        int(n)
-        for n in re.findall(
-            r"^(?:\*\*|\* |\| *|)\((\d+)\)", (ROOT / "docs/model.md").read_text("utf-8"), re.MULTILINE
-        )
-    }
+    there = {int(n) for n in re.findall(r"^(?:\*\*|\* |\| *|)\((\d+)\)", equations(), re.MULTILINE)}
     assert {*range(1, 9)} <= there
     cited = 0
     for path in sorted((ROOT / "crossbar_sim").rglob("*.py")):
@@ -128,7 +128,7 @@ def test_equations_that_the_code_cites_are_in_the_model():
 
 
 def test_numbers_of_equations_are_each_given_once_and_without_gaps():
-    text = (ROOT / "docs/model.md").read_text("utf-8")
+    text = equations()
     defined = [int(n) for n in re.findall(r"\*\*\((\d+)\)", text)] + [
         int(n) for n in re.findall(r"^\| *\((\d+)\)", text, re.MULTILINE)
     ]

@@ -48,9 +48,14 @@ from crossbar_sim.cli_options import build_hardware, hardware_options, split_opt
 @click.option("--epochs", type=int, help="Of each trial.  [default: 1; 10 with --algorithm restart]")
 @click.option("--polish", type=int, help="Epochs with the winner's rates at the end; 0: none.  [default: 10]")
 @click.option("--lr", type=float, help="The highest learning rate.  [default: 0.003]")
-@click.option("--batch", type=int, help="Trials proposed together.  [default: the number of workers]")
+@click.option("--batch", type=int, help="Examples per training step.  [default: 256]")
+@click.option(
+    "--clip-gradient", type=float,
+    help="Hold every component of the gradient in -VALUE .. VALUE (--clip is of the design).  [default: 0.1]",
+)  # fmt: skip
+@click.option("--parallel", type=int, help="Trials proposed together.  [default: the number of workers]")
 @click.option("--workers", type=int, help="Processes on this machine (Dask), for the trials of a batch.")
-@click.option("--scheduler", help="A Dask cluster, e.g. tcp://head:8786; give --batch.")
+@click.option("--scheduler", help="A Dask cluster, e.g. tcp://head:8786; give --parallel.")
 @click.option("--threads", type=int, help="Threads to use; results do not depend on it.")
 @click.option("--seed", default=0, show_default=True, help="Of all random numbers.")
 @click.option(

@@ -9,11 +9,13 @@ from crossbar_sim.cli_options import (
     chip_numbers,
     hardware_options,
     model_options,
+    parsed_arch_arguments,
     read_model,
     shape,
     sigma_numbers,
     split_options,
 )
+from crossbar_sim.errors import InputError
 
 
 @click.command(no_args_is_help=True)
@@ -25,19 +27,20 @@ from crossbar_sim.cli_options import (
 @click.option("--data-dir", type=click.Path(), help="Where data sets are.  [default: $CROSSBAR_SIM_DATA]")
 @click.option("--images", type=int, help="Use only this many examples, drawn by the seed.")
 @click.option("--input-shape", help="Without data: the shape of one random input, e.g. 3,32,32.")
-@click.option("--chips", help="How many chips, or which: 50:100.  [default: 20]")
+@click.option("--chips", help="How many chips, or which: 50:100; not with --half-width.  [default: 20]")
 @click.option(
     "--half-width", type=float,
     help="Instead of all images on --chips chips: spend until every mean is known to +- this (0.005: half a point).",
 )  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Of all random numbers.")
 @click.option(
-    "--threshold", type=float, help="Also print yield, and the sigma where the mean falls below this."
-)
+    "--threshold", type=float,
+    help="Also print yield, and the sigma where the mean falls below this (an output error: rises above it).",
+)  # fmt: skip
 @click.option(
     "--metric",
-    type=click.Choice(["accuracy", "agreement", "output_error"]),
-    help="What chips are judged by.  [default: the first that labels and outputs allow]",
+    type=click.Choice(["accuracy", "agreement", "output_error", "map", "map50"]),
+    help="What chips are judged by; detectors by map or map50.  [default: the first that labels and outputs allow]",
 )
 @click.option("--only", multiple=True, help="Put only these layers on arrays (name or pattern; repeatable).")
 @click.option("--skip", multiple=True, help="Leave these layers digital (name or pattern; repeatable).")
@@ -49,12 +52,14 @@ from crossbar_sim.cli_options import (
 @click.option("--scheduler", help="A Dask cluster, e.g. tcp://head:8786.")
 @click.option("--threads", type=int, help="Threads to use; results do not depend on it.")
 @click.option(
-    "--sensitivity-chips", default=5, show_default=True, help="Chips for per-layer sensitivity; 0: none."
-)
+    "--sensitivity-chips", type=int,
+    help="Chips for per-layer sensitivity, kept with --results for the report; 0: none.  [default: 5]",
+)  # fmt: skip
 @click.option(
     "--json", "json_path", type=click.Path(), help="Write the summary as JSON (- for standard output)."
 )
 @click.option("--plot", type=click.Path(), help="Draw the curves: .png, .pdf or .svg.")
+@click.option("--boxes", type=click.Path(), help="Of detectors: draw what chip 0 finds, over images.")
 @model_options
 def sweep(**options: Any) -> None:
     """Score MODELS on simulated chips over a range of sigmas.
@@ -76,6 +81,7 @@ def sweep(**options: Any) -> None:
     ways = {name: rest.pop(name) for name in ("arch", "arch_arguments", "trust_pickle")}
     named = [label_and_path(text) for text in rest.pop("models")]
     loaded = [(label, path, read_model(path, **ways)) for label, path in named]
+    ways["arch_arguments"] = parsed_arch_arguments(ways["arch_arguments"])
     inputs = (*(path for _, path in named), design["hardware_file"], rest["data"])
     run_sweep(
         loaded,
@@ -91,10 +97,16 @@ def sweep(**options: Any) -> None:
 
 
 def label_and_path(text: str) -> tuple[str, str]:
-    """`erm=runs/a.pt` as ("erm", "runs/a.pt"); a path alone is called by its name without the suffix."""
+    """`erm=runs/a.pt` as ("erm", "runs/a.pt"); a path alone is called by its name without the suffix.
+
+    Raises:
+        InputError: for an empty label, or no path after it.
+    """
     import os
 
     label, equals, path = text.partition("=")
+    if equals and not (label.strip() and path) and not os.path.exists(text):
+        raise InputError(f"{text!r}: expected a path, or LABEL=PATH with both")
     if equals and label and path and os.sep not in label and not os.path.exists(text):
         return label, path
     return os.path.splitext(os.path.basename(text))[0] or text, text

@@ -24,9 +24,20 @@ from crossbar_sim.cli_options import build_hardware, hardware_options, split_opt
 @click.option("--batch", type=int, help="Examples per step.  [default: the method's]")
 @click.option("--lr", type=float, help="The highest learning rate.  [default: the method's]")
 @click.option("--optimiser", help="adam or sgd.  [default: adam]")
+@click.option("--schedule", type=click.Choice(["one-cycle", "constant"]), help="[default: one-cycle]")
 @click.option("--weight-decay", type=float, help="[default: 0]")
-@click.option("--clip", type=float, help="Hold every component of the gradient in -clip .. clip.")
-@click.option("--patience", type=int, help="Stop after so many epochs without a better validation accuracy.")
+@click.option(
+    "--clip-gradient", type=float,
+    help="Hold every component of the gradient in -VALUE .. VALUE (--clip is of the design).",
+)  # fmt: skip
+@click.option(
+    "--patience", type=int,
+    help="Stop after so many epochs without a better validation accuracy (of clean weights: not with drift-aware).",
+)  # fmt: skip
+@click.option("--crop", type=int, help="Shift training images at random by so many pixels at most, e.g. 4.")
+@click.option("--flip", is_flag=True, help="Mirror half of the training images.")
+@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="[default: float32]")
+@click.option("--device", help="Where to train, e.g. cuda.  [default: the CPU]")
 @click.option(
     "--seed", default=0, show_default=True, help="Of initialisation, shuffling, dropout and training noise."
 )

@@ -1,0 +1,143 @@
+"""The command run: models trained or loaded, swept, printed, written."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from crossbar_sim.crossbar import threads as pool
+from crossbar_sim.crossbar.overrides import at_sigma
+from crossbar_sim.data import DATASETS, Splits, load_data
+from crossbar_sim.data.catalogue import CATALOGUE
+from crossbar_sim.data.limit import limited
+from crossbar_sim.errors import InputError
+from crossbar_sim.experimenting.record import record_of
+from crossbar_sim.experimenting.trainings import Planned, named, plan_trainings, train
+from crossbar_sim.files import write_text
+from crossbar_sim.nn.detection_task import detects
+from crossbar_sim.nn.loading import LoadedModel, load_model
+from crossbar_sim.robustness.benchmark import check_sigmas, robustness
+from crossbar_sim.robustness.boundary_figure import SIGMAS as BOUNDARY_SIGMAS
+from crossbar_sim.robustness.boundary_figure import check_boundaries, draw_boundaries
+from crossbar_sim.robustness.detection_figure import draw_models
+from crossbar_sim.robustness.examples import find_examples
+from crossbar_sim.robustness.experiment import Experiment, ModelFile, load_experiment
+from crossbar_sim.robustness.group_figure import draw_groups
+from crossbar_sim.robustness.group_view import show_groups
+from crossbar_sim.robustness.groups import groups_of
+from crossbar_sim.robustness.page import write_page
+from crossbar_sim.robustness.subjects import Model, model_of_file
+from crossbar_sim.robustness.sweep_view import show_sweep
+from crossbar_sim.robustness.view import progress
+from crossbar_sim.robustness.wording import say
+from crossbar_sim.store.results import Results
+
+
+def run_experiment(
+    path: str,
+    *,
+    output: str,
+    budget: str,
+    data_dir: str | None,
+    workers: int | None,
+    scheduler: str | None,
+    threads: int | None,
+    page: bool,
+) -> None:
+    """Do what is missing of an experiment, print it, and write its files; see `crossbar-sim run --help`.
+
+    Raises:
+        InputError: for anything that cannot be used; whatever can be seen before the first training is.
+    """
+    experiment = load_experiment(Path(path), budget)
+    folder = Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    if threads is not None:
+        pool.set_threads(threads)
+    for sigma in check_sigmas((*experiment.sigmas,)):
+        at_sigma(experiment.hardware, sigma)
+    console = Console(highlight=False)
+    say(console, experiment.title, "bold")
+    data = _data_name(experiment)
+    whole = load_data(data, data_dir)
+    taught = limited(whole, experiment.train_limit, None)
+    tried = limited(taught, None, experiment.test_limit)
+    for note in tried.notes[len(whole.notes) :]:
+        say(console, f"of {tried.name}: {note}")
+    flat = check_boundaries(tried.test.x, experiment.boundaries is not None)
+    for sigma in experiment.boundaries or ():
+        at_sigma(experiment.hardware, sigma)
+    models, planned = _models(experiment, data, taught, tried, folder, console)
+    database = folder / f"{experiment.name}.db"
+    with Results.open(database) as results, progress(Console(stderr=True)) as step:
+        sweep = robustness(
+            models, None, experiment.hardware, experiment.sigmas, plan=experiment.plan, seed=experiment.seed,
+            metric=experiment.metric, results=results, workers=workers, scheduler=scheduler,
+            sensitivity_chips=experiment.sensitivity_chips, progress=step,
+        )  # fmt: skip
+    show_sweep(sweep, console, experiment.threshold)
+    show_groups(sweep, console, experiment.reference, experiment.threshold)
+    for warning in experiment.warnings:
+        say(console, f"warning: {warning}", "yellow")
+    say(console, f"results are in {database}")
+    written = [folder / f"{experiment.name}.json", folder / f"{experiment.name}.png"]
+    write_text(written[0], record_of(experiment, sweep, tried, planned))
+    draw_groups(sweep, written[1], title=experiment.title, threshold=experiment.threshold)
+    if all(detects(model.module) for model in models):
+        written.append(folder / f"{experiment.name}-boxes.png")
+        draw_models(models, experiment.hardware, experiment.sigmas, written[-1], seed=experiment.seed)
+    if flat:
+        written.append(folder / f"{experiment.name}-boundaries.png")
+        _draw_boundaries(experiment, models, written[-1])
+    if page:
+        written.append(folder / f"{experiment.name}.html")
+        write_page(sweep, written[-1], title=experiment.title, threshold=experiment.threshold)
+    for file in written:
+        say(console, f"wrote {file}")
+
+
+def _draw_boundaries(experiment: Experiment, models: list[Model], path: Path) -> None:
+    """Of the first network of each group."""
+    labels = [model.label for model in models]
+    firsts = {group: members[0] for group, members in groups_of(labels).items()}
+    by_label = {model.label: model for model in models}
+    draw_boundaries(
+        {label: by_label[label].module for label in firsts.values()}, experiment.hardware, models[0].examples, path,
+        sigmas=experiment.boundaries or BOUNDARY_SIGMAS, seed=experiment.seed,
+        chips=experiment.plan.chips or tuple(range(20)), title=experiment.title,
+    )  # fmt: skip
+
+
+def _data_name(experiment: Experiment) -> str:
+    """A known data set's name as it is, whatever lies beside the experiment; else a path seen from its folder."""
+    data = experiment.data
+    if data in DATASETS or data in CATALOGUE or not (experiment.folder / data).exists():
+        return data
+    return str(experiment.folder / data)
+
+
+def _models(
+    experiment: Experiment, data: str, taught: Splits, tried: Splits, folder: Path, console: Console
+) -> tuple[list[Model], dict[str, Planned]]:
+    """All models, in the order of the file: files are read and trainings checked before the first training."""
+    read: dict[str, LoadedModel] = {}
+    for label, given in experiment.models.items():
+        if isinstance(given, ModelFile):
+            with named(f"models.{label}"):
+                read[label] = load_model(experiment.folder / given.path, given.arch, given.arch_arguments)
+    planned = plan_trainings(experiment, taught, folder / f"{experiment.name}.models")
+    models = []
+    for label, given in experiment.models.items():
+        ways: dict[str, Any] = {"arch": None, "arch_arguments": None}
+        if isinstance(given, ModelFile):
+            path, loaded = experiment.folder / given.path, read[label]
+            ways = {"arch": given.arch, "arch_arguments": given.arch_arguments}
+        else:
+            path = train(planned[label], taught, data, console)
+            loaded = load_model(path)
+        examples = find_examples(loaded, tried, None, None, None, experiment.seed)
+        models.append(model_of_file(label, str(path), loaded, examples, ways))
+    return models, planned

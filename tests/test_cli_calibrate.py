@@ -1,0 +1,135 @@
+"""`crossbar-sim calibrate`, and converters on the command line of deploy and sweep."""
+
+import json
+
+import numpy as np
+import pytest
+from cli_runs import strict_json
+
+from crossbar_sim.crossbar.config import load_hardware
+
+CONVERTERS = ("--adc-bits", "6", "--dac-bits", "7", "--dac-range", "calibrated")
+QUICK = ("--sensitivity-chips", "0", "--chips", "3", "--images", "100", "--sigma", "0.1")
+
+
+def test_a_calibrated_design_is_deployed_as_it_is(files, command, tmp_path):
+    path = tmp_path / "design.toml"
+    made = command("calibrate", files.checkpoint, *CONVERTERS, "--images", "200", "-o", path, "--json", "-")
+    assert made.code == 0, made.err
+    report = strict_json(made.out)
+    assert report["data"] == "200 training examples of digits"
+    assert [array["name"] for array in report["arrays"]] == ["fc1.weight", "fc2.weight", "fc3.weight"]
+    for array in report["arrays"]:
+        assert array["output_clipped"] < 0.1
+        assert array["input_clipped"] == 0.0
+        assert 30 < array["output_used"] <= 100
+    hardware = load_hardware(path)
+    assert (hardware.adc.bits, hardware.dac.bits, hardware.ranges.get("fc2.weight").output[0] > 0) == (
+        6,
+        7,
+        True,
+    )
+    told = command("deploy", files.checkpoint, "--hardware", path, *QUICK, "--json", "-")
+    assert told.code == 0, told.err
+    assert told.report["hardware"]["ranges"]["fc1.weight"]["input"] == report["arrays"][0]["input"]
+    assert not any("calibrated on" in note for note in told.report["notes"])
+    effects = told.report["layers"][0]["effects"]
+    assert set(effects) == {"drift", "dac", "adc"}
+    assert all(0 < change < 0.5 for change in effects.values())
+    again = command("calibrate", files.checkpoint, *CONVERTERS, "--images", "200", "-o", tmp_path / "b.json")
+    assert again.code == 0
+    assert load_hardware(tmp_path / "b.json") == hardware
+    assert "converters calibrated on 200 training examples of digits" in again.out
+
+
+def test_what_is_not_calibrated_is_calibrated_on_training_examples_and_said(files, command):
+    told = command(
+        "deploy", files.checkpoint, *CONVERTERS, *QUICK, "--read-noise", "0.01", "--json", "-"
+    ).report
+    (note,) = [note for note in told["notes"] if "calibrated on" in note]
+    assert note.startswith("converter ranges were calibrated on 512 training examples of digits")
+    assert set(told["hardware"]["ranges"]) == {"fc1.weight", "fc2.weight", "fc3.weight"}
+    assert told["hardware"]["read_noise"] == {"kind": "gaussian", "sigma": 0.01, "of": "g_max"}
+    again = command("deploy", files.checkpoint, *CONVERTERS, *QUICK, "--read-noise", "0.01", "--json", "-",
+                    "--threads", "3").report  # fmt: skip
+    assert again == told
+
+
+def test_a_sweep_has_converters_too(files, command, tmp_path):
+    told = command(
+        "sweep", files.checkpoint, *CONVERTERS, "--sigma", "0,0.2", "--chips", "2", "--images", "100",
+        "--results", tmp_path / "runs.db", "--json", "-",
+    )  # fmt: skip
+    assert told.code == 0, told.err
+    assert "calibrated on 512 training examples" in told.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "piece"),
+    [
+        (("--adc-bits", "0"), "adc.bits=0: a converter has 1 .. 24 bits"),
+        (("--dac-bits", "1"), "dac.bits=1: a converter has 2 .. 24 bits (one is the sign)"),
+        (("--adc-bits", "8", "--adc-range", "max"), "no full scale"),
+        (("--adc-bits", "8", "--adc-range", "wide"), "'wide' is none of max, granular, calibrated"),
+        (("--adc-bits", "8", "--adc-range", "granular", "--dac-bits", "4"), "mapping.levels"),
+        (("--cell-bits", "2"), "give its levels"),
+        (("--wire-ohm", "-1"), "r_word=-1"),
+        (("--read-noise", "-0.1"), "sigma=-0.1"),
+        (("--read-noise", "pink:sigma=1"), "'pink' is unknown"),
+        (("--adc", "adc:bits=8,shared=4"), "did you mean 'adc.share'"),
+    ],
+)
+def test_bad_converters_get_one_line(files, command, arguments, piece):
+    told = command("deploy", files.checkpoint, *QUICK, *arguments)
+    assert (told.code, told.out) == (2, "")
+    assert piece in told.err
+    assert told.err.count("\n") == 1
+
+
+def test_what_cannot_be_calibrated_gets_one_line_and_leaves_files_alone(files, command, tmp_path):
+    kept = tmp_path / "kept.toml"
+    kept.write_text("tile = [64, 64]\n")
+    cases = [
+        ((files.checkpoint, "-o", kept), "no dac and no adc"),
+        ((files.checkpoint, *CONVERTERS, "-o", tmp_path / "x.yaml"), "ends in .toml or .json"),
+        ((files.checkpoint, *CONVERTERS, "--images", "0", "-o", kept), "at least one example"),
+        ((files.checkpoint, *CONVERTERS, "--data", files.labelled, "-o", kept), "test examples alone"),
+        ((files.checkpoint, *CONVERTERS, "--hardware", kept, "-o", kept), str(kept)),
+    ]
+    for arguments, piece in cases:
+        told = command("calibrate", *arguments)
+        assert told.code == 2
+        assert piece in told.err
+        assert told.err.count("\n") == 1
+    assert kept.read_text() == "tile = [64, 64]\n"
+
+
+def test_effects_that_do_nothing_are_named(files, command):
+    idle = ("--dac-range", "dynamic", "--wire-ohm", "0")
+    told = command("deploy", files.checkpoint, *QUICK, *idle, "--json", "-").report["warnings"]
+    for effect in ("dac", "wires"):
+        assert any(w.startswith(f"{effect} (") and "changed nothing in any layer" in w for w in told)
+
+
+def test_conductances_from_a_file_are_read_linearly_and_it_is_said(files, command, tmp_path):
+    chip = tmp_path / "chip.h5"
+    made = command("export", files.checkpoint, chip, "--sigma", "0.1", "--adc-bits", "6", "--wire-ohm", "1")
+    assert made.code == 0, made.err
+    told = command(
+        "deploy", files.checkpoint, "--conductances", chip, "--sensitivity-chips", "0", "--json", "-"
+    )
+    assert told.code == 0, told.err
+    assert any(w.startswith("adc, wires: not simulated on conductances") for w in told.report["warnings"])
+    sliced = command("export", files.checkpoint, chip, "--levels", "16", "--cell-bits", "2")
+    assert (sliced.code, sliced.err.count("\n")) == (2, 1)
+    assert "no bit slices yet" in sliced.err
+
+
+def test_random_inputs_serve_where_there_are_no_data(files, command, tmp_path):
+    made = command(
+        "calibrate", files.dynamic, *CONVERTERS, "--input-shape", "1,8,8", "-o", tmp_path / "d.toml"
+    )
+    assert made.code == 0, made.err
+    assert "512 random inputs" in made.out
+    json.dumps(made.out)
+    assert np.isfinite(load_hardware(tmp_path / "d.toml").ranges.layers[0][1].input)

@@ -1,0 +1,176 @@
+"""Experiment files as a user meets them: methods, budgets, groups of seeds, refusals before any work."""
+
+import textwrap
+
+import pytest
+import torch
+from cli_runs import strict_json
+
+from crossbar_sim.robustness.experiment import load_experiment
+from crossbar_sim.robustness.experiment_tables import with_budget
+
+GROUPS = """
+    title = "Two ways"
+    data = "digits"
+    sigmas = [0.0, 0.5]
+    chips = 3
+    threshold = 0.5
+    sensitivity_chips = 0
+    [quick]
+    chips = 2
+    train_limit = 300
+    test_limit = 60
+    [quick.train]
+    epochs = 1
+    [quick.train.found]
+    settings = { trials = 3 }
+    [train.plain]
+    network = "mlp"
+    arguments = { hidden = [12] }
+    epochs = 2
+    seeds = [0, 1]
+    [train.found]
+    network = "mlp"
+    arguments = { hidden = [12] }
+    method = "bayesft"
+    settings = { trials = 30, sigma = 0.5, initial = 2, chips = 3, images = 50, fresh_chips = 3, polish = 1 }
+    epochs = 1
+    seeds = [0, 1]
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    path = tmp_path / "two.toml"
+    path.write_text(textwrap.dedent(GROUPS))
+    return path
+
+
+def test_a_quick_budget_trains_searches_and_compares_groups_once(command, experiment, tmp_path):
+    (tmp_path / "digits").mkdir()  # a folder of that name hides no data set
+    out = tmp_path / "out"
+    first = command("run", experiment, "-o", out, "--budget", "quick")
+    assert first.code == 0, first.err
+    assert "Two ways (quick budget)" in first.out
+    assert "300 of 1,078 train examples" in first.out
+    assert "60 of 450 test examples" in first.out
+    assert first.out.count("training ") >= 4
+    assert "plain (2 training seeds)" in first.out
+    assert "Welch" in first.out
+    names = {path.name for path in out.iterdir()}
+    assert names == {"two-quick.db", "two-quick.html", "two-quick.json", "two-quick.png", "two-quick.models"}
+    text = (out / "two-quick.json").read_text()
+    found = strict_json(text)
+    assert found["budget"] == "quick"
+    assert (found["data"]["train"], found["data"]["test"], found["chips"]["count"]) == (300, 60, 2)
+    assert found["seeds"] == {"plain, seed 0": 0, "plain, seed 1": 1, "found, seed 0": 0, "found, seed 1": 1}
+    assert found["trainings"]["found, seed 1"]["settings"]["trials"] == 3
+    assert set(found["trainings"]["found, seed 1"]["found"]["rates"]) == {"dropout1"}
+    points = found["groups"]["found"]["points"]
+    means = [found["models"][f"found, seed {s}"]["points"][1]["mean"] for s in (0, 1)]
+    assert points[1]["mean"] == pytest.approx(sum(means) / 2, abs=1e-5)
+    assert points[1]["networks"] == 2
+    assert found["tests"]["reference"] == "plain"
+    assert [d["group"] for d in found["tests"]["differences"]] == ["found", "found"]
+    assert "quick budget" in (out / "two-quick.html").read_text()
+    second = command("run", experiment, "-o", out, "--budget", "quick")
+    assert second.code == 0, second.err
+    assert not [line for line in second.out.splitlines() if line.startswith("training ")]
+    assert (out / "two-quick.json").read_text() == text
+
+
+REFUSED = [
+    (("seeds = [0, 1]", "seeds = [0, 0]"), "a seed is there twice"),
+    (("epochs = 2", "epochs = 2\npatience = 3\nmethod = \"drift-aware\""), "clean weights"),
+    (("hidden = [12]", "hidden = [12], normalisation = \"btch\""), "plain, seed 0: normalisation='btch'"),
+    (("hidden = [12]", "hiden = [12]"), "plain, seed 0: network 'mlp' takes no argument 'hiden'"),
+    (("hidden = [12]", "hidden = [12], classes = 3"), "classes=3 and digits has 10"),
+    (("hidden = [12]", "hidden = [12], inputs = 5"), "plain, seed 0: the model does not take examples"),
+    (("epochs = 2", "epochs = 2\nmethod = \"dropout\"\nsettings = { rate = [0.1, 0.2] }"), "plain, seed 0:"),
+    (("epochs = 2", "epochs = 2\nlr = nan"), "train.plain.lr=nan"),
+    (("epochs = 2", "epochs = 2\naugment = { crp = 4 }"), "did you mean 'crop'?"),
+    (("epochs = 2", "epochs = 2\naugment = { crop = 0 }"), "does nothing"),
+    (("trials = 30", "trials = 0"), "found, seed 0: trials=0"),
+    (("trials = 30", "trails = 30"), "did you mean 'trials'?"),
+    (("trials = 30", "rates = 0.5"), "rates=0.5"),
+    (("trials = 30", "rates = [0.5, 1.5]"), "found, seed 0: rates="),
+    (("trials = 30", "chips = 1"), "two.toml"),
+    (("trials = 30", "algorithm = \"restart\""), "polish would do nothing"),
+    (("trials = 30", "algorithm = \"litral\""), "literal"),
+    (("trials = 30", "width = 3"), "width=3"),
+    (("method = \"bayesft\"", "method = \"bayesfit\""), "did you mean 'bayesft'?"),
+    (("threshold = 0.5", "threshold = 1.5"), "0 .. 1"),
+    (("threshold = 0.5", "threshold = nan"), "threshold=nan"),
+    (("data = \"digits\"", "data = \"\""), "data=''"),
+    (("title = \"Two ways\"", "reference = \"plan\""), "did you mean 'plain'?"),
+    (("title = \"Two ways\"", "test_limit = 0"), "test_limit=0"),
+    (("title = \"Two ways\"", "boundaries = [0.2]"), "data of two features"),
+    (("[train.plain]", "[models.given]\npath = \"a.pt\"\narch_arguments = \"x\"\n[train.plain]"), "arch_arguments='x'"),
+    (("[quick.train.found]", "[quick.train.fund]"), "did you mean 'found'?"),
+    (("chips = 2", "chip = 2"), "did you mean 'chips'?"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "words"), REFUSED, ids=[words for _, words in REFUSED])
+def test_what_is_impossible_is_one_sentence_before_any_training(command, experiment, tmp_path, change, words):
+    text = experiment.read_text()
+    assert change[0] in text
+    experiment.write_text(text.replace(*change, 1))
+    done = command("run", experiment, "-o", tmp_path / "out")
+    assert done.code == 2, done.out
+    assert words in done.err
+    assert done.err.count("\n") == 1
+    assert "training " not in done.out
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+def test_a_file_without_a_quick_budget_says_so(command, experiment, tmp_path):
+    text = experiment.read_text()
+    experiment.write_text(text[: text.index("[quick]")] + text[text.index("[train.plain]") :])
+    assert load_experiment(experiment).title == "Two ways"
+    done = command("run", experiment, "-o", tmp_path / "out", "--budget", "quick")
+    assert done.code == 2
+    assert "add a table [quick]" in done.err
+
+
+def test_a_budget_puts_its_keys_over_those_of_the_file():
+    keys = ("chips", "half_width", "sigmas", "quick", "train", "models")
+    table = {
+        "half_width": 0.01, "sigmas": [0.0],
+        "quick": {"chips": 3, "train": {"epochs": 1, "seed": 4, "b": {"settings": {"x": 2}}}},
+        "train": {"a": {"epochs": 9, "seeds": [0, 1]}, "b": {"settings": {"x": 1, "y": 1}}},
+    }  # fmt: skip
+    quick = with_budget(table, "quick", keys)
+    assert quick == {
+        "sigmas": [0.0], "chips": 3,
+        "train": {"a": {"epochs": 1, "seed": 4}, "b": {"epochs": 1, "seed": 4, "settings": {"x": 2, "y": 1}}},
+    }  # fmt: skip
+    full = with_budget(table, "full", keys)
+    assert full == {key: value for key, value in table.items() if key != "quick"}
+
+
+def test_boundaries_are_drawn_of_the_chips_that_are_swept(command, tmp_path):
+    from crossbar_sim import Hardware
+    from crossbar_sim.data import load_data
+    from crossbar_sim.nn.loading import load_model
+    from crossbar_sim.robustness.boundary_figure import decisions
+    from crossbar_sim.robustness.examples import find_examples
+
+    path, out = tmp_path / "moons.toml", tmp_path / "out"
+    path.write_text(
+        'data = "moons"\nsigmas = [0.0, 0.6]\nchips = [3, 4]\nboundaries = [0.6]\nsensitivity_chips = 0\n'
+        '[train.small]\nnetwork = "mlp"\narguments = { hidden = [8] }\nepochs = 3\nlr = 1e-2\n'
+    )
+    done = command("run", path, "-o", out)
+    assert done.code == 0, done.err
+    assert 5_000 < (out / "moons-boundaries.png").stat().st_size < 150_000
+    points = strict_json((out / "moons.json").read_text())["models"]["small"]["points"]
+    (file,) = (out / "moons.models").glob("*.pt")
+    loaded = load_model(file)
+    examples = find_examples(loaded, load_data("moons"), None, None, None, 0)
+    grid = torch.zeros(2, 2, 2)
+    cell = decisions(loaded.module, Hardware.preset("bayesft"), 0.6, 0, [3, 4], grid, examples)
+    assert cell.accuracy is not None
+    assert cell.accuracy.mean() == pytest.approx(points[1]["mean"], abs=1e-6)
+    assert cell.scores.shape == (2, 2, 2, 2)
+    assert cell.share.sum(axis=0) == pytest.approx(1.0)
