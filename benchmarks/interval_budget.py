@@ -38,7 +38,7 @@ def one(path: str, sigma: float) -> dict[str, float]:
     examples = Examples(test.x, test.y, {"fingerprint": "mnist", "images": len(test.x), "labelled": True}, ())
     plan = HalfWidth(HALF)
     model = Model("model", module, examples, {"fingerprint": fingerprint(module)})
-    task, subject = prepare(model, Hardware.preset("bayesft"), 0, None, None, (), plan.images)
+    task, subject = prepare(model, Hardware.preset("bayesft"), 0, None, None, (), plan.images, 0.6)
     evaluator = subject.evaluator
     evaluator.measure(Job(sigma, (0,), 100))
     times, full = [], []
