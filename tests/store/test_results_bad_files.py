@@ -161,7 +161,7 @@ def test_names_that_cannot_be_used(tmp_path: Path, readonly: bool) -> None:
         (tmp_path, "is a directory"),
         (tmp_path / "pipe", "is no regular file"),
         ("/dev/null", "is no regular file"),
-        ("", "is no name of a file"),
+        ("", "is empty: name a file"),
         ("a\0b", "is no name of a file"),
         (tmp_path / ("x" * 300), "name too long"),
         (tmp_path / "no" / "runs.db", "does not exist" if readonly else "make it first"),
