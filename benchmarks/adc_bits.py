@@ -44,7 +44,7 @@ def main() -> None:
                 if needs_calibration(hardware):
                     hardware, _ = calibrate_ranges(model, hardware, data.train.x[:512])
                 result = deploy(
-                    model, x, y[: given.images], hardware, chips=range(given.chips), sensitivity_chips=0
+                    model, x, y[: given.images], hardware, chips=given.chips, sensitivity_chips=0
                 ).main
                 rows.append(
                     {"range": way, "sigma": sigma, "bits": bits, "mean": result.mean, "ci95": result.ci95}

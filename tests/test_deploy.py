@@ -111,6 +111,17 @@ def test_every_chip_scores_as_plain_torch_on_programmed_weights(
     assert found.passing == yield_at(found.main.per_chip, found.threshold)
 
 
+def test_chips_are_a_number_or_their_numbers(network: nn.Module, digits: Splits):
+    x, y = digits.test.x[:20], digits.test.y[:20]
+    hardware = Hardware.preset("bayesft", sigma=0.6)
+    two, same = (
+        deploy(network, x, y, hardware, chips=chips, sensitivity_chips=0).as_dict() for chips in (2, [0, 1])
+    )
+    assert two == same
+    with pytest.raises(InputError, match="at least one chip"):
+        deploy(network, x, y, hardware, chips=0)
+
+
 def test_agreement_and_output_error_by_hand(network: nn.Module, digits: Splits):
     x = digits.test.x[:200]
     found = deploy(network, x, None, ON_ARRAYS, chips=range(3), sensitivity_chips=0)

@@ -159,7 +159,7 @@ def deploy(
     hardware: Hardware,
     *,
     seed: int = 0,
-    chips: Iterable[int] = range(20),
+    chips: int | Iterable[int] = 20,
     threshold: float | None = None,
     metric: str | None = None,
     only: Iterable[str] | None = None,
@@ -182,7 +182,7 @@ def deploy(
         model: clean; it is left in evaluation mode.
         x, y: examples (n, ...) and labels (n,), or None to compare with the clean model alone.
         hardware: the design.
-        seed, chips: which chips: a seed and their numbers.
+        seed, chips: which chips: a seed, and how many or their numbers.
         threshold: of the yield: the least accuracy or agreement (0 .. 1), or the largest output error, that a
             chip passes with; None: the clean score less 0.05, and none for output errors.
         metric: what chips are judged by: "accuracy", "agreement" or "output_error"; None: the first of these
@@ -203,7 +203,7 @@ def deploy(
     Raises:
         InputError: if model, data and hardware do not go together.
     """
-    numbers = tuple(chips)
+    numbers = tuple(range(chips)) if isinstance(chips, int) else tuple(chips)
     if not numbers or len(set(numbers)) != len(numbers):
         raise InputError(f"chips={list(numbers)[:5]}: at least one chip is needed, and none twice")
     if len(x) == 0:
