@@ -1,6 +1,5 @@
 """What the command calibrate does, and how deploy and sweep calibrate converters on the fly."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +12,7 @@ from crossbar_sim.crossbar.config import to_json, to_toml
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Splits, load_data
 from crossbar_sim.errors import InputError
-from crossbar_sim.files import check_outputs, write_text
+from crossbar_sim.files import check_outputs, write_json, write_text
 from crossbar_sim.nn.loading import LoadedModel
 from crossbar_sim.nn.range_calibration import RangeReport, calibrate_ranges, needs_calibration
 from crossbar_sim.nn.seeding import permutation
@@ -63,12 +62,18 @@ def run_calibrate(
         output, to_toml(calibrated) if output.lower().endswith(".toml") else to_json(calibrated) + "\n"
     )
     console = Console(stderr=json_path == "-", highlight=False)
-    if json_path is not None:
-        _write_report(json_path, reports, told)
+    write_json(json_path, {"data": told, "arrays": [asdict(r) for r in reports]})
     for warning in warnings:
         say(console, f"warning: {warning}", "yellow")
     say(console, f"converters calibrated on {told}")
     console.print(_table(reports))
+    if not any(part is not None and part.range == "calibrated" for part in (hardware.dac, hardware.adc)):
+        say(
+            console,
+            "warning: no converter of this design has the range 'calibrated': these are its own ranges, and nothing "
+            "was chosen; give --adc-range calibrated or --dac-range calibrated",
+            "yellow",
+        )
     for sentence in cautions(reports):
         say(console, f"warning: {sentence}", "yellow")
     say(console, f"wrote {output}")
@@ -155,24 +160,17 @@ def _table(reports: tuple[RangeReport, ...]) -> Table:
     for r in reports:
         table.add_row(
             visible(r.name), "-" if r.input is None else f"{r.input:.4g}", _percent(r.input_clipped),
-            _percent(r.input_used), " ".join(f"{v * 1e6:.4g}" for v in r.output) or "-",
+            _percent(r.input_used), _amperes(r.output),
             _percent(r.output_clipped), _percent(r.output_used),
         )  # fmt: skip
     return table
 
 
+def _amperes(output: tuple[float, ...]) -> str:
+    """In uA, for each weight slice; once where all are the same."""
+    shown = [f"{full * 1e6:.4g}" for full in output]
+    return " ".join(shown[:1] if len(set(shown)) == 1 else shown) or "-"
+
+
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
-
-
-def _write_report(path: str, reports: tuple[RangeReport, ...], told: str) -> None:
-    import json
-
-    text = (
-        json.dumps({"data": told, "arrays": [asdict(r) for r in reports]}, indent=2, allow_nan=False) + "\n"
-    )
-    if path == "-":
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    else:
-        write_text(path, text)

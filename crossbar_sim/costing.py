@@ -1,7 +1,5 @@
 """What the command cost does, between options and printing."""
 
-import json
-import sys
 from typing import Any
 
 from rich.console import Console
@@ -10,7 +8,7 @@ from rich.table import Table
 from crossbar_sim.crossbar import cost as costs
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
-from crossbar_sim.files import check_outputs, write_text
+from crossbar_sim.files import check_outputs, write_json
 from crossbar_sim.nn import layers as layers_of
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.chips import slots
@@ -69,12 +67,7 @@ def run_cost(
         "notes": list(notes),
         "warnings": list(warnings),
     }  # fmt: skip
-    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    if json_path == "-":
-        sys.stdout.write(text)
-        sys.stdout.flush()  # a full disk is seen here, not when Python ends
-    elif json_path is not None:
-        write_text(json_path, text)
+    write_json(json_path, report)
     console = Console(stderr=json_path == "-", highlight=False)
     _show(each, whole, console)
     say(

@@ -1,9 +1,7 @@
 """What the command fit-device does, between options and printing, and its figure."""
 
 import hashlib
-import json
 import os
-import sys
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,7 @@ from crossbar_sim import __version__
 from crossbar_sim.crossbar.device_fit import DeviceFit, fit_device, read_measurements
 from crossbar_sim.crossbar.device_fit.measurements import scattered
 from crossbar_sim.errors import InputError
-from crossbar_sim.files import check_outputs, replacing, write_text
+from crossbar_sim.files import check_outputs, replacing, write_json, write_text
 from crossbar_sim.robustness.wording import say
 from crossbar_sim.text import visible
 
@@ -45,7 +43,7 @@ def run_fit_device(measured: str, output: str, law: str, plot: str | None, json_
     source = f"{visible(os.path.basename(measured))}, sha256 {digest}, by crossbar-sim {__version__}"
     write_text(output, fit.to_toml(source))
     report = {"source": {"file": os.path.basename(measured), "sha256": digest}, **fit.as_dict()}
-    _write_json(json_path, report)
+    write_json(json_path, report)
     if plot is not None:
         draw(fit, plot)
     console = Console(stderr=json_path == "-", highlight=False)
@@ -167,12 +165,3 @@ def _quantiles(axes: Any, fit: DeviceFit) -> None:
         xlabel="normal quantile", ylabel="residual (spreads)", title=f"Residuals: fit is {fit.quality.grade}",
         xlim=(-4.2, 4.2), ylim=(-limit, limit),
     )  # fmt: skip
-
-
-def _write_json(path: str | None, report: dict[str, Any]) -> None:
-    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    if path == "-":
-        sys.stdout.write(text)
-        sys.stdout.flush()  # a full disk is seen here, not when Python ends
-    elif path is not None:
-        write_text(path, text)

@@ -1,13 +1,17 @@
-"""Writing files so that nothing is ever half there."""
+"""Writing files so that nothing is ever half there, and reading those of the user's."""
 
+import json
 import os
 import stat
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TextIO
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.text import visible
 
 
 @contextmanager
@@ -89,6 +93,51 @@ def check_writable(path: str | os.PathLike[str], stream: bool = False) -> None:
             pass
     except OSError as error:
         raise InputError(f"cannot write {path}: {_reason(error)}") from error
+
+
+def write_json(path: str | None, content: Mapping[str, Any]) -> None:
+    """Write plain values as JSON: to a file, to standard output for "-", nowhere for None.
+
+    Raises:
+        InputError: with the system's reason, if the file cannot be written.
+    """
+    if path is None:
+        return
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()  # a full disk is seen here, not when Python ends
+    else:
+        write_text(path, text)
+
+
+@contextmanager
+def opened_table(path: str | os.PathLike[str], most_bytes: int) -> Iterator[TextIO]:
+    """A CSV file of the user's, open for reading, lines as they end.
+
+    Raises:
+        InputError: if it is not there, no regular file, larger than that, no UTF-8 text, or cannot be read.
+    """
+    source = visible(os.fspath(path))
+    try:
+        state = os.stat(path)
+        if not stat.S_ISREG(state.st_mode):
+            raise InputError(f"{source} is no regular file: give the path of a CSV file")
+        if state.st_size > most_bytes:
+            raise InputError(
+                f"{source} has {state.st_size / 2**20:.0f} MiB: a table has at most {most_bytes // 2**20} MiB"
+            )
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            yield file
+    except FileNotFoundError:
+        raise InputError(f"{source}: there is no such file; check the path") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{source} is no UTF-8 text: is it a CSV file?") from None
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{source} cannot be read ({why}): check the path and its permissions") from None
 
 
 def check_outputs(

@@ -1,8 +1,6 @@
 """What the commands sweep, sensitivity and run do, between options and printing."""
 
-import json
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -14,7 +12,7 @@ from crossbar_sim.calibrating import calibrated_for
 from crossbar_sim.crossbar import threads as pool
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
-from crossbar_sim.files import check_outputs, write_text
+from crossbar_sim.files import check_outputs, write_json
 from crossbar_sim.nn.detection_task import detects
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.loading import LoadedModel
@@ -107,7 +105,7 @@ def run_sweep(
             progress=step,
         )  # fmt: skip
     sign = MEASURES[sweep.metric].sign
-    _write_json(json_path, sweep.as_dict(None if threshold is None else sign * threshold))
+    write_json(json_path, sweep.as_dict(None if threshold is None else sign * threshold))
     if plot is not None:
         sweep.plot(plot)
     if boxes is not None:
@@ -174,7 +172,7 @@ def run_sensitivity(
         "chips": list(numbers),
         "layers": [drop.as_dict() for drop in drops],
     }
-    _write_json(json_path, report)
+    write_json(json_path, report)
     show_sensitivity(drops, subject.metric, task.clean, len(examples.x), console)
     show_notes({task.label: task}, console)
     for warning in warnings:
@@ -220,14 +218,3 @@ def _check_requests(
 
         if os.path.splitext(plot)[1].lower() not in METADATA:
             raise InputError(f"{plot}: a figure is written as {', '.join(METADATA)}, chosen by the suffix")
-
-
-def _write_json(path: str | None, report: dict[str, Any]) -> None:
-    if path is None:
-        return
-    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    if path == "-":
-        sys.stdout.write(text)
-        sys.stdout.flush()  # a full disk is seen here, not when Python ends
-    else:
-        write_text(path, text)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cli_runs import strict_json
 
+from crossbar_sim.calibrating import _amperes
 from crossbar_sim.crossbar.config import load_hardware
 
 CONVERTERS = ("--adc-bits", "6", "--dac-bits", "7", "--dac-range", "calibrated")
@@ -53,6 +54,28 @@ def test_what_is_not_calibrated_is_calibrated_on_training_examples_and_said(file
     again = command("deploy", files.checkpoint, *CONVERTERS, *QUICK, "--read-noise", "0.01", "--json", "-",
                     "--threads", "3").report  # fmt: skip
     assert again == told
+
+
+def test_a_design_that_asks_for_no_calibration_is_told_so(files, command, tmp_path):
+    told = command(
+        "calibrate", files.checkpoint, "--adc-bits", "8", "--adc-range", "1e-5", "--images", "50",
+        "-o", tmp_path / "design.toml",
+    )  # fmt: skip
+    assert told.code == 0, told.err
+    assert "no converter of this design has the range 'calibrated'" in " ".join(told.out.split())
+    asked = command(
+        "calibrate", files.checkpoint, "--adc-bits", "8", "--images", "50", "-o", tmp_path / "b.toml"
+    )
+    assert asked.code == 0, asked.err
+    assert "nothing was chosen" not in " ".join(asked.out.split())
+
+
+@pytest.mark.parametrize(
+    ("output", "shown"),
+    [((), "-"), ((2e-6,), "2"), ((2e-6, 2e-6, 2e-6), "2"), ((2e-6, 5e-7, 2e-6), "2 0.5 2")],
+)
+def test_ranges_of_slices_are_shown_once_where_they_are_the_same(output, shown):
+    assert _amperes(output) == shown
 
 
 def test_a_sweep_has_converters_too(files, command, tmp_path):

@@ -1,3 +1,4 @@
+import json
 import os
 import stat
 import threading
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.files import check_writable, replacing, write_text
+from crossbar_sim.files import check_writable, opened_table, replacing, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -149,3 +150,38 @@ def test_protected_files_and_folders_are_refused(tmp_path: Path):
     with pytest.raises(InputError, match="Permission denied"):
         check_writable(tmp_path / "other")
     tmp_path.chmod(0o755)
+
+
+def test_json_goes_to_a_file_to_standard_output_or_nowhere(tmp_path: Path, capsys):
+    path = tmp_path / "report.json"
+    write_json(str(path), {"a": [1, 0.5]})
+    write_json("-", {"a": [1, 0.5]})
+    assert capsys.readouterr().out == path.read_text()
+    assert json.loads(path.read_text()) == {"a": [1, 0.5]}
+    write_json(None, {"a": 2})
+    assert (names(tmp_path), capsys.readouterr().out) == (["report.json"], "")
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(str(path), {"a": float("nan")})
+    assert json.loads(path.read_text()) == {"a": [1, 0.5]}
+
+
+@pytest.mark.parametrize(
+    ("make", "piece"),
+    [
+        (lambda path: None, "there is no such file"),
+        (lambda path: path.mkdir(), "is no regular file"),
+        (lambda path: path.write_bytes(b"1,\xff\n"), "is no UTF-8 text"),
+        (lambda path: path.write_bytes(b"1" * (2**20 + 1)), "has 1 MiB: a table has at most 1 MiB"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_one_sentence(tmp_path: Path, make, piece):
+    make(path := tmp_path / "table.csv")
+    with pytest.raises(InputError, match=piece) as told, opened_table(path, 2**20) as file:
+        file.read()
+    assert "\n" not in str(told.value)
+
+
+def test_a_table_is_read_with_its_lines_as_they_end(tmp_path: Path):
+    (path := tmp_path / "table.csv").write_bytes(b"\xef\xbb\xbf1,2\r\n3,4\n")
+    with opened_table(path, 2**20) as file:
+        assert file.read() == "1,2\r\n3,4\n"

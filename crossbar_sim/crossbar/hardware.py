@@ -109,7 +109,7 @@ class Hardware:
     def _reference(self) -> bool:
         return self.mapping.planes_per_copy == 1
 
-    def program(self, w: Float32, key: Key, chip: int) -> Array:
+    def program(self, w: Float32, key: Key, chip: int = 0) -> Array:
         """The array that weight matrix `w` becomes on `chip`, with every plane and stage.
 
         Args:

@@ -1,9 +1,7 @@
 """Solve a tile for given inputs, print what its wires cost, and write what was asked for."""
 
 import hashlib
-import json
 import os
-import sys
 from typing import Any, NamedTuple
 
 import click
@@ -14,7 +12,7 @@ from crossbar_sim.crossbar import threads as pool
 from crossbar_sim.crossbar.wires import Cell, Milo2021, Sinh, Wires, solve_nodes
 from crossbar_sim.crossbar.wires.wires import Float64
 from crossbar_sim.errors import InputError
-from crossbar_sim.files import check_outputs, write_text
+from crossbar_sim.files import check_outputs, write_json, write_text
 from crossbar_sim.solving.tables import format_table, orient, read_table
 from crossbar_sim.text import visible
 
@@ -78,7 +76,7 @@ def run_solve(
 
         draw(g, v, wires, cell, solved.currents, solved.ideal, solved.worst, plot)
     files = {"conductances": conductances, "voltages": voltages}
-    _write_json(json_path, as_dict(g, v, wires, nonlinear, solved, files))
+    write_json(json_path, as_dict(g, v, wires, nonlinear, solved, files))
     to_errors = json_path == "-"
     for line in report(g, v, wires, nonlinear, solved):
         click.echo(line, err=to_errors)
@@ -227,14 +225,3 @@ def as_dict(
         "power_W": solved.power.tolist(),
         "residual_V": solved.residual.tolist(),
     }
-
-
-def _write_json(path: str | None, content: dict[str, Any]) -> None:
-    if path is None:
-        return
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    if path == "-":
-        sys.stdout.write(text)
-        sys.stdout.flush()  # a full disk is seen here, not when Python ends
-    else:
-        write_text(path, text)

@@ -1,8 +1,6 @@
 """Numbers in text files: one line for each row, separated by commas, semicolons, tabs or spaces."""
 
-import os
 import re
-import stat
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +8,7 @@ import numpy as np
 from crossbar_sim.crossbar.checks import show
 from crossbar_sim.crossbar.wires.wires import Float64
 from crossbar_sim.errors import InputError
+from crossbar_sim.files import opened_table
 from crossbar_sim.text import visible
 
 MOST_BYTES = 2**28
@@ -29,7 +28,7 @@ def read_table(path: str, what: str) -> Float64:
     source = visible(path)
     rows: list[list[float]] = []
     first, count = 0, 0
-    for number, line in _lines(path, source):
+    for number, line in _lines(path):
         where = f"{source}, line {number}"
         row = [_number(text, where) for text in _split(line)]
         if rows and len(row) != len(rows[0]):
@@ -67,29 +66,12 @@ def format_table(numbers: Float64) -> str:
     return "".join(",".join(repr(float(x)) for x in row) + "\n" for row in np.atleast_2d(numbers))
 
 
-def _lines(path: str, source: str) -> Iterator[tuple[int, str]]:
+def _lines(path: str) -> Iterator[tuple[int, str]]:
     """(number, text) of the lines that hold something."""
-    try:
-        state = os.stat(path)
-        if not stat.S_ISREG(state.st_mode):
-            raise InputError(f"{source} is no regular file: give the path of a CSV file")
-        if state.st_size > MOST_BYTES:
-            raise InputError(
-                f"{source} has {state.st_size / 2**20:.0f} MiB: a table has at most {MOST_BYTES // 2**20} MiB"
-            )
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip() and not line.lstrip().startswith("#"):
-                    yield number, line.strip()
-    except FileNotFoundError:
-        raise InputError(f"{source}: there is no such file; check the path") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{source} is no UTF-8 text: is it a CSV file?") from None
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        why = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{source} cannot be read ({why}): check the path and its permissions") from None
+    with opened_table(path, MOST_BYTES) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip() and not line.lstrip().startswith("#"):
+                yield number, line.strip()
 
 
 def _split(line: str) -> list[str]:

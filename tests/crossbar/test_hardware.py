@@ -59,6 +59,13 @@ def assert_both_routes_agree(hardware, w, chip=0):
     return planes
 
 
+def test_chip_0_is_the_one_that_is_not_named():
+    w = weights(3, 2)
+    hardware = Hardware(drift=LogNormalDrift(0.6))
+    assert np.array_equal(bits(hardware.program(w, KEY).weight), bits(hardware.program(w, KEY, 0).weight))
+    assert not np.array_equal(hardware.program(w, KEY).weight, hardware.program(w, KEY, 1).weight)
+
+
 # --- the two routes -------------------------------------------------------------------------------
 
 

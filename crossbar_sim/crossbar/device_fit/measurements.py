@@ -2,7 +2,6 @@
 
 import csv
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from crossbar_sim.crossbar.checks import show
 from crossbar_sim.errors import InputError
+from crossbar_sim.files import opened_table
 from crossbar_sim.text import visible
 
 Float64 = NDArray[np.float64]
@@ -133,30 +133,13 @@ def read_measurements(path: str | os.PathLike[str]) -> Measurements:
 def _rows(path: Path, source: str) -> Iterator[tuple[int, list[str]]]:
     """(line, values) of every row, the header first."""
     try:
-        state = os.stat(path)
-        if not stat.S_ISREG(state.st_mode):
-            raise InputError(f"{source} is no regular file: give the path of a CSV file")
-        if state.st_size > MOST_BYTES:
-            raise InputError(
-                f"{source} has {state.st_size / 2**20:.0f} MiB: a table of measurements has at most "
-                f"{MOST_BYTES // 2**20} MiB and {MOST_ROWS} rows"
-            )
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with opened_table(path, MOST_BYTES) as file:
             reader = csv.reader(file, strict=True)
             for row in reader:
                 if row and not row[0].lstrip().startswith("#") and any(value.strip() for value in row):
                     yield reader.line_num, row
-    except FileNotFoundError:
-        raise InputError(f"{source}: there is no such file; check the path") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{source} is no UTF-8 text: is it a CSV file?") from None
     except csv.Error as error:
         raise InputError(f"{source} is no CSV that can be read: {visible(str(error))}") from None
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        why = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{source} cannot be read ({why}): check the path and its permissions") from None
 
 
 def _places(header: list[str], source: str) -> dict[str, int]:
