@@ -57,6 +57,8 @@ def test_a_quick_budget_trains_searches_and_compares_groups_once(command, experi
     assert first.out.count("training ") >= 4
     assert "plain (2 training seeds)" in first.out
     assert "Welch" in first.out
+    assert "each network was measured on 2 chips" in first.out
+    assert "on the same chips" not in first.out  # single networks are not what is compared
     names = {path.name for path in out.iterdir()}
     assert names == {"two-quick.db", "two-quick.html", "two-quick.json", "two-quick.png", "two-quick.models"}
     text = (out / "two-quick.json").read_text()

@@ -24,7 +24,7 @@ from crossbar_sim.robustness.examples import find_examples
 from crossbar_sim.robustness.experiment import Experiment, ModelFile, load_experiment
 from crossbar_sim.robustness.group_figure import draw_groups
 from crossbar_sim.robustness.group_view import show_groups
-from crossbar_sim.robustness.groups import groups_of
+from crossbar_sim.robustness.groups import groups_of, seeded
 from crossbar_sim.robustness.page import write_page
 from crossbar_sim.robustness.subjects import Model, model_of_file
 from crossbar_sim.robustness.sweep_view import show_sweep
@@ -78,7 +78,7 @@ def run_experiment(
             metric=experiment.metric, results=results, workers=workers, scheduler=scheduler,
             sensitivity_chips=experiment.sensitivity_chips, progress=step,
         )  # fmt: skip
-    show_sweep(sweep, console, experiment.threshold)
+    show_sweep(sweep, console, experiment.threshold, grouped=seeded(sweep.labels))
     show_groups(sweep, console, experiment.reference, experiment.threshold)
     for warning in experiment.warnings:
         say(console, f"warning: {warning}", "yellow")

@@ -31,13 +31,17 @@ COLUMN, YIELD = 22, 17
 """Characters that a model's column takes, and how many more with a yield."""
 
 
-def show_sweep(sweep: Sweep, console: Console, threshold: float | None = None) -> None:
+def show_sweep(
+    sweep: Sweep, console: Console, threshold: float | None = None, grouped: bool = False
+) -> None:
     """Print a sweep.
 
     Args:
         sweep: what was found.
         console: where to; its width decides how many models stand side by side.
         threshold: also say at which sigma the mean falls below it (an error: rises above it), and the yield.
+        grouped: the networks are those of groups that are shown after this: tables of single ones and their tests
+            are left to the page and the JSON.
 
     Raises:
         InputError: if the threshold is none that a score can have, or the sweep is of several metrics.
@@ -49,11 +53,11 @@ def show_sweep(sweep: Sweep, console: Console, threshold: float | None = None) -
         console.print(Text(filled(pen(line), console.width)))
     console.print()
     width = COLUMN if threshold is None else COLUMN + YIELD
-    labels, side = sweep.labels, max(1, (console.width - 7) // width)
+    labels, side = () if grouped else sweep.labels, max(1, (console.width - 7) // width)
     for start in range(0, len(labels), side):
         console.print(_table(sweep, labels[start : start + side], pen, threshold))
         console.print()
-    for line in _footnotes(sweep, threshold):
+    for line in _footnotes(sweep, threshold, grouped):
         console.print(Text(filled(pen(line), console.width), "dim"))
     show_notes(sweep.tasks, console)
 
@@ -111,7 +115,7 @@ def _cell(point: Point, threshold: float | None) -> str:
     return text
 
 
-def _footnotes(sweep: Sweep, threshold: float | None) -> Iterator[str]:
+def _footnotes(sweep: Sweep, threshold: float | None, grouped: bool) -> Iterator[str]:
     points = [point for label in sweep.labels for point in sweep.curve(label)]
     if not points:
         return
@@ -121,17 +125,25 @@ def _footnotes(sweep: Sweep, threshold: float | None) -> Iterator[str]:
     drawn = "images drawn for each chip" if points[0].drawn else "images"
     if chips == [1]:
         yield f"one chip has no interval; it was measured on {spans[1]} {drawn}"
+    elif grouped:
+        yield f"each network was measured on {spans[0]} chips, each on {spans[1]} {drawn}"
     else:
         yield (
             f"± is the half-width of the 95 % t interval of the mean over {spans[0]} chips, each on {spans[1]} {drawn}"
         )
-    if threshold is not None:
+    if threshold is not None and not grouped:
         verb, kind = MEASURES[sweep.metric].passing, "approximate" if points[0].drawn else "Wilson's"
         yield (
             f"after that, the yield: the share of chips that {verb} {limit_text(threshold, 1)}, and its 95 % interval "
             f"({kind})"
         )
     yield from _costs(points)
+    if not grouped:
+        yield from _comparisons(sweep)
+
+
+def _comparisons(sweep: Sweep) -> Iterator[str]:
+    """Each model against the first, on the same chips."""
     if len(sweep.labels) > 1:
         first, *others = sweep.labels
         for other in others:
