@@ -92,8 +92,9 @@ def run_sweep(
                 only=only,
                 skip=skip,
             )
-            warnings += tuple(f"{label}: {sentence}" for sentence in told)
-            models.append(replace(model_of_file(label, path, model, examples, ways), ranges=design.ranges))
+            found = model_of_file(label, path, model, examples, ways)
+            about = {**found.about, "loading": [*model.notes, *told]}
+            models.append(replace(found, ranges=design.ranges, about=about))
             if threshold is not None:
                 check_threshold(_metric(models[-1], metric), threshold)
     few = 0 if results is None else SENSITIVITY_CHIPS if sensitivity_chips is None else sensitivity_chips
@@ -156,8 +157,7 @@ def run_sensitivity(
         only=only,
         skip=skip,
     )
-    warnings += told
-    about = {"loading": list(loaded.notes)}
+    about = {"loading": [*loaded.notes, *told]}
     model = Model(loaded.name, loaded.module, examples, {"sha256": loaded.sha256}, loaded.batch, about)
     numbers = range(20) if chips is None else chips
     plan = EveryImage(tuple(numbers))

@@ -84,7 +84,8 @@ def test_a_sweep_has_converters_too(files, command, tmp_path):
         "--results", tmp_path / "runs.db", "--json", "-",
     )  # fmt: skip
     assert told.code == 0, told.err
-    assert "calibrated on 512 training examples" in told.err
+    assert "note: converter ranges were calibrated on 512 training examples" in " ".join(told.err.split())
+    assert [note for note in told.report["models"][0]["notes"] if "calibrated on 512" in note]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ a pure function of its place, it does not matter how often it is tried.
 
 import logging
 import pickle
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from numbers import Integral
@@ -14,6 +13,8 @@ from typing import Any
 
 from crossbar_sim.crossbar import threads
 from crossbar_sim.errors import InputError
+from crossbar_sim.robustness import dask_futures
+from crossbar_sim.robustness.dask_futures import Futures
 from crossbar_sim.robustness.evaluator import Job, Subject
 from crossbar_sim.robustness.local_workers import local_cluster
 from crossbar_sim.robustness.runner import Progress, Work, naming, several
@@ -28,18 +29,7 @@ LARGEST = 64
 PATIENCE = "10s"
 """For a scheduler to answer."""
 
-WAIT = 60.0
-"""Seconds for a scheduler's first worker to come, or for one to come back when all are lost."""
-
-LOOK, CHECK = 0.02, 5.0
-"""Seconds between two looks for blocks that are done, and between two at the number of workers."""
-
-ATTEMPTS = 20
-"""Workers that may die over one block before it is taken for the cause."""
-
-
-class _Waiting(Exception):
-    """A block's result is still to come."""
+KEPT = "what was measured is kept in the results file, if one was given"
 
 
 class OnCluster:
@@ -52,8 +42,8 @@ class OnCluster:
 
     def __init__(self, client: Any, where: str) -> None:
         self.client, self.where = client, where
+        self.futures = Futures(client, where, KEPT)
         self.payloads: dict[str, Any] = {}
-        self.seen = self.checked = time.monotonic()  # a worker, and that there is one
 
     def run(self, work: Sequence[Work], done: Callable[[Work, list[Trial]], None]) -> None:
         """See `Executor`.
@@ -63,11 +53,12 @@ class OnCluster:
         """
         blocks: dict[Any, Work] = {}
         try:
-            with self._reached():
+            with self.futures.reached():
                 blocks = self._submitted(work)
-            for future in self._finished(list(blocks)):
-                with naming(blocks[future].task.label, several(work)):
-                    found = self._result(future, blocks[future])
+            for future in self.futures.finished(list(blocks)):
+                label = blocks[future].task.label
+                with naming(label, several(work)):
+                    found = self.futures.result(future, f"one block of {label}")
                 done(blocks.pop(future), found)
                 future.release()
         finally:
@@ -82,77 +73,6 @@ class OnCluster:
                 job = Job(item.job.sigma, chips, item.job.images)
                 blocks[self.client.submit(measure, self._payload(item), job, pure=False)] = item
         return blocks
-
-    def _finished(self, futures: list[Any]) -> Iterator[Any]:
-        """The blocks, as they are done."""
-        from distributed import as_completed
-
-        waiting = as_completed(futures)
-        self.seen = self.checked = time.monotonic()
-        while not waiting.is_empty():
-            if waiting.has_ready():
-                yield from waiting.next_batch(block=False)
-                self.seen = self.checked = time.monotonic()
-            else:
-                time.sleep(LOOK)
-                self._look()
-
-    def _look(self) -> None:
-        """Now and then, see whether there is a worker; give up when there has been none for `WAIT` seconds."""
-        if time.monotonic() - self.checked < CHECK:
-            return
-        with self._reached():
-            there = bool(self.client.nthreads())
-        self.checked = time.monotonic()
-        if there:
-            self.seen = self.checked
-        elif self.checked - self.seen > WAIT:
-            raise InputError(
-                f"all workers of {self.where} are lost, and none has come for {WAIT:g} s: what was measured is kept; "
-                "start workers and run again"
-            )
-
-    def _result(self, future: Any, item: Work) -> list[Trial]:
-        from distributed.scheduler import KilledWorker
-
-        while True:
-            try:
-                with self._reached(future):
-                    found: list[Trial] = future.result(timeout=CHECK)
-                    return found
-            except KilledWorker as error:
-                raise InputError(
-                    f"{ATTEMPTS} workers in turn died over one block of {item.task.label}: is there enough memory on "
-                    f"them? ({error})"
-                ) from error
-            except _Waiting:  # done, but lost with its worker before it came here: it is measured again
-                self._look()
-
-    @contextmanager
-    def _reached(self, future: Any = None) -> Iterator[None]:
-        """Say that the scheduler is lost where that is why a call failed; what a block itself raised passes."""
-        from distributed import CancelledError
-        from distributed.comm import CommClosedError
-
-        try:
-            yield
-        except (CancelledError, CommClosedError, OSError) as error:  # TimeoutError is an OSError
-            if future is not None and future.status == "error":
-                raise
-            if future is not None and future.status != "cancelled" and self._answers():
-                raise _Waiting from None  # a worker is lost, or its result is late
-            raise InputError(
-                f"the Dask scheduler at {self.where} is lost: what was measured is kept in the results file, if one "
-                "was given; run again to go on"
-            ) from error
-
-    def _answers(self) -> bool:
-        """Whether the scheduler is there."""
-        try:
-            self.client.nthreads()
-        except Exception:
-            return False
-        return bool(self.client.status == "running")
 
     def _payload(self, item: Work) -> Any:
         """The subject on the workers, as the result of a task: Dask makes it anew where a worker took it along."""
@@ -218,7 +138,7 @@ def cluster(
     except ImportError:
         raise InputError("workers need Dask: pip install 'crossbar-sim[cluster]'") from None
     settings = {
-        "distributed.scheduler.allowed-failures": ATTEMPTS,
+        "distributed.scheduler.allowed-failures": dask_futures.ATTEMPTS,
         "distributed.worker.daemon": True,
         "distributed.admin.large-graph-warning-threshold": "1TB",
     }
@@ -241,11 +161,11 @@ def _await_worker(client: Any, scheduler: str, progress: Progress | None) -> Non
     if progress is not None and not client.nthreads():
         progress(0, 1, f"waiting for a worker of {scheduler}")
     try:
-        client.wait_for_workers(1, timeout=WAIT)
+        client.wait_for_workers(1, timeout=dask_futures.WAIT)
     except OSError as error:  # a TimeoutError is one
         raise InputError(
-            f"the Dask scheduler at {scheduler} has no worker, and none came within {WAIT:g} s: start some with "
-            f"dask worker {scheduler}"
+            f"the Dask scheduler at {scheduler} has no worker, and none came within {dask_futures.WAIT:g} s: start "
+            f"some with dask worker {scheduler}"
         ) from error
 
 

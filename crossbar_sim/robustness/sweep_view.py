@@ -31,9 +31,7 @@ COLUMN, YIELD = 22, 17
 """Characters that a model's column takes, and how many more with a yield."""
 
 
-def show_sweep(
-    sweep: Sweep, console: Console, threshold: float | None = None, grouped: bool = False
-) -> None:
+def show_sweep(sweep: Sweep, console: Console, threshold: float | None = None, grouped: bool = False) -> None:
     """Print a sweep.
 
     Args:

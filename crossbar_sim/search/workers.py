@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from crossbar_sim.crossbar import threads
 from crossbar_sim.errors import InputError
-from crossbar_sim.robustness.cluster import ATTEMPTS, cluster
+from crossbar_sim.robustness.cluster import cluster
+from crossbar_sim.robustness.dask_futures import Futures
+
+KEPT = "the trials that are done are kept in the study file, if one was given"
 
 
 class Workers(Protocol):
@@ -34,8 +37,9 @@ class Here:
 class OnDask:
     """On the workers of a client. The function is sent once, with all that belongs to it, such as data."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, where: str) -> None:
         self.client = client
+        self.futures = Futures(client, where, KEPT)
         self.sent: tuple[Callable[..., Any], Any] | None = None
 
     def run(
@@ -44,27 +48,23 @@ class OnDask:
         """See `Workers`.
 
         Raises:
-            InputError: if the function cannot be sent, or workers die over one trial again and again.
+            InputError: if the function cannot be sent, scheduler or workers are lost, or they die one after the other.
         """
-        from distributed import as_completed
-        from distributed.scheduler import KilledWorker
-
-        if self.sent is None or self.sent[0] is not function:
-            self.sent = function, self.client.submit(_unpack, _packed(function), pure=False)
-        places = {
-            self.client.submit(_call, self.sent[1], item, pure=False): i for i, item in enumerate(items)
-        }
+        places: dict[Any, int] = {}
         try:
-            for future in as_completed(list(places)):
-                try:
-                    found, seconds = future.result()
-                except KilledWorker as error:
-                    raise InputError(
-                        f"{ATTEMPTS} workers in turn died over one trial: is there enough memory on them? ({error})"
-                    ) from error
+            with self.futures.reached():
+                if self.sent is None or self.sent[0] is not function:
+                    self.sent = function, self.client.submit(_unpack, _packed(function), pure=False)
+                places = {
+                    self.client.submit(_call, self.sent[1], item, pure=False): i
+                    for i, item in enumerate(items)
+                }
+            for future in self.futures.finished(list(places)):
+                found, seconds = self.futures.result(future, "one trial")
                 yield places.pop(future), found, seconds
         finally:
-            self.client.cancel(list(places))
+            with suppress(Exception):  # a scheduler that is lost needs no telling
+                self.client.cancel(list(places))
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def workers_of(workers: int | None, scheduler: str | None) -> Iterator[Workers]:
         yield Here()
     else:
         with cluster(workers, scheduler) as found:
-            yield OnDask(found.client)
+            yield OnDask(found.client, found.where)
 
 
 def timed(function: Callable[..., Any], item: tuple[Any, ...]) -> tuple[Any, float]:

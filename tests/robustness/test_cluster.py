@@ -15,8 +15,10 @@ from crossbar_sim.nn import seeded
 from crossbar_sim.nn.checkpoint import save_checkpoint
 from crossbar_sim.nn.networks import build
 from crossbar_sim.robustness import cluster as module
-from crossbar_sim.robustness import robustness
+from crossbar_sim.robustness import dask_futures, robustness
 from crossbar_sim.robustness.cluster import cluster
+from crossbar_sim.search.loop import search
+from crossbar_sim.search.space import Space
 from crossbar_sim.store.results import Results
 
 pytestmark = pytest.mark.skipif(
@@ -42,7 +44,7 @@ def scheduler(workers: int):
 
 
 def test_a_scheduler_without_workers_is_not_waited_for_for_ever(monkeypatch):
-    monkeypatch.setattr(module, "WAIT", 0.5)
+    monkeypatch.setattr(dask_futures, "WAIT", 0.5)
     told = []
     with (
         scheduler(0) as local,
@@ -56,8 +58,8 @@ def test_a_scheduler_without_workers_is_not_waited_for_for_ever(monkeypatch):
 
 
 def test_workers_that_all_go_are_not_waited_for_for_ever(monkeypatch):
-    monkeypatch.setattr(module, "WAIT", 0.5)
-    monkeypatch.setattr(module, "CHECK", 0.1)
+    monkeypatch.setattr(dask_futures, "WAIT", 0.5)
+    monkeypatch.setattr(dask_futures, "CHECK", 0.1)
     with scheduler(1) as local:
 
         def lose(done, total, what):
@@ -95,6 +97,39 @@ def test_a_scheduler_that_is_lost_is_one_sentence_and_what_was_measured_is_kept(
     with Results.open(path) as results:
         assert results.trials(results.tasks()[0].id)
     assert not [record for record in caplog.records if record.name == "distributed.client"]
+
+
+def test_a_search_whose_scheduler_is_lost_is_one_sentence_and_goes_on_to_the_same_end(tmp_path):
+    space, study = Space.of({"x": (0, 1)}), tmp_path / "study.db"
+    told = []
+    with scheduler(1) as local:
+
+        def lose(trial, study):
+            told.append(trial.number)
+            if len(told) == 3:
+                local.close()
+
+        with pytest.raises(InputError, match=r"is lost: the trials that are done are kept in the study file"):
+            search(
+                slow, space, 8, Key(0), study=study, batch=2, scheduler=local.scheduler_address, progress=lose
+            )
+    assert len(told) == 3
+    resumed = search(slow, space, 8, Key(0), study=study, batch=2)
+    whole = search(slow, space, 8, Key(0), batch=2)
+    assert [trial.point for trial in resumed.trials] == [trial.point for trial in whole.trials]
+
+
+def slow(point, key):
+    time.sleep(0.05)
+    return -((point["x"] - 0.3) ** 2)
+
+
+def test_what_a_trial_raises_is_not_taken_for_a_lost_scheduler():
+    def broken(point, key):
+        raise OSError("of the objective's own")
+
+    with scheduler(1) as local, pytest.raises(OSError, match="of the objective's own"):
+        search(broken, Space.of({"x": (0, 1)}), 2, Key(0), batch=2, scheduler=local.scheduler_address)
 
 
 def test_what_a_block_raises_is_not_taken_for_a_lost_scheduler(monkeypatch):
