@@ -152,7 +152,7 @@ def build_hardware(options: dict[str, Any]) -> tuple["Hardware", tuple[str, ...]
     """
     from crossbar_sim.crossbar.config import load_hardware
     from crossbar_sim.crossbar.config_text import from_text
-    from crossbar_sim.crossbar.overrides import override
+    from crossbar_sim.crossbar.overrides import dropped_ranges, override
     from crossbar_sim.crossbar.presets import preset
 
     given = {name: options[name] for name in (*_FLAT, *_CHOICES) if options.get(name) is not None}
@@ -168,7 +168,9 @@ def build_hardware(options: dict[str, Any]) -> tuple["Hardware", tuple[str, ...]
             raise InputError(
                 "--preset and --hardware both name a design: give one, and flags that override it"
             )
-        return override(load_hardware(options["hardware_file"]), **given), ()
+        loaded = load_hardware(options["hardware_file"])
+        hardware = override(loaded, **given)
+        return hardware, dropped_ranges(loaded, hardware)
     design = preset(options.get("preset") or "bayesft").with_(**given)
     return design.hardware, design.warnings()
 

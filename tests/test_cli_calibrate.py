@@ -37,6 +37,11 @@ def test_a_calibrated_design_is_deployed_as_it_is(files, command, tmp_path):
     effects = told.report["layers"][0]["effects"]
     assert set(effects) == {"drift", "dac", "adc"}
     assert all(0 < change < 0.5 for change in effects.values())
+    wider = command(
+        "deploy", files.checkpoint, "--hardware", path, "--g-max", "4e-4", *QUICK, "--json", "-"
+    ).report
+    assert any("calibrated with another mapping" in warning for warning in wider["warnings"])
+    assert any("calibrated on 512 training examples" in note for note in wider["notes"])
     again = command("calibrate", files.checkpoint, *CONVERTERS, "--images", "200", "-o", tmp_path / "b.json")
     assert again.code == 0
     assert load_hardware(tmp_path / "b.json") == hardware

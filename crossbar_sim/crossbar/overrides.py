@@ -44,9 +44,15 @@ SETS = {
 }
 """Overrides that replace a whole part: two for the same part contradict each other."""
 
+RANGED = ("mapping", "tile", "wires", "dac", "adc")
+"""The fields that decide what converters see: ranges calibrated with others do not fit."""
+
 
 def override(hardware: Hardware, **flat: Any) -> Hardware:
     """`hardware` with values replaced.
+
+    Its `ranges` were calibrated with its mapping, tiles, wires and converters: where one of these changes and no
+    `ranges` are given, they are dropped (`dropped_ranges` says so), to be calibrated anew.
 
     Args:
         hardware: the design.
@@ -72,6 +78,7 @@ def override(hardware: Hardware, **flat: Any) -> Hardware:
         if name not in OVERRIDES:
             raise InputError(unknown("the override", name, OVERRIDES))
     check_conflicts(flat, SETS)
+    before = hardware
     hardware = replace(hardware, **{k: v for k, v in flat.items() if k not in FLAT})
     changes: dict[str, Any] = {}
     of_mapping: dict[str, Any] = {k: v for k, v in flat.items() if k in MAPPING_KEYS}
@@ -99,7 +106,24 @@ def override(hardware: Hardware, **flat: Any) -> Hardware:
     if "wire_ohm" in flat:
         ohm = flat["wire_ohm"]
         changes["wires"] = None if ohm is None else Wires(ohm, ohm)
+    if "ranges" not in flat and _ranged(replace(hardware, **changes), before):
+        changes["ranges"] = None
     return replace(hardware, **changes)
+
+
+def dropped_ranges(before: Hardware, after: Hardware) -> tuple[str, ...]:
+    """A sentence where `override` made `after` of `before` and dropped its ranges."""
+    if before.ranges is None or after.ranges is not None:
+        return ()
+    return (
+        f"the design's converter ranges were calibrated with another {' and '.join(_ranged(after, before))}: they are "
+        "left out, and chosen anew for a converter whose range is 'calibrated'",
+    )
+
+
+def _ranged(one: Hardware, other: Hardware) -> list[str]:
+    """The fields of `RANGED` in which two designs differ."""
+    return [name for name in RANGED if getattr(one, name) != getattr(other, name)]
 
 
 def _with(part: Any, cls: Any, values: dict[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from crossbar_sim.crossbar.checks import finite, is_whole, show, unknown
 from crossbar_sim.crossbar.config import from_dict, load_hardware, parse_toml, read_text
 from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.crossbar.overrides import override
+from crossbar_sim.crossbar.overrides import dropped_ranges, override
 from crossbar_sim.crossbar.presets import preset
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness.experiment_models import ModelFile, ToTrain, read_models
@@ -190,5 +190,7 @@ def _hardware(given: Any, folder: Path) -> tuple[Hardware, tuple[str, ...]]:
         return chosen.hardware, chosen.warnings()
     if "file" in table:
         flat = {key: value for key, value in table.items() if key != "file"}
-        return override(load_hardware(folder / str(table["file"])), **flat), ()
+        loaded = load_hardware(folder / str(table["file"]))
+        hardware = override(loaded, **flat)
+        return hardware, dropped_ranges(loaded, hardware)
     return from_dict(table), ()

@@ -2,8 +2,10 @@
 
 import pytest
 
-from crossbar_sim import Hardware, InputError
+from crossbar_sim import Differential, Hardware, InputError, LogNormalDrift
 from crossbar_sim.crossbar import config
+from crossbar_sim.crossbar.converters import ADC
+from crossbar_sim.crossbar.overrides import dropped_ranges, override
 from crossbar_sim.crossbar.ranges import LayerRange, Ranges
 
 
@@ -37,3 +39,31 @@ def test_bad_tables_get_one_sentence(table, piece):
         config.from_dict({"ranges": table}, "hw.toml")
     assert piece in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_override_of_what_converters_see_drops_the_ranges_and_says_so():
+    own = Hardware(
+        Differential(0.0, 1e-4),
+        drift=LogNormalDrift(0.1),
+        adc=ADC(bits=8),
+        ranges=Ranges.of({"w": LayerRange(1.0)}),
+    )
+    for flat, named in (
+        ({"g_max": 4e-4}, "mapping"),
+        ({"tile": (64, 64)}, "tile"),
+        ({"wire_ohm": 2.0}, "wires"),
+        ({"dac_bits": 6}, "dac"),
+        ({"adc_per": "column"}, "adc"),
+    ):
+        changed = override(own, **flat)
+        assert changed.ranges is None
+        assert f"calibrated with another {named}:" in dropped_ranges(own, changed)[0]
+    for flat in (
+        {"sigma": 0.5},
+        {"g_max": 1e-4},
+        {"ranges": own.ranges, "g_max": 4e-4},
+        {"read_noise_sigma": 0.1},
+    ):
+        kept = override(own, **flat)
+        assert kept.ranges == own.ranges
+        assert dropped_ranges(own, kept) == ()
