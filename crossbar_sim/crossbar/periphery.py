@@ -113,6 +113,7 @@ class Readout:
         tile_rows: word lines of a tile.
         periphery: what surrounds them.
         first_column: of these columns among all of the array's: names their converters.
+        group: the block's number in the array (groups of a convolution): names its noise.
     """
 
     def __init__(
@@ -123,9 +124,10 @@ class Readout:
         tile_rows: int,
         periphery: Periphery,
         first_column: int = 0,
+        group: int = 0,
     ) -> None:
         self.planes, self.mapping, self.scale, self.tile_rows = planes, mapping, scale, tile_rows
-        self.periphery, self.first_column = periphery, first_column
+        self.periphery, self.first_column, self.group = periphery, first_column, group
         whole = (mapping.step or 1.0) * mapping.inverse(scale).astype(np.float64)
         self.inverse = whole.astype(np.float32)
         self._ready: dict[tuple[bool, float | None], TiledPlanes] = {}
@@ -165,7 +167,8 @@ class Readout:
         self, driven: Driven, event: int = 0, first: int = 0, effects: tuple[str, ...] = EFFECTS
     ) -> Float32:
         """As `product`, for driven input vectors (reads, b, m)."""
-        planes, stream = self.ready(driven.full_scale, effects), self._stream(event, effects)
+        planes = self.ready(driven.full_scale, effects)
+        stream = self._stream(planes, driven, event, effects)
         y = product(planes, driven.codes, input_weights=driven.weights, stream=stream, first_example=first)
         if self._reference:
             y = y[:, :-1] - y[:, -1:]
@@ -198,7 +201,7 @@ class Readout:
             goal, at = np.empty((len(out), n + self._reference, *out.shape[2:]), np.float32), 0
         convolution(
             planes, driven.codes, **window, first_channel=first_channel, input_weights=driven.weights,
-            stream=self._stream(event, effects), first_example=first, out=goal, first_output=at,
+            stream=self._stream(planes, driven, event, effects), first_example=first, out=goal, first_output=at,
         )  # fmt: skip
         factor = driven.unit[:, None] * self.inverse_columns
         if goal is out:
@@ -221,9 +224,14 @@ class Readout:
     def _noisy(self, effects: tuple[str, ...]) -> bool:
         return "read_noise" in effects and self.periphery.read_noise is not None
 
-    def _stream(self, event: int, effects: tuple[str, ...]) -> Stream | None:
-        p = self.periphery
-        return Stream.of(p.key.fold("read"), p.chip, 0, event) if self._noisy(effects) else None
+    def _stream(
+        self, planes: TiledPlanes, driven: Driven, event: int, effects: tuple[str, ...]
+    ) -> Stream | None:
+        """The name of a read's noise: every group of a convolution has planes of random numbers of its own."""
+        if not self._noisy(effects):
+            return None
+        p, conversions = self.periphery, len(driven.codes) * planes.reads * planes.tiles
+        return Stream.of(p.key.fold("read"), p.chip, self.group * conversions, event)
 
     def ready(self, full_scale: float, effects: tuple[str, ...] = EFFECTS) -> TiledPlanes:
         """Planes and converters made ready for inputs whose code `full_scale` is 1 V; kept for the next product."""

@@ -60,10 +60,13 @@ class Design:
         return bool(self.hardware.reading) and not slot.ideal and slot.layout.order != "vector"
 
     def set_chip(self, chip: int) -> None:
-        """Reprogram to another chip; arrays are rewritten, in place, when they are next read."""
+        """Reprogram to another chip; arrays are rewritten, in place, when they are next read.
+
+        Reads are counted from 0 again in any case: a loop over chips finds the same noise whatever ran before it.
+        """
+        self.reads = {}
         if chip != self.chip:
             self.chip, self.generation = check_chip(chip), self.generation + 1
-            self.reads = {}
 
     def set_hardware(self, hardware: Hardware) -> None:
         """Reprogram with another design."""

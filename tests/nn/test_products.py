@@ -104,6 +104,33 @@ def test_noise_is_fresh_at_every_read_and_the_same_in_every_rerun():
     assert len(rows.unique(dim=0)) == 4
 
 
+def test_setting_the_chip_counts_reads_anew_even_where_it_is_the_same():
+    analog = to_analog(made(small), COARSE, chip=0)
+    found = []
+    with torch.no_grad():
+        for chip in (0, 0, 1, 0):
+            chips.set_chip(analog, chip)
+            found.append(analog(IMAGES))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[3])
+    assert not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("bias", ["digital", "row"])
+def test_groups_have_noise_of_their_own(bias):
+    """Depthwise: four groups of one channel with one weight and one image differ by their noise alone."""
+    conv = nn.Conv2d(4, 4, 3, groups=4)
+    with torch.no_grad():
+        conv.weight.fill_(0.5)
+        conv.bias.fill_(0.25)
+        x = numbers(1, 1, 40, 40).expand(1, 4, 40, 40)
+        noisy = Hardware(Differential(0.0, 1e-4), read_noise=GaussianReadNoise(0.05), bias=bias)
+        noise = (to_analog(conv, noisy)(x) - conv(x))[0].reshape(4, -1)
+    alike = torch.corrcoef(noise)
+    alike.fill_diagonal_(0)
+    assert float(alike.abs().max()) < 6 / 38  # 38 * 38 pixels: six standard errors
+
+
 @pytest.mark.parametrize("bias", ["digital", "row"])
 def test_the_weight_that_reads_is_that_of_the_linear_read_out(bias):
     model = made(small)
