@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
+from crossbar_sim.baselines.method import (
+    Build,
+    Method,
+    Trained,
+    check_development,
+    check_switch,
+    fresh,
+    trained,
+)
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.train import Epoch
@@ -67,6 +75,7 @@ class Awp(Method):
             or self.attack_steps < 1
         ):
             raise InputError(f"attack_steps={self.attack_steps!r}: an integer >= 1 is needed")
+        check_switch("as_published", self.as_published)
 
     def fit(
         self,

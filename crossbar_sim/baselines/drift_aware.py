@@ -10,7 +10,15 @@ from torch import nn
 from crossbar_sim.baselines.analog_step import AnalogStep
 from crossbar_sim.baselines.drifted_step import DriftedStep
 from crossbar_sim.baselines.dropout import check_rates
-from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
+from crossbar_sim.baselines.method import (
+    Build,
+    Method,
+    Trained,
+    check_development,
+    check_switch,
+    fresh,
+    trained,
+)
 from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.mapping import Differential
@@ -74,6 +82,7 @@ class DriftAware(Method):
             )
         if isinstance(self.ramp, bool) or not isinstance(self.ramp, int | float) or not 0 <= self.ramp <= 1:
             raise InputError(f"ramp={self.ramp!r}: a share of the training in 0 .. 1")
+        check_switch("temperature", self.temperature)
         if self.dropout is not None:
             check_rates("dropout", self.dropout)
         self._check_sigma()

@@ -7,7 +7,15 @@ from typing import ClassVar
 
 from torch import nn
 
-from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
+from crossbar_sim.baselines.method import (
+    Build,
+    Method,
+    Trained,
+    check_development,
+    check_switch,
+    fresh,
+    trained,
+)
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates
@@ -23,7 +31,8 @@ class Dropout(Method):
     Args:
         rate: one for all sites, or one for each, in [0, 1).
         alpha: alpha dropout (Klambauer et al., NeurIPS 2017) in place of dropout: values are set to a negative
-            constant rather than 0, and mean and variance are kept. For networks with dropout layers of their own.
+            constant rather than 0, and mean and variance are kept. For networks with nn.Dropout of their own;
+            sites that drop whole channels must have the rate 0.
         training: how.
 
     Raises:
@@ -38,6 +47,7 @@ class Dropout(Method):
 
     def __post_init__(self) -> None:
         check_rates("rate", self.rate)
+        check_switch("alpha", self.alpha)
 
     def fit(
         self,
@@ -64,8 +74,14 @@ def to_alpha(model: nn.Module) -> None:
     """Replace every nn.Dropout of the model by an nn.AlphaDropout of its rate, in place.
 
     Raises:
-        InputError: if there is none: rates would silently be those of plain dropout.
+        InputError: if there is none, or others drop whole channels: rates would silently be those of plain dropout.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout1d | nn.Dropout2d | nn.Dropout3d) and module.p > 0:
+            raise InputError(
+                f"{name} is nn.{type(module).__name__}, which drops whole channels: alpha dropout has no such form, so "
+                f"give it the rate 0 (a rate for every site, such as [0, 0.2]), or leave out alpha"
+            )
     replaced = 0
     for module in list(model.modules()):
         for name, child in module.named_children():

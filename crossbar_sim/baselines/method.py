@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from crossbar_sim.crossbar.checks import show
 from crossbar_sim.data import Development, Scenes
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection_task import check_task
@@ -92,6 +93,16 @@ def check_development(development: object, detection: bool = False) -> Developme
             "with erm, dropout, drift-aware (temperature=false) or bayesft"
         )
     return development
+
+
+def check_switch(name: str, given: object) -> None:
+    """Refuse what is neither True nor False: any other word would count as True.
+
+    Raises:
+        InputError: naming the field.
+    """
+    if not isinstance(given, bool):
+        raise InputError(f"{name}={show(given)}: true or false is needed")
 
 
 def fresh(build: Build, key: Key) -> nn.Module:

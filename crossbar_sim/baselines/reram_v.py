@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
+from crossbar_sim.crossbar.checks import show
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
@@ -71,6 +72,10 @@ class ReramV(Method):
         plain = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
         if not plain or not self.threshold > 0:
             raise InputError(f"threshold={self.threshold!r}: a number > 0 is needed, of |ln gain|, or inf")
+        if not isinstance(self.retraining, Training):
+            raise InputError(
+                f"retraining={show(self.retraining)}: a Training is needed (a table of its fields in --set and files)"
+            )
         if self.retraining.weight_decay:
             raise InputError(
                 f"retraining.weight_decay={self.retraining.weight_decay:g} would move frozen weights: it must be 0"

@@ -1,6 +1,7 @@
 """A method from its name and settings: what the command line and experiment files give."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -16,6 +17,11 @@ METHODS: dict[str, type[Method]] = {method.kind: method for method in ALL_METHOD
 
 TRAINING = tuple(f.name for f in fields(Training))
 """Settings that all methods share."""
+
+_PYTHON: dict[str, Any] = {
+    "True": True, "False": False, "None": None, "inf": math.inf, "-inf": -math.inf, "nan": math.nan,
+}  # fmt: skip
+"""What is no JSON, and what the documentation of a setting says all the same: as a word, False would be true."""
 
 
 def method_of(
@@ -47,6 +53,9 @@ def method_of(
         if name not in TRAINING:
             raise InputError(unknown("the training setting", name, TRAINING))
     given = {name: _tuples(value) for name, value in settings.items()}
+    for f in own:
+        if isinstance(f.default, Training) and isinstance(given.get(f.name), Mapping):
+            given[f.name] = _recipe(f.name, f.default, given[f.name])
     recipe: Any = next((f.default for f in fields(method) if f.name == "training"), Training())
     given["training"] = replace(recipe, **training)
     takes = {f.name for f in fields(method)}
@@ -62,21 +71,37 @@ def method_of(
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """`gamma=0.02` as ("gamma", 0.02): values are JSON, or plain words.
+    """`gamma=0.02` as ("gamma", 0.02): values are JSON, Python's True, False, None and inf, or plain words.
 
     Raises:
         InputError: if there is no equals sign.
 
     >>> setting("rate=[0.1, 0.5]"), setting("kind=readout")
     (('rate', [0.1, 0.5]), ('kind', 'readout'))
+    >>> setting("alpha=True"), setting("threshold=inf")
+    (('alpha', True), ('threshold', inf))
     """
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise InputError(f"--set {show(text)}: expected NAME=VALUE, such as gamma=0.02")
+    name = name.strip().replace("-", "_")
+    if value.strip() in _PYTHON:
+        return name, _PYTHON[value.strip()]
     try:
-        return name.strip().replace("-", "_"), json.loads(value)
+        return name, json.loads(value)
     except ValueError:
-        return name.strip().replace("-", "_"), value
+        return name, value
+
+
+def _recipe(field: str, default: Training, given: Mapping[str, Any]) -> Training:
+    """A recipe with some of its fields given, as `retraining` of ReRAM-V may be."""
+    for name in given:
+        if name not in TRAINING:
+            raise InputError(unknown(f"the training setting {field}.", name, TRAINING))
+    try:
+        return replace(default, **given)
+    except InputError as error:
+        raise InputError(f"{field}.{error}") from None
 
 
 def _tuples(value: Any) -> Any:

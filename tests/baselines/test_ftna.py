@@ -105,7 +105,7 @@ def test_hard_bits_are_decoded_to_the_nearest_word(bits):
     logits = coded(z)
     found = distance.gather(1, logits.argmax(1, keepdim=True))[:, 0]
     assert torch.equal(found, distance.min(1).values)
-    assert torch.allclose(torch.logsumexp(logits, 1).exp(), torch.ones(()), atol=1.0)
+    assert (torch.logsumexp(logits, 1).exp() <= 1 + 1e-5).all()  # probabilities of some of all words
 
 
 def test_one_wrong_bit_in_seven_is_put_right():

@@ -1,5 +1,6 @@
 """What all methods promise."""
 
+import math
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ import torch
 from torch import nn
 
 from crossbar_sim.baselines import ALL_METHODS
+from crossbar_sim.baselines.awp import Awp
 from crossbar_sim.baselines.drift_aware import DriftAware
 from crossbar_sim.baselines.dropout import Dropout, to_alpha
 from crossbar_sim.baselines.erm import Erm
 from crossbar_sim.baselines.method import Method, check_development
+from crossbar_sim.baselines.settings import method_of, setting
 from crossbar_sim.data import Development, load_data
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import MLP
@@ -131,6 +134,16 @@ def test_alpha_dropout_replaces_dropout_or_refuses(digits: Development) -> None:
         to_alpha(nn.Linear(2, 2))
 
 
+def test_alpha_dropout_of_some_sites_only_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout2d(0.2), nn.Flatten(), nn.Dropout(0.2))
+    with pytest.raises(InputError, match=r"1 is nn.Dropout2d, which drops whole channels"):
+        to_alpha(model)
+    assert type(model[3]) is nn.Dropout
+    model[1].p = 0.0  # type: ignore[assignment]
+    to_alpha(model)
+    assert [type(m) for m in model][1::2] == [nn.Dropout2d, nn.AlphaDropout]
+
+
 def test_the_model_comes_back_to_the_cpu(digits: Development) -> None:
     for method in METHODS:
         devices = {p.device for p in method.fit(build, digits, Key(0)).model.parameters()}
@@ -167,8 +180,29 @@ def test_drift_aware_trains_in_bfloat16(digits: Development) -> None:
         (lambda: Dropout(1.0), "rate=1.0"),
         (lambda: Dropout((0.1, -0.1)), "rate="),
         (lambda: Dropout("half"), "rate='half'"),
+        (lambda: Dropout(0.1, alpha="no"), "alpha='no': true or false"),
+        (lambda: Awp(as_published="False"), "as_published='False': true or false"),
+        (lambda: DriftAware(temperature=0), "temperature=0: true or false"),
     ],
 )
-def test_bad_rates_are_one_sentence(make: Any, says: str) -> None:
+def test_bad_settings_are_one_sentence(make: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         make()
+
+
+def test_settings_are_read_as_json_and_as_python_writes_them() -> None:
+    texts = (
+        "as_published=False",
+        "as-published=true",
+        "threshold=inf",
+        "threshold=Infinity",
+        "sigma=None",
+        "kind=Falsely",
+    )
+    read = [setting(text)[1] for text in texts]
+    assert read == [False, True, math.inf, math.inf, None, "Falsely"]
+    assert setting("as-published=true")[0] == "as_published"
+    assert not method_of("awp", dict([setting("as_published=False")]), {}).as_published  # type: ignore[attr-defined]
+    for text in ("gamma=nan", "gamma=NaN", "gamma=-inf"):
+        with pytest.raises(InputError, match=r"gamma=.*finite"):
+            method_of("awp", dict([setting(text)]), {})

@@ -1,6 +1,7 @@
 """ReRAM-V: a network retrained for one chip, and for that one alone."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from crossbar_sim import Hardware, Key
 from crossbar_sim.baselines.reram_v import ReramV, diagnose
+from crossbar_sim.baselines.settings import method_of
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import set_chip, to_analog
 from crossbar_sim.nn.networks import build
@@ -119,3 +121,17 @@ def test_bad_input_is_one_sentence(network, digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10)).eval()
     with pytest.raises(InputError, match="folded"):
         ReramV(folded).retrain(model, digits.development, Key(0))
+
+
+def test_the_retraining_may_be_a_table_of_its_fields():
+    made = method_of("reram-v", {"retraining": {"epochs": 2}}, {})
+    assert made.retraining == Training(epochs=2, patience=3)  # the rest is the method's own
+    for given, says in (
+        ({"epoch": 2}, "retraining. 'epoch' is unknown: did you mean 'epochs'"),
+        ({"epochs": 0}, "retraining.epochs=0"),
+        ({"weight_decay": 0.1}, "would move frozen weights"),
+        (None, "retraining=None: a Training is needed"),
+        ("long", "retraining='long': a Training is needed"),
+    ):
+        with pytest.raises(InputError, match=re.escape(says)):
+            method_of("reram-v", {"retraining": given}, {})
