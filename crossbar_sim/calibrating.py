@@ -56,7 +56,7 @@ def run_calibrate(
     x, told = calibration_inputs(loaded, data, data_dir, images, input_shape, seed)
     loaded.module.eval()
     calibrated, reports = calibrate_ranges(
-        loaded.module, hardware, x, only=only or None, skip=skip, seed=seed, chip=chip
+        loaded.module, hardware, x, only=only or None, skip=skip, seed=seed, chip=chip, fixed=loaded.batch
     )
     write_text(
         output, to_toml(calibrated) if output.lower().endswith(".toml") else to_json(calibrated) + "\n"
@@ -96,7 +96,7 @@ def calibrated_for(
     x, told = calibration_inputs(loaded, data, data_dir, IMAGES, input_shape, seed)
     loaded.module.eval()
     calibrated, reports = calibrate_ranges(
-        loaded.module, hardware, x, only=only or None, skip=skip, seed=seed
+        loaded.module, hardware, x, only=only or None, skip=skip, seed=seed, fixed=loaded.batch
     )
     worst = max((r.output_clipped or 0.0 for r in reports), default=0.0)
     used = [r.output_used for r in reports if r.output_used is not None]

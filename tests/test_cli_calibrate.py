@@ -61,6 +61,15 @@ def test_what_is_not_calibrated_is_calibrated_on_training_examples_and_said(file
     assert again == told
 
 
+def test_a_model_of_one_batch_size_has_converters_too(files, command, tmp_path):
+    path = tmp_path / "design.toml"
+    made = command("calibrate", files.fixed, "--data", "digits", *CONVERTERS, "--images", "100", "-o", path)
+    assert made.code == 0, made.err  # 100 is no multiple of the batch of 7
+    told = command("deploy", files.fixed, "--data", "digits", "--hardware", path, *QUICK, "--json", "-")
+    assert told.code == 0, told.err
+    assert set(told.report["layers"][0]["effects"]) == {"drift", "dac", "adc"}
+
+
 def test_a_design_that_asks_for_no_calibration_is_told_so(files, command, tmp_path):
     told = command(
         "calibrate", files.checkpoint, "--adc-bits", "8", "--adc-range", "1e-5", "--images", "50",

@@ -6,12 +6,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from crossbar_sim.crossbar.checks import SINGLE
 from crossbar_sim.crossbar.drive import Driven
 from crossbar_sim.crossbar.periphery import Readout, slices_of, unit_of
 from crossbar_sim.crossbar.stream import Float32
 
 _SHIFT = 13
 """Bits of a float32 that a histogram leaves out: magnitudes are kept to 1 in 1024."""
+
+_SMALLEST = 1 / SINGLE
+"""What is smaller counts as 0: no range can be."""
+
+_ZEROS = int(np.array([_SMALLEST], np.float32).view(np.int32)[0]) >> _SHIFT
+"""Bins of these."""
 
 
 @dataclass
@@ -30,13 +37,19 @@ class Magnitudes:
         self.counts += np.bincount(size.view(np.int32) >> _SHIFT, minlength=self.counts.size)
 
     def percentile(self, p: float) -> float:
-        """The value that p percent of all do not exceed, to 0.1 % and never too small; 100: the largest."""
+        """The value that p percent of all do not exceed, to 0.1 % and never too small; 100: the largest.
+
+        The largest too where that is 0, as in a slice that few weights use; 0 if all are, or as good as 0.
+        """
+        largest = self.largest if self.largest >= _SMALLEST else 0.0
         wanted = np.ceil(self.counts.sum() * p / 100)
         if p >= 100 or wanted < 1:
-            return self.largest
+            return largest
         i = int(np.searchsorted(np.cumsum(self.counts), wanted))
+        if i < _ZEROS:
+            return largest
         edge = np.array([(i + 1) << _SHIFT], np.int32).view(np.float32)[0]
-        return min(float(edge), self.largest)
+        return min(float(edge), largest)
 
 
 @dataclass

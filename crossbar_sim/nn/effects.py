@@ -14,7 +14,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.remapping import remap_chip
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.nn import chips
-from crossbar_sim.nn.reading import reading
+from crossbar_sim.nn.evaluate import run_over
 from crossbar_sim.nn.tiled import Tiled
 
 _NOTHING = 1e-6
@@ -28,7 +28,9 @@ EXAMPLES = 64
 """Examples on which the effects on products are measured."""
 
 
-def layer_effects(model: torch.nn.Module, x: Tensor | None = None) -> dict[str, dict[str, float]]:
+def layer_effects(
+    model: torch.nn.Module, x: Tensor | None = None, fixed: int | None = None
+) -> dict[str, dict[str, float]]:
     """Per layer and effect, the change it caused on the present chip: |W_with - W_without| / |W|, Frobenius.
 
     Effects are switched on one after the other in their physical order, on the same random cells, so that
@@ -38,6 +40,7 @@ def layer_effects(model: torch.nn.Module, x: Tensor | None = None) -> dict[str, 
     Args:
         model: analog.
         x: inputs (n, ...); the first of them show the effects on products. None: those are left out.
+        fixed: the one batch size that the model accepts.
 
     Returns:
         {layer: {effect: relative change}}; layers whose clean weights are all zero are left out.
@@ -70,12 +73,14 @@ def layer_effects(model: torch.nn.Module, x: Tensor | None = None) -> dict[str, 
         if sizes[layer] > 0
     }
     if x is not None and shared.hardware.reading and shared.maps is None:
-        for layer, changes in product_effects(model, x[:EXAMPLES]).items():
+        for layer, changes in product_effects(model, x[:EXAMPLES], fixed).items():
             found.setdefault(layer, {}).update(changes)
     return found
 
 
-def product_effects(model: torch.nn.Module, x: Tensor) -> dict[str, dict[str, float]]:
+def product_effects(
+    model: torch.nn.Module, x: Tensor, fixed: int | None = None
+) -> dict[str, dict[str, float]]:
     """Per layer whose products go through converters, what each part changed: |y_with - y_without| / |y|.
 
     Every part is added to those before it, on the same inputs: those that the layer sees with everything on.
@@ -97,8 +102,7 @@ def product_effects(model: torch.nn.Module, x: Tensor) -> dict[str, dict[str, fl
 
     shared.probe = probe
     try:
-        with torch.inference_mode(), reading(0):
-            model(x)
+        run_over(model, x, len(x) or 1, fixed)
     finally:
         shared.probe = None
     return {

@@ -1,7 +1,7 @@
 """Running a model over data: in fixed blocks, one thread per block, so that the bits never depend on threads."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ def outputs(
         missing = (fixed or 0) - len(piece)
         if missing > 0:
             piece = torch.cat([piece, piece[-1:].expand(missing, *piece.shape[1:])])
-        with torch.inference_mode(), reading(part.start):
+        with torch.inference_mode(), reading(part.start, len(piece)):
             y = _forward(model, piece, fast and device.type == "cpu")
         y = y[: len(piece) - max(missing, 0)]
         results[i] = y if reduce is None else reduce(y, part)
@@ -62,6 +62,28 @@ def outputs(
             for i in range(len(parts)):
                 one(i)
     return results
+
+
+def run_over(model: nn.Module, x: Tensor, block: int, fixed: int | None = None) -> None:
+    """Run the model over x for what its layers see; its outputs may be anything.
+
+    Args:
+        model: in evaluation mode.
+        x: inputs (n, ...), on the model's device.
+        block: inputs per forward.
+        fixed: the one batch size that the model accepts; the last block is filled up from the first inputs, which
+            are then seen twice.
+
+    Raises:
+        InputError: if the model cannot take the inputs.
+    """
+    size = fixed or block
+    for start in range(0, len(x), size):
+        piece = x[start : start + size]
+        if fixed is not None and len(piece) < fixed:
+            piece = x[torch.arange(start, start + fixed, device=x.device) % len(x)]
+        with torch.inference_mode(), reading(start, len(piece)):
+            _answer(model, piece)
 
 
 def one_thread() -> None:
@@ -82,12 +104,18 @@ def torch_threads_kept() -> Iterator[None]:
 
 def _forward(model: nn.Module, piece: Tensor, fast: bool) -> Tensor:
     """One block's output as a tensor (b, ...)."""
+    with FastRoutes() if fast else nullcontext():
+        y = _tensor(_answer(model, piece))
+    if y is None or y.dim() < 1 or len(y) != len(piece):
+        what = f"shape {tuple(y.shape)}" if y is not None else "no tensor"
+        raise InputError(f"the model returns {what} for {len(piece)} inputs: expected one row per input")
+    return y
+
+
+def _answer(model: nn.Module, piece: Tensor) -> Any:
+    """What the model makes of one block; its errors in one sentence."""
     try:
-        if fast:
-            with FastRoutes():
-                y = model(piece)
-        else:
-            y = model(piece)
+        return model(piece)
     except (InputError, MemoryError):
         raise
     except Exception as error:  # of the user's own code, or of torch where shapes do not fit: of any kind
@@ -97,11 +125,6 @@ def _forward(model: nn.Module, piece: Tensor, fast: bool) -> Tensor:
         raise InputError(
             f"the model cannot take inputs of shape {tuple(piece.shape)} (batch first): {first.strip()}"
         ) from error
-    y = _tensor(y)
-    if y is None or y.dim() < 1 or len(y) != len(piece):
-        what = f"shape {tuple(y.shape)}" if y is not None else "no tensor"
-        raise InputError(f"the model returns {what} for {len(piece)} inputs: expected one row per input")
-    return y
 
 
 def _tensor(y: Any) -> Tensor | None:

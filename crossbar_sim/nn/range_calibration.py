@@ -8,11 +8,12 @@ do not spoil another's ranges; clipped conversions and used codes are then count
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from crossbar_sim.crossbar.checks import SINGLE, require
 from crossbar_sim.crossbar.drive import Driven
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.periphery import EFFECTS
@@ -22,7 +23,7 @@ from crossbar_sim.crossbar.usage import Magnitudes, Usage, count_inputs, count_o
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips
 from crossbar_sim.nn.convert import to_analog
-from crossbar_sim.nn.reading import reading
+from crossbar_sim.nn.evaluate import run_over
 from crossbar_sim.nn.tiled import Tiled
 
 BATCH = 64
@@ -70,6 +71,7 @@ def calibrate_ranges(
     skip: Iterable[str] = (),
     seed: int = 0,
     chip: int | None = None,
+    fixed: int | None = None,
 ) -> tuple[Hardware, tuple[RangeReport, ...]]:
     """The design with the converter ranges of every layer, and how well they fit.
 
@@ -79,6 +81,7 @@ def calibrate_ranges(
         x: inputs (n, ...), of the training or validation data: never of the test data.
         only, skip: see `to_analog`.
         seed, chip: calibrate on this chip with all that is random in it, rather than on the conductances aimed at.
+        fixed: the one batch size that the model accepts.
 
     Raises:
         InputError: if there are no converters, no inputs, or no layer whose products they convert.
@@ -92,11 +95,12 @@ def calibrate_ranges(
     )  # fmt: skip
     still = replace(still, read_noise=None, ranges=None)
     analog = to_analog(model, still, seed, chip or 0, only, skip)
+    run = partial(_run, analog, x, fixed)
     found: dict[str, LayerRange] = {}
     if still.dac is not None and still.dac.range == "calibrated":
         inputs: dict[str, Magnitudes] = {}
-        _run(analog, x, lambda tiled, g, v, _: inputs.setdefault(tiled.slot.name, Magnitudes()).add(v), ())
-        found = {n: LayerRange(_positive(m.percentile(still.dac.percentile))) for n, m in inputs.items()}
+        run(lambda tiled, g, v, _: inputs.setdefault(tiled.slot.name, Magnitudes()).add(v), ())
+        found = {n: LayerRange(_full_scale(n, m.percentile(still.dac.percentile))) for n, m in inputs.items()}
         chips.set_hardware(analog, replace(still, ranges=Ranges.of(found)))
     if still.adc is not None and still.adc.range == "calibrated":
         outputs: dict[str, list[Magnitudes]] = {}
@@ -107,25 +111,28 @@ def calibrate_ranges(
             for _, _, k, i in currents(tiled.blocks[group], driven):
                 seen[k].add(i)
 
-        _run(analog, x, see, ("dac",))
+        run(see, ("dac",))
         p = still.adc.percentile
         for name, seen in outputs.items():
-            chosen = tuple(_positive(m.percentile(p)) for m in seen)
+            chosen = tuple(_full_scale(name, m.percentile(p)) for m in seen)
             found[name] = replace(found.get(name, LayerRange()), output=chosen)
     ranges = Ranges.of(found) if found else None
     chips.set_hardware(analog, replace(still, ranges=ranges))
-    reports = _report(analog, x)
+    reports = _report(analog, run)
     if not reports:
         raise InputError("no layer's product goes through converters: there is no range to calibrate")
     return replace(hardware, ranges=ranges), reports
 
 
-def _positive(value: float) -> float:
-    """A layer that saw zeros alone gets a range all the same."""
+def _full_scale(name: str, value: float) -> float:
+    """A range of the array `name`; one that saw zeros alone gets one all the same."""
+    require(
+        value <= SINGLE, f"{name}: its converters see values up to {value:.3g}, and ranges end at {SINGLE:g}"
+    )
     return value if value > 0 else 1.0
 
 
-def _report(analog: nn.Module, x: Tensor) -> tuple[RangeReport, ...]:
+def _report(analog: nn.Module, run: Callable[..., None]) -> tuple[RangeReport, ...]:
     """One more pass, with everything converting."""
     hardware = chips.design(analog).hardware
     dac, adc = hardware.dac, hardware.adc
@@ -141,7 +148,7 @@ def _report(analog: nn.Module, x: Tensor) -> tuple[RangeReport, ...]:
         if adc is not None and adc.bits is not None:
             count_outputs(block, driven, outputs.setdefault(name, Usage(adc.top(dac), adc.signed(dac))))
 
-    _run(analog, x, count, EFFECTS)
+    run(count, EFFECTS)
     return tuple(
         _line(name, tiled, hardware, inputs.get(name), outputs.get(name)) for name, tiled in arrays.items()
     )
@@ -152,7 +159,7 @@ def _line(
 ) -> RangeReport:
     block, dac, adc = tiled.blocks[0], hardware.dac, hardware.adc
     given: float | None = None
-    if dac is not None and dac.range != "vector":
+    if dac is not None and dac.range != "dynamic":
         known = block.periphery.ranges
         given = dac.range if not isinstance(dac.range, str) else known.input if known is not None else None
     slices = range(block.mapping.slices) if adc is not None and adc.bits is not None else ()
@@ -165,7 +172,11 @@ def _line(
 
 
 def _run(
-    analog: nn.Module, x: Tensor, see: Callable[[Tiled, int, Float32, Driven], Any], effects: tuple[str, ...]
+    analog: nn.Module,
+    x: Tensor,
+    fixed: int | None,
+    see: Callable[[Tiled, int, Float32, Driven], Any],
+    effects: tuple[str, ...],
 ) -> None:
     """Run the model over x in batches, showing `see` some of the input vectors of every array with converters."""
 
@@ -175,9 +186,7 @@ def _run(
         see(tiled, group, v[some], driven._replace(codes=driven.codes[:, some], unit=unit))
 
     with _probing(analog, probe, effects):
-        for start in range(0, len(x), BATCH):
-            with torch.inference_mode(), reading(start):
-                analog(x[start : start + BATCH])
+        run_over(analog, x, BATCH, fixed)
 
 
 @contextmanager

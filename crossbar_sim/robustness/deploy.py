@@ -237,7 +237,7 @@ def deploy(
     step("clean model")
     clean = reference.clean_score()
     few = reference.part(some(len(x), sensitivity_images, seed))
-    effects = layer_effects(analog, few.x)
+    effects = layer_effects(analog, few.x, fixed)
     told = [*cautions.of_reference(reference, metric, asked)]
     if maps is None:
         told += cautions.of_design(hardware, handle.layers(analog))

@@ -34,6 +34,12 @@ def test_a_histogram_has_the_percentiles_of_its_values():
         assert exact <= histogram.percentile(p) <= exact * 1.002
     assert histogram.percentile(100.0) == np.abs(values).max()
     assert Magnitudes().percentile(99.0) == 0.0
+    rare = Magnitudes()
+    rare.add(np.array([0.0] * 99 + [3.0], np.float32))
+    assert rare.percentile(50.0) == 3.0  # where most are 0: the largest there is
+    tiny = Magnitudes()
+    tiny.add(np.full(5, 1e-31, np.float32))
+    assert tiny.percentile(50.0) == 0.0  # as good as none
 
 
 def test_usage_counts_what_is_clipped_and_which_codes_came_up():
@@ -69,6 +75,25 @@ def test_ranges_are_the_percentiles_of_what_each_layer_sees():
     assert needs_calibration(BASE)
 
 
+class Sevens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = MODEL
+
+    def forward(self, x):
+        assert len(x) == 7, "this model takes 7"
+        return self.body(x)
+
+
+def test_a_model_of_one_batch_size_is_calibrated_in_whole_batches():
+    found, _ = calibrate_ranges(Sevens().eval(), replace(BASE, adc=None), X, fixed=7)
+    every, _ = calibrate_ranges(MODEL, replace(BASE, adc=None), X)
+    for name in ("0.weight", "2.weight"):
+        assert found.ranges.get(f"body.{name}").input == pytest.approx(every.ranges.get(name).input, rel=1e-5)
+    few, _ = calibrate_ranges(Sevens().eval(), replace(BASE, adc=None), X[:3], fixed=7)
+    assert few.ranges.get("body.0.weight").input == float(X[:3].abs().max())
+
+
 def test_ranges_belong_to_the_design_unless_a_chip_is_asked_for():
     drifting = replace(BASE, drift=LogNormalDrift(1.0))
     still, _ = calibrate_ranges(MODEL, BASE, X)
@@ -98,10 +123,28 @@ def test_calibrated_converters_lose_less_than_the_largest_range():
 def test_what_cannot_be_calibrated_is_refused():
     with pytest.raises(InputError, match="no dac and no adc"):
         calibrate_ranges(MODEL, Hardware(), X)
+    with pytest.raises(InputError, match=r"shape \(64, 20\) \(batch first\): this model takes 7"):
+        calibrate_ranges(Sevens().eval(), BASE, X)
+    with pytest.raises(InputError, match=r"0\.weight: its converters see values up to 5e\+30"):
+        calibrate_ranges(MODEL, BASE, torch.full((4, 20), 5e30))
     with pytest.raises(InputError, match="at least one input"):
         calibrate_ranges(MODEL, BASE, X[:0])
     with pytest.raises(InputError, match="no layer's product"):
         calibrate_ranges(made(lambda: nn.LSTM(4, 3)), replace(BASE, dac=None), numbers(2, 5, 4))
+
+
+def test_a_slice_that_few_weights_use_gets_the_largest_of_its_currents():
+    rare = nn.Sequential(nn.Linear(256, 512, bias=False)).eval()
+    with torch.no_grad():
+        rare[0].weight.uniform_(-0.01, 0.01, generator=torch.Generator().manual_seed(0))
+        rare[0].weight[0, 0] = 1.0
+    sliced = Hardware(Differential(0.0, 1e-4, levels=256, cell_bits=2), dac=DAC(bits=8), adc=ADC(bits=8))
+    x = numbers(64, 256)
+    found, _ = calibrate_ranges(rare, sliced, x)
+    # codes 64 x 3: the top slice is at 3 of 3 in one cell, on the highest range of its one word line
+    assert found.ranges.get("0.weight").output[3] == pytest.approx(
+        float(x[:, 0].abs().max()) * 1e-4, rel=0.02
+    )
 
 
 def test_a_layer_that_sees_zeros_alone_gets_a_range():
