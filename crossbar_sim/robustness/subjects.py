@@ -164,7 +164,7 @@ def _idle(subject: Subject, sigma: float) -> list[str]:
     """What the design asks for and does not act on this model, looked at on chip 0."""
     hardware = at_sigma(subject.hardware, sigma)
     analog = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip)
-    effects = layer_effects(analog, subject.reference.x)
+    effects = layer_effects(analog, subject.reference.x, subject.reference.fixed)
     found = [*idle_effects(effects, hardware, 0), *read_linearly(analog, effects)]
     if sigma == 0:  # then drift was not asked for
         found = [sentence for sentence in found if not sentence.startswith("drift ")]
