@@ -106,3 +106,16 @@ def check_weights(w: NDArray[np.float32], what: str = "the weight matrix") -> No
     if w.size and not (np.isfinite(w.max()) and np.isfinite(w.min())):
         bad = int(np.count_nonzero(~np.isfinite(w)))
         raise InputError(f"{what} holds {bad} NaN or infinite values of {w.size}: train or export it again")
+
+
+def check_inputs(x: NDArray[np.float32]) -> None:
+    """Refuse inputs that no voltage can stand for.
+
+    Raises:
+        InputError: naming how many are NaN or infinite.
+    """
+    if x.size and not (np.isfinite(x.max()) and np.isfinite(x.min())):
+        bad = int(np.count_nonzero(~np.isfinite(x)))
+        raise InputError(
+            f"the inputs hold {bad} NaN or infinite values of {x.size}: look at the layer before"
+        )

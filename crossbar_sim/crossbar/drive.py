@@ -1,14 +1,19 @@
 """What a DAC makes of inputs: Eq. (18) to (20) of docs/periphery.md."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from crossbar_sim.crossbar.checks import SINGLE, check_inputs
 from crossbar_sim.crossbar.converters import DAC
 from crossbar_sim.crossbar.philox import f32, kernel
 from crossbar_sim.crossbar.ranges import LayerRange
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
+
+_NOTHING = np.float32(1 / SINGLE)
+"""Inputs up to this large are driven as 0: a code for each would leave single precision."""
 
 
 class Driven(NamedTuple):
@@ -37,17 +42,19 @@ def drive(x: Float32, dac: DAC | None, calibrated: LayerRange | None, name: str)
         name: of the array, for errors.
 
     Raises:
-        InputError: if the range was not calibrated.
+        InputError: if the range was not calibrated, or the inputs hold NaN or infinite values.
     """
-    if dac is None:
+    if dac is None:  # the product checks its inputs
         return Driven(x[None], np.ones(1, np.float32), 1.0, np.ones(1, np.float32))
+    check_inputs(x)  # codes would not show it: they are clipped
     top = 1.0 if dac.bits is None else float(dac.top)
     largest = full_scale_inputs(x, dac, calibrated, name)
     per_unit, unit = np.float32(top) / largest, largest / np.float32(top)
     reads = dac.phases * dac.slices
     codes = np.empty((reads, *x.shape), np.float32)
     base = 2.0 if dac.slice_bits is None else 2.0**dac.slice_bits
-    flat, split = x.reshape(len(x), -1), codes.reshape(reads, len(x), -1)
+    flat = _flat(x)
+    split = codes.reshape(reads, *flat.shape)
     _codes(flat, per_unit, f32(top), dac.bits is not None, dac.phases, f32(base), split)
     weights = np.outer([1.0, -1.0][: dac.phases], base ** np.arange(dac.slices))
     return Driven(codes, weights.reshape(-1).astype(np.float32), float(dac.full_scale), unit)
@@ -83,12 +90,17 @@ def _codes(x: Any, per_unit: Any, top: Any, rounded: Any, phases: Any, base: Any
                     left = rest
 
 
+def _flat(x: Float32) -> Float32:
+    """(b, whatever an example holds), also of no examples."""
+    return x.reshape(len(x), math.prod(x.shape[1:]))
+
+
 def full_scale_inputs(x: Float32, dac: DAC, calibrated: LayerRange | None, name: str) -> Float32:
     """The input driven at full scale: (b,) where each example has its own, else (1,)."""
     if dac.range == "dynamic":
-        flat = x.reshape(len(x), -1)
+        flat = _flat(x)
         largest = np.maximum(flat.max(axis=1, initial=0), -flat.min(axis=1, initial=0))
-        return np.where(largest > 0, largest, np.float32(1))
+        return np.where(largest > _NOTHING, largest, np.float32(1))
     if dac.range == "calibrated":
         if calibrated is None or calibrated.input is None:
             raise InputError(not_calibrated(name, "dac"))

@@ -167,6 +167,8 @@ class Readout:
         self, driven: Driven, event: int = 0, first: int = 0, effects: tuple[str, ...] = EFFECTS
     ) -> Float32:
         """As `product`, for driven input vectors (reads, b, m)."""
+        if not self.planes.shape[1]:  # no word lines, no current, and no range for one
+            return np.zeros((driven.codes.shape[1], len(self.inverse_columns)), np.float32)
         planes = self.ready(driven.full_scale, effects)
         stream = self._stream(planes, driven, event, effects)
         y = product(planes, driven.codes, input_weights=driven.weights, stream=stream, first_example=first)

@@ -5,6 +5,7 @@ it, whoever calls, the product goes through the array's converters; every other 
 weight (and the report says which layers never went through their converters).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -101,12 +102,14 @@ def _linear(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
     tiled = weight.tiled
 
     def forward(value: Tensor, row: bool) -> Tensor:
-        event, first = next_read(tiled.design, tiled.slot.name)
-        flat = value.reshape(-1, value.shape[-1])
-        each = len(flat) // max(len(value), 1) if value.dim() > 1 else 1
+        flat = value.reshape(
+            math.prod(value.shape[:-1]), value.shape[-1]
+        )  # no -1: there may be nothing in it
+        leading = len(value) if value.dim() > 1 else 1
+        event, first = next_read(tiled.design, tiled.slot.name, len(flat), leading)
         vectors, driven = tiled.drive(flat, row)
-        y = tiled.read(0, vectors, driven, event, first * each)
-        return torch.from_numpy(y).to(value.dtype).reshape(*value.shape[:-1], -1)
+        y = tiled.read(0, vectors, driven, event, first)
+        return torch.from_numpy(y).to(value.dtype).reshape(*value.shape[:-1], y.shape[1])
 
     return _through(x, weight, bias, forward, F.linear, -1)
 

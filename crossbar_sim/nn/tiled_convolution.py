@@ -67,7 +67,7 @@ def convolve(x: Tensor, tiled: Tiled, window: Window, row: bool) -> Tensor:
     Raises:
         InputError: as `Readout.product`.
     """
-    event, first = next_read(tiled.design, tiled.slot.name)
+    event, first = next_read(tiled.design, tiled.slot.name, len(x), len(x))
     sizes, cols = tuple(x.shape[2:]), tiled.slot.layout.cols
     places = window.places(sizes)
     out = np.empty((len(x), window.groups * cols, *places), np.float32)

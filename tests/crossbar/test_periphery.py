@@ -200,3 +200,20 @@ def test_inputs_that_do_not_fit_are_refused():
         array.matvec(np.ones(3, np.float32))
     with pytest.raises(InputError, match="no dac, adc or read_noise"):
         Hardware().program(W4, KEY, 0).readout  # noqa: B018 - refuses
+    for dac in DACS:
+        array = replace(PAGE, dac=dac, adc=ADC(bits=4, range=1e-5)).program(W4, KEY, 0)
+        for value, count in ((np.inf, 1), (-np.inf, 2), (np.nan, 3)):
+            x = np.ones((2, 4), np.float32)
+            x[0, :count] = value
+            with pytest.raises(InputError, match=f"the inputs hold {count} NaN or infinite values of 8"):
+                array.matvec(x)
+
+
+@pytest.mark.parametrize("dac", DACS)
+def test_next_to_nothing_and_nothing_are_read(dac):
+    array = replace(PAGE, dac=dac, adc=ADC(bits=4, range=1e-5)).program(W4, KEY, 0)
+    assert not np.abs(array.matvec(np.full(4, 1e-38, np.float32))).any()
+    assert array.matvec(np.zeros((0, 4), np.float32)).shape == (0, 4)
+    design = PAGE if dac is None else replace(PAGE, dac=dac)
+    empty = design.program(np.zeros((0, 3), np.float32), KEY, 0)
+    assert np.array_equal(empty.matvec(np.zeros((2, 0), np.float32)), np.zeros((2, 3)))

@@ -116,6 +116,46 @@ def test_setting_the_chip_counts_reads_anew_even_where_it_is_the_same():
     assert not torch.equal(found[0], found[2])
 
 
+class Folded(nn.Module):
+    """Words, or frames, are folded into the batch before the layer and unfolded after it."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        y = self.layer(x.flatten(0, 1))
+        return y.reshape(len(x), -1, *y.shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [(nn.Linear(4, 3), torch.ones(8, 5, 4)), (nn.Conv2d(1, 3, 2), torch.ones(8, 5, 1, 3, 3))],
+    ids=["linear", "convolution"],
+)
+def test_what_is_folded_into_the_batch_is_numbered_by_its_example(layer, x):
+    noisy = Hardware(Differential(0.0, 1e-4), read_noise=GaussianReadNoise(0.05))
+    analog = to_analog(Folded(layer).eval(), noisy)
+    (whole,) = outputs(analog, x, 8)
+    for block in (1, 3):
+        assert torch.equal(torch.cat(outputs(analog, x, block)), whole)
+    assert len(whole.unique()) > 0.95 * whole.numel()  # float32 may round two alike
+
+
+@pytest.mark.parametrize(
+    "part", [{"dac": DAC(bits=4)}, {"adc": ADC(bits=4, range=1.0)}, {"read_noise": GaussianReadNoise(0.1)}]
+)
+def test_a_batch_of_nothing_gives_nothing(part):
+    hardware = Hardware(Differential(0.0, 1e-4), **part)
+    for layer, shape in (
+        (nn.Linear(4, 3), (0, 4)),
+        (nn.Linear(4, 3), (2, 0, 4)),
+        (nn.Conv2d(1, 3, 2), (0, 1, 4, 4)),
+    ):
+        with torch.no_grad():
+            assert to_analog(layer, hardware)(torch.ones(shape)).shape == layer(torch.ones(shape)).shape
+
+
 @pytest.mark.parametrize("bias", ["digital", "row"])
 def test_groups_have_noise_of_their_own(bias):
     """Depthwise: four groups of one channel with one weight and one image differ by their noise alone."""

@@ -6,11 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossbar_sim.crossbar import threads
-from crossbar_sim.crossbar.checks import is_whole, require, show
+from crossbar_sim.crossbar.checks import check_inputs, is_whole, require, show
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.crossbar.tiled.converters import Float32, Noise, Quantiser
 from crossbar_sim.crossbar.tiled.planes import Part, TiledPlanes
-from crossbar_sim.errors import InputError
 
 
 def driven(x: Float32, dimensions: int, shape: str) -> Float32:
@@ -24,11 +23,7 @@ def driven(x: Float32, dimensions: int, shape: str) -> Float32:
         x.ndim in (dimensions, dimensions + 1), f"inputs of shape {x.shape}: must be {shape}, or slices of it"
     )
     x = np.require(x, np.float32, ["C", "A", "W"])  # one kind of array for Numba: others compile anew
-    if x.size and not (np.isfinite(x.max()) and np.isfinite(x.min())):
-        bad = int(np.count_nonzero(~np.isfinite(x)))
-        raise InputError(
-            f"the inputs hold {bad} NaN or infinite values of {x.size}: look at the layer before"
-        )
+    check_inputs(x)
     return x[None] if x.ndim == dimensions else x
 
 
