@@ -112,7 +112,8 @@ class ADC:
     """Bit-line currents to codes, tile by tile: Eq. (21) to (23) of docs/periphery.md.
 
     Args:
-        bits: of a code, its sign included where the current has one; None: ideal resolution.
+        bits: of a code, its sign included where the current has one; None: ideal resolution (with mismatch: steps of
+            range / 2^20, clipped at 16 times the range).
         range: the current of the largest code, larger ones are clipped; A at 1 V of full-scale input. A number;
             "max", the largest current that the tile can give; "granular", so that a step is the current of
             one level at one input code (ISAAC's choice: exact if the bits suffice); "calibrated", a

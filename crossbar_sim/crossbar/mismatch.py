@@ -11,7 +11,12 @@ MOST_TILES = 1 << 16
 
 
 def mismatch(
-    adc: ADC, key: Key, chip: int, shape: tuple[int, int, int], first_column: int = 0
+    adc: ADC,
+    key: Key,
+    chip: int,
+    shape: tuple[int, int, int],
+    first_column: int = 0,
+    reference: int | None = None,
 ) -> tuple[Float32, Float32]:
     """Eq. (23): gain around 1 and offset (a fraction of the range) of every read, row tile and column.
 
@@ -24,11 +29,15 @@ def mismatch(
         key, chip: the array's name and the sample.
         shape: (reads, row tiles, columns).
         first_column: of these columns among all of the array's.
+        reference: the number of the last of them, where it is a reference column that all groups share.
     """
     gain, offset = np.ones(shape, np.float32), np.zeros(shape, np.float32)
     reads, tiles, columns = shape
     first = first_column // adc.share
-    places = (first_column + np.arange(columns)) // adc.share
+    numbers = first_column + np.arange(columns)
+    if reference is not None:
+        numbers[-1] = reference
+    places = numbers // adc.share
     aligned = first // 256 * 256
     n = int(places[-1]) + 1 - aligned if columns else 0
     for sigma, name, base, out in (

@@ -114,6 +114,7 @@ class Readout:
         periphery: what surrounds them.
         first_column: of these columns among all of the array's: names their converters.
         group: the block's number in the array (groups of a convolution): names its noise.
+        reference_column: the number of the reference column, which all groups share; None: behind these columns.
     """
 
     def __init__(
@@ -125,9 +126,11 @@ class Readout:
         periphery: Periphery,
         first_column: int = 0,
         group: int = 0,
+        reference_column: int | None = None,
     ) -> None:
         self.planes, self.mapping, self.scale, self.tile_rows = planes, mapping, scale, tile_rows
         self.periphery, self.first_column, self.group = periphery, first_column, group
+        self.reference_column = reference_column
         whole = (mapping.step or 1.0) * mapping.inverse(scale).astype(np.float64)
         self.inverse = whole.astype(np.float32)
         self._ready: dict[tuple[bool, float | None], TiledPlanes] = {}
@@ -262,8 +265,9 @@ class Readout:
         slices = slices_of(self.mapping, self.per)
         ranges = np.array([self.output_range(k) for k in slices]) * (full_scale / unit_of(self.mapping))
         tiles, n = -(-self.planes.shape[1] // self.tile_rows), len(self.inverse_columns) + self._reference
-        gain, offset = mismatch(adc, p.key, p.chip, (len(slices), tiles, n), self.first_column)
-        # mismatch alone: steps of a millionth, and codes far beyond the range, so that nothing is clipped
+        reference = self.reference_column if self._reference else None
+        gain, offset = mismatch(adc, p.key, p.chip, (len(slices), tiles, n), self.first_column, reference)
+        # mismatch alone: steps of a millionth of the range, and codes up to 16 times it
         top, most = (2.0**20, 2.0**24) if adc.bits is None else (float(adc.top(dac)),) * 2
         low = -most if adc.signed(dac) or adc.bits is None else 0.0
         ranges = ranges.reshape(-1, 1, 1)

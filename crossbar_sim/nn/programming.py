@@ -143,5 +143,9 @@ def tiled_of(design: Design, slot: Slot, module: nn.Module) -> Tiled:
             part = np.concatenate([part, planes[:, -1:]], axis=1)
         of_block = scale if scale.size == 1 else scale[own]
         wide = np.ascontiguousarray(part.transpose(0, 2, 1))
-        blocks.append(Readout(wide, hardware.mapping, of_block, hardware.tile[0], periphery, own.start, g))
+        blocks.append(
+            Readout(
+                wide, hardware.mapping, of_block, hardware.tile[0], periphery, own.start, g, groups * cols
+            )
+        )
     return Tiled(slot, design, tuple(blocks))

@@ -9,6 +9,7 @@ import pytest
 
 from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift, Offset
 from crossbar_sim.crossbar.converters import ADC, DAC
+from crossbar_sim.crossbar.mismatch import mismatch
 from crossbar_sim.crossbar.ranges import LayerRange, Ranges
 from crossbar_sim.crossbar.stream import Stream
 
@@ -101,6 +102,15 @@ def test_mismatch_is_the_twin_and_a_property_of_the_chip():
     assert not np.array_equal(array.matvec(x), hardware.program(w, KEY, 3).matvec(x))
     ideal = replace(hardware, adc=replace(adc, gain_sigma=0.0, offset_sigma=0.0)).program(w, KEY, 2)
     assert not np.array_equal(array.matvec(x), ideal.matvec(x))
+
+
+def test_groups_share_the_converter_of_their_reference_column():
+    adc, key = ADC(bits=8, per="column", gain_sigma=0.1, offset_sigma=0.1, range=1.0), KEY.fold("w")
+    whole = mismatch(adc, key, 0, (2, 3, 601))
+    for first in (0, 300):
+        for every, own in zip(whole, mismatch(adc, key, 0, (2, 3, 301), first, 600), strict=True):
+            np.testing.assert_array_equal(own[..., :-1], every[..., first : first + 300])
+            np.testing.assert_array_equal(own[..., -1], every[..., 600])
 
 
 @pytest.mark.parametrize("mapping", MAPPINGS)

@@ -156,6 +156,19 @@ def test_a_batch_of_nothing_gives_nothing(part):
             assert to_analog(layer, hardware)(torch.ones(shape)).shape == layer(torch.ones(shape)).shape
 
 
+def test_groups_share_their_reference_columns_converter():
+    conv = made(lambda: nn.Conv2d(4, 4, 1, groups=2))
+    adc = ADC(bits=8, per="column", range=1e-3, gain_sigma=0.1)
+    analog = to_analog(conv, Hardware(Offset(0.0, 1e-4), dac=DAC(bits=6), adc=adc))
+    blocks = []
+    chips.design(analog).probe = lambda tiled, *_: blocks.extend(tiled.blocks)
+    with torch.no_grad():
+        analog(numbers(1, 4, 2, 2))
+    one, two = (block.quantiser(1.0).gain[0, 0] for block in blocks[:2])
+    assert one[-1] == two[-1]
+    assert len({*one, *two}) == 5
+
+
 @pytest.mark.parametrize("bias", ["digital", "row"])
 def test_groups_have_noise_of_their_own(bias):
     """Depthwise: four groups of one channel with one weight and one image differ by their noise alone."""

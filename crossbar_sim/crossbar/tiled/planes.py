@@ -171,7 +171,7 @@ class TiledPlanes:
         require(
             last_row * self.columns < 1 << 34,
             f"{last_row} inputs of {self.columns} columns: read noise has 2^34 numbers per event; "
-            "give the rest of the inputs another event",
+            "evaluate fewer examples at a time, or give the rest of the inputs another event",
         )
         groups = slices * self.reads * self.tiles
         require(stream.plane + groups <= 1 << 32, f"{groups} conversions per output: must be below 2^32")
