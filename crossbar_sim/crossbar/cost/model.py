@@ -12,6 +12,7 @@ from crossbar_sim.crossbar.array import Geometry
 from crossbar_sim.crossbar.checks import require
 from crossbar_sim.crossbar.cost.adc_survey import LEAST_BITS, conversion_energy, converter_area
 from crossbar_sim.crossbar.cost.technology import Technology
+from crossbar_sim.crossbar.cost.technology import technology as technology_of
 from crossbar_sim.crossbar.hardware import Hardware
 
 PARTS = ("adc", "dac", "cells", "sample_hold", "shift_add", "registers", "tile")
@@ -59,9 +60,10 @@ class Converters:
             notes.append(
                 f"the design has no DAC or an ideal one: counted as {ASSUMED_BITS} one-bit reads (--dac-bits)"
             )
-            cycles, phases, drive = ASSUMED_BITS, 1, 1
+            cycles, drive = ASSUMED_BITS, 1
         else:
-            cycles, phases, drive = dac.slices, dac.phases, dac.slice_bits or dac.magnitude_bits
+            cycles, drive = dac.slices, dac.slice_bits or dac.magnitude_bits
+        phases = 1 if dac is None else dac.phases  # an ideal DAC drives two as well
         if (bits or ASSUMED_BITS) < LEAST_BITS:
             notes.append(
                 f"the ADC survey begins at {LEAST_BITS} bits: a conversion of {bits} is counted as one of these"
@@ -167,7 +169,7 @@ def adc_of(
     """(energy of a conversion in J, area of a converter in m2, its rate in 1/s, source)."""
     rate = min(converters.share, tile_columns) / technology["cycle"]
     published = converters.adc_bits == technology["adc_bits"] and 0.8 <= rate / technology["adc_rate"] <= 1.01
-    if published:
+    if published and technology["node"] == technology_of(technology.name)["node"]:
         source = next(c.source for c in technology.constants if c.name == "adc_power")
         return technology["adc_power"] / technology["adc_rate"], technology["adc_area"], rate, source
     node, bits = technology["node"], converters.adc_bits
@@ -195,12 +197,14 @@ def cost_of(work: Work, hardware: Hardware, technology: Technology) -> Cost:
         "registers": work.arrays * technology["register_power"] * t,
         "tile": work.arrays * technology["tile_power"] * t,
     }
+    # A converter of pairs reads the tiles of both sides: each of them has its part of it.
+    tiles = hardware.mapping.planes_per_copy if converters.per_pair else 1
     area = {
-        "adc": adcs * converter,
+        "adc": adcs * converter / tiles,
         "dac": high * technology["dac_area"] * converters.drive_bits,
         "cells": high * wide * technology["cell_area"],
-        "sample_hold": wide * technology["sample_hold_area"],
-        "shift_add": adcs * technology["shift_add_area"],
+        "sample_hold": wide * technology["sample_hold_area"] / tiles,
+        "shift_add": adcs * technology["shift_add_area"] / tiles,
         "registers": technology["register_area"],
         "tile": technology["tile_area"],
     }

@@ -137,6 +137,32 @@ def test_the_published_converter_is_taken_where_it_was_published_and_the_survey_
     assert "Murmann" in source
 
 
+def test_another_process_takes_the_converter_from_the_survey():
+    chosen = technology("isaac").replaced("node", 65e-9, "given")
+    energy, area, rate, source = adc_of(Converters.of(ISAAC), 128, chosen)
+    assert "Murmann" in source
+    assert (energy, area) == (conversion_energy(8, 65e-9, rate), converter_area(8, 65e-9, rate))
+
+
+def test_the_two_tiles_of_a_pair_share_their_converters():
+    by = {}
+    for per in ("pair", "column"):
+        hardware = Hardware(Differential(0, 1e-4), dac=DAC(8), adc=ADC(8, per=per, share=128))
+        by[per] = cost_of(
+            Work.of("x", hardware.geometry(128, 128), hardware, 1), hardware, technology("isaac")
+        )
+    for part in ("adc", "sample_hold", "shift_add"):
+        assert by["column"].area[part] == pytest.approx(2 * by["pair"].area[part])
+        assert by["column"].energy[part] == pytest.approx(2 * by["pair"].energy[part])
+    assert by["column"].area["dac"] == by["pair"].area["dac"]
+
+
+def test_an_ideal_dac_of_two_phases_reads_twice():
+    hardware = Hardware(dac=DAC(bits=None, signed="two-phase"))
+    assert Work.of("x", hardware.geometry(8, 8), hardware, 1).cycles == 2 * 8
+    assert Work.of("x", hardware.geometry(8, 8), hardware, 1, signed=False).cycles == 8
+
+
 def test_what_a_design_leaves_ideal_is_assumed_and_said():
     assert Converters.of(ISAAC).notes == ()
     told = " ".join(Converters.of(Hardware()).notes)
