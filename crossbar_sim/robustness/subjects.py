@@ -86,13 +86,17 @@ def model_of_file(
 def fingerprint(module: nn.Module) -> str:
     """SHA-256 (hex) of a model in memory: its layers as torch prints them, and every parameter and buffer.
 
+    Buffers that a state_dict leaves out (as the code words of `Coded`) count too.
+
     The code of a forward of one's own is not in it: a model whose code has changed needs another label and
     results file.
     """
     state = hashlib.sha256(repr(module).encode())
     if isinstance(module, torch.fx.GraphModule):
         state.update(module.code.encode())
-    for name, tensor in module.state_dict().items():
+    kept = module.state_dict()
+    left_out = {name: b for name, b in module.named_buffers(remove_duplicate=False) if name not in kept}
+    for name, tensor in (*kept.items(), *left_out.items()):
         if isinstance(tensor, Tensor):
             plain = tensor.detach().cpu().contiguous()
             state.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())

@@ -16,6 +16,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.overrides import at_sigma
 from crossbar_sim.data import Development, Splits
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.dropout_sites import remove_found
 from crossbar_sim.nn.train import Epoch, FitReport
 from crossbar_sim.nn.training import Training
 from crossbar_sim.rng import Key
@@ -44,8 +45,8 @@ class BayesFT(Method):
     """Search for dropout rates with which the network survives drift (Algorithm 1 of the paper).
 
     Each trial trains with the rates that the surrogate proposes, and measures the mean accuracy over chips on
-    validation examples. The winner is the trial with the largest posterior mean; what is reported of it is measured
-    on chips and examples that decided nothing.
+    validation examples. The winner is the trial with the largest posterior mean; it is measured again on chips that
+    decided nothing, and all validation examples, on some or all of which the trials were measured too.
 
     Args:
         sigma: of the drift that the network shall survive: of the objective.
@@ -54,7 +55,7 @@ class BayesFT(Method):
             from trial to trial, drift inside its gradient (Eqs. 3 and 4). "clean", the released code's way: the same
             without drift in the gradient. "restart": each trial trains a fresh network, through drift.
         training_sigma: of the drift inside the gradient; None: sigma; (low, high): searched with the rates.
-        training_chips: drawn for each gradient step; 0 with "restart": a clean gradient.
+        training_chips: drawn for each gradient step; 0 with "restart": a clean gradient. "clean" draws none.
         rates: bounds of every dropout rate.
         width: (low, high) of the network's width, searched with the rates by "restart"; `build` is then called
             with `width=...`.
@@ -121,8 +122,12 @@ class BayesFT(Method):
         ):
             if isinstance(number, bool) or not isinstance(number, int) or number < low:
                 raise InputError(f"{what}={number!r}: an integer >= {low} is needed")
+        if self.training_chips == 0 and given is not None:
+            raise InputError(
+                f"training_chips=0 trains without drift, and training_sigma={given!r} is of the drift: give one of them"
+            )
         at_sigma(self.design, self.sigma)
-        for training in (self.training, self.polish):
+        for training in (self.training, self.polish) if self.algorithm != "clean" else ():
             if training is not None and self.training_chips > training.batch:
                 raise InputError(
                     f"training_chips={self.training_chips} with batch={training.batch}: every chip needs an example"
@@ -236,6 +241,7 @@ class BayesFT(Method):
             )  # fmt: skip
             if kept is not None:
                 os.unlink(kept)
+        remove_found(model)
         return model, report, best
 
     def _fresh(self, development: Development, key: Key) -> DriftedScore:

@@ -103,6 +103,8 @@ def drive(
         pool: where.
         progress: called after every trial.
     """
+    # A search that was killed within a batch still owes the rest of it.
+    trials = -(-trials // study.batch) * study.batch
     while study.done < trials:
         asked = study.ask()
         for i, (value, variance, notes), seconds in pool.run(call, asked):

@@ -1,6 +1,7 @@
 """BayesFT on the embedded digits: its algorithms, what it may see, and what it reports."""
 
 import dataclasses
+import hashlib
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from crossbar_sim import Hardware, InputError, Key
 from crossbar_sim.data import Development, Split
 from crossbar_sim.nn.networks import build
 from crossbar_sim.nn.training import Training
+from crossbar_sim.robustness.subjects import fingerprint
 from crossbar_sim.search import BayesFT, DriftedScore
 from crossbar_sim.search.theta import ThetaFile
 
@@ -88,15 +90,19 @@ def test_drift_in_the_gradient_is_what_literal_adds(development):
 
 
 def test_the_winner_is_measured_on_chips_that_decided_nothing(development):
-    """Networks that do not differ: the best of many is lucky, and the fresh measurement says so."""
     key, hardware = Key(0), Hardware.preset("bayesft")
-    search = DriftedScore.of(development.validation, hardware, 1.0, 20, 100, key.fold("search"))
-    fresh = DriftedScore.of(development.validation, hardware, 1.0, 20, None, key.fold("fresh"))
+    method = dataclasses.replace(QUICK, trials=2, polish=None)
+    search = DriftedScore.of(development.validation, hardware, 0.5, 10, 200, key.fold("search"))
+    fresh = DriftedScore.of(development.validation, hardware, 0.5, 10, None, key.fold("fresh"))
     assert search.seed != fresh.seed
     assert min(search.seed, fresh.seed) > 2**32  # no seed of a user's evaluation, whose chips are named by it
-    model = QUICK.fit(network, development, key).model
-    assert search.measure(model).scores != fresh.measure(model).scores
-    assert search.measure(model) == search.measure(model)
+    found = method.fit(network, development, key)
+    on_its_own, expected = search.measure(found.model), fresh.measure(found.model)
+    assert on_its_own.mean != expected.mean
+    assert found.notes["fresh"]["mean"] == expected.mean
+    interval = expected.interval
+    assert interval is not None
+    assert found.notes["fresh"]["ci95"] == [interval.low, interval.high]
 
 
 def test_sigma_zero_is_measured_once_and_has_no_variance(development):
@@ -123,7 +129,9 @@ def test_models_without_dropout_of_their_own_get_sites(development):
     plain = lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))  # noqa: E731
     found = dataclasses.replace(QUICK, trials=3).fit(plain, development, Key(0))
     assert set(found.notes["rates"]) == {"1"}
-    assert not any(module._forward_hooks for module in found.model.modules())
+    unpolished = dataclasses.replace(QUICK, trials=3, polish=None).fit(plain, development, Key(0))
+    for model in (found.model, unpolished.model):
+        assert not any(module._forward_hooks for module in model.modules())
     assert found.notes["fresh"]["mean"] > 0.4
 
 
@@ -133,6 +141,31 @@ def test_a_batch_goes_on_from_its_best_theta_and_workers_change_nothing(developm
     there = method.fit(network, development, Key(0), workers=2, study=tmp_path / "study.db")
     assert weights(here.model) == weights(there.model)
     assert dict(here.notes) == dict(there.notes)
+
+
+def test_a_study_of_other_code_words_is_refused(development, tmp_path):
+    """They are in no state_dict, and decide what the outputs mean."""
+    words = [f"{i:04b}" for i in range(10)]
+
+    def coded(codes):
+        arguments = {"inputs": 64, "hidden": (16,)}
+        return lambda: build("coded", network="mlp", arguments=arguments, codes=codes)
+
+    method = dataclasses.replace(QUICK, trials=1, polish=None)
+    method.fit(coded(words), development, Key(0), study=tmp_path / "study.db")
+    with pytest.raises(InputError, match="study of another search"):
+        method.fit(coded(words[::-1]), development, Key(0), study=tmp_path / "study.db")
+
+
+def test_the_fingerprint_of_a_model_without_such_buffers_stays_what_it_was():
+    model = nn.Sequential(nn.Linear(2, 1))
+    for p in model.parameters():
+        nn.init.ones_(p)
+    state = hashlib.sha256(repr(model).encode())
+    for name, p in model.named_parameters():
+        state.update(f"{name} torch.float32 {tuple(p.shape)}\n".encode())
+        state.update(p.detach().numpy().tobytes())
+    assert fingerprint(model) == state.hexdigest()
 
 
 def test_more_trials_go_on_and_theta_belongs_to_its_study(development, tmp_path):
@@ -173,11 +206,20 @@ def test_a_file_that_is_no_theta_is_refused_and_kept(tmp_path):
         ({"width": (0.5, 2.0)}, "restart"),
         ({"fresh_chips": 1}, "fresh_chips=1"),
         ({"training_chips": 0}, "training_chips=0"),
+        ({"training_chips": 33}, "every chip needs an example"),
+        (
+            {"algorithm": "restart", "training_chips": 0, "training_sigma": (0.5, 1.0)},
+            "training_chips=0 trains without drift",
+        ),
     ],
 )
 def test_impossible_settings_are_one_sentence(settings, sentence):
     with pytest.raises(InputError, match=sentence):
         dataclasses.replace(QUICK, **settings)
+
+
+def test_a_clean_gradient_asks_no_examples_for_chips():
+    assert dataclasses.replace(QUICK, algorithm="clean", training_chips=33).training_chips == 33
 
 
 def test_networks_and_data_that_do_not_fit_are_refused_before_the_work(development, tmp_path):

@@ -4,6 +4,7 @@ import statistics
 import subprocess
 import sys
 
+import pytest
 from noisy_functions import (
     BRANIN_TOP,
     HARTMANN,
@@ -16,7 +17,7 @@ from noisy_functions import (
 )
 
 from crossbar_sim import Key
-from crossbar_sim.search import Space, search
+from crossbar_sim.search import Space, Study, Tried, search
 
 TRIALS, SEEDS = 25, 3
 """benchmarks/search.py has 20 seeds; these are its first."""
@@ -49,6 +50,31 @@ def test_workers_change_nothing():
     space = Space.of({"x": (0.0, 1.0)})
     here = search(objective, space, 8, Key(0), batch=2)
     assert search(objective, space, 8, Key(0), batch=2, workers=2) == here
+
+
+def test_a_search_killed_within_a_batch_goes_on_to_the_same_end(tmp_path):
+    class Killed(Exception):
+        pass
+
+    def objective(point: dict[str, float], key: Key) -> tuple[float, float]:
+        return -((point["x"] - 0.3) ** 2), 1e-6
+
+    def stop(trial: Tried, study: Study) -> None:
+        if trial.number == 5:
+            raise Killed
+
+    space, settings = Space.of({"x": (0.0, 1.0)}), {"batch": 4, "initial": 4}
+    whole = search(objective, space, 6, Key(0), **settings)
+    assert len(whole.trials) == 8  # whole batches
+    path = tmp_path / "study.db"
+    for trials in (5, 6):  # what is asked for may be there already: its batch is not
+        path.unlink(missing_ok=True)
+        with pytest.raises(Killed):
+            search(objective, space, trials, Key(0), study=path, progress=stop, **settings)
+        resumed = search(objective, space, trials, Key(0), study=path, **settings)
+        assert [(t.number, t.point, t.value) for t in resumed.trials] == [
+            (t.number, t.point, t.value) for t in whole.trials
+        ]
 
 
 def test_importing_it_loads_no_botorch():
