@@ -89,6 +89,7 @@ REFUSED = [
     (("hidden = [12]", "hidden = [12], classes = 3"), "classes=3 and digits has 10"),
     (("hidden = [12]", "hidden = [12], inputs = 5"), "plain, seed 0: the model does not take examples"),
     (("epochs = 2", "epochs = 2\nmethod = \"dropout\"\nsettings = { rate = [0.1, 0.2] }"), "plain, seed 0:"),
+    (("epochs = 2", "epochs = 2\nmethod = \"reram-v\""), "plain, seed 0: reram-v retrains a network for one chip"),
     (("epochs = 2", "epochs = 2\nlr = nan"), "train.plain.lr=nan"),
     (("epochs = 2", "epochs = 2\naugment = { crp = 4 }"), "did you mean 'crop'?"),
     (("epochs = 2", "epochs = 2\naugment = { crop = 0 }"), "does nothing"),

@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from crossbar_sim.baselines.method import Method
+from crossbar_sim.baselines.reram_v import ReramV
 from crossbar_sim.data import Development, Splits
 from crossbar_sim.errors import InputError
 from crossbar_sim.fitting import Named, save_network, validation_in_words
@@ -76,6 +77,11 @@ def plan_trainings(experiment: Experiment, splits: Splits, folder: Path) -> dict
         if not isinstance(given, ToTrain):
             continue
         with named(label):
+            if given.method == ReramV.kind:
+                raise InputError(
+                    "reram-v retrains a network for one chip, and an experiment would sweep it over others: use "
+                    "crossbar-sim train --method reram-v; benchmarks/bayesft/own_chips.py compares own and other chips"
+                )
             method = any_method(
                 given.method,
                 given.settings,
