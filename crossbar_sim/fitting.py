@@ -10,8 +10,11 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
+from crossbar_sim.baselines.drift_aware import DriftAware
 from crossbar_sim.baselines.settings import METHODS, setting
 from crossbar_sim.crossbar import threads as pool
+from crossbar_sim.crossbar.checks import show
+from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Splits, load_data
 from crossbar_sim.errors import InputError
@@ -72,7 +75,13 @@ def run_train(
     kind = METHODS.get(method)
     takes = {f.name for f in fields(kind)} if kind is not None else set()  # type: ignore[arg-type]
     if sigma is not None and "sigma" in takes:
-        own.setdefault("sigma", sigma)
+        if "sigma" in own:
+            raise InputError(
+                f"--sigma {sigma:g} and --set sigma={show(own['sigma'])} are one setting: give one of them"
+            )
+        own["sigma"] = sigma
+    if method == DriftAware.kind and designed and hardware is not None and "sigma" not in own:
+        _ask_for_sigma(hardware)
     given = {name: value for name, value in training.items() if value is not None}
     if given.get("crop") is not None or given.get("flip"):
         given["augment"] = Augment(given.pop("crop", 0), bool(given.pop("flip", False)))
@@ -102,6 +111,20 @@ def run_train(
     save_network(output, done.model, data)
     then = f"sweep {output}" if detects(done.model) else f"deploy {output} --sigma 0.6"
     say(console, f"wrote {output}: crossbar-sim {then}")
+
+
+def _ask_for_sigma(hardware: Hardware) -> None:
+    """Refuse to train for a design without log-normal drift at the method's own sigma, which nobody asked for.
+
+    Raises:
+        InputError: saying how to ask for it, or for the design alone.
+    """
+    if not isinstance(hardware.drift, LogNormalDrift):
+        law = "no drift" if hardware.drift is None else f"{hardware.drift.kind} drift"
+        raise InputError(
+            f"the design has {law}: say with --sigma what drift to train for, or train on the design as it is with "
+            "--set sigma=null --set ramp=0 --set temperature=false"
+        )
 
 
 def validation_in_words(network: object, score: float) -> str:

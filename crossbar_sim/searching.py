@@ -22,6 +22,7 @@ from crossbar_sim.nn.detection_task import detects
 from crossbar_sim.nn.networks import NETWORKS
 from crossbar_sim.nn.training import Training
 from crossbar_sim.rng import Key
+from crossbar_sim.robustness.statistics import half_width
 from crossbar_sim.robustness.wording import say
 from crossbar_sim.search import BayesFT, Study, Tried
 from crossbar_sim.search.bayesft import POLISH, TRIAL
@@ -195,10 +196,12 @@ def _show(found: Trained, method: BayesFT, console: Console) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("trial", *notes["history"][0]["point"], "score"):
         table.add_column(name, justify="right")
+    chips = notes["searched"]["chips"]
     for row in sorted(notes["history"], key=lambda row: -row["value"])[:10]:
         mark = "*" if row["number"] == notes["trial"] else ""
         numbers = (f"{value:.3f}" for value in row["point"].values())
-        score = f"{100 * row['value']:.2f} % ± {100 * 1.96 * math.sqrt(row['variance']):.2f}"
+        sure = half_width(math.sqrt(row["variance"]), chips) if chips > 1 else 0.0
+        score = f"{100 * row['value']:.2f} % ± {100 * sure:.2f}"
         table.add_row(f"{mark}{row['number'] + 1}", *numbers, score)
     console.print()
     console.print(table)

@@ -1,6 +1,7 @@
 """`crossbar-sim search` as a user meets it."""
 
 import json
+import re
 import sqlite3
 
 import pytest
@@ -27,6 +28,9 @@ def test_a_search_prints_its_trials_and_writes_its_winner(command, tmp_path):
     assert "+-" in lines[0]
     assert "best so far" in lines[2]
     assert "on chips that decided nothing" in done.out
+    first = re.search(r"(\d+\.\d\d %) \+- (\d+\.\d\d)", lines[0])
+    assert first is not None
+    assert f"{first[1]} ± {first[2]}" in done.out  # the table has the interval of the line
     assert f"wrote {best}" in done.out
     found = strict_json(report.read_text())
     assert len(found["history"]) == 3
@@ -148,3 +152,29 @@ def test_notes_of_the_checkpoint_tell_the_search(command, tmp_path):
     notes = torch.load(best, weights_only=True)["notes"]
     assert json.loads(json.dumps(notes))["method"] == "bayesft"
     assert notes["fresh"]["chips"] == 6
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (("--sigma", 0.5, "--set", "sigma=0.7"), "are one setting"),
+        (("--preset", "reram_wan2022"), "say with --sigma"),
+    ],
+    ids=["both", "neither"],
+)
+def test_a_drift_aware_training_has_one_sigma(command, tmp_path, given, sentence):
+    done = command(
+        "train",
+        "--network",
+        "mlp",
+        "--data",
+        "digits",
+        "--method",
+        "drift-aware",
+        *given,
+        "-o",
+        tmp_path / "n.pt",
+    )
+    assert done.code == 2, done.out
+    assert sentence in done.err
+    assert not list(tmp_path.iterdir())

@@ -95,12 +95,17 @@ def mean_interval(values: Iterable[float], level: float = 0.95) -> Interval | No
         InputError: if there is no value, one is not finite, or the level is outside 0 .. 1.
     """
     scores = _checked(values)
-    tail = _tail(level)
+    _tail(level)  # refuses an impossible level for a single value too
     mean, std = _mean_std(scores)
     if std is None:
         return None
-    half = -float(stdtrit(len(scores) - 1, tail)) * std / math.sqrt(len(scores))
+    half = half_width(std, len(scores), level) / math.sqrt(len(scores))
     return Interval(mean, mean - half, mean + half, level)
+
+
+def half_width(error: float, count: int, level: float = 0.95) -> float:
+    """t(n - 1) times a standard error that `count` scores (two at least) gave: of the interval of their mean."""
+    return -float(stdtrit(count - 1, _tail(level))) * error
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
