@@ -44,7 +44,8 @@ def conjugate_gradients(
         sums: work, (cols,).
 
     Returns:
-        Steps, or -1 where `most` were not enough.
+        Steps, or -1 where `most` were not enough or rounding came first. r is kept up rather than formed, so
+        whoever promises a tolerance checks what is left (`solve_linear`).
     """
     rows, cols = g.shape
     x[:] = 0.0
@@ -55,7 +56,7 @@ def conjugate_gradients(
     rz = inner(r, z, sums)
     first, share = rz, 0.0
     if not rz > 0.0:
-        return 0
+        return 0 if rz == 0.0 else -1
     for step in range(1, most + 1):
         for i in range(rows):
             for j in range(cols):
@@ -83,6 +84,8 @@ def conjugate_gradients(
         largest = 0.0
         for j in range(cols):
             largest = max(largest, abs(x[rows - 1, j]))
-        if rz <= bound * largest * largest or rz <= ROUNDING * ROUNDING * first:
+        if not rz > ROUNDING * ROUNDING * first:  # below 0 too: z has lost its sign to rounding
+            return step if rz == 0.0 or 0.0 < rz <= bound * largest * largest else -1
+        if rz <= bound * largest * largest:
             return step
     return -1

@@ -54,6 +54,11 @@ def eliminate(g: Float64, wires: Wires) -> Float64:
     return np.ascontiguousarray(sensed + extra)
 
 
+def fits_memory(rows: int, cols: int) -> bool:
+    """Whether the factors that `word_voltages` keeps do."""
+    return 8 * rows * rows * cols <= MEMORY
+
+
 def word_voltages(g: Float64, v: Float64, wires: Wires, lines: Lines, extra: Float64) -> Float64:
     """Voltages of all word-line nodes, (inputs, rows, cols) in V: Eq. (W9)-(W11) with back substitution.
 
@@ -68,7 +73,7 @@ def word_voltages(g: Float64, v: Float64, wires: Wires, lines: Lines, extra: Flo
     """
     rows, cols = g.shape
     require(
-        8 * rows * rows * cols <= MEMORY,
+        fits_memory(rows, cols),
         f"the exact method would keep {8e-9 * rows * rows * cols:.3g} GB for the node voltages of a "
         f"{rows}x{cols} tile, above {MEMORY / 1e9:.3g} GB: use the fast method with a small tolerance",
     )

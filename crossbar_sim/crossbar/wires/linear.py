@@ -6,7 +6,7 @@ import numpy as np
 
 from crossbar_sim.crossbar.wires import line_kernels as kernels
 from crossbar_sim.crossbar.wires.cg_kernel import conjugate_gradients
-from crossbar_sim.crossbar.wires.exact import word_voltages
+from crossbar_sim.crossbar.wires.exact import fits_memory, word_voltages
 from crossbar_sim.crossbar.wires.lines import Lines, factor_lines
 from crossbar_sim.crossbar.wires.outcome import Outcome
 from crossbar_sim.crossbar.wires.wires import Float64, Wires
@@ -49,7 +49,8 @@ def solve_linear(
     ground = wires.r_bit + wires.r_sense
     # An error e has e_last^2 <= ground * its energy <= ground * (r . z) / (1 - largest eigenvalue of K), and K times
     # a tile of ones is at most (1 - drive)(1 - sense).
-    gap = 1.0 - (1.0 - min(1.0, float(lines.drive.min()))) * (1.0 - float(lines.sense.min()))
+    drive, sense = min(1.0, float(lines.drive.min())), float(lines.sense.min())
+    gap = drive + sense - drive * sense
     bound = wires.tolerance**2 * max(gap, 1e-12) / ground if ground else np.inf
     steps = conjugate_gradients(
         g, *lines[:4], left, bound, MOST_STEPS, bits, *work, np.empty(g.shape[1])
@@ -57,7 +58,25 @@ def solve_linear(
     words = g * bits
     kernels.solve_words(words, lines.word_a, lines.word_b)
     words += driven
-    return Voltages(words, bits, steps, Outcome.SOLVED if steps >= 0 else Outcome.STEPS)
+    allowed = bound * float(np.max(np.abs(bits[-1]))) ** 2 if ground else np.inf
+    if steps >= 0 and _left(g, words, bits, lines, s, wires) <= allowed:
+        return Voltages(words, bits, steps, Outcome.SOLVED)
+    if fits_memory(*g.shape):
+        return _with_bits(g, word_voltages(g, v[None], wires, lines, s)[0], lines, s)
+    return Voltages(words, bits, steps, Outcome.STEPS)
+
+
+def _left(g: Float64, words: Float64, bits: Float64, lines: Lines, extra: Float64, wires: Wires) -> float:
+    """r . z of Eq. (W12), in W, formed anew: the r that conjugate gradients keep up drifts away from it.
+
+    z is what one more sweep along the bit lines would change, and r . z its energy in cells and segments.
+    """
+    z = _with_bits(g, words, lines, extra).bits - bits
+    energy = float(np.sum(g * z * z))
+    if wires.r_bit:
+        energy += float(np.sum(np.diff(z, axis=0) ** 2)) / wires.r_bit
+    ground = wires.r_bit + wires.r_sense
+    return energy + (float(np.sum(z[-1] ** 2)) / ground if ground else 0.0)
 
 
 def solve_exactly(g: Float64, v: Float64, wires: Wires, lines: Lines) -> list[Voltages]:

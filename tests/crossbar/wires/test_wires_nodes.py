@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,6 +87,7 @@ def test_no_input_gives_no_current():
 
 def test_running_out_of_steps_is_said(monkeypatch):
     monkeypatch.setattr(linear_module, "MOST_STEPS", 2)
+    monkeypatch.setattr(linear_module, "fits_memory", lambda *_: False)
     g, v = np.full((40, 40), 1e-2), np.ones(40)
     found = solve_nodes(g, v, Wires(5, 5))
     assert found.outcome is Outcome.STEPS
@@ -97,6 +99,7 @@ def test_running_out_of_steps_is_said(monkeypatch):
 
 def test_the_worst_outcome_of_several_inputs_is_the_whole_one(monkeypatch):
     monkeypatch.setattr(linear_module, "MOST_STEPS", 2)
+    monkeypatch.setattr(linear_module, "fits_memory", lambda *_: False)
     inputs = np.stack([np.zeros(40), np.ones(40)])
     found = solve_nodes(np.full((40, 40), 1e-2), inputs, Wires(5, 5))
     assert found.outcomes == (Outcome.SOLVED, Outcome.STEPS)
@@ -117,3 +120,14 @@ def test_a_tile_of_realistic_size_in_few_steps():
     assert fast.steps <= 5
     assert fast.column_currents == pytest.approx(exact.column_currents, rel=1e-6)
     assert exact.residual < 1e-13
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_near_shorts_of_any_size_are_solved_to_the_tolerance_or_by_elimination(seed):
+    rng = np.random.default_rng(seed)
+    g, v = 10 ** rng.uniform(-6, 2, (16, 12)), rng.uniform(0, 1, 16)
+    wires = Wires(r_word=1.0, r_sense=1e4)
+    fast, exact = solve_nodes(g, v, wires), solve_nodes(g, v, replace(wires, method="exact"))
+    assert fast.outcome.solved
+    error = np.abs(fast.column_currents - exact.column_currents).max()
+    assert error <= 1.01e-6 * np.abs(exact.column_currents).max()
