@@ -31,8 +31,9 @@ class Wires:
         inputs: word lines are driven from "one" end or from "both"; the far end then has a segment and
             a source of its own.
         tolerance: of the fast method: the largest error of a column's current, as a part of the largest
-            column current that the same input causes.
-        method: "fast" (conjugate gradients) or "exact" (block elimination, to rounding).
+            column current that the same input causes (docs/wires.md says what it bounds in `effective`).
+        method: "fast" (Chebyshev's line sweeps for effective conductances, conjugate gradients for the voltages
+            of one input) or "exact" (block elimination, to rounding).
 
     Raises:
         InputError: naming the field, what was given and what is allowed.
