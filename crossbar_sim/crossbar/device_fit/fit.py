@@ -145,7 +145,8 @@ def fit_device(data: Measurements, law: str = "auto") -> DeviceFit:
         )
         for name, v, h in zip(form.names, values.tolist(), half.tolist(), strict=True)
     )
-    quality = judge(data, (y - mean) / spread, found.converged)
+    residuals = (y - mean) / np.maximum(spread, np.finfo(float).tiny)  # 0: no scatter at all
+    quality = judge(data, residuals, found.converged)
     hardware = _hardware(form, names, data)
     return DeviceFit(hardware, _as_used(parameters, hardware), form.law, quality, data, mean, spread)
 

@@ -76,6 +76,7 @@ def scores(y: Float64, cut: NDArray[np.bool_], at: Moments) -> tuple[Float64, Fl
     return values, by
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # of a spread that runs off to 0, which is seen at the end
 def estimate(
     y: Float64,
     model: Model,
@@ -104,6 +105,9 @@ def estimate(
     theta = np.asarray(found.x, np.float64)
     value, gradient = objective(theta)
     curvature = _hessian(lambda at: objective(at)[1], theta)
+    if not (np.isfinite(curvature).all() and np.isfinite(gradient).all()):
+        # without any scatter the spread runs off to 0: nothing is known of how far the parameters are off
+        return Estimate(theta, np.full((theta.size, theta.size), np.inf), 2 * y.size * value, False)
     _, by = scores(y, at_most, model(theta))
     if cells is not None:
         sums = np.zeros((int(cells.max()) + 1, theta.size))

@@ -28,7 +28,7 @@ def solve_newton(g: Float64, v: Float64, wires: Wires, cell: Cell) -> tuple[Volt
     at, reached, smallest, length = np.zeros_like(g), np.inf, np.inf, 1.0
     solved = Voltages(at, at, 0, Outcome.NEWTON)
     current, total = np.zeros_like(g), 0
-    aim = np.zeros_like(g)
+    start = aim = at  # of the step that is made, or shortened where its end is worse than its start
     for _ in range(MOST_NEWTON):
         tangent_current, slope = cell.current(g, at)
         solved = solve_linear(slope, v, wires, extra=tangent_current - slope * at)
@@ -42,10 +42,10 @@ def solve_newton(g: Float64, v: Float64, wires: Wires, cell: Cell) -> tuple[Volt
         if reached <= wires.tolerance * scale / max(g.shape):
             return solved._replace(steps=total), current
         if reached < smallest:
-            smallest, length, aim = reached, 1.0, voltage
+            smallest, length, start, aim = reached, 1.0, at, voltage
         else:
             length /= 2
-        at = at + length * (aim - at) if length < 1 else voltage
+        at = start + length * (aim - start)
     outcome = Outcome.NEWTON if solved.outcome.solved else solved.outcome
     return solved._replace(steps=total, outcome=outcome), current
 

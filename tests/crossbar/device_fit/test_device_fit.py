@@ -193,3 +193,10 @@ def test_a_part_of_a_table_keeps_its_proportions(period):
     assert taken.sum() == pytest.approx(10_000, rel=0.01)
     counts = np.bincount(np.flatnonzero(taken) % period, minlength=period)
     assert counts.min() > 0.7 * counts.mean()
+
+
+def test_measurements_without_any_scatter_are_a_poor_fit_and_no_traceback():
+    target = np.linspace(1e-6, 4e-5, 40)[:8]
+    fit = fit_device(Measurements(target, target * np.linspace(0.9, 1.1, 8), np.zeros(8)))
+    assert fit.quality.grade == "poor"
+    assert "did not settle" in fit.quality.sentence

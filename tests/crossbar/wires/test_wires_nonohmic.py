@@ -107,3 +107,23 @@ def test_running_out_of_newton_steps_is_said(monkeypatch):
     assert solve_nodes(g, v, WIRES, Sinh(5.0)).outcome is Outcome.NEWTON
     with pytest.raises(InputError, match="Newton"):
         currents_by_solving_each_input(g, v, WIRES, Sinh(5.0))
+
+
+class Wavy:
+    """i = g (v - 0.09 sin(v / 0.1)): it rises throughout, but its tangent is nearly flat again and again."""
+
+    def check(self, g, volts):
+        pass
+
+    def current(self, g, v):
+        return g * (v - 0.09 * np.sin(v / 0.1)), g * (1 - 0.9 * np.cos(v / 0.1))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_step_that_makes_the_mismatch_larger_is_made_shorter(seed):
+    """Whole steps alone go round in circles here (with two of these seeds)."""
+    rng = np.random.default_rng(seed)
+    g, v = rng.uniform(1e-6, 1e-4, (6, 5)), rng.uniform(-1, 1, (1, 6))
+    found = solve_nodes(g, v, Wires(r_word=1e4, r_bit=1e4), Wavy())
+    assert found.outcome.solved
+    assert found.residual.max() < 1e-6
