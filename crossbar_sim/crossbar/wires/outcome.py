@@ -9,8 +9,8 @@ class Outcome(Enum):
     SOLVED = "solved: the currents are within the tolerance"
     EXACT = "solved by elimination: the currents are exact but for rounding"
     STEPS = (
-        "not solved: the fast method ran out of steps, as it does when many cells are close to a short; "
-        "use the exact method, or allow a larger tolerance"
+        "not solved: the fast method ran out of steps, as it does when many cells are close to a short, and the exact "
+        "one would take too much memory; allow a larger tolerance, or divide the tile"
     )
     NEWTON = (
         "not solved: Newton's steps for cells that are not ohmic ran out; lower the voltages or the cells' "
