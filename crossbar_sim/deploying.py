@@ -98,15 +98,9 @@ def run_deploy(
     chips = range(20) if chips is None else chips
     examples = find_examples(loaded, data, data_dir, images, input_shape, seed)
     hardware, calibrated = calibrated_for(
-        loaded,
-        hardware,
-        data=data,
-        data_dir=data_dir,
-        input_shape=input_shape,
-        seed=seed,
-        only=only,
-        skip=skip,
-    )
+        loaded, hardware,
+        data=data, data_dir=data_dir, input_shape=input_shape, seed=seed, only=only, skip=skip,
+    )  # fmt: skip
     model = _moved(loaded.module, place)
     selected = only or None
     given = None

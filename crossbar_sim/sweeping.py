@@ -83,15 +83,9 @@ def run_sweep(
         with naming(label, len(loaded) > 1):
             examples = find_examples(model, data, data_dir, images, input_shape, seed)
             design, told = calibrated_for(
-                model,
-                hardware,
-                data=data,
-                data_dir=data_dir,
-                input_shape=input_shape,
-                seed=seed,
-                only=only,
-                skip=skip,
-            )
+                model, hardware,
+                data=data, data_dir=data_dir, input_shape=input_shape, seed=seed, only=only, skip=skip,
+            )  # fmt: skip
             found = model_of_file(label, path, model, examples, ways)
             about = {**found.about, "loading": [*model.notes, *told]}
             models.append(replace(found, ranges=design.ranges, about=about))
@@ -148,15 +142,9 @@ def run_sensitivity(
         pool.set_threads(threads)
     examples = find_examples(loaded, data, data_dir, images, input_shape, seed)
     hardware, told = calibrated_for(
-        loaded,
-        hardware,
-        data=data,
-        data_dir=data_dir,
-        input_shape=input_shape,
-        seed=seed,
-        only=only,
-        skip=skip,
-    )
+        loaded, hardware,
+        data=data, data_dir=data_dir, input_shape=input_shape, seed=seed, only=only, skip=skip,
+    )  # fmt: skip
     about = {"loading": [*loaded.notes, *told]}
     model = Model(loaded.name, loaded.module, examples, {"sha256": loaded.sha256}, loaded.batch, about)
     numbers = range(20) if chips is None else chips
