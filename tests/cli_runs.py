@@ -2,11 +2,15 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ARGUMENTS: dict[str, Any] = {"inputs": 64, "hidden": (24, 16), "classes": 10, "dropout": 0.1}
 """Of the network that the fixtures train."""
+
+QUICK = ("--sigma", "0.6", "--chips", "4", "--sensitivity-chips", "0", "--json", "-")
+"""A deploy of seconds, its report on standard output."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +25,10 @@ class Result:
     def report(self) -> dict[str, Any]:
         """Standard output as strict JSON."""
         return strict_json(self.out)
+
+
+Command = Callable[..., Result]
+"""Runs the command line in this process: `conftest.command`."""
 
 
 def strict_json(text: str) -> Any:

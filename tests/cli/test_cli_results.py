@@ -3,16 +3,13 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_runs import Result
+from cli_runs import Command
 
 from crossbar_sim.store.records import Task, Trial
 from crossbar_sim.store.results import Results
-
-Command = Callable[..., Result]
 
 
 def fill(path: Path, label: str = "erm", chips: int = 3, value: float = 0.5) -> Path:

@@ -6,12 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_runs import Result
+from cli_runs import Command
 from made_sweeps import SIGMAS, details, task, trials
 
 from crossbar_sim.store import Results, Task
-
-Command = Callable[..., Result]
 
 
 @pytest.fixture

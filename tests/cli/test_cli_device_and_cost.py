@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cli_runs import Files
 
-sys.path.insert(0, str(Path(__file__).parent / "crossbar" / "device_fit"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "crossbar" / "device_fit"))
 
 from made_devices import measure
 

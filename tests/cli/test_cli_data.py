@@ -1,19 +1,16 @@
 """crossbar-sim data list, check and fetch."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_runs import Result
+from cli_runs import Command, Result
 from PIL import Image
 
 from crossbar_sim.cli import cli
 from crossbar_sim.commands.data import data
 from crossbar_sim.data import load_data, make_pedestrians
 from crossbar_sim.data.catalogue import CATALOGUE
-
-Command = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)

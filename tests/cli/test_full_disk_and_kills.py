@@ -1,0 +1,113 @@
+"""Disks that are full and processes that are killed or interrupted: outputs whole, one line, no traceback."""
+
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_runs import Files
+
+
+def process(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "crossbar_sim", *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "limit"),
+    [
+        (("deploy", "MODEL", "--chips", "40", "--json", "OUT"), 1000),
+        (("deploy", "MODEL", "--chips", "2", "--maps", "OUT"), 9000),
+        (("deploy", "MODEL", "--chips", "2", "--plot", "OUT"), 9000),
+    ],
+    ids=["json", "maps", "plot"],
+)
+def test_a_full_disk(files: Files, tmp_path: Path, arguments: tuple[str, ...], limit: int):
+    out = tmp_path / ("out.png" if "--plot" in arguments else "out")
+    out.write_text("as it was")
+
+    def full() -> None:
+        signal.signal(
+            signal.SIGXFSZ, signal.SIG_IGN
+        )  # so that writing beyond it is an error, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    words = {"MODEL": files.checkpoint, "OUT": out}
+    # Compiled kernels and fonts go to caches, which the limit would keep from being written too.
+    run = process(*(words.get(word, word) for word in arguments), preexec_fn=full)
+    written, error = run.communicate(timeout=120)
+    lines = error.splitlines()
+    assert run.returncode == 2, error
+    assert len(lines) == 1
+    assert lines[0].startswith(f"error: cannot write {out}: File too large")
+    assert "Traceback" not in written
+    assert out.read_text() == "as it was"
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("arguments", [("deploy", "MODEL", "--chips", "2", "--json", "-"), ("presets",)])
+def test_standard_output_onto_a_full_disk(files: Files, arguments: tuple[str, ...]):
+    words = [word.replace("MODEL", str(files.checkpoint)) for word in arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "crossbar_sim", *words],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error:")
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_killed_at_any_moment_existing_outputs_are_whole(files: Files, tmp_path: Path):
+    good = {name: tmp_path / name for name in ("r.json", "r.h5")}
+    arguments = ["deploy", files.checkpoint, "--sigma", "0.6", "--chips", "3", "--sensitivity-chips", "0"]
+    arguments += ["--json", good["r.json"], "--maps", good["r.h5"]]
+    began = time.monotonic()
+    first = process(*arguments)
+    assert first.wait(120) == 0
+    whole = time.monotonic() - began
+    contents = {name: path.read_bytes() for name, path in good.items()}
+    old = {name: content + b" " * 10 for name, content in contents.items()}  # seen to be the old ones
+    generator, ended = random.Random(1), set()
+    for share in (0.6, 0.9, 0.95, 1.0):
+        for name, path in good.items():
+            path.write_bytes(old[name])
+        run = process(*arguments)
+        time.sleep(whole * (share + 0.05 * generator.random()))
+        run.kill()
+        ended.add(run.wait(60))
+        for name, path in good.items():
+            assert path.read_bytes() in (old[name], contents[name]), (name, share)
+        others = {p.name for p in tmp_path.iterdir()} - {*good}
+        assert all(name.startswith(".") for name in others)
+    assert -signal.SIGKILL in ended
+
+
+def test_interrupted_it_says_so_in_one_line(files: Files, tmp_path: Path):
+    out = tmp_path / "r.json"
+    out.write_text("as it was")
+    # a shell starts what it puts in the background with SIGINT ignored, and children inherit that
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    run = process("deploy", files.checkpoint, "--chips", "500000", "--json", out, **heard)
+    try:
+        time.sleep(5)
+        assert run.poll() is None
+        run.send_signal(signal.SIGINT)
+        written, error = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode == 130
+    assert error.split() == ["stopped"]
+    assert written == ""
+    assert out.read_text() == "as it was"
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
