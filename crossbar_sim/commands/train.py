@@ -37,6 +37,10 @@ from crossbar_sim.cli_options import build_hardware, hardware_options, split_opt
 @click.option("--crop", type=int, help="Shift training images at random by so many pixels at most, e.g. 4.")
 @click.option("--flip", is_flag=True, help="Mirror half of the training images.")
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="[default: float32]")
+@click.option(
+    "--channels-last", is_flag=True,
+    help="Lay images out with the channels last in memory: faster for most convolutional networks.",
+)  # fmt: skip
 @click.option("--device", help="Where to train, e.g. cuda.  [default: the CPU]")
 @click.option(
     "--seed", default=0, show_default=True, help="Of initialisation, shuffling, dropout and training noise."

@@ -54,14 +54,21 @@ class Optimiser:
         self.own = [p.data for p in self.parameters]
         self.flat: nn.Parameter | None = None
         self.views: list[Tensor] = []
+        last = training.channels_last
         if _flattens(self.parameters):
-            self.flat = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in self.parameters]))
+            self.flat = nn.Parameter(
+                torch.cat([_memory(p.detach(), last).reshape(-1) for p in self.parameters])
+            )
             self.flat.grad = torch.zeros_like(self.flat)
             sizes = [p.numel() for p in self.parameters]
             values, gradients = self.flat.detach().split(sizes), self.flat.grad.split(sizes)
-            self.views = [g.view_as(p) for g, p in zip(gradients, self.parameters, strict=True)]
+            self.views = [_shaped(g, p, last) for g, p in zip(gradients, self.parameters, strict=True)]
             for p, value in zip(self.parameters, values, strict=True):
-                p.data = value.view_as(p)
+                p.data = _shaped(value, p, last)
+        elif last and not _share_memory(self.parameters):
+            for p in self.parameters:
+                if p.dim() == 4:
+                    p.data = p.data.contiguous(memory_format=torch.channels_last)
         self.optimised = self.parameters if self.flat is None else [self.flat]
         self.torch = _torch_optimiser(self.optimised, training)
         self.zero()
@@ -101,16 +108,32 @@ class Optimiser:
     def close(self) -> None:
         """Give the parameters their own memory back, with what they have learnt, and drop the gradients."""
         for p, own in zip(self.parameters, self.own, strict=True):
-            if self.flat is not None:
+            if p.data_ptr() != own.data_ptr():  # it has moved
                 own.copy_(p.data)
                 p.data = own
             p.grad = None
 
 
+def _memory(p: Tensor, channels_last: bool) -> Tensor:
+    """In the order in which it is to lie in memory."""
+    return p.permute(0, 2, 3, 1) if channels_last and p.dim() == 4 else p
+
+
+def _shaped(part: Tensor, like: Tensor, channels_last: bool) -> Tensor:
+    """A flat part of memory in that order, as a tensor of the shape of `like`."""
+    if channels_last and like.dim() == 4:
+        rows, channels, height, width = like.shape
+        return part.view(rows, height, width, channels).permute(0, 3, 1, 2)
+    return part.view_as(like)
+
+
+def _share_memory(parameters: list[nn.Parameter]) -> bool:
+    return len({p.untyped_storage().data_ptr() for p in parameters}) < len(parameters)
+
+
 def _flattens(parameters: list[nn.Parameter]) -> bool:
     """Whether they can be views of one buffer: plain float32 on the CPU, none sharing memory with another."""
-    memory = {p.untyped_storage().data_ptr() for p in parameters}
-    return len(memory) == len(parameters) and all(
+    return not _share_memory(parameters) and all(
         p.dtype == torch.float32 and p.device.type == "cpu" and p.is_contiguous() and p.numel()
         for p in parameters
     )

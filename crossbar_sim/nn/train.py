@@ -194,8 +194,10 @@ class _Run:
         for i, chosen in enumerate(order.tensor_split(self.per_epoch)):
             done = (number - 1) * self.per_epoch + i
             images = x[chosen] if augment is None else augment.apply(x[chosen], drawn[chosen])
+            if training.channels_last and images.dim() == 4:
+                images = images.contiguous(memory_format=torch.channels_last)
             self.optimiser.zero()
-            with half:
+            with half, _views_told(training):
                 loss = self.step(self.model, images, y[chosen], done / self.steps)
             self.optimiser.step(done)
             total += loss.detach() * len(chosen)
@@ -207,6 +209,20 @@ class _Run:
                 "lower the learning rate, or scale the examples to about 0 .. 1"
             )
         state.history.append((number, mean, None))
+
+
+@contextmanager
+def _views_told(training: Training) -> Iterator[None]:
+    """A `view` that channels in the last place forbid, in a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        if training.channels_last and "view size is not compatible" in str(error):
+            raise InputError(
+                "the model's forward calls view on what a convolution gives, which channels_last forbids: write "
+                "flatten or reshape there, or train without channels_last"
+            ) from error
+        raise
 
 
 def _finished(state: State, training: Training) -> bool:

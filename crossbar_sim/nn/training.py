@@ -35,6 +35,9 @@ class Training:
         patience: stop after so many epochs without a better validation accuracy, and keep the best weights; None:
             train to the end and keep the last.
         precision: "float32", or "bfloat16" autocast of the steps (parameters and evaluation stay in float32).
+        channels_last: lay images and convolutions' weights out with the channels last in memory, which most
+            convolutions are faster on; sums are then taken in another order. A model whose forward calls `view` on
+            what a convolution gives cannot be trained so.
         augment: what is done to the training images.
         device: where to train ("cuda"), the model is put back afterwards; None: where the model is.
 
@@ -51,6 +54,7 @@ class Training:
     clip: float | None = None
     patience: int | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
     augment: Augment | None = None
     device: str | None = None
 
@@ -74,6 +78,8 @@ class Training:
         ):
             if getattr(self, what) not in words:
                 raise InputError(f"{what}={getattr(self, what)!r} must be one of {', '.join(words)}")
+        if not isinstance(self.channels_last, bool):
+            raise InputError(f"channels_last={self.channels_last!r}: True or False is needed")
         if self.augment is not None and not isinstance(self.augment, Augment):
             raise InputError(f"augment={self.augment!r}: an Augment is needed, or None")
         if self.device is not None:

@@ -178,3 +178,17 @@ def test_a_drift_aware_training_has_one_sigma(command, tmp_path, given, sentence
     assert done.code == 2, done.out
     assert sentence in done.err
     assert not list(tmp_path.iterdir())
+
+
+def test_channels_last_acts(command, tmp_path):
+    learnt = []
+    for extra in ((), ("--channels-last",)):
+        path = tmp_path / "net.pt"
+        words = ("--network", "lenet5", "--data", "digits", "--method", "erm", "--epochs", 1)
+        done = command("train", *words, *extra, "-o", path)
+        assert done.code == 0, done.err
+        learnt.append(load_model(path).module.state_dict())
+    plain, last = learnt
+    assert any(not torch.equal(plain[name], last[name]) for name in plain)
+    for name in plain:
+        torch.testing.assert_close(plain[name], last[name], rtol=1e-2, atol=1e-4)

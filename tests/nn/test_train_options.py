@@ -17,6 +17,15 @@ from crossbar_sim.nn.training import Training
 from crossbar_sim.rng import Key
 
 
+class Convolutional(nn.Module):
+    def __init__(self, flat: str) -> None:
+        super().__init__()
+        self.conv, self.fc, self.flat = nn.Conv2d(2, 6, 3), nn.Linear(6 * 36, 10), flat
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(getattr(self.conv(x).relu(), self.flat)(len(x), -1))
+
+
 @pytest.fixture(scope="module")
 def digits() -> Development:
     return load_data("digits").development
@@ -209,6 +218,7 @@ def test_tied_and_double_precision_parameters_train() -> None:
         ({"clip": 0.0}, "clip=0.0"),
         ({"patience": 0}, "patience=0"),
         ({"precision": "float16"}, "float32, bfloat16"),
+        ({"channels_last": 1}, "channels_last=1: True or False is needed"),
         ({"augment": "flip"}, "Augment"),
         ({"device": "tpu!"}, "device='tpu!'"),
         ({"device": "cuda:77"}, "GPUs here"),
@@ -240,3 +250,46 @@ def test_contradictions_are_refused(digits: Development) -> None:
     flat = Split(digits.train.x.flatten(1), digits.train.y)
     with pytest.raises(InputError, match="cannot be shifted"):
         fit(mlp(), flat, training=Training(augment=Augment(crop=1)), **some)
+
+
+def convolutional(digits: Development, *, flat: str = "reshape", memory: str = "plain", **options: Any):
+    """A small network and how it was trained; only with plain memory do its parameters get a flat buffer."""
+    with seeded(Key(0).fold("initialisation")):
+        model = Convolutional(flat)
+    if memory == "turned":
+        model.fc.weight.data = model.fc.weight.data.t().contiguous().t()
+    if memory == "shared":
+        model.again = nn.Parameter(model.conv.weight.data)
+    training = Training(3, 200, 1e-2, **options)
+    strides = []
+
+    def step(model: nn.Module, x: torch.Tensor, y: torch.Tensor, share: float) -> torch.Tensor:
+        strides.append((x.stride(), model.conv.weight.stride()))
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        return loss.detach()
+
+    train, held = (Split(s.x.repeat(1, 2, 1, 1), s.y) for s in (digits.train, digits.validation))
+    report = fit(model, train, held, key=Key(0), training=training, step=step)
+    return model, report, strides
+
+
+@pytest.mark.parametrize("memory", ["plain", "turned", "shared"])
+def test_channels_last_is_the_same_training_in_another_layout(digits: Development, memory: str) -> None:
+    plain, before, first = convolutional(digits, memory=memory)
+    last, after, then = convolutional(digits, memory=memory, channels_last=True)
+    assert set(first) == {((128, 64, 8, 1), (18, 9, 3, 1))}
+    moved = (18, 9, 3, 1) if memory == "shared" else (18, 1, 6, 2)
+    assert set(then) == {((128, 1, 16, 2), moved)}
+    for a, b in zip(plain.parameters(), last.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+        assert b.stride() == a.stride()
+    if memory == "shared":
+        assert torch.equal(last.again, last.conv.weight)
+    assert after.validation_accuracy == pytest.approx(before.validation_accuracy, abs=0.01)
+
+
+def test_a_model_that_views_is_told_of_channels_last(digits: Development) -> None:
+    convolutional(digits, flat="view")
+    with pytest.raises(InputError, match="write flatten or reshape there, or train without channels_last"):
+        convolutional(digits, flat="view", channels_last=True)
