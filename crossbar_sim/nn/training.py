@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -84,6 +84,12 @@ class Training:
             raise InputError(f"augment={self.augment!r}: an Augment is needed, or None")
         if self.device is not None:
             _check_device(self.device)
+
+    def __repr__(self) -> str:
+        # Checkpoints, studies and experiments are known by this text: a field that came after them is in it only where
+        # it acts, so that they stay what they were.
+        named = [f.name for f in fields(self) if f.name != "channels_last" or self.channels_last]
+        return f"Training({', '.join(f'{name}={getattr(self, name)!r}' for name in named)})"
 
 
 def _number(value: object) -> bool:

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from crossbar_sim.files import replacing
 from crossbar_sim.robustness.curve_figure import looks
 from crossbar_sim.robustness.figure import METADATA
-from crossbar_sim.robustness.groups import GroupPoint, group_curve, groups_of
+from crossbar_sim.robustness.groups import GroupPoint, boundless, group_curve, groups_of
 from crossbar_sim.robustness.page.look import Names, Scale, Style, sigma_axis
 from crossbar_sim.robustness.sweep import Sweep
 from crossbar_sim.text import visible
@@ -32,6 +32,8 @@ def draw_groups(
 ) -> None:
     """Mean score over sigma, a line for each group; the text below the title says what the bands are.
 
+    Where a band would cover the figure (`boundless`), the group's networks are drawn as thin lines in its place.
+
     Args:
         sweep: of one metric.
         path: of the .png; the same sweep gives the same bytes.
@@ -43,7 +45,7 @@ def draw_groups(
     """
     scale, groups = Scale.of(sweep.metric), groups_of(sweep.labels)
     curves = {group: group_curve(sweep, group) for group in groups}
-    names = Names.of(list(groups))
+    names, wide = Names.of(list(groups)), boundless(curves)
     with looks():
         figure = Figure(figsize=(WIDTH, HEIGHT), layout=ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04))
         FigureCanvasAgg(figure)
@@ -58,6 +60,10 @@ def draw_groups(
                 markevery=max(len(points) // 16, 1), label=names.short[group], zorder=3,
             )  # fmt: skip
             drawn += [mean]
+            if group in wide:
+                for label in groups[group]:
+                    ax.plot(*_network(sweep, label, scale), color=look.colour, lw=0.6, alpha=0.7, zorder=2)
+                continue
             bands = [_band(point, scale) for point in points]
             if all(band is None for band in bands):
                 continue
@@ -78,7 +84,7 @@ def draw_groups(
             figure.legend(loc="outside right center", borderaxespad=0.2)
         lines = [
             *textwrap.wrap(visible(title or ""), CHARACTERS),
-            *textwrap.wrap(band_words(curves.values()), CHARACTERS),
+            *textwrap.wrap("; ".join([band_words(curves.values()), *_wide_words(names, wide)]), CHARACTERS),
         ]
         figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=7.5)
         with replacing(path) as temporary:
@@ -101,6 +107,18 @@ def band_words(curves: Iterable[Sequence[GroupPoint]]) -> str:
             f"95 % t intervals over {n} chips" + (" for single networks" if several else ", one network each")
         )
     return f"bands: {'; '.join(parts)}" if parts else "no bands: one chip of one network"
+
+
+def _wide_words(names: Names, wide: Iterable[str]) -> list[str]:
+    """Of groups without a band."""
+    said = ", ".join(sorted(names.short[group] for group in wide))
+    return [f"{said}: an interval wider than the figure, thin lines are its networks"] if said else []
+
+
+def _network(sweep: Sweep, label: str, scale: Scale) -> tuple[list[float], list[float]]:
+    """Sigmas, and the mean score of one network there in per cent."""
+    points = sorted(sweep.curve(label), key=lambda point: point.sigma)
+    return [point.sigma for point in points], [100 * scale.shown(point.summary.mean) for point in points]
 
 
 def _band(point: GroupPoint, scale: Scale) -> tuple[float, float] | None:

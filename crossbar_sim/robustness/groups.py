@@ -136,6 +136,20 @@ def group_curve(sweep: Sweep, group: str, threshold: float | None = None) -> tup
     return tuple(_point(group, sigma, [curve[sigma] for curve in curves], threshold) for sigma in shared)
 
 
+def boundless(curves: Mapping[str, Sequence[GroupPoint]]) -> frozenset[str]:
+    """Groups whose interval over seeds is wider, at some sigma, than the means of all groups lie apart.
+
+    One training in three that fails does that. As a band it would cover every other line and tell nothing.
+    """
+    means = [point.mean for points in curves.values() for point in points]
+    whole = max(means) - min(means)
+    return frozenset(
+        group
+        for group, points in curves.items()
+        if any(point.ci95 is not None and point.ci95[1] - point.ci95[0] > whole > 0 for point in points)
+    )
+
+
 def _point(group: str, sigma: float, points: Sequence[Point], threshold: float | None) -> GroupPoint:
     means = [point.summary.mean for point in points]
     interval = mean_interval(means)

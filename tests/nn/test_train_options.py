@@ -289,6 +289,14 @@ def test_channels_last_is_the_same_training_in_another_layout(digits: Developmen
     assert after.validation_accuracy == pytest.approx(before.validation_accuracy, abs=0.01)
 
 
+def test_a_training_is_known_by_the_text_it_had_before_channels_last() -> None:
+    assert repr(Training(3, clip=0.1)) == (
+        "Training(epochs=3, batch=128, lr=0.001, optimiser='adam', schedule='one-cycle', weight_decay=0.0, clip=0.1, "
+        "patience=None, precision='float32', augment=None, device=None)"
+    )
+    assert "precision='float32', channels_last=True, augment=None" in repr(Training(channels_last=True))
+
+
 def test_a_model_that_views_is_told_of_channels_last(digits: Development) -> None:
     convolutional(digits, flat="view")
     with pytest.raises(InputError, match="write flatten or reshape there, or train without channels_last"):

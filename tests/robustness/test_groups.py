@@ -7,11 +7,21 @@ import made_sweeps
 import numpy as np
 import pytest
 from made_sweeps import task
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy import stats
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness.group_figure import band_words, draw_groups
-from crossbar_sim.robustness.groups import compared, group_curve, group_of, group_tests, groups_of, seeded
+from crossbar_sim.robustness.groups import (
+    boundless,
+    compared,
+    group_curve,
+    group_of,
+    group_tests,
+    groups_of,
+    seeded,
+)
 from crossbar_sim.robustness.page import page_text
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.sweep import Sweep
@@ -188,6 +198,34 @@ def test_the_figure_and_the_page_say_what_the_bands_are(tmp_path) -> None:
     page = page_text(sweep)
     assert "over n = 1 to 2 training seeds" in page
     assert "over n =" not in page_text(made_sweeps.sweep(("plain", "aware")))
+
+
+def test_a_band_that_would_cover_everything_is_left_out_and_said(tmp_path, monkeypatch) -> None:
+    scores = {
+        "plain": ([0.93, 0.5], [0.92, 0.52], [0.94, 0.49]),
+        "failed": ([0.9, 0.4], [0.1, 0.1], [0.1, 0.1]),
+    }
+    labelled = {
+        f"{group}, seed {i}": {0.0: [means[0]] * 3, 0.6: [means[1], means[1] + 0.01, means[1] - 0.01]}
+        for group, seeds in scores.items()
+        for i, means in enumerate(seeds)
+    }
+    sweep = sweep_of(labelled)
+    curves = {group: group_curve(sweep, group) for group in groups_of(sweep.labels)}
+    assert boundless(curves) == {"failed"}
+    assert boundless({"plain": curves["plain"]}) == frozenset()
+    bands, lines, titles = [], [], []
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "fill_between", lambda *_, color, **__: bands.append(color))
+    monkeypatch.setattr(Axes, "plot", lambda *a, **k: [lines.append(k.get("lw")), plot(*a, **k)][1])
+    monkeypatch.setattr(Figure, "suptitle", lambda _, text, **__: titles.append(text))
+    draw_groups(sweep, tmp_path / "a.png")
+    assert len(bands) == 1
+    assert lines.count(0.6) == 3
+    assert "failed: an interval wider than the figure, thin lines are its networks" in " ".join(
+        titles[0].split()
+    )
+    assert "failed: without a band" in page_text(sweep)
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "output_error"])

@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from crossbar_sim.robustness.groups import GroupPoint, group_curve, groups_of
+from crossbar_sim.robustness.groups import GroupPoint, boundless, group_curve, groups_of
 from crossbar_sim.robustness.page.drawing import (
     SHARE,
     Chart,
@@ -32,10 +32,15 @@ def group_curves(subject: Subject, threshold: float | None, y_scale: alt.Scale, 
     groups = groups_of(sweep.labels)
     names = Names.of(list(groups)).short
     curves = {group: group_curve(sweep, group) for group in groups}
+    wide = boundless(curves)
     sigmas = sorted({point.sigma for points in curves.values() for point in points})
     data = table(
-        ("M", "x", "sigma", "mean", "low", "high", "alone", "Mean", "Interval", "Networks", "Range"),
-        [row for group, points in curves.items() for row in _rows(subject, names[group], points)],
+        ("M", "x", "sigma", "mean", "low", "high", "drawn", "alone", "Mean", "Interval", "Networks", "Range"),
+        [
+            row
+            for group, points in curves.items()
+            for row in _rows(subject, names[group], points, int(group not in wide))
+        ],
     )
     marks = _encodings(list(names.values()))
     x = sigma_x(subject, "x", sigmas, 10)
@@ -43,7 +48,8 @@ def group_curves(subject: Subject, threshold: float | None, y_scale: alt.Scale, 
     picked = alt.selection_point(name="picked", fields=["M"], bind="legend")
     clear = alt.condition(picked, alt.value(1.0), alt.value(0.1))
     base = alt.Chart(data).encode(x=x)
-    band = base.transform_filter("datum.alone == 0 && isValid(datum.low)").mark_area(strokeWidth=0, clip=True).encode(
+    banded = base.transform_filter("datum.alone == 0 && datum.drawn == 1 && isValid(datum.low)")
+    band = banded.mark_area(strokeWidth=0, clip=True).encode(
         y=alt.Y("low:Q", title=scale.name, scale=y_scale), y2="high:Q",
         opacity=alt.condition(picked, alt.value(0.16), alt.value(0.02)), **only(marks, "color"),
     )  # fmt: skip
@@ -71,6 +77,9 @@ def group_curves(subject: Subject, threshold: float | None, y_scale: alt.Scale, 
         f"Mean {scale.name} against {sigma_axis(sweep)}, for each way to train; thin lines are its networks, each the "
         f"mean over its chips.",
         f"Bands are 95 % Student-t intervals over n = {n} training seeds; one network has none.",
+        f"{', '.join(sorted(names[group] for group in wide))}: without a band, which would cover the chart."
+        if wide
+        else "",
         f"Dotted line: the threshold, {percent(threshold, 0.1)}." if threshold is not None else "",
         "The axis is logarithmic; zero lies at its lower end." if logarithmic else "",
         "Further down, networks stand one by one, in colours of their own.",
@@ -80,7 +89,9 @@ def group_curves(subject: Subject, threshold: float | None, y_scale: alt.Scale, 
     return Chart("chart-curves", finish(chart, caption, 360), caption)
 
 
-def _rows(subject: Subject, name: str, points: tuple[GroupPoint, ...]) -> Iterator[tuple[Any, ...]]:
+def _rows(
+    subject: Subject, name: str, points: tuple[GroupPoint, ...], drawn: int
+) -> Iterator[tuple[Any, ...]]:
     scale = subject.scale
     for point in points:
         low, high = scale.span(*point.ci95) if point.ci95 else (None, None)
@@ -88,7 +99,7 @@ def _rows(subject: Subject, name: str, points: tuple[GroupPoint, ...]) -> Iterat
         worst, best = scale.span(point.lowest, point.highest)
         yield (
             name, point.sigma, point.sigma, short(scale.shown(point.mean)), short(low), short(high),
-            int(len(points) == 1), percent(scale.shown(point.mean), half),
+            drawn, int(len(points) == 1), percent(scale.shown(point.mean), half),
             "none: one network" if low is None or high is None else f"{span_text(low, high)} %",
             point.networks, f"{span_text(worst, best)} %",
         )  # fmt: skip
