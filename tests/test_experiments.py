@@ -19,6 +19,7 @@ GROUPS = """
     [quick]
     chips = 2
     train_limit = 300
+    validation_limit = 200
     test_limit = 60
     [quick.train]
     epochs = 1
@@ -64,7 +65,8 @@ def test_a_quick_budget_trains_searches_and_compares_groups_once(command, experi
     text = (out / "two-quick.json").read_text()
     found = strict_json(text)
     assert found["budget"] == "quick"
-    assert (found["data"]["train"], found["data"]["test"], found["chips"]["count"]) == (300, 60, 2)
+    assert [found["data"][part] for part in ("train", "validation", "test")] == [300, 200, 60]
+    assert found["chips"]["count"] == 2
     assert found["seeds"] == {"plain, seed 0": 0, "plain, seed 1": 1, "found, seed 0": 0, "found, seed 1": 1}
     assert found["trainings"]["found, seed 1"]["settings"]["trials"] == 3
     assert set(found["trainings"]["found, seed 1"]["found"]["rates"]) == {"dropout1"}

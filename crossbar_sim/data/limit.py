@@ -9,18 +9,29 @@ from crossbar_sim.data.dataset import Split, Splits
 from crossbar_sim.rng import Key
 
 
-def limited(splits: Splits, train: int | None, test: int | None, key: Key = Key(0)) -> Splits:  # noqa: B008 (frozen)
-    """The same data with at most so many training and test examples; the validation split stays whole.
+def limited(
+    splits: Splits,
+    train: int | None,
+    test: int | None,
+    key: Key = Key(0),  # noqa: B008 (frozen)
+    *,
+    validation: int | None = None,
+) -> Splits:
+    """The same data with at most so many training, validation and test examples.
 
     A draw is stratified, and a smaller one is part of a larger one. It depends on the labels and the key alone and
     not on a run's seed, so that all models see the same examples. The notes say what was left out.
 
     Args:
         splits: the data.
-        train, test: how many; None, or more than there are: all.
+        train, test, validation: how many; None, or more than there are: all.
         key: names the draw.
     """
-    parts = {"train": (splits.train, train), "test": (splits.test, test)}
+    parts = {
+        "train": (splits.train, train),
+        "validation": (splits.validation, validation),
+        "test": (splits.test, test),
+    }
     changed: dict[str, Split] = {}
     notes = list(splits.notes)
     for part, (split, limit) in parts.items():
@@ -34,6 +45,7 @@ def limited(splits: Splits, train: int | None, test: int | None, key: Key = Key(
     return replace(
         splits,
         train=changed.get("train", splits.train),
+        validation=changed.get("validation", splits.validation),
         test=changed.get("test", splits.test),
         notes=tuple(notes),
     )

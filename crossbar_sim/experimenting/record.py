@@ -47,6 +47,7 @@ def record_of(experiment: Experiment, sweep: Sweep, tried: Splits, planned: Mapp
             "validation": None if tried.validation is None else len(tried.validation),
             "test": len(tried.test),
             "train_limit": experiment.train_limit,
+            "validation_limit": experiment.validation_limit,
             "test_limit": experiment.test_limit,
             "notes": list(tried.notes),
         },

@@ -63,7 +63,7 @@ def run_experiment(
     say(console, experiment.title, "bold")
     data = _data_name(experiment)
     whole = load_data(data, data_dir)
-    taught = limited(whole, experiment.train_limit, None)
+    taught = limited(whole, experiment.train_limit, None, validation=experiment.validation_limit)
     tried = limited(taught, None, experiment.test_limit)
     for note in tried.notes[len(whole.notes) :]:
         say(console, f"of {tried.name}: {note}")

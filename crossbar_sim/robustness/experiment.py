@@ -44,7 +44,7 @@ class Experiment:
         hardware, warnings: the design, and what it leaves out.
         sigmas, plan, seed, metric, threshold, sensitivity_chips: of the sweep.
         reference: the group of networks that the others are tested against.
-        train_limit, test_limit: how many examples of each are used; None: all.
+        train_limit, validation_limit, test_limit: how many examples of each are used; None: all.
         boundaries: sigmas at which decision boundaries are drawn, for data of two features; None: not asked for.
     """
 
@@ -64,13 +64,14 @@ class Experiment:
     threshold: float | None = None
     sensitivity_chips: int = 5
     train_limit: int | None = None
+    validation_limit: int | None = None
     test_limit: int | None = None
     boundaries: tuple[float, ...] | None = None
 
 
 _KEYS = (
     "title", "data", "models", "train", "hardware", "sigmas", "chips", "half_width", "seed", "metric", "threshold",
-    "sensitivity_chips", "reference", "train_limit", "test_limit", "boundaries", "quick",
+    "sensitivity_chips", "reference", "train_limit", "validation_limit", "test_limit", "boundaries", "quick",
 )  # fmt: skip
 _MOST = 10**9
 
@@ -105,10 +106,10 @@ def _experiment(path: Path, given: dict[str, Any], budget: str) -> Experiment:
     if metric is not None and metric not in (*METRICS, *DETECTION_METRICS):
         raise InputError(unknown("metric", metric, (*METRICS, *DETECTION_METRICS)))
     title = text_at(table, "title") or path.stem
-    train_limit, test_limit = (
-        None if table.get(key) is None else whole_at(table, key, 1, _MOST, None)
-        for key in ("train_limit", "test_limit")
-    )
+    limits = {
+        key: None if table.get(key) is None else whole_at(table, key, 1, _MOST, None)
+        for key in ("train_limit", "validation_limit", "test_limit")
+    }
     return Experiment(
         name=path.stem if budget == "full" else f"{path.stem}-{budget}",
         folder=path.parent,
@@ -125,8 +126,7 @@ def _experiment(path: Path, given: dict[str, Any], budget: str) -> Experiment:
         metric=metric,
         threshold=_threshold(table, metric),
         sensitivity_chips=whole_at(table, "sensitivity_chips", 0, 10_000, 5),
-        train_limit=train_limit,
-        test_limit=test_limit,
+        **limits,
         boundaries=_sigmas(table["boundaries"], "boundaries") if "boundaries" in table else None,
     )
 

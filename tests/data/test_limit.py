@@ -46,6 +46,12 @@ def test_the_rest_stays_whole_and_the_notes_tell() -> None:
     assert few.validation is whole.validation
     assert few.notes == ("20 of 1,000 test examples, a stratified draw",)
     assert few.fingerprint != whole.fingerprint
+    held = limited(whole, None, None, validation=30)
+    assert held.validation is not None
+    assert len(held.validation) == 30
+    assert held.train is whole.train
+    assert held.test is whole.test
+    assert held.notes == ("30 of 50 validation examples, a stratified draw",)
     assert limited(whole, None, None) is whole
     assert limited(whole, 10_000, 1000) is whole
 
