@@ -23,6 +23,7 @@ from crossbar_sim.robustness.groups import (
     seeded,
 )
 from crossbar_sim.robustness.page import page_text
+from crossbar_sim.robustness.page.headline import answer
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.sweep import Sweep
 from crossbar_sim.store.records import Trial
@@ -226,6 +227,25 @@ def test_a_band_that_would_cover_everything_is_left_out_and_said(tmp_path, monke
         titles[0].split()
     )
     assert "failed: without a band" in page_text(sweep)
+
+
+def test_the_page_says_which_way_to_train_holds_best() -> None:
+    scores = {
+        **networks("plain", [0.50, 0.52, 0.51]),
+        **networks("aware", [0.80, 0.82, 0.81]),
+        **networks("found", [0.79, 0.83, 0.80]),
+        "lone": {0.6: [0.7, 0.72]},
+    }
+    (said,) = answer(sweep_of(scores), None)
+    assert said == (
+        "aware has the highest mean accuracy at sigma 0.6, 81.0 % (95 % interval over 3 training seeds 78.5 to 83.5 "
+        "%), but cannot be told from found, lone (Welch's t over networks, Holm's correction)."
+    )
+    two = {label: by_sigma for label, by_sigma in scores.items() if label.startswith(("plain", "aware"))}
+    (clear,) = answer(sweep_of(two), None)
+    assert "more than chance against the other way to train (Welch's t over networks)" in clear
+    none = sweep_of({**networks("a", [0.5, 0.52, 0.51]), **networks("b", [0.5, 0.51, 0.52])})
+    assert "cannot be told from" in answer(none, None)[0]  # the control: two ways that are one
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "output_error"])

@@ -386,7 +386,11 @@ def test_the_default_threshold_is_round_and_below_every_clean_score() -> None:
     made = sweep()
     assert default_threshold(made) == 0.92
     tasks = {"erm": replace(made.tasks["erm"], clean=0.03), "bayesft": made.tasks["bayesft"]}
-    assert default_threshold(Sweep(tasks, made.curves, {})) == 0
+    failed = default_threshold(Sweep(tasks, made.curves, {}))  # a training that failed does not count
+    assert failed == default_threshold(Sweep({"bayesft": tasks["bayesft"]}, {}, {}))
+    assert failed > 0.9
+    all_failed = {label: replace(task, clean=0.03) for label, task in tasks.items()}
+    assert default_threshold(Sweep(all_failed, made.curves, {})) == 0
     assert default_threshold(sweep(metric="output_error")) is None
 
 

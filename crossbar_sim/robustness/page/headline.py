@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 
 from crossbar_sim.robustness.curves import Crossing
+from crossbar_sim.robustness.groups import seeded
+from crossbar_sim.robustness.page.group_headline import group_headline
 from crossbar_sim.robustness.page.look import Names, Scale, number, percent, sigma_text, span_text
 from crossbar_sim.robustness.page.numbers import Overall, ahead, default_threshold, ranked, shared_sigmas
 from crossbar_sim.robustness.statistics import Interval
@@ -20,7 +22,7 @@ def answer(sweep: Sweep, threshold: float | None) -> list[str]:
 
 
 def headline(sweep: Sweep, names: Names, scale: Scale, threshold: float | None) -> list[str]:
-    """The sentences at the top of the page.
+    """The sentences at the top of the page: of groups of training seeds where there are any, else of models.
 
     Args:
         sweep: of one metric, every model with at least one point.
@@ -28,6 +30,8 @@ def headline(sweep: Sweep, names: Names, scale: Scale, threshold: float | None) 
         scale: of its metric.
         threshold: as shown; None: nothing is said of it.
     """
+    if seeded(sweep.labels):
+        return [group_headline(sweep, scale, _where(sweep))]
     order = ranked(sweep)
     if len(order) == 1:
         sentences = [_alone(sweep, order[0][0], order[0][1], names, scale)]

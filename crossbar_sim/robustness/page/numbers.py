@@ -50,10 +50,14 @@ def narrowed(sweep: Sweep, models: Sequence[str] | None) -> Sweep:
 
 
 def default_threshold(sweep: Sweep) -> float | None:
-    """The lowest clean score less 5 points, in whole per cent; None for an error, which has no such limit."""
+    """The lowest clean score less 5 points, in whole per cent; None for an error, which has no such limit.
+
+    Models below half of the best clean score do not count: a training that failed says nothing about a limit.
+    """
     if sweep.metric == "output_error":
         return None
-    clean = min(task.clean for task in sweep.tasks.values())
+    scores = [task.clean for task in sweep.tasks.values()]
+    clean = min(score for score in scores if score >= max(scores) / 2)
     return max(math.floor(100 * (clean - MARGIN) + 1e-9), 0) / 100
 
 

@@ -1,0 +1,59 @@
+"""The answer where networks were trained several times: which way to train holds longest, and how sure."""
+
+import math
+from collections.abc import Sequence
+
+from crossbar_sim.robustness.groups import compared, groups_of
+from crossbar_sim.robustness.page.look import Names, Scale, percent, span_text
+from crossbar_sim.robustness.page.numbers import overall, shared_sigmas
+from crossbar_sim.robustness.statistics import mean_interval
+from crossbar_sim.robustness.sweep import Sweep
+
+ALPHA = 0.05
+MOST = 4
+"""Groups that are named one by one."""
+
+
+def group_headline(sweep: Sweep, scale: Scale, where: str) -> str:
+    """Which group has the best mean over the sigmas, and which others it cannot be told from.
+
+    The random unit is the training seed: a network counts by its mean over chips and sigmas, groups are compared by
+    Welch's t with Holm's correction over all others.
+
+    Args:
+        sweep: with several networks in a group at least.
+        scale: of its metric.
+        where: the sigmas, in words.
+    """
+    groups, sigmas = groups_of(sweep.labels), shared_sigmas(sweep) or None
+    scores = {
+        group: [overall(sweep, label, sigmas).estimate for label in members]
+        for group, members in groups.items()
+    }
+    names = Names.of(list(groups)).whole
+    best = max(scores, key=lambda group: _mean(scores[group]))
+    superlative = "highest" if scale.more_is_better else "lowest"
+    first = f"{names[best]} has the {superlative} mean {scale.name} {where}, {_estimate(scores[best], scale)}"
+    if len(groups) == 1:
+        return f"{first}."
+    tests = compared({group: {0.0: values} for group, values in scores.items()}, best)
+    close = [names[test.group] for test in tests if test.adjusted is None or test.adjusted >= ALPHA]
+    how = "Welch's t over networks" + (", Holm's correction" if len(tests) > 1 else "")
+    if not close:
+        others = "the other way" if len(tests) == 1 else f"any of the other {len(tests)} ways"
+        return f"{first}, and that is more than chance against {others} to train ({how})."
+    listed = ", ".join(close[:MOST]) + (" and others" if len(close) > MOST else "")
+    return f"{first}, but cannot be told from {listed} ({how})."
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _estimate(values: Sequence[float], scale: Scale) -> str:
+    found = mean_interval(values)
+    if found is None:
+        return f"{percent(scale.shown(_mean(values)))} (one network: no interval over training seeds)"
+    span = span_text(*scale.span(found.low, found.high))
+    value = percent(scale.shown(found.estimate), found.half_width)
+    return f"{value} (95 % interval over {len(values)} training seeds {span} %)"
