@@ -196,8 +196,12 @@ class AnalogRecurrent(Analog):
         )  # which torch drops from states, and expects in them
 
 
+PROGRAMMED = "_programmed_"
+"""How the names of buffers begin that arrays are programmed into."""
+
+
 def _buffer(parameter: str) -> str:
-    return f"_programmed_{parameter}"
+    return PROGRAMMED + parameter
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

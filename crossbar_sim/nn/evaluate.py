@@ -10,11 +10,14 @@ from torch import Tensor, nn
 from crossbar_sim.crossbar import threads
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.chips import locked
+from crossbar_sim.nn.kept_state import watched
 from crossbar_sim.nn.reading import reading
 from crossbar_sim.nn.routes import FastRoutes
 
 BLOCK = 500
 """Images per forward: activations of small networks stay in cache, and the GEMM is at full speed."""
+
+_FEW = 8
 
 
 def outputs(
@@ -26,6 +29,8 @@ def outputs(
     fast: bool = True,
 ) -> list[Any]:
     """The model's outputs block by block, in order; on the CPU several blocks at a time.
+
+    What the forward leaves on the model (`nn.kept_state`) is put back; then blocks run one after the other.
 
     Args:
         model: in evaluation mode; an analog one is programmed first, then shared by the threads.
@@ -55,13 +60,31 @@ def outputs(
         y = y[: len(piece) - max(missing, 0)]
         results[i] = y if reduce is None else reduce(y, part)
 
-    with torch_threads_kept(), locked(model):
-        if device.type == "cpu":
-            threads.run(one, range(len(parts)))
+    with torch_threads_kept(), locked(model), watched(model) as watch:
+        rest = list(range(len(parts)))
+        if rest and not watch.known:
+            watch.first(lambda: one(rest.pop(0)))
+        if device.type == "cpu" and not watch.alone:
+            threads.run(one, rest)
         else:
-            for i in range(len(parts)):
+            for i in rest:
                 one(i)
     return results
+
+
+def check_repeats(model: nn.Module, x: Tensor, fixed: int | None = None) -> None:
+    """Refuse a model that draws random numbers: what a chip changes could not be told from them.
+
+    Raises:
+        InputError: if two runs on the first inputs differ by more than a GPU's sums do.
+    """
+    first, again = (outputs(model, x[:_FEW], fixed=fixed)[0].float() for _ in range(2))
+    if not torch.allclose(first, again, rtol=1e-3, atol=1e-3 * float(first.abs().max()), equal_nan=True):
+        raise InputError(
+            "the model draws random numbers: two runs on the same inputs differ, and what a chip changes could not be "
+            "told from that. Leave the drawing out in eval mode (dropout with training=self.training, the mean of a "
+            "distribution in place of a sample)"
+        )
 
 
 def run_over(model: nn.Module, x: Tensor, block: int, fixed: int | None = None) -> None:
@@ -78,12 +101,13 @@ def run_over(model: nn.Module, x: Tensor, block: int, fixed: int | None = None) 
         InputError: if the model cannot take the inputs.
     """
     size = fixed or block
-    for start in range(0, len(x), size):
-        piece = x[start : start + size]
-        if fixed is not None and len(piece) < fixed:
-            piece = x[torch.arange(start, start + fixed, device=x.device) % len(x)]
-        with torch.inference_mode(), reading(start, len(piece)):
-            _answer(model, piece)
+    with watched(model):
+        for start in range(0, len(x), size):
+            piece = x[start : start + size]
+            if fixed is not None and len(piece) < fixed:
+                piece = x[torch.arange(start, start + fixed, device=x.device) % len(x)]
+            with torch.inference_mode(), reading(start, len(piece)):
+                _answer(model, piece)
 
 
 def one_thread() -> None:

@@ -40,6 +40,16 @@ def _of_fit(noise: PolynomialNoise, low: float, high: float) -> Iterator[str]:
             return
 
 
+def of_state(names: tuple[str, ...]) -> Iterator[str]:
+    """A forward that leaves something on its model."""
+    if names:
+        listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        yield (
+            f"the forward leaves {listed} on the model: that is put back after every evaluation, and blocks of "
+            "examples run one after the other"
+        )
+
+
 def of_reference(reference: Reference, metric: str, asked: str | None) -> Iterator[str]:
     """A clean model that cannot disagree with itself, and outputs that may be no classes."""
     clean, n = reference.clean, len(reference.x)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection_task import detects
-from crossbar_sim.nn.evaluate import BLOCK, outputs
+from crossbar_sim.nn.evaluate import BLOCK, check_repeats, outputs
 
 METRICS = ("accuracy", "agreement", "output_error")
 """What a chip can be judged by, the fields of `Score`."""
@@ -72,11 +72,12 @@ class Reference:
 
         Raises:
             InputError: if the model cannot take them, returns too few outputs for the labels, or outputs that
-                are not finite.
+                are not finite, or draws random numbers.
         """
         if detects(model):
             raise InputError("this command judges classifiers: a detector is judged by crossbar-sim sweep")
         clean = torch.cat([t.cpu() for t in outputs(model, x, block, fixed)])
+        check_repeats(model, x, fixed)
         if not clean.isfinite().all():
             raise InputError(
                 "the clean model's outputs are not finite on these inputs: nothing to compare with"
