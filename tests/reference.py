@@ -140,13 +140,15 @@ def scales(mapping: Any, w: np.ndarray) -> np.ndarray:
             return 1.0
         clip = 100.0 if mapping.clip is None else mapping.clip
         size = np.abs(values.astype(np.float64))
-        top = float(np.percentile(size, clip)) or float(size.max())
-        return top if top > 1e-30 else 1.0
+        return float(np.percentile(size, clip)) or float(size.max())
 
     cols = w.shape[1]
     if mapping.scale_per == "column":
-        return np.array([span / largest(w[:, c]) for c in range(cols)])
-    return np.full(cols, span / largest(w))
+        tops = np.array([largest(w[:, c]) for c in range(cols)])
+        whole = tops.max(initial=0.0)
+        return span / np.where(tops > 1e-30, tops, whole if whole > 1e-30 else 1.0)
+    top = largest(w)
+    return np.full(cols, span / (top if top > 1e-30 else 1.0))
 
 
 def middle(mapping: Any) -> float:

@@ -145,7 +145,8 @@ class Mapping(ABC):
             columns: the transposed matrix (cols, rows).
 
         Returns:
-            (1,) for the matrix or (cols,). A matrix or column of zeros has the scale of w_max = 1.
+            (1,) for the matrix or (cols,). A column of zeros has the scale of the whole matrix, whose errors in
+            weight units are then no larger than elsewhere; a matrix of zeros that of w_max = 1.
             Rounded towards zero, so that w_max times the scale never passes the window.
 
         Raises:
@@ -161,7 +162,9 @@ class Mapping(ABC):
                 w_max = np.percentile(np.abs(columns), self.clip, axis=axis).astype(np.float64)
             if not np.all(w_max > 0):  # a sparse matrix: the percentile falls on a zero
                 w_max = np.where(w_max > 0, w_max, np.abs(columns).max(axis=axis))
-        w_max = np.where(w_max <= 1e-30, 1.0, w_max)  # NaN stays, to be refused below
+        whole = float(np.max(w_max, initial=0.0))
+        dead = 1.0 if whole <= 1e-30 else whole  # NaN stays, to be refused below
+        w_max = np.where(w_max <= 1e-30, dead, w_max)
         exact = np.atleast_1d(self.span * (self.g_max - self.g_min) / w_max)
         if not np.all((exact > 1e-37) & (exact * self.copies < 1e37)):
             check_weights(columns)

@@ -34,9 +34,11 @@ def _fingerprint(parameter: Tensor) -> int:
 
     A tenth of a nanosecond per weight; only on the CPU, since it would make a GPU's queue wait.
     """
-    if parameter.device.type != "cpu" or not parameter.is_contiguous():
+    # in the order of memory: channels may lie last
+    dense = parameter.detach().permute(sorted(range(parameter.dim()), key=lambda i: -parameter.stride(i)))
+    if parameter.device.type != "cpu" or not dense.is_contiguous():
         return 0
-    flat = parameter.detach().view(-1)
+    flat = dense.view(-1)
     per_word = 8 // math.gcd(8, flat.element_size())
     first = min(-flat.storage_offset() % per_word, flat.numel())
     last = first + (flat.numel() - first) // per_word * per_word

@@ -257,7 +257,26 @@ def test_scale_of_empty_and_zero_columns():
     per_column = Differential(0, 1e-4, scale_per="column")
     assert per_column.scale(np.zeros((0, 3), np.float32)).shape == (0,)
     scale = per_column.scale(np.float32([[0, 0], [2, 0]]))
-    assert np.allclose(scale, [1e-4, 5e-5])
+    assert np.allclose(
+        scale, [5e-5, 5e-5]
+    )  # of the matrix: its errors are no larger than those of living columns
+    assert np.allclose(per_column.scale(np.zeros((2, 3), np.float32)), [1e-4, 1e-4])
+    assert np.allclose(per_column.scale(np.float32([[1e-31, 0], [-4, 0], [2, 1]])), [2.5e-5, 2.5e-5, 5e-5])
+
+
+def test_a_dead_column_is_no_noisier_than_the_others():
+    w = np.float32(np.linspace(-0.006, 0.006, 200)).reshape(50, 4)
+    w[:, 2] = 0
+    errors = {}
+    for scale_per in ("matrix", "column"):
+        hardware = Hardware.preset("reram_wan2022", scale_per=scale_per)
+        found = (
+            np.mean([(hardware.program(w, Key(0), chip).weight - w) ** 2 for chip in range(5)], axis=(0, 1))
+            ** 0.5
+        )
+        errors[scale_per] = found
+    for found in errors.values():
+        assert found[2] < 2 * found[[0, 1, 3]].max()
 
 
 def test_scale_and_inverse_are_exact_where_they_can_be():

@@ -73,6 +73,19 @@ def test_a_change_of_the_weights_takes_effect(change, mode):
     assert not torch.allclose(after, before, rtol=0.01)
 
 
+def test_a_change_in_place_takes_effect_with_the_channels_last_in_memory(mode):
+    model = made(lambda: nn.Sequential(nn.Conv2d(3, 4, 2), nn.Flatten(), nn.Linear(16, 3)))
+    analog = to_analog(model, PLAIN).to(memory_format=torch.channels_last)
+    x = numbers(5, 3, 3, 3)
+    with mode():
+        before = analog(x).clone()
+    assert not analog[0]._parameters["weight"].is_contiguous()
+    analog[0]._parameters["weight"].data.mul_(2)
+    with mode():
+        after = analog(x)
+    assert not torch.allclose(after, before, rtol=0.01)
+
+
 def test_an_optimiser_step_takes_effect():
     analog = to_analog(mlp(), PLAIN)
     before = analog(X)
