@@ -34,6 +34,7 @@ class Design:
         generation: raised whenever programmed weights have become stale.
         effects: of converters and read noise, those that act for the moment; None: all of the design's.
         probe: called before every product through converters; see `nn.tiled`.
+        past: layers with converters from whose weights something was computed past them.
         reads: how often each array with converters has been read since the chip was set, outside of `reading`.
     """
 
@@ -49,6 +50,7 @@ class Design:
     effects: tuple[str, ...] | None = None
     probe: Any = None
     reads: dict[str, int] = field(default_factory=dict)
+    past: set[str] = field(default_factory=set)
     remap: bool = False
 
     def runs(self, layer: str) -> bool:

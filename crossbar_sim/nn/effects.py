@@ -113,7 +113,7 @@ def product_effects(
 
 
 def read_linearly(model: torch.nn.Module, effects: dict[str, dict[str, float]]) -> list[str]:
-    """A sentence on arrays whose products went through no converter although the design has some.
+    """Sentences on arrays whose products went through no converter although the design has some, all or a part.
 
     To be asked after the model has run.
     """
@@ -126,12 +126,19 @@ def read_linearly(model: torch.nn.Module, effects: dict[str, dict[str, float]]) 
         for layer in shared.layers
         if layer.analog and not any(name in effects.get(layer.name, {}) for name in names)
     ]
-    if not left:
-        return []
-    return [
-        f"{', '.join(names)} act on linear layers and convolutions: {', '.join(left)} computed with linearly read "
-        "weights"
-    ]
+    partly = [layer.name for layer in shared.layers if layer.name in shared.past and layer.name not in left]
+    told = []
+    if left:
+        told += [
+            f"{', '.join(names)} act on linear layers and convolutions: {', '.join(left)} computed with linearly read "
+            "weights"
+        ]
+    if partly:
+        told += [
+            f"{', '.join(partly)}: the forward also computes with the weights in another way (their transpose, a "
+            f"cast), and there {', '.join(names)} do not act"
+        ]
+    return told
 
 
 def idle_effects(effects: dict[str, dict[str, float]], hardware: Hardware, chip: int) -> list[str]:

@@ -34,8 +34,13 @@ class OnTiles(Tensor):
             y = rule(func, args, kwargs)
             if y is not None:
                 return y
-        args, kwargs = torch.utils._pytree.tree_map(plain, (args, kwargs))
-        return func(*args, **kwargs)
+        bare, named = torch.utils._pytree.tree_map(plain, (args, kwargs))
+        result = func(*bare, **named)
+        if isinstance(result, Tensor) and result.is_floating_point():  # and no shape, no device
+            for value in torch.utils._pytree.tree_leaves((args, kwargs)):
+                if isinstance(value, OnTiles):
+                    value.tiled.design.past.add(value.tiled.slot.layer)
+        return result
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copies and pickles are plain tensors."""

@@ -35,7 +35,8 @@ def _fingerprint(parameter: Tensor) -> int:
     A tenth of a nanosecond per weight; only on the CPU, since it would make a GPU's queue wait.
     """
     # in the order of memory: channels may lie last
-    dense = parameter.detach().permute(sorted(range(parameter.dim()), key=lambda i: -parameter.stride(i)))
+    strides = parameter.stride()
+    dense = parameter.detach().permute(sorted(range(len(strides)), key=lambda i: -strides[i]))
     if parameter.device.type != "cpu" or not dense.is_contiguous():
         return 0
     flat = dense.view(-1)

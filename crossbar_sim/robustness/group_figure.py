@@ -62,7 +62,9 @@ def draw_groups(
             drawn += [mean]
             if group in wide:
                 for label in groups[group]:
-                    ax.plot(*_network(sweep, label, scale), color=look.colour, lw=0.6, alpha=0.7, zorder=2)
+                    at, alone = _network(sweep, label, scale)
+                    ax.plot(at, alone, color=look.colour, lw=0.6, alpha=0.7, zorder=2)
+                    drawn += [np.array(alone)]
                 continue
             bands = [_band(point, scale) for point in points]
             if all(band is None for band in bands):
@@ -128,7 +130,7 @@ def _band(point: GroupPoint, scale: Scale) -> tuple[float, float] | None:
 
 
 def _limits(ax: Axes, drawn: Sequence[np.ndarray], share: bool) -> None:
-    """Wide bands must not press the lines together: the axis is that of the lines, and shares end at 100 %."""
+    """Wide bands must not press the lines together: the axis is that of all lines, and shares end at 100 %."""
     values = np.concatenate(drawn)
     low, high = float(values.min()), float(values.max())
     pad = 0.12 * (high - low or 1.0)

@@ -271,6 +271,26 @@ def test_every_effect_is_seen_to_act_or_named():
     assert "LSTM computed with linearly read weights" in sentence
 
 
+class Tied(nn.Module):
+    """An autoencoder whose decoder is its encoder's transpose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.o = nn.Linear(8, 5), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.e.weight.shape == (5, 8)
+        assert self.e.weight.device.type == "cpu"
+        return self.o(nn.functional.linear(self.e(x).relu(), self.e.weight.t()))
+
+
+def test_a_product_past_the_converters_is_told():
+    analog = to_analog(made(Tied), COARSE)
+    (sentence,) = read_linearly(analog, layer_effects(analog, numbers(20, 8)))
+    assert sentence.startswith("e: the forward also computes with the weights in another way")
+    assert sentence.endswith("and there dac, read_noise, adc do not act")
+
+
 def test_what_cannot_be_is_refused_in_one_line():
     model = made(small)
     analog = to_analog(model, COARSE)
