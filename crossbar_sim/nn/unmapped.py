@@ -28,7 +28,8 @@ def why_digital(module: nn.Module) -> str:
     for cls, reason in DIGITAL.items():
         if isinstance(module, cls):
             return reason
-    if any(name.endswith(("_g", "_v", "_orig")) for name in module._parameters):
+    parts = isinstance(module, nn.utils.parametrize.ParametrizationList)
+    if parts or any(name.endswith(("_g", "_v", "_orig")) for name in module._parameters):
         return PARAMETRISED
     if isinstance(module, tuple(RULES)):
         return "no real-valued weight of its own"

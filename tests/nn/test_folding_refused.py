@@ -37,6 +37,9 @@ def test_the_norm_after_a_computed_weight_stays(change):
     assert count(analog) == 0
     assert {name for name, layer in layers.items() if layer.analog} == {"1"}
     assert "no layer alone before it" in layers["0.1"].reason
+    computed = [layer.reason for name, layer in layers.items() if name not in ("0.1", "1")]
+    assert computed
+    assert all("remove_parametrizations" in reason for reason in computed)
     check_exact(model, analog)
 
 
