@@ -216,10 +216,11 @@ def describe(
     for layer in layers_of(analog):
         sizes = ", ".join(f"{s.rows} x {s.layout.cols}" for s in layer.matrices)
         tiles = sum(g.tiles for g in layer.geometries(hardware))
+        left = layer.reason.removeprefix("on arrays")
         yield (
             "layer",
             f"{layer.name} ({layer.kind}): "
-            + (f"{sizes} on {tiles} tiles of 128x128" if layer.analog else f"digital, {layer.reason}"),
+            + (f"{sizes} on {tiles} tiles of 128x128{left}" if layer.analog else f"digital, {layer.reason}"),
         )
 
 

@@ -15,8 +15,17 @@ from crossbar_sim.nn.analog import Analog, copy_graph, make_analog
 from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.folding import Fold, fold_away, foldable
 from crossbar_sim.nn.layer import Layer
-from crossbar_sim.nn.matrices import DIGITAL, NORMALISATION, RULES, Layout, Matrix, matrices
+from crossbar_sim.nn.matrices import NORMALISATION, Layout, Matrix, matrices
 from crossbar_sim.nn.slot import Slot
+from crossbar_sim.nn.unmapped import (
+    CONSTANTS,
+    PARAMETRISED,
+    constants,
+    hidden,
+    is_computed,
+    is_matrix,
+    why_digital,
+)
 from crossbar_sim.rng import check_chip
 
 
@@ -41,16 +50,20 @@ def to_analog(
         `model`: training one trains the other. Arrays are programmed when first read.
 
     Raises:
-        InputError: if a pattern matches no layer, nothing is left to map, or the model is analog already.
+        InputError: if a pattern matches no layer, nothing is left to map, the model is analog already, or it
+            holds TorchScript or lazy parameters.
     """
     if any(isinstance(module, Analog) for module in model.modules()):
         raise InputError(
             "the model is analog already: convert the clean model, or set_chip/set_hardware this one"
         )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise InputError(
-            "a TorchScript module hides its layers: give the nn.Module it was made from, or a torch.export archive"
-        )
+    for name, module in model.named_modules():
+        scripted = isinstance(module, torch.jit.ScriptModule)
+        if scripted and (not name or any(True for _ in module.parameters())):
+            raise InputError(
+                f"a TorchScript module{f' ({name})' * bool(name)} hides its layers: give the nn.Module it was made "
+                "from, or a torch.export archive"
+            )
     tensors = [*model.parameters(), *model.buffers()]
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
@@ -139,20 +152,24 @@ class _Builder:
             if any(p is not None for p in module._parameters.values()):
                 layers.append(self.layer(name or type(module).__name__, module, folds))
             elif getattr(module, "parametrizations", None) is not None:
-                layers.append(Layer(name, type(module).__name__, False, _PARAMETRISED))
-            elif {"weight", "running_var"} <= {*module._buffers}:
-                layers.append(Layer(name, type(module).__name__, False, _CONSTANTS))
-        return [layer for layer in layers if layer.name not in {norm for norm, _ in folds.values()}] + [
-            Layer(norm, "BatchNorm", False, f"folded into {layer}") for layer, (norm, _) in folds.items()
-        ]
+                layers.append(Layer(name, type(module).__name__, False, PARAMETRISED))
+            elif not isinstance(module, torch.jit.ScriptModule) and {"weight", "running_var"} <= {
+                *module._buffers
+            }:
+                layers.append(Layer(name, type(module).__name__, False, CONSTANTS))
+        gone = {norm for norm, _ in folds.values()}
+        layers = [layer for layer in layers if layer.name not in gone] + list(hidden(self.model))
+        return layers + [Layer(n, "BatchNorm", False, f"folded into {at}") for at, (n, _) in folds.items()]
 
     def folds(self) -> dict[str, tuple[str, Fold]]:
         modules = dict(self.model.named_modules())
         folds = {}
         for layer, norm in foldable(self.model).items():
-            if not self.choice.why_not(layer):
-                folds[layer] = (norm, Fold(modules[norm], modules[norm].eps))  # type: ignore[arg-type]
-                fold_away(modules[norm])
+            carrier = modules[layer]
+            if self.choice.why_not(layer) or hasattr(carrier, "parametrizations") or not matrices(carrier):
+                continue
+            folds[layer] = (norm, Fold(modules[norm], modules[norm].eps))  # type: ignore[arg-type]
+            fold_away(modules[norm], carrier._parameters["weight"].ndim)  # type: ignore[union-attr]
         return folds
 
     def layer(self, name: str, module: nn.Module, folds: dict[str, tuple[str, Fold]]) -> Layer:
@@ -161,7 +178,7 @@ class _Builder:
         if why_not:
             return Layer(name, kind, False, why_not)
         if hasattr(module, "parametrizations"):
-            return Layer(name, kind, False, _PARAMETRISED)
+            return Layer(name, kind, False, PARAMETRISED)
         found = matrices(module)
         fold = folds.get(name, (None, None))[1]
         slots = [self.slot(name, module, matrix, fold) for matrix in found]
@@ -172,9 +189,25 @@ class _Builder:
             slots.append(self.folded_bias(name, module, fold))
         if found:
             slots += self.vectors(name, module, rest, self.hardware.bias == "drifting")
-            return Layer(name, kind, True, "on arrays", tuple(slots))
+            why = "a parameter that its kind of layer does not have: export the model, and products with it are found"
+            return self.on_arrays(name, kind, slots, module, dict.fromkeys(rest, why))
         normalisation = isinstance(module, NORMALISATION)
-        return self.digital(name, module, kind, rest, normalisation, _why_digital(module))
+        return self.digital(name, module, kind, rest, normalisation, why_digital(module))
+
+    def on_arrays(
+        self, name: str, kind: str, slots: list[Slot], module: nn.Module, rest: dict[str, str]
+    ) -> Layer:
+        """The layer, and which of its other parameters `rest` {name: why} are matrices that are on none."""
+        drifting = {slot.weight for slot in slots}
+        left = tuple(
+            (p, f"{why}; drifts per parameter" if p in drifting else why)
+            for p, why in rest.items()
+            if is_matrix(module._parameters[p])
+        )
+        said = ", ".join(f"{p} ({why})" for p, why in left)
+        return Layer(
+            name, kind, True, f"on arrays, except {said}" if left else "on arrays", tuple(slots), left
+        )
 
     def digital(
         self, name: str, module: nn.Module, kind: str, rest: list[str], normalisation: bool, reason: str
@@ -231,6 +264,7 @@ class _GraphBuilder(_Builder):
                 layers.append(self.holder(name, name, module, list(module._parameters), folds))
             else:  # parameters of the model itself: each is a layer of its own
                 layers += [self.holder(p, "", module, [p], folds) for p in module._parameters]
+        layers += constants(graph.constant_uses(self.model))
         return layers + [Layer(n, "batch_norm", False, f"folded into {at}") for at, (n, _) in folds.items()]
 
     def holder(
@@ -253,34 +287,12 @@ class _GraphBuilder(_Builder):
             slots.append(self.folded_bias(name, module, fold))
         if found:
             slots += self.vectors(name, module, rest, self.hardware.bias == "drifting")
-            return Layer(name, kind, True, "on arrays", tuple(slots))
+            why = {p: self.uses.get(f"{dot}{p}", unused).reason for p in rest}
+            return self.on_arrays(name, kind, slots, module, why)
         if uses and all(use.bias for use in uses):  # of a layer that is the whole model
             slots = self.vectors(name, module, rest, self.hardware.bias == "drifting")
             return Layer(name, kind, False, "a bias", tuple(slots))
         normalisation = bool(uses) and all(use.normalisation for use in uses)
-        return self.digital(name, module, kind, rest, normalisation, (uses or [unused])[0].reason)
-
-
-_CONSTANTS = "constants of a frozen normalisation, no parameters: they stay digital and do not drift"
-
-_PARAMETRISED = (
-    "its weight is computed by a parametrization: call torch.nn.utils.parametrize.remove_parametrizations "
-    "(or prune.remove, remove_weight_norm) before deploying"
-)
-
-
-def _why_digital(module: nn.Module) -> str:
-    if isinstance(module, NORMALISATION):
-        return "an affine normalisation"
-    for cls, reason in DIGITAL.items():
-        if isinstance(module, cls):
-            return reason
-    if any(name.endswith(("_g", "_v", "_orig")) for name in module._parameters):
-        return _PARAMETRISED
-    if isinstance(module, tuple(RULES)):
-        return "no real-valued weight of its own"
-    if any(p is not None and p.ndim >= 2 for p in module._parameters.values()):
-        return (
-            "a parameter of a class that is no known layer: export the model, and products with it are found"
-        )
-    return "no weight matrix"
+        computed = any(is_computed(use.parameter, use.kind) for use in uses)
+        reason = PARAMETRISED if computed else (uses or [unused])[0].reason
+        return self.digital(name, module, kind, rest, normalisation, reason)

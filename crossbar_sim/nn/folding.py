@@ -50,17 +50,25 @@ class FoldedAway:
     """Mixin of a normalisation layer that now acts in the layer before it."""
 
     training: bool
+    _rank: int
 
     def forward(self, input: Any) -> Any:
         """Pass the input on.
 
         Raises:
-            InputError: in training mode, where it would have to normalise by the batch.
+            InputError: in training mode, where it would have to normalise by the batch, or for an input whose
+                dimension 1 is not the outputs of the layer before.
         """
         if self.training:
             raise InputError(
                 "a folded normalisation has the statistics of evaluation: call model.eval(), or train with "
                 "normalisation='digital' or 'drifting'"
+            )
+        if input.dim() != self._rank:
+            raise InputError(
+                f"a normalisation folded into a layer with a {self._rank}-D weight got a {input.dim()}-D input, on "
+                "which it does not act on that layer's outputs: choose normalisation='digital' or 'drifting', "
+                "skip that layer, or deploy a torch.export archive"
             )
         return input
 
@@ -72,9 +80,10 @@ class FoldedAway:
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 
 
-def fold_away(norm: nn.Module) -> None:
-    """Make `norm` pass its input on, in place; its parameters stay where they are."""
+def fold_away(norm: nn.Module, rank: int) -> None:
+    """Make `norm` pass its input, which must have `rank` dimensions, on, in place; its parameters stay."""
     norm.__class__ = _folded_class(type(norm))
+    norm._rank = rank  # type: ignore[assignment]
 
 
 def _folded_class(base: type[nn.Module]) -> type[nn.Module]:
@@ -105,9 +114,13 @@ def foldable(model: nn.Module) -> dict[str, str]:
         ) from error
     modules = dict(model.named_modules())
     calls: dict[str, int] = {}
+    read: set[int] = set()
     for node in graph.nodes:
         if node.op == "call_module":
             calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+        elif node.op == "get_attr" and not all(map(_asks_shape, node.users)):
+            holder, _, name = str(node.target).rpartition(".")
+            read.add(id(getattr(modules.get(holder), name, None)))
     pairs = {}
     for node in graph.nodes:
         if node.op != "call_module" or not isinstance(node.args[0] if node.args else None, fx.Node):
@@ -116,7 +129,21 @@ def foldable(model: nn.Module) -> dict[str, str]:
         if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_var is None:
             continue
         carrier = modules.get(str(before.target)) if before.op == "call_module" else None
-        once = carrier is not None and calls[str(before.target)] == 1 and calls[str(node.target)] == 1
-        if once and isinstance(carrier, _CARRIERS) and len(before.users) == 1:
+        if not isinstance(carrier, _CARRIERS) or _intercepted(carrier, norm):
+            continue
+        once = calls[str(before.target)] == 1 and calls[str(node.target)] == 1 and len(before.users) == 1
+        if once and not any(id(p) in read for p in carrier._parameters.values() if p is not None):
             pairs[str(before.target)] = str(node.target)
     return pairs
+
+
+def _asks_shape(node: fx.Node) -> bool:
+    """Whether the node takes of a weight what folding leaves as it is."""
+    asked = node.args[1] if node.target is getattr else node.target
+    return asked in ("shape", "dtype", "device", "ndim", "size", "dim")
+
+
+def _intercepted(carrier: nn.Module, norm: nn.Module) -> bool:
+    """Whether something sees, or may change, what passes between the two, or stands in for their forward."""
+    hooks = bool(carrier._forward_hooks or norm._forward_pre_hooks)
+    return hooks or "forward" in vars(carrier) or "forward" in vars(norm)

@@ -90,6 +90,32 @@ def uses(model: fx.GraphModule) -> dict[str, Use]:
     return found
 
 
+def constant_uses(model: fx.GraphModule) -> list[Use]:
+    """The buffers and constants of the graph that a product with an input takes as its matrix."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    shapes: dict[str, tuple[int, ...]] = {}
+    stored: set[fx.Node] = set()  # made of no input
+    for node in model.graph.nodes:
+        if node.op != "placeholder" and all(before in stored for before in node.all_input_nodes):
+            stored.add(node)
+        value = _attribute(model, str(node.target)) if node.op == "get_attr" else None
+        if isinstance(value, Tensor) and str(node.target) not in parameters:
+            shapes[str(node.target)] = tuple(value.shape)
+    found: dict[str, Use] = {}
+    for node in model.graph.nodes:
+        name = str(node.target)
+        if node.op == "get_attr" and name in shapes:
+            for use in _uses_of(name, node, _stand_in(shapes[name]), shapes, stored):
+                if use.matrix:
+                    found[name] = use
+    return list(found.values())
+
+
+def _attribute(model: nn.Module, name: str) -> Any:
+    holder, _, attribute = name.rpartition(".")
+    return getattr(model.get_submodule(holder), attribute, None)
+
+
 def _stand_in(shape: tuple[int, ...]) -> Tensor:
     """A tensor without memory of that shape, whose strides show later which dimension is which."""
     strides = [_FAR * (i + 1) for i in range(len(shape) - 2, -1, -1)] + [1]
@@ -184,6 +210,8 @@ def _use(
         return Use(name, short, None, "an affine normalisation", normalisation=True)
     if op == "aten.embedding.default":
         return Use(name, "embedding", None, "a table look-up, no product")
+    if short == "einsum":
+        return Use(name, short, None, "taken by einsum, which stays digital: write it as a matmul")
     return Use(name, short, None, f"taken by {short}, no matrix product of an input with it")
 
 
@@ -266,6 +294,10 @@ def _foldable(model: fx.GraphModule, before: fx.Node, node: fx.Node) -> tuple[st
             return None
         if operand is not None and not (_gets(operand, name) and name in tensors):
             return None
+    # On more dimensions than the weight has, a normalisation acts on others than a Linear's outputs.
+    value = before.meta.get("val")
+    if not isinstance(value, Tensor) or value.dim() != model.get_parameter(f"{layer}.weight").dim():
+        return None
     alone = all(n is None or len(n.users) == 1 for n, _ in own)  # type: ignore[union-attr]
     return (layer, norm) if layer and norm and alone else None
 

@@ -16,6 +16,7 @@ class Layer:
         analog: whether a matrix of it is on arrays.
         reason: in words, for the report.
         slots: its arrays and drifting vectors.
+        left: (parameter, why) of those matrices of an analog layer that are on no array.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Layer:
     analog: bool
     reason: str
     slots: tuple[Slot, ...] = field(default=(), repr=False)
+    left: tuple[tuple[str, str], ...] = ()
 
     @property
     def matrices(self) -> tuple[Slot, ...]:

@@ -185,11 +185,14 @@ def _hardware(deployment: Deployment) -> str:
 
 
 def _not_on_arrays(deployment: Deployment) -> Iterator[tuple[str, str]]:
-    """Layers that stayed digital, by reason."""
+    """Layers, and matrices of layers, that stayed digital, by reason."""
     reasons: dict[str, list[str]] = {}
     for layer in (r.layer for r in deployment.layers if not r.layer.analog):
         reason = "folded into the layer before" if layer.reason.startswith("folded into") else layer.reason
         reasons.setdefault(reason, []).append(layer.name)
+    for layer in (r.layer for r in deployment.layers):
+        for parameter, why in layer.left:
+            reasons.setdefault(why, []).append(f"{layer.name}.{parameter}")
     for i, (reason, names) in enumerate(reasons.items()):
         more = f" and {len(names) - 4} more" if len(names) > 5 else ""
         yield ("" if i else "digital"), f"{', '.join(shorten(names, 32)[: 4 if more else 5])}{more}: {reason}"

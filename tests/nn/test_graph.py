@@ -169,7 +169,7 @@ class Both(nn.Module):
 
 
 DIGITAL = {
-    "einsum": (lambda x, p, q: torch.einsum("bi,ij->bj", x, p), "einsum"),
+    "einsum": (lambda x, p, q: torch.einsum("bi,ij->bj", x, p), "write it as a matmul"),
     "added": (lambda x, p, q: x + p[0], "no matrix product"),
     "of two parameters": (lambda x, p, q: x + (p @ q).sum(), "no operand of it is an input"),
 }

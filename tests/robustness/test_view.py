@@ -193,6 +193,13 @@ def test_an_interval_decides_the_digits(half: float | None, digits: int) -> None
     assert decimals(half) == digits
 
 
+def test_matrices_of_an_analog_layer_that_are_on_no_array_are_among_the_digital() -> None:
+    why = "taken by einsum"
+    part = Layer("mixed", "Linear", True, f"on arrays, except w2 ({why})", left=(("w2", why),))
+    text = joined(shown(deployment(layers=(report("fc"), LayerReport(part, HARDWARE, {}, None)))))
+    assert f"mixed.w2: {why}" in text
+
+
 def test_no_minus_zero() -> None:
     assert fixed(-0.0001, 1) == "0.0"
     assert fixed(-0.0012, 1) == "-0.1"
