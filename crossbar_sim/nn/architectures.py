@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.networks import NETWORKS, build
 from crossbar_sim.nn.networks.lenet5 import last_side
+from crossbar_sim.nn.weight_table import prefix_of
 
 WAYS = (
     f"--arch takes a network of ours ({', '.join(NETWORKS)}), a torchvision name such as resnet18, "
     "or package.module:factory in your code"
 )
+
+_FIRST = {"mlp": ("fc1.weight",), "lenet5": ("conv1.weight",)}
 
 
 def build_architecture(
@@ -46,6 +49,9 @@ def build_architecture(
 
 def _infer(arch: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Arguments of our networks from the shapes of their weights; empty where these do not tell."""
+    # A training framework may have put its own name before every weight's.
+    prefix = prefix_of(_FIRST.get(arch, ()), state)
+    state = {name.removeprefix(prefix): value for name, value in state.items()}
     if arch == "mlp":
         weights = [state[f"fc{i}.weight"] for i in _consecutive(state)]
         if weights and all(weight.ndim == 2 for weight in weights):

@@ -127,13 +127,33 @@ def torch_threads_kept() -> Iterator[None]:
 
 
 def _forward(model: nn.Module, piece: Tensor, fast: bool) -> Tensor:
-    """One block's output as a tensor (b, ...)."""
+    """One block's output as a tensor (b, ...) of float32 or float64."""
     with FastRoutes() if fast else nullcontext():
-        y = _tensor(_answer(model, piece))
+        answer = _answer(model, piece)
+    y = _tensor(answer)
     if y is None or y.dim() < 1 or len(y) != len(piece):
         what = f"shape {tuple(y.shape)}" if y is not None else "no tensor"
-        raise InputError(f"the model returns {what} for {len(piece)} inputs: expected one row per input")
-    return y
+        first = "; it returns several outputs, of which the first is taken" if several(answer) > 1 else ""
+        raise InputError(
+            f"the model returns {what} for {len(piece)} inputs: expected one row per input{first}: wrap the model so "
+            "that it returns what is to be judged"
+        )
+    return _real(y)
+
+
+def _real(y: Tensor) -> Tensor:
+    """The output in a type that errors can be computed in: small types overflow or wrap around, bool has no errors.
+
+    Raises:
+        InputError: if it is complex: such numbers have no largest, and no class.
+    """
+    if y.is_complex():
+        raise InputError(
+            "the model returns complex numbers: wrap it so that it returns y.abs() or torch.view_as_real(y)"
+        )
+    if y.dtype in (torch.float32, torch.float64):
+        return y
+    return y.float() if y.element_size() <= 2 else y.double()
 
 
 def _answer(model: nn.Module, piece: Tensor) -> Any:
@@ -152,13 +172,21 @@ def _answer(model: nn.Module, piece: Tensor) -> Any:
 
 
 def _tensor(y: Any) -> Tensor | None:
-    """The output that counts: a tensor, the first of a tuple, "logits" or the first of a dictionary."""
+    """The output that counts: a tensor, "logits", the first of a tuple, "out" or the first of a dictionary."""
     if isinstance(y, Tensor):
         return y
-    if isinstance(y, list | tuple) and y:
-        return _tensor(y[0])
     if hasattr(y, "logits"):
         return _tensor(y.logits)
+    if isinstance(y, list | tuple) and y:
+        return _tensor(y[0])
     if isinstance(y, dict) and y:
         return _tensor(y.get("logits", y.get("out", next(iter(y.values())))))
     return None
+
+
+def several(y: Any) -> int:
+    """How many outputs there are, of which the first counts for being the first; 1 if there is one, or a name tells."""
+    if hasattr(y, "logits") or (isinstance(y, dict) and ("logits" in y or "out" in y)):
+        return 1
+    among = y.values() if isinstance(y, dict) else y if isinstance(y, list | tuple) else ()
+    return max(sum(each is not None for each in among), 1)

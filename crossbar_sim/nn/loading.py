@@ -24,7 +24,8 @@ from crossbar_sim.nn.archive import EXPORT_HINT, load_archive
 from crossbar_sim.nn.archive_graph import tensor_inputs
 from crossbar_sim.nn.file_kinds import kind_of, read_file
 from crossbar_sim.nn.networks import NETWORKS
-from crossbar_sim.nn.state_dict import check_model, conversion_notes, fill, unwrap
+from crossbar_sim.nn.state_dict import check_model, conversion_notes, fill
+from crossbar_sim.nn.weight_table import unwrap
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _load(
         model, name, data, notes = checkpoint.restore(loaded)
         source = "crossbar-sim checkpoint"
     else:
-        state = unwrap(loaded)
+        state, told = unwrap(loaded)
         if arch is None:
             raise InputError(
                 f"{path} is a state_dict ({len(state)} tensors, the first "
@@ -107,7 +108,7 @@ def _load(
             )
         model = build_architecture(arch, arguments, state).float()
         name, data, source = arch, None, "state_dict"
-        notes = fill(model, state, f"network {arch!r}")
+        notes = told + fill(model, state, f"network {arch!r}")
     return LoadedModel(model.eval(), source, sha256, name, data, _input_shape(model), None, notes)
 
 

@@ -51,8 +51,13 @@ def of_state(names: tuple[str, ...]) -> Iterator[str]:
 
 
 def of_reference(reference: Reference, metric: str, asked: str | None) -> Iterator[str]:
-    """A clean model that cannot disagree with itself, and outputs that may be no classes."""
+    """A clean model that cannot disagree with itself, and outputs that may be no classes, or not the ones meant."""
     clean, n = reference.clean, len(reference.x)
+    if reference.several > 1:
+        yield (
+            f"the model returns {reference.several} outputs: the first, of shape {tuple(clean.shape[1:])}, is judged; "
+            "wrap the model to return the one that counts"
+        )
     if reference.norm == 0:
         yield "the clean model's outputs are all zero on these inputs: nothing can differ from them"
     elif metric == "agreement" and n > 1 and bool((reference.predicted == reference.predicted[:1]).all()):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection_task import detects
-from crossbar_sim.nn.evaluate import BLOCK, check_repeats, outputs
+from crossbar_sim.nn.evaluate import BLOCK, check_repeats, outputs, several
 
 METRICS = ("accuracy", "agreement", "output_error")
 """What a chip can be judged by, the fields of `Score`."""
@@ -56,6 +56,7 @@ class Reference:
         x: (n, ...) inputs; y: (n,) labels or None.
         clean: the clean model's outputs, (n, ...).
         block, fixed: see `nn.evaluate.outputs`.
+        several: how many outputs the model returns where the first of them is judged for being the first, else 1.
     """
 
     x: Tensor
@@ -63,6 +64,7 @@ class Reference:
     clean: Tensor
     block: int = BLOCK
     fixed: int | None = None
+    several: int = 1
 
     @classmethod
     def of(
@@ -76,7 +78,12 @@ class Reference:
         """
         if detects(model):
             raise InputError("this command judges classifiers: a detector is judged by crossbar-sim sweep")
-        clean = torch.cat([t.cpu() for t in outputs(model, x, block, fixed)])
+        counts: list[int] = []
+        hook = model.register_forward_hook(lambda _, __, answer: counts.append(several(answer)))
+        try:
+            clean = torch.cat([t.cpu() for t in outputs(model, x, block, fixed)])
+        finally:
+            hook.remove()
         check_repeats(model, x, fixed)
         if not clean.isfinite().all():
             raise InputError(
@@ -93,12 +100,12 @@ class Reference:
                     f"labels go up to {int(y.max())} but the model has {clean.shape[1]} outputs: "
                     f"is this the data it was trained on?"
                 )
-        return cls(x, y, clean, block, fixed)
+        return cls(x, y, clean, block, fixed, max(counts, default=1))
 
     def part(self, indices: Tensor) -> "Reference":
         """The same for some of the examples."""
         y = None if self.y is None else self.y[indices]
-        return Reference(self.x[indices], y, self.clean[indices], self.block, self.fixed)
+        return Reference(self.x[indices], y, self.clean[indices], self.block, self.fixed, self.several)
 
     @property
     def classes(self) -> bool:

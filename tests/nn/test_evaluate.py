@@ -1,5 +1,7 @@
 """Running a model over data: the same bits for any number of threads, in order, in words if it cannot be."""
 
+from collections import namedtuple
+
 import pytest
 import torch
 from analog_models import DRIFT, made, numbers
@@ -8,7 +10,7 @@ from torch import nn
 from crossbar_sim import Differential, Hardware, InputError
 from crossbar_sim.crossbar import threads
 from crossbar_sim.nn import set_chip, to_analog
-from crossbar_sim.nn.evaluate import outputs, torch_threads_kept
+from crossbar_sim.nn.evaluate import outputs, several, torch_threads_kept
 
 
 @pytest.fixture(autouse=True)
@@ -160,3 +162,41 @@ def test_a_block_of_a_linear_layer_has_the_same_bits_in_any_company():
     alone = [outputs(model, part, 100)[0] for part in x.split(100)]
     assert all(torch.equal(a, b) for a, b in zip(whole, alone, strict=True))
     torch.testing.assert_close(torch.cat(whole), model(x).detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "into"),
+    [
+        (torch.float16, torch.float32), (torch.bfloat16, torch.float32), (torch.bool, torch.float32),
+        (torch.uint8, torch.float32), (torch.int64, torch.float64), (torch.float64, torch.float64),
+    ],
+)  # fmt: skip
+def test_outputs_come_in_a_type_that_errors_can_be_computed_in(kind, into):
+    y = torch.cat(outputs(Answer(lambda x: (x > 0).to(kind)), X, 8))
+    assert y.dtype == into
+    assert torch.equal(y, (X.flatten(1) > 0).to(into))
+
+
+def test_complex_outputs_are_refused_with_a_remedy():
+    with pytest.raises(InputError, match=r"returns complex numbers: wrap it so that it returns y\.abs\(\)"):
+        outputs(Answer(torch.fft.fft), X, 8)
+
+
+def test_the_first_of_several_outputs_is_said_to_be_taken():
+    with pytest.raises(InputError, match=r"shape \(\) for 8 inputs.* several outputs, of which the first"):
+        outputs(Answer(lambda y: [y.mean(), y]), X, 8)
+    with pytest.raises(InputError, match=r"one row per input: wrap the model"):
+        outputs(Answer(lambda y: y.mean()), X, 8)
+    named = namedtuple("named", "loss logits")
+    assert torch.equal(torch.cat(outputs(Answer(lambda y: named(y.mean(), y)), X, 8)), X.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("answer", "count"),
+    [
+        (3, 1), (None, 1), ((), 1), ((1, 2), 2), ([1, None], 1), ((1, (2, 3)), 2), ({"a": 1, "b": 2}, 2),
+        ({"out": 1, "aux": 2}, 1), ({"loss": 1, "logits": 2}, 1), (Logits(logits=1, loss=2), 1),
+    ],
+)  # fmt: skip
+def test_several_outputs_are_counted_where_no_name_tells(answer, count):
+    assert several(answer) == count

@@ -1,5 +1,7 @@
 """Sentences that keep a reader from believing too much, and scores of outputs that are no numbers."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -111,6 +113,44 @@ def test_scores_do_not_depend_on_torchs_threads():
         threads.set_threads(2)
     assert found[0] == found[1] == found[2]
     assert Reference.of(model, x, None).norm > 0
+
+
+class Answers(nn.Module):
+    """Linear outputs, given back as a function makes them."""
+
+    def __init__(self, answer: Callable[[torch.Tensor], object]) -> None:
+        super().__init__()
+        self.fc, self.answer = linear(), answer
+
+    def forward(self, x: torch.Tensor) -> object:
+        return self.answer(self.fc(x))
+
+
+def test_the_output_that_is_judged_is_named_where_there_are_several():
+    x, hardware = inputs(20, 6), Hardware(drift=DRIFT)
+    text = warned(Answers(lambda y: (y[:, :3], y)), hardware, x)
+    assert "returns 2 outputs: the first, of shape (3,), is judged" in text
+    for answer in (lambda y: y, lambda y: (y, None), lambda y: {"aux": y, "out": y}):
+        assert "outputs" not in warned(Answers(answer), hardware, x)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_outputs_of_half_precision_have_an_error(kind: torch.dtype):
+    x, hardware = inputs(50, 6), Hardware(drift=DRIFT)
+    scores = [
+        deploy(Answers(each), x, None, hardware, chips=range(2), metric="output_error").scores
+        for each in (lambda y: y * 1e4, lambda y: (y * 1e4).to(kind))  # squares are past float16's largest
+    ]
+    for exact, rounded in zip(*scores, strict=True):
+        assert rounded.output_error == pytest.approx(exact.output_error, rel=0.02)
+        assert rounded.broken == 0
+
+
+def test_outputs_that_are_true_or_false_are_scores_too():
+    (score,) = deploy(Answers(lambda y: y > 0), inputs(50, 6), None, Hardware(drift=DRIFT), chips=1).scores
+    assert score.agreement is not None
+    assert 0 < score.agreement <= 1
+    assert score.output_error is not None
 
 
 class Tied(nn.Module):
