@@ -88,7 +88,7 @@ def test_without_a_common_sigma_nothing_is_compared() -> None:
 
 def test_duplicate_labels_say_what_differs() -> None:
     plain = made_sweeps.task("erm")
-    drawn = changed(plain, images={**DRAWN, "half": 0.005, "chip_cost": 3.0})
+    drawn = changed(plain, images={**DRAWN, "count": 1000, "half": 0.005})
     assert labels_of([plain, drawn]) == ["erm (all images)", "erm (images drawn)"]
     design = json.loads(json.dumps(plain.identity["hardware"]))
     design["mapping"]["levels"] = 16
