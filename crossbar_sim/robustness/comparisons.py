@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtr
+from scipy.special import stdtr, stdtrit
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness.statistics import Interval, mean_interval
@@ -37,7 +37,7 @@ class Paired:
     adjusted: float | None = None
 
 
-def paired(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Paired:
+def paired(a: ArrayLike, b: ArrayLike, level: float = 0.95, unseen: float = 0.0) -> Paired:
     """Compare two models on the same chips: Student's paired t test and its interval.
 
     With d = a - b, mean d-bar and standard deviation s over n chips: t = d-bar sqrt(n) / s with n - 1 degrees
@@ -47,6 +47,8 @@ def paired(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Paired:
     Args:
         a, b: (n,) scores, chip by chip in the same order.
         level: the interval's confidence, inside 0 .. 1.
+        unseen: of drawn images, both models' rule of three at this level: added to the square of the half-width, and
+            no p-value is below that at which such an interval would leave out 0.
 
     Raises:
         InputError: if the two are not of one length >= 1, or a score is not finite.
@@ -58,7 +60,7 @@ def paired(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Paired:
             f"per chip"
         )
     differences = first - second
-    interval = mean_interval(differences, level)
+    interval = mean_interval(differences, level, unseen)
     n = len(differences)
     mean = math.fsum(differences) / n
     if interval is None:
@@ -68,7 +70,21 @@ def paired(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Paired:
         p = 2 * float(stdtr(n - 1, -abs(mean) * math.sqrt(n) / std))
     else:
         p = 2.0 ** (1 - n) if mean else 1.0
-    return Paired(mean, interval, p, n)
+    return Paired(mean, interval, max(p, _unseen_p(mean, std, n, level, unseen)), n)
+
+
+def _unseen_p(mean: float, std: float, n: int, level: float, unseen: float) -> float:
+    """1 - level of the interval whose end is 0, the rule of three being in it; by bisection of its logarithm."""
+    if not (unseen and mean):
+        return 0.0
+    rare = unseen / math.log1p(-level) ** 2
+    low, high = -60.0, -1e-9
+    for _ in range(60):
+        middle = (low + high) / 2
+        t = float(stdtrit(n - 1, math.exp(middle) / 2))
+        reaches = t * t * std * std / n + rare * middle * middle > mean * mean
+        low, high = (middle, high) if reaches else (low, middle)
+    return math.exp(high)
 
 
 def holm(p_values: Iterable[float | None]) -> tuple[float | None, ...]:

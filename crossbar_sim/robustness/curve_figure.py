@@ -238,9 +238,7 @@ def _sensitivity(ax: Axes, sweep: Sweep, threshold: float | None) -> None:
 def _compared(sweep: Sweep) -> list[str]:
     """The models that share a chip and the data with the first one at any sigma."""
     first, *others = sweep.labels
-    chips = {p.sigma: set(p.chips) for p in sweep.curve(first)}
-    alike = [o for o in others if not sweep.unlike(first, o)]
-    return [o for o in alike if any(chips.get(p.sigma, set()) & set(p.chips) for p in sweep.curve(o))]
+    return [other for other in others if not sweep.not_paired(first, other)]
 
 
 def _unit(sweep: Sweep) -> float:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.robustness.statistics import Interval, mean_interval
+from crossbar_sim.robustness.statistics import LARGEST, Interval, mean_interval
 
 Float64 = NDArray[np.float64]
 
@@ -53,7 +53,9 @@ class Crossing:
         return f"{text} ({low} to {high})"
 
 
-def area(sigmas: ArrayLike, scores: ArrayLike, level: float = 0.95) -> Interval | None:
+def area(
+    sigmas: ArrayLike, scores: ArrayLike, level: float = 0.95, unseen: ArrayLike = 0.0
+) -> Interval | None:
     """Area under the robustness curve, divided by the range of sigma: a mean score over that range.
 
     Trapezoids per chip, Student t over chips. The trapezoids' own error depends on the sigmas, not on the
@@ -62,6 +64,9 @@ def area(sigmas: ArrayLike, scores: ArrayLike, level: float = 0.95) -> Interval 
     Args:
         sigmas: (k,), rising, k >= 2.
         scores: (n, k): n chips, the same at every sigma.
+        level: the confidence, inside 0 .. 1.
+        unseen: (k,): of drawn images, what the rule of three adds to the square of a half-width at each sigma; here
+            the largest is.
 
     Returns:
         None for one chip.
@@ -71,10 +76,13 @@ def area(sigmas: ArrayLike, scores: ArrayLike, level: float = 0.95) -> Interval 
     """
     x, y = _checked(sigmas, scores)
     widths = np.diff(x) / (x[-1] - x[0])
-    return mean_interval(((y[:, 1:] + y[:, :-1]) / 2 * widths).sum(axis=1), level)
+    most = float(np.max(np.asarray(unseen, np.float64)))
+    return mean_interval(((y[:, 1:] + y[:, :-1]) / 2 * widths).sum(axis=1), level, most)
 
 
-def crossing(sigmas: ArrayLike, scores: ArrayLike, threshold: float, level: float = 0.95) -> Crossing:
+def crossing(
+    sigmas: ArrayLike, scores: ArrayLike, threshold: float, level: float = 0.95, unseen: ArrayLike = 0.0
+) -> Crossing:
     """The sigma at which the mean score first falls below `threshold`.
 
     Every chip's curve is linear between sigmas, and so is the mean. The interval inverts the t interval of the
@@ -87,6 +95,8 @@ def crossing(sigmas: ArrayLike, scores: ArrayLike, threshold: float, level: floa
         scores: (n, k): n chips, the same at every sigma.
         threshold: a score.
         level: the confidence, inside 0 .. 1.
+        unseen: (k,): of drawn images, what the rule of three adds to the square of the mean's half-width at each
+            sigma; linear between them.
 
     Raises:
         InputError: if shapes do not fit, sigmas do not rise, or a number is not finite.
@@ -106,6 +116,9 @@ def crossing(sigmas: ArrayLike, scores: ArrayLike, threshold: float, level: floa
     if n == 1:
         return Crossing(float(threshold), sigma, where, None, None, False, ends, level)
     spread = _variance_between(y) * (float(stdtrit(n - 1, (1 - level) / 2)) ** 2 / n)
+    rare = np.broadcast_to(np.asarray(unseen, np.float64), x.shape)
+    spread[:, 0] += rare[:-1]
+    spread[:, 1] += np.diff(rare)
     low = _first_below(x, mean, spread, -1.0)
     high = _first_below(x, mean, spread, +1.0)
     # an interval that reaches past the sigmas is open there; one that lies outside ends at their edge
@@ -166,4 +179,6 @@ def _checked(sigmas: ArrayLike, scores: ArrayLike) -> tuple[Float64, Float64]:
         raise InputError(
             f"{int((~np.isfinite(y)).sum())} of {y.size} scores are not finite: scores are finite"
         )
+    if np.abs(y).max() > LARGEST:
+        raise InputError(f"a score is {np.abs(y).max():.3g}: nothing can be computed beyond {LARGEST:g}")
     return x, y

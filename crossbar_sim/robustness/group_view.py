@@ -6,7 +6,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from crossbar_sim.robustness.groups import GroupPoint, GroupTest, group_curve, group_tests, groups_of, seeded
+from crossbar_sim.robustness.groups import (
+    GroupPoint,
+    GroupTest,
+    group_curve,
+    group_tests,
+    groups_in,
+    seeded,
+    unlike_groups,
+)
 from crossbar_sim.robustness.sweep import Sweep
 from crossbar_sim.robustness.wording import MEASURES, Pen, decimals, filled, fixed
 
@@ -22,13 +30,13 @@ def show_groups(sweep: Sweep, console: Console, reference: str, threshold: float
         reference: the group that the others are tested against.
         threshold: for the yield, as shown.
     """
-    if not seeded(sweep.labels):
+    if not seeded(sweep):
         return
     pen, measure = Pen(console.encoding), MEASURES[sweep.metric]
     stored = None if threshold is None else measure.sign * threshold
     console.print()
     console.print(Text(pen("Training seeds as the random unit"), "bold"))
-    for group, members in groups_of(sweep.labels).items():
+    for group, members in groups_in(sweep).items():
         points = group_curve(sweep, group, stored)
         console.print()
         count = f"{len(members)} training seeds" if len(members) > 1 else "1 network: no interval"
@@ -37,6 +45,10 @@ def show_groups(sweep: Sweep, console: Console, reference: str, threshold: float
     console.print()
     for line in _footnotes(sweep, measure.sign > 0, threshold):
         console.print(Text(filled(pen(line), console.width), "dim"))
+    for group in groups_in(sweep):
+        if differ := unlike_groups(sweep, group, reference):
+            line = f"{group} and {reference} are not tested: they were not measured alike, {', '.join(differ)} differ"
+            console.print(Text(filled(pen(line), console.width), "dim"))
     tests = group_tests(sweep, reference)
     if any(test.p_value is not None for test in tests):
         console.print()
@@ -66,7 +78,7 @@ def _table(points: Sequence[GroupPoint], sign: int, threshold: float | None, pen
 
 
 def _footnotes(sweep: Sweep, more_is_better: bool, threshold: float | None) -> Iterator[str]:
-    sizes = sorted({len(members) for members in groups_of(sweep.labels).values()})
+    sizes = sorted({len(members) for members in groups_in(sweep).values()})
     n = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     yield (
         f"± is the half-width of the 95 % Student-t interval over networks, n = {n} training seeds (n - 1 degrees of "

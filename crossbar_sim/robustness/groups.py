@@ -21,6 +21,7 @@ from crossbar_sim.robustness.comparisons import holm
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.statistics import Interval, mean_interval
 from crossbar_sim.robustness.sweep import Sweep
+from crossbar_sim.store.records import Task, canonical
 
 _SEEDED = re.compile(r"(?P<group>.+), seed \d+")
 _ROUNDING = 1e-12
@@ -112,9 +113,43 @@ def groups_of(labels: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return groups
 
 
-def seeded(labels: Sequence[str]) -> bool:
-    """Whether any group has several networks."""
-    return any(len(members) > 1 for members in groups_of(labels).values())
+def groups_in(sweep: Sweep) -> dict[str, tuple[str, ...]]:
+    """As `groups_of`; networks of a group that were not measured alike are none, and stand alone.
+
+    What they differ in (data, chips, design) would be taken for the spread of trainings.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for name, members in groups_of(sweep.labels).items():
+        if unlike_tasks(sweep.tasks[label] for label in members):
+            found |= {label: (label,) for label in members}
+        else:
+            found[name] = members
+    return found
+
+
+def unlike_tasks(tasks: Iterable[Task]) -> tuple[str, ...]:
+    """What else than the model differs between tasks: "data", "hardware", "seed", ...
+
+    What programming a chip costs by the plan of an interval budget is the model's too.
+    """
+    identities = [{**task.identity, "model": None} for task in tasks]
+    for identity in identities:
+        if isinstance(images := identity.get("images"), Mapping):
+            identity["images"] = {**images, "chip_cost": None}
+    keys = sorted({key for identity in identities for key in identity})
+    return tuple(key for key in keys if len({canonical(identity.get(key)) for identity in identities}) > 1)
+
+
+def unlike_groups(sweep: Sweep, a: str, b: str) -> tuple[str, ...]:
+    """Why two groups of `groups_in` cannot be tested: what else than the networks differs between them."""
+    groups = groups_in(sweep)
+    return unlike_tasks(sweep.tasks[label] for name in (a, b) for label in groups[name])
+
+
+def seeded(sweep: Sweep | Sequence[str]) -> bool:
+    """Whether any group, of a sweep or by labels alone, has several networks."""
+    groups = groups_in(sweep) if isinstance(sweep, Sweep) else groups_of(sweep)
+    return any(len(members) > 1 for members in groups.values())
 
 
 def group_curve(sweep: Sweep, group: str, threshold: float | None = None) -> tuple[GroupPoint, ...]:
@@ -126,9 +161,15 @@ def group_curve(sweep: Sweep, group: str, threshold: float | None = None) -> tup
         threshold: for `passing`, as stored.
 
     Raises:
-        InputError: if the sweep has no such group.
+        InputError: if the sweep has no such group, or its networks were not measured alike.
     """
-    groups = groups_of(sweep.labels)
+    groups = groups_in(sweep)
+    if group in groups_of(sweep.labels) and group not in groups:
+        differ = unlike_tasks(sweep.tasks[label] for label in groups_of(sweep.labels)[group])
+        raise InputError(
+            f"the networks of {group} were not measured alike ({', '.join(differ)} differ): they are no group; take "
+            "each by itself"
+        )
     if group not in groups:
         raise InputError(unknown("the group", group, groups))
     curves = [{point.sigma: point for point in sweep.curve(label)} for label in groups[group]]
@@ -177,7 +218,10 @@ def _over_chips(points: Sequence[Point]) -> Interval | None:
     scores = [dict(zip(point.chips, point.values, strict=True)) for point in points]
     shared = sorted(set.intersection(*map(set, scores)))
     return (
-        mean_interval([math.fsum(of[chip] for of in scores) / len(scores) for chip in shared])
+        mean_interval(
+            [math.fsum(of[chip] for of in scores) / len(scores) for chip in shared],
+            unseen=max(point.unseen(len(shared)) for point in points),
+        )
         if shared
         else None
     )
@@ -190,13 +234,20 @@ def _ends(interval: Interval | None) -> tuple[float, float] | None:
 def group_tests(sweep: Sweep, reference: str) -> tuple[GroupTest, ...]:
     """Every other group against the reference at every sigma that both have, corrected over all of it.
 
+    Groups that were not measured like the reference (see `unlike_groups`) are left out.
+
     Raises:
         InputError: if the sweep has no such group.
     """
-    groups = groups_of(sweep.labels)
+    groups = groups_in(sweep)
     if reference not in groups:
         raise InputError(unknown("reference", reference, groups))
-    return compared({group: _network_means(sweep, members) for group, members in groups.items()}, reference)
+    means = {
+        group: _network_means(sweep, members)
+        for group, members in groups.items()
+        if not unlike_groups(sweep, group, reference)
+    }
+    return compared(means, reference)
 
 
 def compared(means: Mapping[str, Mapping[float, Sequence[float]]], reference: str) -> tuple[GroupTest, ...]:

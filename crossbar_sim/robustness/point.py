@@ -10,7 +10,7 @@ from crossbar_sim.robustness.drawn_yield import yield_drawn
 from crossbar_sim.robustness.plans import exact, plan_of
 from crossbar_sim.robustness.statistics import Summary, Yield, summarise, yield_at
 from crossbar_sim.robustness.two_stage import Done
-from crossbar_sim.robustness.variance_components import MOST_CHIPS, components, drawn_interval
+from crossbar_sim.robustness.variance_components import MOST_CHIPS, components, drawn_interval, rule_of_three
 from crossbar_sim.store.records import Task, Trial
 
 
@@ -80,6 +80,10 @@ class Point:
     def variances(self) -> tuple[float, ...]:
         """Of each score over its draw of images; 0 where all were used."""
         return tuple(trial.variance for trial in self.trials)
+
+    def unseen(self, chips: int, level: float = 0.95) -> float:
+        """What the rule of three adds to the square of a half-width over so many of the chips; 0 on all images."""
+        return float(rule_of_three(chips, self.images, self.population, level)) if self.drawn else 0.0
 
     def passing(self, threshold: float) -> Yield:
         """The share of chips at or above a threshold, with its 95 % interval."""

@@ -16,6 +16,9 @@ from crossbar_sim.errors import InputError
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
+LARGEST = 1e150
+"""Of a score: squares of larger ones are beyond floats."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -79,7 +82,7 @@ class Yield:
         return {**asdict(self), "ci95": _listed(self.ci95)}
 
 
-def mean_interval(values: Iterable[float], level: float = 0.95) -> Interval | None:
+def mean_interval(values: Iterable[float], level: float = 0.95, unseen: float = 0.0) -> Interval | None:
     """Student-t interval of the mean: mean +- t(n - 1) s / sqrt(n), with s over n - 1.
 
     Exact for normal scores; for others it is right in the limit of many chips.
@@ -87,12 +90,13 @@ def mean_interval(values: Iterable[float], level: float = 0.95) -> Interval | No
     Args:
         values: one score per chip.
         level: the confidence, inside 0 .. 1.
+        unseen: added to the square of the half-width: of drawn images, the rule of three at this level.
 
     Returns:
         `None` for a single value, about whose spread nothing is known.
 
     Raises:
-        InputError: if there is no value, one is not finite, or the level is outside 0 .. 1.
+        InputError: if there is no value, one is not finite or above 1e150, or the level is outside 0 .. 1.
     """
     scores = _checked(values)
     _tail(level)  # refuses an impossible level for a single value too
@@ -100,6 +104,8 @@ def mean_interval(values: Iterable[float], level: float = 0.95) -> Interval | No
     if std is None:
         return None
     half = half_width(std, len(scores), level) / math.sqrt(len(scores))
+    if unseen:
+        half = math.sqrt(half * half + unseen)
     return Interval(mean, mean - half, mean + half, level)
 
 
@@ -196,6 +202,11 @@ def _checked(values: Iterable[float]) -> list[float]:
     for position, score in enumerate(scores):
         if not math.isfinite(score):
             raise InputError(f"score {position} of {len(scores)} is {score}: scores are finite")
+        if abs(score) > LARGEST:
+            raise InputError(
+                f"score {position} of {len(scores)} is {score:.3g}: nothing can be computed from scores beyond "
+                f"{LARGEST:g}; measure at smaller sigmas, or leave this model out"
+            )
     return scores
 
 

@@ -1,7 +1,6 @@
 """What a sweep found: models by sigmas by chips, as numbers with error bars."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,9 @@ from crossbar_sim.robustness.comparisons import Paired, adjusted, paired
 from crossbar_sim.robustness.curves import Crossing, area, crossing
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.statistics import Interval
+from crossbar_sim.robustness.sweep_details import alike
 from crossbar_sim.robustness.sweep_notes import notes_of, warnings_of
+from crossbar_sim.robustness.task_labels import labels_of
 from crossbar_sim.store.records import Task, canonical
 from crossbar_sim.store.results import Results
 
@@ -62,7 +63,7 @@ class Sweep:
         places = None if sigmas is None else frozenset(sigmas)
         there = {task.id: task for task in results.tasks()}
         if tasks is None:
-            named = dict(zip(_labels(list(there.values())), there.values(), strict=True))
+            named = dict(zip(labels_of(list(there.values())), there.values(), strict=True))
         else:
             named = {label: there[id_] for id_, label in tasks.items() if id_ in there}
         if not named:
@@ -75,8 +76,8 @@ class Sweep:
                 if (numbers is None or trial.chip in numbers) and (places is None or trial.sigma in places)
             ]
             curves[label] = Point.of_trials(label, task, trials)
-            details[label] = _by_kind(results.details(task.id))
-        return cls(named, curves, details)
+            details[label] = results.details(task.id)
+        return cls(named, curves, alike(details))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -138,13 +139,13 @@ class Sweep:
         paired = [
             {"a": first, "b": other, "sigma": sigma, **asdict(found)}
             for other in others
-            if not self.unlike(first, other)
+            if not self.not_paired(first, other)
             for sigma, found in self.paired(first, other)
         ]
         apart = [
-            {"a": first, "b": other, "differ": list(self.unlike(first, other))}
+            {"a": first, "b": other, "differ": list(self.not_paired(first, other))}
             for other in others
-            if self.unlike(first, other)
+            if self.not_paired(first, other)
         ]
         return {"metric": self.metric, "models": models, "paired": paired, "not_paired": apart}
 
@@ -152,11 +153,28 @@ class Sweep:
         found = None if threshold is None else self.crossing(label, threshold)
         return None if found is None else asdict(found)
 
-    def scores(self, label: str) -> tuple[tuple[float, ...], tuple[int, ...], np.ndarray]:
-        """(sigmas, chips, scores (chips, sigmas)) of the chips that every sigma has: curves are over those."""
-        points = self.curve(label)
-        shared = sorted(set.intersection(*(set(point.chips) for point in points))) if points else []
-        columns = [dict(zip(point.chips, point.values, strict=True)) for point in points]
+    def scores(
+        self, label: str, sigmas: Iterable[float] | None = None
+    ) -> tuple[tuple[float, ...], tuple[int, ...], np.ndarray]:
+        """(sigmas, chips, scores (chips, sigmas)) of the chips that every sigma has: curves are over those.
+
+        Where an interval budget found nothing random (sigma 0), the few chips measured there are all chips.
+
+        Args:
+            label: of a model.
+            sigmas: only these of its sigmas; None: all.
+        """
+        wanted = None if sigmas is None else frozenset(sigmas)
+        points = [p for p in self.curve(label) if wanted is None or p.sigma in wanted]
+        alone = {p.sigma for p in points if self.tasks[label].drawn and not p.drawn}
+        counting = [p for p in points if p.sigma not in alone] or points
+        shared = sorted(set.intersection(*(set(p.chips) for p in counting))) if points else []
+        columns = [
+            dict.fromkeys(shared, p.values[0])
+            if p.sigma in alone and counting is not points
+            else dict(zip(p.chips, p.values, strict=True))
+            for p in points
+        ]
         table = np.array([[column[chip] for column in columns] for chip in shared], dtype=np.float64)
         return tuple(p.sigma for p in points), tuple(shared), table.reshape(len(shared), len(points))
 
@@ -175,22 +193,25 @@ class Sweep:
             )
         both = {p.sigma: p for p in self.curve(b)}
         pairs = [(p, both[p.sigma]) for p in self.curve(a) if p.sigma in both]
-        found: list[tuple[float, list[float], list[float]]] = []
+        found: list[tuple[float, Paired]] = []
         for first, second in pairs:
             chips = sorted(set(first.chips) & set(second.chips))
             left, right = (dict(zip(p.chips, p.values, strict=True)) for p in (first, second))
             if chips:
-                found.append((first.sigma, [left[c] for c in chips], [right[c] for c in chips]))
+                unseen = first.unseen(len(chips)) + second.unseen(len(chips))
+                compared = _compared([left[c] for c in chips], [right[c] for c in chips], unseen)
+                found.append((first.sigma, compared))
         if not found:
             raise InputError(f"{a} and {b} share no chip at any sigma: there is nothing to compare")
-        family = adjusted([_compared(left, right) for _, left, right in found])
-        return tuple(zip([sigma for sigma, _, _ in found], family, strict=True))
+        family = adjusted([compared for _, compared in found])
+        return tuple(zip([sigma for sigma, _ in found], family, strict=True))
 
     def unlike(self, a: str, b: str) -> tuple[str, ...]:
         """Why chip i of two models cannot be compared: what differs of "seed", "stream", "data" and "metric".
 
         Chip i of another seed or stream is another chip, and on other data a difference is one of the data too.
-        A difference of designs does not hinder: there chip i has the same random numbers.
+        A difference of designs does not hinder: there chip i has the same random numbers. One model on one design,
+        measured twice, on other "images", has nothing to compare.
 
         Raises:
             InputError: if a model is unknown.
@@ -198,17 +219,38 @@ class Sweep:
         for label in (a, b):
             self.curve(label)
         first, second = self.tasks[a].identity, self.tasks[b].identity
-        return tuple(key for key in _PAIRED if canonical(first.get(key)) != canonical(second.get(key)))
+        differ = tuple(key for key in first.keys() | second.keys() if not _same(first, second, key))
+        return ("images",) if differ == ("images",) else tuple(key for key in _PAIRED if key in differ)
+
+    def not_paired(self, a: str, b: str) -> tuple[str, ...]:
+        """Why `paired` would refuse: as `unlike`, or "sigmas" or "chips" where they have none in common; else ().
+
+        Raises:
+            InputError: if a model is unknown.
+        """
+        if apart := self.unlike(a, b):
+            return apart
+        first, second = ({p.sigma: {*p.chips} for p in self.curve(label)} for label in (a, b))
+        if not first.keys() & second.keys():
+            return ("sigmas",)
+        return () if any(first[s] & second[s] for s in first.keys() & second.keys()) else ("chips",)
+
+    def unseen(self, label: str, sigmas: Iterable[float], chips: int, level: float = 0.95) -> np.ndarray:
+        """(sigmas,): what the rule of three adds to squares of half-widths over so many chips; see `Point.unseen`."""
+        points = {p.sigma: p for p in self.curve(label)}
+        return np.array([points[sigma].unseen(chips, level) for sigma in sigmas])
 
     def area(self, label: str) -> Interval | None:
         """Mean score over the sigmas (area under the curve over its width), with its interval over chips."""
         sigmas, chips, table = self.scores(label)
-        return area(sigmas, table) if len(sigmas) > 1 and len(chips) else None
+        unseen = self.unseen(label, sigmas, max(len(chips), 1))
+        return area(sigmas, table, unseen=unseen) if len(sigmas) > 1 and len(chips) else None
 
     def crossing(self, label: str, threshold: float) -> Crossing | None:
         """The sigma at which the mean score falls below a threshold, with its interval."""
         sigmas, chips, table = self.scores(label)
-        return crossing(sigmas, table, threshold) if len(sigmas) > 1 and len(chips) else None
+        unseen = self.unseen(label, sigmas, max(len(chips), 1))
+        return crossing(sigmas, table, threshold, unseen=unseen) if len(sigmas) > 1 and len(chips) else None
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row per trial: label, metric, sigma, chip, value, images, variance, seconds.
@@ -239,18 +281,11 @@ class Sweep:
         return draw_curves(self, path)
 
 
-def _compared(a: list[float], b: list[float]) -> Paired:
+def _compared(a: list[float], b: list[float], unseen: float) -> Paired:
     """As `paired`, but without a p-value where nothing is random: n chips that are one chip prove no more than one."""
-    found = paired(a, b)
+    found = paired(a, b, unseen=unseen)
     return replace(found, p_value=None) if len({*a}) == len({*b}) == 1 else found
 
 
-def _by_kind(details: Mapping[str, Any]) -> dict[str, Any]:
-    """Details without what tells them from others of their kind; where there are several, the last by name."""
-    return {name.partition(" ")[0]: details[name] for name in sorted(details)}
-
-
-def _labels(tasks: Sequence[Task]) -> list[str]:
-    """The tasks' labels; those that occur twice, in files put together, with the beginning of their id."""
-    count = Counter(task.label for task in tasks)
-    return [task.label if count[task.label] == 1 else f"{task.label} [{task.id[:6]}]" for task in tasks]
+def _same(first: Mapping[str, Any], second: Mapping[str, Any], key: str) -> bool:
+    return canonical(first.get(key)) == canonical(second.get(key))

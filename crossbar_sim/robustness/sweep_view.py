@@ -120,7 +120,8 @@ def _footnotes(sweep: Sweep, threshold: float | None, grouped: bool) -> Iterator
     chips = sorted({len(point.chips) for point in points})
     images = sorted({point.images for point in points})
     spans = [str(n[0]) if len(n) == 1 else f"{n[0]} to {n[-1]}" for n in (chips, images)]
-    drawn = "images drawn for each chip" if points[0].drawn else "images"
+    any_drawn = any(point.drawn for point in points)
+    drawn = "images drawn for each chip" if any_drawn else "images"
     if chips == [1]:
         yield f"one chip has no interval; it was measured on {spans[1]} {drawn}"
     elif grouped:
@@ -130,7 +131,7 @@ def _footnotes(sweep: Sweep, threshold: float | None, grouped: bool) -> Iterator
             f"± is the half-width of the 95 % t interval of the mean over {spans[0]} chips, each on {spans[1]} {drawn}"
         )
     if threshold is not None and not grouped:
-        verb, kind = MEASURES[sweep.metric].passing, "approximate" if points[0].drawn else "Wilson's"
+        verb, kind = MEASURES[sweep.metric].passing, "approximate" if any_drawn else "Wilson's"
         yield (
             f"after that, the yield: the share of chips that {verb} {limit_text(threshold, 1)}, and its 95 % interval "
             f"({kind})"
@@ -145,12 +146,10 @@ def _comparisons(sweep: Sweep) -> Iterator[str]:
     if len(sweep.labels) > 1:
         first, *others = sweep.labels
         for other in others:
-            differ = sweep.unlike(first, other)
+            differ = sweep.not_paired(first, other)
             if differ:
-                yield (
-                    f"{first} and {other} are not compared chip by chip: they were not measured alike, "
-                    f"{' and '.join(differ)} differ"
-                )
+                alike = "they were not measured alike, " if sweep.unlike(first, other) else ""
+                yield f"{first} and {other} are not compared chip by chip: {alike}{' and '.join(differ)} differ"
                 continue
             found = [(sigma, pair) for sigma, pair in sweep.paired(first, other) if pair.adjusted is not None]
             apart = [sigma for sigma, pair in found if pair.adjusted is not None and pair.adjusted < 0.05]

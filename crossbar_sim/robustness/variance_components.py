@@ -125,10 +125,16 @@ def half_width(
     that did not show in n m images, 3 / (n m) at 95 %. It counts only where nearly every image is right on every
     chip, and there keeps the interval from closing; it is 0 where all images were used.
     """
-    chips, spread, m = (np.asarray(value, np.float64) for value in (n, std, images))
+    chips, spread = (np.asarray(value, np.float64) for value in (n, std))
     t = stdtrit(chips - 1, (1 - level) / 2)
+    return np.sqrt(t * t * spread * spread / chips + rule_of_three(n, images, population, level))
+
+
+def rule_of_three(n: ArrayLike, images: ArrayLike, population: int, level: float = 0.95) -> Float64:
+    """What `half_width` adds to the square of Student's: (1 - m / N) (ln(1 / (1 - level)) / (n m))^2."""
+    chips, m = (np.asarray(value, np.float64) for value in (n, images))
     unseen = -math.log1p(-level) / (chips * m)
-    return np.sqrt(t * t * spread * spread / chips + (1 - m / population) * unseen * unseen)
+    return np.asarray((1 - m / population) * unseen * unseen)
 
 
 def drawn_interval(

@@ -30,7 +30,7 @@ def curves(subject: Subject, threshold: float | None) -> Chart:
     """Mean score over sigma with its 95 % band, and every chip on demand; by groups where there are training seeds."""
     sweep, scale = subject.sweep, subject.scale
     logarithmic, y_scale = _score_scale(subject)
-    if seeded(sweep.labels):
+    if seeded(sweep):
         return group_curves(subject, threshold, y_scale, logarithmic)
     sigmas = sorted({p.sigma for points in sweep.curves.values() for p in points})
     step = 0.5 * (sigmas[-1] - sigmas[0] or 1.0) / max(len(sigmas), 2)

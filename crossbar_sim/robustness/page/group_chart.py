@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from crossbar_sim.robustness.groups import GroupPoint, boundless, group_curve, groups_of
+from crossbar_sim.robustness.groups import GroupPoint, boundless, group_curve, groups_in
 from crossbar_sim.robustness.page.drawing import (
     SHARE,
     Chart,
@@ -29,7 +29,7 @@ def group_curves(subject: Subject, threshold: float | None, y_scale: alt.Scale, 
         y_scale, logarithmic: the axis of the score.
     """
     sweep, scale = subject.sweep, subject.scale
-    groups = groups_of(sweep.labels)
+    groups = groups_in(sweep)
     names = Names.of(list(groups)).short
     curves = {group: group_curve(sweep, group) for group in groups}
     wide = boundless(curves)

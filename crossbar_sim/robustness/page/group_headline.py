@@ -1,9 +1,9 @@
 """The answer where networks were trained several times: which way to train holds longest, and how sure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from crossbar_sim.robustness.groups import compared, groups_of
+from crossbar_sim.robustness.groups import compared, groups_in, unlike_tasks
 from crossbar_sim.robustness.page.look import Names, Scale, percent, span_text
 from crossbar_sim.robustness.page.numbers import overall, shared_sigmas
 from crossbar_sim.robustness.statistics import mean_interval
@@ -25,12 +25,22 @@ def group_headline(sweep: Sweep, scale: Scale, where: str) -> str:
         scale: of its metric.
         where: the sigmas, in words.
     """
-    groups, sigmas = groups_of(sweep.labels), shared_sigmas(sweep) or None
+    groups, sigmas = groups_in(sweep), shared_sigmas(sweep)
+    names = Names.of(list(groups)).whole
+    if not sigmas:
+        return f"{_listed(names.values())} were measured at no common sigma, so that they are not compared."
     scores = {
         group: [overall(sweep, label, sigmas).estimate for label in members]
         for group, members in groups.items()
     }
-    names = Names.of(list(groups)).whole
+    if differ := unlike_tasks(sweep.tasks.values()):
+        told = "; ".join(
+            f"{names[group]} {_estimate(found, scale)}" for group, found in [*scores.items()][:MOST]
+        )
+        return (
+            f"These ways to train were not measured alike ({', '.join(differ)} differ) and are not compared. Their "
+            f"mean {scale.name} {where}: {told}{' and others' * (len(scores) > MOST)}."
+        )
     best = max(scores, key=lambda group: _mean(scores[group]))
     superlative = "highest" if scale.more_is_better else "lowest"
     first = f"{names[best]} has the {superlative} mean {scale.name} {where}, {_estimate(scores[best], scale)}"
@@ -42,8 +52,12 @@ def group_headline(sweep: Sweep, scale: Scale, where: str) -> str:
     if not close:
         others = "the other way" if len(tests) == 1 else f"any of the other {len(tests)} ways"
         return f"{first}, and that is more than chance against {others} to train ({how})."
-    listed = ", ".join(close[:MOST]) + (" and others" if len(close) > MOST else "")
-    return f"{first}, but cannot be told from {listed} ({how})."
+    return f"{first}, but cannot be told from {_listed(close)} ({how})."
+
+
+def _listed(names: Iterable[str]) -> str:
+    every = list(names)
+    return ", ".join(every[:MOST]) + " and others" * (len(every) > MOST)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -6,7 +6,15 @@ from crossbar_sim.robustness.curves import Crossing
 from crossbar_sim.robustness.groups import seeded
 from crossbar_sim.robustness.page.group_headline import group_headline
 from crossbar_sim.robustness.page.look import Names, Scale, number, percent, sigma_text, span_text
-from crossbar_sim.robustness.page.numbers import Overall, ahead, default_threshold, ranked, shared_sigmas
+from crossbar_sim.robustness.page.numbers import (
+    Overall,
+    ahead,
+    default_threshold,
+    differing,
+    once,
+    ranked,
+    shared_sigmas,
+)
 from crossbar_sim.robustness.statistics import Interval
 from crossbar_sim.robustness.sweep import Sweep
 from crossbar_sim.robustness.wording import limit_text
@@ -14,11 +22,25 @@ from crossbar_sim.robustness.wording import limit_text
 MOST_CROSSINGS = 3
 """Models whose crossings are told in words; the others are in the table."""
 
+MOST_APART = 4
+"""Models that are told one by one."""
+
 
 def answer(sweep: Sweep, threshold: float | None) -> list[str]:
     """The same for a terminal; threshold as for a page."""
     limit = default_threshold(sweep) if threshold is None else threshold
-    return headline(sweep, Names.of(sweep.labels), Scale.of(sweep.metric), limit)
+    sentences = headline(sweep, Names.of(sweep.labels), Scale.of(sweep.metric), limit)
+    return [*sentences, *mixed_words(sweep)]
+
+
+def mixed_words(sweep: Sweep) -> list[str]:
+    """A sentence on models that were not measured alike; none where they were."""
+    mixed = differing(sweep)
+    return (
+        [f"These models were not measured alike. What differs between them: {', '.join(mixed)}."]
+        if mixed
+        else []
+    )
 
 
 def headline(sweep: Sweep, names: Names, scale: Scale, threshold: float | None) -> list[str]:
@@ -30,8 +52,11 @@ def headline(sweep: Sweep, names: Names, scale: Scale, threshold: float | None) 
         scale: of its metric.
         threshold: as shown; None: nothing is said of it.
     """
-    if seeded(sweep.labels):
-        return [group_headline(sweep, scale, _where(sweep))]
+    whole, sweep = sweep, once(sweep)
+    again = [names.whole[label] for label in whole.labels if label not in sweep.labels]
+    left = [f"Measured on other images as well, and not ranked: {', '.join(again)}."] if again else []
+    if seeded(sweep):
+        return [group_headline(sweep, scale, _where(sweep)), *left]
     order = ranked(sweep)
     if len(order) == 1:
         sentences = [_alone(sweep, order[0][0], order[0][1], names, scale)]
@@ -41,7 +66,7 @@ def headline(sweep: Sweep, names: Names, scale: Scale, threshold: float | None) 
         told = list(_falls(sweep, [label for label, _ in order[:MOST_CROSSINGS]], names, scale, threshold))
         if told:
             sentences.append(f"{'; '.join(told)}.")
-    return sentences
+    return [*sentences, *left]
 
 
 def _alone(sweep: Sweep, label: str, found: Overall, names: Names, scale: Scale) -> str:
@@ -55,6 +80,8 @@ def _alone(sweep: Sweep, label: str, found: Overall, names: Names, scale: Scale)
 def _best(sweep: Sweep, order: list[tuple[str, Overall]], names: Names, scale: Scale) -> str:
     """Who is ahead, as far as the paired differences to all others allow to say."""
     (best, found), (second, next_best), *_ = order
+    if not shared_sigmas(sweep):
+        return _apart(sweep, order, names, scale)
     others = [label for label, _ in order[1:]]
     level = 1 - 0.05 / len(others)  # Bonferroni: one claim on all of them
     leads = {label: ahead(sweep, best, label, level) for label in others}
@@ -74,8 +101,9 @@ def _best(sweep: Sweep, order: list[tuple[str, Overall]], names: Names, scale: S
         )
     if len(others) == 1:
         if leads[second] is None:
+            other = "other chips or other data" if sweep.unlike(best, second) else "other chips"
             return (
-                f"{first} and {runner} were measured on other chips or other data and are not compared chip by chip: "
+                f"{first} and {runner} were measured on {other} and are not compared chip by chip: "
                 f"their {what} is {_estimate(found, scale)} and {_estimate(next_best, scale)}."
             )
         return (
@@ -92,6 +120,20 @@ def _best(sweep: Sweep, order: list[tuple[str, Overall]], names: Names, scale: S
     return (
         f"{first} has the {_superlative(scale)} {what}, {_estimate(found, scale)}, but cannot be told from {listed} "
         f"on the same chips{_adjusted(len(others))}."
+    )
+
+
+def _apart(sweep: Sweep, order: list[tuple[str, Overall]], names: Names, scale: Scale) -> str:
+    """Models without a sigma that all have, each by itself."""
+    told = []
+    for label, found in order[:MOST_APART]:
+        first, last = (sigma_text(sweep.curve(label)[end].sigma) for end in (0, -1))
+        where = f"over sigma {first} to {last}" if first != last else f"at sigma {first}"
+        told.append(f"{names.whole[label]} has {_estimate(found, scale)} {where}")
+    more = f"; and {len(order) - len(told)} others" if len(order) > len(told) else ""
+    return (
+        f"These models were measured at no common sigma and are not compared. Their mean {scale.name}: "
+        f"{'; '.join(told)}{more}."
     )
 
 
@@ -112,7 +154,7 @@ def crossing_words(found: Crossing) -> str:
     """Where a curve crosses: "at sigma 0.31 (0.29 to 0.33)"."""
     first, last = (sigma_text(end) for end in found.range)
     if found.where == "below":
-        return f"before sigma {first}, the first one"
+        return f"before sigma {first}, the first one{_open(found)}"
     if found.where == "beyond":
         return f"nowhere up to sigma {last}{_open(found)}"
     return f"at sigma {found.sigma:.3g}{_open(found)}"
@@ -121,6 +163,8 @@ def crossing_words(found: Crossing) -> str:
 def _open(found: Crossing) -> str:
     first, last = (sigma_text(end) for end in found.range)
     if not found.known or (found.where == "beyond" and found.low is None):
+        return ""
+    if found.where == "below" and found.high == found.range[0]:  # and so is the whole interval
         return ""
     if found.where == "beyond":
         return f" (95 % interval from {found.low:.3g})" if found.low != found.range[1] else ""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.robustness.page.look import sigma_text
+from crossbar_sim.robustness.page.look import Names, sigma_text
 from crossbar_sim.robustness.statistics import summarise
 from crossbar_sim.robustness.sweep import Sweep
 from crossbar_sim.robustness.wording import shorten, visible
@@ -87,8 +87,9 @@ def layers_of(sweep: Sweep, label: str, name: str) -> list[Mapping[str, Any]]:
 
 
 def told(sweep: Sweep, name: str) -> Iterator[str]:
-    """How it was measured, in words, once for all models where they agree."""
-    words = []
+    """How it was measured, in words, once for all models where they agree; else with the models that it is of."""
+    words: dict[str, list[str]] = {}
+    names = Names.of(sweep.labels).short
     for label in sweep.labels:
         if not layers_of(sweep, label, name):
             continue
@@ -100,6 +101,9 @@ def told(sweep: Sweep, name: str) -> Iterator[str]:
             parts.append(f"{int(detail['images']):,} examples")
         else:
             parts.append(f"chip {detail.get('chip')}")
-        words.append(", ".join(parts))
-    if words:
-        yield f"Measured at {'; '.join(dict.fromkeys(words))}."
+        words.setdefault(", ".join(parts), []).append(names[label])
+    if len(words) == 1:
+        yield f"Measured at {next(iter(words))}."
+    elif words:
+        whose = "; ".join(f"{how} ({', '.join(labels)})" for how, labels in words.items())
+        yield f"Measured at {whose}: do not compare models across these."

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness.curves import area
+from crossbar_sim.robustness.groups import unlike_tasks
 from crossbar_sim.robustness.page.look import Scale
 from crossbar_sim.robustness.statistics import Interval, mean_interval
 from crossbar_sim.robustness.sweep import Sweep
-from crossbar_sim.store.records import canonical
 
 MARGIN = 0.05
 """What a model may lose before it falls below the threshold, unless a threshold is given."""
@@ -75,13 +76,11 @@ def check_threshold(metric: str, threshold: float) -> None:
 
 def overall(sweep: Sweep, label: str, sigmas: Sequence[float] | None = None, level: float = 0.95) -> Overall:
     """A model's mean score over these of its sigmas (None: all)."""
-    found, _, table = sweep.scores(label)
-    places = [i for i, sigma in enumerate(found) if sigmas is None or sigma in set(sigmas)]
-    if not len(table) or not places:  # no chip has every sigma: the means are all that there is
-        points = [p for p in sweep.curve(label) if sigmas is None or p.sigma in set(sigmas)]
-        means = np.array([[p.summary.mean for p in points]])
-        return _over([p.sigma for p in points], means, level)
-    return _over([found[i] for i in places], table[:, places], level)
+    found, chips, table = sweep.scores(label, sigmas)
+    if not chips:  # no chip has every sigma: the means are all that there is
+        points = [p for p in sweep.curve(label) if p.sigma in found]
+        return _over(found, np.array([[p.summary.mean for p in points]]), level, 0.0)
+    return _over(found, table, level, sweep.unseen(label, found, len(chips), level))
 
 
 def ahead(sweep: Sweep, a: str, b: str, level: float = 0.95) -> Overall | None:
@@ -91,18 +90,31 @@ def ahead(sweep: Sweep, a: str, b: str, level: float = 0.95) -> Overall | None:
     """
     if sweep.unlike(a, b):
         return None
-    (left, of_a, scores_a), (right, of_b, scores_b) = sweep.scores(a), sweep.scores(b)
-    sigmas, chips = sorted(set(left) & set(right)), sorted(set(of_a) & set(of_b))
+    sigmas = sorted({p.sigma for p in sweep.curve(a)} & {p.sigma for p in sweep.curve(b)})
+    (_, of_a, scores_a), (_, of_b, scores_b) = sweep.scores(a, sigmas), sweep.scores(b, sigmas)
+    chips = sorted(set(of_a) & set(of_b))
     if not sigmas or not chips:
         return None
-    first = scores_a[np.ix_([of_a.index(c) for c in chips], [left.index(s) for s in sigmas])]
-    second = scores_b[np.ix_([of_b.index(c) for c in chips], [right.index(s) for s in sigmas])]
-    return _over(sigmas, first - second, level)
+    differences = scores_a[[of_a.index(c) for c in chips]] - scores_b[[of_b.index(c) for c in chips]]
+    unseen = sum(sweep.unseen(label, sigmas, len(chips), level) for label in (a, b))
+    return _over(sigmas, differences, level, unseen)
 
 
 def shared_sigmas(sweep: Sweep) -> tuple[float, ...]:
     """The sigmas that every model has, ascending."""
     return tuple(sorted(set.intersection(*({p.sigma for p in points} for points in sweep.curves.values()))))
+
+
+def once(sweep: Sweep) -> Sweep:
+    """Of models that were measured twice, on other images, the measurement with the most sigmas, or the first.
+
+    Such two say one thing: they are not ranked.
+    """
+    kept: list[str] = []
+    for label in sorted(sweep.labels, key=lambda label: -len(sweep.curve(label))):
+        if all(sweep.unlike(label, other) != ("images",) for other in kept):
+            kept.append(label)
+    return narrowed(sweep, [label for label in sweep.labels if label in kept])
 
 
 def ranked(sweep: Sweep) -> list[tuple[str, Overall]]:
@@ -114,9 +126,7 @@ def ranked(sweep: Sweep) -> list[tuple[str, Overall]]:
 
 def differing(sweep: Sweep) -> list[str]:
     """What else than the model differs between the tasks: "data", "hardware", "seed", ..."""
-    identities = [task.identity for task in sweep.tasks.values()]
-    keys = sorted({key for identity in identities for key in identity} - {"model"})
-    return [key for key in keys if len({canonical(identity.get(key)) for identity in identities}) > 1]
+    return list(unlike_tasks(sweep.tasks.values()))
 
 
 def pairs(sweep: Sweep, most: int) -> list[tuple[str, str]]:
@@ -151,11 +161,12 @@ def telling(sweep: Sweep, sigmas: Sequence[float], threshold: float | None) -> f
     return min((abs(p.passing(threshold).value - 0.5), abs(p.sigma - middle), p.sigma) for p in points)[2]
 
 
-def _over(sigmas: Sequence[float], table: np.ndarray, level: float) -> Overall:
+def _over(sigmas: Sequence[float], table: np.ndarray, level: float, unseen: ArrayLike) -> Overall:
+    """Of scores (chips, sigmas); `unseen` as `curves.area` takes it."""
     if len(sigmas) == 1:
         column = table[:, 0]
-        return Overall(math.fsum(column) / len(column), mean_interval(column, level))
-    interval = area(sigmas, table, level)
+        return Overall(math.fsum(column) / len(column), mean_interval(column, level, float(np.max(unseen))))
+    interval = area(sigmas, table, level, unseen)
     widths = np.diff(sigmas) / (sigmas[-1] - sigmas[0])
     means = table.mean(axis=0)
     estimate = float(((means[1:] + means[:-1]) / 2 * widths).sum())
