@@ -201,7 +201,15 @@ def describe(
     yield "file", f"{loaded.source}, network {loaded.name}"
     yield "parameters", f"{sum(p.numel() for p in loaded.module.parameters()):,}"
     yield "input", "x".join(map(str, loaded.input_shape)) if loaded.input_shape else "not told by the file"
-    if loaded.batch is not None:
+    if loaded.limits is not None:
+        low, high = loaded.limits
+        yield (
+            "batch",
+            f"{loaded.batch} at a time: exported for {low} to {high}"
+            if high is not None
+            else (f"{loaded.batch} at a time: exported for at least {low}"),
+        )
+    elif loaded.batch is not None:
         yield "batch", f"exactly {loaded.batch}: exported without a dynamic batch size"
     yield "trained on", loaded.data or "not told by the file"
     yield "sha256", loaded.sha256

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.archive_graph import clean_program, parse_json
+from crossbar_sim.nn.archive_graph import clean_program, parse_json, without_metadata
+from crossbar_sim.nn.archive_inputs import of_one_tensor
+from crossbar_sim.nn.archive_ties import tie, tied, untangle
 from crossbar_sim.nn.archive_weights import EXPORT_HINT, Members, raw_tensors, without_pickle
 
 if TYPE_CHECKING:
@@ -62,12 +64,14 @@ def load_archive(content: bytes | io.BytesIO) -> tuple["ExportedProgram", dict[s
     """
     import torch.export  # a fifth of a second, which other files need not wait for
 
-    clean, program = rebuild(content)
+    clean, program, groups = _rebuilt(content)
     if isinstance(content, io.BytesIO):
         content.close()
     try:
         with _quiet():
-            return torch.export.load(clean), program
+            loaded = torch.export.load(clean)
+            tie(loaded, groups)
+            return loaded, program
     except Exception as error:
         # A damaged graph fails anywhere in torch's loader, in any way.
         raise InputError(
@@ -85,6 +89,15 @@ def rebuild(content: bytes | io.BytesIO) -> tuple[io.BytesIO, dict[str, Any]]:
     Raises:
         InputError: see `load_archive`.
     """
+    clean, program, _ = _rebuilt(content)
+    return clean, program
+
+
+_Rebuilt = tuple[io.BytesIO, dict[str, Any], list[list[str]]]
+
+
+def _rebuilt(content: bytes | io.BytesIO) -> _Rebuilt:
+    """`rebuild`, with the groups of tied weights."""
     try:
         source = io.BytesIO(content) if isinstance(content, bytes) else content
         with zipfile.ZipFile(source) as archive:
@@ -142,7 +155,7 @@ def read_members(archive: zipfile.ZipFile, size: int) -> Members:
     return members
 
 
-def _rebuild(archive: zipfile.ZipFile, members: Members) -> tuple[io.BytesIO, dict[str, Any]]:
+def _rebuild(archive: zipfile.ZipFile, members: Members) -> _Rebuilt:
     for name in members:
         if name.startswith(("data/aotinductor/", "data/executorch/")):
             raise InputError(
@@ -158,6 +171,7 @@ def _rebuild(archive: zipfile.ZipFile, members: Members) -> tuple[io.BytesIO, di
         raise InputError("the archive was written on a big-endian machine: export it again on this one")
     graph = _first(members, "models/model.json", "serialized_exported_program.json")
     program = clean_program(archive.read(graph))
+    groups: list[list[str]] = []
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as clean:
 
@@ -168,7 +182,6 @@ def _rebuild(archive: zipfile.ZipFile, members: Members) -> tuple[io.BytesIO, di
         write("archive_version", b"0")
         write(".data/version", b"6\n")
         write("byteorder", b"little")
-        write("models/model.json", json.dumps(program).encode())
         # Present but empty: torch takes that as no sample inputs.
         write("data/sample_inputs/model.pt", b"")
         for folder, kind in (("weights", "state_dict"), ("constants", "constants")):
@@ -178,11 +191,14 @@ def _rebuild(archive: zipfile.ZipFile, members: Members) -> tuple[io.BytesIO, di
                 for path in {meta["path_name"] for meta in payloads.values()}:
                     write(f"data/{folder}/{path}", archive.read(members[f"data/{folder}/{path}"]))
                 write(config, json.dumps({"config": payloads}).encode())
+                groups += tied(payloads)
             else:
                 old = _first(members, f"data/{folder}/model.pt", f"serialized_{kind}.pt")
                 write(f"data/{folder}/model.pt", without_pickle(archive.read(old), folder))
+        untangle(program, groups)
+        write("models/model.json", json.dumps(without_metadata(of_one_tensor(program))).encode())
     buffer.seek(0)
-    return buffer, program
+    return buffer, program, groups
 
 
 def _first(members: Members, *names: str) -> zipfile.ZipInfo:

@@ -9,25 +9,19 @@ serve debugging are dropped.
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.archive_expressions import SYMBOL, check_expression, words
 from crossbar_sim.nn.archive_operators import check_operator
+from crossbar_sim.nn.archive_randomness import refuse_random
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Parameter names; a segment may be a number or have a hyphen (`layers.0-1.weight`) but is never a
 # dunder. torch writes such segments as getattr(self, "0-1"), so quotes must not pass.
 _DOTTED = re.compile(r"(?!__)[A-Za-z0-9_-]+(\.(?!__)[A-Za-z0-9_-]+)*")
 _CPU = {"type": "cpu", "index": None}
-
-_TRAINING_ARGUMENTS = {
-    "torch.ops.aten.dropout.default": "train",
-    "torch.ops.aten.feature_dropout.default": "train",
-    "torch.ops.aten.alpha_dropout.default": "train",
-    "torch.ops.aten.batch_norm.default": "training",
-}
 
 
 def clean_program(text: bytes) -> dict[str, Any]:
@@ -76,7 +70,7 @@ def clean_program(text: bytes) -> dict[str, Any]:
             "verifiers": [_verifier(name) for name in program.get("verifiers", [])],
             "guards_code": [],
         }
-        _refuse_training(clean["graph_module"]["graph"])
+        refuse_random(clean["graph_module"]["graph"])
     except InputError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -98,23 +92,19 @@ def parse_json(text: bytes, member: str) -> dict[str, Any]:
     return value
 
 
-def tensor_inputs(program: dict[str, Any]) -> list[list[int | None]]:
-    """Shapes of the user's tensor inputs of a cleaned program, None where a size is dynamic."""
-    graph_module = program["graph_module"]
-    shapes: list[list[int | None]] = []
-    for spec in graph_module["signature"]["input_specs"]:
-        name = spec.get("user_input", {}).get("arg", {}).get("as_tensor", {}).get("name")
-        if name is not None:
-            sizes = graph_module["graph"]["tensor_values"][name]["sizes"]
-            shapes.append([size.get("as_int") for size in sizes])
-    return shapes
-
-
 def dotted(field: str, value: object) -> str:
     """Return a parameter's dotted name; raises InputError if it is anything else."""
     if isinstance(value, str) and len(value) <= 500 and _DOTTED.fullmatch(value):
         return value
-    raise _outside(field, value)
+    raise _badly_named(field, value)
+
+
+def _badly_named(field: str, value: object) -> InputError:
+    return InputError(
+        f"the archive's graph holds {str(value)[:80]!r} as {field}: torch writes names into code that it runs, so "
+        "crossbar-sim allows only letters, digits, _ and - in them, and such an archive is refused; rename it in the "
+        "model, and export again"
+    )
 
 
 def _outside(field: str, value: object) -> InputError:
@@ -127,7 +117,7 @@ def _outside(field: str, value: object) -> InputError:
 def _identifier(field: str, value: object) -> str:
     if isinstance(value, str) and len(value) <= 500 and _IDENTIFIER.fullmatch(value):
         return value
-    raise _outside(field, value)
+    raise _badly_named(field, value)
 
 
 def _argument_name(field: str, value: object) -> str | None:
@@ -153,6 +143,22 @@ def _verifier(value: object) -> str:
     if value in ("TRAINING", "ATEN", "EDGE", ""):
         return str(value)
     raise _outside("verifier", value)
+
+
+def _holder(metadata: object) -> dict[str, str]:
+    """The name of the layer that calls an operator, for `archive_ties`; `without_metadata` takes it out again."""
+    stack = metadata.get("nn_module_stack") if isinstance(metadata, dict) else None
+    innermost = stack.rpartition(";")[2].split(",") if isinstance(stack, str) else []
+    # A layer's second call is marked by a number.
+    name = innermost[1].partition("@")[0] if len(innermost) > 1 else ""
+    return {"holder": name} if len(name) <= 500 and _DOTTED.fullmatch(name) else {}
+
+
+def without_metadata(value: Any) -> Any:
+    """A copy of a cleaned program in which every metadata field is empty, which is what torch gets."""
+    if isinstance(value, dict):
+        return {key: {} if key == "metadata" else without_metadata(item) for key, item in value.items()}
+    return [without_metadata(item) for item in value] if isinstance(value, list) else value
 
 
 def _many(rule: Callable[[str, Any], Any]) -> Callable[[str, Any], list[Any]]:
@@ -189,7 +195,7 @@ _RULES: dict[str, Callable[[str, Any], Any]] = {
     "device": lambda *_: dict(_CPU),
     "as_device": lambda *_: dict(_CPU),
     # Stack traces and module names: for debuggers, and partly resolved by getattr.
-    "metadata": lambda *_: {},
+    "metadata": lambda _, value: _holder(value),
 }
 
 # Fields whose values are numbers, truth values, null, or lists and objects of listed fields.
@@ -233,6 +239,13 @@ def _copy(field: str, value: Any) -> Any:
     raise _outside(field, value)
 
 
+def _key(i: int, key: object) -> str:
+    """A dict's key; a text that is no identifier ("class-logits") is replaced rather than handed on."""
+    if isinstance(key, str) and not _IDENTIFIER.fullmatch(key):
+        return f"_key_{i}"
+    return _identifier("a tree's key", key)
+
+
 def _tree(text: object) -> str:
     """Copy a tree of tuples, lists and dicts. Their contexts may otherwise import modules."""
 
@@ -240,7 +253,7 @@ def _tree(text: object) -> str:
         kind, context = spec["type"], spec["context"]
         if kind == "builtins.dict" and isinstance(context, str):
             keys = json.loads(context)
-            context = json.dumps([_identifier("a tree's key", key) for key in keys])
+            context = json.dumps([_key(i, key) for i, key in enumerate(keys)])
         elif kind not in (None, "builtins.tuple", "builtins.list") or context not in (None, "null"):
             raise InputError(
                 f"the archived model takes or returns a {str(kind)[:60]!r}: crossbar-sim feeds one "
@@ -256,24 +269,3 @@ def _tree(text: object) -> str:
     if protocol != 1:
         raise _outside("a tree's protocol", protocol)
     return json.dumps([1, node(spec)])
-
-
-def _nodes(graph: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every node of a graph and of the graphs nested in its arguments."""
-    for node in graph["nodes"]:
-        yield node
-        for argument in node["inputs"]:
-            if nested := argument["arg"].get("as_graph"):
-                yield from _nodes(nested["graph"])
-
-
-def _refuse_training(graph: dict[str, Any]) -> None:
-    for node in _nodes(graph):
-        wanted = _TRAINING_ARGUMENTS.get(node["target"])
-        for argument in node["inputs"]:
-            if wanted and argument.get("name") == wanted and argument["arg"].get("as_bool") is True:
-                raise InputError(
-                    f"the archive was exported in training mode ({node['target']} has "
-                    f"{wanted}=True), so its outputs would be random: call model.eval() before "
-                    "torch.export.export"
-                )

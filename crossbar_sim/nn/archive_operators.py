@@ -40,7 +40,9 @@ _OVERLOAD = re.compile(r"torch\.ops\.(aten|prims|torchvision)\.([A-Za-z0-9_]+)\.
 # have one.
 _TAKES_TEXT = words(
     """
-    _assert_async _assert_scalar conv1d conv2d conv3d div div_ einsum gelu gelu_ index_reduce
+    _assert_async _assert_scalar conv1d conv2d conv3d div div_ einsum fft_fft fft_fft2 fft_fftn
+    fft_hfft fft_hfft2 fft_hfftn fft_ifft fft_ifft2 fft_ifftn fft_ihfft fft_ihfft2 fft_ihfftn
+    fft_irfft fft_irfft2 fft_irfftn fft_rfft fft_rfft2 fft_rfftn gelu gelu_ index_reduce
     linalg_matrix_norm linalg_norm meshgrid norm nuclear_norm pad quantile nanquantile scatter
     scatter_reduce scatter_reduce_ searchsorted
     """
@@ -78,15 +80,27 @@ def check_operator(name: object) -> str:
         if name in _SIZE_OPERATORS or name in _HIGHER_ORDER:
             return name
         match = _OVERLOAD.fullmatch(name)
-        if match and _plain(name, *match.groups()):
+        if match and _plain(name, match[1], match[2]):
             return name
+    private = isinstance(name, str) and name.startswith("torch.ops.aten._")
     raise InputError(
-        f"the archive calls {str(name)[:80]!r}, which is not a tensor operator that crossbar-sim "
-        "allows; it could run code or write files, so the archive is refused"
+        f"the archive calls {str(name)[:80]!r}, which is not among the tensor operators that crossbar-sim allows "
+        "(an unknown one could run code or write files), so the archive is refused: "
+        + ("export again without run_decompositions()" if private else "export the model again without it")
     )
 
 
-def _plain(target: str, namespace: str, name: str, overload: str) -> bool:
+def overload(name: str) -> torch._ops.OpOverload | None:
+    """The operator of a checked name; None for arithmetic on sizes and for what runs a nested graph."""
+    match = _OVERLOAD.fullmatch(name)
+    if match is None:
+        return None
+    namespace, packet, which = match.groups()
+    operator = getattr(getattr(getattr(torch.ops, namespace), packet, None), which, None)
+    return operator if isinstance(operator, torch._ops.OpOverload) else None
+
+
+def _plain(target: str, namespace: str, name: str) -> bool:
     if namespace == "aten" and name.startswith("_") and name not in _PRIVATE:
         return False
     if namespace == "torchvision":
@@ -97,8 +111,8 @@ def _plain(target: str, namespace: str, name: str, overload: str) -> bool:
             raise InputError(
                 f"the archive calls {target}, which needs torchvision: pip install 'crossbar-sim[vision]'"
             ) from None
-    operator = getattr(getattr(getattr(torch.ops, namespace), name, None), overload, None)
-    if not isinstance(operator, torch._ops.OpOverload):
+    operator = overload(target)
+    if operator is None:
         raise InputError(
             f"the archive calls {target}, which torch {torch.__version__} does not have: "
             "export it again with this version of torch"

@@ -21,7 +21,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn import checkpoint
 from crossbar_sim.nn.architectures import WAYS, build_architecture
 from crossbar_sim.nn.archive import EXPORT_HINT, load_archive
-from crossbar_sim.nn.archive_graph import tensor_inputs
+from crossbar_sim.nn.archive_inputs import batches, other_inputs, regions, tensor_inputs
 from crossbar_sim.nn.file_kinds import kind_of, read_file
 from crossbar_sim.nn.networks import NETWORKS
 from crossbar_sim.nn.state_dict import check_model, conversion_notes, fill
@@ -39,8 +39,10 @@ class LoadedModel:
         name: the network's name, or the file's.
         data: name of the data set that it was trained on, if the file says so.
         input_shape: of one image, without the batch, if known.
-        batch: the one batch size that a graph exported without dynamic shapes accepts, else None.
+        batch: the batch size that a graph is fed which does not accept any, else None: its only one if it was
+            exported without dynamic shapes, or the largest up to 500 within its limits.
         notes: sentences on what was changed in loading.
+        limits: the smallest and the largest batch (None: no end) of a graph that was exported with such limits.
     """
 
     module: nn.Module
@@ -51,6 +53,7 @@ class LoadedModel:
     input_shape: tuple[int, ...] | None = None
     batch: int | None = None
     notes: tuple[str, ...] = ()
+    limits: tuple[int, int | None] | None = None
 
 
 def load_model(
@@ -126,6 +129,13 @@ def _from_archive(file: io.BytesIO, path: Path, sha256: str) -> LoadedModel:
             f"the archived model takes {len(shapes)} tensors: crossbar-sim feeds one, of shape "
             "(batch, ...); wrap the model and export it again"
         )
+    constants, rest = other_inputs(graph)
+    if rest:
+        raise InputError(
+            f"the archived model takes {', '.join(rest)} besides a tensor: wrap it so that forward takes one tensor, "
+            "and export it again"
+        )
+    notes = [f"the archived model computes with {', '.join(constants)}, as exported"] if constants else []
     for name, value in program.state_dict.items():
         if value.is_floating_point() and value.dtype != torch.float32:
             raise InputError(
@@ -146,10 +156,20 @@ def _from_archive(file: io.BytesIO, path: Path, sha256: str) -> LoadedModel:
     for forbidden in ("train", "eval"):
         module.__dict__.pop(forbidden, None)
     module.eval()
-    batch, *rest = shapes[0]
-    known = [size for size in rest if size is not None]
-    shape = tuple(known) if len(known) == len(rest) else None
-    return LoadedModel(module, "torch.export archive", sha256, path.stem, None, shape, batch)
+    known = [size for size in shapes[0][1:] if size is not None]
+    shape = tuple(known) if len(known) == len(shapes[0]) - 1 else None
+    batch, limits = batches(program)
+    return LoadedModel(
+        module,
+        "torch.export archive",
+        sha256,
+        path.stem,
+        None,
+        shape,
+        batch,
+        (*notes, *regions(graph)),
+        limits,
+    )
 
 
 def _from_module(model: nn.Module, path: Path, sha256: str) -> LoadedModel:

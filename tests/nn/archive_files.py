@@ -34,8 +34,12 @@ class Scaled(nn.Module):
 
 def exported(model: nn.Module, x: torch.Tensor, dynamic: bool = False) -> bytes:
     shapes = ({0: torch.export.Dim("batch", min=1, max=512)},) if dynamic else None
+    return saved(torch.export.export(model.eval(), (x,), dynamic_shapes=shapes))
+
+
+def saved(program: torch.export.ExportedProgram) -> bytes:
     buffer = io.BytesIO()
-    torch.export.save(torch.export.export(model.eval(), (x,), dynamic_shapes=shapes), buffer)
+    torch.export.save(program, buffer)
     return buffer.getvalue()
 
 

@@ -1,0 +1,101 @@
+"""Refusing graphs whose outputs chance decides: exports in training mode, and operators that draw numbers.
+
+Runs of such a model differ by themselves, so their differences would be reported as the hardware's, and no two
+runs would write the same bytes. A graph cannot be put in evaluation mode afterwards, nor seeded from outside.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.archive_operators import overload
+
+_SWITCHES = ("train", "training")
+_CHANCES = ("p", "dropout", "dropout_p")
+_BATCH_NORMS = ("batch_norm", "native_batch_norm", "_native_batch_norm_legit")
+
+
+def refuse_random(graph: dict[str, Any]) -> None:
+    """Raise InputError if an operator of the cleaned graph, or of one nested in it, is random."""
+    for level in _graphs(graph):
+        live = _live(level)
+        for node in level["nodes"]:
+            operator = overload(node["target"])
+            if operator is None:
+                continue
+            _refuse_training(node, operator)
+            # A draw that reaches no output (a VAE of which only the mean is returned) harms nobody.
+            if _draws(operator) and (operator._schema.is_mutable or live & _names(node["outputs"])):
+                raise InputError(
+                    f"the archive calls {node['target']}, which draws random numbers: every run would differ, "
+                    "and chance would count as loss by the hardware; export the deterministic path in evaluation "
+                    "mode (of a VAE its mean)"
+                )
+
+
+def _refuse_training(node: dict[str, Any], operator: torch._ops.OpOverload) -> None:
+    """Refuse dropout that acts and batch normalisation by the batch, in place or decomposed too."""
+    name = operator._schema.name.removeprefix("aten::")
+    given = {argument.get("name"): argument["arg"] for argument in node["inputs"]}
+    names = [argument.name for argument in operator._schema.arguments]
+    switch = next((n for n in _SWITCHES if n in names), None)
+    chance = next((n for n in _CHANCES if n in names), None)
+    off = name != "native_dropout"  # whose train=None means True
+    on = switch is None or given.get(switch, {}).get("as_bool", not off) is True
+    p = given.get(chance, {})
+    none = chance is not None and not p.get("as_float", p.get("as_int", 0))
+    if not on or none:
+        return
+    if name in _BATCH_NORMS and operator._overloadname == "default":
+        raise InputError(
+            f"the archive was exported in training mode ({node['target']} has {switch}=True), so an output would "
+            "depend on the other inputs of its batch: call model.eval() before torch.export.export (a batch "
+            "normalisation with track_running_stats=False has no evaluation mode: give it running statistics)"
+        )
+    if torch.Tag.nondeterministic_seeded in operator.tags and (switch or chance) and not _draws(operator):
+        why = f"{switch}=True" if switch else f"{chance}={p.get('as_float', p.get('as_int'))}"
+        raise InputError(
+            f"the archive was exported in training mode ({node['target']} has {why}), so its outputs would be "
+            "random: call model.eval() before torch.export.export (functional dropout needs training=self.training)"
+        )
+
+
+def _draws(operator: torch._ops.OpOverload) -> bool:
+    """Whether the operator is random whatever its arguments: torch tags what takes from its generator."""
+    names = {argument.name for argument in operator._schema.arguments}
+    conditional = names & {*_SWITCHES, "dropout", "dropout_p"}
+    return torch.Tag.nondeterministic_seeded in operator.tags and not conditional
+
+
+def _graphs(graph: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The graph and those nested in its arguments."""
+    yield graph
+    for node in graph["nodes"]:
+        for argument in node["inputs"]:
+            if nested := argument["arg"].get("as_graph"):
+                yield from _graphs(nested["graph"])
+
+
+def _live(graph: dict[str, Any]) -> set[str]:
+    """Names of the values that an output, or anything changed in place, is made of."""
+    live = _names(graph["outputs"])
+    for node in reversed(graph["nodes"]):
+        operator = overload(node["target"])
+        changes = (
+            operator._schema.is_mutable if operator is not None else node["target"].startswith("torch.ops.")
+        )
+        if changes or live & _names(node["outputs"]):
+            live |= _names(node["inputs"])
+    return live
+
+
+def _names(value: Any) -> set[str]:
+    """Every name in a part of the graph; those of arguments and nested graphs among them do no harm."""
+    if isinstance(value, dict):
+        own = {value[key] for key in ("name", "as_name") if isinstance(value.get(key), str)}
+        return own.union(*(_names(item) for item in value.values()))
+    if isinstance(value, list):
+        return set().union(*(_names(item) for item in value))
+    return set()
