@@ -215,21 +215,28 @@ def sigma_numbers(text: str) -> tuple[float, ...]:
     """`0:1.5:31` for 31 sigmas from 0 to 1.5, `0,0.3,0.6` for these.
 
     Raises:
-        InputError: if it is neither, a sigma is below 0 or no number, or there are too many.
+        InputError: if it is neither, a sigma is below 0 or no number, there are too many, or one point for two ends.
     """
-    parts = text.split(":")
+    from crossbar_sim.crossbar.checks import as_typed
+
+    parts, alone = text.split(":"), False
     try:
         if len(parts) == 3:
             first, last, points = float(parts[0]), float(parts[1]), int(parts[2])
             steps = max(points - 1, 1)
-            # rounded, so that 0:1.5:31 names the same 0.15 as a list does
+            # 0:1.5:31 names the same 0.15 as a list does
             sigmas = [
-                round(first + (last - first) * i / steps, 12) for i in range(min(points, _MOST_SIGMAS + 1))
+                as_typed(first + (last - first) * i / steps) for i in range(min(points, _MOST_SIGMAS + 1))
             ]
+            alone = points == 1 and first != last
         else:
             sigmas = [float(part) for part in text.split(",")]
     except ValueError:
         sigmas = []
+    if alone:
+        raise InputError(
+            f"--sigma {text!r}: one point is not at both ends; ask for 2 or more, or name the one sigma"
+        )
     if not sigmas or len(sigmas) > _MOST_SIGMAS:
         raise InputError(
             f"--sigma {text!r}: expected first:last:points such as 0:1.5:31, or a list such as 0,0.3,0.6, of at "

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,17 +13,15 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, write_json
 from crossbar_sim.nn.detection_task import detects
-from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.loading import LoadedModel
 from crossbar_sim.robustness.benchmark import robustness
 from crossbar_sim.robustness.cluster import check_cluster
-from crossbar_sim.robustness.detection_score import reference_of
 from crossbar_sim.robustness.examples import find_examples
 from crossbar_sim.robustness.page.numbers import check_threshold
 from crossbar_sim.robustness.plans import EveryImage
 from crossbar_sim.robustness.runner import naming
 from crossbar_sim.robustness.sensitivity import sensitivity
-from crossbar_sim.robustness.subjects import Model, model_of_file, prepare
+from crossbar_sim.robustness.subjects import Model, metric_of, model_of_file, prepare
 from crossbar_sim.robustness.sweep_view import show_notes, show_sensitivity, show_sweep
 from crossbar_sim.robustness.view import progress
 from crossbar_sim.robustness.wording import MEASURES, say
@@ -90,7 +87,7 @@ def run_sweep(
             about = {**found.about, "loading": [*model.notes, *told]}
             models.append(replace(found, ranges=design.ranges, about=about))
             if threshold is not None:
-                check_threshold(_metric(models[-1], metric), threshold)
+                check_threshold(metric_of(model.module, examples, metric, model.batch), threshold)
     few = 0 if results is None else SENSITIVITY_CHIPS if sensitivity_chips is None else sensitivity_chips
     console = Console(stderr=json_path == "-", highlight=False)
     with Results.open(MEMORY if results is None else results) as file, progress(Console(stderr=True)) as step:
@@ -167,15 +164,6 @@ def run_sensitivity(
         say(console, f"warning: {warning}", "yellow")
     if json_path is not None and json_path != "-":
         say(console, f"wrote {json_path}")
-
-
-def _metric(model: Model, asked: str | None) -> str:
-    """What a model will be judged by, found on two of its examples, before the sweep."""
-    with suppress(NotImplementedError):  # an exported graph knows one mode
-        model.module.eval()
-    few = slice(model.fixed or 2)
-    x, y = model.examples.x[few], model.examples.y
-    return reference_of(model.module, x, None if y is None else y[few], BLOCK, model.fixed).metric(asked)
 
 
 def _check_requests(

@@ -1,6 +1,7 @@
 """`crossbar-sim report`: a results file as a page to read and figures to print."""
 
 import os
+from collections.abc import Sequence
 
 import click
 
@@ -24,7 +25,10 @@ import click
     help="A chip passes at this score.  [default: the lowest clean score less 0.05, in whole per cent]",
 )
 @click.option("--title", help="Of the page.")
-@click.option("--models", help="Only these, in this order: labels with commas between them.  [default: all]")
+@click.option(
+    "--models",
+    help="Only these, in this order: labels, or groups of training seeds, with commas between them.  [default: all]",
+)
 def report(
     results: str,
     output: str,
@@ -39,6 +43,7 @@ def report(
     Examples:
       crossbar-sim report runs.db -o report.html
       crossbar-sim report runs.db --threshold 0.9 --figures figures --models erm,bayesft
+      crossbar-sim report runs/two.db --models "plain,aware, seed 0"
     """
     from rich.console import Console
 
@@ -59,8 +64,7 @@ def report(
         sweep = Sweep.read(opened)
     labels = None
     if models is not None:
-        # A label may hold a comma itself.
-        labels = [models] if models in sweep.labels else [label.strip() for label in models.split(",")]
+        labels = _named(models, sweep.labels)
     sweep = narrowed(sweep, labels)
     write_page(sweep, output, threshold=threshold, title=title)
     written = [] if figures is None else draw_figures(sweep, figures, threshold=threshold)
@@ -70,3 +74,24 @@ def report(
     say(console, f"wrote {output} ({os.path.getsize(output) / 1e6:.1f} MB)")
     if written:
         say(console, f"wrote {', '.join(path.name for path in written)} in {figures}")
+
+
+def _named(text: str, labels: Sequence[str]) -> list[str]:
+    """The labels that `text` names, a group of training seeds by all of its own.
+
+    Labels may hold commas themselves ("plain, seed 0"): of all names that begin at a place, the longest is meant.
+    What is no name stays as it is, to be refused.
+    """
+    from crossbar_sim.robustness.groups import groups_of
+
+    known = groups_of(labels) | {label: (label,) for label in labels}
+    parts, found, start = text.split(","), list[str](), 0
+    while start < len(parts):
+        for end in range(len(parts), start, -1):
+            name = ",".join(parts[start:end])
+            name = name if name in known else name.strip()
+            if name in known or end == start + 1:
+                found += known.get(name, (name,))
+                start = end
+                break
+    return found

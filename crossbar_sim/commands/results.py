@@ -34,7 +34,12 @@ def merge(sources: tuple[str, ...], output: str) -> None:
 @click.command(no_args_is_help=True)
 @click.argument("path", type=click.Path())
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Write every trial as a table.")
-@click.option("-o", "--output", type=click.Path(), help="Where to, for tables.  [default: standard output]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    help="Where to, for tables; - alone means CSV.  [default: standard output]",
+)
 def results(path: str, form: str | None, output: str | None) -> None:
     """List what the results file PATH holds, or write its trials as a table.
 
@@ -80,6 +85,8 @@ def _write(opened: "Results", form: str, output: str | None) -> None:
 def _format_of(output: str | None) -> str | None:
     if output is None:
         return None
+    if output == "-":
+        return "csv"
     end = os.path.splitext(output)[1].lstrip(".").lower()
     if end not in FORMATS:
         raise InputError(

@@ -92,6 +92,16 @@ def whole(owner: object, name: str, rule: str, low: int, high: int) -> None:
     object.__setattr__(owner, name, int(value))
 
 
+def as_typed(value: float) -> float:
+    """The number that was meant where arithmetic left 0.15000000000000002: to 12 decimals, if that changes no more.
+
+    >>> as_typed(3 * 0.05), as_typed(1e-6 / 3)
+    (0.15, 3.333333333333333e-07)
+    """
+    short = round(value, 12)
+    return short if abs(short - value) <= 1e-9 * abs(value) else value
+
+
 def is_whole(value: object) -> bool:
     """True for an integer (a boolean is none)."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -1,5 +1,6 @@
 """The command run: models trained or loaded, swept, printed, written."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from crossbar_sim.data.catalogue import CATALOGUE
 from crossbar_sim.data.limit import limited
 from crossbar_sim.errors import InputError
 from crossbar_sim.experimenting.record import record_of
-from crossbar_sim.experimenting.trainings import Planned, named, plan_trainings, train
+from crossbar_sim.experimenting.trainings import Planned, check_judged, named, plan_trainings, train
 from crossbar_sim.files import write_text
 from crossbar_sim.nn.detection_task import detects
-from crossbar_sim.nn.loading import LoadedModel, load_model
+from crossbar_sim.nn.loading import load_model
 from crossbar_sim.robustness.benchmark import check_sigmas, robustness
 from crossbar_sim.robustness.boundary_figure import SIGMAS as BOUNDARY_SIGMAS
 from crossbar_sim.robustness.boundary_figure import check_boundaries, draw_boundaries
+from crossbar_sim.robustness.cluster import check_cluster
 from crossbar_sim.robustness.detection_figure import draw_models
 from crossbar_sim.robustness.examples import find_examples
 from crossbar_sim.robustness.experiment import Experiment, ModelFile, load_experiment
@@ -30,6 +32,7 @@ from crossbar_sim.robustness.subjects import Model, model_of_file
 from crossbar_sim.robustness.sweep_view import show_sweep
 from crossbar_sim.robustness.view import progress
 from crossbar_sim.robustness.wording import say
+from crossbar_sim.store.records import canonical
 from crossbar_sim.store.results import Results
 
 
@@ -49,6 +52,7 @@ def run_experiment(
     Raises:
         InputError: for anything that cannot be used; whatever can be seen before the first training is.
     """
+    check_cluster(workers, scheduler)
     experiment = load_experiment(Path(path), budget)
     folder = Path(output)
     try:
@@ -94,7 +98,10 @@ def run_experiment(
         _draw_boundaries(experiment, models, written[-1])
     if page:
         written.append(folder / f"{experiment.name}.html")
-        write_page(sweep, written[-1], title=experiment.title, threshold=experiment.threshold)
+        write_page(
+            sweep, written[-1],
+            title=experiment.title, threshold=experiment.threshold, reference=experiment.reference,
+        )  # fmt: skip
     for file in written:
         say(console, f"wrote {file}")
 
@@ -123,21 +130,41 @@ def _models(
     experiment: Experiment, data: str, taught: Splits, tried: Splits, folder: Path, console: Console
 ) -> tuple[list[Model], dict[str, Planned]]:
     """All models, in the order of the file: files are read and trainings checked before the first training."""
-    read: dict[str, LoadedModel] = {}
-    for label, given in experiment.models.items():
-        if isinstance(given, ModelFile):
-            with named(f"models.{label}"):
-                read[label] = load_model(experiment.folder / given.path, given.arch, given.arch_arguments)
-    planned = plan_trainings(experiment, taught, folder / f"{experiment.name}.models")
+    read = _files(experiment, tried)
+    planned = plan_trainings(experiment, taught, tried.test, folder / f"{experiment.name}.models")
     models = []
-    for label, given in experiment.models.items():
-        ways: dict[str, Any] = {"arch": None, "arch_arguments": None}
-        if isinstance(given, ModelFile):
-            path, loaded = experiment.folder / given.path, read[label]
-            ways = {"arch": given.arch, "arch_arguments": given.arch_arguments}
-        else:
-            path = train(planned[label], taught, data, console)
-            loaded = load_model(path)
-        examples = find_examples(loaded, tried, None, None, None, experiment.seed)
-        models.append(model_of_file(label, str(path), loaded, examples, ways))
+    for label in experiment.models:
+        if label in read:
+            models.append(read[label])
+            continue
+        path = train(planned[label], taught, data, console)
+        models.append(_of_file(experiment, label, path, tried))
     return models, planned
+
+
+def _files(experiment: Experiment, tried: Splits) -> dict[str, Model]:
+    """The models of [models], each another one, and found to be judged by what is asked for."""
+    read: dict[str, Model] = {}
+    by_identity: dict[str, str] = {}
+    for label, given in experiment.models.items():
+        if not isinstance(given, ModelFile):
+            continue
+        with named(f"models.{label}"):
+            path = experiment.folder / given.path
+            model = _of_file(experiment, label, path, tried, given.arch, given.arch_arguments)
+            check_judged(experiment, model.module, model.examples, model.fixed)
+        same = by_identity.setdefault(canonical(model.identity), label)
+        if same != label:
+            raise InputError(f"models.{same} and models.{label} are the same model: give it once")
+        read[label] = model
+    return read
+
+
+def _of_file(
+    experiment: Experiment, label: str, path: Path, tried: Splits,
+    arch: str | None = None, arch_arguments: Mapping[str, Any] | None = None,
+) -> Model:  # fmt: skip
+    loaded = load_model(path, arch, arch_arguments)
+    examples = find_examples(loaded, tried, None, None, None, experiment.seed)
+    ways = {"arch": arch, "arch_arguments": arch_arguments}
+    return model_of_file(label, str(path), loaded, examples, ways)

@@ -14,7 +14,7 @@ from torch import nn
 
 from crossbar_sim.baselines.method import Method
 from crossbar_sim.baselines.reram_v import ReramV
-from crossbar_sim.data import Development, Splits
+from crossbar_sim.data import Development, Split, Splits
 from crossbar_sim.errors import InputError
 from crossbar_sim.fitting import Named, save_network, validation_in_words
 from crossbar_sim.nn.detection_task import check_task
@@ -22,7 +22,10 @@ from crossbar_sim.nn.dropout_sites import set_rates
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.train_checks import check_fits
 from crossbar_sim.rng import Key
+from crossbar_sim.robustness.examples import Examples
 from crossbar_sim.robustness.experiment import Experiment, ToTrain
+from crossbar_sim.robustness.plans import HalfWidth
+from crossbar_sim.robustness.subjects import metric_of
 from crossbar_sim.robustness.wording import say
 from crossbar_sim.search import BayesFT
 from crossbar_sim.search.by_name import any_method, needed_hardware
@@ -60,16 +63,31 @@ def named(label: str) -> Iterator[None]:
         raise InputError(text if text.startswith(label) else f"{label}: {text}") from error
 
 
-def plan_trainings(experiment: Experiment, splits: Splits, folder: Path) -> dict[str, Planned]:
+def check_judged(
+    experiment: Experiment, model: nn.Module, examples: Examples, fixed: int | None = None
+) -> None:
+    """Refuse a model that cannot be judged as the file says, trained or not.
+
+    Raises:
+        InputError: if its metric is none of it, or the half-width is none of its metric.
+    """
+    metric = metric_of(model, examples, experiment.metric, fixed)
+    if isinstance(experiment.plan, HalfWidth):
+        experiment.plan.check_metric(metric)
+
+
+def plan_trainings(experiment: Experiment, splits: Splits, test: Split, folder: Path) -> dict[str, Planned]:
     """Every training of the file, after all that can be wrong with it has been looked for.
 
     Args:
         experiment: the file.
         splits: the data, with its training examples limited; limits of test examples decide no training.
+        test: the examples that all are tried on.
         folder: where trained networks are kept.
 
     Raises:
-        InputError: naming the model, if its method, settings or network are impossible, or do not fit the data.
+        InputError: naming the model, if its method, settings or network are impossible, or do not fit the data, or
+            if it cannot be judged as the file says.
     """
     planned = {}
     built: dict[str, nn.Module] = {}
@@ -94,6 +112,7 @@ def plan_trainings(experiment: Experiment, splits: Splits, folder: Path) -> dict
                 if name not in built:
                     built[name] = made()
                     _check_data(built[name], splits.development)
+                    check_judged(experiment, built[name], Examples(test.x, test.y, {}))
                 _check_rates(method, built[name], made)
             what = [given.network, dict(given.arguments), repr(method), given.seed, splits.fingerprint]
             digest = hashlib.sha256(canonical(what).encode()).hexdigest()

@@ -12,14 +12,11 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Split, Splits, load_data
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness.examples import Examples
-from crossbar_sim.robustness.plans import EveryImage, HalfWidth, Plan
+from crossbar_sim.robustness.plans import MOST_CHIP, EveryImage, HalfWidth, Plan
 from crossbar_sim.robustness.subjects import Model, fingerprint
 
 CHIPS = 20
 """Of the protocol."""
-
-_MOST = 2**32
-"""Numbers of chips lie below it."""
 
 
 def plan_asked(
@@ -50,8 +47,8 @@ def plan_asked(
         )
     except (TypeError, OverflowError, MemoryError):
         raise InputError(f"chips={chips!r}: expected a number of chips, or their numbers") from None
-    if isinstance(chips, bool) or not all(0 <= chip < _MOST for chip in numbers):
-        raise InputError(f"chips={chips!r}: chips are numbered from 0 to {_MOST - 1}")
+    if isinstance(chips, bool) or not all(0 <= chip < MOST_CHIP for chip in numbers):
+        raise InputError(f"chips={chips!r}: chips are numbered from 0 to {MOST_CHIP - 1}")
     return EveryImage(numbers)
 
 

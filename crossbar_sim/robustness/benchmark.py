@@ -7,6 +7,7 @@ from typing import SupportsIndex
 
 from torch import Tensor, nn
 
+from crossbar_sim.crossbar.checks import as_typed
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.overrides import at_sigma
 from crossbar_sim.data import Split, Splits
@@ -123,13 +124,13 @@ def robustness(
 
 
 def check_sigmas(sigmas: Iterable[float]) -> tuple[float, ...]:
-    """Sigmas in ascending order, each once.
+    """Sigmas in ascending order, each once, without what floats add to them (see `as_typed`).
 
     Raises:
         InputError: if there is none, one twice, or one is no number.
     """
     try:
-        numbers = sorted(float(sigma) for sigma in sigmas)
+        numbers = sorted(as_typed(float(sigma)) for sigma in sigmas)
     except (TypeError, ValueError):
         raise InputError(f"sigmas={sigmas!r}: expected a list of numbers such as [0.0, 0.3, 0.6]") from None
     if not numbers or len(set(numbers)) != len(numbers):

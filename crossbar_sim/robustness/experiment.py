@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crossbar_sim.crossbar.checks import finite, is_whole, show, unknown
+from crossbar_sim.crossbar.checks import as_typed, finite, is_whole, show, unknown
 from crossbar_sim.crossbar.config import from_dict, load_hardware, parse_toml, read_text
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.overrides import dropped_ranges, override
@@ -21,7 +21,7 @@ from crossbar_sim.robustness.experiment_tables import (
     with_budget,
 )
 from crossbar_sim.robustness.groups import group_of
-from crossbar_sim.robustness.plans import EveryImage, HalfWidth, Plan
+from crossbar_sim.robustness.plans import MOST_CHIP, EveryImage, HalfWidth, Plan
 from crossbar_sim.robustness.score import DETECTION_METRICS, METRICS
 
 __all__ = ["PROTOCOL", "Experiment", "ModelFile", "ToTrain", "load_experiment"]
@@ -157,7 +157,11 @@ def _plan(table: dict[str, Any]) -> Plan:
             raise InputError(f"half_width={show(table['half_width'])}: expected a number such as 0.005")
         return HalfWidth(float(table["half_width"]))
     chips = table.get("chips", 20)
-    if isinstance(chips, list) and all(is_whole(chip) and chip >= 0 for chip in chips):
+    if isinstance(chips, list):
+        if not all(is_whole(chip) and 0 <= chip < MOST_CHIP for chip in chips):
+            raise InputError(
+                f"chips={show(chips)}: chips are numbered from 0 to {MOST_CHIP - 1}; give such numbers, or a count"
+            )
         return EveryImage(tuple(chips))
     return EveryImage(tuple(range(whole_at({"chips": chips}, "chips", 1, 1_000_000, 20))))
 
@@ -171,7 +175,7 @@ def _sigmas(given: Any, key: str = "sigmas") -> tuple[float, ...]:
         points = whole_at(given, "points", 2, 10_000, None)
         first, last = given.get("from", 0.0), given.get("to")
         if finite(first) and finite(last):
-            return tuple(round(first + (last - first) * i / (points - 1), 12) for i in range(points))
+            return tuple(as_typed(first + (last - first) * i / (points - 1)) for i in range(points))
     if isinstance(given, list) and given and all(finite(sigma) for sigma in given):
         return tuple(float(sigma) for sigma in given)
     raise InputError(

@@ -19,6 +19,9 @@ from crossbar_sim.store.records import Task, Trial
 MOST_PILOT, MOST = 100_000, 1e12
 """Chips of a pilot, and anything else, that a plan in a file may ask for."""
 
+MOST_CHIP = 2**32
+"""Numbers of chips lie below it."""
+
 _WHOLE = ("population", "minimum", "pilot_chips", "pilot_images", "most_chips", "batch")
 """Whole numbers of a `two_stage.Plan`."""
 
@@ -66,8 +69,23 @@ class HalfWidth:
     chips: None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.half, Real) or isinstance(self.half, bool) or not 0 < self.half < math.inf:
-            raise InputError(f"half_width={self.half!r}: a half-width is finite and > 0, e.g. 0.005")
+        if not isinstance(self.half, Real) or isinstance(self.half, bool) or not 0 < self.half < 0.5:
+            raise InputError(
+                f"half_width={self.half!r}: a half-width of shares lies between 0 and 0.5; 0.005 is half a point"
+            )
+
+    @staticmethod
+    def check_metric(metric: str) -> None:
+        """Refuse a metric that is no mean over images.
+
+        Raises:
+            InputError: if it is none.
+        """
+        if metric not in ("accuracy", "agreement"):
+            raise InputError(
+                f"half_width needs a score that is a mean over images, accuracy or agreement: {metric} is "
+                "none; sweep it with chips"
+            )
 
     def images(self, subject: Subject) -> Mapping[str, Any]:
         """Drawn for each chip: all that the plan of a task follows from.
@@ -75,11 +93,7 @@ class HalfWidth:
         Raises:
             InputError: if the metric is no mean over images.
         """
-        if subject.metric not in ("accuracy", "agreement"):
-            raise InputError(
-                f"half_width needs a score that is a mean over images, accuracy or agreement: {subject.metric} is "
-                "none; sweep it with chips"
-            )
+        self.check_metric(subject.metric)
         strata = subject.strata
         plan = two_stage.Plan(self.half, strata.population, strata.minimum, chip_cost(subject))
         settings = {name: value for name, value in asdict(plan).items() if not name.startswith("_")}

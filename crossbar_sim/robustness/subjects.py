@@ -104,6 +104,25 @@ def fingerprint(module: nn.Module) -> str:
     return state.hexdigest()
 
 
+def metric_of(module: nn.Module, examples: Examples, asked: str | None, fixed: int | None = None) -> str:
+    """What a model will be judged by, found on two of its examples, before the work.
+
+    Args:
+        module: the model, trained or not; it is put in evaluation mode.
+        examples: what it is tried on.
+        asked: the metric asked for, or None.
+        fixed: the one batch size that it accepts, if there is one.
+
+    Raises:
+        InputError: if model, examples and metric do not go together.
+    """
+    with suppress(NotImplementedError):  # an exported graph knows one mode
+        module.eval()
+    few = slice(fixed or 2)
+    y = None if examples.y is None else examples.y[few]
+    return reference_of(module, examples.x[few], y, BLOCK, fixed).metric(asked)
+
+
 def prepare(
     model: Model,
     hardware: Hardware,

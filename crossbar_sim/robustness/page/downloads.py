@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.robustness.groups import GroupPoint, GroupTest, group_curve, group_tests, groups_of
 from crossbar_sim.robustness.page.drawing import Subject, csv_text
 from crossbar_sim.robustness.point import Point
 
@@ -15,16 +16,42 @@ _CURVES = (
     "yield", "yield_low95", "yield_high95", "chips", "examples",
 )  # fmt: skip
 _DIFFERENCES = ("model", "less", "sigma", "difference", "low95", "high95", "p", "p_holm", "chips")
+_GROUPS = (
+    "group", "sigma", "networks", "mean", "low95", "high95", "lowest", "highest", "spread", "worst", "threshold",
+    "yield", "chips",
+)  # fmt: skip
+_TESTS = (
+    "group",
+    "less",
+    "sigma",
+    "difference",
+    "low95",
+    "high95",
+    "p",
+    "p_holm",
+    "networks",
+    "networks_less",
+)
 _CHIPS = ("model", "metric", "sigma", "chip", "value", "examples", "variance")
 
 
-def downloads(subject: Subject, threshold: float | None) -> dict[str, str]:
-    """File name -> CSV: the points of the curves, the differences to the first model, and the trials of chips."""
+def downloads(subject: Subject, threshold: float | None, reference: str | None = None) -> dict[str, str]:
+    """File name -> CSV: the points of the curves, the differences to the first model, and the trials of chips.
+
+    Args:
+        subject: of the page.
+        threshold: as shown.
+        reference: of groups of training seeds: their curves and tests take the place of differences of models.
+    """
     sweep = subject.sweep
     limit = None if threshold is None else subject.scale.shown(threshold)
     rows = [_point(label, point, limit) for label in sweep.labels for point in sweep.curve(label)]
     found = {"curves.csv": csv_text(_CURVES, rows)}
-    if len(sweep.labels) > 1:
+    if reference is not None:
+        groups = [p for group in groups_of(sweep.labels) for p in group_curve(sweep, group, limit)]
+        found["groups.csv"] = csv_text(_GROUPS, [_group(point, limit) for point in groups])
+        found["tests.csv"] = csv_text(_TESTS, [_test(test) for test in group_tests(sweep, reference)])
+    elif len(sweep.labels) > 1:
         found["differences.csv"] = csv_text(_DIFFERENCES, _differences(subject))
     return found | {"chips.csv": csv_text(_CHIPS, _trials(subject))}
 
@@ -44,6 +71,20 @@ def _point(label: str, point: Point, limit: float | None) -> tuple[Any, ...]:
     return (
         label, point.metric, point.sigma, point.clean, s.mean, low, high, point.spread, s.median, s.min, s.max, limit,
         *share, len(point.chips), point.images,
+    )  # fmt: skip
+
+
+def _group(point: GroupPoint, limit: float | None) -> tuple[Any, ...]:
+    return (
+        point.group, point.sigma, point.networks, point.mean, *(point.ci95 or (None, None)), point.lowest,
+        point.highest, point.spread, point.worst, limit, point.passing, point.chips,
+    )  # fmt: skip
+
+
+def _test(test: GroupTest) -> tuple[Any, ...]:
+    return (
+        test.group, test.reference, test.sigma, test.difference, *(test.ci95 or (None, None)), test.p_value,
+        test.adjusted, *test.networks,
     )  # fmt: skip
 
 

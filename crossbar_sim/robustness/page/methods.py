@@ -1,8 +1,14 @@
 """How each kind of number is made, in a line each; docs/statistics.md has the derivations."""
 
+from collections.abc import Iterator
+
+from crossbar_sim.robustness.groups import groups_of, seeded
 from crossbar_sim.robustness.page import markup
 from crossbar_sim.robustness.page.drawing import Subject
+from crossbar_sim.robustness.sweep import Sweep
 from crossbar_sim.robustness.variance_components import MOST_CHIPS
+
+_CHIP = "The random unit is the chip: intervals tell what other chips of the same design would do, not other images."
 
 
 def notes(subject: Subject) -> str:
@@ -10,11 +16,14 @@ def notes(subject: Subject) -> str:
     points = [p for label in subject.sweep.labels for p in subject.sweep.curve(label)]
     several, drawn = any(len(p.chips) > 1 for p in points), any(p.drawn for p in points)
     compared, swept = len(subject.sweep.labels) > 1, len({p.sigma for p in points}) > 1
-    lines = [
-        "The random unit is the chip: intervals tell what other chips of the same design would do, not other images.",
-        "Chip i draws the same random numbers at every sigma and for every model.",
-    ]
-    if several:
+    lines = list(_of_seeds(subject.sweep)) if seeded(subject.sweep.labels) else [_CHIP]
+    lines.append("Chip i draws the same random numbers at every sigma and for every model.")
+    if several and seeded(subject.sweep.labels):
+        lines.append(
+            "Mean of a single network: over its chips, with a 95 % Student t interval: what other chips of the same "
+            "design would do with that network. Spread: the standard deviation between chips."
+        )
+    elif several:
         lines.append(
             "Mean: over chips, with a 95 % Student t interval. Spread: the standard deviation between chips."
         )
@@ -28,7 +37,8 @@ def notes(subject: Subject) -> str:
         spent = _spent(subject)
         if spent:
             lines.append(spent)
-    lines.append("Yield: the share of chips at the threshold or better, with a 95 % Wilson interval.")
+    kind = "an approximate 95 % interval" if drawn else "a 95 % Wilson interval"
+    lines.append(f"Yield: the share of chips at the threshold or better, with {kind}.")
     if swept:
         lines.append(
             "Mean over the sigmas: the area under a chip's curve (trapezoids) over its width, then a t interval over "
@@ -38,12 +48,26 @@ def notes(subject: Subject) -> str:
             "Crossing: where the mean, linear between sigmas, first passes the threshold; its interval is where the "
             "band of the mean does."
         )
-    if compared:
+    if compared and not seeded(subject.sweep.labels):
         lines.append(
             "Differences: Student's paired t on the chips that both models have, p-values corrected over the sigmas of "
             "a pair after Holm; the intervals shown are of each sigma by itself."
         )
     return markup.tag("ul", *(markup.tag("li", markup.prose(line)) for line in lines), class_="notes")
+
+
+def _of_seeds(sweep: Sweep) -> Iterator[str]:
+    """What is random where ways to train are compared."""
+    yield (
+        "The random unit of a way to train is the training seed: a network counts by its mean over chips, and intervals "
+        "are Student's t over networks, for the chips at hand, which all networks share."
+    )
+    if len(groups_of(sweep.labels)) > 1:
+        yield (
+            "Differences between ways to train: Welch's t over networks, p-values corrected over all sigmas and groups "
+            "after Holm; the intervals shown are of each sigma by itself. Single networks are not tested against each "
+            "other: their chips say nothing of what another training would have given."
+        )
 
 
 def _spent(subject: Subject) -> str:

@@ -5,7 +5,8 @@ from importlib import resources
 
 from crossbar_sim import __version__
 from crossbar_sim.files import write_text
-from crossbar_sim.robustness.page import identity, markup, tables
+from crossbar_sim.robustness.groups import groups_of, seeded
+from crossbar_sim.robustness.page import group_tables, identity, markup, tables
 from crossbar_sim.robustness.page.curve_chart import curves
 from crossbar_sim.robustness.page.downloads import downloads, told_of_trials
 from crossbar_sim.robustness.page.drawing import CONFIG, Chart, Subject, library
@@ -29,13 +30,14 @@ def write_page(
     threshold: float | None = None,
     title: str | None = None,
     models: list[str] | None = None,
+    reference: str | None = None,
 ) -> None:
     """Write the page, whole or not at all; see `page_text`.
 
     Raises:
         InputError: as `page_text`, or if the file cannot be written.
     """
-    write_text(path, page_text(sweep, threshold=threshold, title=title, models=models))
+    write_text(path, page_text(sweep, threshold=threshold, title=title, models=models, reference=reference))
 
 
 def page_text(
@@ -44,6 +46,7 @@ def page_text(
     threshold: float | None = None,
     title: str | None = None,
     models: list[str] | None = None,
+    reference: str | None = None,
 ) -> str:
     """The page as HTML: the same sweep gives the same text.
 
@@ -53,9 +56,11 @@ def page_text(
             lowest clean score less 5 points, in whole per cent; an output error has none.
         title: of the page.
         models: only these, in this order.
+        reference: the group of training seeds that the others are tested against; None: the first. Without such
+            groups it does nothing.
 
     Raises:
-        InputError: if models or threshold are impossible.
+        InputError: if models, threshold or reference are impossible.
     """
     sweep = narrowed(sweep, models)
     if threshold is None:
@@ -63,22 +68,26 @@ def page_text(
     else:
         check_threshold(sweep.metric, threshold)
     subject = Subject(sweep, Names.of(sweep.labels), Scale.of(sweep.metric))
+    grouped = seeded(sweep.labels)
+    if grouped and reference is None:
+        reference = next(iter(groups_of(sweep.labels)))
     panels, told = histograms(subject)
     charts = {
         "curves": curves(subject, threshold),
-        "differences": differences(subject),
+        "differences": None if grouped else differences(subject),
         "yield": yields(subject, threshold),
         "sensitivity": sensitivity(subject),
     }
     drawn = [chart for chart in charts.values() if chart is not None] + [panel.chart for panel in panels]
     title = title or _title(subject)
-    files = downloads(subject, threshold)
+    files = downloads(subject, threshold, reference if grouped else None)
     body = "".join(
         (
             _header(subject, title, threshold),
             "<main>\n",
             _noscript(),
             _part("Robustness", _figure(charts["curves"]), tables.of_models(subject, threshold)),
+            _part("Ways to train", *_ways(subject, threshold, reference)) if grouped and reference else "",
             _part("Differences on the same chips", _figure(charts["differences"])),
             _part("Yield", _figure(charts["yield"])),
             _part("Layer by layer", _figure(charts["sensitivity"]), _panels(panels, told)),
@@ -136,7 +145,7 @@ def _scope(subject: Subject) -> str:
         f"{len(sweep.labels)} model{'s'[: len(sweep.labels) > 1]}",
         places if len(sigmas) > 1 else f"sigma {sigma_text(sigmas[0])}",
         _count(chips, "chip"),
-        _count(images, "example") + (" drawn for each" if points[0].drawn else " each"),
+        _count(images, "example") + (" drawn for each" if any(p.drawn for p in points) else " each"),
     ]
     if "hardware" in differing(sweep):
         return f"{', '.join(parts)}."
@@ -194,10 +203,22 @@ def _all_numbers(subject: Subject, threshold: float | None, files: dict[str, str
         markup.tag("p", *buttons, class_="downloads"),
         markup.tag("p", markup.text(f"{note}. {told}".strip()), class_="note"),
     ]
-    for made in (tables.of_points(subject, threshold), tables.of_pairs(subject), tables.of_layers(subject)):
-        long = made.count("<tr>") > LONG
-        parts.append(made.replace('class="scroll"', 'class="scroll long"', 1) if long else made)
+    pairs = "" if seeded(subject.sweep.labels) else tables.of_pairs(subject)
+    parts += map(_scrolled, (tables.of_points(subject, threshold), pairs, tables.of_layers(subject)))
     return "".join(parts)
+
+
+def _ways(subject: Subject, threshold: float | None, reference: str) -> tuple[str, ...]:
+    """Tables of groups of training seeds, which answer for ways to train; those of single networks do not."""
+    return (
+        _scrolled(group_tables.of_groups(subject, threshold)),
+        _scrolled(group_tables.of_group_tests(subject, reference)),
+    )
+
+
+def _scrolled(made: str) -> str:
+    """A table, scrolling by itself if it is long."""
+    return made.replace('class="scroll"', 'class="scroll long"', 1) if made.count("<tr>") > LONG else made
 
 
 def _noscript() -> str:

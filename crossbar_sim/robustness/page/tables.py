@@ -1,6 +1,7 @@
 """The numbers of a sweep as tables of the page."""
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.robustness.groups import seeded
 from crossbar_sim.robustness.page import markup
 from crossbar_sim.robustness.page.drawing import Subject
 from crossbar_sim.robustness.page.headline import crossing_words
@@ -14,12 +15,17 @@ from crossbar_sim.robustness.wording import fixed, limit_text
 
 
 def of_models(subject: Subject, threshold: float | None) -> str:
-    """One row per model: clean score, mean over the sigmas, difference to the first, crossing."""
+    """One row per model: clean score, mean over the sigmas, difference to the first, crossing.
+
+    Networks of training seeds have no such difference: chips of single networks say nothing of ways to train.
+    """
     sweep, scale, first = subject.sweep, subject.scale, subject.sweep.labels[0]
     sigmas = {p.sigma for points in sweep.curves.values() for p in points}
     where = "over the sigmas" if len(sigmas) > 1 else f"at sigma {sigma_text(sigmas.pop())}"
-    header = ["model", "clean (%)", f"mean {scale.name} {where} (%)", "95 % interval"]
-    if len(sweep.labels) > 1:
+    over = "95 % interval over chips" if seeded(sweep.labels) else "95 % interval"
+    header = ["model", "clean (%)", f"mean {scale.name} {where} (%)", over]
+    several = len(sweep.labels) > 1 and not seeded(sweep.labels)
+    if several:
         header.append(f"difference to {subject.names.short[first]}, same chips (points)")
     if threshold is not None:
         header.append(f"mean crosses {limit_text(threshold, 0)}")
@@ -31,7 +37,7 @@ def of_models(subject: Subject, threshold: float | None) -> str:
             number(scale.shown(sweep.tasks[label].clean)),
             *_overall(subject, whole),
         ]
-        if len(sweep.labels) > 1:
+        if several:
             row.append("" if label == first else _lead(subject, ahead(sweep, label, first)))
         if threshold is not None:
             found = sweep.crossing(label, scale.shown(threshold))

@@ -34,6 +34,7 @@ def yields(subject: Subject, threshold: float | None) -> Chart | None:
     every = sorted({p.sigma for points in sweep.curves.values() for p in points})
     sigmas = [every[i] for i in spread_evenly(len(every), MOST_SIGMAS)]
     points = [(label, p) for label in sweep.labels for p in sweep.curve(label) if p.sigma in set(sigmas)]
+    drawn = any(p.drawn for _, p in points)
     most = max(min(MOST_CELLS // len(points), MOST_STEPS), 12)
     options = [sigma_text(sigma) for sigma in sigmas]
     rows = [
@@ -74,10 +75,8 @@ def yields(subject: Subject, threshold: float | None) -> Chart | None:
         layers.insert(0, rule.encode(x=x))
     caption = joined(
         f"Share of chips with {'at least' if scale.more_is_better else 'at most'} the {scale.name} on the axis,",
-        "with 95 % Wilson bands, at the sigma chosen above.",
-        "Drawn images: corrected for the scatter that drawing adds."
-        if any(p.drawn for _, p in points)
-        else "",
+        f"with {'approximate 95 %' if drawn else '95 % Wilson'} bands, at the sigma chosen above.",
+        "Drawn images: corrected for the scatter that drawing adds." if drawn else "",
         f"{len(sigmas)} of {len(every)} sigmas can be chosen." if len(sigmas) < len(every) else "",
     )
     return Chart("chart-yield", finish(alt.layer(*layers).add_params(picked, chosen), caption, 260), caption)
