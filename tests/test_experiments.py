@@ -76,7 +76,14 @@ def test_a_quick_budget_trains_searches_and_compares_groups_once(command, experi
     assert points[1]["networks"] == 2
     assert found["tests"]["reference"] == "plain"
     assert [d["group"] for d in found["tests"]["differences"]] == ["found", "found"]
-    assert "quick budget" in (out / "two-quick.html").read_text()
+    page = (out / "two-quick.html").read_text()
+    assert "quick budget" in page
+    assert "Differences between ways to train" in page
+    assert "found less plain" in page
+    assert "range over seeds" in page
+    assert (
+        "Differences on the same chips" not in page
+    )  # chips of single networks say nothing of ways to train
     second = command("run", experiment, "-o", out, "--budget", "quick")
     assert second.code == 0, second.err
     assert not [line for line in second.out.splitlines() if line.startswith("training ")]
@@ -113,6 +120,11 @@ REFUSED = [
     (("[train.plain]", "[models.given]\npath = \"a.pt\"\narch_arguments = \"x\"\n[train.plain]"), "arch_arguments='x'"),
     (("[quick.train.found]", "[quick.train.fund]"), "did you mean 'found'?"),
     (("chips = 2", "chip = 2"), "did you mean 'chips'?"),
+    (("chips = 3\n", "chips = [4294967296]\n"), "chips are numbered from 0 to 4294967295"),
+    (("chips = 3\n", "chips = [-1]\n"), "give such numbers, or a count"),
+    (("chips = 3\n", "chips = 3\nmetric = \"map\"\n"), "metric='map'"),
+    (("chips = 3\nthreshold = 0.5", "half_width = 0.01\nmetric = \"output_error\""), "half_width needs a score"),
+    (("chips = 3\n", "half_width = 5\n"), "0.005 is half a point"),
 ]  # fmt: skip
 
 

@@ -165,6 +165,11 @@ def _answer(model: nn.Module, piece: Tensor) -> Any:
     except Exception as error:  # of the user's own code, or of torch where shapes do not fit: of any kind
         if "allocate memory" in str(error) or "out of memory" in str(error):
             raise MemoryError(str(error)) from error  # torch has no type for it on the CPU
+        if "does not require grad" in str(error):
+            raise InputError(
+                "the model's forward computes gradients (torch.autograd), and models run in inference mode here: "
+                "give a forward without them"
+            ) from error
         first = next((line for line in str(error).split("\n") if line.strip()), type(error).__name__)
         raise InputError(
             f"the model cannot take inputs of shape {tuple(piece.shape)} (batch first): {first.strip()}"

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from crossbar_sim.files import replacing
 from crossbar_sim.robustness.curve_figure import looks
 from crossbar_sim.robustness.figure import METADATA
-from crossbar_sim.robustness.groups import GroupPoint, boundless, group_curve, groups_of
+from crossbar_sim.robustness.groups import GroupPoint, boundless, group_curve, groups_in
 from crossbar_sim.robustness.page.look import Names, Scale, Style, sigma_axis
 from crossbar_sim.robustness.sweep import Sweep
 from crossbar_sim.text import visible
@@ -43,7 +43,7 @@ def draw_groups(
     Raises:
         InputError: if the file cannot be written.
     """
-    scale, groups = Scale.of(sweep.metric), groups_of(sweep.labels)
+    scale, groups = Scale.of(sweep.metric), groups_in(sweep)
     curves = {group: group_curve(sweep, group) for group in groups}
     names, wide = Names.of(list(groups)), boundless(curves)
     with looks():

@@ -9,6 +9,7 @@ import pytest
 from cli_runs import Command
 from made_sweeps import SIGMAS, details, task, trials
 
+from crossbar_sim.commands.report import _named
 from crossbar_sim.store import Results, Task
 
 
@@ -165,3 +166,18 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("[]\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("plain, seed 0,plain, seed 1", ["plain, seed 0", "plain, seed 1"]),
+        ("aware,plain, seed 1", ["aware, seed 0", "aware, seed 1", "plain, seed 1"]),
+        ("other, a,b", ["other, a,b"]),
+        ("erm , plain, seed 0", ["erm", "plain, seed 0"]),
+        ("eem,erm", ["eem", "erm"]),  # what is no name is left to be refused
+    ],
+)
+def test_models_are_named_with_the_commas_in_their_labels(text: str, found: list[str]) -> None:
+    labels = ["plain, seed 0", "plain, seed 1", "aware, seed 0", "aware, seed 1", "erm", "other, a,b"]
+    assert _named(text, labels) == found

@@ -55,6 +55,8 @@ def test_tables(command: Command, tmp_path: Path, form: str) -> None:
     shown = command("results", path, "--format", form)
     assert (shown.code, shown.err) == (0, "")
     assert command("results", path, "--format", form, "-o", "-") == shown
+    if form == "csv":
+        assert command("results", path, "-o", "-") == shown
     assert command("results", path, "--format", form, "-o", output).out == ""
     assert output.read_text("utf-8") == shown.out
     output.unlink()

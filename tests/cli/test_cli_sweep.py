@@ -4,6 +4,7 @@ import json
 import sqlite3
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from cli_runs import strict_json
@@ -11,6 +12,7 @@ from torch import nn
 
 from crossbar_sim import Hardware
 from crossbar_sim.robustness import deploy
+from crossbar_sim.robustness.benchmark import check_sigmas
 
 
 def test_a_sweep_prints_keeps_and_draws(command, files, digits, tmp_path):
@@ -278,3 +280,18 @@ def test_which_of_several_models_cannot_be_used_is_said(command, files, tmp_path
     done = command("sweep", *models, "--chips", 1, "--sigma", "0.1")
     assert done.code == 2
     assert done.err.startswith("error: b: the model's file does not tell the shape of an input")
+
+
+def test_one_point_is_not_at_two_ends(command, files):
+    done = command("sweep", files.checkpoint, "--sigma", "0:1:1")
+    assert done.code == 2
+    assert "one point is not at both ends" in done.err
+    done = command("sweep", files.checkpoint, "--sigma", "0.3", "--half-width", 5)
+    assert done.code == 2
+    assert "0.005 is half a point" in done.err
+
+
+def test_sigmas_are_those_that_were_meant():
+    assert check_sigmas(np.linspace(0, 1.5, 31)) == check_sigmas([i * 5 / 100 for i in range(31)])
+    assert 0.15 in check_sigmas(np.linspace(0, 1.5, 31))
+    assert check_sigmas([1e-14]) == (1e-14,)

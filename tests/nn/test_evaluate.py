@@ -200,3 +200,18 @@ def test_the_first_of_several_outputs_is_said_to_be_taken():
 )  # fmt: skip
 def test_several_outputs_are_counted_where_no_name_tells(answer, count):
     assert several(answer) == count
+
+
+def test_a_forward_that_computes_gradients_is_refused_in_words() -> None:
+    class Force(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.enable_grad():
+                x = x.detach().requires_grad_(True)
+                return torch.autograd.grad(self.a(x).tanh().sum(), x)[0]
+
+    with pytest.raises(InputError, match="the model's forward computes gradients"):
+        outputs(Force().eval(), numbers(3, 4))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.robustness.groups import GroupPoint, GroupTest, group_curve, group_tests, groups_of
+from crossbar_sim.robustness.groups import GroupPoint, GroupTest, group_curve, group_tests, groups_in
 from crossbar_sim.robustness.page.drawing import Subject, csv_text
 from crossbar_sim.robustness.point import Point
 
@@ -48,7 +48,7 @@ def downloads(subject: Subject, threshold: float | None, reference: str | None =
     rows = [_point(label, point, limit) for label in sweep.labels for point in sweep.curve(label)]
     found = {"curves.csv": csv_text(_CURVES, rows)}
     if reference is not None:
-        groups = [p for group in groups_of(sweep.labels) for p in group_curve(sweep, group, limit)]
+        groups = [p for group in groups_in(sweep) for p in group_curve(sweep, group, limit)]
         found["groups.csv"] = csv_text(_GROUPS, [_group(point, limit) for point in groups])
         found["tests.csv"] = csv_text(_TESTS, [_test(test) for test in group_tests(sweep, reference)])
     elif len(sweep.labels) > 1:

@@ -1,6 +1,6 @@
 """The numbers of ways to train, where networks were trained several times: curves over seeds, and their tests."""
 
-from crossbar_sim.robustness.groups import GroupPoint, GroupTest, group_curve, group_tests, groups_of
+from crossbar_sim.robustness.groups import GroupPoint, GroupTest, group_curve, group_tests, groups_in
 from crossbar_sim.robustness.page import markup
 from crossbar_sim.robustness.page.drawing import Subject
 from crossbar_sim.robustness.page.look import Names, number, sigma_text, span_text
@@ -10,7 +10,7 @@ from crossbar_sim.robustness.wording import fixed, limit_text
 
 def of_groups(subject: Subject, threshold: float | None) -> str:
     """One row per way to train and sigma; a network counts by its mean over chips."""
-    groups = groups_of(subject.sweep.labels)
+    groups = groups_in(subject.sweep)
     names = Names.of(list(groups)).whole
     limit = None if threshold is None else subject.scale.shown(threshold)
     header = [
@@ -44,7 +44,7 @@ def of_group_tests(subject: Subject, reference: str) -> str:
         InputError: if the sweep has no such group.
     """
     tests = group_tests(subject.sweep, reference)
-    names = Names.of(list(groups_of(subject.sweep.labels))).whole
+    names = Names.of(list(groups_in(subject.sweep))).whole
     bodies: dict[str, list[list[str]]] = {}
     for test in tests:
         title = f"{names[test.group]} less {names[reference]}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from crossbar_sim.robustness.groups import groups_of, seeded
+from crossbar_sim.robustness.groups import groups_in, seeded
 from crossbar_sim.robustness.page import markup
 from crossbar_sim.robustness.page.drawing import Subject
 from crossbar_sim.robustness.sweep import Sweep
@@ -16,9 +16,9 @@ def notes(subject: Subject) -> str:
     points = [p for label in subject.sweep.labels for p in subject.sweep.curve(label)]
     several, drawn = any(len(p.chips) > 1 for p in points), any(p.drawn for p in points)
     compared, swept = len(subject.sweep.labels) > 1, len({p.sigma for p in points}) > 1
-    lines = list(_of_seeds(subject.sweep)) if seeded(subject.sweep.labels) else [_CHIP]
+    lines = list(_of_seeds(subject.sweep)) if seeded(subject.sweep) else [_CHIP]
     lines.append("Chip i draws the same random numbers at every sigma and for every model.")
-    if several and seeded(subject.sweep.labels):
+    if several and seeded(subject.sweep):
         lines.append(
             "Mean of a single network: over its chips, with a 95 % Student t interval: what other chips of the same "
             "design would do with that network. Spread: the standard deviation between chips."
@@ -48,7 +48,7 @@ def notes(subject: Subject) -> str:
             "Crossing: where the mean, linear between sigmas, first passes the threshold; its interval is where the "
             "band of the mean does."
         )
-    if compared and not seeded(subject.sweep.labels):
+    if compared and not seeded(subject.sweep):
         lines.append(
             "Differences: Student's paired t on the chips that both models have, p-values corrected over the sigmas of "
             "a pair after Holm; the intervals shown are of each sigma by itself."
@@ -59,10 +59,10 @@ def notes(subject: Subject) -> str:
 def _of_seeds(sweep: Sweep) -> Iterator[str]:
     """What is random where ways to train are compared."""
     yield (
-        "The random unit of a way to train is the training seed: a network counts by its mean over chips, and intervals "
-        "are Student's t over networks, for the chips at hand, which all networks share."
+        "The random unit of a way to train is the training seed: a network counts by its mean over chips, and "
+        "intervals are Student's t over networks, for the chips at hand, which all networks share."
     )
-    if len(groups_of(sweep.labels)) > 1:
+    if len(groups_in(sweep)) > 1:
         yield (
             "Differences between ways to train: Welch's t over networks, p-values corrected over all sigmas and groups "
             "after Holm; the intervals shown are of each sigma by itself. Single networks are not tested against each "

@@ -5,12 +5,12 @@ from importlib import resources
 
 from crossbar_sim import __version__
 from crossbar_sim.files import write_text
-from crossbar_sim.robustness.groups import groups_of, seeded
+from crossbar_sim.robustness.groups import groups_in, seeded
 from crossbar_sim.robustness.page import group_tables, identity, markup, tables
 from crossbar_sim.robustness.page.curve_chart import curves
 from crossbar_sim.robustness.page.downloads import downloads, told_of_trials
 from crossbar_sim.robustness.page.drawing import CONFIG, Chart, Subject, library
-from crossbar_sim.robustness.page.headline import headline
+from crossbar_sim.robustness.page.headline import headline, mixed_words
 from crossbar_sim.robustness.page.layer_charts import Panel, histograms, sensitivity
 from crossbar_sim.robustness.page.look import Names, Scale, sigma_text
 from crossbar_sim.robustness.page.methods import notes
@@ -68,9 +68,9 @@ def page_text(
     else:
         check_threshold(sweep.metric, threshold)
     subject = Subject(sweep, Names.of(sweep.labels), Scale.of(sweep.metric))
-    grouped = seeded(sweep.labels)
+    grouped = seeded(sweep)
     if grouped and reference is None:
-        reference = next(iter(groups_of(sweep.labels)))
+        reference = next(iter(groups_in(sweep)))
     panels, told = histograms(subject)
     charts = {
         "curves": curves(subject, threshold),
@@ -123,13 +123,11 @@ def _header(subject: Subject, title: str, threshold: float | None) -> str:
         markup.tag("p", markup.prose(sentence), class_="lead")
         for sentence in headline(sweep, subject.names, subject.scale, threshold)
     ]
-    mixed = differing(sweep)
-    warn = f"These models were not measured alike. What differs between them: {', '.join(mixed)}."
     parts = [
         markup.tag("h1", markup.text(title)),
         *lead,
         markup.tag("p", markup.prose(_scope(subject)), class_="sub"),
-        markup.tag("p", markup.text(warn), class_="warn") if mixed else "",
+        *(markup.tag("p", markup.text(warn), class_="warn") for warn in mixed_words(sweep)),
     ]
     return markup.tag("header", *parts) + "\n"
 
@@ -203,7 +201,7 @@ def _all_numbers(subject: Subject, threshold: float | None, files: dict[str, str
         markup.tag("p", *buttons, class_="downloads"),
         markup.tag("p", markup.text(f"{note}. {told}".strip()), class_="note"),
     ]
-    pairs = "" if seeded(subject.sweep.labels) else tables.of_pairs(subject)
+    pairs = "" if seeded(subject.sweep) else tables.of_pairs(subject)
     parts += map(_scrolled, (tables.of_points(subject, threshold), pairs, tables.of_layers(subject)))
     return "".join(parts)
 

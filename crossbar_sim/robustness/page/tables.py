@@ -22,9 +22,9 @@ def of_models(subject: Subject, threshold: float | None) -> str:
     sweep, scale, first = subject.sweep, subject.scale, subject.sweep.labels[0]
     sigmas = {p.sigma for points in sweep.curves.values() for p in points}
     where = "over the sigmas" if len(sigmas) > 1 else f"at sigma {sigma_text(sigmas.pop())}"
-    over = "95 % interval over chips" if seeded(sweep.labels) else "95 % interval"
+    over = "95 % interval over chips" if seeded(sweep) else "95 % interval"
     header = ["model", "clean (%)", f"mean {scale.name} {where} (%)", over]
-    several = len(sweep.labels) > 1 and not seeded(sweep.labels)
+    several = len(sweep.labels) > 1 and not seeded(sweep)
     if several:
         header.append(f"difference to {subject.names.short[first]}, same chips (points)")
     if threshold is not None:
