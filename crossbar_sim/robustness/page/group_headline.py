@@ -46,13 +46,18 @@ def group_headline(sweep: Sweep, scale: Scale, where: str) -> str:
     first = f"{names[best]} has the {superlative} mean {scale.name} {where}, {_estimate(scores[best], scale)}"
     if len(groups) == 1:
         return f"{first}."
-    tests = compared({group: {0.0: values} for group, values in scores.items()}, best)
+    every = compared({group: {0.0: values} for group, values in scores.items()}, best)
+    tests = [test for test in every if test.adjusted is not None]
     close = [names[test.group] for test in tests if test.adjusted is None or test.adjusted >= ALPHA]
+    single = [names[test.group] for test in every if test.adjusted is None]
     how = "Welch's t over networks" + (", Holm's correction" if len(tests) > 1 else "")
+    rest = f"; {_listed(single)} cannot be tested without a spread between networks" if single else ""
+    if not tests:
+        return f"{first}{rest}."
     if not close:
-        others = "the other way" if len(tests) == 1 else f"any of the other {len(tests)} ways"
-        return f"{first}, and that is more than chance against {others} to train ({how})."
-    return f"{first}, but cannot be told from {_listed(close)} ({how})."
+        others = "the other way" if len(tests) == 1 else f"any of {len(tests)} other ways"
+        return f"{first}, and that is more than chance against {others} to train ({how}){rest}."
+    return f"{first}, but cannot be told from {_listed(close)} ({how}){rest}."
 
 
 def _listed(names: Iterable[str]) -> str:
