@@ -210,7 +210,7 @@ class Hardware:
             references = [cells(p, whole)[w.size - aligned :] for p in range(self.mapping.planes)]
 
         def by_planes(part: slice, out: Float32) -> None:
-            sliced = self.mapping.slices > 1
+            sliced = self.mapping.weighted
             for first in range(0, self.mapping.planes, step):
                 to, fresh = np.empty_like(out) if sliced else out, sliced or first == 0
                 if self._reference:
