@@ -197,9 +197,7 @@ class Mapping(ABC):
         """Eq. (2) to (4) and (28) for a chunk: weight 0 plus sign s w, held to the window and its levels."""
         low, high = np.float32(self.g_min), np.float32(self.g_max)
         if self.levels is None:
-            kernels.to_cells(
-                w, scale, rows, start, np.float32(sign), np.float32(self.middle), low, high, out
-            )
+            kernels.to_cells(w, scale, rows, start, np.float32(sign), np.float32(self.middle), low, high, out)
             return
         top, base = float(self.levels - 1), float(self.middle_level)
         kernels.to_levels(w, scale, rows, start, sign / self.step, base, top, out)

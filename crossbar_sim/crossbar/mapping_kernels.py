@@ -77,9 +77,39 @@ def to_levels(
 
 @kernel
 def at_levels(step: Any, low: Any, high: Any, out: Any) -> None:
-    """Eq. (4): levels to conductances, in place; the minimum keeps the highest level from passing `high` by a rounding."""
+    """Eq. (4): levels to conductances, in place.
+
+    The minimum keeps the highest level from passing `high` by a rounding.
+    """
     for i in range(out.size):
         out[i] = min(fma(out[i], step, low), high)
+
+
+@inlined
+def _near(g: Any, low: Any, unit: Any) -> Any:
+    """The level that g lies on, counted from `low` in units of `unit`, as far as single precision shows; else -1."""
+    g = np.float64(g)
+    level = np.floor((g - low) / unit + 0.5)
+    return level if abs(g - (low + level * unit)) <= 2.0**-22 * g else -1.0
+
+
+@kernel
+def in_levels(g: Any, low: Any, unit: Any, out: Any) -> None:
+    """out = g / unit; exactly level + low / unit where g is on a level."""
+    per, offset = f32(unit), low / unit
+    for i in range(out.size):
+        level = _near(g[i], low, unit)
+        out[i] = f32(level + offset) if level >= 0.0 else f32(g[i] / per)
+
+
+@kernel
+def level_differences(plus: Any, minus: Any, low: Any, unit: Any, out: Any) -> None:
+    """out = (plus - minus) / unit; exactly the whole number where both are on a level."""
+    per = f32(unit)
+    for i in range(out.size):
+        a, b = _near(plus[i], low, unit), _near(minus[i], low, unit)
+        there = a >= 0.0 and b >= 0.0
+        out[i] = f32(a - b) if there else f32(f32(plus[i] / per) - f32(minus[i] / per))
 
 
 @kernel
