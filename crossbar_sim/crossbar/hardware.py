@@ -98,7 +98,7 @@ class Hardware:
         own: dict[str, Any] = {name: None for name in (*off, *READING) if name not in ("clip", "levels")}
         of_mapping: dict[str, Any] = {name: None for name in off if name in ("clip", "levels")}
         if "levels" in of_mapping:
-            of_mapping["cell_bits"] = None
+            of_mapping |= {name: None for name in ("cell_bits", "encoding") if hasattr(self.mapping, name)}
         return replace(self, mapping=replace(self.mapping, **of_mapping), **own)
 
     def geometry(self, rows: int, cols: int, groups: int = 1) -> Geometry:
