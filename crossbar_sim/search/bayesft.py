@@ -294,8 +294,14 @@ def _scores(trial: Tried) -> tuple[float, ...]:
         InputError: if it is.
     """
     scores = trial.notes.get("scores")
-    if not isinstance(scores, list) or not scores or not all(isinstance(score, int | float) for score in scores):
-        raise InputError(f"the study is damaged: trial {trial.number} has no scores; search again into a new file")
+    if (
+        not isinstance(scores, list)
+        or not scores
+        or not all(isinstance(score, int | float) for score in scores)
+    ):
+        raise InputError(
+            f"the study is damaged: trial {trial.number} has no scores; search again into a new file"
+        )
     return tuple(map(float, scores))
 
 

@@ -102,7 +102,13 @@ class ThetaFile:
 
 
 def _outcome(number: int, value: float, variance: float | None, seconds: float, notes: Any) -> Any:
-    return int(number), float(value), None if variance is None else float(variance), float(seconds), dict(notes)
+    return (
+        int(number),
+        float(value),
+        None if variance is None else float(variance),
+        float(seconds),
+        dict(notes),
+    )
 
 
 def _tensors(weights: Any) -> Weights:
@@ -162,7 +168,9 @@ def _agreed(study: Study, file: ThetaFile, first: Theta) -> Theta:
     theta, done = file.read() or first, study.done
     shapes = [{name: value.shape for name, value in one.weights.items()} for one in (theta, first)]
     if shapes[0] != shapes[1]:
-        raise InputError(f"{file.path} holds the weights of another network: move it away, or name another study")
+        raise InputError(
+            f"{file.path} holds the weights of another network: move it away, or name another study"
+        )
     if theta.done == done:
         return theta
     missed: Sequence[Any] = [each for each in theta.outcomes if each[0] >= done]
