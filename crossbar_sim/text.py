@@ -68,7 +68,7 @@ def check_depth(value: Any) -> None:
         level = [item for items in level for item in (items.values() if isinstance(items, dict) else items)]
 
 
-_TOO_DEEP = f"nested deeper than {DEEPEST} levels"
+_TOO_DEEP = f"nested too deeply (more than {DEEPEST} levels)"
 
 
 def _refuse_constant(name: str) -> Any:

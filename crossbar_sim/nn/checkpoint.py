@@ -74,7 +74,7 @@ def write_tensors(path: str | os.PathLike[str], content: object) -> None:
         InputError: with the system's reason, if the file cannot be written; what was at `path` is as it was.
     """
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        stream = _Stream(file)
+        stream: Any = _Stream(file)
         try:
             torch.save(content, stream)
             file.flush()
