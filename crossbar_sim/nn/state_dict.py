@@ -43,33 +43,39 @@ def fill(model: nn.Module, state: Mapping[Any, Any], whose: str, trusted: bool =
     """
     network = _network(model, whose)
     _check_entries(state)
-    first_fault: InputError | None = None
+    first: _Misfit | None = None
     for table, renaming in readings(state, network, whose):
         held, kept = _extra_states(table, model, trusted)
         complete, about = _completed(held, network, model)
         exact = held.keys() == network.keys()
-        fault: InputError | None = None
+        fault: _Misfit | None = None
         for given, said in ((held, ()), (complete, about)):
             if given is complete and (exact or not about):
                 continue
-            fault = _load(model, given, network, whose, copies=not exact)
-            if isinstance(fault, tuple):
-                notes = (renaming, *said, *kept, *_torn(given, model), *_conversions(given, network), *fault)
-                return tuple(note for note in notes if note)
-        first_fault = first_fault or fault
-    assert first_fault is not None
-    raise first_fault
+            try:
+                left = _load(model, given, network, whose, copies=not exact)
+            except _Misfit as error:
+                fault = error
+                continue
+            notes = (renaming, *said, *kept, *_torn(given, model), *_conversions(given, network), *left)
+            return tuple(note for note in notes if note)
+        first = first or fault
+    assert first is not None
+    raise InputError(str(first)) from first
 
 
-def _load(
-    model: nn.Module, table: Table, network: Table, whose: str, copies: bool
-) -> InputError | tuple[str, ...]:
-    """Load the table as torch does: what is wrong with it, or sentences on the model.
+class _Misfit(InputError):
+    """Names, shapes or a hook of the model's refuse a table, which another reading of it may pass."""
+
+
+def _load(model: nn.Module, table: Table, network: Table, whose: str, copies: bool) -> tuple[str, ...]:
+    """Load the table as torch does; sentences on what that left.
 
     Args:
         copies: give tensors to the model's hooks that these may change.
 
     Raises:
+        _Misfit: the model does not take it.
         InputError: a weight is no conductance.
     """
     for name, value in table.items():
@@ -96,7 +102,7 @@ def _load(
         if "set_extra_state" in frames:
             faults = f"set_extra_state refuses what the file has ({_first_line(error)})"
         faults = faults or f"its load_state_dict refuses them ({_first_line(error)})"
-        return InputError(f"the weights do not fit {whose}: {faults}; check --arch and its arguments")
+        raise _Misfit(f"the weights do not fit {whose}: {faults}; check --arch and its arguments") from error
     _finish_lazy(model)
     model.float()
     for name, parameter in model.named_parameters():
@@ -240,14 +246,14 @@ def _completed(table: Table, network: Table, model: nn.Module) -> tuple[Table, t
                     del new[part]
                 notes.append(f"{name} was computed from the parts that {how} keeps in the file")
     for names in _aliases(model):
-        there = [name for name in names if name in new]
-        for name in names if there else ():
+        known = [name for name in names if name in new]
+        for name in names if known else ():
             if name in network and name not in new:
-                new[name] = new[there[0]]
-                notes.append(f"{name} is not in the file: in the network it is the same tensor as {there[0]}")
+                new[name] = new[known[0]]
+                notes.append(f"{name} is not in the file: in the network it is the same tensor as {known[0]}")
     for name, own in model.named_buffers(remove_duplicate=False):
-        value = new.get(name)
-        if name not in network and isinstance(value, Tensor) and _equal(value, own):
+        there = new.get(name)
+        if name not in network and isinstance(there, Tensor) and _equal(there, own):
             del new[name]
             notes.append(f"{name} of the file is what the network computes itself, and was left out")
     if len(notes) > _SHOWN:
