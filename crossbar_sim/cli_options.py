@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.text import parse_json
 
 if TYPE_CHECKING:
     from crossbar_sim.crossbar.hardware import Hardware
@@ -215,10 +216,8 @@ def parsed_arch_arguments(arch_arguments: str | None) -> dict[str, Any] | None:
     Raises:
         InputError: if it is no JSON object.
     """
-    import json
-
     try:
-        arguments = json.loads(arch_arguments) if arch_arguments else None
+        arguments = parse_json(arch_arguments) if arch_arguments else None
     except ValueError as error:
         raise InputError(f"--arch-arguments is no JSON: {error}") from error
     if arguments is not None and not isinstance(arguments, dict):
