@@ -98,7 +98,7 @@ class Hardware:
         own: dict[str, Any] = {name: None for name in (*off, *READING) if name not in ("clip", "levels")}
         of_mapping: dict[str, Any] = {name: None for name in off if name in ("clip", "levels")}
         if "levels" in of_mapping:
-            of_mapping["cell_bits"] = None
+            of_mapping |= {name: None for name in ("cell_bits", "encoding") if hasattr(self.mapping, name)}
         return replace(self, mapping=replace(self.mapping, **of_mapping), **own)
 
     def geometry(self, rows: int, cols: int, groups: int = 1) -> Geometry:
@@ -210,7 +210,7 @@ class Hardware:
             references = [cells(p, whole)[w.size - aligned :] for p in range(self.mapping.planes)]
 
         def by_planes(part: slice, out: Float32) -> None:
-            sliced = self.mapping.slices > 1
+            sliced = self.mapping.weighted
             for first in range(0, self.mapping.planes, step):
                 to, fresh = np.empty_like(out) if sliced else out, sliced or first == 0
                 if self._reference:
