@@ -129,6 +129,10 @@ def model_options(command: F) -> F:
         "--trust-pickle", is_flag=True, help="Load a pickled module, running whatever code it holds."
     )(command)
     command = click.option(
+        "--weights",
+        help="Which weights of a file that holds several: its key (state_dict_ema), or how their names begin.",
+    )(command)
+    command = click.option(
         "--arch-arguments", help="Arguments of that network as JSON, e.g. '{\"classes\": 43}'."
     )(command)
     return click.option(
@@ -183,7 +187,18 @@ def _tile(text: str) -> tuple[int, int]:
         raise InputError(f"--tile {text!r}: expected rows x columns such as 128x128") from None
 
 
-def read_model(path: str, arch: str | None, arch_arguments: str | None, trust_pickle: bool) -> "LoadedModel":
+def model_ways(options: dict[str, Any]) -> dict[str, Any]:
+    """Take what `model_options` adds out of a command's options, for `read_model`."""
+    return {name: options.pop(name) for name in ("arch", "arch_arguments", "trust_pickle", "weights")}
+
+
+def read_model(
+    path: str,
+    arch: str | None,
+    arch_arguments: str | None,
+    trust_pickle: bool,
+    weights: str | None = None,
+) -> "LoadedModel":
     """Load a model file as the options say.
 
     Raises:
@@ -191,7 +206,7 @@ def read_model(path: str, arch: str | None, arch_arguments: str | None, trust_pi
     """
     from crossbar_sim.nn.loading import load_model
 
-    return load_model(path, arch, parsed_arch_arguments(arch_arguments), trust_pickle)
+    return load_model(path, arch, parsed_arch_arguments(arch_arguments), trust_pickle, weights)
 
 
 def parsed_arch_arguments(arch_arguments: str | None) -> dict[str, Any] | None:

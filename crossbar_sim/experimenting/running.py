@@ -151,7 +151,7 @@ def _files(experiment: Experiment, tried: Splits) -> dict[str, Model]:
             continue
         with named(f"models.{label}"):
             path = experiment.folder / given.path
-            model = _of_file(experiment, label, path, tried, given.arch, given.arch_arguments)
+            model = _of_file(experiment, label, path, tried, given.arch, given.arch_arguments, given.weights)
             check_judged(experiment, model.module, model.examples, model.fixed)
         same = by_identity.setdefault(canonical(model.identity), label)
         if same != label:
@@ -162,9 +162,9 @@ def _files(experiment: Experiment, tried: Splits) -> dict[str, Model]:
 
 def _of_file(
     experiment: Experiment, label: str, path: Path, tried: Splits,
-    arch: str | None = None, arch_arguments: Mapping[str, Any] | None = None,
+    arch: str | None = None, arch_arguments: Mapping[str, Any] | None = None, weights: str | None = None,
 ) -> Model:  # fmt: skip
-    loaded = load_model(path, arch, arch_arguments)
+    loaded = load_model(path, arch, arch_arguments, weights=weights)
     examples = find_examples(loaded, tried, None, None, None, experiment.seed)
-    ways = {"arch": arch, "arch_arguments": arch_arguments}
+    ways = {"arch": arch, "arch_arguments": arch_arguments, "weights": weights}
     return model_of_file(label, str(path), loaded, examples, ways)

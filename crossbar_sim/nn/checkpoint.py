@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import replacing
 from crossbar_sim.nn.networks import build
-from crossbar_sim.nn.state_dict import fill
+from crossbar_sim.nn.state_dict import check_fit, check_size, fill
 
 FORMAT = "crossbar-sim checkpoint"
 FORMAT_VERSION = 1
@@ -90,13 +91,46 @@ def restore(content: Mapping[str, Any]) -> tuple[nn.Module, str, str | None, tup
     for field, kind in (("network", str), ("arguments", dict), ("state_dict", dict)):
         if not isinstance(content.get(field), kind):
             raise InputError(f"checkpoint field {field!r} is missing or not a {kind.__name__}")
-    name = content["network"]
+    name, state, whose = (
+        content["network"],
+        content["state_dict"],
+        f"network {content['network']!r} of this checkpoint",
+    )
+    arguments = {str(key): value for key, value in content["arguments"].items()}
+    # What a file claims is allocated only when the weights have been found to be as large.
+    check_size({"": state})
+    with torch.device("meta"), _Undrawn():
+        check_fit(_built(name, arguments), state, whose)
     # Drawing initial weights that are replaced at once must not move the caller's generator.
     with torch.random.fork_rng(devices=[]):
-        model = build(name, **{str(k): v for k, v in content["arguments"].items()})
-    converted = fill(model, content["state_dict"], f"network {name!r} of this checkpoint")
+        model = _built(name, arguments)
+    converted = fill(model, state, whose)
     data = content.get("data")
     return model, name, data if isinstance(data, str) else None, converted
+
+
+class _Undrawn(TorchFunctionMode):
+    """No initial weights are drawn: on the meta device there are none, and asking for them loads torch's compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init" or func in (Tensor.normal_, Tensor.uniform_):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _built(name: str, arguments: dict[str, Any]) -> nn.Module:
+    try:
+        return build(name, **arguments)
+    except InputError:
+        raise
+    except Exception as error:
+        # Arguments of a file may be of any type and size, which constructors and torch refuse in many ways.
+        raise InputError(
+            f"the arguments of this checkpoint make no network {name[:60]!r} ({type(error).__name__}: "
+            f"{(str(error).splitlines() or [''])[0][:120]}): the file is damaged; save it again"
+        ) from error
 
 
 def _plain(field: str, value: Any) -> Any:

@@ -145,7 +145,7 @@ CASES: dict[str, tuple[str, str]] = {
     "chip file missing": ("deploy MODEL --conductances BAD/no.h5", "no.h5"),
     "chip file empty": ("deploy MODEL --conductances BAD/empty.h5", "is empty"),
     "chip file garbage": ("deploy MODEL --conductances BAD/garbage.h5", "damaged"),
-    "chip file is a model": ("deploy MODEL --conductances MODEL", "no HDF5"),
+    "chip file is a model": ("deploy MODEL --conductances MODEL", "not an HDF5"),
     "chip file without layers": ("deploy MODEL --conductances BAD/nothing.h5", "/layers"),
     "chip file of another model": ("deploy MODEL --conductances BAD/other.h5", "fc9"),
     "chip file of another shape": ("deploy MODEL --conductances BAD/shape.h5", "fc1"),

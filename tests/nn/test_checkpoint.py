@@ -1,6 +1,7 @@
 import builtins
 import io
 import os
+import resource
 import stat
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import pytest
 import torch
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.checkpoint import FORMAT, save_checkpoint
+from crossbar_sim.nn.checkpoint import FORMAT, _Undrawn, save_checkpoint
 from crossbar_sim.nn.loading import load_model
-from crossbar_sim.nn.networks import MLP, LeNet5
+from crossbar_sim.nn.networks import MLP, NETWORKS, LeNet5, build
 
 
 @pytest.fixture
@@ -131,3 +132,42 @@ def test_loading_reads_the_file_once(model, tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "open", counting)
     load_model(path)
     assert opened.count(str(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("network", "arguments", "says"),
+    [
+        ("mlp", {"hidden": [30000, 30000]}, "of another shape"),
+        ("mlp", {"inputs": 10**6, "hidden": [10**6, 10**6]}, "of another shape"),
+        ("mlp", {"hidden": [10**9]}, "of another shape"),
+        ("mlp", {"inputs": 10**30}, "make no network 'mlp'"),
+        ("mlp", {"name": "x"}, "TypeError|no argument 'name'"),
+        ("lenet5", {"channels": 10**9}, "missing"),
+        ("vgg-11", {"classes": 10**12}, "missing"),
+        ("coded", {"codes": 5}, "make no network 'coded'"),
+        ("coded", {"codes": ("01", "10"), "arguments": 5}, "make no network 'coded'"),
+        ("averaged", {"arguments": 5}, "make no network 'averaged'"),
+        ("averaged", {"copies": 10**12}, "missing|of another shape"),
+    ],
+)
+def test_what_a_checkpoint_claims_is_compared_before_it_is_allocated(
+    network, arguments, says, model, tmp_path
+):
+    path = tmp_path / "m.pt"
+    save_checkpoint(path, model, "mlp", model.arguments, "digits")
+    torch.save({**torch.load(path, weights_only=True), "network": network, "arguments": arguments}, path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match=says) as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_has_its_shapes_on_the_meta_device(name):
+    arguments = {"codes": ("0011", "1100")} if name == "coded" else {}
+    with torch.device("meta"), _Undrawn():
+        shapes = {n: v.shape for n, v in build(name, **arguments).state_dict().items()}
+    if name not in ("preact-resnet-152", "preact-resnet-50", "vgg-11"):  # the slow ones
+        assert shapes == {n: v.shape for n, v in build(name, **arguments).state_dict().items()}
+    assert shapes
