@@ -30,6 +30,7 @@ from crossbar_sim.robustness.view import progress, show
 from crossbar_sim.robustness.wording import say
 from crossbar_sim.store import ChipFile, describe_chip, export_chip, read_chip
 from crossbar_sim.store.describe import hardware_in_words
+from crossbar_sim.store.guard import is_hdf5
 
 
 def run_deploy(
@@ -196,13 +197,13 @@ def run_export(
 
 
 def describe(
-    path: str, arch: str | None, arch_arguments: str | None, trust_pickle: bool
+    path: str, arch: str | None, arch_arguments: str | None, trust_pickle: bool, weights: str | None = None
 ) -> Iterator[tuple[str, str]]:
     """What a chip file or a model file holds, as (name, text) lines."""
-    if _is_hdf5(path):
+    if is_hdf5(path):
         yield from describe_chip(path)
         return
-    loaded = read_model(path, arch, arch_arguments, trust_pickle)
+    loaded = read_model(path, arch, arch_arguments, trust_pickle, weights)
     yield "file", f"{loaded.source}, network {loaded.name}"
     yield "parameters", f"{sum(p.numel() for p in loaded.module.parameters()):,}"
     yield "input", "x".join(map(str, loaded.input_shape)) if loaded.input_shape else "not told by the file"
@@ -263,14 +264,6 @@ def _moved(module: nn.Module, device: torch.device) -> nn.Module:
     except RuntimeError as error:
         why = str(error).split("\n", 1)[0]
         raise InputError(f"--device {device}: the model cannot be moved there ({why})") from error
-
-
-def _is_hdf5(path: str) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(8) == b"\x89HDF\r\n\x1a\n"
-    except OSError:
-        return False  # load_model says why, in its words
 
 
 def _identity(loaded: LoadedModel, data: dict[str, Any], chip_file: ChipFile | None) -> dict[str, Any]:

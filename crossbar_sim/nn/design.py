@@ -85,6 +85,7 @@ class Design:
         effects: of converters and read noise, those that act for the moment; None: all of the design's.
         probe: called before every product through converters; see `nn.tiled`.
         past: layers with converters from whose weights something was computed past them.
+        touched: names of the arrays that have been read, for as long as somebody collects them; None: nobody does.
         reads: how often each array with converters has been read since the chip was set, outside of `reading`.
     """
 
@@ -102,6 +103,7 @@ class Design:
     reads: dict[str, int] = field(default_factory=dict)
     past: set[str] = field(default_factory=set)
     remap: bool = False
+    touched: set[str] | None = None
 
     def runs(self, layer: str) -> bool:
         """Whether the layer is on its arrays at present."""

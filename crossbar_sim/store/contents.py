@@ -33,9 +33,10 @@ def open_arrays(file: h5py.File) -> Iterator[Opened]:
         InputError: if there is none, or one cannot be used.
     """
     if not child(file, LAYERS, h5o.TYPE_GROUP):
+        names = [show(name)[1:-1] for _, name in zip(range(4), file, strict=False)]
         raise InputError(
-            "holds no group /layers and so no conductances of a network; write a chip file with "
-            "crossbar-sim export, or see docs/format.md for one of your own"
+            f"holds no group /layers (it has {', '.join(names) or 'nothing'}) and so no conductances of a network; "
+            "write a chip file with crossbar-sim export, or see docs/format.md for one of your own"
         )
     layers, found = file[LAYERS], False
     for outer in layers:

@@ -86,6 +86,11 @@ class StoredArray:
             window = (base.g_min, base.g_max) if given is None else (given.g_min, given.g_max)
         return replace(base, copies=copies, g_min=window[0], g_max=window[1])
 
+    def _why(self, *needed: int) -> str:
+        if self.shape[::-1] == needed:  # MATLAB writes the dimensions of its arrays backwards
+            return "its dimensions are in reverse order; from MATLAB, write permute(g, [3 2 1])"
+        return "is it the chip of another model or other hardware?"
+
     def weights(
         self, dataset: h5py.Dataset, unit: float, columns: Float32, hardware: Hardware | None
     ) -> Float32:
@@ -143,7 +148,7 @@ class StoredArray:
             raise InputError(
                 f"{self.path} has shape {self.shape} and {self.name} of the model needs "
                 f"{(mapping.planes, rows, physical)}, planes, rows and columns{last} of mapping "
-                f"{mapping.kind}: is it the chip of another model or other hardware?"
+                f"{mapping.kind}: {self._why(mapping.planes, rows, physical)}"
             )
         scale = self.scale
         if scale is None:
