@@ -14,6 +14,7 @@ import sys
 import sysconfig
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,10 @@ def packed(value: Any) -> bytes:
         InputError: if something in it cannot be pickled.
     """
     buffer = io.BytesIO()
+    folders: dict[str, str] = {}
     try:
         pickler = _pickler()(buffer, protocol=pickle.HIGHEST_PROTOCOL)
-        pickler.folders = folders = {}
+        pickler.folders = folders
         pickler.dump(value)
     except Exception as error:  # of whatever the user's own code holds
         raise InputError(
@@ -80,11 +82,11 @@ def unpacked(data: bytes) -> Any:
 
 def _pickler() -> type[Any]:
     """A pickler for graphs, which also takes classes and functions that have no name to be found by, if it can."""
-    base: type[Any]
-    try:
-        from cloudpickle import Pickler as base  # type: ignore[import-untyped]  # comes with Dask
-    except ImportError:
-        base = pickle.Pickler
+    base: Any = pickle.Pickler
+    with suppress(ImportError):
+        import cloudpickle  # type: ignore[import-untyped]  # comes with Dask
+
+        base = cloudpickle.Pickler
 
     class Pickler(base):  # type: ignore[misc]
         folders: dict[str, str]
@@ -148,16 +150,17 @@ def _of_torch(hook: object) -> bool:
 
 
 def _named(arguments: Any) -> Any:
-    return fx.node.map_aggregate(
-        arguments, lambda value: _Node(value.name) if isinstance(value, fx.Node) else value
-    )
+    def named(value: Any) -> Any:
+        return _Node(value.name) if isinstance(value, fx.Node) else value
+
+    return fx.node.map_aggregate(arguments, named)
 
 
 def _rebuilt(
     kind: type[fx.GraphModule], state: dict[str, Any], nodes: list[tuple[Any, ...]], codegen: Any
 ) -> fx.GraphModule:
     """A graph module from its parts."""
-    graph, made = fx.Graph(), {}
+    graph, made = fx.Graph(), dict[str, fx.Node]()
 
     def found(value: Any) -> Any:
         return made[value.name] if isinstance(value, _Node) else value

@@ -214,9 +214,7 @@ def test_a_model_that_cannot_be_sent_is_refused_in_one_line():
 
 
 def test_code_beside_the_user_is_found_on_a_worker_or_missed_in_one_line(tmp_path):
-    (tmp_path / "besides_me.py").write_text(
-        "import torch\nclass Net(torch.nn.Flatten):\n    size = 3\n"
-    )
+    (tmp_path / "besides_me.py").write_text("import torch\nclass Net(torch.nn.Flatten):\n    size = 3\n")
     sys.path.insert(0, str(tmp_path))
     try:
         data = packed(importlib.import_module("besides_me").Net())
@@ -231,7 +229,9 @@ def test_code_beside_the_user_is_found_on_a_worker_or_missed_in_one_line(tmp_pat
         sys.modules.pop("besides_me", None)
     (tmp_path / "besides_me.py").unlink()
     importlib.invalidate_caches()
-    with pytest.raises(InputError, match=r"No module named 'besides_me'.*it needs besides_me from .*without workers"):
+    with pytest.raises(
+        InputError, match=r"No module named 'besides_me'.*it needs besides_me from .*without workers"
+    ):
         unpacked(data)
 
 
