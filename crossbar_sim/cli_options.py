@@ -175,9 +175,9 @@ def build_hardware(options: dict[str, Any]) -> tuple["Hardware", tuple[str, ...]
             )
         loaded = load_hardware(options["hardware_file"])
         hardware = override(loaded, **given)
-        return hardware, dropped_ranges(loaded, hardware)
+        return hardware, (*dropped_ranges(loaded, hardware), *hardware.mapping.cautions)
     design = preset(options.get("preset") or "bayesft").with_(**given)
-    return design.hardware, design.warnings()
+    return design.hardware, (*design.warnings(), *design.hardware.mapping.cautions)
 
 
 def _tile(text: str) -> tuple[int, int]:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossbar_sim.nn.analog import PROGRAMMED, Analog
+from crossbar_sim.nn.analog import ATTRIBUTE
 
-_OURS = frozenset(nn.Module().__dict__) | {"_slots", "_design", "_tags", "_graphs", "_tiled"}
+_OURS = frozenset(nn.Module().__dict__) | {ATTRIBUTE}
 """Attributes that are torch's and ours, and no state of the user's forward."""
 
 _CONTAINERS = (list, dict, set, deque)
@@ -50,7 +50,7 @@ class _Kept:
         self.name, self.module = name, module
         self.attributes = _attributes(module)
         self.contents = {k: type(v)(v) for k, v in self.attributes.items() if type(v) in _CONTAINERS}
-        self.buffers = _buffers(module)
+        self.buffers = dict(module._buffers)
         tensors = {**self.attributes, **self.buffers}
         self.tensors = {
             name: _Tensor(t, t.detach().clone())
@@ -59,7 +59,7 @@ class _Kept:
         }
 
     def changed(self) -> Iterator[str]:
-        now = {**_attributes(self.module), **_buffers(self.module)}
+        now = {**_attributes(self.module), **self.module._buffers}
         before = {**self.attributes, **self.buffers}
         for name in {**before, **now}:
             if name not in now or name not in before or self._differs(name, now[name], before[name]):
@@ -82,7 +82,7 @@ class _Kept:
             value = self.attributes[name]
             value.clear()
             value.extend(held) if isinstance(value, list | deque) else value.update(held)
-        for name in _buffers(self.module).keys() - self.buffers.keys():
+        for name in self.module._buffers.keys() - self.buffers.keys():
             del self.module._buffers[name]
         self.module._buffers.update(self.buffers)
         for tensor in self.tensors.values():
@@ -135,13 +135,6 @@ def left_on(model: nn.Module) -> tuple[str, ...]:
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if name not in _OURS}
-
-
-def _buffers(module: nn.Module) -> dict[str, Any]:
-    """Without those that arrays are programmed into."""
-    if not isinstance(module, Analog):
-        return dict(module._buffers)
-    return {name: buffer for name, buffer in module._buffers.items() if not name.startswith(PROGRAMMED)}
 
 
 def _same(a: object, b: object) -> bool:

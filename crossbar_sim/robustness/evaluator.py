@@ -1,6 +1,5 @@
 """One model on chips: what a worker does, wherever it runs."""
 
-import copy
 import functools
 import queue
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.overrides import alike, at_sigma
 from crossbar_sim.nn.chain import Chain
 from crossbar_sim.nn.convert import to_analog
+from crossbar_sim.nn.copying import copy_module
 from crossbar_sim.nn.evaluate import one_thread, outputs, torch_threads_kept
 from crossbar_sim.nn.sending import portable
 from crossbar_sim.robustness.drawn_images import Strata
@@ -136,7 +136,7 @@ def _measurers(subject: Subject) -> list[Measurer]:
     # made anew: to look for a chain runs the forward, which may leave tensors on the model that cannot be copied
     analog = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip)
     memo = {id(p): p for p in analog.parameters()}
-    copies = [analog, *(copy.deepcopy(analog, dict(memo)) for _ in range(1, count))]
+    copies = [analog, *(copy_module(analog, dict(memo)) for _ in range(1, count))]
     return [AnyModel(subject, each) for each in copies]
 
 
