@@ -117,7 +117,10 @@ def faithful(
     """
     if clean is None:
         few = few_of(x, fixed, 2 if detects(model) else None)
-        clean = few, few_outputs(model, few, fixed)
+        try:
+            clean = few, few_outputs(model, few, fixed)
+        except InputError:  # which the caller's own run will say, unless it needs no outputs
+            return analog
     few, wanted = clean
     first = _look(analog, model, few, wanted, fixed)
     if first.fine:
