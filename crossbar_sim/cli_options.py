@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.text import parse_json
 
 if TYPE_CHECKING:
     from crossbar_sim.crossbar.hardware import Hardware
@@ -174,9 +175,9 @@ def build_hardware(options: dict[str, Any]) -> tuple["Hardware", tuple[str, ...]
             )
         loaded = load_hardware(options["hardware_file"])
         hardware = override(loaded, **given)
-        return hardware, dropped_ranges(loaded, hardware)
+        return hardware, (*dropped_ranges(loaded, hardware), *hardware.mapping.cautions)
     design = preset(options.get("preset") or "bayesft").with_(**given)
-    return design.hardware, design.warnings()
+    return design.hardware, (*design.warnings(), *design.hardware.mapping.cautions)
 
 
 def _tile(text: str) -> tuple[int, int]:
@@ -215,10 +216,8 @@ def parsed_arch_arguments(arch_arguments: str | None) -> dict[str, Any] | None:
     Raises:
         InputError: if it is no JSON object.
     """
-    import json
-
     try:
-        arguments = json.loads(arch_arguments) if arch_arguments else None
+        arguments = parse_json(arch_arguments) if arch_arguments else None
     except ValueError as error:
         raise InputError(f"--arch-arguments is no JSON: {error}") from error
     if arguments is not None and not isinstance(arguments, dict):

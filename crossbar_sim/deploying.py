@@ -5,7 +5,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -93,8 +92,6 @@ def run_deploy(
         chip_file = read_chip(conductances)
         hardware, told = _design_of(chip_file, hardware, designed, loaded)
         warnings = told if chip_file.hardware is not None else warnings
-        hardware, linear = read_linearly(hardware)
-        warnings += linear
         chips, measured = range(chip_file.chip or 0, (chip_file.chip or 0) + 1), chip_file
     chips = range(20) if chips is None else chips
     examples = find_examples(loaded, data, data_dir, images, input_shape, seed)
@@ -112,6 +109,14 @@ def run_deploy(
             f"the chip file has no map of {name}: it computes with clean weights" for name in missing
         )
         given = measured.maps(hardware)
+        assumed = measured.without_scale()
+        if assumed:
+            low, high = (f"{g * 1e6:g}" for g in (hardware.mapping.g_min, hardware.mapping.g_max))
+            warnings += (
+                f"the chip file has no attribute scale for {', '.join(assumed)}: the weights are assumed to have been "
+                f"mapped to {low} .. {high} uS ({'the design given' if designed else 'of preset bayesft'}); add scale, "
+                "in S per weight unit, or give the design with --hardware",
+            )
     calibration = _calibration(calibrate, calibration_images, data or loaded.data, data_dir)
     console = Console(stderr=json_path == "-", highlight=False)
     with progress(Console(stderr=True)) as step:
@@ -251,15 +256,6 @@ def _design_of(
     if chip.model_sha256 not in (None, loaded.sha256):
         return chip.hardware, ("the chip file was made from another model file than this one",)
     return chip.hardware, ()
-
-
-def read_linearly(hardware: Hardware) -> tuple[Hardware, tuple[str, ...]]:
-    """The design for conductances from a file, which multiply as they are, and what to say of the rest of it."""
-    left = [*hardware.reading, *(["wires"] if hardware.wires is not None else [])]
-    if not left:
-        return hardware, ()
-    plain = replace(hardware, dac=None, adc=None, read_noise=None, wires=None, ranges=None)
-    return plain, (f"{', '.join(left)}: not simulated on conductances from a file, which are read linearly",)
 
 
 def _moved(module: nn.Module, device: torch.device) -> nn.Module:

@@ -7,9 +7,11 @@ the user is in it, so reading it runs no code.
      "arguments": {...}, "data": "digits", "state_dict": {...}, "notes": {...}}
 """
 
+import io
 import os
 from collections.abc import Mapping
-from typing import Any, TypeGuard
+from sys import intern
+from typing import Any, BinaryIO, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -48,23 +50,57 @@ def save_checkpoint(
         InputError: the network cannot be rebuilt from its description, a value is not plain, or
             the file cannot be written.
     """
-    state = {name: value.detach().cpu() for name, value in nn.Module.state_dict(model).items()}
+    # A pickle refers to a text that it has already, if it is the same object: interned, equal ones always are.
+    state = {intern(name): value.detach().cpu() for name, value in nn.Module.state_dict(model).items()}
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "network": network,
+        "network": intern(str(network)),
         "arguments": _plain("arguments", dict(arguments)),
-        "data": data,
+        "data": intern(str(data)),
         "state_dict": state,
         "notes": _plain("notes", dict(notes or {})),
     }
     # Refuse now what could not be loaded later.
     restore(content)
-    with replacing(path) as temporary:
+    write_tensors(path, content)
+
+
+def write_tensors(path: str | os.PathLike[str], content: object) -> None:
+    """`torch.save` to a file, whole or not at all; equal contents give equal bytes, whatever the file is called.
+
+    `torch.save` writes the name of the file that it opens into the archive. Here it gets a stream, which has no name.
+
+    Raises:
+        InputError: with the system's reason, if the file cannot be written; what was at `path` is as it was.
+    """
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        stream: Any = _Stream(file)
         try:
-            torch.save(content, temporary)
-        except RuntimeError as error:  # so torch reports a failed write
-            raise OSError(str(error).splitlines()[0]) from error
+            torch.save(content, stream)
+            file.flush()
+        except RuntimeError as error:  # torch's own, which says nothing about the cause
+            raise stream.error or OSError(str(error).splitlines()[0]) from error
+
+
+class _Stream(io.RawIOBase):
+    """Passes bytes on to a file, and keeps the error if it does not take them."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """See `io.RawIOBase`."""
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def is_checkpoint(content: object) -> TypeGuard[dict[str, Any]]:
@@ -135,13 +171,13 @@ def _built(name: str, arguments: dict[str, Any]) -> nn.Module:
 
 def _plain(field: str, value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(f"{field}.{key}", item) for key, item in value.items()}
+        return {intern(str(key)): _plain(f"{field}.{key}", item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_plain(field, item) for item in value)
     for kind in _PLAIN:
         if isinstance(value, kind):
             # numpy's float64 is a float, but would pickle as numpy's.
-            return kind(value)
+            return intern(str(value)) if kind is str else kind(value)
     if value is None:
         return None
     raise InputError(

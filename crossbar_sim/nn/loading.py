@@ -26,6 +26,7 @@ from crossbar_sim.nn.file_kinds import kind_of, read_file
 from crossbar_sim.nn.networks import NETWORKS
 from crossbar_sim.nn.state_dict import check_model, check_size, conversion_notes, fill
 from crossbar_sim.nn.weight_table import Table, chosen, likely, selected, tables
+from crossbar_sim.text import check_depth
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def _load(
         return _from_archive(file, path, sha256)
     loaded = _torch_load(file, trust_pickle)
     file.close()
+    _check_nesting(loaded)
     if isinstance(loaded, nn.Module):
         _refuse_arch(arch, weights, "a pickled module")
         return _from_module(loaded, path, sha256)
@@ -251,6 +253,15 @@ def _torch_load(file: io.BytesIO, trust_pickle: bool) -> object:
                 f"the pickled object cannot be loaded ({type(error).__name__}: {first}); its "
                 f"classes must be importable here, or {_export_instead()}"
             ) from error
+
+
+def _check_nesting(loaded: object) -> None:
+    try:
+        check_depth(loaded)
+    except ValueError as error:
+        raise InputError(
+            f"the file holds values {error}: save a state_dict, which holds tensors by name"
+        ) from None
 
 
 def _export_instead() -> str:
