@@ -21,6 +21,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips
 from crossbar_sim.nn.analog import ATTRIBUTE, Parameters, arrays_of, keep_class
+from crossbar_sim.nn.convert import unwrapped
 from crossbar_sim.nn.derived import exchange
 from crossbar_sim.nn.detection_task import detects
 from crossbar_sim.nn.evaluate import few_of, few_outputs
@@ -115,6 +116,7 @@ def faithful(
     Raises:
         InputError: if there is none, with the likely cause and the first layer that differs.
     """
+    model = unwrapped(model)
     if clean is None:
         few = few_of(x, fixed, 2 if detects(model) else None)
         try:
