@@ -145,7 +145,7 @@ def faithful(
         placed = InPlace(model, analog)
         if _look(placed, model, few, wanted, fixed).same:
             return placed
-    raise _refusal(analog, model, few, first, fixed)
+    raise _refusal(analog, model, few, wanted, first, fixed)
 
 
 def _look(analog: nn.Module, model: nn.Module, few: Tensor, wanted: Tensor, fixed: int | None) -> _Finding:
@@ -212,11 +212,25 @@ def _compared(y: Tensor, wanted: Tensor, model: nn.Module) -> tuple[float, bool]
 
 
 def _refusal(
-    analog: nn.Module, model: nn.Module, few: Tensor, finding: _Finding, fixed: int | None
+    analog: nn.Module,
+    model: nn.Module,
+    few: Tensor,
+    wanted: Tensor,
+    finding: _Finding,
+    fixed: int | None,
 ) -> InputError:
     """Why no analog model is the model."""
     if finding.error is not None and "cannot take inputs" not in str(finding.error):
         return finding.error
+    try:
+        here = _compared(few_outputs(model, few, fixed), wanted, model)[1]
+    except InputError:
+        here = False
+    if not here:  # as in a worker's process, to which a list of a class does not come along
+        return InputError(
+            f"{type(model).__name__} itself does not give the outputs here that it gave before: keep layers and state "
+            "on self, not in a global or on a class, or run it without workers"
+        )
     where = _first_difference(analog, model, few, fixed)
     if finding.error is not None:
         what = f"its forward fails ({str(finding.error).rpartition('(batch first): ')[2]})"
