@@ -215,9 +215,14 @@ def by_quantile(g: Any, z: Any, table: Any, low: Any, per_unit: Any, out: Any) -
 
 @kernel
 def pareto(g: Any, words: Any, least: Any, half_rate: Any, out: Any) -> None:
-    """Eq. (13): out = g least u^(-1/alpha); half_rate = log2(e) / (2 alpha)."""
+    """Eq. (13): out = g least u^(-1/alpha); half_rate = log2(e) / (2 alpha).
+
+    The word 0 stands for all u below 2^-32: it gets the mean of the law there, 2^(32/alpha).
+    """
+    tail = exp2(half_rate, f32(0.0), f32(44.361420))  # -2 ln 2^-32
     for i in range(out.size):
-        out[i] = f32(g[i] * least) * exp2(half_rate, f32(0.0), minus_two_ln(uniform(words[i])))
+        x = f32(g[i] * least) * exp2(half_rate, f32(0.0), minus_two_ln(uniform(words[i])))
+        out[i] = f32(g[i] * tail) if words[i] == u32(0) else x
 
 
 @kernel

@@ -1,6 +1,5 @@
 """`to_analog`: a model whose mapped layers compute with what their arrays make of the weights."""
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,7 +10,9 @@ from torch import nn
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import graph
-from crossbar_sim.nn.analog import Analog, copy_graph, make_analog
+from crossbar_sim.nn.analog import arrays_of, make_analog
+from crossbar_sim.nn.copying import copy_module
+from crossbar_sim.nn.derived import restore
 from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.folding import Fold, fold_away, foldable
 from crossbar_sim.nn.layer import Layer
@@ -53,7 +54,7 @@ def to_analog(
         InputError: if a pattern matches no layer, nothing is left to map, the model is analog already, or it
             holds TorchScript or lazy parameters.
     """
-    if any(isinstance(module, Analog) for module in model.modules()):
+    if any(arrays_of(module) is not None for module in model.modules()):
         raise InputError(
             "the model is analog already: convert the clean model, or set_chip/set_hardware this one"
         )
@@ -74,7 +75,7 @@ def to_analog(
     tensors += [t for m in model.modules() for t in vars(m).values() if isinstance(t, torch.Tensor)]
     memo = {id(t): t for t in tensors}
     exported = isinstance(model, torch.fx.GraphModule) and graph.is_graph(model)
-    analog = copy_graph(model, memo) if exported else copy.deepcopy(model, memo)  # type: ignore[arg-type]
+    analog = copy_module(model, memo, share=True)
     design = Design(hardware, seed, check_chip(chip))
     design.key("")  # refuses an impossible seed now rather than in the first forward
     choice = _Choice(tuple(only) if only is not None else None, tuple(skip))
@@ -92,11 +93,12 @@ def to_analog(
             holder = analog.get_submodule(layer.name) if _is_module(analog, layer.name) else analog
             modules.setdefault(id(holder), (holder, []))[1].append(slot)
         for module, slots in modules.values():
-            existing = list(dict.fromkeys(module._slots.values())) if isinstance(module, Analog) else []
+            arrays = arrays_of(module)
+            existing = [] if arrays is None else list(dict.fromkeys(arrays.slots.values()))
             if existing:
-                module.__class__ = type(module)._base  # type: ignore[attr-defined]
+                restore(module)
             make_analog(module, existing + slots, design)
-    if exported and not isinstance(analog, Analog):
+    if exported and arrays_of(analog) is None:
         make_analog(analog, [], design)  # it copies itself in a way that knows no analog layers
     design.layers = tuple(layers)
     return analog
@@ -142,8 +144,15 @@ class _Builder:
         self.tied = {
             id(module._parameters[matrix.weight]): matrix.layout
             for module in model.modules()
-            for matrix in matrices(module)
+            for matrix in self.matrices(module)
         }
+
+    def matrices(self, module: nn.Module) -> tuple[Matrix, ...]:
+        """The matrices of a layer by its class, or by the operators of a layer that is a graph."""
+        if not graph.is_unflattened(module):
+            return matrices(module)
+        used = graph.uses(module).values()
+        return tuple(use.matrix for use in used if use.matrix and use.parameter in module._parameters)
 
     def build(self) -> list[Layer]:
         folds = self.folds() if self.hardware.normalisation == "folded" else {}
@@ -166,7 +175,11 @@ class _Builder:
         folds = {}
         for layer, norm in foldable(self.model).items():
             carrier = modules[layer]
-            if self.choice.why_not(layer) or hasattr(carrier, "parametrizations") or not matrices(carrier):
+            if (
+                self.choice.why_not(layer)
+                or hasattr(carrier, "parametrizations")
+                or not self.matrices(carrier)
+            ):
                 continue
             folds[layer] = (norm, Fold(modules[norm], modules[norm].eps))  # type: ignore[arg-type]
             fold_away(modules[norm], carrier._parameters["weight"].ndim)  # type: ignore[union-attr]
@@ -179,7 +192,7 @@ class _Builder:
             return Layer(name, kind, False, why_not)
         if hasattr(module, "parametrizations"):
             return Layer(name, kind, False, PARAMETRISED)
-        found = matrices(module)
+        found = self.matrices(module)
         fold = folds.get(name, (None, None))[1]
         slots = [self.slot(name, module, matrix, fold) for matrix in found]
         taken = {p for slot in slots for p in (slot.weight, slot.bias)}
@@ -192,6 +205,10 @@ class _Builder:
             why = "a parameter that its kind of layer does not have: export the model, and products with it are found"
             return self.on_arrays(name, kind, slots, module, dict.fromkeys(rest, why))
         normalisation = isinstance(module, NORMALISATION)
+        if graph.is_unflattened(module):
+            used = list(graph.uses(module).values())
+            if used and all(use.normalisation for use in used):
+                return self.digital(name, module, kind, rest, True, used[0].reason)
         return self.digital(name, module, kind, rest, normalisation, why_digital(module))
 
     def on_arrays(

@@ -67,8 +67,17 @@ def is_graph(model: nn.Module) -> bool:
     )
 
 
-def uses(model: fx.GraphModule) -> dict[str, Use]:
-    """What every parameter of the graph is used for, by its full name."""
+def is_unflattened(module: nn.Module) -> bool:
+    """Whether the module is one of `torch.export.unflatten`: of no known class, with a graph as its forward."""
+    return type(module).__module__ == "torch.export.unflatten" and hasattr(module, "graph")
+
+
+def uses(model: Any) -> dict[str, Use]:
+    """What every parameter of the graph is used for, by its full name.
+
+    Args:
+        model: a module with a `graph` of operators.
+    """
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
     fed: set[fx.Node] = set()
     stored: set[fx.Node] = set()  # made of parameters alone

@@ -6,6 +6,7 @@ per cent must be told apart.
 """
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -55,6 +56,21 @@ def families(classes):
 
 
 # --- distributions --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", [1.01, 1.05, 1.1, 1.2, 1.5, 2.0, 5.0])
+def test_the_pareto_law_has_its_mean_over_all_words(alpha):
+    """Eq. (13): mean g. Nearly all of it lies in few words where alpha is small: the first 2^16 words one by one."""
+    edges = np.unique(np.geomspace(2**16, 2**32, 20001).astype(np.int64))
+    words = np.concatenate([np.arange(2**16), (edges[1:] + edges[:-1]) // 2]).astype(np.uint32)
+    counts = np.concatenate([np.ones(2**16), np.diff(edges)])
+    out = np.empty(words.size, np.float32)
+    half_rate = np.float32(math.log2(math.e) / (2 * alpha))
+    kernels.pareto(np.ones(words.size, np.float32), words, np.float32(1 - 1 / alpha), half_rate, out)
+    assert float(out.astype(np.float64) @ counts) / 2**32 == pytest.approx(1, rel=2e-3)
+    assert out[0] == pytest.approx(2.0 ** (32 / alpha), rel=2e-6)
+    twin = [reference.drifted(ParetoDrift(alpha), 1.0, 0.0, int(word)) for word in words[:5]]
+    np.testing.assert_allclose(out[:5], twin, rtol=1e-5)
 
 
 def test_every_law_has_an_example():

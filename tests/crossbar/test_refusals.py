@@ -38,7 +38,7 @@ POSSIBLE = {
     "gaussian": {"sigma": 0.01},
     "telegraph": {"amplitude": 0.1, "occupancy": 0.3},
 }  # fmt: skip
-WORDS = {"scale_per", "cell_bits", "signed", "per", "of", "inputs", "method"}
+WORDS = {"scale_per", "cell_bits", "encoding", "signed", "per", "of", "inputs", "method"}
 OPTIONAL = {"levels", "clip", "bits", "slice_bits"}
 PARTS = {name: family for name, family in FAMILIES.items() if name != "ranges"}  # a table: test_ranges.py
 CLASSES = {kind: cls for family in PARTS.values() for kind, cls in family.kinds.items()}
@@ -62,7 +62,8 @@ OUT_OF_RANGE = {
     "differential": [{"g_min": -1e-6}, {"g_max": 1e-6}, {"g_max": 0.5e-6}, {"levels": 1},
                      {"levels": 2**21}, {"clip": 0.0}, {"clip": 100.1}, {"copies": 0},
                      {"copies": 1025}, {"g_max": 1e31}, {"scale_per": "row"}],
-    "offset": [{"g_min": -1e-6}, {"g_max": 1e-6}, {"levels": 0}, {"copies": -1}],
+    "offset": [{"g_min": -1e-6}, {"g_max": 1e-6}, {"levels": 0}, {"copies": -1}, {"encoding": "flip"},
+               {"encoding": "twos_complement", "levels": 15}, {"encoding": "twos_complement", "levels": None}],
     "constant": [{"sigma": -0.1}, {"sigma": 1001.0}],
     "polynomial": [{"reference": 0.0}, {"reference": -1e-6}, {"coefficients": ()},
                    {"coefficients": (1e31,)}, {"coefficients": (0.0,) * 17}],
@@ -73,7 +74,8 @@ OUT_OF_RANGE = {
     "dac": [{"bits": 0}, {"bits": 1}, {"bits": 25}, {"range": 0.0}, {"range": "max"}, {"slice_bits": 8},
             {"slice_bits": 0}, {"percentile": 0.0}, {"signed": "offset"}],
     "adc": [{"bits": 0}, {"bits": 25}, {"range": -1.0}, {"range": "dynamic"}, {"per": "tile"}, {"share": 0},
-            {"percentile": 101.0}, {"gain_sigma": -0.1}, {"offset_sigma": 1.1}],
+            {"percentile": 101.0}, {"gain_sigma": -0.1}, {"offset_sigma": 1.1},
+            {"encoding": "twos_complement"}, {"encoding": "flip"}, {"encoding": "flip", "per": "pair"}],
     "gaussian": [{"sigma": -0.1}, {"sigma": 101.0}, {"of": "w"}],
     "telegraph": [{"amplitude": 1.1}, {"amplitude": -0.1}, {"occupancy": 1.5}],
 }  # fmt: skip

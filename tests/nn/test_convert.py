@@ -7,6 +7,7 @@ from torch import nn
 
 from crossbar_sim import Differential, Hardware, InputError, Offset
 from crossbar_sim.nn import chips, to_analog
+from crossbar_sim.nn.analog import arrays_of
 
 
 def net() -> nn.Module:
@@ -41,7 +42,7 @@ def test_each_choice_decides_its_own_parameters(choices, more):
     assert {name for name, layer in layers.items() if layer.analog} == {"0", "3", "6"}
     for slot, module in chips.slots(analog):  # and each drifts
         chips.set_hardware(analog, Hardware(Differential(1e-6), drift=DRIFT, **choices))
-        value = module.read(slot.weight)
+        value = arrays_of(module).read(module, slot.weight)
         if not slot.ideal:
             assert not torch.allclose(value, slot.clean(module)[0], rtol=0.01), slot.name
 
