@@ -19,7 +19,7 @@ _BATCH_NORMS = ("batch_norm", "native_batch_norm", "_native_batch_norm_legit")
 
 def refuse_random(graph: dict[str, Any]) -> None:
     """Raise InputError if an operator of the cleaned graph, or of one nested in it, is random."""
-    for level in _graphs(graph):
+    for level in graphs(graph):
         live = _live(level)
         for node in level["nodes"]:
             operator = overload(node["target"])
@@ -69,13 +69,13 @@ def _draws(operator: torch._ops.OpOverload) -> bool:
     return torch.Tag.nondeterministic_seeded in operator.tags and not conditional
 
 
-def _graphs(graph: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The graph and those nested in its arguments."""
+def graphs(graph: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A graph and those nested in its arguments."""
     yield graph
     for node in graph["nodes"]:
         for argument in node["inputs"]:
             if nested := argument["arg"].get("as_graph"):
-                yield from _graphs(nested["graph"])
+                yield from graphs(nested["graph"])
 
 
 def _live(graph: dict[str, Any]) -> set[str]:
