@@ -99,7 +99,8 @@ _SHAPES = words(
 _PLACES = words(
     """
     _embedding_bag _embedding_bag_forward_only _unsafe_index _unsafe_index_put argwhere embedding embedding_bag
-    embedding_renorm embedding_renorm_ gather index index_add index_copy index_fill index_put index_reduce index_select masked_fill
+    embedding_renorm embedding_renorm_ gather index index_add index_copy index_fill index_put index_reduce
+    index_select masked_fill
     masked_scatter masked_select nonzero nonzero_numpy nonzero_static one_hot scatter scatter_add scatter_reduce take
     take_along_dim
     """
