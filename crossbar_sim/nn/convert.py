@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
@@ -16,16 +16,20 @@ from crossbar_sim.nn.derived import restore
 from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.folding import Fold, fold_away, foldable
 from crossbar_sim.nn.layer import Layer
-from crossbar_sim.nn.matrices import NORMALISATION, Layout, Matrix, matrices
+from crossbar_sim.nn.matrices import NORMALISATION, RULES, Layout, Matrix, matrices
+from crossbar_sim.nn.operands import Operand, Operands, operands
 from crossbar_sim.nn.slot import Slot
 from crossbar_sim.nn.unmapped import (
     CONSTANTS,
+    NEVER_READ,
     PARAMETRISED,
+    UNUSED,
     constants,
     hidden,
     is_computed,
     is_matrix,
     why_digital,
+    why_no_operand,
 )
 from crossbar_sim.rng import check_chip
 
@@ -37,6 +41,7 @@ def to_analog(
     chip: int = 0,
     only: Iterable[str] | None = None,
     skip: Iterable[str] = (),
+    seen: Operands | None = None,
 ) -> nn.Module:
     """A copy of the model with its layers on simulated arrays; clean parameters are shared, not copied.
 
@@ -45,6 +50,8 @@ def to_analog(
         hardware: the design.
         seed, chip: which random sample of it.
         only, skip: names of layers, or patterns such as "encoder.*"; the rest stays digital and clean.
+        seen: what a forward does with the parameters (see `to_analog_on`): those that no product takes are
+            on no array. None: every layer multiplies with its weight, as its class does.
 
     Returns:
         A model with the same forward and the same state_dict keys. Its parameters and buffers are those of
@@ -80,9 +87,9 @@ def to_analog(
     design.key("")  # refuses an impossible seed now rather than in the first forward
     choice = _Choice(tuple(only) if only is not None else None, tuple(skip))
     builder = _GraphBuilder if exported else _Builder
-    layers = builder(analog, hardware, choice).build()
+    layers = builder(analog, hardware, choice, seen).build()
     choice.check([layer.name for layer in layers])
-    if not any(layer.slots for layer in layers):
+    if not any(layer.slots for layer in layers) and seen is None:
         raise InputError(
             f"{type(model).__name__} has no layer to map: "
             + ("; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:4]) or "it has no parameters")
@@ -98,10 +105,44 @@ def to_analog(
             if existing:
                 restore(module)
             make_analog(module, existing + slots, design)
-    if exported and arrays_of(analog) is None:
-        make_analog(analog, [], design)  # it copies itself in a way that knows no analog layers
+    alone = not any(layer.slots for layer in layers)  # the root then holds what the model shares
+    if (exported or alone) and arrays_of(analog) is None:
+        make_analog(analog, [], design)  # a graph copies itself in a way that knows no analog layers
     design.layers = tuple(layers)
     return analog
+
+
+def to_analog_on(
+    x: Tensor,
+    model: nn.Module,
+    hardware: Hardware,
+    seed: int = 0,
+    chip: int = 0,
+    only: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
+    fixed: int | None = None,
+) -> tuple[nn.Module, Operands | None]:
+    """As `to_analog`, with those weights on arrays that the forward multiplies these inputs with.
+
+    Args:
+        x: inputs (n, ...), of which a few are run.
+        model: in evaluation mode, clean.
+        hardware, seed, chip, only, skip: see `to_analog`.
+        fixed: the one batch size that the model accepts.
+
+    Returns:
+        The analog model, and what its forward does with every parameter that it has on arrays, for further calls of
+        `to_analog`; None where that could not be seen (then every layer is taken for what its class is).
+
+    Raises:
+        InputError: see `to_analog`.
+    """
+    only, skip = None if only is None else tuple(only), tuple(skip)
+    analog = to_analog(model, hardware, seed, chip, only, skip)
+    seen = operands(analog, x, fixed)
+    if seen is None or seen.usual:
+        return analog, seen
+    return to_analog(model, hardware, seed, chip, only, skip, seen), seen
 
 
 def _is_module(model: nn.Module, name: str) -> bool:
@@ -135,8 +176,10 @@ class _Choice:
 class _Builder:
     """Decides, layer by layer, what goes on arrays: for models of layers with a forward of their own."""
 
-    def __init__(self, model: nn.Module, hardware: Hardware, choice: _Choice) -> None:
+    def __init__(self, model: nn.Module, hardware: Hardware, choice: _Choice, seen: Operands | None) -> None:
         self.model, self.hardware, self.choice = model, hardware, choice
+        self.operands = seen or Operands()
+        self.holders = {id(module): name for name, module in model.named_modules()}
         self.first: dict[int, str] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
             self.first.setdefault(id(parameter), name)
@@ -190,9 +233,15 @@ class _Builder:
         why_not = self.choice.why_not(name)
         if why_not:
             return Layer(name, kind, False, why_not)
-        if hasattr(module, "parametrizations"):
-            return Layer(name, kind, False, PARAMETRISED)
         found = self.matrices(module)
+        if hasattr(module, "parametrizations") and not found:
+            own = [p for p, value in module._parameters.items() if value is not None]
+            return self.digital(name, module, kind, own, False, PARAMETRISED)
+        seen = {m.weight: self.seen(module, m.weight) for m in found}
+        refused = {p: operand for p, operand in seen.items() if operand and operand.way != "product"}
+        found = tuple(matrix for matrix in found if matrix.weight not in refused)
+        if refused and not found:
+            return self.refused(name, kind, module, refused)
         fold = folds.get(name, (None, None))[1]
         slots = [self.slot(name, module, matrix, fold) for matrix in found]
         taken = {p for slot in slots for p in (slot.weight, slot.bias)}
@@ -203,13 +252,27 @@ class _Builder:
         if found:
             slots += self.vectors(name, module, rest, self.hardware.bias == "drifting")
             why = "a parameter that its kind of layer does not have: export the model, and products with it are found"
-            return self.on_arrays(name, kind, slots, module, dict.fromkeys(rest, why))
+            reasons = {p: why_no_operand(refused[p]) if p in refused else why for p in rest}
+            return self.on_arrays(name, kind, slots, module, reasons)
+        idle = [self.seen(module, p) for p in rest]
+        if rest and all(operand is not None and operand.way == "unused" for operand in idle):
+            return Layer(name, kind, False, f"{why_digital(module)}; {NEVER_READ}")
         normalisation = isinstance(module, NORMALISATION)
         if graph.is_unflattened(module):
             used = list(graph.uses(module).values())
             if used and all(use.normalisation for use in used):
                 return self.digital(name, module, kind, rest, True, used[0].reason)
         return self.digital(name, module, kind, rest, normalisation, why_digital(module))
+
+    def seen(self, module: nn.Module, parameter: str) -> Operand | None:
+        """What the forward was seen to do with a parameter of the module; None if that is not known."""
+        return self.operands.of(self.holders.get(id(module), ""), parameter)
+
+    def refused(self, name: str, kind: str, module: nn.Module, refused: dict[str, Operand]) -> Layer:
+        """A layer whose matrices no product of the forward takes."""
+        rest = [p for p, v in module._parameters.items() if v is not None]
+        first = next(iter(refused.values()))
+        return self.digital(name, module, kind, rest, False, why_no_operand(first))
 
     def on_arrays(
         self, name: str, kind: str, slots: list[Slot], module: nn.Module, rest: dict[str, str]
@@ -230,12 +293,19 @@ class _Builder:
         self, name: str, module: nn.Module, kind: str, rest: list[str], normalisation: bool, reason: str
     ) -> Layer:
         choice = self.hardware.normalisation if normalisation else self.hardware.other
-        drifting = self.vectors(name, module, rest, choice == "drifting")
+        biases = [p for p in rest if self.is_bias(module, p)]
+        others = [p for p in rest if p not in biases]
+        drifting = self.vectors(name, module, others, choice == "drifting")
+        drifting += self.vectors(name, module, biases, self.hardware.bias == "drifting")
         if drifting:
             return Layer(name, kind, False, f"{reason}; drifts per parameter", tuple(drifting))
         if normalisation and choice == "folded":
             reason += "; no layer alone before it to fold into"
         return Layer(name, kind, False, reason)
+
+    def is_bias(self, module: nn.Module, parameter: str) -> bool:
+        """Whether a parameter is the bias of a kind of layer that could be on arrays."""
+        return isinstance(module, tuple(RULES)) and "bias" in parameter
 
     def slot(self, layer: str, module: nn.Module, matrix: Matrix, fold: Fold | None) -> Slot:
         bias = matrix.bias if self.hardware.bias == "row" else None
@@ -255,6 +325,9 @@ class _Builder:
         slots = []
         for parameter in names if drifting else ():
             value = module._parameters[parameter]
+            operand = self.seen(module, parameter)
+            if operand is not None and operand.way in ("past", "kept", "handed", "unused"):
+                continue  # what its cells hold, no operator takes
             if value is not None and value.is_floating_point():
                 layout = self.tied.get(id(value), Layout(tuple(value.shape), "vector"))
                 slots.append(Slot(self.first[id(value)], layer, layout, parameter))
@@ -267,6 +340,7 @@ class _GraphBuilder(_Builder):
     def build(self) -> list[Layer]:
         assert isinstance(self.model, torch.fx.GraphModule)
         self.uses = graph.uses(self.model)
+        self.names = {id(module): name for name, module in self.model.named_modules()}
         folds = {}
         if self.hardware.normalisation == "folded":
             folds = graph.fold_graph(self.model, lambda layer: not self.choice.why_not(layer))
@@ -288,7 +362,7 @@ class _GraphBuilder(_Builder):
         self, name: str, prefix: str, module: nn.Module, own: list[str], folds: dict[str, tuple[str, Fold]]
     ) -> Layer:
         dot = f"{prefix}." if prefix else ""
-        unused = graph.Use("", "unused", None, "unused in the graph")
+        unused = graph.Use("", "unused", None, UNUSED)
         uses = [self.uses.get(f"{dot}{p}", unused) for p in own if module._parameters[p] is not None]
         found = [use for use in uses if use.matrix is not None]
         kind = (found or uses or [unused])[0].kind
@@ -306,6 +380,8 @@ class _GraphBuilder(_Builder):
             slots += self.vectors(name, module, rest, self.hardware.bias == "drifting")
             why = {p: self.uses.get(f"{dot}{p}", unused).reason for p in rest}
             return self.on_arrays(name, kind, slots, module, why)
+        if uses and all(use.unused for use in uses):
+            return Layer(name, kind, False, UNUSED)
         if uses and all(use.bias for use in uses):  # of a layer that is the whole model
             slots = self.vectors(name, module, rest, self.hardware.bias == "drifting")
             return Layer(name, kind, False, "a bias", tuple(slots))
@@ -313,3 +389,9 @@ class _GraphBuilder(_Builder):
         computed = any(is_computed(use.parameter, use.kind) for use in uses)
         reason = PARAMETRISED if computed else (uses or [unused])[0].reason
         return self.digital(name, module, kind, rest, normalisation, reason)
+
+    def is_bias(self, module: nn.Module, parameter: str) -> bool:
+        """By the operator that takes it."""
+        holder = self.names.get(id(module), "")
+        use = self.uses.get(f"{holder}.{parameter}" if holder else parameter)
+        return use is not None and use.bias

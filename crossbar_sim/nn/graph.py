@@ -48,6 +48,9 @@ _FAR = 1 << 40
 """Distance of a parameter's rows in `_stand_in`: tells the two dimensions apart whatever their sizes."""
 
 
+UNUSED = "unused in the graph: on no array"
+
+
 @dataclass(frozen=True)
 class Use:
     """A parameter at an operator: what the operator is, the matrix it makes of it, or why it makes none."""
@@ -58,6 +61,11 @@ class Use:
     reason: str = ""
     normalisation: bool = False
     bias: bool = False
+
+    @property
+    def unused(self) -> bool:
+        """Whether no operator takes it."""
+        return self.reason == UNUSED
 
 
 def is_graph(model: nn.Module) -> bool:
@@ -92,7 +100,7 @@ def uses(model: Any) -> dict[str, Use]:
             continue
         name = str(node.target)
         every = list(_uses_of(name, node, _stand_in(shapes[name]), shapes, stored))
-        every.append(Use(name, "unused", None, "unused"))
+        every.append(Use(name, "unused", None, UNUSED))
         best = next((use for use in every if use.matrix), every[0])
         if name not in found or (best.matrix and not found[name].matrix):
             found[name] = best

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from crossbar_sim.nn.graph import Use, is_unflattened
+from crossbar_sim.nn.graph import UNUSED, Use, is_unflattened
 from crossbar_sim.nn.layer import Layer
 from crossbar_sim.nn.matrices import DIGITAL, NORMALISATION, RULES
+from crossbar_sim.nn.operands import Operand
 
 CONSTANTS = "constants of a frozen normalisation, no parameters: they stay digital and do not drift"
 
@@ -15,6 +16,18 @@ PARAMETRISED = (
     "its weight is computed by a parametrization: call torch.nn.utils.parametrize.remove_parametrizations "
     "(or prune.remove, remove_weight_norm) before deploying or exporting"
 )
+
+NEVER_READ = (
+    "no product of this forward reads it (it was not run, or a copy kept before was used): on no array"
+)
+
+COMPUTED = "its forward computes another weight from it"
+PAST = "its forward takes the clean weight past its array"
+KEPT = "its forward goes on with a weight that an earlier forward kept"
+HANDED = "the model's forward hands another weight to it (functional_call)"
+
+NO_OPERAND = (NEVER_READ, COMPUTED, PAST, KEPT, HANDED, PARAMETRISED, UNUSED, "no operator was seen")
+"""What reasons say of a weight that no product of the forward takes; reports warn of such layers."""
 
 _QUANTISED = "a quantised layer, whose packed integers stay digital and exact: deploy the float model"
 _LISTED = "held where torch does not look for layers (a plain list, say): it stays digital and exact; use nn.ModuleList"
@@ -38,6 +51,23 @@ def why_digital(module: nn.Module) -> str:
             "a parameter of a class that is no known layer: export the model, and products with it are found"
         )
     return "no weight matrix"
+
+
+def why_no_operand(operand: Operand) -> str:
+    """Why a matrix of a known kind of layer is on no array, from what its forward was seen to do with it."""
+    if operand.way == "computed":
+        return f"{COMPUTED} ({operand.operator}), which stays digital"
+    if operand.way == "operand":
+        return f"taken by {operand.operator}, no matrix product of an input with it"
+    if operand.way == "past":
+        return f"{PAST} (by parameters(), functional_call or a closure): digital and clean"
+    if operand.way == "kept":
+        return f"{KEPT} (in a closure, a global or a cache): digital and clean"
+    if operand.way == "handed":
+        return f"{HANDED}, so its own is on no array"
+    if operand.way == "read":
+        return "its forward reads it, but no operator was seen to take it together with an input: digital"
+    return NEVER_READ
 
 
 def is_computed(parameter: str, operator: str) -> bool:

@@ -13,7 +13,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips as handle
-from crossbar_sim.nn.convert import to_analog
+from crossbar_sim.nn.convert import to_analog_on
 from crossbar_sim.nn.design import Maps
 from crossbar_sim.nn.effects import idle_effects, layer_effects, read_linearly
 from crossbar_sim.nn.evaluate import BLOCK
@@ -218,7 +218,7 @@ def deploy(
         raise InputError(f"threshold={threshold}: expected a score such as 0.9")
     with suppress(NotImplementedError):  # an exported graph knows one mode
         model.eval()  # or dropout would be at work, and batch normalisation take statistics of its own
-    analog = to_analog(model, hardware, seed, numbers[0], only, skip)
+    analog, seen = to_analog_on(x, model, hardware, seed, numbers[0], only, skip, fixed)
     if maps is not None:
         handle.design(analog).set_maps(maps)
     if remap:
@@ -241,6 +241,7 @@ def deploy(
     few = reference.part(some(len(x), sensitivity_images, seed))
     effects = layer_effects(analog, few.x, fixed)
     told = [*cautions.of_reference(reference, metric, asked)]
+    told += cautions.of_operands(handle.layers(analog), seen)
     if maps is None:
         told += cautions.of_design(hardware, handle.layers(analog))
         told += idle_effects(effects, hardware, numbers[0])

@@ -15,6 +15,7 @@ from crossbar_sim.nn.chain import Chain
 from crossbar_sim.nn.convert import to_analog
 from crossbar_sim.nn.copying import copy_module
 from crossbar_sim.nn.evaluate import one_thread, outputs, torch_threads_kept
+from crossbar_sim.nn.operands import Operands
 from crossbar_sim.nn.sending import portable
 from crossbar_sim.robustness.drawn_images import Strata
 from crossbar_sim.robustness.measuring import AnyModel, Measurer, OfChain
@@ -48,6 +49,7 @@ class Subject:
         metric: what chips are judged by.
         seed: of all chips.
         only, skip: see `to_analog`.
+        seen: what the module's forward does with its parameters; see `to_analog_on`.
     """
 
     module: nn.Module
@@ -57,6 +59,11 @@ class Subject:
     seed: int
     only: tuple[str, ...] | None = None
     skip: tuple[str, ...] = ()
+    seen: Operands | None = None
+
+    def analog(self, hardware: Hardware) -> nn.Module:
+        """The module on a design, on chip 0."""
+        return to_analog(self.module, hardware, self.seed, 0, self.only, self.skip, self.seen)
 
     @functools.cached_property
     def evaluator(self) -> "Evaluator":
@@ -126,7 +133,7 @@ class Evaluator:
 def _measurers(subject: Subject) -> list[Measurer]:
     """One for each thread, sharing the clean parameters; one alone where its threads share the images."""
     hardware = at_sigma(subject.hardware, 0.0)
-    analog = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip)
+    analog = subject.analog(hardware)
     parameters = list(subject.module.parameters())
     small = sum(p.numel() for p in parameters) < LARGE
     count = threads.threads() if small and all(p.device.type == "cpu" for p in parameters) else 1
@@ -134,7 +141,7 @@ def _measurers(subject: Subject) -> list[Measurer]:
     if chain is not None:
         return [OfChain(subject, each) for each in (chain, *(chain.twin() for _ in range(1, count)))]
     # made anew: to look for a chain runs the forward, which may leave tensors on the model that cannot be copied
-    analog = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip)
+    analog = subject.analog(hardware)
     memo = {id(p): p for p in analog.parameters()}
     copies = [analog, *(copy_module(analog, dict(memo)) for _ in range(1, count))]
     return [AnyModel(subject, each) for each in copies]

@@ -17,7 +17,7 @@ from crossbar_sim.crossbar.overrides import at_sigma
 from crossbar_sim.crossbar.ranges import Ranges
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips
-from crossbar_sim.nn.convert import to_analog
+from crossbar_sim.nn.convert import to_analog_on
 from crossbar_sim.nn.effects import idle_effects, layer_effects, read_linearly
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.loading import LoadedModel
@@ -157,7 +157,10 @@ def prepare(
     reference = reference_of(model.module, examples.x, examples.y, BLOCK, model.fixed)
     chosen = reference.metric(metric)
     clean = reference.clean_score().value(chosen)
-    subject = Subject(model.module, hardware, reference, chosen, seed, only, skip)
+    analog, seen = to_analog_on(
+        examples.x, model.module, at_sigma(hardware, sigma), seed, 0, only, skip, model.fixed
+    )
+    subject = Subject(model.module, hardware, reference, chosen, seed, only, skip, seen)
     design = to_dict(at_sigma(hardware, 0.0))
     design["drift"] = {**design["drift"], "sigma": None}
     identity = {
@@ -177,18 +180,18 @@ def prepare(
     about = {
         "data": examples.identity.get("name"),
         "notes": list(examples.notes),
-        "warnings": [*cautions.of_reference(reference, chosen, metric), *_idle(subject, sigma)],
+        "warnings": [*cautions.of_reference(reference, chosen, metric), *_idle(analog, subject, sigma)],
         **model.about,
     }
     return Task(model.label, identity, clean, about), subject
 
 
-def _idle(subject: Subject, sigma: float) -> list[str]:
+def _idle(analog: nn.Module, subject: Subject, sigma: float) -> list[str]:
     """What the design asks for and does not act on this model, looked at on chip 0."""
-    hardware = at_sigma(subject.hardware, sigma)
-    analog = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip)
+    hardware = chips.design(analog).hardware
     effects = layer_effects(analog, subject.reference.x, subject.reference.fixed)
     found = [*idle_effects(effects, hardware, 0), *read_linearly(analog, effects)]
     if sigma == 0:  # then drift was not asked for
         found = [sentence for sentence in found if not sentence.startswith("drift ")]
-    return [*cautions.of_design(hardware, chips.layers(analog)), *found]
+    layers = chips.layers(analog)
+    return [*cautions.of_operands(layers, subject.seen), *cautions.of_design(hardware, layers), *found]
