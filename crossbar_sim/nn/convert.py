@@ -15,7 +15,7 @@ from crossbar_sim.nn.copying import copy_module
 from crossbar_sim.nn.derived import restore
 from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.folding import Fold, fold_away, foldable
-from crossbar_sim.nn.layer import Layer
+from crossbar_sim.nn.layer import Layer, count_shared
 from crossbar_sim.nn.matrices import NORMALISATION, RULES, Layout, Matrix, matrices
 from crossbar_sim.nn.operands import Operand, Operands, operands
 from crossbar_sim.nn.slot import Slot
@@ -87,7 +87,7 @@ def to_analog(
     design.key("")  # refuses an impossible seed now rather than in the first forward
     choice = _Choice(tuple(only) if only is not None else None, tuple(skip))
     builder = _GraphBuilder if exported else _Builder
-    layers = builder(analog, hardware, choice, seen).build()
+    layers = count_shared(builder(analog, hardware, choice, seen).build())
     choice.check([layer.name for layer in layers])
     if not any(layer.slots for layer in layers) and seen is None:
         raise InputError(
@@ -183,12 +183,12 @@ class _Builder:
         self.first: dict[int, str] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
             self.first.setdefault(id(parameter), name)
-        # A tied weight is one set of cells: where it drifts as a table, it does so with its matrix's layout.
-        self.tied = {
-            id(module._parameters[matrix.weight]): matrix.layout
-            for module in model.modules()
-            for matrix in self.matrices(module)
-        }
+        # A tied weight is one set of cells, with one layout for all layers that have it.
+        self.tied: dict[int, Layout] = {}
+        for module in model.modules():
+            for matrix in self.matrices(module):
+                place = id(module._parameters[matrix.weight])
+                self.tied[place] = min(self.tied.get(place, matrix.layout), matrix.layout, key=Layout.rank)
 
     def matrices(self, module: nn.Module) -> tuple[Matrix, ...]:
         """The matrices of a layer by its class, or by the operators of a layer that is a graph."""
@@ -311,8 +311,9 @@ class _Builder:
         bias = matrix.bias if self.hardware.bias == "row" else None
         if fold is not None and self.hardware.bias == "row":
             bias = "bias"
-        name = self.first[id(module._parameters[matrix.weight])]
-        return Slot(name, layer, matrix.layout, matrix.weight, bias, fold)
+        place = id(module._parameters[matrix.weight])
+        layout = matrix.layout if fold is not None else self.tied.get(place, matrix.layout)
+        return Slot(self.first[place], layer, layout, matrix.weight, bias, fold)
 
     def folded_bias(self, layer: str, module: nn.Module, fold: Fold) -> Slot:
         weight = module._parameters["weight"]
@@ -334,6 +335,10 @@ class _Builder:
         return slots
 
 
+TIED = "tied"
+"""Kind of a parameter that the graph reads by another name."""
+
+
 class _GraphBuilder(_Builder):
     """The same for an exported graph: what a parameter is, is told by the operator that takes it."""
 
@@ -341,6 +346,15 @@ class _GraphBuilder(_Builder):
         assert isinstance(self.model, torch.fx.GraphModule)
         self.uses = graph.uses(self.model)
         self.names = {id(module): name for name, module in self.model.named_modules()}
+        named = dict(self.model.named_parameters(remove_duplicate=False))
+        read = {id(named[name]): name for name, use in self.uses.items() if not use.unused}
+        for name, use in self.uses.items():
+            if use.unused and id(named[name]) in read:
+                reason = f"its {name.rpartition('.')[2]} is {read[id(named[name])]}, by which name the graph reads it"
+                self.uses[name] = graph.Use(name, TIED, None, reason)
+            elif use.matrix is not None and id(named[name]) in self.first:
+                layout = self.tied.get(id(named[name]), use.matrix.layout)
+                self.tied[id(named[name])] = min(layout, use.matrix.layout, key=Layout.rank)
         folds = {}
         if self.hardware.normalisation == "folded":
             folds = graph.fold_graph(self.model, lambda layer: not self.choice.why_not(layer))
@@ -372,7 +386,11 @@ class _GraphBuilder(_Builder):
         fold = folds.get(name, (None, None))[1]
         slots = [self.slot(name, module, use.matrix, fold) for use in found if use.matrix]
         taken = {p for slot in slots for p in (slot.weight, slot.bias)}
-        rest = [p for p in own if p not in taken and module._parameters[p] is not None]
+        uses = [use for use in uses if use.kind != TIED] or uses
+        tied = {use.parameter for use in uses if use.kind == TIED}
+        rest = [
+            p for p in own if p not in taken and f"{dot}{p}" not in tied and module._parameters[p] is not None
+        ]
         if fold is not None and not any(slot.bias for slot in slots):
             rest = [p for p in rest if p != "bias"]
             slots.append(self.folded_bias(name, module, fold))
@@ -381,6 +399,11 @@ class _GraphBuilder(_Builder):
             why = {p: self.uses.get(f"{dot}{p}", unused).reason for p in rest}
             return self.on_arrays(name, kind, slots, module, why)
         if uses and all(use.unused for use in uses):
+            same = [self.elsewhere.get(id(module._parameters[p]), "") for p in own]
+            if all(same):
+                return Layer(
+                    name, kind, False, f"its weights are those of {', '.join(same)}, which the graph reads"
+                )
             return Layer(name, kind, False, UNUSED)
         if uses and all(use.bias for use in uses):  # of a layer that is the whole model
             slots = self.vectors(name, module, rest, self.hardware.bias == "drifting")

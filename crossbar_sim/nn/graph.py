@@ -101,10 +101,15 @@ def uses(model: Any) -> dict[str, Use]:
         name = str(node.target)
         every = list(_uses_of(name, node, _stand_in(shapes[name]), shapes, stored))
         every.append(Use(name, "unused", None, UNUSED))
-        best = next((use for use in every if use.matrix), every[0])
-        if name not in found or (best.matrix and not found[name].matrix):
-            found[name] = best
+        if name in found:  # read at several places
+            every.insert(0, found[name])
+        found[name] = min(every, key=_rank)
     return found
+
+
+def _rank(use: Use) -> int:
+    """Of several uses of one parameter the one that counts has the least: products first."""
+    return use.matrix.layout.rank() if use.matrix else 9 if use.unused else 8
 
 
 def constant_uses(model: fx.GraphModule) -> list[Use]:
