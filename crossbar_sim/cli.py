@@ -12,6 +12,7 @@ from crossbar_sim.cli_options import (
     chip_numbers,
     hardware_options,
     model_options,
+    model_ways,
     read_model,
     shape,
     split_options,
@@ -92,7 +93,7 @@ def deploy(**options: Any) -> None:
     chips, sides = chip_numbers(rest.pop("chips")), shape(rest.pop("input_shape"))
     hardware, told = build_hardware(design)
     path, designed = rest.pop("model"), any(value is not None for value in design.values())
-    loaded = read_model(path, rest.pop("arch"), rest.pop("arch_arguments"), rest.pop("trust_pickle"))
+    loaded = read_model(path, **model_ways(rest))
     inputs = (path, design["hardware_file"], rest["data"])
     run_deploy(
         loaded, hardware, told, chips=chips, designed=designed, inputs=inputs, input_shape=sides, **rest
@@ -120,7 +121,7 @@ def export(**options: Any) -> None:
     design, rest = split_options(options)
     hardware, told = build_hardware(design)
     path = rest.pop("model")
-    loaded = read_model(path, rest.pop("arch"), rest.pop("arch_arguments"), rest.pop("trust_pickle"))
+    loaded = read_model(path, **model_ways(rest))
     run_export(loaded, hardware, told, inputs=(path, design["hardware_file"]), **rest)
 
 

@@ -13,6 +13,8 @@ from typing import Any, TextIO
 from crossbar_sim.errors import InputError
 from crossbar_sim.text import visible
 
+_FALLBACK_MEMORY = 16 * 2**30
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -157,6 +159,14 @@ def check_outputs(
         if real in read:
             raise InputError(f"cannot write {path}: it is an input or another output; name another file")
         read[real] = path
+
+
+def memory() -> int:
+    """The machine's memory in bytes (16 GiB where the system does not tell)."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return _FALLBACK_MEMORY
 
 
 def _target(path: str | os.PathLike[str]) -> Path:

@@ -1,5 +1,6 @@
 """A design: how weights become conductances and what happens to them; see `Hardware.stages`."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -9,7 +10,7 @@ import numpy as np
 from crossbar_sim.crossbar import kernels, threads
 from crossbar_sim.crossbar import mapping_kernels as pair
 from crossbar_sim.crossbar.array import Array, Geometry
-from crossbar_sim.crossbar.checks import check_weights, require
+from crossbar_sim.crossbar.checks import UnitWarning, check_weights, require
 from crossbar_sim.crossbar.converters import ADC, DAC
 from crossbar_sim.crossbar.devices import PolynomialNoise, ProgrammingNoise, StuckCells
 from crossbar_sim.crossbar.drift import LogNormalDrift, RetentionDrift
@@ -72,6 +73,8 @@ class Hardware:
 
     def __post_init__(self) -> None:
         check_hardware(self)
+        for caution in self.mapping.cautions:
+            warnings.warn(caution, UnitWarning, stacklevel=3)
 
     @property
     def effects(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from crossbar_sim.crossbar.checks import (
     number,
     require,
     show,
+    units_caution,
     whole,
 )
 from crossbar_sim.crossbar.stream import Float32
@@ -94,6 +95,12 @@ class Mapping(ABC):
                 self.levels is not None,
                 f"cell_bits={self.cell_bits} slices a quantised weight: give its levels, such as levels=256",
             )
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """A sentence for a window that no cell has: microsiemens taken for siemens."""
+        caution = units_caution(self.g_max, "g_max={}")
+        return () if caution is None else (caution,)
 
     @property
     def slices(self) -> int:

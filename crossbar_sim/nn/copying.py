@@ -129,15 +129,15 @@ class _Copier:
     def graph(self, x: fx.GraphModule) -> fx.GraphModule:
         """See `copy_graph`."""
         base = base_of(x)
-        copied: fx.GraphModule = base.__new__(
-            base
-        )  # of a class of its own, which takes the code of its forward
+        # of a class of its own, which takes the code of its forward
+        copied: Any = base.__new__(base)
         self.memo[id(x)] = copied
         nodes = copy.deepcopy(x._graph, self.memo)
         state = {name: self.copy(value) for name, value in vars(x).items() if name != "_graph"}
         copied.__dict__.update(state)
         copied.graph = nodes
-        return copied
+        made: fx.GraphModule = copied
+        return made
 
     def _object(self, x: Any) -> Any:
         """By its own way of being copied or pickled; itself where it has none, as a lock or an open file."""

@@ -14,7 +14,7 @@ from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips as handle
 from crossbar_sim.nn.convert import to_analog_on
-from crossbar_sim.nn.design import Maps
+from crossbar_sim.nn.design import CellMaps, Maps
 from crossbar_sim.nn.effects import idle_effects, layer_effects, read_linearly
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.kept_state import left_on
@@ -246,6 +246,8 @@ def deploy(
         told += cautions.of_design(hardware, handle.layers(analog))
         told += idle_effects(effects, hardware, numbers[0])
         told += read_linearly(analog, effects)
+    elif isinstance(maps, CellMaps):
+        told += [*maps.cautions, *read_linearly(analog, effects)]
     if remap:
         errors = remap_errors(analog)
         identity = {**(identity or {}), "remap": {"chip": numbers[0], "layers": errors}}

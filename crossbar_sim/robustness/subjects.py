@@ -64,13 +64,15 @@ def model_of_file(
         label, path: what to call it, and where it was.
         loaded: what the file held.
         examples: what it is tried on.
-        ways: "arch" and "arch_arguments", parsed: how the file was read, which is part of the identity.
+        ways: "arch", "arch_arguments", parsed, and "weights": how the file was read, which is part of the identity.
     """
-    identity = {
+    identity: dict[str, Any] = {
         "sha256": loaded.sha256,
         "arch": ways["arch"],
         "arch_arguments": dict(ways["arch_arguments"]) if ways["arch_arguments"] else None,
     }
+    if ways.get("weights") is not None:  # absent else, so that other models keep their identity
+        identity["weights"] = ways["weights"]
     about = {
         "file": os.path.basename(path),
         "network": loaded.name,

@@ -9,6 +9,7 @@ import numpy as np
 
 from crossbar_sim import __version__
 from crossbar_sim.crossbar import threads as pool
+from crossbar_sim.crossbar.checks import units_caution
 from crossbar_sim.crossbar.wires import Cell, Milo2021, Sinh, Wires, solve_nodes
 from crossbar_sim.crossbar.wires.wires import Float64
 from crossbar_sim.errors import InputError
@@ -188,6 +189,9 @@ def _more(count: int, what: str) -> list[str]:
 def warnings(v: Float64, wires: Wires, nonlinear: str | None, cell: Cell | None, g: Float64) -> list[str]:
     """Requests that had no effect, by name."""
     told = []
+    caution = units_caution(float(np.max(g, initial=0.0)), "the largest conductance, {},")
+    if caution is not None:
+        told.append(caution)
     if wires.ideal:
         told.append(
             "no wire has a resistance: give --wire-ohm, --word-ohm, --bit-ohm, --source-ohm or --sense-ohm"

@@ -33,9 +33,10 @@ def open_arrays(file: h5py.File) -> Iterator[Opened]:
         InputError: if there is none, or one cannot be used.
     """
     if not child(file, LAYERS, h5o.TYPE_GROUP):
+        names = [show(name)[1:-1] for _, name in zip(range(4), file, strict=False)]
         raise InputError(
-            "holds no group /layers and so no conductances of a network; write a chip file with "
-            "crossbar-sim export, or see docs/format.md for one of your own"
+            f"holds no group /layers (it has {', '.join(names) or 'nothing'}) and so no conductances of a network; "
+            "write a chip file with crossbar-sim export, or see docs/format.md for one of your own"
         )
     layers, found = file[LAYERS], False
     for outer in layers:
@@ -107,6 +108,8 @@ def _open_array(group: h5py.Group, groups: tuple[str, ...]) -> Opened:
         window=_window(group),
         copies=guard.whole(group, "copies", 1, 1024),
         scale=_scale(group, drifted.shape[2]),
+        **_code(group),
+        blocks=guard.whole(group, "groups", 1, 2**31) or 1,
     )
     reference = 0
     if array.kind is not None:
@@ -146,6 +149,15 @@ def _window(group: h5py.Group) -> tuple[float, float] | None:
         return None
     Differential(low, high)  # refuses an empty window
     return low, high
+
+
+def _code(group: h5py.Group) -> dict[str, int | None]:
+    """Levels of a weight and bits of a cell."""
+    cell_bits = guard.whole(group, "cell_bits", 1, 20)
+    levels = None if cell_bits is None else guard.whole(group, "levels", 2, 2**20)
+    if cell_bits is not None and levels is None:
+        raise InputError("the attribute cell_bits slices the code of a weight: give the attribute levels too")
+    return {"levels": levels, "cell_bits": cell_bits}
 
 
 def _scale(group: h5py.Group, physical: int) -> Float32 | None:

@@ -87,10 +87,10 @@ class _Counter:
 def _arrays(model: nn.Module, hardware: Hardware) -> list[ArrayToWrite]:
     """The arrays, those that layers share once."""
     design = chips.design(model)
-    if hardware.mapping.cell_bits is not None:
+    if design.remap:
         raise InputError(
-            f"cell_bits={hardware.mapping.cell_bits}: chip files hold weights of one cell (or one pair) each, no bit "
-            "slices yet: export without cell_bits"
+            "the model is remapped, and a chip file says of no weight which cells it was moved to: export it without "
+            "remapping"
         )
     for field in ("bias", "normalisation", "other"):
         old, new = getattr(design.hardware, field), getattr(hardware, field)

@@ -145,6 +145,8 @@ def _attributes(array: ArrayToWrite, hardware: Hardware, scale: Float32) -> dict
     slot, mapping = array.slot, hardware.mapping
     rows, cols = array.shape
     levels = {} if mapping.levels is None else {"levels": np.int64(mapping.levels)}
+    if mapping.cell_bits is not None:
+        levels["cell_bits"] = np.int64(mapping.cell_bits)
     return {
         "parameter": slot.name,
         "layout": slot.layout.order,

@@ -40,7 +40,7 @@ RANGES = {
     "mean": st.lists(between(-1e-5, 1e-5), min_size=1, max_size=4).map(tuple),
     "reference": between(1e-6, 1e-3),
     "g_min": between(0, 1e-5),
-    "g_max": between(2e-5, 1.0),
+    "g_max": between(2e-5, 0.1),
     "levels": st.none() | st.integers(2, 2**20),
     "scale_per": st.sampled_from(["matrix", "column"]),
     "clip": st.none() | between(1e-3, 100),

@@ -28,7 +28,15 @@ def examples() -> list[str]:
     return re.findall(r"```python\n(.*?)```", FORMAT.read_text(encoding="utf-8"), re.DOTALL)
 
 
-@pytest.mark.parametrize("mapping", [Differential(1e-6, 1e-4, copies=2), Offset(scale_per="column")])
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        Differential(1e-6, 1e-4, copies=2),
+        Offset(scale_per="column"),
+        Offset(1e-6, levels=100, cell_bits=3, copies=2),
+        Differential(levels=100, cell_bits=7),
+    ],
+)
 def test_the_reading_example(mapping: Differential, tmp_path: Path, monkeypatch, capsys) -> None:
     """It needs h5py alone, and its weights are ours."""
     hardware = Hardware(mapping, LogNormalDrift(0.3))
