@@ -399,11 +399,6 @@ class _GraphBuilder(_Builder):
             why = {p: self.uses.get(f"{dot}{p}", unused).reason for p in rest}
             return self.on_arrays(name, kind, slots, module, why)
         if uses and all(use.unused for use in uses):
-            same = [self.elsewhere.get(id(module._parameters[p]), "") for p in own]
-            if all(same):
-                return Layer(
-                    name, kind, False, f"its weights are those of {', '.join(same)}, which the graph reads"
-                )
             return Layer(name, kind, False, UNUSED)
         if uses and all(use.bias for use in uses):  # of a layer that is the whole model
             slots = self.vectors(name, module, rest, self.hardware.bias == "drifting")

@@ -60,13 +60,16 @@ def why_no_operand(operand: Operand) -> str:
     if operand.way == "operand":
         return f"taken by {operand.operator}, no matrix product of an input with it"
     if operand.way == "past":
-        return f"{PAST} (by parameters(), functional_call or a closure): digital and clean"
+        return f"{PAST} (by parameters(), functional_call, a closure or a cache): digital and clean"
     if operand.way == "kept":
         return f"{KEPT} (in a closure, a global or a cache): digital and clean"
     if operand.way == "handed":
         return f"{HANDED}, so its own is on no array"
     if operand.way == "read":
-        return "its forward reads it, but no operator was seen to take it together with an input: digital"
+        return (
+            "its forward reads it, but no operator was seen to take it together with an input (a copy kept before may "
+            "be used): digital"
+        )
     return NEVER_READ
 
 
