@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import nn
 
 from crossbar_sim import __version__
@@ -27,7 +26,7 @@ from crossbar_sim.robustness.calibration import Calibration
 from crossbar_sim.robustness.deploy import deploy
 from crossbar_sim.robustness.examples import find_examples
 from crossbar_sim.robustness.view import progress, show
-from crossbar_sim.robustness.wording import say
+from crossbar_sim.robustness.wording import say, terminal
 from crossbar_sim.store import ChipFile, describe_chip, export_chip, read_chip
 from crossbar_sim.store.describe import hardware_in_words
 from crossbar_sim.store.guard import is_hdf5
@@ -118,8 +117,8 @@ def run_deploy(
                 "in S per weight unit, or give the design with --hardware",
             )
     calibration = _calibration(calibrate, calibration_images, data or loaded.data, data_dir)
-    console = Console(stderr=json_path == "-", highlight=False)
-    with progress(Console(stderr=True)) as step:
+    console = terminal(stderr=json_path == "-")
+    with progress(terminal(stderr=True)) as step:
         deployment = deploy(
             model, examples.x, examples.y, hardware,
             seed=seed, chips=chips, threshold=threshold, metric=metric, only=selected, skip=skip,
@@ -190,7 +189,7 @@ def run_export(
         model_sha256=loaded.sha256,
         version=__version__,
     )
-    console = Console(highlight=False)
+    console = terminal()
     for warning in warnings:
         say(console, f"warning: {warning}", "yellow")
     say(console, f"wrote {output}: chip {chip}, {sum(1 for s, _ in slots(analog) if not s.ideal)} arrays")

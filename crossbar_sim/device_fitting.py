@@ -12,7 +12,7 @@ from crossbar_sim.crossbar.device_fit import DeviceFit, fit_device, read_measure
 from crossbar_sim.crossbar.device_fit.measurements import scattered
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, replacing, write_json, write_text
-from crossbar_sim.robustness.wording import say
+from crossbar_sim.robustness.wording import say, terminal
 from crossbar_sim.text import visible
 
 SHOWN = 4000
@@ -46,7 +46,7 @@ def run_fit_device(measured: str, output: str, law: str, plot: str | None, json_
     write_json(json_path, report)
     if plot is not None:
         draw(fit, plot)
-    console = Console(stderr=json_path == "-", highlight=False)
+    console = terminal(stderr=json_path == "-")
     show(fit, console)
     for path in (output, plot, json_path):
         if path is not None and path != "-":

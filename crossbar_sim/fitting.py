@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from rich.console import Console
 from torch import nn
 
 from crossbar_sim.baselines.drift_aware import DriftAware
@@ -25,7 +24,7 @@ from crossbar_sim.nn.detection_task import detects
 from crossbar_sim.nn.networks import NETWORKS, build
 from crossbar_sim.nn.train import Epoch
 from crossbar_sim.rng import Key
-from crossbar_sim.robustness.wording import say
+from crossbar_sim.robustness.wording import say, terminal
 from crossbar_sim.search import BayesFT
 from crossbar_sim.search.by_name import any_method
 from crossbar_sim.text import parse_json
@@ -95,7 +94,7 @@ def run_train(
     way = any_method(method, own, given, hardware if needs else None)
     splits = load_data(data, data_dir)
     made = Named.of(network, parsed_arguments(network_arguments), splits)
-    console = Console(highlight=False)
+    console = terminal()
 
     def tell(epoch: Epoch) -> None:
         score = epoch.validation_accuracy

@@ -19,6 +19,11 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def visible_lines(text: str) -> str:
+    """The same of a text of several lines."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def spreadsheet_cell(value: Any) -> Any:
     """A value for a CSV file: text is visible, and begins with an apostrophe where it would be run as a formula."""
     if not isinstance(value, str):

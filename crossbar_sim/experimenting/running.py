@@ -33,7 +33,7 @@ from crossbar_sim.robustness.page import write_page
 from crossbar_sim.robustness.subjects import Model, model_of_file
 from crossbar_sim.robustness.sweep_view import show_sweep
 from crossbar_sim.robustness.view import progress
-from crossbar_sim.robustness.wording import say
+from crossbar_sim.robustness.wording import say, terminal
 from crossbar_sim.store.records import canonical
 from crossbar_sim.store.results import Results
 
@@ -68,7 +68,7 @@ def run_experiment(
         pool.set_threads(threads)
     for sigma in check_sigmas((*experiment.sigmas,)):
         at_sigma(experiment.hardware, sigma)
-    console = Console(highlight=False)
+    console = terminal()
     say(console, experiment.title, "bold")
     data = _data_name(experiment)
     whole = load_data(data, data_dir)
@@ -81,7 +81,7 @@ def run_experiment(
         at_sigma(experiment.hardware, sigma)
     models, planned = _models(experiment, data, taught, tried, folder, console)
     database = folder / f"{experiment.name}.db"
-    with Results.open(database) as results, progress(Console(stderr=True)) as step:
+    with Results.open(database) as results, progress(terminal(stderr=True)) as step:
         sweep = robustness(
             models, None, experiment.hardware, experiment.sigmas, plan=experiment.plan, seed=experiment.seed,
             metric=experiment.metric, results=results, workers=workers, scheduler=scheduler,

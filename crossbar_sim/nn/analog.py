@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from crossbar_sim.nn.copying import copy_graph
-from crossbar_sim.nn.derived import Silent, base_of, derive, exchange
+from crossbar_sim.nn.derived import Silent, base_of, derive, exchange, restore
 from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.on_tiles import on_tiles
 from crossbar_sim.nn.programming import gain, program_into, tiled_of, write
@@ -304,4 +304,41 @@ def make_analog(module: nn.Module, slots: list[Slot], design: Design) -> None:
     """Exchange the module's class for its analog one, in place."""
     by_name = {name: slot for slot in slots for name in slot.names}
     module.__dict__[ATTRIBUTE] = Arrays(by_name, design)
-    exchange(module, analog_class(base_of(module), tuple(by_name)))
+    try:
+        exchange(module, analog_class(base_of(module), tuple(by_name)))
+    except TypeError:  # objects of the subclass would lie differently in memory
+        keep_class(module)
+
+
+class Parameters(dict[str, Any]):
+    """The parameters of an analog layer that keeps its own class: those that have arrays read as these.
+
+    `nn.Module.__getattr__` looks parameters up by `parameters[name]`; all of torch that saves, moves or lists them
+    goes through `items`, `values` or `get`, which give the clean ones.
+    """
+
+    module: nn.Module
+
+    def __getitem__(self, name: str) -> Any:
+        arrays = arrays_of(self.module)
+        if arrays is None or name not in arrays.slots:
+            return super().__getitem__(name)
+        try:
+            return _reader()(arrays, self.module, name)
+        except AttributeError as error:
+            raise RuntimeError(f"programming {name} failed: {error}") from error
+
+
+def keep_class(module: nn.Module) -> None:
+    """Give an analog layer its own class back, for a forward that asks `type(layer) is nn.Linear`; in place.
+
+    For evaluation: `torch.func.functional_call` would take programmed values for parameters. Recurrent layers and
+    graphs, which do not look their weights up in a way that could be changed, stay as they are.
+    """
+    if arrays_of(module) is None or isinstance(module, nn.RNNBase | fx.GraphModule):
+        return
+    if not isinstance(module._parameters, Parameters):
+        parameters = Parameters(module._parameters)
+        parameters.module = module
+        module.__dict__["_parameters"] = parameters
+    restore(module)

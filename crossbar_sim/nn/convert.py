@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
@@ -17,7 +17,7 @@ from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.folding import Fold, fold_away, foldable
 from crossbar_sim.nn.layer import Layer, count_shared
 from crossbar_sim.nn.matrices import NORMALISATION, RULES, Layout, Matrix, matrices
-from crossbar_sim.nn.operands import Operand, Operands, operands
+from crossbar_sim.nn.operands import Operand, Operands
 from crossbar_sim.nn.slot import Slot
 from crossbar_sim.nn.unmapped import (
     CONSTANTS,
@@ -50,7 +50,7 @@ def to_analog(
         hardware: the design.
         seed, chip: which random sample of it.
         only, skip: names of layers, or patterns such as "encoder.*"; the rest stays digital and clean.
-        seen: what a forward does with the parameters (see `to_analog_on`): those that no product takes are
+        seen: what a forward does with the parameters (see `nn.operands`): those that no product takes are
             on no array. None: every layer multiplies with its weight, as its class does.
 
     Returns:
@@ -110,39 +110,6 @@ def to_analog(
         make_analog(analog, [], design)  # a graph copies itself in a way that knows no analog layers
     design.layers = tuple(layers)
     return analog
-
-
-def to_analog_on(
-    x: Tensor,
-    model: nn.Module,
-    hardware: Hardware,
-    seed: int = 0,
-    chip: int = 0,
-    only: Iterable[str] | None = None,
-    skip: Iterable[str] = (),
-    fixed: int | None = None,
-) -> tuple[nn.Module, Operands | None]:
-    """As `to_analog`, with those weights on arrays that the forward multiplies these inputs with.
-
-    Args:
-        x: inputs (n, ...), of which a few are run.
-        model: in evaluation mode, clean.
-        hardware, seed, chip, only, skip: see `to_analog`.
-        fixed: the one batch size that the model accepts.
-
-    Returns:
-        The analog model, and what its forward does with every parameter that it has on arrays, for further calls of
-        `to_analog`; None where that could not be seen (then every layer is taken for what its class is).
-
-    Raises:
-        InputError: see `to_analog`.
-    """
-    only, skip = None if only is None else tuple(only), tuple(skip)
-    analog = to_analog(model, hardware, seed, chip, only, skip)
-    seen = operands(analog, x, fixed)
-    if seen is None or seen.usual:
-        return analog, seen
-    return to_analog(model, hardware, seed, chip, only, skip, seen), seen
 
 
 def _is_module(model: nn.Module, name: str) -> bool:

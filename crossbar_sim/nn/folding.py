@@ -26,7 +26,7 @@ class Fold:
 
     def __call__(self, layer: nn.Module) -> dict[str, Tensor]:
         """The folded "weight" and "bias" of `layer`, in the shapes of its own, differentiable."""
-        weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
+        weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
         gamma, beta = self.norm._parameters.get("weight"), self.norm._parameters.get("bias")
         mean, var = self.norm._buffers["running_mean"], self.norm._buffers["running_var"]
         assert weight is not None

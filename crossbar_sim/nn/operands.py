@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from crossbar_sim.nn import chips
 from crossbar_sim.nn.analog import arrays_of
+from crossbar_sim.nn.faithful import InPlace
 from crossbar_sim.nn.kept_state import watched
 from crossbar_sim.nn.reading import reading
 from crossbar_sim.nn.slot import Slot
@@ -147,7 +148,9 @@ class _Recorder:
         self.names: dict[tuple[int, str], str] = {}
         self.provided: dict[str, str] = {}
         self.copies: dict[str, Tensor] = {}
-        for name, module in analog.named_modules():
+        # an original that is analog while it runs has its arrays from its copy, with the same names
+        roots = [analog.copied, analog.original] if isinstance(analog, InPlace) else [analog]
+        for name, module in (pair for root in roots for pair in root.named_modules()):
             arrays = arrays_of(module)
             for parameter, value in module._parameters.items():
                 if value is None or value.is_meta:
@@ -158,6 +161,11 @@ class _Recorder:
                 known.exact |= {_Source(full, "clean")}
                 if arrays is not None and parameter in arrays.slots:
                     self.provided[full] = parameter
+                    if parameter in arrays.programmed:  # by a run before
+                        held = arrays.programmed[parameter]
+                        self.about[_place(held)] = _About(
+                            exact=frozenset({_Source(full, "kept")}), tensor=held
+                        )
         self.about.update(kept or {})
 
     def run(self, analog: nn.Module, x: Tensor) -> None:

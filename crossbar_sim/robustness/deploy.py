@@ -13,12 +13,14 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips as handle
-from crossbar_sim.nn.convert import to_analog_on
+from crossbar_sim.nn.convert import to_analog
 from crossbar_sim.nn.design import CellMaps, Maps
 from crossbar_sim.nn.effects import idle_effects, layer_effects, read_linearly
 from crossbar_sim.nn.evaluate import BLOCK
+from crossbar_sim.nn.faithful import faithful
 from crossbar_sim.nn.kept_state import left_on
 from crossbar_sim.nn.layer import Layer
+from crossbar_sim.nn.operands import Operands, operands
 from crossbar_sim.nn.remapped import remap_arrays, remap_errors, remap_sentence
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness import cautions
@@ -218,11 +220,17 @@ def deploy(
         raise InputError(f"threshold={threshold}: expected a score such as 0.9")
     with suppress(NotImplementedError):  # an exported graph knows one mode
         model.eval()  # or dropout would be at work, and batch normalisation take statistics of its own
-    analog, seen = to_analog_on(x, model, hardware, seed, numbers[0], only, skip, fixed)
-    if maps is not None:
-        handle.design(analog).set_maps(maps)
-    if remap:
-        remap_arrays(analog)
+    only, skip = None if only is None else tuple(only), tuple(skip)
+
+    def made(seen: Operands | None) -> nn.Module:
+        analog = to_analog(model, hardware, seed, numbers[0], only, skip, seen)
+        if maps is not None:
+            handle.design(analog).set_maps(maps)
+        if remap:
+            remap_arrays(analog)
+        return analog
+
+    analog = made(None)
     total, done = _work(analog, len(numbers), sensitivity_chips), 0
 
     def step(what: str) -> None:
@@ -232,8 +240,14 @@ def deploy(
             progress(done, total, what)
 
     reference = Reference.of(model, x, y, block, fixed)
+    analog = faithful(analog, model, x, reference.few, fixed)
+    seen = operands(analog, x, fixed)
+    if seen is not None and not seen.usual:
+        analog = faithful(made(seen), model, x, reference.few, fixed)
+        total = _work(analog, len(numbers), sensitivity_chips)
     notes = (*notes, *cautions.of_state(left_on(model)))
     asked, metric = metric, reference.metric(metric)
+    reference.check_metric(metric)
     if threshold is not None and threshold > 1 and metric != "output_error":
         raise InputError(f"threshold={threshold}: {metric} is a share in 0 .. 1, such as 0.9 for 90 %")
     step("clean model")

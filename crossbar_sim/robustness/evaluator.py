@@ -15,6 +15,7 @@ from crossbar_sim.nn.chain import Chain
 from crossbar_sim.nn.convert import to_analog
 from crossbar_sim.nn.copying import copy_module
 from crossbar_sim.nn.evaluate import one_thread, outputs, torch_threads_kept
+from crossbar_sim.nn.faithful import faithful, is_copy
 from crossbar_sim.nn.operands import Operands
 from crossbar_sim.nn.sending import portable
 from crossbar_sim.robustness.drawn_images import Strata
@@ -49,7 +50,7 @@ class Subject:
         metric: what chips are judged by.
         seed: of all chips.
         only, skip: see `to_analog`.
-        seen: what the module's forward does with its parameters; see `to_analog_on`.
+        seen: what the module's forward does with its parameters; see `nn.operands`.
     """
 
     module: nn.Module
@@ -62,8 +63,13 @@ class Subject:
     seen: Operands | None = None
 
     def analog(self, hardware: Hardware) -> nn.Module:
-        """The module on a design, on chip 0."""
-        return to_analog(self.module, hardware, self.seed, 0, self.only, self.skip, self.seen)
+        """The model on a design, chip 0: checked to be the clean model where the hardware is ideal.
+
+        Raises:
+            InputError: if no analog model is.
+        """
+        made = to_analog(self.module, hardware, self.seed, 0, self.only, self.skip, self.seen)
+        return faithful(made, self.module, self.reference.x, self.reference.few, self.reference.fixed)
 
     @functools.cached_property
     def evaluator(self) -> "Evaluator":
@@ -135,13 +141,11 @@ def _measurers(subject: Subject) -> list[Measurer]:
     hardware = at_sigma(subject.hardware, 0.0)
     analog = subject.analog(hardware)
     parameters = list(subject.module.parameters())
-    small = sum(p.numel() for p in parameters) < LARGE
+    small = sum(p.numel() for p in parameters) < LARGE and is_copy(analog)
     count = threads.threads() if small and all(p.device.type == "cpu" for p in parameters) else 1
     chain = _chain(subject, analog, hardware) if small else None
     if chain is not None:
         return [OfChain(subject, each) for each in (chain, *(chain.twin() for _ in range(1, count)))]
-    # made anew: to look for a chain runs the forward, which may leave tensors on the model that cannot be copied
-    analog = subject.analog(hardware)
     memo = {id(p): p for p in analog.parameters()}
     copies = [analog, *(copy_module(analog, dict(memo)) for _ in range(1, count))]
     return [AnyModel(subject, each) for each in copies]
@@ -152,7 +156,9 @@ def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> Chain | N
     reference = subject.reference
     if subject.metric == "output_error" or reference.predicted.dim() != 1 or reference.fixed is not None:
         return None
-    chain = Chain.of(analog)
+    # on a copy of its own: to look for a chain traces the forward, which may leave things on the model
+    traced = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip, subject.seen)
+    chain = Chain.of(traced)
     if chain is None or not chain.takes(reference.x):
         return None
     few = reference.x[:CHECKED]

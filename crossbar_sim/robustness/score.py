@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection_task import detects
-from crossbar_sim.nn.evaluate import BLOCK, check_repeats, outputs, several
+from crossbar_sim.nn.evaluate import BLOCK, check_alone, check_repeats, few_of, outputs, several
 
 METRICS = ("accuracy", "agreement", "output_error")
 """What a chip can be judged by, the fields of `Score`."""
@@ -57,6 +57,9 @@ class Reference:
         clean: the clean model's outputs, (n, ...).
         block, fixed: see `nn.evaluate.outputs`.
         several: how many outputs the model returns where the first of them is judged for being the first, else 1.
+        few: the first inputs, and the clean model's outputs for them as `few_outputs` gives them; None: not known.
+        mixed: by how much the outputs for an example depend on the others of its batch, relative to the largest
+            output; 0.0: no more than by rounding.
     """
 
     x: Tensor
@@ -65,6 +68,8 @@ class Reference:
     block: int = BLOCK
     fixed: int | None = None
     several: int = 1
+    few: tuple[Tensor, Tensor] | None = None
+    mixed: float = 0.0
 
     @classmethod
     def of(
@@ -74,7 +79,7 @@ class Reference:
 
         Raises:
             InputError: if the model cannot take them, returns too few outputs for the labels, or outputs that
-                are not finite, or draws random numbers.
+                are not finite, draws random numbers, or normalises by the statistics of a batch.
         """
         if detects(model):
             raise InputError("this command judges classifiers: a detector is judged by crossbar-sim sweep")
@@ -84,7 +89,7 @@ class Reference:
             clean = torch.cat([t.cpu() for t in outputs(model, x, block, fixed)])
         finally:
             hook.remove()
-        check_repeats(model, x, fixed)
+        few = check_repeats(model, x, fixed)
         if not clean.isfinite().all():
             raise InputError(
                 "the clean model's outputs are not finite on these inputs: nothing to compare with"
@@ -100,12 +105,14 @@ class Reference:
                     f"labels go up to {int(y.max())} but the model has {clean.shape[1]} outputs: "
                     f"is this the data it was trained on?"
                 )
-        return cls(x, y, clean, block, fixed, max(counts, default=1))
+        mixed = check_alone(model, few, clean)
+        seen = (few_of(x, fixed), few)
+        return cls(x, y, clean, block, fixed, max(counts, default=1), few=seen, mixed=mixed)
 
     def part(self, indices: Tensor) -> "Reference":
         """The same for some of the examples."""
         y = None if self.y is None else self.y[indices]
-        return Reference(self.x[indices], y, self.clean[indices], self.block, self.fixed, self.several)
+        return replace(self, x=self.x[indices], y=y, clean=self.clean[indices])
 
     @property
     def classes(self) -> bool:
@@ -145,6 +152,18 @@ class Reference:
                 f"metric='agreement' compares largest outputs, but there is one output: {tuple(self.clean.shape)}"
             )
         return asked
+
+    def check_metric(self, metric: str) -> None:
+        """Refuse an output error where there is nothing that it could be relative to.
+
+        Raises:
+            InputError: if all outputs of the clean model are 0.
+        """
+        if metric == "output_error" and self.norm == 0:
+            raise InputError(
+                "the clean model's outputs are all 0 on these inputs, and an output error is relative to them: give a "
+                "trained model (a last layer that starts from zero gives 0 until it is trained)"
+            )
 
     def clean_score(self) -> Score:
         """The clean model's own score."""
@@ -217,8 +236,7 @@ def finite_score(score: Score, metric: str, chip: int) -> Score:
     """
     if math.isnan(score.value(metric)):
         raise InputError(
-            f"chip {chip}: the outputs are not finite (or the clean model's are all zero), and there are no "
-            "classes to compare: lower sigma"
+            f"chip {chip}: the outputs are not finite, so an output error does not exist: lower sigma"
         )
     return score
 

@@ -17,10 +17,10 @@ from crossbar_sim.crossbar.overrides import at_sigma
 from crossbar_sim.crossbar.ranges import Ranges
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips
-from crossbar_sim.nn.convert import to_analog_on
 from crossbar_sim.nn.effects import idle_effects, layer_effects, read_linearly
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.loading import LoadedModel
+from crossbar_sim.nn.operands import operands
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness import cautions
 from crossbar_sim.robustness.detection_score import reference_of
@@ -158,11 +158,13 @@ def prepare(
         raise InputError("the data hold no example")
     reference = reference_of(model.module, examples.x, examples.y, BLOCK, model.fixed)
     chosen = reference.metric(metric)
+    reference.check_metric(chosen)
     clean = reference.clean_score().value(chosen)
-    analog, seen = to_analog_on(
-        examples.x, model.module, at_sigma(hardware, sigma), seed, 0, only, skip, model.fixed
-    )
-    subject = Subject(model.module, hardware, reference, chosen, seed, only, skip, seen)
+    subject = Subject(model.module, hardware, reference, chosen, seed, only, skip)
+    analog = subject.analog(at_sigma(hardware, sigma))
+    subject.seen = operands(analog, examples.x, model.fixed)
+    if subject.seen is not None and not subject.seen.usual:
+        analog = subject.analog(at_sigma(hardware, sigma))
     design = to_dict(at_sigma(hardware, 0.0))
     design["drift"] = {**design["drift"], "sigma": None}
     identity = {

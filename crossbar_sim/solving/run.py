@@ -80,9 +80,9 @@ def run_solve(
     write_json(json_path, as_dict(g, v, wires, nonlinear, solved, files))
     to_errors = json_path == "-"
     for line in report(g, v, wires, nonlinear, solved):
-        click.echo(line, err=to_errors)
+        click.echo(visible(line), err=to_errors)
     for line in warnings(v, wires, nonlinear, cell, g):
-        click.echo(f"warning: {line}", err=to_errors)
+        click.echo(visible(f"warning: {line}"), err=to_errors)
     for path in (output, plot, json_path):
         if path is not None and path != "-":
             click.echo(f"wrote {visible(path)}", err=to_errors)

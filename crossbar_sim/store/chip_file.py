@@ -15,13 +15,15 @@ from crossbar_sim.crossbar.config import from_json
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.mapping import Mapping
 from crossbar_sim.crossbar.planes import through_wires
+from crossbar_sim.crossbar.remapping import Remapping
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.design import CellMaps, Cells, Design
 from crossbar_sim.rng import Key
 from crossbar_sim.store import guard
-from crossbar_sim.store.contents import open_array, open_arrays
-from crossbar_sim.store.layout import FORMAT, FORMAT_VERSION, group_of, path_of
+from crossbar_sim.store.chunks import read
+from crossbar_sim.store.contents import Opened, open_array, open_arrays
+from crossbar_sim.store.layout import BIT_LINES, FORMAT, FORMAT_VERSION, WORD_LINES, group_of, path_of
 from crossbar_sim.store.stored_array import StoredArray
 
 
@@ -121,14 +123,13 @@ class FileMaps(CellMaps):
         with guard.reading(self.chip.path) as file:
             opened = open_array(file, group_of(name))
             array = opened.array
-            if self.assumed is None or self.assumed.wires is None:
+            wires = None if self.assumed is None else self.assumed.wires
+            if wires is None and opened.placement is None:
                 found = array.weights(opened.drifted, opened.unit, columns, self.assumed)
                 largest = array.largest(opened.drifted, opened.unit)
             else:
-                planes, mapping, scale = array.planes(opened.drifted, opened.unit, columns, self.assumed)
-                largest = float(planes.max(initial=0.0))
-                wired = self._through_wires(planes, mapping, self.assumed, groups or array.blocks)
-                found = np.ascontiguousarray(read_weight(wired.transpose(0, 2, 1), mapping, scale).T)
+                cells, largest = self._cells(opened, columns, self.assumed, groups or array.blocks)
+                found = np.ascontiguousarray(read_weight(cells[0].transpose(0, 2, 1), *cells[1:]).T)
         self._look_at(name, largest)
         return found
 
@@ -137,18 +138,28 @@ class FileMaps(CellMaps):
         with guard.reading(self.chip.path) as file:
             opened = open_array(file, group_of(name))
             hardware = self.assumed if self.assumed is not None else design.hardware
-            planes, mapping, scale = opened.array.planes(opened.drifted, opened.unit, columns, hardware)
-        self._look_at(name, float(planes.max(initial=0.0)))
-        if hardware.wires is not None:
-            planes = self._through_wires(planes, mapping, hardware, groups)
+            cells, largest = self._cells(opened, columns, hardware, groups)
+        self._look_at(name, largest)
         key = design.key(name) if self.chip.seed is None else Key(self.chip.seed).fold(name)
         number = design.chip if self.chip.chip is None else self.chip.chip
-        return Cells(planes, mapping, scale, hardware.tile[0], key, number)
+        return Cells(*cells, hardware.tile[0], key, number)
 
-    def _through_wires(self, planes: Float32, mapping: Mapping, hardware: Hardware, groups: int) -> Float32:
-        return through_wires(
-            replace(hardware, mapping=mapping, adc=None, dac=None, ranges=None), planes, groups
-        )
+    def _cells(
+        self, opened: Opened, columns: Float32, hardware: Hardware | None, groups: int
+    ) -> tuple[tuple[Float32, Mapping, Float32], float]:
+        """The planes that multiply, in the order of the matrix, with mapping and scale; the largest conductance."""
+        planes, mapping, scale = opened.array.planes(opened.drifted, opened.unit, columns, hardware)
+        largest = float(planes.max(initial=0.0))
+        if hardware is not None and hardware.wires is not None:
+            plain = replace(hardware, mapping=mapping, adc=None, dac=None, ranges=None)
+            planes = through_wires(plain, planes, groups)
+        if opened.placement is not None:
+            found = placement(opened, columns.shape, mapping, scale.size > 1)
+            logical = found.restore_planes(planes.transpose(0, 2, 1), mapping)
+            planes = np.ascontiguousarray(logical.transpose(0, 2, 1))
+            if scale.size > 1:
+                scale = scale[np.argsort(found.columns[0])]
+        return (planes, mapping, scale), largest
 
     def _look_at(self, name: str, largest: float) -> None:
         """Warn of conductances that no cell has, once."""
@@ -156,6 +167,36 @@ class FileMaps(CellMaps):
         if sentence is not None and sentence not in self.cautions:
             self.cautions = (*self.cautions, sentence)
             warnings.warn(sentence, UnitWarning, stacklevel=2)
+
+
+def placement(opened: Opened, size: tuple[int, ...], mapping: Mapping, together: bool) -> Remapping:
+    """Where the weights of a remapped array lie.
+
+    Args:
+        opened: with a placement.
+        size: (cols, rows) of the matrix.
+        mapping: only a pair can be turned.
+        together: whether each bit line has a scale of its own, and so one column in all its tiles.
+
+    Raises:
+        InputError: if a line is missing or twice in its tile.
+    """
+    assert opened.placement is not None
+    words, bits, height = opened.placement
+    cols, rows = size
+    lines = read(words, slice(0, rows), slice(0, 1))[0, :, 0].astype(np.int64)
+    signed = read(bits, slice(0, 1), slice(0, bits.shape[2]))[:, 0].astype(np.int64)
+    columns, signs = np.abs(signed) - 1, np.where(signed < 0, -1, 1).astype(np.int8)
+    right = columns.shape[1] == cols and bool(np.all(np.sort(columns, axis=1) == np.arange(cols)))
+    for top in range(0, rows, height):
+        own = np.arange(top, min(top + height, rows))
+        right = right and np.array_equal(np.sort(lines[own]), own)
+    right = right and (mapping.planes_per_copy == 2 or bool(np.all(signed > 0)))
+    if not right or (together and bool(np.any(columns != columns[:1]))):
+        raise InputError(
+            f"{opened.array.path}: {WORD_LINES} and {BIT_LINES} must name each row of a tile, and each column, once"
+        )
+    return Remapping(lines, columns, signs, height, 0.0, 0.0)
 
 
 def read_chip(path: str | os.PathLike[str]) -> ChipFile:

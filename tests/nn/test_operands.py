@@ -13,7 +13,6 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from crossbar_sim import Hardware
 from crossbar_sim.nn import chips, to_analog
-from crossbar_sim.nn.convert import to_analog_on
 from crossbar_sim.nn.operands import operands
 from crossbar_sim.robustness import deploy
 
@@ -117,10 +116,10 @@ def _forget():
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_a_weight_that_a_product_takes_is_on_arrays(name):
     model = Layer(PRODUCTS[name]).eval()
-    analog, seen = to_analog_on(X, model, BAYESFT)
+    seen = operands(to_analog(model, BAYESFT), X)
     assert seen.found["weight"].way == "product"
     assert not seen.found["weight"].also_past
-    assert chips.layers(analog)[0].analog
+    assert chips.layers(to_analog(model, BAYESFT, seen=seen))[0].analog
     found = deploy(model, X, None, BAYESFT, chips=1, sensitivity_chips=0)
     assert found.scores[0].output_error > 0.05
     assert not found.warnings

@@ -24,7 +24,7 @@ from crossbar_sim import (
     TelegraphNoise,
     Wires,
 )
-from crossbar_sim.nn import to_analog
+from crossbar_sim.nn import chips, to_analog
 from crossbar_sim.nn.chips import design, slots
 from crossbar_sim.nn.remapped import remap_arrays
 from crossbar_sim.store import layout, read_chip
@@ -184,14 +184,52 @@ def test_an_array_that_is_missing_computes_clean_beside_converters(tmp_path: Pat
         assert not torch.allclose(analog[2](rows(5)), two_layers()[2](rows(5)))
 
 
-def test_a_remapped_model_is_not_exported(tmp_path: Path) -> None:
-    """Its file would hold other cells than those that computed."""
-    design_ = Hardware(stuck=StuckCells(0.1, 0.1))
-    analog = to_analog(two_layers(), design_)
+@pytest.mark.parametrize(
+    "hardware",
+    [
+        Hardware(stuck=StuckCells(0.1, 0.1), **SMALL),
+        Hardware(Offset(1e-6, copies=2), DRIFT, stuck=StuckCells(0.1, 0.1), bias="row", **SMALL),
+        Hardware(Differential(scale_per="column"), DRIFT, stuck=StuckCells(0.1), wires=Wires(30.0, 30.0), **SMALL),
+        replace(READ["converters"], stuck=StuckCells(0.1, 0.05)),
+        replace(READ["everything"], stuck=StuckCells(0.1, 0.05)),
+    ],
+)  # fmt: skip
+def test_a_remapped_chip_says_where_its_weights_lie(hardware: Hardware, tmp_path: Path) -> None:
+    model = fill(nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.Flatten(), nn.Linear(96, 5)))
+    analog = to_analog(model, hardware, 5, 3)
+    with torch.no_grad():
+        plain = analog(image(4))
+        remap_arrays(analog)
+        chips.set_chip(analog, 3)
+        simulated = analog(image(4))
+        assert not torch.equal(plain, simulated)
+        path = export(analog, tmp_path / "chip.h5", hardware, 5, 3)
+        read = to_analog(model, hardware)
+        design(read).set_maps(read_chip(path).maps())
+        assert torch.equal(read(image(4)), simulated)
+
+
+def test_a_placement_that_is_none_is_refused(tmp_path: Path) -> None:
+    import h5py
+
+    hardware = Hardware(stuck=StuckCells(0.1, 0.1), **SMALL)
+    analog = to_analog(two_layers(), hardware)
     remap_arrays(analog)
-    with pytest.raises(InputError, match="remapped"):
-        export(analog, tmp_path / "chip.h5", design_)
-    assert not (tmp_path / "chip.h5").exists()
+    path = export(analog, tmp_path / "chip.h5", hardware)
+    weight = np.ones((5, 7), np.float32)
+    for name, place, value, why in (
+        ("word_lines", (0, 1, 0), 6, "once"), ("bit_lines", (0, 0, 1), 99, "once"),
+        ("bit_lines", (1, 0, 0), 0, "once"), ("bit_lines", None, None, "go together"),
+    ):  # fmt: skip
+        bad = tmp_path / "bad.h5"
+        bad.write_bytes(path.read_bytes())
+        with h5py.File(bad, "a") as file:
+            if place is None:
+                del file[f"layers/0/{name}"]
+            else:
+                file[f"layers/0/{name}"][place] = value
+        with pytest.raises(InputError, match=why):
+            read_chip(bad).maps()("0.weight", weight)
 
 
 def test_an_exported_program(tmp_path: Path) -> None:
