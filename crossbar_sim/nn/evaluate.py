@@ -1,7 +1,9 @@
 """Running a model over data: in fixed blocks, one thread per block, so that the bits never depend on threads."""
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -191,7 +193,7 @@ def _forward(model: nn.Module, piece: Tensor, fast: bool) -> Tensor:
     """One block's output as a tensor (b, ...) of float32 or float64."""
     with FastRoutes() if fast else nullcontext():
         answer = _answer(model, piece)
-    y = _tensor(answer)
+    y = answer_of(answer)
     if y is None or y.dim() < 1 or len(y) != len(piece):
         what = f"shape {tuple(y.shape)}" if y is not None else "no tensor"
         first = "; it returns several outputs, of which the first is taken" if several(answer) > 1 else ""
@@ -237,22 +239,31 @@ def _answer(model: nn.Module, piece: Tensor) -> Any:
         ) from error
 
 
-def _tensor(y: Any) -> Tensor | None:
-    """The output that counts: a tensor, "logits", the first of a tuple, "out" or the first of a dictionary."""
+def answer_of(y: Any) -> Tensor | None:
+    """The output that counts: a tensor, else the one called "logits" or "out", else the first that is one."""
     if isinstance(y, Tensor):
         return y
-    if hasattr(y, "logits"):
-        return _tensor(y.logits)
-    if isinstance(y, list | tuple) and y:
-        return _tensor(y[0])
-    if isinstance(y, dict) and y:
-        return _tensor(y.get("logits", y.get("out", next(iter(y.values())))))
-    return None
+    named, parts = _parts(y)
+    first = [named[name] for name in ("logits", "out") if name in named]
+    return next((found for part in (*first, *parts) if (found := answer_of(part)) is not None), None)
 
 
 def several(y: Any) -> int:
     """How many outputs there are, of which the first counts for being the first; 1 if there is one, or a name tells."""
-    if hasattr(y, "logits") or (isinstance(y, dict) and ("logits" in y or "out" in y)):
+    named, parts = _parts(y)
+    if any(named.get(name) is not None for name in ("logits", "out")):
         return 1
-    among = y.values() if isinstance(y, dict) else y if isinstance(y, list | tuple) else ()
-    return max(sum(each is not None for each in among), 1)
+    return max(sum(each is not None for each in parts), 1)
+
+
+def _parts(y: Any) -> tuple[dict[str, Any], list[Any]]:
+    """The parts of an output that have names (of a dict, a dataclass or a named tuple), and all of its parts."""
+    if isinstance(y, Mapping):
+        return dict(y), list(y.values())
+    if isinstance(y, list | tuple | deque):
+        fields = getattr(y, "_fields", ())
+        return dict(zip(fields, y, strict=False)), list(y)
+    if dataclasses.is_dataclass(y) and not isinstance(y, type):
+        fields = {field.name: getattr(y, field.name, None) for field in dataclasses.fields(y)}
+        return fields, list(fields.values())
+    return {name: getattr(y, name) for name in ("logits", "out") if hasattr(y, name)}, []
