@@ -75,7 +75,8 @@ def _write(opened: "Results", form: str, output: str | None) -> None:
         assert output is not None
         tables.write_parquet(tables.rows(opened), output)
         return
-    lines = (tables.csv_lines if form == "csv" else tables.json_lines)(tables.rows(opened))
+    rows = tables.rows(opened)
+    lines = tables.csv_lines(rows) if form == "csv" else tables.json_lines(rows)
     if output is not None:
         write_text(output, lines)
         return
