@@ -80,10 +80,9 @@ def _write(opened: "Results", form: str, output: str | None) -> None:
     if output is not None:
         write_text(output, lines)
         return
-    stream = click.get_binary_stream("stdout")
     for line in lines:
-        stream.write(line.encode())  # UTF-8, whatever the terminal's encoding is
-    stream.flush()
+        sys.stdout.buffer.write(line.encode())  # UTF-8, whatever the terminal's encoding is
+    sys.stdout.buffer.flush()
 
 
 def _format_of(output: str | None) -> str | None:
