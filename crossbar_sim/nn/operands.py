@@ -23,49 +23,7 @@ from crossbar_sim.nn.faithful import InPlace
 from crossbar_sim.nn.kept_state import watched
 from crossbar_sim.nn.reading import reading
 from crossbar_sim.nn.slot import Slot
-
-Way = Literal["product", "computed", "operand", "past", "kept", "handed", "read", "unused"]
-"""What a forward does with a parameter:
-
-product: it is the matrix of a product;
-computed: a product takes a tensor computed from it;
-operand: another operator takes it with something that depends on the inputs (a bias, a table);
-past: operators take the clean parameter, not what the array gives;
-kept: a product takes a copy that an earlier forward kept;
-handed: the layer computes with a weight that the forward hands to it (`functional_call`);
-read: it is read, and no operator takes it together with an input;
-unused: it is not read.
-"""
-
-
-@dataclass(frozen=True)
-class Operand:
-    """What a forward does with one parameter: the way, by which operator, and whether it also takes the clean one."""
-
-    way: Way
-    operator: str = ""
-    also_past: bool = False
-
-
-@dataclass(frozen=True)
-class Operands:
-    """What one forward does with the parameters of a model: {name of the parameter: what}.
-
-    Args:
-        found: by the parameter's name in the module that holds it ("fc.weight"), for those that a module's arrays
-            provide.
-    """
-
-    found: Mapping[str, Operand] = field(default_factory=dict)
-
-    @property
-    def usual(self) -> bool:
-        """Whether every parameter is what its kind of layer makes of it: the matrix of a product, a bias, a factor."""
-        return all(operand.way in ("product", "operand") for operand in self.found.values())
-
-    def of(self, holder: str, parameter: str) -> Operand | None:
-        """What was seen of a parameter; None if it was not looked at."""
-        return self.found.get(f"{holder}.{parameter}" if holder else parameter)
+from crossbar_sim.nn.unmapped import Operand, Operands
 
 
 def operands(analog: nn.Module, x: Tensor, fixed: int | None = None) -> Operands | None:

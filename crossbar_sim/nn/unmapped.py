@@ -1,6 +1,8 @@
 """Weights that are on no array, and why, in the words of the report."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,50 @@ from torch import Tensor, nn
 from crossbar_sim.nn.graph import UNUSED, Use, is_unflattened
 from crossbar_sim.nn.layer import Layer
 from crossbar_sim.nn.matrices import DIGITAL, NORMALISATION, RULES
-from crossbar_sim.nn.operands import Operand
+
+Way = Literal["product", "computed", "operand", "past", "kept", "handed", "read", "unused"]
+"""What a forward does with a parameter:
+
+product: it is the matrix of a product;
+computed: a product takes a tensor computed from it;
+operand: another operator takes it with something that depends on the inputs (a bias, a table);
+past: operators take the clean parameter, not what the array gives;
+kept: a product takes a copy that an earlier forward kept;
+handed: the layer computes with a weight that the forward hands to it (`functional_call`);
+read: it is read, and no operator takes it together with an input;
+unused: it is not read.
+"""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """What a forward does with one parameter: the way, by which operator, and whether it also takes the clean one."""
+
+    way: Way
+    operator: str = ""
+    also_past: bool = False
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What one forward does with the parameters of a model: {name of the parameter: what}.
+
+    Args:
+        found: by the parameter's name in the module that holds it ("fc.weight"), for those that a module's arrays
+            provide.
+    """
+
+    found: Mapping[str, Operand] = field(default_factory=dict)
+
+    @property
+    def usual(self) -> bool:
+        """Whether every parameter is what its kind of layer makes of it: the matrix of a product, a bias, a factor."""
+        return all(operand.way in ("product", "operand") for operand in self.found.values())
+
+    def of(self, holder: str, parameter: str) -> Operand | None:
+        """What was seen of a parameter; None if it was not looked at."""
+        return self.found.get(f"{holder}.{parameter}" if holder else parameter)
+
 
 CONSTANTS = "constants of a frozen normalisation, no parameters: they stay digital and do not drift"
 

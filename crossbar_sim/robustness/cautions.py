@@ -6,8 +6,7 @@ from dataclasses import replace
 from crossbar_sim.crossbar.devices import PolynomialNoise
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.nn.layer import Layer
-from crossbar_sim.nn.operands import Operands
-from crossbar_sim.nn.unmapped import NO_OPERAND
+from crossbar_sim.nn.unmapped import NO_OPERAND, Operands
 from crossbar_sim.robustness.score import Reference, Score
 
 

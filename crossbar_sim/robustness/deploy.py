@@ -20,8 +20,9 @@ from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.faithful import faithful
 from crossbar_sim.nn.kept_state import left_on
 from crossbar_sim.nn.layer import Layer
-from crossbar_sim.nn.operands import Operands, operands
+from crossbar_sim.nn.operands import operands
 from crossbar_sim.nn.remapped import remap_arrays, remap_errors, remap_sentence
+from crossbar_sim.nn.unmapped import Operands
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness import cautions
 from crossbar_sim.robustness.calibration import Calibration, Calibrator
