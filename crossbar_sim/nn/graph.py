@@ -107,11 +107,11 @@ def uses(model: Any) -> dict[str, Use]:
     """
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
     fed: set[fx.Node] = set()
-    stored: set[fx.Node] = set()  # made of parameters alone
+    stored: set[fx.Node] = set()  # made of parameters, buffers and constants
     for node in model.graph.nodes:  # in the order of execution
         if node.op == "placeholder" or any(before in fed for before in node.all_input_nodes):
             fed.add(node)
-        elif str(node.target) in shapes or any(before in stored for before in node.all_input_nodes):
+        elif node.op == "get_attr" or any(before in stored for before in node.all_input_nodes):
             stored.add(node)
     found: dict[str, Use] = {}
     for node in model.graph.nodes:

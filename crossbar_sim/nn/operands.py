@@ -8,6 +8,7 @@ of its operands are those copies, which are computed from them, and which depend
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ from torch.utils._pytree import tree_leaves
 
 from crossbar_sim.nn import chips
 from crossbar_sim.nn.analog import arrays_of
+from crossbar_sim.nn.design import Design
+from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.faithful import InPlace
 from crossbar_sim.nn.kept_state import watched
 from crossbar_sim.nn.reading import reading
@@ -40,26 +43,33 @@ def operands(analog: nn.Module, x: Tensor, fixed: int | None = None) -> Operands
     Returns:
         None where the forward cannot be followed: it fails when its operators are watched.
     """
-    few = x[: fixed or 2]
-    if fixed is not None and len(few) < fixed:
-        few = torch.cat([few, few[-1:].expand(fixed - len(few), *few.shape[1:])])
-    device = next((p.device for p in analog.parameters()), few.device)
-    few = few.to(device)
     design = chips.design(analog)
+    device = next((p.device for p in analog.parameters()), x.device)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # or attention would be one operator
     try:
-        recorder = design.recorder = _Recorder(analog)
-        recorder.run(analog, few)
-        kept = recorder.kept()
-        if kept:
-            recorder = design.recorder = _Recorder(analog, kept)
-            recorder.run(analog, few)
-    except Exception:  # whatever watching breaks in a user's forward: the clean model has run before
+        # some models take more inputs than two, or exactly so many as there are
+        for count in dict.fromkeys((fixed,) if fixed else (2, min(len(x), BLOCK))):
+            few = x[:count]
+            if fixed is not None and len(few) < fixed:
+                few = torch.cat([few, few[-1:].expand(fixed - len(few), *few.shape[1:])])
+            with suppress(
+                Exception
+            ):  # whatever watching breaks in a user's forward: the clean model has run before
+                return _seen(analog, design, few.to(device))
         return None
     finally:
         design.recorder = None
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _seen(analog: nn.Module, design: Design, x: Tensor) -> Operands:
+    recorder = design.recorder = _Recorder(analog)
+    recorder.run(analog, x)
+    kept = recorder.kept()
+    if kept:
+        recorder = design.recorder = _Recorder(analog, kept)
+        recorder.run(analog, x)
     return Operands(recorder.result())
 
 
@@ -110,6 +120,10 @@ class _Recorder:
         roots = [analog.copied, analog.original] if isinstance(analog, InPlace) else [analog]
         for name, module in (pair for root in roots for pair in root.named_modules()):
             arrays = arrays_of(module)
+            for buffer in module._buffers.values():
+                if buffer is not None:
+                    made = {_Source("", "clean"): "buffer"}
+                    self.about.setdefault(_place(buffer), _About(made=made, tensor=buffer))
             for parameter, value in module._parameters.items():
                 if value is None or value.is_meta:
                     continue
@@ -205,7 +219,7 @@ class _Recorder:
                 continue
             others = [other for j, other in enumerate(factors) if j != i]
             if not layer and all(other.stored for other in others):
-                continue  # of two weights: no input takes part
+                continue  # of two weights, or of a weight and a buffer: no input takes part
             self.products |= about.exact
             for source, operator in about.made.items():
                 self.computed.setdefault(source, operator)
