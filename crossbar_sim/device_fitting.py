@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,9 @@ def run_fit_device(measured: str, output: str, law: str, plot: str | None, json_
             raise InputError(f"{plot}: a figure is written as {', '.join(METADATA)}, chosen by the suffix")
     data = read_measurements(measured)
     try:
-        fit = fit_device(data, law)
+        with warnings.catch_warnings():  # shown below, without a line of source
+            warnings.simplefilter("ignore", UserWarning)
+            fit = fit_device(data, law)
     except InputError as error:
         raise InputError(f"{visible(measured)}: {error}") from None
     with open(measured, "rb") as file:
@@ -57,12 +60,15 @@ def run_fit_device(measured: str, output: str, law: str, plot: str | None, json_
 def show(fit: DeviceFit, console: Console) -> None:
     """Print the law, its parameters with intervals, and how good it is."""
     drift = {"none": "no drift", "relaxation": "a shift linear in ln t", "retention": "a power law of t"}
+    drift["measured_relaxation"] = "a shift linear in ln t whose mean and spread depend on g"
     say(console, f"{fit.notes[0]}; {drift[fit.law]}")
     for p in fit.parameters:
         unit, factor = ("uS", 1e6) if p.unit == "S" else ("", 1.0)
         bounded = np.isfinite(p.low) and np.isfinite(p.high)
         interval = f"[{p.low * factor:.4g}, {p.high * factor:.4g}]" if bounded else "not determined"
         say(console, f"  {p.name:<28} {p.value * factor:>10.4g} {unit:<3} {interval}")
+    for sentence in fit.warnings:
+        say(console, f"warning: {sentence}", "yellow")
     say(console, fit.quality.sentence, "" if fit.quality.grade == "good" else "yellow")
 
 

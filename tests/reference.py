@@ -128,6 +128,13 @@ def drifted(law: Any, g: float, z: float, word: int) -> float:
         case "relaxation":
             ln = math.log(law.time)
             return max(g + law.mean_per_ln * ln + (law.sigma + law.sigma_per_ln * ln) * z, 0.0)
+        case "measured_relaxation":
+            ln, r = math.log(law.time), g / law.reference
+            m, s, q = (
+                sum(c * r**k for k, c in enumerate(part))
+                for part in (law.mean_per_ln, law.spread, law.spread_per_ln)
+            )
+            return max(g + m * ln + abs(s + q * ln) * z, 0.0)
     raise AssertionError(f"no twin for {law.kind}: write one")
 
 

@@ -89,6 +89,11 @@ def drift(law: Law, g: Tensor, stream: Stream) -> Tensor:
         return g * torch.pow(torch.tensor(law.time / law.t0, device=device).double(), -exponent).float()
     if isinstance(law, laws.RelaxationShift):
         return (g + law.mean + law.spread * normals(n, stream, device)).clamp(min=0).float()
+    if isinstance(law, laws.MeasuredRelaxation):
+        r = g.double() / law.reference
+        mean, spread = (sum(c * r**k for k, c in enumerate(part)) for part in law.at_time)
+        z = normals(n, stream, device)
+        return (g + mean + torch.as_tensor(spread).abs() * z).clamp(min=0).float()
     if isinstance(law, laws.GammaDrift):
         table = torch.from_numpy(law.table()).to(device)
         position = (normals(n, stream, device) + law.Z) * (law.PIECES / (2 * law.Z))

@@ -61,7 +61,9 @@ RANGES = {
     "amplitude": between(0, 1),
     "occupancy": between(0, 1),
 }
+SIEMENS = st.lists(between(-1e-6, 1e-6), min_size=1, max_size=4).map(tuple)
 OF_KIND = {
+    "measured_relaxation": {"mean_per_ln": SIEMENS, "spread": SIEMENS, "spread_per_ln": SIEMENS},
     "dac": {
         "range": st.sampled_from(["dynamic", "calibrated"]) | between(1e-3, 1e3),
         "slice_bits": st.none(),

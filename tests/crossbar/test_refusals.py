@@ -23,6 +23,9 @@ POSSIBLE = {
     "bernoulli": {"p": 0.1},
     "retention": {"nu": 0.1, "time": 3600.0, "t0": 1.0, "nu_sigma": 0.01},
     "relaxation": {"time": 60.0, "mean_per_ln": -1e-8, "sigma": 1e-7, "sigma_per_ln": 1e-8},
+    "measured_relaxation": {
+        "time": 60.0, "reference": 4e-5, "mean_per_ln": (1e-8, -2e-8), "spread": (1e-7, 1e-7), "spread_per_ln": (1e-8,)
+    },
     "differential": {"g_min": 1e-6, "g_max": 1e-4, "levels": 16, "clip": 99.0, "copies": 2},
     "offset": {"g_min": 1e-6, "g_max": 1e-4, "levels": 16, "clip": 99.0, "copies": 2},
     "constant": {"sigma": 0.05},
@@ -54,6 +57,8 @@ OUT_OF_RANGE = {
     "retention": [{"time": 0.0}, {"t0": 0.0}, {"t0": -1.0}, {"nu_sigma": -0.1}, {"nu": 1e3},
                   {"time": 1e308, "t0": 1e-308, "nu": 1.0}],
     "relaxation": [{"time": 0.5}, {"time": -1.0}, {"sigma": -1.0}, {"sigma_per_ln": -1.0}],
+    "measured_relaxation": [{"time": 0.5}, {"reference": 0.0}, {"spread": ()}, {"mean_per_ln": (1e27,)},
+                            {"spread_per_ln": (0.0,) * 17}],
     "differential": [{"g_min": -1e-6}, {"g_max": 1e-6}, {"g_max": 0.5e-6}, {"levels": 1},
                      {"levels": 2**21}, {"clip": 0.0}, {"clip": 100.1}, {"copies": 0},
                      {"copies": 1025}, {"g_max": 1e31}, {"scale_per": "row"}],
@@ -96,7 +101,7 @@ def test_the_lists_above_are_complete():
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: show(value)[:20])
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k, given in POSSIBLE.items() for n in given])
 def test_what_is_no_number_is_refused(kind, name, value):
-    if name in ("coefficients", "mean") and isinstance(value, list | np.ndarray):
+    if isinstance(POSSIBLE[kind][name], tuple) and isinstance(value, list | np.ndarray):
         value = [[1.0]]
     refused(lambda: CLASSES[kind](**POSSIBLE[kind] | {name: value}), name, show(value)[:60])
 
