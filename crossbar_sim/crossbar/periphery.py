@@ -330,7 +330,8 @@ class Readout:
         if name not in self._ready:
             noise = self.periphery.read_noise if noisy else None
             quantiser = self.quantiser(full_scale) if converts else None
-            flips = quantiser is not None and self.flipped is not None
+            flipped = self.flipped if quantiser is not None else None
+            flips = flipped is not None
             reads = (
                 self.silent
                 if noise is None and flips == (self.flipped is not None)
@@ -338,7 +339,7 @@ class Readout:
             )
             self._ready[name] = TiledPlanes(
                 reads.planes, tile_rows=self.tile_rows, weights=reads.weights, variance=reads.variance,
-                quantiser=quantiser, signs=np.where(self.flipped, -1.0, 1.0) if flips else 1.0,
+                quantiser=quantiser, signs=1.0 if flipped is None else np.where(flipped, -1.0, 1.0),
             )  # fmt: skip
             self.__dict__.pop("silent", None)  # packed now
         return self._ready[name]
