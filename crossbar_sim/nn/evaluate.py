@@ -130,7 +130,7 @@ def _forward(model: nn.Module, piece: Tensor, fast: bool) -> Tensor:
     """One block's output as a tensor (b, ...) of float32 or float64."""
     with FastRoutes() if fast else nullcontext():
         answer = _answer(model, piece)
-    y = _tensor(answer)
+    y = answer_of(answer)
     if y is None or y.dim() < 1 or len(y) != len(piece):
         what = f"shape {tuple(y.shape)}" if y is not None else "no tensor"
         first = "; it returns several outputs, of which the first is taken" if several(answer) > 1 else ""
@@ -176,16 +176,16 @@ def _answer(model: nn.Module, piece: Tensor) -> Any:
         ) from error
 
 
-def _tensor(y: Any) -> Tensor | None:
+def answer_of(y: Any) -> Tensor | None:
     """The output that counts: a tensor, "logits", the first of a tuple, "out" or the first of a dictionary."""
     if isinstance(y, Tensor):
         return y
     if hasattr(y, "logits"):
-        return _tensor(y.logits)
+        return answer_of(y.logits)
     if isinstance(y, list | tuple) and y:
-        return _tensor(y[0])
+        return answer_of(y[0])
     if isinstance(y, dict) and y:
-        return _tensor(y.get("logits", y.get("out", next(iter(y.values())))))
+        return answer_of(y.get("logits", y.get("out", next(iter(y.values())))))
     return None
 
 

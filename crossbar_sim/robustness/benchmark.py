@@ -46,6 +46,7 @@ def robustness(
     scheduler: str | None = None,
     plan: Plan | None = None,
     sensitivity_chips: int = 0,
+    class_axis: int | None = None,
     progress: Progress | None = None,
 ) -> Sweep:
     """Score models over sigmas and chips.
@@ -73,6 +74,8 @@ def robustness(
         plan: a plan of one's own in place of chips and half_width.
         sensitivity_chips: also measure, at the middle sigma, what each layer costs alone on so many chips, and
             take histograms of the conductances, for `Sweep.details`; 0: not.
+        class_axis: of models' outputs (n, ...), where the classes lie, -1 for the last; None: found from labels,
+            operations and shapes (docs/model.md), or refused.
         progress: called with (done, total, what).
 
     Returns:
@@ -109,7 +112,7 @@ def robustness(
         for model in given:
             with naming(model.label, len(given) > 1):
                 tasks.append(
-                    prepare(model, design, seed, metric, selected, left_out, plan.images, numbers[-1])
+                    prepare(model, design, seed, metric, selected, left_out, plan.images, numbers[-1], class_axis)
                 )
         _check_distinct([task for task, _ in tasks])
         executor: Executor = InProcess(file)

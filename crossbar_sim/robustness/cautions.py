@@ -55,19 +55,40 @@ def of_reference(reference: Reference, metric: str, asked: str | None) -> Iterat
     clean, n = reference.clean, len(reference.x)
     if reference.several > 1:
         yield (
-            f"the model returns {reference.several} outputs: the first, of shape {tuple(clean.shape[1:])}, is judged; "
+            f"the model returns {reference.several} outputs: the first, of shape {_returned(reference)}, is judged; "
             "wrap the model to return the one that counts"
         )
     if reference.norm == 0:
         yield "the clean model's outputs are all zero on these inputs: nothing can differ from them"
     elif metric == "agreement" and n > 1 and bool((reference.predicted == reference.predicted[:1]).all()):
         yield f"the clean model gives all {n} examples one class: agreement with it says little (give --data)"
-    if asked is None and metric == "agreement" and clean.dim() > 2:
+    if asked is None and metric == "agreement" and reference.unit in ("pixel", "position"):
         places = "x".join(map(str, clean.shape[2:]))
         yield (
-            f"outputs of shape {tuple(clean.shape[1:])} are taken for scores of {clean.shape[1]} classes at each of "
-            f"{places} places; if they are none (an image, a sequence), ask for --metric output_error"
+            f"outputs of shape {_returned(reference)} are taken for scores of {clean.shape[1]} classes (axis "
+            f"{reference.axis}) at each of {places} places; if they are not (an image, a signal), use --metric "
+            "output_error, and name another axis with --class-axis"
         )
+
+
+def of_places(reference: Reference) -> Iterator[str]:
+    """Notes on how outputs with several places are judged."""
+    judged = reference.about()
+    if judged is None:
+        return
+    yield (
+        f"each {judged['unit']} is judged by the largest of its {judged['classes']} outputs, along axis "
+        f"{judged['class_axis']} of the model's outputs: {judged['count']:,} {judged['unit']}s"
+        + (f", {judged['ignored']:,} with a negative label are not judged" if judged["ignored"] else "")
+    )
+    if reference.unit == "token" and reference.y is None:
+        yield "without labels every token counts, padding too: give y with the label -100 at padding to leave it out"
+
+
+def _returned(reference: Reference) -> tuple[int, ...]:
+    """The shape of what the model returns for one example."""
+    shape = reference.clean[:1]
+    return tuple((shape if reference.axis is None else shape.movedim(1, reference.axis)).shape[1:])
 
 
 def of_scores(scores: tuple[Score, ...], chips: tuple[int, ...]) -> Iterator[str]:

@@ -92,6 +92,7 @@ class Deployment:
         threshold: of the yield, on the main score (so minus an output error); None: no yield.
         warnings, notes: sentences that the user should read, and may want to know.
         identity: what else decides the numbers: model, data, seed, version.
+        judged: how outputs with several places (tokens, pixels) are judged; None: one class or output per example.
         calibrator: the digital fix that every chip got, and `uncalibrated` the scores without it.
     """
 
@@ -108,6 +109,7 @@ class Deployment:
     identity: dict[str, Any] = field(default_factory=dict)
     calibrator: Calibrator | None = None
     uncalibrated: tuple[Score, ...] = ()
+    judged: dict[str, Any] | None = None
 
     @property
     def main(self) -> Summary:
@@ -140,6 +142,7 @@ class Deployment:
             "stream_version": STREAM_VERSION,
             "warnings": list(self.warnings),
             "notes": list(self.notes),
+            **({} if self.judged is None else {"judged": self.judged}),
             **({} if self.calibrator is None else {"calibration": self._calibration_dict(self.calibrator)}),
             **self.identity,
         }
@@ -172,6 +175,7 @@ def deploy(
     calibration: tuple[Calibration, Development] | None = None,
     block: int = BLOCK,
     fixed: int | None = None,
+    class_axis: int | None = None,
     identity: dict[str, Any] | None = None,
     notes: tuple[str, ...] = (),
     warnings: tuple[str, ...] = (),
@@ -197,6 +201,8 @@ def deploy(
         calibration: a digital fix for each chip, and the data whose training images it is fitted to; per-layer
             sensitivity stays without it.
         block, fixed: see `nn.evaluate.outputs`.
+        class_axis: of the model's outputs (n, ...), where the classes lie, -1 for the last; None: found from labels,
+            operations and shapes (docs/model.md), or refused.
         identity: what else decides the numbers, for the report: model, data, version.
         notes, warnings: sentences for the report that are known already.
         progress: called with (done, total, what) along the way.
@@ -231,8 +237,8 @@ def deploy(
         if progress is not None:
             progress(done, total, what)
 
-    reference = Reference.of(model, x, y, block, fixed)
-    notes = (*notes, *cautions.of_state(left_on(model)))
+    reference = Reference.of(model, x, y, block, fixed, class_axis)
+    notes = (*notes, *cautions.of_state(left_on(model)), *cautions.of_places(reference))
     asked, metric = metric, reference.metric(metric)
     if threshold is not None and threshold > 1 and metric != "output_error":
         raise InputError(f"threshold={threshold}: {metric} is a share in 0 .. 1, such as 0.9 for 90 %")
@@ -280,7 +286,7 @@ def deploy(
     return Deployment(
         metric, hardware, seed, numbers, clean, tuple(scores), threshold, layers,
         (*warnings, *told, *cautions.of_scores(tuple(scores), numbers)), tuple(notes), identity or {},
-        calibrator, tuple(plain),
+        calibrator, tuple(plain), reference.about(),
     )  # fmt: skip
 
 
