@@ -28,7 +28,7 @@ from crossbar_sim.commands.sensitivity import sensitivity
 from crossbar_sim.commands.solve import solve
 from crossbar_sim.commands.sweep import sweep
 from crossbar_sim.commands.train import train
-from crossbar_sim.errors import InputError
+from crossbar_sim.errors import InputError, held
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -215,7 +215,8 @@ def run(arguments: list[str]) -> int:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # torch's, on its own future: nothing that a user could change
     try:
-        cli.main(arguments, prog_name="crossbar-sim", standalone_mode=False)
+        with held():  # commands print the sentences themselves
+            cli.main(arguments, prog_name="crossbar-sim", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return 2

@@ -1,4 +1,4 @@
-"""Which axis of a model's outputs holds the classes: found from the labels, from the model's operations, or from shapes.
+"""Which axis of a model's outputs holds the classes: found from labels, from the model's operations, or from shapes.
 
 Outputs (n, classes) have one such axis. A tagger or a language model gives (n, time, classes), a segmentation network
 (n, classes, height, width), and the largest value along a wrong axis compares positions with one another.

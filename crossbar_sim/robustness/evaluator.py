@@ -70,7 +70,9 @@ class Subject:
         classes = reference.y
         if classes is None and reference.classes:
             classes = reference.predicted
-        if classes is not None and classes.dim() > 1:  # an example of many tokens or pixels is of no one class
+        if (
+            classes is not None and classes.dim() > 1
+        ):  # an example of many tokens or pixels is of no one class
             classes = None
         return Strata.of(None if classes is None else classes.numpy(), len(reference.x))
 

@@ -15,6 +15,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn.class_axis import class_axis, traced_axis, undecided
 from crossbar_sim.nn.detection_task import detects
 from crossbar_sim.nn.evaluate import BLOCK, check_repeats, outputs, several
+from crossbar_sim.nn.inputs import inputs_for
 
 METRICS = ("accuracy", "agreement", "output_error")
 """What a chip can be judged by, the fields of `Score`."""
@@ -63,6 +64,7 @@ class Reference:
         block, fixed: see `nn.evaluate.outputs`.
         several: how many outputs the model returns where the first of them is judged for being the first, else 1.
         axis: where the classes are in what the model returns; None: not known, and outputs are as they are.
+        notes: on the type that the inputs were given to the model in.
     """
 
     x: Tensor
@@ -72,6 +74,7 @@ class Reference:
     fixed: int | None = None
     several: int = 1
     axis: int | None = 1
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -96,6 +99,7 @@ class Reference:
         """
         if detects(model):
             raise InputError("this command judges classifiers: a detector is judged by crossbar-sim sweep")
+        x, notes = inputs_for(model, x)
         counts: list[int] = []
         hook = model.register_forward_hook(lambda _, __, answer: counts.append(several(answer)))
         try:
@@ -127,7 +131,7 @@ class Reference:
             raise InputError(
                 "the clean model's outputs are not finite on these inputs: nothing to compare with"
             )
-        return cls(x, y, clean, block, fixed, max(counts, default=1), found)
+        return cls(x, y, clean, block, fixed, max(counts, default=1), found, notes)
 
     def part(self, indices: Tensor) -> "Reference":
         """The same for some of the examples."""
@@ -189,7 +193,9 @@ class Reference:
         """A block's outputs with the classes in the second place, and the clean ones where nothing is judged."""
         if self.axis is not None and self.axis != 1:
             out = out.movedim(self.axis, 1)
-        return out if self.judged is None else torch.where(self.judged[part].unsqueeze(1), out, self.clean[part])
+        return (
+            out if self.judged is None else torch.where(self.judged[part].unsqueeze(1), out, self.clean[part])
+        )
 
     def metric(self, asked: str | None) -> str:
         """The metric of a report: the one asked for, else accuracy, agreement or output error by what there is.

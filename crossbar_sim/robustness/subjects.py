@@ -188,7 +188,7 @@ def prepare(
     judged = reference.about()
     about = {
         "data": examples.identity.get("name"),
-        "notes": list(examples.notes),
+        "notes": [*examples.notes, *cautions.of_places(reference)],
         "warnings": [*cautions.of_reference(reference, chosen, metric), *_idle(subject, sigma)],
         **({} if judged is None else {"judged": judged}),
         **model.about,
