@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         LaplaceDrift,
         LaplaceShift,
         LogNormalDrift,
+        MeasuredRelaxation,
         NormalDrift,
         NormalShift,
         ParetoDrift,
@@ -46,7 +47,7 @@ _HOMES = {
     "crossbar_sim.crossbar.drift": (
         "LogNormalDrift", "NormalDrift", "NormalShift", "UniformDrift", "UniformShift", "LaplaceDrift",
         "LaplaceShift", "GammaDrift", "ParetoDrift", "BernoulliDrift", "RetentionDrift", "RelaxationShift",
-        "ALL_DRIFTS",
+        "MeasuredRelaxation", "ALL_DRIFTS",
     ),
 }  # fmt: skip
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -55,8 +56,8 @@ __version__ = "0.1.0"
 __all__ = [
     "ADC", "ALL_DRIFTS", "ALL_MAPPINGS", "DAC", "Array", "BernoulliDrift", "CrossbarWarning", "Differential",
     "GammaDrift", "GaussianReadNoise", "Hardware", "InputError", "Key", "LaplaceDrift", "LaplaceShift",
-    "LogNormalDrift",
-    "MeasuredNoise", "NormalDrift", "NormalShift", "Offset", "ParetoDrift", "PolynomialNoise",
+    "LogNormalDrift", "MeasuredNoise", "MeasuredRelaxation", "NormalDrift", "NormalShift", "Offset", "ParetoDrift",
+    "PolynomialNoise",
     "ProgrammingNoise", "RelaxationShift", "RetentionDrift", "StuckCells", "TelegraphNoise", "UniformDrift",
     "UniformShift", "Wires", "__version__",
 ]  # fmt: skip

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from crossbar_sim.crossbar import threads as pool
@@ -18,7 +17,7 @@ from crossbar_sim.nn.range_calibration import RangeReport, calibrate_ranges, nee
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.examples import RANDOM, find_examples
-from crossbar_sim.robustness.wording import say
+from crossbar_sim.robustness.wording import say, terminal
 from crossbar_sim.text import visible
 
 IMAGES = 512
@@ -61,7 +60,7 @@ def run_calibrate(
     write_text(
         output, to_toml(calibrated) if output.lower().endswith(".toml") else to_json(calibrated) + "\n"
     )
-    console = Console(stderr=json_path == "-", highlight=False)
+    console = terminal(stderr=json_path == "-")
     write_json(json_path, {"data": told, "arrays": [asdict(r) for r in reports]})
     for warning in warnings:
         say(console, f"warning: {warning}", "yellow")

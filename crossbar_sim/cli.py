@@ -1,7 +1,14 @@
 """The command line: parse, build objects, call, print. Commands import what they need when they run."""
 
+import atexit
+import io
+import os
+import signal
 import sys
+import threading
+import time
 import warnings
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -12,6 +19,7 @@ from crossbar_sim.cli_options import (
     chip_numbers,
     hardware_options,
     model_options,
+    model_ways,
     read_model,
     shape,
     split_options,
@@ -29,6 +37,7 @@ from crossbar_sim.commands.solve import solve
 from crossbar_sim.commands.sweep import sweep
 from crossbar_sim.commands.train import train
 from crossbar_sim.errors import InputError, held
+from crossbar_sim.text import visible
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -92,7 +101,7 @@ def deploy(**options: Any) -> None:
     chips, sides = chip_numbers(rest.pop("chips")), shape(rest.pop("input_shape"))
     hardware, told = build_hardware(design)
     path, designed = rest.pop("model"), any(value is not None for value in design.values())
-    loaded = read_model(path, rest.pop("arch"), rest.pop("arch_arguments"), rest.pop("trust_pickle"))
+    loaded = read_model(path, **model_ways(rest))
     inputs = (path, design["hardware_file"], rest["data"])
     run_deploy(
         loaded, hardware, told, chips=chips, designed=designed, inputs=inputs, input_shape=sides, **rest
@@ -120,7 +129,7 @@ def export(**options: Any) -> None:
     design, rest = split_options(options)
     hardware, told = build_hardware(design)
     path = rest.pop("model")
-    loaded = read_model(path, rest.pop("arch"), rest.pop("arch_arguments"), rest.pop("trust_pickle"))
+    loaded = read_model(path, **model_ways(rest))
     run_export(loaded, hardware, told, inputs=(path, design["hardware_file"]), **rest)
 
 
@@ -138,7 +147,7 @@ def info(path: str, **options: Any) -> None:
     from crossbar_sim.deploying import describe
 
     for name, text in describe(path, **options):
-        click.echo(f"{name:<16} {text}" if name else text)
+        click.echo(visible(f"{name:<16} {text}" if name else text))
 
 
 @cli.command()
@@ -184,7 +193,7 @@ def doctor() -> None:
 
     healthy = True
     for what, text, good in findings():
-        click.echo(f"{'ok ' if good else 'BAD'}  {what:<14} {text}")
+        click.echo(visible(f"{'ok ' if good else 'BAD'}  {what:<14} {text}"))
         healthy = healthy and good
     if not healthy:
         raise InputError("something above is not as it should be")
@@ -206,8 +215,80 @@ cli.add_command(cost)
 
 
 def main() -> None:
-    """Run the command line; every bad input is one line and exit code 2."""
-    sys.exit(run(sys.argv[1:]))
+    """Run the command line; every bad input is one line and exit code 2, and what is stopped ends at once."""
+    _Stop.hear()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks is written out
+    try:
+        code = run(sys.argv[1:])
+    except BaseException:
+        if not _Stop.code:
+            raise
+        code = _stopped()  # a library made another error of the interruption
+    if _Stop.code:
+        with suppress(OSError):
+            sys.stdout.flush()
+        atexit._run_exitfuncs()
+        os._exit(code)  # taking a large model apart can take seconds
+    sys.exit(code)
+
+
+class _Stop:
+    """Ctrl-C and the signals that ask a process to end: work is interrupted, and its outputs stay as they were.
+
+    Some libraries let an interruption get lost, or wait for their threads. So the process ends GRACE seconds after the
+    signal in any case, and at once if another comes.
+    """
+
+    GRACE, AGAIN = 5.0, 1.0
+    code = 0
+    """The exit code, once a signal has come."""
+    heard = 0.0
+
+    @classmethod
+    def hear(cls) -> None:
+        """From now on, unless the process was started with a signal ignored (`nohup`, a shell's `&`)."""
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) in (
+                signal.SIG_DFL,
+                signal.default_int_handler,
+            ):
+                signal.signal(number, cls._came)
+        report = sys.unraisablehook
+        sys.unraisablehook = lambda lost: None if cls.code else report(lost)
+
+    @classmethod
+    def _came(cls, number: int, _frame: object) -> None:
+        now = time.monotonic()
+        if cls.code:
+            if now - cls.heard > cls.AGAIN:  # else the same one, from the terminal and from a parent
+                cls._end()
+            return
+        cls.code, cls.heard = 128 + number, now
+        timer = threading.Timer(cls.GRACE, cls._end)
+        timer.daemon = True
+        timer.start()
+        raise KeyboardInterrupt
+
+    @classmethod
+    def _end(cls) -> None:
+        started = sys.modules.get("multiprocessing")
+        for child in started.active_children() if started is not None else ():
+            child.kill()
+        with suppress(OSError):
+            os.write(2, b"" if cls.said else b"stopped\n")
+        os._exit(cls.code)
+
+    said = False
+    """Whether "stopped" is on the terminal."""
+
+
+def _stopped() -> int:
+    if not (_Stop.code and _Stop.said):
+        _Stop.said = True
+        click.echo("stopped", err=True)
+    return _Stop.code or 130
 
 
 def run(arguments: list[str]) -> int:
@@ -225,8 +306,7 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         return _fail(error.format_message())
     except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped", err=True)
-        return 130
+        return _stopped()
     except InputError as error:
         return _fail(str(error))
     except BrokenPipeError:
@@ -236,6 +316,8 @@ def run(arguments: list[str]) -> int:
         return _fail(
             "there is not enough memory for this model and these data: fewer --images, or a larger machine"
         )
+    except RecursionError:
+        return _fail("an input is nested too deeply to be read: look for lists or layers inside one another")
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         return _fail(f"{name}{error.strerror or error}")
@@ -243,5 +325,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(message: str) -> int:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    if _Stop.code:  # what a library made of the interruption
+        return _stopped()
+    click.echo(f"error: {visible(' '.join(message.split()))}", err=True)
     return 2

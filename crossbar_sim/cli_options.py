@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.text import parse_json
 
 if TYPE_CHECKING:
     from crossbar_sim.crossbar.hardware import Hardware
@@ -129,6 +130,10 @@ def model_options(command: F) -> F:
         "--trust-pickle", is_flag=True, help="Load a pickled module, running whatever code it holds."
     )(command)
     command = click.option(
+        "--weights",
+        help="Which weights of a file that holds several: its key (state_dict_ema), or how their names begin.",
+    )(command)
+    command = click.option(
         "--arch-arguments", help="Arguments of that network as JSON, e.g. '{\"classes\": 43}'."
     )(command)
     return click.option(
@@ -170,9 +175,9 @@ def build_hardware(options: dict[str, Any]) -> tuple["Hardware", tuple[str, ...]
             )
         loaded = load_hardware(options["hardware_file"])
         hardware = override(loaded, **given)
-        return hardware, dropped_ranges(loaded, hardware)
+        return hardware, (*dropped_ranges(loaded, hardware), *hardware.mapping.cautions)
     design = preset(options.get("preset") or "bayesft").with_(**given)
-    return design.hardware, design.warnings()
+    return design.hardware, (*design.warnings(), *design.hardware.mapping.cautions)
 
 
 def _tile(text: str) -> tuple[int, int]:
@@ -183,7 +188,18 @@ def _tile(text: str) -> tuple[int, int]:
         raise InputError(f"--tile {text!r}: expected rows x columns such as 128x128") from None
 
 
-def read_model(path: str, arch: str | None, arch_arguments: str | None, trust_pickle: bool) -> "LoadedModel":
+def model_ways(options: dict[str, Any]) -> dict[str, Any]:
+    """Take what `model_options` adds out of a command's options, for `read_model`."""
+    return {name: options.pop(name) for name in ("arch", "arch_arguments", "trust_pickle", "weights")}
+
+
+def read_model(
+    path: str,
+    arch: str | None,
+    arch_arguments: str | None,
+    trust_pickle: bool,
+    weights: str | None = None,
+) -> "LoadedModel":
     """Load a model file as the options say.
 
     Raises:
@@ -191,7 +207,7 @@ def read_model(path: str, arch: str | None, arch_arguments: str | None, trust_pi
     """
     from crossbar_sim.nn.loading import load_model
 
-    return load_model(path, arch, parsed_arch_arguments(arch_arguments), trust_pickle)
+    return load_model(path, arch, parsed_arch_arguments(arch_arguments), trust_pickle, weights)
 
 
 def parsed_arch_arguments(arch_arguments: str | None) -> dict[str, Any] | None:
@@ -200,10 +216,8 @@ def parsed_arch_arguments(arch_arguments: str | None) -> dict[str, Any] | None:
     Raises:
         InputError: if it is no JSON object.
     """
-    import json
-
     try:
-        arguments = json.loads(arch_arguments) if arch_arguments else None
+        arguments = parse_json(arch_arguments) if arch_arguments else None
     except ValueError as error:
         raise InputError(f"--arch-arguments is no JSON: {error}") from error
     if arguments is not None and not isinstance(arguments, dict):

@@ -15,7 +15,7 @@ from crossbar_sim.nn.chips import slots
 from crossbar_sim.nn.loading import LoadedModel
 from crossbar_sim.nn.reads import Reads, reads_per_inference
 from crossbar_sim.robustness.examples import find_examples
-from crossbar_sim.robustness.wording import say
+from crossbar_sim.robustness.wording import say, terminal
 
 ESTIMATE = (
     "An estimate to first order, from published components and counts: good for comparing designs, to a factor "
@@ -68,7 +68,7 @@ def run_cost(
         "warnings": list(warnings),
     }  # fmt: skip
     write_json(json_path, report)
-    console = Console(stderr=json_path == "-", highlight=False)
+    console = terminal(stderr=json_path == "-")
     _show(each, whole, console)
     say(
         console,

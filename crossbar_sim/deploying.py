@@ -5,11 +5,9 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import nn
 
 from crossbar_sim import __version__
@@ -28,9 +26,10 @@ from crossbar_sim.robustness.calibration import Calibration
 from crossbar_sim.robustness.deploy import deploy
 from crossbar_sim.robustness.examples import find_examples
 from crossbar_sim.robustness.view import progress, show
-from crossbar_sim.robustness.wording import say
+from crossbar_sim.robustness.wording import say, terminal
 from crossbar_sim.store import ChipFile, describe_chip, export_chip, read_chip
 from crossbar_sim.store.describe import hardware_in_words
+from crossbar_sim.store.guard import is_hdf5
 
 
 def run_deploy(
@@ -92,8 +91,6 @@ def run_deploy(
         chip_file = read_chip(conductances)
         hardware, told = _design_of(chip_file, hardware, designed, loaded)
         warnings = told if chip_file.hardware is not None else warnings
-        hardware, linear = read_linearly(hardware)
-        warnings += linear
         chips, measured = range(chip_file.chip or 0, (chip_file.chip or 0) + 1), chip_file
     chips = range(20) if chips is None else chips
     examples = find_examples(loaded, data, data_dir, images, input_shape, seed)
@@ -111,9 +108,17 @@ def run_deploy(
             f"the chip file has no map of {name}: it computes with clean weights" for name in missing
         )
         given = measured.maps(hardware)
+        assumed = measured.without_scale()
+        if assumed:
+            low, high = (f"{g * 1e6:g}" for g in (hardware.mapping.g_min, hardware.mapping.g_max))
+            warnings += (
+                f"the chip file has no attribute scale for {', '.join(assumed)}: the weights are assumed to have been "
+                f"mapped to {low} .. {high} uS ({'the design given' if designed else 'of preset bayesft'}); add scale, "
+                "in S per weight unit, or give the design with --hardware",
+            )
     calibration = _calibration(calibrate, calibration_images, data or loaded.data, data_dir)
-    console = Console(stderr=json_path == "-", highlight=False)
-    with progress(Console(stderr=True)) as step:
+    console = terminal(stderr=json_path == "-")
+    with progress(terminal(stderr=True)) as step:
         deployment = deploy(
             model, examples.x, examples.y, hardware,
             seed=seed, chips=chips, threshold=threshold, metric=metric, only=selected, skip=skip,
@@ -184,20 +189,20 @@ def run_export(
         model_sha256=loaded.sha256,
         version=__version__,
     )
-    console = Console(highlight=False)
+    console = terminal()
     for warning in warnings:
         say(console, f"warning: {warning}", "yellow")
     say(console, f"wrote {output}: chip {chip}, {sum(1 for s, _ in slots(analog) if not s.ideal)} arrays")
 
 
 def describe(
-    path: str, arch: str | None, arch_arguments: str | None, trust_pickle: bool
+    path: str, arch: str | None, arch_arguments: str | None, trust_pickle: bool, weights: str | None = None
 ) -> Iterator[tuple[str, str]]:
     """What a chip file or a model file holds, as (name, text) lines."""
-    if _is_hdf5(path):
+    if is_hdf5(path):
         yield from describe_chip(path)
         return
-    loaded = read_model(path, arch, arch_arguments, trust_pickle)
+    loaded = read_model(path, arch, arch_arguments, trust_pickle, weights)
     yield "file", f"{loaded.source}, network {loaded.name}"
     yield "parameters", f"{sum(p.numel() for p in loaded.module.parameters()):,}"
     yield "input", "x".join(map(str, loaded.input_shape)) if loaded.input_shape else "not told by the file"
@@ -252,29 +257,12 @@ def _design_of(
     return chip.hardware, ()
 
 
-def read_linearly(hardware: Hardware) -> tuple[Hardware, tuple[str, ...]]:
-    """The design for conductances from a file, which multiply as they are, and what to say of the rest of it."""
-    left = [*hardware.reading, *(["wires"] if hardware.wires is not None else [])]
-    if not left:
-        return hardware, ()
-    plain = replace(hardware, dac=None, adc=None, read_noise=None, wires=None, ranges=None)
-    return plain, (f"{', '.join(left)}: not simulated on conductances from a file, which are read linearly",)
-
-
 def _moved(module: nn.Module, device: torch.device) -> nn.Module:
     try:
         return module.to(device)
     except RuntimeError as error:
         why = str(error).split("\n", 1)[0]
         raise InputError(f"--device {device}: the model cannot be moved there ({why})") from error
-
-
-def _is_hdf5(path: str) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(8) == b"\x89HDF\r\n\x1a\n"
-    except OSError:
-        return False  # load_model says why, in its words
 
 
 def _identity(loaded: LoadedModel, data: dict[str, Any], chip_file: ChipFile | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from crossbar_sim.crossbar.device_fit import DeviceFit, fit_device, read_measure
 from crossbar_sim.crossbar.device_fit.measurements import scattered
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, replacing, write_json, write_text
-from crossbar_sim.robustness.wording import say
+from crossbar_sim.robustness.wording import say, terminal
 from crossbar_sim.text import visible
 
 SHOWN = 4000
@@ -35,7 +36,9 @@ def run_fit_device(measured: str, output: str, law: str, plot: str | None, json_
             raise InputError(f"{plot}: a figure is written as {', '.join(METADATA)}, chosen by the suffix")
     data = read_measurements(measured)
     try:
-        fit = fit_device(data, law)
+        with warnings.catch_warnings():  # shown below, without a line of source
+            warnings.simplefilter("ignore", UserWarning)
+            fit = fit_device(data, law)
     except InputError as error:
         raise InputError(f"{visible(measured)}: {error}") from None
     with open(measured, "rb") as file:
@@ -46,7 +49,7 @@ def run_fit_device(measured: str, output: str, law: str, plot: str | None, json_
     write_json(json_path, report)
     if plot is not None:
         draw(fit, plot)
-    console = Console(stderr=json_path == "-", highlight=False)
+    console = terminal(stderr=json_path == "-")
     show(fit, console)
     for path in (output, plot, json_path):
         if path is not None and path != "-":
@@ -57,12 +60,15 @@ def run_fit_device(measured: str, output: str, law: str, plot: str | None, json_
 def show(fit: DeviceFit, console: Console) -> None:
     """Print the law, its parameters with intervals, and how good it is."""
     drift = {"none": "no drift", "relaxation": "a shift linear in ln t", "retention": "a power law of t"}
+    drift["measured_relaxation"] = "a shift linear in ln t whose mean and spread depend on g"
     say(console, f"{fit.notes[0]}; {drift[fit.law]}")
     for p in fit.parameters:
         unit, factor = ("uS", 1e6) if p.unit == "S" else ("", 1.0)
         bounded = np.isfinite(p.low) and np.isfinite(p.high)
         interval = f"[{p.low * factor:.4g}, {p.high * factor:.4g}]" if bounded else "not determined"
         say(console, f"  {p.name:<28} {p.value * factor:>10.4g} {unit:<3} {interval}")
+    for sentence in fit.warnings:
+        say(console, f"warning: {sentence}", "yellow")
     say(console, fit.quality.sentence, "" if fit.quality.grade == "good" else "yellow")
 
 

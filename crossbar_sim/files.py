@@ -1,7 +1,11 @@
 """Writing files so that nothing is ever half there, and reading those of the user's."""
 
+import functools
+import hashlib
 import json
 import os
+import platform
+import re
 import stat
 import sys
 import tempfile
@@ -13,13 +17,16 @@ from typing import Any, TextIO
 from crossbar_sim.errors import InputError
 from crossbar_sim.text import visible
 
+_FALLBACK_MEMORY = 16 * 2**30
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary name beside `path`; at the end it is flushed and takes the name `path`.
 
     If anything fails, the temporary file is removed and an existing `path` stays as it was. A link is
-    followed: it stays, and what it points to is replaced.
+    followed: it stays, and what it points to is replaced. What killed processes of this machine left behind
+    for the same `path` is removed first.
 
     Raises:
         InputError: with the system's reason, if the file cannot be written there.
@@ -30,9 +37,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         mode = _mode(target)
         if mode is not None and not stat.S_ISREG(mode):
             raise InputError(f"{path} is no regular file: name a file to write")
-        # The name is cut, so that one which the file system just takes does not become too long.
+        start, end = _temporary_name(target)
+        _remove_stale(target.parent, start, end)
         handle, name = tempfile.mkstemp(
-            prefix=f".{target.name[:40]}.", suffix=target.suffix[:10], dir=target.parent
+            prefix=f"{start}{_writer(os.getpid())}-", suffix=end, dir=target.parent
         )
         os.close(handle)
         temporary = Path(name)
@@ -49,6 +57,73 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink()
+
+
+def _temporary_name(target: Path) -> tuple[str, str]:
+    """How the names of its temporary files begin and end, with the writer between.
+
+    The name is cut, so that one which the file system just takes does not become too long.
+    """
+    return f".{target.name[:40]}.", target.suffix[:10]
+
+
+def _remove_stale(folder: Path, start: str, end: str) -> None:
+    """Remove temporary files of one output whose writers are dead, and what SQLite has beside them.
+
+    A writer of another machine, or of another container, may be alive whatever its number says: its files stay.
+    """
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            found = _WRITER.fullmatch(name.removeprefix(start)) if name.startswith(start) else None
+            if found is None or found["end"].removesuffix(found["beside"] or "") != end:
+                continue
+            if found["writer"] != _writer(int(found["process"])) and found["machine"] == _machine():
+                with suppress(OSError):
+                    os.unlink(folder / name)
+
+
+_WRITER = re.compile(
+    r"(?P<writer>(?P<machine>[0-9a-f]{8})-(?P<process>\d{1,10})-[0-9a-f]*)-\w{8}"
+    r"(?P<end>.{0,10}?(?P<beside>-wal|-shm|-journal)?)"
+)
+
+
+def _writer(process: int) -> str:
+    """A process of this machine, by its number and the moment when it started: numbers are used again."""
+    return f"{_machine()}-{process}-{_started(process)}"
+
+
+@functools.cache
+def _machine() -> str:
+    """This machine, or this container of it: where a process's number means the same process."""
+    space = ""
+    with suppress(OSError):
+        space = os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
+
+
+def _started(process: int) -> str:
+    """When a process started, as a number that is its own; "" where there is none, or the system does not tell."""
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[19])  # after the boot
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return hashlib.sha256(f"{file.read()} {ticks}".encode()).hexdigest()[:8]
+    except FileNotFoundError:
+        return "" if os.path.exists("/proc/self/stat") else _alive(process)
+    except (OSError, ValueError, IndexError):
+        return _alive(process)
+
+
+def _alive(process: int) -> str:
+    """Where there is no /proc: "a" for a process that is there, whenever it started."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return ""
+    except OSError:
+        pass
+    return "a"
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -157,6 +232,14 @@ def check_outputs(
         if real in read:
             raise InputError(f"cannot write {path}: it is an input or another output; name another file")
         read[real] = path
+
+
+def memory() -> int:
+    """The machine's memory in bytes (16 GiB where the system does not tell)."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return _FALLBACK_MEMORY
 
 
 def _target(path: str | os.PathLike[str]) -> Path:

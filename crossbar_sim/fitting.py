@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from rich.console import Console
 from torch import nn
 
 from crossbar_sim.baselines.drift_aware import DriftAware
@@ -25,9 +24,10 @@ from crossbar_sim.nn.detection_task import detects
 from crossbar_sim.nn.networks import NETWORKS, build
 from crossbar_sim.nn.train import Epoch
 from crossbar_sim.rng import Key
-from crossbar_sim.robustness.wording import say
+from crossbar_sim.robustness.wording import say, terminal
 from crossbar_sim.search import BayesFT
 from crossbar_sim.search.by_name import any_method
+from crossbar_sim.text import parse_json
 
 DETECTION: dict[str, Any] = {"epochs": 20, "batch": 8, "lr": 3e-3}
 """How a detector is trained unless told otherwise: data sets of scenes are small, and each has several objects."""
@@ -94,7 +94,7 @@ def run_train(
     way = any_method(method, own, given, hardware if needs else None)
     splits = load_data(data, data_dir)
     made = Named.of(network, parsed_arguments(network_arguments), splits)
-    console = Console(highlight=False)
+    console = terminal()
 
     def tell(epoch: Epoch) -> None:
         score = epoch.validation_accuracy
@@ -212,9 +212,11 @@ def parsed_arguments(text: str | None) -> dict[str, Any]:
         InputError: if it is no JSON object.
     """
     try:
-        arguments = json.loads(text) if text else {}
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"--network-arguments {text!r} is no JSON: {error}") from None
+        arguments = parse_json(text) if text else {}
+    except ValueError as error:
+        raise InputError(f"--network-arguments {show(text)} is no JSON: {error}") from None
     if not isinstance(arguments, dict):
-        raise InputError(f'--network-arguments {text!r}: expected an object such as {{"hidden": [64, 32]}}')
+        raise InputError(
+            f'--network-arguments {show(text)}: expected an object such as {{"hidden": [64, 32]}}'
+        )
     return arguments

@@ -23,7 +23,7 @@ from crossbar_sim.nn.networks import NETWORKS
 from crossbar_sim.nn.training import Training
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.statistics import half_width
-from crossbar_sim.robustness.wording import say
+from crossbar_sim.robustness.wording import say, terminal
 from crossbar_sim.search import BayesFT, Study, Tried
 from crossbar_sim.search.bayesft import POLISH, TRIAL
 from crossbar_sim.search.by_name import RESTART_EPOCHS
@@ -97,7 +97,7 @@ def run_search(
     )  # fmt: skip
     splits = load_data(data, data_dir)
     made = Named.of(network, parsed_arguments(network_arguments), splits)
-    console = Console(stderr=json_path == "-", highlight=False)
+    console = terminal(stderr=json_path == "-")
 
     def told(trial: Tried, opened: Study) -> None:
         best = opened.best()

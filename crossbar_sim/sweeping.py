@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from rich.console import Console
-
 from crossbar_sim.calibrating import calibrated_for
 from crossbar_sim.crossbar import threads as pool
 from crossbar_sim.crossbar.hardware import Hardware
@@ -24,7 +22,7 @@ from crossbar_sim.robustness.sensitivity import sensitivity
 from crossbar_sim.robustness.subjects import Model, metric_of, model_of_file, prepare
 from crossbar_sim.robustness.sweep_view import show_notes, show_sensitivity, show_sweep
 from crossbar_sim.robustness.view import progress
-from crossbar_sim.robustness.wording import MEASURES, say
+from crossbar_sim.robustness.wording import MEASURES, say, terminal
 from crossbar_sim.store.results import MEMORY, Results
 
 SENSITIVITY_CHIPS = 5
@@ -89,8 +87,11 @@ def run_sweep(
             if threshold is not None:
                 check_threshold(metric_of(model.module, examples, metric, model.batch), threshold)
     few = 0 if results is None else SENSITIVITY_CHIPS if sensitivity_chips is None else sensitivity_chips
-    console = Console(stderr=json_path == "-", highlight=False)
-    with Results.open(MEMORY if results is None else results) as file, progress(Console(stderr=True)) as step:
+    console = terminal(stderr=json_path == "-")
+    with (
+        Results.open(MEMORY if results is None else results) as file,
+        progress(terminal(stderr=True)) as step,
+    ):
         sweep = robustness(
             models, None, hardware, sigmas, chips=chips, half_width=half_width, seed=seed, metric=metric,
             only=only or None, skip=skip, results=file, workers=workers, scheduler=scheduler, sensitivity_chips=few,
@@ -147,8 +148,8 @@ def run_sensitivity(
     numbers = range(20) if chips is None else chips
     plan = EveryImage(tuple(numbers))
     task, subject = prepare(model, hardware, seed, metric, only or None, skip, plan.images, max(sigmas))
-    console = Console(stderr=json_path == "-", highlight=False)
-    with progress(Console(stderr=True)) as step:
+    console = terminal(stderr=json_path == "-")
+    with progress(terminal(stderr=True)) as step:
         drops = sensitivity(subject, sigmas, numbers, step)
     report = {
         "metric": subject.metric,

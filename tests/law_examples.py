@@ -13,6 +13,7 @@ from crossbar_sim import (
     LaplaceDrift,
     LaplaceShift,
     LogNormalDrift,
+    MeasuredRelaxation,
     NormalDrift,
     NormalShift,
     ParetoDrift,
@@ -128,6 +129,15 @@ EXAMPLES = {
         ),
         RelaxationShift(time=1.0, mean_per_ln=-0.02, sigma=0.0, sigma_per_ln=0.005),
     ),
+    MeasuredRelaxation: Example(  # at g = 1 the polynomials are -0.02, 0.05 and 0.005
+        MeasuredRelaxation(1e3, 2.0, (0.01, -0.06), (0.02, 0.05, 0.02), (-0.005, 0.02)),
+        stats.norm(1 - 0.06 * _LN10, 0.05 + 0.015 * _LN10),
+        (
+            stats.norm(1 - 0.06 * _LN10, 0.0525 + 0.01575 * _LN10),
+            stats.norm(1 - 0.0618 * _LN10, 0.05 + 0.015 * _LN10),
+        ),
+        MeasuredRelaxation(1.0, 2.0, (0.01, -0.06), (0.0,), (-0.005, 0.02)),
+    ),
 }
 
 WITH_SPREAD: dict[type[Law], Callable[[float], Law]] = {
@@ -141,6 +151,7 @@ WITH_SPREAD: dict[type[Law], Callable[[float], Law]] = {
     GammaDrift: GammaDrift,
     RetentionDrift: lambda sigma: RetentionDrift(0.0, time=float(np.e), nu_sigma=sigma),
     RelaxationShift: lambda sigma: RelaxationShift(10.0, 0.0, sigma, 0.0),
+    MeasuredRelaxation: lambda sigma: MeasuredRelaxation(10.0, 1.0, (0.0,), (sigma,), (0.0,)),
 }
 """The laws with one spread, as functions of it."""
 

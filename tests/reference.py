@@ -6,6 +6,7 @@ package but the shapes of its dataclasses, so a mistake has to be made twice to 
 
 import hashlib
 import math
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,6 +118,8 @@ def drifted(law: Any, g: float, z: float, word: int) -> float:
         case "gamma":
             return g * gamma_quantile(law.sigma, z) if law.sigma > 0 else g
         case "pareto":
+            if word == 0:  # stands for all u below 2^-32: the mean there
+                return g * 2.0 ** (32 / law.alpha)
             return g * (1 - 1 / law.alpha) * uniform(word) ** (-1 / law.alpha)
         case "bernoulli":
             return 0.0 if word < int(law.p * 2**32) else g
@@ -125,30 +128,41 @@ def drifted(law: Any, g: float, z: float, word: int) -> float:
         case "relaxation":
             ln = math.log(law.time)
             return max(g + law.mean_per_ln * ln + (law.sigma + law.sigma_per_ln * ln) * z, 0.0)
+        case "measured_relaxation":
+            ln, r = math.log(law.time), g / law.reference
+            m, s, q = (
+                sum(c * r**k for k, c in enumerate(part))
+                for part in (law.mean_per_ln, law.spread, law.spread_per_ln)
+            )
+            return max(g + m * ln + abs(s + q * ln) * z, 0.0)
     raise AssertionError(f"no twin for {law.kind}: write one")
 
 
 # --- one matrix, Eq. (1) to (7) ------------------------------------------------------------------
 
 
-def scales(mapping: Any, w: np.ndarray) -> np.ndarray:
-    """Eq. (1): S per weight unit of every column, shape (cols,)."""
-    span = {"differential": 1.0, "offset": 0.5}[mapping.kind] * (mapping.g_max - mapping.g_min)
+def largest(mapping: Any, w: np.ndarray) -> np.ndarray:
+    """w_max of Eq. (1), of every column or of the matrix, in float64."""
 
-    def largest(values: np.ndarray) -> float:
+    def of(values: np.ndarray) -> float:
         if values.size == 0:
             return 1.0
         clip = 100.0 if mapping.clip is None else mapping.clip
         size = np.abs(values.astype(np.float64))
         return float(np.percentile(size, clip)) or float(size.max())
 
-    cols = w.shape[1]
     if mapping.scale_per == "column":
-        tops = np.array([largest(w[:, c]) for c in range(cols)])
+        tops = np.array([of(w[:, c]) for c in range(w.shape[1])])
         whole = tops.max(initial=0.0)
-        return span / np.where(tops > 1e-30, tops, whole if whole > 1e-30 else 1.0)
-    top = largest(w)
-    return np.full(cols, span / (top if top > 1e-30 else 1.0))
+        return np.where(tops > 1e-30, tops, whole if whole > 1e-30 else 1.0)
+    top = of(w)
+    return np.array([top if top > 1e-30 else 1.0])
+
+
+def scales(mapping: Any, w: np.ndarray) -> np.ndarray:
+    """Eq. (1): S per weight unit of every column, shape (cols,)."""
+    span = {"differential": 1.0, "offset": 0.5}[mapping.kind] * (mapping.g_max - mapping.g_min)
+    return np.broadcast_to(span / largest(mapping, w), w.shape[1])
 
 
 def middle(mapping: Any) -> float:
@@ -167,6 +181,24 @@ def target(mapping: Any, signed: float) -> float:
         step = (mapping.g_max - mapping.g_min) / (mapping.levels - 1)
         g = mapping.g_min + math.floor((g - mapping.g_min) / step + 0.5) * step
     return min(g, mapping.g_max)
+
+
+def code_range(mapping: Any, w: float, w_max: float, sign: int) -> tuple[int, int]:
+    """Eq. (1) to (4) in exact fractions: the level of a weight; of (least, greatest) where rounding of s may decide.
+
+    Half-way between two levels the upper one is the only right one.
+    """
+    steps = mapping.levels - 1
+    if mapping.kind == "differential":
+        zero, most = 0, Fraction(steps)
+    elif mapping.encoding is None:
+        zero, most = steps // 2, Fraction(steps, 2)
+    else:
+        zero, most = mapping.levels // 2, Fraction(mapping.levels // 2)
+    exact = zero + sign * Fraction(w) / Fraction(w_max) * most
+    blur = abs(exact - zero) * Fraction(1, 2**22)  # s is rounded down to single precision
+    low, high = (min(max(math.floor(x + Fraction(1, 2)), 0), steps) for x in (exact, exact + blur))
+    return low, high
 
 
 def sigma_of(noise: Any, g: float, g_max: float) -> float:

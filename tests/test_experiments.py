@@ -191,3 +191,50 @@ def test_boundaries_are_drawn_of_the_chips_that_are_swept(command, tmp_path):
     assert cell.accuracy.mean() == pytest.approx(points[1]["mean"], abs=1e-6)
     assert cell.scores.shape == (2, 2, 2, 2)
     assert cell.share.sum(axis=0) == pytest.approx(1.0)
+
+
+CODE = """
+    data = "digits"
+    sigmas = [0.0]
+    chips = 1
+    sensitivity_chips = 0
+    {}
+"""
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        '[models]\nm = {{ path = "w.pt", arch = "{}" }}',
+        '[models.m]\npath = "w.pt"\narch = "{}"',
+        'models.m.path = "w.pt"\nmodels.m.arch = "{}"',
+    ],
+)
+def test_a_file_names_code_only_by_a_flag(command, tmp_path, monkeypatch, models):
+    monkeypatch.chdir(tmp_path)
+    torch.save(torch.nn.Linear(64, 10).state_dict(), tmp_path / "w.pt")
+    (tmp_path / "experiment_code.py").write_text(
+        "import torch\nopen('canary', 'w')\n"
+        "def make():\n    return torch.nn.Sequential(torch.nn.Flatten(), Named())\n"
+        "class Named(torch.nn.Linear):\n    def __init__(self):\n        super().__init__(64, 10)\n"
+    )
+    for arch in ("experiment_code:Named", "os:system"):
+        (tmp_path / "e.toml").write_text(textwrap.dedent(CODE).format(models.format(arch)))
+        done = command("run", "e.toml", "-o", "out")
+        assert done.code == 2
+        assert "--trust-code" in done.err
+        assert not (tmp_path / "canary").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_trusted_file_runs_the_code_that_it_names(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    torch.save(network.state_dict(), tmp_path / "w.pt")
+    (tmp_path / "trusted_code.py").write_text(
+        "import torch\ndef make():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
+    )
+    models = '[models]\nm = { path = "w.pt", arch = "trusted_code:make" }'
+    (tmp_path / "e.toml").write_text(textwrap.dedent(CODE).format(models))
+    done = command("run", "e.toml", "-o", "out", "--no-page", "--trust-code")
+    assert done.code == 0, done.err

@@ -1,6 +1,8 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -54,6 +56,64 @@ def test_any_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, error:
         assert str(path) in str(caught.value)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["out.txt"]
+
+
+WRITER = """
+import sys
+from crossbar_sim.files import replacing
+with replacing(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    print(temporary.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def writing(path: Path) -> tuple[subprocess.Popen[str], str]:
+    """A process that has begun to write a file, and the name of its temporary one."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path):
+    path, other = tmp_path / "chip.h5", tmp_path / "chip.h5.h5"
+    (dead, left), (alive, its), (stranger, strange) = writing(path), writing(path), writing(other)
+    try:
+        for process in (dead, stranger):
+            process.kill()
+            process.wait()
+        (tmp_path / f"{left}-wal").touch()  # what SQLite has beside a file
+        for mine in (".chip.h5.notes", ".chip.h5.abcdefgh.h5", its.replace(its.split(".")[3][:8], "0" * 8)):
+            (tmp_path / mine).touch()  # no temporary file, or that of another machine
+        write_text(path, "whole")
+        expected = {".chip.h5.notes", ".chip.h5.abcdefgh.h5", its, strange, "chip.h5"}
+        assert expected < {*names(tmp_path)}
+        assert left not in names(tmp_path)
+        assert f"{left}-wal" not in names(tmp_path)
+        alive.communicate("")
+        assert (path.read_text(), its in names(tmp_path)) == ("half", False)
+        write_text(other, "whole")
+        assert strange not in names(tmp_path)
+    finally:
+        for process in (dead, alive, stranger):
+            process.kill()
+            process.communicate()
+
+
+def test_the_number_of_a_dead_process_that_another_has_now(tmp_path: Path):
+    """This process is alive, but it did not start when that one did."""
+    path = tmp_path / "chip.h5"
+    with replacing(path) as temporary:
+        mine = temporary.name
+    started = mine.split("-")[2]
+    if not started:
+        pytest.skip("no /proc here")
+    (tmp_path / mine).touch()
+    (tmp_path / mine.replace(f"-{started}-", f"-{'0' * len(started)}-")).touch()
+    write_text(path, "whole")
+    assert names(tmp_path) == [mine, "chip.h5"]
 
 
 def test_a_new_file_has_the_rights_that_the_umask_gives(tmp_path: Path):

@@ -1,6 +1,5 @@
 """A method from its name and settings: what the command line and experiment files give."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -12,6 +11,7 @@ from crossbar_sim.crossbar.checks import show, unknown
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.training import Training
+from crossbar_sim.text import parse_json
 
 METHODS: dict[str, type[Method]] = {method.kind: method for method in ALL_METHODS}
 
@@ -20,6 +20,7 @@ TRAINING = tuple(f.name for f in fields(Training))
 
 _PYTHON: dict[str, Any] = {
     "True": True, "False": False, "None": None, "inf": math.inf, "-inf": -math.inf, "nan": math.nan,
+    "Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan,
 }  # fmt: skip
 """What is no JSON, and what the documentation of a setting says all the same: as a word, False would be true."""
 
@@ -88,7 +89,7 @@ def setting(text: str) -> tuple[str, Any]:
     if value.strip() in _PYTHON:
         return name, _PYTHON[value.strip()]
     try:
-        return name, json.loads(value)
+        return name, parse_json(value)
     except ValueError:
         return name, value
 

@@ -8,6 +8,7 @@ from crossbar_sim.cli_options import (
     build_hardware,
     hardware_options,
     model_options,
+    model_ways,
     read_model,
     shape,
     split_options,
@@ -50,7 +51,7 @@ def calibrate(**options: Any) -> None:
     sides = shape(rest.pop("input_shape"))
     hardware, told = build_hardware(design)
     path = rest.pop("model")
-    loaded = read_model(path, rest.pop("arch"), rest.pop("arch_arguments"), rest.pop("trust_pickle"))
+    loaded = read_model(path, **model_ways(rest))
     run_calibrate(
         loaded,
         hardware,

@@ -8,6 +8,7 @@ from crossbar_sim.cli_options import (
     build_hardware,
     hardware_options,
     model_options,
+    model_ways,
     read_model,
     shape,
     split_options,
@@ -48,6 +49,6 @@ def cost(**options: Any) -> None:
     sides = shape(rest.pop("input_shape"))
     hardware, told = build_hardware(design)
     path = rest.pop("model")
-    loaded = read_model(path, rest.pop("arch"), rest.pop("arch_arguments"), rest.pop("trust_pickle"))
+    loaded = read_model(path, **model_ways(rest))
     inputs = (path, design["hardware_file"], rest["data"])
     run_cost(loaded, hardware, told, preset=design["preset"], input_shape=sides, inputs=inputs, **rest)

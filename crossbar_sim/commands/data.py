@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.text import visible
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +61,7 @@ def list_sets(data_dir: str | None) -> None:
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     click.echo(
-        f"\nLooked in {folder}."
+        f"\nLooked in {visible(str(folder))}."
         if folder
         else f"\nNo folder to look in: give --data-dir or set {DATA_VARIABLE}."
     )
@@ -96,9 +97,9 @@ def check(name: str, data_dir: str | None, size: str | None) -> None:
         loaded = load_data(name, data_dir, size=sides)
         rows = _rows(loaded)
     for label, text in [("name", loaded.name), *rows]:
-        click.echo(f"{label:<12} {text}")
+        click.echo(visible(f"{label:<12} {text}"))
     for note in loaded.notes:
-        click.echo(f"{'note':<12} {note}")
+        click.echo(visible(f"{'note':<12} {note}"))
     click.echo(f"{'fingerprint':<12} {loaded.fingerprint}")
     official = CATALOGUE[name].official if name in CATALOGUE else None
     if official is not None and sides is None:
@@ -176,22 +177,27 @@ def fetch(name: str, data_dir: str | None, url: str | None, sha256: str | None) 
     from crossbar_sim.data.places import data_folder
     from crossbar_sim.data.sources import SOURCES
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console = Console(stderr=True, markup=False)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         tasks = {}
 
         def report(file: str, done: int, total: int) -> None:
             if file not in tasks:
-                tasks[file] = progress.add_task(file)
+                tasks[file] = progress.add_task(visible(file))
             progress.update(tasks[file], completed=min(done, total or done), total=total or None)
 
         fetched = get(name, None if data_dir is None else Path(data_dir), url, sha256, report)
     where = data_folder(name, None if data_dir is None else Path(data_dir))
     if fetched:
-        click.echo(f"{name} is in {where}; its terms: {SOURCES[name].terms}")
+        click.echo(f"{name} is in {visible(str(where))}; its terms: {SOURCES[name].terms}")
     else:
         click.echo(
-            f"{name} is there already, in {where}; nothing was fetched (a damaged file: remove it first)"
+            f"{name} is there already, in {visible(str(where))}; nothing was fetched (a damaged file: remove it first)"
         )
     click.echo(f"read it all once with: crossbar-sim data check {name}")

@@ -11,7 +11,7 @@ import click
 )  # fmt: skip
 @click.option(
     "--law",
-    type=click.Choice(["auto", "none", "relaxation", "retention"]),
+    type=click.Choice(["auto", "none", "relaxation", "retention", "measured_relaxation"]),
     default="auto",
     show_default=True,
     help="The drift law; auto takes the one that describes the measurements best.",

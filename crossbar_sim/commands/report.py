@@ -45,7 +45,6 @@ def report(
       crossbar-sim report runs.db --threshold 0.9 --figures figures --models erm,bayesft
       crossbar-sim report runs/two.db --models "plain,aware, seed 0"
     """
-    from rich.console import Console
 
     from crossbar_sim.errors import InputError
     from crossbar_sim.files import check_outputs
@@ -54,7 +53,7 @@ def report(
     from crossbar_sim.robustness.page.headline import answer
     from crossbar_sim.robustness.page.numbers import narrowed
     from crossbar_sim.robustness.sweep import Sweep
-    from crossbar_sim.robustness.wording import say
+    from crossbar_sim.robustness.wording import say, terminal
     from crossbar_sim.store.results import Results
 
     check_outputs((output,), (results,))
@@ -68,7 +67,7 @@ def report(
     sweep = narrowed(sweep, labels)
     write_page(sweep, output, threshold=threshold, title=title)
     written = [] if figures is None else draw_figures(sweep, figures, threshold=threshold)
-    console = Console(highlight=False)
+    console = terminal()
     for sentence in answer(sweep, threshold):
         say(console, sentence)
     say(console, f"wrote {output} ({os.path.getsize(output) / 1e6:.1f} MB)")

@@ -19,6 +19,10 @@ import click
 @click.option("--scheduler", help="A Dask cluster, e.g. tcp://head:8786.")
 @click.option("--threads", type=int, help="Threads to use; results do not depend on it.")
 @click.option("--page/--no-page", default=True, show_default=True, help="Write the report page.")
+@click.option(
+    "--trust-code", is_flag=True,
+    help="Let the file name code: arch = \"package.module:factory\" is imported and called.",
+)  # fmt: skip
 def run(experiment: str, **options: Any) -> None:
     """Run EXPERIMENT, a TOML file (docs/experiments.md); run again, it goes on where it stopped.
 

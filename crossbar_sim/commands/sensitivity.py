@@ -9,6 +9,7 @@ from crossbar_sim.cli_options import (
     chip_numbers,
     hardware_options,
     model_options,
+    model_ways,
     read_model,
     shape,
     sigma_numbers,
@@ -52,7 +53,7 @@ def sensitivity(**options: Any) -> None:
     chips, sides = chip_numbers(rest.pop("chips")), shape(rest.pop("input_shape"))
     hardware, told = build_hardware(design)
     path = rest.pop("model")
-    loaded = read_model(path, rest.pop("arch"), rest.pop("arch_arguments"), rest.pop("trust_pickle"))
+    loaded = read_model(path, **model_ways(rest))
     inputs = (path, design["hardware_file"], rest["data"])
     run_sensitivity(
         loaded, hardware, told, sigmas=sigmas, chips=chips, input_shape=sides, inputs=inputs, **rest

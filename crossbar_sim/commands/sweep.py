@@ -9,6 +9,7 @@ from crossbar_sim.cli_options import (
     chip_numbers,
     hardware_options,
     model_options,
+    model_ways,
     parsed_arch_arguments,
     read_model,
     shape,
@@ -78,7 +79,7 @@ def sweep(**options: Any) -> None:
     design, rest = split_options(options)
     chips, sides = chip_numbers(rest.pop("chips")), shape(rest.pop("input_shape"))
     hardware, told = build_hardware(design)
-    ways = {name: rest.pop(name) for name in ("arch", "arch_arguments", "trust_pickle")}
+    ways = model_ways(rest)
     named = [label_and_path(text) for text in rest.pop("models")]
     loaded = [(label, path, read_model(path, **ways)) for label, path in named]
     ways["arch_arguments"] = parsed_arch_arguments(ways["arch_arguments"])

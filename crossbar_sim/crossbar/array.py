@@ -148,7 +148,7 @@ class Array:
         i = self.currents(np.atleast_2d(x))
         pairs = self.mapping.planes_per_copy == 2
         sets = i[0::2] - i[1::2] if pairs else i[:, :, :-1] - i[:, :, -1:]
-        if self.mapping.slices > 1:
+        if self.mapping.weighted:
             weights = np.array(self.mapping.slice_weights * self.mapping.copies, np.float32)
             sets = weights[:, None, None] * sets
         y = sets.sum(axis=0) * self.mapping.inverse(self.scale)
@@ -175,7 +175,7 @@ def read_weight(planes: Float32, mapping: Mapping, scale: Float32) -> Float32:
     rows = flat[0].shape[1]
     cols = len(flat[0]) - int(mapping.planes_per_copy == 1)
     out = np.empty(rows * cols, np.float32)
-    sliced, step = mapping.slices > 1, mapping.planes_per_copy
+    sliced, step = mapping.weighted, mapping.planes_per_copy
     for first in range(0, mapping.planes, step):
         to, fresh = np.empty_like(out) if sliced else out, sliced or first == 0
         if step == 2:

@@ -13,6 +13,33 @@ SINGLE = 1e30
 """The largest magnitude of anything: products then stay within single precision."""
 
 
+class UnitWarning(UserWarning):
+    """A conductance that no cell has: microsiemens may have been given as siemens."""
+
+
+MOST_SIEMENS = 0.1
+"""Cells conduct a few millisiemens at most: what is above this was hardly meant in S."""
+
+
+def units_caution(g: float, what: str) -> str | None:
+    """The sentence for a conductance that is hardly meant in S, else None.
+
+    Args:
+        g: the largest conductance, in S.
+        what: the beginning of the sentence, with {} in the place of the value.
+
+    >>> units_caution(100.0, "g_max={}")
+    'g_max=100 S is above 0.1 S, and cells conduct at most a few mS: are these microsiemens? 100 uS are 1e-4 S'
+    """
+    if not g > MOST_SIEMENS:
+        return None
+    value = what.format(f"{g:.6g} S")
+    return (
+        f"{value} is above {MOST_SIEMENS} S, and cells conduct at most a few mS: are these microsiemens? "
+        "100 uS are 1e-4 S"
+    )
+
+
 def require(condition: bool, sentence: str) -> None:
     """Raise InputError with `sentence` unless `condition` holds."""
     if not condition:

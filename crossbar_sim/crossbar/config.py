@@ -25,6 +25,7 @@ from crossbar_sim.crossbar.config_text import (
 from crossbar_sim.crossbar.families import FAMILIES
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
+from crossbar_sim.text import check_depth, parse_json
 
 __all__ = [
     "forms", "from_dict", "from_json", "from_text", "from_toml", "law_from_text", "load_hardware",
@@ -151,7 +152,9 @@ def _name(path: Path) -> str:
 def _parsed(parse: Callable[[str], Any], text: str, source: str) -> Any:
     language = "JSON" if parse is _json else "TOML"
     try:
-        return parse(text)
+        value = parse(text)
+        check_depth(value)  # the dots of a TOML key nest without recursion
+        return value
     except RecursionError:
         raise InputError(f"{source}: the {language} is nested too deeply for a hardware file") from None
     except ValueError as error:
@@ -160,7 +163,7 @@ def _parsed(parse: Callable[[str], Any], text: str, source: str) -> Any:
 
 
 def _json(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_once, parse_constant=_refuse_constant)
+    return parse_json(text, _once)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -170,10 +173,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the key {show(key)} is given twice")
         table[key] = value
     return table
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number, expected a finite one")
 
 
 def _without_none(table: dict[str, Any]) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def build_part(name: str, table: object) -> Any:
     return build(kinds[kind], {k: v for k, v in table.items() if k != "kind"}, f"{name}.")
 
 
-LATER = frozenset({"dac", "adc", "read_noise", "wires", "ranges", "cell_bits"})
+LATER = frozenset({"dac", "adc", "read_noise", "wires", "ranges", "cell_bits", "encoding"})
 """Fields that came after results had been kept: in no identity while they are None."""
 
 

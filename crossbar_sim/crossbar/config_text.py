@@ -100,7 +100,10 @@ def _placeholder(annotation: Any) -> str:
     if get_origin(annotation) is tuple:
         return "NUMBER/NUMBER/..."
     simple = {float: "NUMBER", int: "INTEGER", type(None): "none"}
-    return simple.get(annotation) or "|".join(map(_placeholder, get_args(annotation)))
+    members = get_args(annotation)
+    if any(get_origin(member) is Literal for member in members):  # left out where it is none
+        members = tuple(member for member in members if member is not type(None))
+    return simple.get(annotation) or "|".join(map(_placeholder, members))
 
 
 def _value(text: str) -> Any:

@@ -124,6 +124,10 @@ class ADC:
         share: neighbouring columns of a tile that one converter reads one after another, with one gain and offset.
         gain_sigma: spread of the converters' gain around 1.
         offset_sigma: spread of the converters' offset, a fraction of the range.
+        encoding: None, or "flip", ISAAC's: a column of a tile whose levels sum to more than half of the largest sum
+            is stored as its complement, which the digital side undoes, so that its current needs one bit less.
+            Simulated as codes with one more bit: exact for cells that do not vary, where half of the largest
+            current fits the converter. Needs per="column".
 
     Raises:
         InputError: naming the field, what was given and what is allowed.
@@ -136,6 +140,7 @@ class ADC:
     share: int = 1
     gain_sigma: float = 0.0
     offset_sigma: float = 0.0
+    encoding: Literal["flip"] | None = None
 
     kind: ClassVar[str] = "adc"
 
@@ -146,6 +151,18 @@ class ADC:
             f"per={show(self.per)} must be one of {', '.join(ways)}",
         )
         _bits(self)
+        require(
+            self.encoding in (None, "flip"),
+            f"encoding={show(self.encoding)} must be 'flip', or None for none",
+        )
+        require(
+            self.encoding is None or self.per == "column",
+            "encoding='flip' stores the complement of a column, and per='pair' reads differences: give per='column'",
+        )
+        require(
+            self.encoding is None or self.bits is None or self.bits < _MOST_BITS,
+            f"bits={self.bits}: a flipped column has a bit more, and codes have at most {_MOST_BITS} bits",
+        )
         _range(self, ("max", "granular", "calibrated"), "A at 1 V")
         number(self, "percentile", "a percentile lies above 0 and not above 100", high=100, above=0)
         whole(self, "share", "a converter serves 1 .. 1048576 columns", 1, 2**20)
@@ -157,9 +174,12 @@ class ADC:
         return self.per == "pair" or dac is None or dac.signed == "sign-magnitude"
 
     def top(self, dac: DAC | None) -> int:
-        """The largest code: 2^(bits-1) - 1 with a sign (and its negative the least), else 2^bits - 1."""
+        """The largest code: 2^(bits-1) - 1 with a sign (and its negative the least), else 2^bits - 1.
+
+        With the flip encoding that of one more bit.
+        """
         assert self.bits is not None
-        return 2 ** (self.bits - self.signed(dac)) - 1
+        return 2 ** (self.bits - self.signed(dac) + (self.encoding is not None)) - 1
 
     def codes(self, dac: DAC | None) -> int:
         """How many codes there are."""

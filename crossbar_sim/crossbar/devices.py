@@ -52,7 +52,7 @@ class PolynomialNoise:
     kind: ClassVar[str] = "polynomial"
 
     def __post_init__(self) -> None:
-        _polynomial(self, "coefficients")
+        polynomial(self, "coefficients")
         rule = "the conductance that the fit divides by must lie in 1e-30 .. 1e30 S"
         number(self, "reference", rule, 1 / SINGLE, SINGLE)
 
@@ -74,8 +74,17 @@ class PolynomialNoise:
         kernels.program(g, z, coefficients, np.float32(1 / self.reference), out)
 
 
-def _polynomial(owner: object, name: str) -> None:
-    """Keep a field of coefficients in S as a tuple of plain floats, or refuse it."""
+def polynomial(owner: object, name: str, most: float = SINGLE) -> None:
+    """Keep a field of coefficients in S as a tuple of plain floats, or refuse it.
+
+    Args:
+        owner: the frozen dataclass.
+        name: its field.
+        most: no coefficient may exceed this, in S.
+
+    Raises:
+        InputError: naming the field, what was given and what is allowed.
+    """
     given: Any = getattr(owner, name)
     given = given.tolist() if isinstance(given, np.ndarray) else given
     require(
@@ -83,8 +92,8 @@ def _polynomial(owner: object, name: str) -> None:
         f"{name}={show(given)}: expected 1 .. 16 numbers in S, lowest power first",
     )
     require(
-        all(finite(c) and abs(c) <= SINGLE for c in given),
-        f"{name}={show(given)}: every one must be a finite number of S, not above 1e30 S",
+        all(finite(c) and abs(c) <= most for c in given),
+        f"{name}={show(given)}: every one must be a finite number of S, not above {f'{most:.0e}'.replace('+', '')} S",
     )
     object.__setattr__(owner, name, tuple(float(c) + 0.0 for c in given))
 
@@ -107,7 +116,7 @@ class MeasuredNoise(PolynomialNoise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _polynomial(self, "mean")
+        polynomial(self, "mean")
 
     def mu(self, g: float) -> float:
         """The mean error of a cell programmed to `g`, both in S."""

@@ -5,6 +5,7 @@
 | LogNormalDrift | g exp(sigma z) | sigma of ln g | here |
 | RetentionDrift | g (t/t0)^-(nu + sigma_nu z) | nu, sigma_nu; t and t0 in s | here |
 | RelaxationShift | g + mu(t) + sigma(t) z | mu, sigma in S, linear in ln t | here |
+| MeasuredRelaxation | the same, with mu and sigma polynomials of g | their coefficients in S | here |
 | NormalDrift, UniformDrift, LaplaceDrift | g (1 + sigma d), d of mean 0 and variance 1 | sigma, a fraction of g | drift_spread |
 | NormalShift, UniformShift, LaplaceShift | g + sigma d | sigma in S | drift_spread |
 | GammaDrift | g x, x gamma of mean 1 | sigma of x, a fraction | drift_factors |
@@ -22,6 +23,7 @@ import numpy as np
 
 from crossbar_sim.crossbar import kernels
 from crossbar_sim.crossbar.checks import SINGLE, number, require
+from crossbar_sim.crossbar.devices import polynomial
 from crossbar_sim.crossbar.drift_factors import BernoulliDrift, GammaDrift, ParetoDrift
 from crossbar_sim.crossbar.drift_spread import (
     LaplaceDrift,
@@ -150,8 +152,72 @@ class RelaxationShift(Law):
         kernels.shift(g, z, np.float32(self.mean), np.float32(self.spread), out)
 
 
+@dataclass(frozen=True)
+class MeasuredRelaxation(Law):
+    """Eq. (16b): g' = max(g + m(g) ln t + |s(g) + q(g) ln t| z, 0), polynomials of g / reference, in S, t in s.
+
+    A relaxation whose mean and spread depend on the conductance, as `fit-device` finds it.
+
+    Args:
+        time: seconds since programming, at least 1.
+        reference: the conductance in S that the polynomials divide by.
+        mean_per_ln: coefficients of m in S, lowest power first.
+        spread, spread_per_ln: those of s and q.
+
+    Raises:
+        InputError: unless time >= 1 s, every list has 1 .. 16 finite numbers of S, and reference lies in
+            1e-30 .. 1e30 S.
+    """
+
+    time: float
+    reference: float
+    mean_per_ln: tuple[float, ...]
+    spread: tuple[float, ...]
+    spread_per_ln: tuple[float, ...]
+    kind: ClassVar[str] = "measured_relaxation"
+    multiplicative: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        number(self, "time", "the fit holds from 1 s on", 1)
+        rule = "the conductance that the polynomials divide by must lie in 1e-30 .. 1e30 S"
+        number(self, "reference", rule, 1 / SINGLE, SINGLE)
+        for name in ("mean_per_ln", "spread", "spread_per_ln"):
+            polynomial(self, name, 1e26)
+
+    @property
+    def at_time(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Coefficients of the shift's mean and of its spread (of either sign) at `time`, in S."""
+        log = math.log(self.time)
+        n = max(len(self.spread), len(self.spread_per_ln))
+        s, q = ((*c, *[0.0] * (n - len(c))) for c in (self.spread, self.spread_per_ln))
+        return tuple(c * log for c in self.mean_per_ln), tuple(a + b * log for a, b in zip(s, q, strict=True))
+
+    def mu(self, g: float) -> float:
+        """Mean shift at `time` of a cell of conductance `g`, both in S."""
+        return sum(c * (g / self.reference) ** k for k, c in enumerate(self.at_time[0]))
+
+    def sigma(self, g: float) -> float:
+        """Standard deviation of the shift at `time` of a cell of conductance `g`, both in S."""
+        return abs(sum(c * (g / self.reference) ** k for k, c in enumerate(self.at_time[1])))
+
+    def bound(self, g: float) -> float:
+        """No term of mean or spread at conductances up to `g` (S) exceeds this, in S; it may be infinite."""
+        try:
+            return max(
+                abs(c) * (g / self.reference) ** k for part in self.at_time for k, c in enumerate(part)
+            )
+        except OverflowError:
+            return math.inf
+
+    def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:
+        """See `Law`."""
+        mean, spread = (np.array(c, np.float32) for c in self.at_time)
+        z = stream.normals(g.size, start)
+        kernels.relax(g, z, mean, spread, np.float32(1 / self.reference), out)
+
+
 ALL_DRIFTS: tuple[type[Law], ...] = (
     LogNormalDrift, NormalDrift, NormalShift, UniformDrift, UniformShift, LaplaceDrift,
-    LaplaceShift, GammaDrift, ParetoDrift, BernoulliDrift, RetentionDrift, RelaxationShift,
+    LaplaceShift, GammaDrift, ParetoDrift, BernoulliDrift, RetentionDrift, RelaxationShift, MeasuredRelaxation,
 )  # fmt: skip
 """Every law: drives the tests, the configuration files and the help."""

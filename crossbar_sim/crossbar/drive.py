@@ -7,7 +7,7 @@ import numpy as np
 
 from crossbar_sim.crossbar.checks import SINGLE, check_inputs
 from crossbar_sim.crossbar.converters import DAC
-from crossbar_sim.crossbar.philox import f32, kernel
+from crossbar_sim.crossbar.philox import f32, inlined, kernel
 from crossbar_sim.crossbar.ranges import LayerRange
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
@@ -49,31 +49,37 @@ def drive(x: Float32, dac: DAC | None, calibrated: LayerRange | None, name: str)
     check_inputs(x)  # codes would not show it: they are clipped
     top = 1.0 if dac.bits is None else float(dac.top)
     largest = full_scale_inputs(x, dac, calibrated, name)
-    per_unit, unit = np.float32(top) / largest, largest / np.float32(top)
+    unit = largest / np.float32(top)
     reads = dac.phases * dac.slices
     codes = np.empty((reads, *x.shape), np.float32)
     base = 2.0 if dac.slice_bits is None else 2.0**dac.slice_bits
     flat = _flat(x)
     split = codes.reshape(reads, *flat.shape)
-    _codes(flat, per_unit, f32(top), dac.bits is not None, dac.phases, f32(base), split)
+    _codes(flat, largest, f32(top), dac.bits is not None, dac.phases, f32(base), split)
     weights = np.outer([1.0, -1.0][: dac.phases], base ** np.arange(dac.slices))
     return Driven(codes, weights.reshape(-1).astype(np.float32), float(dac.full_scale), unit)
 
 
+@inlined
+def _code(x: Any, full: Any, top: Any, rounded: Any) -> Any:
+    """Eq. (18): double precision, in which what lies half-way between two codes is seen to be just that."""
+    if rounded:
+        return f32(min(max(np.rint(np.float64(x) * np.float64(top) / np.float64(full)), -top), top))
+    return min(max(f32(x * f32(top / full)), -top), top)
+
+
 @kernel
-def _codes(x: Any, per_unit: Any, top: Any, rounded: Any, phases: Any, base: Any, out: Any) -> None:
+def _codes(x: Any, largest: Any, top: Any, rounded: Any, phases: Any, base: Any, out: Any) -> None:
     """Eq. (18) to (20): out (phases slices, b, m) holds the digits of each phase, least significant first."""
     slices = out.shape[0] // phases
     for b in range(x.shape[0]):
-        scale = per_unit[b] if per_unit.size > 1 else per_unit[0]
+        full = largest[b] if largest.size > 1 else largest[0]
         if phases == 1 and slices == 1:
             for i in range(x.shape[1]):
-                code = min(max(f32(x[b, i] * scale), -top), top)
-                out[0, b, i] = np.rint(code) if rounded else code
+                out[0, b, i] = _code(x[b, i], full, top, rounded)
             continue
         for i in range(x.shape[1]):
-            code = min(max(f32(x[b, i] * scale), -top), top)
-            code = f32(np.rint(code)) if rounded else code
+            code = _code(x[b, i], full, top, rounded)
             for phase in range(phases):
                 sign = f32(1.0) if phase == 0 else f32(-1.0)
                 left = f32(sign * code) if phases == 2 else code

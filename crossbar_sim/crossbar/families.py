@@ -10,7 +10,7 @@ from crossbar_sim.crossbar.devices import (
     ProgrammingNoise,
     StuckCells,
 )
-from crossbar_sim.crossbar.drift import ALL_DRIFTS
+from crossbar_sim.crossbar.drift import ALL_DRIFTS, MeasuredRelaxation
 from crossbar_sim.crossbar.law import Law
 from crossbar_sim.crossbar.mapping import ALL_MAPPINGS, Mapping
 from crossbar_sim.crossbar.ranges import Ranges
@@ -93,6 +93,12 @@ def check_hardware(hardware: Any) -> None:
         require(
             noise.bound(g_max) <= SINGLE,
             f"programming.reference={noise.reference} S: at g_max={g_max} S sigma exceeds 1e30 S, "
+            "is the reference given in S?",
+        )
+    if isinstance(hardware.drift, MeasuredRelaxation):
+        require(
+            hardware.drift.bound(g_max) <= SINGLE,
+            f"drift.reference={hardware.drift.reference} S: at g_max={g_max} S the shift exceeds 1e30 S, "
             "is the reference given in S?",
         )
 

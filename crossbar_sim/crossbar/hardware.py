@@ -1,5 +1,6 @@
 """A design: how weights become conductances and what happens to them; see `Hardware.stages`."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -9,7 +10,7 @@ import numpy as np
 from crossbar_sim.crossbar import kernels, threads
 from crossbar_sim.crossbar import mapping_kernels as pair
 from crossbar_sim.crossbar.array import Array, Geometry
-from crossbar_sim.crossbar.checks import check_weights, require
+from crossbar_sim.crossbar.checks import UnitWarning, check_weights, require
 from crossbar_sim.crossbar.converters import ADC, DAC
 from crossbar_sim.crossbar.devices import PolynomialNoise, ProgrammingNoise, StuckCells
 from crossbar_sim.crossbar.drift import LogNormalDrift, RetentionDrift
@@ -72,6 +73,8 @@ class Hardware:
 
     def __post_init__(self) -> None:
         check_hardware(self)
+        for caution in self.mapping.cautions:
+            warnings.warn(caution, UnitWarning, stacklevel=3)
 
     @property
     def effects(self) -> tuple[str, ...]:
@@ -98,7 +101,7 @@ class Hardware:
         own: dict[str, Any] = {name: None for name in (*off, *READING) if name not in ("clip", "levels")}
         of_mapping: dict[str, Any] = {name: None for name in off if name in ("clip", "levels")}
         if "levels" in of_mapping:
-            of_mapping["cell_bits"] = None
+            of_mapping |= {name: None for name in ("cell_bits", "encoding") if hasattr(self.mapping, name)}
         return replace(self, mapping=replace(self.mapping, **of_mapping), **own)
 
     def geometry(self, rows: int, cols: int, groups: int = 1) -> Geometry:
@@ -210,7 +213,7 @@ class Hardware:
             references = [cells(p, whole)[w.size - aligned :] for p in range(self.mapping.planes)]
 
         def by_planes(part: slice, out: Float32) -> None:
-            sliced = self.mapping.slices > 1
+            sliced = self.mapping.weighted
             for first in range(0, self.mapping.planes, step):
                 to, fresh = np.empty_like(out) if sliced else out, sliced or first == 0
                 if self._reference:

@@ -185,6 +185,21 @@ def shift(g: Any, d: Any, mean: Any, sigma: Any, out: Any) -> None:
 
 
 @kernel
+def relax(g: Any, z: Any, mean: Any, spread: Any, per_siemens: Any, out: Any) -> None:
+    """Eq. (16b): out = max(g + m(g) + |s(g)| z, 0); m and s are polynomials of g per_siemens, in S."""
+    degree, other = mean.size - 1, spread.size - 1
+    for i in range(out.size):
+        r = f32(g[i] * per_siemens)
+        m = mean[degree]
+        for k in range(degree):
+            m = fma(m, r, mean[degree - 1 - k])
+        s = spread[other]
+        for k in range(other):
+            s = fma(s, r, spread[other - 1 - k])
+        out[i] = max(f32(g[i] + fma(max(s, -s), z[i], m)), f32(0.0))
+
+
+@kernel
 def by_quantile(g: Any, z: Any, table: Any, low: Any, per_unit: Any, out: Any) -> None:
     """Eq. (12): out = g 2^q(z), with q piecewise cubic: `table` is (pieces, 4) flat, lowest power first."""
     last = i32(table.size // 4 - 1)
@@ -200,9 +215,14 @@ def by_quantile(g: Any, z: Any, table: Any, low: Any, per_unit: Any, out: Any) -
 
 @kernel
 def pareto(g: Any, words: Any, least: Any, half_rate: Any, out: Any) -> None:
-    """Eq. (13): out = g least u^(-1/alpha); half_rate = log2(e) / (2 alpha)."""
+    """Eq. (13): out = g least u^(-1/alpha); half_rate = log2(e) / (2 alpha).
+
+    The word 0 stands for all u below 2^-32: it gets the mean of the law there, 2^(32/alpha).
+    """
+    tail = exp2(half_rate, f32(0.0), f32(44.361420))  # -2 ln 2^-32
     for i in range(out.size):
-        out[i] = f32(g[i] * least) * exp2(half_rate, f32(0.0), minus_two_ln(uniform(words[i])))
+        x = f32(g[i] * least) * exp2(half_rate, f32(0.0), minus_two_ln(uniform(words[i])))
+        out[i] = f32(g[i] * tail) if words[i] == u32(0) else x
 
 
 @kernel

@@ -17,6 +17,7 @@ from crossbar_sim.crossbar.checks import (
     number,
     require,
     show,
+    units_caution,
     whole,
 )
 from crossbar_sim.crossbar.stream import Float32
@@ -54,8 +55,21 @@ class Mapping(ABC):
 
     kind: ClassVar[str]
     planes_per_copy: ClassVar[int]
-    span: ClassVar[float]
-    """The part of the window that the largest weight uses."""
+
+    @property
+    @abstractmethod
+    def span(self) -> float:
+        """a of Eq. (1): the part of the window that the largest weight uses."""
+
+    @property
+    @abstractmethod
+    def middle_level(self) -> int:
+        """The level that stands for weight 0; meaningless without levels."""
+
+    @property
+    def middle(self) -> float:
+        """What weight 0, and a reference column, is programmed to, in S."""
+        return self.g_min + self.step * self.middle_level
 
     def __post_init__(self) -> None:
         number(self, "g_min", "a conductance must lie in 0 .. 1e30 S", 0, SINGLE)
@@ -81,6 +95,12 @@ class Mapping(ABC):
                 self.levels is not None,
                 f"cell_bits={self.cell_bits} slices a quantised weight: give its levels, such as levels=256",
             )
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """A sentence for a window that no cell has: microsiemens taken for siemens."""
+        caution = units_caution(self.g_max, "g_max={}")
+        return () if caution is None else (caution,)
 
     @property
     def slices(self) -> int:
@@ -116,6 +136,14 @@ class Mapping(ABC):
             return (1.0,)
         return tuple(self.step / self.cell_step * 2 ** (k * self.cell_bits) for k in range(self.slices))
 
+    @property
+    def weighted(self) -> bool:
+        """Whether conductances are multiplied by `slice_weights` when they are read: not where all are exactly 1.
+
+        One slice has a weight too if its levels are not all that its bits could tell apart.
+        """
+        return self.slice_weights != (1.0,)
+
     def weight_of(self, plane: int) -> float:
         """Of `slice_weights`, that of the slice which `plane` holds."""
         return self.slice_weights[self.slice_of(plane)]
@@ -123,15 +151,6 @@ class Mapping(ABC):
     def slice_of(self, plane: int) -> int:
         """The weight slice that `plane` holds."""
         return plane % self.planes_per_weight // self.planes_per_copy
-
-    def digit(self, g: Float32, plane: int) -> None:
-        """Eq. (28): replace the conductances of whole codes (n,) by those of the slice that `plane` holds."""
-        if self.cell_bits is None:
-            return
-        k = self.slice_of(plane)
-        code = np.rint((g - np.float32(self.g_min)) / np.float32(self.step)).astype(np.int64)
-        digit = (code >> (k * self.cell_bits)) & (2**self.cell_bits - 1)
-        g[:] = np.minimum(self.g_min + digit * self.cell_step, np.float32(self.g_max))
 
     @property
     def step(self) -> float:
@@ -180,31 +199,20 @@ class Mapping(ABC):
         return (1.0 / (scale.astype(np.float64) * self.copies)).astype(np.float32)
 
     def _to_cells(
-        self,
-        w: Float32,
-        scale: Float32,
-        rows: int,
-        start: int,
-        sign: float,
-        base: float,
-        out: Float32,
+        self, w: Float32, scale: Float32, rows: int, start: int, plane: int, sign: float, out: Float32
     ) -> None:
-        """Eq. (2) to (4) for a chunk: base + sign s w, held to the window and its levels."""
-        low, high, step = np.float32(self.g_min), np.float32(self.g_max), np.float32(self.step)
-        per_step = np.float32(0.0 if self.levels is None else 1 / self.step)
-        kernels.to_cells(
-            w,
-            scale,
-            rows,
-            start,
-            np.float32(sign),
-            np.float32(base),
-            low,
-            high,
-            step,
-            per_step,
-            out,
-        )
+        """Eq. (2) to (4) and (28) for a chunk: weight 0 plus sign s w, held to the window and its levels."""
+        low, high = np.float32(self.g_min), np.float32(self.g_max)
+        if self.levels is None:
+            kernels.to_cells(w, scale, rows, start, np.float32(sign), np.float32(self.middle), low, high, out)
+            return
+        top, base = float(self.levels - 1), float(self.middle_level)
+        kernels.to_levels(w, scale, rows, start, sign / self.step, base, top, out)
+        if self.cell_bits is None:
+            kernels.at_levels(np.float32(self.step), low, high, out)
+            return
+        digit = (out.astype(np.int64) >> (self.slice_of(plane) * self.cell_bits)) & (2**self.cell_bits - 1)
+        out[:] = np.minimum(self.g_min + digit * self.cell_step, high)
 
     @abstractmethod
     def target(self, w: Float32, scale: Float32, rows: int, start: int, plane: int, out: Float32) -> None:
@@ -220,43 +228,79 @@ class Differential(Mapping):
 
     kind: ClassVar[str] = "differential"
     planes_per_copy: ClassVar[int] = 2
-    span: ClassVar[float] = 1.0
     reference: ClassVar[bool] = False
+
+    @property
+    def span(self) -> float:
+        """a of Eq. (1): all of the window."""
+        return 1.0
+
+    @property
+    def middle_level(self) -> int:
+        """The lowest level: both cells of a pair are off."""
+        return 0
 
     def target(self, w: Float32, scale: Float32, rows: int, start: int, plane: int, out: Float32) -> None:
         """See `Mapping`."""
-        self._to_cells(w, scale, rows, start, -1.0 if plane % 2 else 1.0, self.g_min, out)
-        self.digit(out, plane)
+        self._to_cells(w, scale, rows, start, plane, -1.0 if plane % 2 else 1.0, out)
 
 
 @dataclass(frozen=True)
 class Offset(Mapping):
-    """Eq. (3): one cell, g = g_mid + s w with s = (g_max - g_min)/(2 w_max), read against a column.
+    """Eq. (3): one cell, g = g_mid + s w, read against a reference column.
 
     Every copy has its own reference column, programmed to g_mid and as imperfect as the rest. It is
     the last column of the plane, so a plane is (rows, cols + 1).
+
+    Args:
+        encoding: None: the window is centred on weight 0, s = (g_max - g_min)/(2 w_max). "twos_complement":
+            weights are integers of log2(levels) bits, -levels/2 .. levels/2 - 1, stored with a bias of
+            levels/2 (ISAAC's way; int4 weights fit 16 levels exactly). The largest positive weight, which has no
+            code if it is as large as the largest negative one, saturates one level below.
     """
+
+    encoding: Literal["twos_complement"] | None = None
 
     kind: ClassVar[str] = "offset"
     planes_per_copy: ClassVar[int] = 1
-    span: ClassVar[float] = 0.5
     reference: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.encoding in (None, "twos_complement"),
+            f"encoding={show(self.encoding)} must be 'twos_complement', or None for a centred window",
+        )
+        require(
+            self.encoding is None or (self.levels is not None and self.levels % 2 == 0),
+            f"encoding='twos_complement' stores integers and needs an even number of levels: levels={self.levels}",
+        )
+
+    @property
+    def span(self) -> float:
+        """a of Eq. (1): half of the window; in two's complement levels/2 of its steps."""
+        if self.encoding is None or self.levels is None:
+            return 0.5
+        return self.levels / 2 / (self.levels - 1)
+
+    @property
+    def middle_level(self) -> int:
+        """The level at or just below the middle of the window; in two's complement the one above it.
+
+        Off the levels, the reference would be rounded half a step away and take every weight with it.
+        """
+        return ((self.levels or 1) - (self.encoding is None)) // 2
 
     @property
     def middle(self) -> float:
-        """g_mid, what weight 0 and the reference are programmed to, in S.
-
-        With levels it is the level at or just below the middle of the window: off the levels, the
-        reference would be rounded half a step away and take every weight with it.
-        """
+        """g_mid, what weight 0 and the reference are programmed to, in S."""
         if self.levels is None:
             return (self.g_min + self.g_max) / 2
-        return self.g_min + self.step * ((self.levels - 1) // 2)
+        return super().middle
 
     def target(self, w: Float32, scale: Float32, rows: int, start: int, plane: int, out: Float32) -> None:
         """See `Mapping`."""
-        self._to_cells(w, scale, rows, start, 1.0, self.middle, out)
-        self.digit(out, plane)
+        self._to_cells(w, scale, rows, start, plane, 1.0, out)
 
 
 ALL_MAPPINGS: tuple[type[Mapping], ...] = (Differential, Offset)

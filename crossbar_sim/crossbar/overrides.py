@@ -187,5 +187,5 @@ def _at_time(drift: Any, time: object) -> Any:
     law = "no drift" if drift is None else f"{drift.kind} drift"
     raise InputError(
         f"time={show(time)} has nothing to act on: the design has {law}; "
-        "laws with a time are retention and relaxation"
+        "laws with a time are retention, relaxation and measured_relaxation"
     )

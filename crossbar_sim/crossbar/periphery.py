@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from crossbar_sim.crossbar import mapping_kernels as kernels
 from crossbar_sim.crossbar.converters import ADC, DAC
 from crossbar_sim.crossbar.drive import Driven, drive, not_calibrated
 from crossbar_sim.crossbar.mapping import Mapping, Offset
@@ -84,24 +85,53 @@ def slices_of(mapping: Mapping, per: str) -> tuple[int, ...]:
 def reads_of(
     planes: Float32, mapping: Mapping, per: str, noise: GaussianReadNoise | TelegraphNoise | None
 ) -> Reads:
-    """Eq. (21): planes (planes, m, physical columns) of one block as its converters read them, in `unit_of` S."""
+    """Eq. (21): planes (planes, m, physical columns) of one block as its converters read them, in `unit_of` S.
+
+    Cells on a level, as far as single precision shows, are whole numbers of levels above g_min: then sums are exact,
+    and one half-way between two codes of a converter goes to the even one.
+    """
     mean = planes if noise is None else noise.mean(planes)
     variance = None if noise is None else noise.variance(planes, mapping.g_max)
-    unit = np.float32(unit_of(mapping))
-    if unit != 1:
-        mean, variance = mean / unit, None if variance is None else variance / unit / unit
+    unit = unit_of(mapping)
+    if unit != 1 and variance is not None:
+        variance = variance / np.float32(unit) / np.float32(unit)
     slices = slices_of(mapping, per)
     weights = np.array([2.0 ** (k * (mapping.cell_bits or 0)) for k in slices], np.float32)
     if per == "column":
         if mapping.planes_per_copy == 2:
             weights[1::2] *= -1
-        return Reads(mean, weights, variance)
+        return Reads(_in_levels(mean, mapping), weights, variance)
     if mapping.planes_per_copy == 2:
         return Reads(
-            mean[0::2] - mean[1::2], weights, None if variance is None else variance[0::2] + variance[1::2]
+            _differences(mean[0::2], mean[1::2], mapping),
+            weights,
+            None if variance is None else variance[0::2] + variance[1::2],
         )
     spread = None if variance is None else variance[:, :, :-1] + variance[:, :, -1:]
-    return Reads(mean[:, :, :-1] - mean[:, :, -1:], weights, spread)
+    return Reads(_differences(mean[:, :, :-1], mean[:, :, -1:], mapping), weights, spread)
+
+
+def _in_levels(g: Float32, mapping: Mapping) -> Float32:
+    """Conductances in `unit_of` S, those on a level exactly there."""
+    if mapping.levels is None:
+        return g
+    out = np.empty(g.shape, np.float32)
+    for plane, to in zip(g, out, strict=True):
+        kernels.in_levels(plane.reshape(-1), mapping.g_min, unit_of(mapping), to.reshape(-1))
+    return out
+
+
+def _differences(g: Float32, other: Float32, mapping: Mapping) -> Float32:
+    """g - other in `unit_of` S; exactly a whole number where both are on a level."""
+    if mapping.levels is None:
+        return g - other
+    out = np.empty(g.shape, np.float32)
+    for plane, minus, to in zip(g, other, out, strict=True):
+        pair = (
+            np.ascontiguousarray(np.broadcast_to(cells, to.shape)).reshape(-1) for cells in (plane, minus)
+        )
+        kernels.level_differences(*pair, mapping.g_min, unit_of(mapping), to.reshape(-1))
+    return out
 
 
 class Readout:

@@ -6,8 +6,9 @@ share per thread: a stalled thread delays a chunk, not the run.
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from crossbar_sim.errors import InputError
@@ -71,6 +72,17 @@ def run(function: Callable[[T], object], items: Iterable[T]) -> None:
     for error in errors:
         if error is not None:
             raise error
+
+
+@contextmanager
+def in_place() -> Iterator[None]:
+    """Inside, `run` works on the calling thread alone."""
+    before = getattr(_pool.inside, "yes", False)
+    _pool.inside.yes = True
+    try:
+        yield
+    finally:
+        _pool.inside.yes = before
 
 
 def chunks(n: int, size: int = CHUNK) -> list[slice]:

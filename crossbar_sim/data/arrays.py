@@ -117,7 +117,7 @@ def as_test_split(
                 Split(whole.x[part], None if whole.y is None else whole.y[part]) for part in (kept, held)
             ]
     tops = [int(split.y.max()) for split in (test, *parts) if split is not None and split.y is not None]
-    return Splits(path.name, *parts, test, max(tops) + 1 if tops else None, notes)
+    return Splits(path.name, parts[0], parts[1], test, max(tops) + 1 if tops else None, notes)
 
 
 def _split(path: Path, examples: torch.Tensor, y: np.ndarray | None) -> Split:

@@ -5,11 +5,10 @@ import stat
 from pathlib import Path
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.files import memory
 
 DEFLATE_LIMIT = 1032
 """No deflate stream unpacks to more than 1032 times its size (zlib's technical notes)."""
-
-_FALLBACK_MEMORY = 16 * 2**30
 
 
 def check_file(path: Path) -> int:
@@ -30,14 +29,6 @@ def check_file(path: Path) -> int:
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
         raise InputError(f"{path}: is {kind}; give the path of a file")
     return status.st_size
-
-
-def memory() -> int:
-    """The machine's memory in bytes (16 GiB where the system does not tell)."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return _FALLBACK_MEMORY
 
 
 def check_memory(path: Path, needed: int) -> None:

@@ -38,6 +38,7 @@ class Given:
         name: what reports call the data.
         notes: what was done to them, as sentences.
         fingerprint: of the data set that they are the test split of; None: `identity` computes their own.
+        scenes: the split itself, where it is one of scenes with objects.
     """
 
     x: Tensor
@@ -45,6 +46,7 @@ class Given:
     name: str = "data"
     notes: tuple[str, ...] = ()
     fingerprint: str | None = None
+    scenes: Split | None = None
 
     def split(self, key: str = "x") -> Split:
         """The examples as float32; uint8 is taken for pixels and divided by 255.
@@ -70,6 +72,8 @@ class Given:
             InputError: see `split`.
         """
         digest = self.fingerprint
+        if digest is None and self.scenes is not None:
+            digest = Splits(self.name, None, None, self.scenes, None).fingerprint
         if digest is None:
             part = self.split()
             if self.x.dtype == torch.uint8:  # a model may take the bytes as they are
@@ -116,7 +120,7 @@ def given(data: Any, y: Any = None, what: str = "data") -> Given:
         return Given(test.x, test.y, data.name, data.notes, data.fingerprint)
     if isinstance(data, Split):
         _no_labels_beside(y, what)
-        return Given(data.x, data.y)
+        return Given(data.x, data.y, scenes=data if type(data) is not Split else None)
     found = _pair(data, what)
     if found is None:
         inputs, labels = data, y
@@ -244,7 +248,7 @@ def _of_loader(loader: DataLoader[Any], what: str) -> tuple[Any, Any]:
     if not found:
         raise InputError(f"{what}: the DataLoader gives no batch")
     join = torch.cat if collate is not None else torch.stack
-    columns = []
+    columns: list[Tensor | None] = []
     for column in zip(*found, strict=True):
         if any(part is None for part in column):
             columns.append(None)

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from crossbar_sim.crossbar import threads as pool
+from crossbar_sim.crossbar.checks import show
 from crossbar_sim.crossbar.overrides import at_sigma
 from crossbar_sim.data import DATASETS, Splits, load_data
 from crossbar_sim.data.catalogue import CATALOGUE
@@ -15,6 +16,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.experimenting.record import record_of
 from crossbar_sim.experimenting.trainings import Planned, check_judged, named, plan_trainings, train
 from crossbar_sim.files import write_text
+from crossbar_sim.nn.architectures import names_code
 from crossbar_sim.nn.detection_task import detects
 from crossbar_sim.nn.loading import load_model
 from crossbar_sim.robustness.benchmark import check_sigmas, robustness
@@ -31,7 +33,7 @@ from crossbar_sim.robustness.page import write_page
 from crossbar_sim.robustness.subjects import Model, model_of_file
 from crossbar_sim.robustness.sweep_view import show_sweep
 from crossbar_sim.robustness.view import progress
-from crossbar_sim.robustness.wording import say
+from crossbar_sim.robustness.wording import say, terminal
 from crossbar_sim.store.records import canonical
 from crossbar_sim.store.results import Results
 
@@ -46,6 +48,7 @@ def run_experiment(
     scheduler: str | None,
     threads: int | None,
     page: bool,
+    trust_code: bool = False,
 ) -> None:
     """Do what is missing of an experiment, print it, and write its files; see `crossbar-sim run --help`.
 
@@ -54,6 +57,8 @@ def run_experiment(
     """
     check_cluster(workers, scheduler)
     experiment = load_experiment(Path(path), budget)
+    if not trust_code:
+        _refuse_code(experiment)
     folder = Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +68,7 @@ def run_experiment(
         pool.set_threads(threads)
     for sigma in check_sigmas((*experiment.sigmas,)):
         at_sigma(experiment.hardware, sigma)
-    console = Console(highlight=False)
+    console = terminal()
     say(console, experiment.title, "bold")
     data = _data_name(experiment)
     whole = load_data(data, data_dir)
@@ -76,7 +81,7 @@ def run_experiment(
         at_sigma(experiment.hardware, sigma)
     models, planned = _models(experiment, data, taught, tried, folder, console)
     database = folder / f"{experiment.name}.db"
-    with Results.open(database) as results, progress(Console(stderr=True)) as step:
+    with Results.open(database) as results, progress(terminal(stderr=True)) as step:
         sweep = robustness(
             models, None, experiment.hardware, experiment.sigmas, plan=experiment.plan, seed=experiment.seed,
             metric=experiment.metric, results=results, workers=workers, scheduler=scheduler,
@@ -104,6 +109,20 @@ def run_experiment(
         )  # fmt: skip
     for file in written:
         say(console, f"wrote {file}")
+
+
+def _refuse_code(experiment: Experiment) -> None:
+    """An experiment file is data: it may not choose code that is then imported and called.
+
+    Raises:
+        InputError: if it names code.
+    """
+    for label, given in experiment.models.items():
+        if isinstance(given, ModelFile) and names_code(given.arch):
+            raise InputError(
+                f"models.{label}.arch={show(given.arch)} names code, which would be imported and run: read that code, "
+                "and run again with --trust-code if you trust it"
+            )
 
 
 def _draw_boundaries(experiment: Experiment, models: list[Model], path: Path) -> None:
@@ -151,7 +170,7 @@ def _files(experiment: Experiment, tried: Splits) -> dict[str, Model]:
             continue
         with named(f"models.{label}"):
             path = experiment.folder / given.path
-            model = _of_file(experiment, label, path, tried, given.arch, given.arch_arguments)
+            model = _of_file(experiment, label, path, tried, given.arch, given.arch_arguments, given.weights)
             check_judged(experiment, model.module, model.examples, model.fixed)
         same = by_identity.setdefault(canonical(model.identity), label)
         if same != label:
@@ -162,9 +181,9 @@ def _files(experiment: Experiment, tried: Splits) -> dict[str, Model]:
 
 def _of_file(
     experiment: Experiment, label: str, path: Path, tried: Splits,
-    arch: str | None = None, arch_arguments: Mapping[str, Any] | None = None,
+    arch: str | None = None, arch_arguments: Mapping[str, Any] | None = None, weights: str | None = None,
 ) -> Model:  # fmt: skip
-    loaded = load_model(path, arch, arch_arguments)
+    loaded = load_model(path, arch, arch_arguments, weights=weights)
     examples = find_examples(loaded, tried, None, None, None, experiment.seed)
-    ways = {"arch": arch, "arch_arguments": arch_arguments}
+    ways = {"arch": arch, "arch_arguments": arch_arguments, "weights": weights}
     return model_of_file(label, str(path), loaded, examples, ways)

@@ -7,7 +7,6 @@ their weights in their own ways), state_dict keys, optimisers, .to(), deepcopy a
 parameters, and a gradient reaches them through the array.
 """
 
-import copy
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from crossbar_sim.nn.copying import copy_graph
+from crossbar_sim.nn.derived import Silent, base_of, derive, exchange, restore
 from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.on_tiles import on_tiles
 from crossbar_sim.nn.programming import gain, program_into, tiled_of, write
@@ -36,109 +37,129 @@ class _Through(torch.autograd.Function):
         return grads[0] * slope, None, None
 
 
-class Analog:
-    """Mixin of every analog layer; `_slots` holds its arrays, `_design` what the whole model shares."""
+class Arrays:
+    """What makes a layer analog: its arrays, what the whole model shares, and what is programmed at present.
 
-    _slots: dict[str, Slot]
-    _design: Design
-    _tags: dict[str, tuple[object, ...]]
-    _graphs: dict[str, tuple[Any, ...]]
-    _tiled: dict[str, Tiled]
-    _parameters: dict[str, Any]
-    _buffers: dict[str, Any]
+    It is the only attribute that a layer gets, under a name that is nobody else's: a layer may have a `read` or a
+    `_design` of its own.
 
-    def read(self, parameter: str) -> Tensor | None:
-        """What `parameter` is on the chip, programmed first if it has become stale."""
-        slot = self._slots[parameter]
-        design = self._design
-        assert isinstance(self, nn.Module)
+    Args:
+        slots: the arrays, by the parameters that they provide.
+        design: shared by all layers of the model.
+    """
+
+    def __init__(self, slots: dict[str, Slot], design: Design) -> None:
+        self.slots, self.design = slots, design
+        self._forget()
+
+    def _forget(self) -> None:
+        self.tags: dict[str, tuple[object, ...]] = {}
+        self.graphs: dict[str, tuple[Any, ...]] = {}
+        self.tiled: dict[str, Tiled] = {}
+        self.programmed: dict[str, Tensor] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are without what the next reading programs."""
+        return {"slots": self.slots, "design": self.design}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.slots, self.design = state["slots"], state["design"]
+        self._forget()
+
+    def read(self, module: nn.Module, parameter: str) -> Tensor | None:
+        """What `parameter` of the layer is on the chip, programmed first if it has become stale."""
+        slot = self.slots[parameter]
+        design = self.design
+        if design.touched is not None:
+            design.touched.add(slot.name)
         clean = slot.ideal or not design.runs(slot.layer)
-        if design.locked and not clean and _buffer(parameter) in self._buffers:
-            return self._on_tiles(slot, self._buffers[_buffer(parameter)])
-        if clean or slot.on_meta(self):
-            return slot.clean(self)[0 if parameter == slot.weight else 1]
+        if design.locked and not clean and parameter in self.programmed:
+            return self._on_tiles(module, slot, self.programmed[parameter])
+        if clean or slot.on_meta(module):
+            return slot.clean(module)[0 if parameter == slot.weight else 1]
         if torch.is_grad_enabled():
-            return self._on_tiles(slot, self._with_own_memory(slot, parameter))
-        self.refresh(slot)
-        return self._on_tiles(slot, self._buffers[_buffer(parameter)])
+            return self._on_tiles(module, slot, self._with_own_memory(module, slot, parameter))
+        self.refresh(module, slot)
+        return self._on_tiles(module, slot, self.programmed[parameter])
 
-    def _on_tiles(self, slot: Slot, programmed: Tensor | None) -> Tensor | None:
+    def _on_tiles(self, module: nn.Module, slot: Slot, programmed: Tensor | None) -> Tensor | None:
         """The programmed values, attached to their array where that has converters or read noise."""
-        if programmed is None or not self._design.tiled(slot):
+        if programmed is None or not self.design.tiled(slot):
             return programmed
-        assert isinstance(self, nn.Module)
-        return on_tiles(programmed, self._tiled.get(slot.weight) or self._converted(slot))
+        return on_tiles(programmed, self.tiled.get(slot.weight) or self._converted(module, slot))
 
-    def _converted(self, slot: Slot) -> Tiled:
-        assert isinstance(self, nn.Module)
-        self._tiled[slot.weight] = tiled_of(self._design, slot, self)
-        return self._tiled[slot.weight]
+    def _converted(self, module: nn.Module, slot: Slot) -> Tiled:
+        self.tiled[slot.weight] = tiled_of(self.design, slot, module)
+        return self.tiled[slot.weight]
 
-    def _with_own_memory(self, slot: Slot, parameter: str) -> Tensor | None:
+    def _with_own_memory(self, module: nn.Module, slot: Slot, parameter: str) -> Tensor | None:
         """As `read`, with a gradient to the clean parameter if that takes one.
 
-        The programmed values get memory of their own rather than the buffers': a graph may still need chip 1
-        when chip 2 is programmed, also where only the layer's input takes a gradient.
+        The programmed values get memory of their own: a graph may still need chip 1 when chip 2 is programmed, also
+        where only the layer's input takes a gradient.
         """
-        assert isinstance(self, nn.Module)
         which = 0 if parameter == slot.weight else 1
-        both = slot.clean(self)
+        both = slot.clean(module)
         trained = any(t is not None and t.requires_grad for t in both)
-        tag = (trained, *self._tag(slot))
-        known = self._graphs.get(slot.weight)
+        tag = (trained, *self._tag(module, slot))
+        known = self.graphs.get(slot.weight)
         if known is None or known[0] != tag:
             groups = slot.layout.groups
-            programmed, slope = gain(self._design, slot.name, slot.columns(self), trained, groups)
-            self._tiled.pop(slot.weight, None)
+            programmed, slope = gain(self.design, slot.name, slot.columns(module), trained, groups)
+            self.tiled.pop(slot.weight, None)
             slopes = (None, None) if slope is None else slot.split(slope)
-            known = self._graphs[slot.weight] = (tag, slot.split(programmed), slopes)
+            known = self.graphs[slot.weight] = (tag, slot.split(programmed), slopes)
         clean, values, slope = both[which], known[1][which], known[2][which]
         if clean is None or slope is None:
             return values if clean is None else values.view_as(clean)
         return _Through.apply(clean, values, slope)
 
-    def _tag(self, slot: Slot) -> tuple[object, ...]:
+    def _tag(self, module: nn.Module, slot: Slot) -> tuple[object, ...]:
         """Equal as long as design, chip and clean values are the same."""
-        assert isinstance(self, nn.Module)
-        known = self._tags.get(slot.weight) if self._design.frozen else None
-        return (self._design.generation, *(slot.state(self) if known is None else known[1:]))
+        known = self.tags.get(slot.weight) if self.design.frozen else None
+        return (self.design.generation, *(slot.state(module) if known is None else known[1:]))
 
-    def refresh(self, slot: Slot) -> None:
-        """Program the slot's array into its buffers unless they are up to date."""
-        assert isinstance(self, nn.Module)
-        tag = self._tag(slot)
-        if self._tags.get(slot.weight) == tag or slot.on_meta(self):
+    def refresh(self, module: nn.Module, slot: Slot) -> None:
+        """Program the slot's array into its memory unless that is up to date."""
+        tag = self._tag(module, slot)
+        if self.tags.get(slot.weight) == tag or slot.on_meta(module):
             return
-        self._tiled.pop(slot.weight, None)
-        self._graphs.pop(slot.weight, None)  # a copy for training that is stale, or not needed for now
-        # Buffers made in inference mode could take part in no later graph.
+        self.tiled.pop(slot.weight, None)
+        self.graphs.pop(slot.weight, None)  # a copy for training that is stale, or not needed for now
+        # Tensors made in inference mode could take part in no later graph.
         with torch.inference_mode(False), torch.no_grad():
-            weight, bias = slot.clean(self)
+            weight, bias = slot.clean(module)
             for name, like in ((slot.weight, weight), (slot.bias, bias)):
-                buffer = self._buffers.get(_buffer(name)) if name else None
-                if name and like is not None and (buffer is None or not _alike(buffer, like)):
-                    fresh = torch.empty(like.shape, dtype=like.dtype, device=like.device)
-                    self.register_buffer(_buffer(name), fresh, persistent=False)
-            row = self._buffers[_buffer(slot.bias)] if slot.bias else None
-            if self._design.tiled(slot):  # the same planes serve both ways to multiply
-                write(slot, self._converted(slot).weight(), self._buffers[_buffer(slot.weight)], row)
+                held = self.programmed.get(name) if name else None
+                if name and like is not None and (held is None or not _alike(held, like)):
+                    self.programmed[name] = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+            row = self.programmed[slot.bias] if slot.bias else None
+            if self.design.tiled(slot):  # the same planes serve both ways to multiply
+                write(slot, self._converted(module, slot).weight(), self.programmed[slot.weight], row)
             else:
-                program_into(self._design, slot, self, self._buffers[_buffer(slot.weight)], row, tag[1:])
-        self._tags[slot.weight] = tag
+                program_into(self.design, slot, module, self.programmed[slot.weight], row, tag[1:])
+        self.tags[slot.weight] = tag
+
+
+ATTRIBUTE = "_crossbar_sim_arrays"
+"""The one attribute that a layer gets."""
+
+
+def arrays_of(module: nn.Module) -> Arrays | None:
+    """The arrays of an analog layer; None for any other module."""
+    found: Arrays | None = vars(module).get(ATTRIBUTE)
+    return found
+
+
+class Analog(Silent):
+    """Mixin of every analog layer; what it adds is in `Arrays`."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle and copy as the base class with the names of its analog parameters, without caches."""
-        base = type(self)._base  # type: ignore[attr-defined]
-        return _rebuild, (base, tuple(self._slots)), self._state_to_keep()
-
-    def _state_to_keep(self) -> dict[str, Any]:
-        """The state of the layer without what its next reading programs."""
-        programmed = {_buffer(name) for name in self._slots}
-        state: dict[str, Any] = dict(self.__getstate__())  # type: ignore[call-overload]
-        state |= {"_tags": {}, "_graphs": {}, "_tiled": {}}
-        state["_buffers"] = {name: b for name, b in self._buffers.items() if name not in programmed}
-        state["_non_persistent_buffers_set"] = state["_non_persistent_buffers_set"] - programmed
-        return state
+        """Pickle and copy as the user's class with the names of its analog parameters, without caches."""
+        assert isinstance(self, nn.Module)
+        arrays = arrays_of(self)
+        names = () if arrays is None else tuple(arrays.slots)
+        return _rebuild, (base_of(self), names), self.__getstate__()  # type: ignore[call-overload]
 
 
 class AnalogGraph(Analog):
@@ -148,24 +169,10 @@ class AnalogGraph(Analog):
         """Copy the graph and all it holds, then make the copy analog again."""
         assert isinstance(self, fx.GraphModule)
         copied = copy_graph(self, memo)
-        make_analog(copied, list(dict.fromkeys(copied._slots.values())), copied._design)  # type: ignore
+        arrays = arrays_of(copied)
+        assert arrays is not None
+        make_analog(copied, list(dict.fromkeys(arrays.slots.values())), arrays.design)
         return copied
-
-
-def copy_graph(model: fx.GraphModule, memo: dict[int, Any]) -> fx.GraphModule:
-    """A deep copy of a graph with everything in it, as the class that the graph had before it was analog.
-
-    torch's own copy is built up from bare modules: classes of layers and unused parameters get lost.
-    """
-    base = type(model)._base if isinstance(model, Analog) else type(model)  # type: ignore[attr-defined]
-    copied: fx.GraphModule = base.__new__(base)  # of a class of its own, which takes the code of its forward
-    memo[id(model)] = copied
-    state = model._state_to_keep() if isinstance(model, Analog) else model.__dict__
-    state = copy.deepcopy(state, memo)
-    graph = state.pop("_graph")
-    copied.__dict__.update(state)
-    copied.graph = graph
-    return copied
 
 
 class AnalogRecurrent(Analog):
@@ -180,7 +187,7 @@ class AnalogRecurrent(Analog):
         """Ignore: the list is made from the parameters at each reading."""
 
     def flatten_parameters(self) -> None:
-        """Nothing to flatten: the weights that run are the arrays' buffers."""
+        """Nothing to flatten: the weights that run are the arrays' memory."""
 
     def _init_flat_weights(self) -> None:
         """Nothing to list: torch calls this after moving a layer, which is no reason to program it."""
@@ -196,38 +203,30 @@ class AnalogRecurrent(Analog):
         )  # which torch drops from states, and expects in them
 
 
-PROGRAMMED = "_programmed_"
-"""How the names of buffers begin that arrays are programmed into."""
-
-
-def _buffer(parameter: str) -> str:
-    return PROGRAMMED + parameter
-
-
 def _alike(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.device == b.device and a.dtype == b.dtype and not a.is_inference()
 
 
-_READERS: list[Callable[[Analog, str], Tensor | None]] = []
+_READERS: list[Callable[[Arrays, nn.Module, str], Tensor | None]] = []
 
 
-def _reader() -> Callable[[Analog, str], Tensor | None]:
-    """`Analog.read`, out of reach of torch.compile, which would break at Numba inside it.
+def _reader() -> Callable[[Arrays, nn.Module, str], Tensor | None]:
+    """`Arrays.read`, out of reach of torch.compile, which would break at Numba inside it.
 
     torch.compiler.disable imports the compiler, which takes longer than a small model's whole evaluation: so
     only where it is there already.
     """
     if "torch._dynamo" not in sys.modules:
-        return Analog.read
+        return Arrays.read
     if not _READERS:
-        _READERS.append(torch.compiler.disable(Analog.read))
+        _READERS.append(torch.compiler.disable(Arrays.read))
     return _READERS[0]
 
 
 def _property(name: str) -> property:
-    def get(self: Analog) -> Tensor | None:
+    def get(self: nn.Module) -> Tensor | None:
         try:
-            return _reader()(self, name)
+            return _reader()(self.__dict__[ATTRIBUTE], self, name)
         except AttributeError as error:
             # nn.Module would take an AttributeError as "look in _parameters" and give the clean weight
             raise RuntimeError(f"programming {name} failed: {error}") from error
@@ -235,10 +234,10 @@ def _property(name: str) -> property:
     return property(get)
 
 
-_CLASSES: dict[tuple[type[nn.Module], tuple[str, ...]], type[nn.Module]] = {}
+_CLASSES: dict[tuple[type[nn.Module], tuple[str, ...]], type] = {}
 
 
-def analog_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
+def analog_class(base: type[nn.Module], names: tuple[str, ...]) -> type:
     """The subclass of `base` in which the parameters `names` read as their arrays."""
     if (base, names) not in _CLASSES:
         mixin: type[Analog] = Analog
@@ -246,19 +245,56 @@ def analog_class(base: type[nn.Module], names: tuple[str, ...]) -> type[nn.Modul
             mixin = AnalogRecurrent
         elif issubclass(base, fx.GraphModule):
             mixin = AnalogGraph
-        members = {name: _property(name) for name in names} | {"_base": base, "__module__": base.__module__}
-        _CLASSES[base, names] = type(f"Analog{base.__name__}", (mixin, base), members)
+        members = {name: _property(name) for name in names}
+        _CLASSES[base, names] = derive((mixin,), base, "Analog", members)
     return _CLASSES[base, names]
 
 
 def _rebuild(base: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
-    cls = analog_class(base, names)
-    return cls.__new__(cls)
+    cls: Any = analog_class(base, names)
+    made: nn.Module = cls.__new__(cls)
+    return made
 
 
 def make_analog(module: nn.Module, slots: list[Slot], design: Design) -> None:
     """Exchange the module's class for its analog one, in place."""
     by_name = {name: slot for slot in slots for name in slot.names}
-    state = {"_slots": by_name, "_design": design, "_tags": {}, "_graphs": {}, "_tiled": {}}
-    module.__dict__.update(state)
-    module.__class__ = analog_class(type(module), tuple(by_name))
+    module.__dict__[ATTRIBUTE] = Arrays(by_name, design)
+    try:
+        exchange(module, analog_class(base_of(module), tuple(by_name)))
+    except TypeError:  # objects of the subclass would lie differently in memory
+        keep_class(module)
+
+
+class Parameters(dict[str, Any]):
+    """The parameters of an analog layer that keeps its own class: those that have arrays read as these.
+
+    `nn.Module.__getattr__` looks parameters up by `parameters[name]`; all of torch that saves, moves or lists them
+    goes through `items`, `values` or `get`, which give the clean ones.
+    """
+
+    module: nn.Module
+
+    def __getitem__(self, name: str) -> Any:
+        arrays = arrays_of(self.module)
+        if arrays is None or name not in arrays.slots:
+            return super().__getitem__(name)
+        try:
+            return _reader()(arrays, self.module, name)
+        except AttributeError as error:
+            raise RuntimeError(f"programming {name} failed: {error}") from error
+
+
+def keep_class(module: nn.Module) -> None:
+    """Give an analog layer its own class back, for a forward that asks `type(layer) is nn.Linear`; in place.
+
+    For evaluation: `torch.func.functional_call` would take programmed values for parameters. Recurrent layers and
+    graphs, which do not look their weights up in a way that could be changed, stay as they are.
+    """
+    if arrays_of(module) is None or isinstance(module, nn.RNNBase | fx.GraphModule):
+        return
+    if not isinstance(module._parameters, Parameters):
+        parameters = Parameters(module._parameters)
+        parameters.module = module
+        module.__dict__["_parameters"] = parameters
+    restore(module)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from crossbar_sim.crossbar.chip_writer import ChipWriter
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.stream import Float32
-from crossbar_sim.nn.analog import Analog
+from crossbar_sim.nn.analog import arrays_of
 from crossbar_sim.nn.chain_steps import Step, steps_of
 from crossbar_sim.nn.chips import design
 from crossbar_sim.nn.programming import check_finite
@@ -142,7 +142,8 @@ def _prepared(steps: list[Step]) -> list[Callable[[Tensor], Tensor] | None]:
 
 
 def _slots(layer: nn.Linear) -> dict[str, Slot]:
-    return layer._slots if isinstance(layer, Analog) else {}
+    arrays = arrays_of(layer)
+    return {} if arrays is None else arrays.slots
 
 
 def _simple(layer: nn.Linear) -> bool:

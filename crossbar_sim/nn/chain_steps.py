@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from crossbar_sim.nn.analog import Analog
+from crossbar_sim.nn.derived import base_of
 
 Step = nn.Linear | Callable[[Tensor], Tensor]
 
@@ -77,7 +77,7 @@ def _step(model: nn.Module, node: fx.Node) -> Step | str | None:
 
 
 def _module(module: nn.Module) -> Step | str | None:
-    base = type(module)._base if isinstance(module, Analog) else type(module)  # type: ignore[attr-defined]
+    base = base_of(module)
     if base is nn.Flatten:
         return "flatten" if (module.start_dim, module.end_dim) == (1, -1) else None
     if base in NOTHING:

@@ -7,7 +7,7 @@ from torch import nn
 
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.analog import Analog
+from crossbar_sim.nn.analog import arrays_of
 from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.layer import Layer
 from crossbar_sim.nn.slot import Slot
@@ -31,8 +31,8 @@ def design(model: nn.Module) -> Design:
 
 
 def _designs(model: nn.Module) -> list[Design]:
-    modules = (module for module in model.modules() if isinstance(module, Analog))
-    return list({id(module._design): module._design for module in modules}.values())
+    found = (arrays_of(module) for module in model.modules())
+    return list({id(arrays.design): arrays.design for arrays in found if arrays is not None}.values())
 
 
 def layers(model: nn.Module) -> tuple[Layer, ...]:
@@ -62,17 +62,18 @@ def set_hardware(model: nn.Module, hardware: Hardware) -> None:
 def slots(model: nn.Module) -> Iterator[tuple[Slot, nn.Module]]:
     """Every array of the model with the layer that holds it."""
     for module in model.modules():
-        if isinstance(module, Analog):
-            for slot in dict.fromkeys(module._slots.values()):
-                yield slot, module
+        arrays = arrays_of(module)
+        for slot in () if arrays is None else dict.fromkeys(arrays.slots.values()):
+            yield slot, module
 
 
 def program(model: nn.Module) -> None:
     """Program every array that takes part now rather than at its first reading."""
     for slot, module in slots(model):
-        assert isinstance(module, Analog)
-        if not slot.ideal and module._design.runs(slot.layer):
-            module.refresh(slot)
+        arrays = arrays_of(module)
+        assert arrays is not None
+        if not slot.ideal and arrays.design.runs(slot.layer):
+            arrays.refresh(module, slot)
 
 
 @contextmanager

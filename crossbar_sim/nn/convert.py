@@ -1,6 +1,5 @@
 """`to_analog`: a model whose mapped layers compute with what their arrays make of the weights."""
 
-import copy
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +12,9 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.presets import design_given
 from crossbar_sim.errors import InputError, warn
 from crossbar_sim.nn import graph
-from crossbar_sim.nn.analog import Analog, copy_graph, make_analog
+from crossbar_sim.nn.analog import arrays_of, make_analog
+from crossbar_sim.nn.copying import copy_module
+from crossbar_sim.nn.derived import restore
 from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.design_cautions import of_design
 from crossbar_sim.nn.folding import Fold, fold_away, foldable
@@ -32,6 +33,17 @@ from crossbar_sim.nn.unmapped import (
 from crossbar_sim.rng import check_chip
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of a DataParallel, or of what torch.compile returns: its layers have their own names."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif type(model).__module__.startswith("torch._dynamo") and hasattr(model, "_orig_mod"):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model
+
+
 def to_analog(
     model: nn.Module,
     hardware: Hardware | str | os.PathLike[str],
@@ -43,7 +55,8 @@ def to_analog(
     """A copy of the model with its layers on simulated arrays; clean parameters are shared, not copied.
 
     Args:
-        model: any torch model, or the module of a torch.export archive.
+        model: any torch model, or the module of a torch.export archive; of a DataParallel or a compiled model, the
+            model inside.
         hardware: the design, a preset's name or a hardware file.
         seed, chip: which random sample of it.
         only, skip: names of layers, or patterns such as "encoder.*" (one text may list several with commas); the rest
@@ -64,7 +77,8 @@ def to_analog(
         kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise InputError(f"model is {kind}: expected a torch.nn.Module (an instance)")
     hardware = design_given(hardware)
-    if any(isinstance(module, Analog) for module in model.modules()):
+    model = unwrapped(model)
+    if any(arrays_of(module) is not None for module in model.modules()):
         raise InputError(
             "the model is analog already: convert the clean model, or set_chip/set_hardware this one"
         )
@@ -85,7 +99,7 @@ def to_analog(
     tensors += [t for m in model.modules() for t in vars(m).values() if isinstance(t, torch.Tensor)]
     memo = {id(t): t for t in tensors}
     exported = isinstance(model, torch.fx.GraphModule) and graph.is_graph(model)
-    analog = copy_graph(model, memo) if exported else copy.deepcopy(model, memo)  # type: ignore[arg-type]
+    analog = copy_module(model, memo, share=True)
     design = Design(hardware, seed, check_chip(chip))
     design.key("")  # refuses an impossible seed now rather than in the first forward
     choice = _Choice(None if only is None else patterns(only), patterns(skip))
@@ -103,11 +117,12 @@ def to_analog(
             holder = analog.get_submodule(layer.name) if _is_module(analog, layer.name) else analog
             modules.setdefault(id(holder), (holder, []))[1].append(slot)
         for module, slots in modules.values():
-            existing = list(dict.fromkeys(module._slots.values())) if isinstance(module, Analog) else []
+            arrays = arrays_of(module)
+            existing = [] if arrays is None else list(dict.fromkeys(arrays.slots.values()))
             if existing:
-                module.__class__ = type(module)._base  # type: ignore[attr-defined]
+                restore(module)
             make_analog(module, existing + slots, design)
-    if exported and not isinstance(analog, Analog):
+    if exported and arrays_of(analog) is None:
         make_analog(analog, [], design)  # it copies itself in a way that knows no analog layers
     design.layers = tuple(layers)
     warn(of_design(hardware, design.layers))
@@ -169,8 +184,15 @@ class _Builder:
         self.tied = {
             id(module._parameters[matrix.weight]): matrix.layout
             for module in model.modules()
-            for matrix in matrices(module)
+            for matrix in self.matrices(module)
         }
+
+    def matrices(self, module: nn.Module) -> tuple[Matrix, ...]:
+        """The matrices of a layer by its class, or by the operators of a layer that is a graph."""
+        if not graph.is_unflattened(module):
+            return matrices(module)
+        used = graph.uses(module).values()
+        return tuple(use.matrix for use in used if use.matrix and use.parameter in module._parameters)
 
     def build(self) -> list[Layer]:
         folds = self.folds() if self.hardware.normalisation == "folded" else {}
@@ -193,7 +215,11 @@ class _Builder:
         folds = {}
         for layer, norm in foldable(self.model).items():
             carrier = modules[layer]
-            if self.choice.why_not(layer) or hasattr(carrier, "parametrizations") or not matrices(carrier):
+            if (
+                self.choice.why_not(layer)
+                or hasattr(carrier, "parametrizations")
+                or not self.matrices(carrier)
+            ):
                 continue
             folds[layer] = (norm, Fold(modules[norm], modules[norm].eps))  # type: ignore[arg-type]
             fold_away(modules[norm], carrier._parameters["weight"].ndim)  # type: ignore[union-attr]
@@ -206,7 +232,7 @@ class _Builder:
             return Layer(name, kind, False, why_not)
         if hasattr(module, "parametrizations"):
             return Layer(name, kind, False, PARAMETRISED)
-        found = matrices(module)
+        found = self.matrices(module)
         fold = folds.get(name, (None, None))[1]
         slots = [self.slot(name, module, matrix, fold) for matrix in found]
         taken = {p for slot in slots for p in (slot.weight, slot.bias)}
@@ -219,6 +245,10 @@ class _Builder:
             why = "a parameter that its kind of layer does not have: export the model, and products with it are found"
             return self.on_arrays(name, kind, slots, module, dict.fromkeys(rest, why))
         normalisation = isinstance(module, NORMALISATION)
+        if graph.is_unflattened(module):
+            used = list(graph.uses(module).values())
+            if used and all(use.normalisation for use in used):
+                return self.digital(name, module, kind, rest, True, used[0].reason)
         return self.digital(name, module, kind, rest, normalisation, why_digital(module))
 
     def on_arrays(

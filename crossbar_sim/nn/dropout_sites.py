@@ -25,7 +25,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.analog import copy_graph
+from crossbar_sim.nn.copying import copy_graph
 from crossbar_sim.nn.dropout_flow import OWN, Place, places
 from crossbar_sim.nn.graph import is_graph
 

@@ -14,6 +14,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.remapping import remap_chip
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.nn import chips
+from crossbar_sim.nn.design import CellMaps
 from crossbar_sim.nn.evaluate import run_over
 from crossbar_sim.nn.tiled import Tiled
 
@@ -72,7 +73,11 @@ def layer_effects(
         for layer, changes in squares.items()
         if sizes[layer] > 0
     }
-    if x is not None and shared.hardware.reading and shared.maps is None:
+    if (
+        x is not None
+        and shared.hardware.reading
+        and (shared.maps is None or isinstance(shared.maps, CellMaps))
+    ):
         for layer, changes in product_effects(model, x[:EXAMPLES], fixed).items():
             found.setdefault(layer, {}).update(changes)
     return found
@@ -118,7 +123,7 @@ def read_linearly(model: torch.nn.Module, effects: dict[str, dict[str, float]]) 
     To be asked after the model has run.
     """
     shared = chips.design(model)
-    if not shared.hardware.reading or shared.maps is not None:
+    if not shared.hardware.reading or (shared.maps is not None and not isinstance(shared.maps, CellMaps)):
         return []
     names = shared.hardware.reading
     left = [

@@ -1,6 +1,9 @@
 """Running a model over data: in fixed blocks, one thread per block, so that the bits never depend on threads."""
 
-from collections.abc import Callable, Iterator
+import dataclasses
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -17,7 +20,7 @@ from crossbar_sim.nn.routes import FastRoutes
 BLOCK = 500
 """Images per forward: activations of small networks stay in cache, and the GEMM is at full speed."""
 
-_FEW = 8
+_FEW, _LEAST = 8, 4
 
 
 def outputs(
@@ -72,19 +75,81 @@ def outputs(
     return results
 
 
-def check_repeats(model: nn.Module, x: Tensor, fixed: int | None = None) -> None:
-    """Refuse a model that draws random numbers: what a chip changes could not be told from them.
+def few_of(x: Tensor, fixed: int | None = None, most: int | None = None) -> Tensor:
+    """The first inputs, on which models are compared: two blocks of them, if there are enough."""
+    return x[: 2 * fixed if fixed is not None else most or _FEW]
+
+
+def few_outputs(model: nn.Module, x: Tensor, fixed: int | None = None) -> Tensor:
+    """Outputs for a few inputs in two blocks, so that what the first leaves on the model acts on the second."""
+    few = few_of(x, fixed)
+    half = -(-len(few) // 2) if len(few) >= _LEAST else len(few)
+    try:
+        found = outputs(model, few, half, fixed)
+    except InputError:
+        if half == len(few) or fixed is not None:
+            raise
+        found = outputs(model, few, len(few))  # a model may fold eight frames into its batch
+    return torch.cat([y.cpu() for y in found]).float()
+
+
+def check_repeats(model: nn.Module, x: Tensor, fixed: int | None = None) -> Tensor:
+    """Refuse a model that draws random numbers: what a chip changes could not be distinguished from them.
+
+    Returns:
+        The outputs for the first inputs, of `few_outputs`.
 
     Raises:
         InputError: if two runs on the first inputs differ by more than a GPU's sums do.
     """
-    first, again = (outputs(model, x[:_FEW], fixed=fixed)[0].float() for _ in range(2))
-    if not torch.allclose(first, again, rtol=1e-3, atol=1e-3 * float(first.abs().max()), equal_nan=True):
+    first, again = (few_outputs(model, x, fixed) for _ in range(2))
+    if not torch.allclose(
+        first, again, rtol=1e-3, atol=1e-3 * float(first.nan_to_num().abs().max()), equal_nan=True
+    ):
         raise InputError(
-            "the model draws random numbers: two runs on the same inputs differ, and what a chip changes could not be "
-            "told from that. Leave the drawing out in eval mode (dropout with training=self.training, the mean of a "
-            "distribution in place of a sample)"
+            "the model draws random numbers, or keeps state outside of its modules (in a global, say): two runs on the "
+            "same inputs differ, and what a chip changes could not be distinguished from that. Leave the drawing out "
+            "in eval mode (dropout with training=self.training, the mean of a distribution in place of a sample), and "
+            "keep state on self"
         )
+    return first
+
+
+def check_alone(model: nn.Module, few: Tensor, clean: Tensor) -> float:
+    """Refuse a model whose outputs for an example depend on the statistics of its batch.
+
+    Args:
+        model: which has been run.
+        few: of `few_outputs`.
+        clean: its outputs in larger blocks, (n, ...).
+
+    Returns:
+        How much outputs depend on the other examples of a batch, relative to the largest output; 0.0 where it is no
+        more than rounding.
+
+    Raises:
+        InputError: naming the batch normalisations without running statistics, or in training mode.
+    """
+    whole = clean[: len(few)].float()
+    largest = float(whole.nan_to_num().abs().max())
+    half = any(p.is_floating_point() and p.element_size() < 4 for p in model.parameters())
+    # of most of the examples: where there are thresholds, rounding may change a few of them
+    difference = float((few - whole).nan_to_num().abs().reshape(len(few), -1).amax(1).median())
+    mixed = difference > (3e-2 if half else 1e-3) * largest and math.isfinite(difference)
+    if not mixed and len(few) >= _LEAST:
+        return 0.0
+    found = [
+        name or type(module).__name__
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and (module.training or (module.running_mean is None and module.running_var is None))
+    ]
+    if found:
+        raise InputError(
+            f"{', '.join(found[:3])}: batch normalisation by the statistics of the batch, so an output depends on the "
+            "other inputs of its batch: use track_running_stats=True and model.eval()"
+        )
+    return difference / largest if mixed else 0.0
 
 
 def run_over(model: nn.Module, x: Tensor, block: int, fixed: int | None = None) -> None:
@@ -177,21 +242,30 @@ def _answer(model: nn.Module, piece: Tensor) -> Any:
 
 
 def answer_of(y: Any) -> Tensor | None:
-    """The output that counts: a tensor, "logits", the first of a tuple, "out" or the first of a dictionary."""
+    """The output that counts: a tensor, else the one called "logits" or "out", else the first that is one."""
     if isinstance(y, Tensor):
         return y
-    if hasattr(y, "logits"):
-        return answer_of(y.logits)
-    if isinstance(y, list | tuple) and y:
-        return answer_of(y[0])
-    if isinstance(y, dict) and y:
-        return answer_of(y.get("logits", y.get("out", next(iter(y.values())))))
-    return None
+    named, parts = _parts(y)
+    first = [named[name] for name in ("logits", "out") if name in named]
+    return next((found for part in (*first, *parts) if (found := answer_of(part)) is not None), None)
 
 
 def several(y: Any) -> int:
     """How many outputs there are, of which the first counts for being the first; 1 if there is one, or a name tells."""
-    if hasattr(y, "logits") or (isinstance(y, dict) and ("logits" in y or "out" in y)):
+    named, parts = _parts(y)
+    if any(named.get(name) is not None for name in ("logits", "out")):
         return 1
-    among = y.values() if isinstance(y, dict) else y if isinstance(y, list | tuple) else ()
-    return max(sum(each is not None for each in among), 1)
+    return max(sum(each is not None for each in parts), 1)
+
+
+def _parts(y: Any) -> tuple[dict[str, Any], list[Any]]:
+    """The parts of an output that have names (of a dict, a dataclass or a named tuple), and all of its parts."""
+    if isinstance(y, Mapping):
+        return dict(y), list(y.values())
+    if isinstance(y, list | tuple | deque):
+        fields = getattr(y, "_fields", ())
+        return dict(zip(fields, y, strict=False)), list(y)
+    if dataclasses.is_dataclass(y) and not isinstance(y, type):
+        fields = {field.name: getattr(y, field.name, None) for field in dataclasses.fields(y)}
+        return fields, list(fields.values())
+    return {name: getattr(y, name) for name in ("logits", "out") if hasattr(y, name)}, []

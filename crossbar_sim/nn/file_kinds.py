@@ -1,10 +1,13 @@
 """What a file is, from its first bytes and zip members, and what to do if it is no model."""
 
 import io
+import os
+import stat
 import zipfile
 from pathlib import Path
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.files import memory
 from crossbar_sim.nn.archive import EXPORT_HINT, is_archive, read_members
 
 _EXPORT = f"export the model from PyTorch instead: {EXPORT_HINT}"
@@ -35,6 +38,11 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
 )
 
 
+_HEAD = 4096
+_SPARSE = 2**30
+_SPARSE_RATIO = 20
+
+
 def read_file(path: Path) -> bytes:
     """Read a model file; raises InputError for a directory or what cannot be read."""
     if path.is_dir():
@@ -42,10 +50,19 @@ def read_file(path: Path) -> bytes:
         what = "a TensorFlow SavedModel directory" if saved_model else "a directory"
         then = _EXPORT if saved_model else "name the model file inside it"
         raise InputError(f"{path} is {what}: {then}")
-    if path.is_char_device() or path.is_block_device():  # /dev/zero has no end
-        raise InputError(f"{path} is a device: name a model file")
     try:
-        content = path.read_bytes()
+        # Without waiting for a pipe's other end, should it have become one.
+        with open(
+            path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+        ) as file:
+            _check_regular(path, os.fstat(file.fileno()))
+            head = file.read(_HEAD)
+            if head:
+                _check_start(head, path)
+            file.seek(0)
+            content = file.read()
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: check the path of the model file") from None
     except (OSError, ValueError, MemoryError) as error:
@@ -56,15 +73,31 @@ def read_file(path: Path) -> bytes:
     return content
 
 
+def _check_regular(path: Path, state: os.stat_result) -> None:
+    """Refuse what has no end, or is larger than the memory that it would be read into."""
+    if not stat.S_ISREG(state.st_mode):
+        kind = "a pipe" if stat.S_ISFIFO(state.st_mode) else "a device or socket"
+        raise InputError(f"{path} is {kind}, not a regular file: name a model file")
+    if state.st_size > memory():
+        raise InputError(
+            f"{path} has {state.st_size / 2**30:.3g} GiB and this machine {memory() / 2**30:.3g} GiB of memory, into "
+            "which a model is read: is it the right file?"
+        )
+    stored = getattr(state, "st_blocks", None)
+    if stored is not None and state.st_size > _SPARSE and _SPARSE_RATIO * 512 * stored < state.st_size:
+        raise InputError(
+            f"{path} claims {state.st_size} bytes and takes {512 * stored} on the disk: most of it was never written "
+            "(an interrupted download?); copy it again"
+        )
+
+
 def kind_of(content: bytes, path: Path) -> str:
     """Say how to read a model file: "archive" (torch.export) or "torch" (torch.save).
 
     Raises:
         InputError: the file is something else; the sentence says what, and what to do.
     """
-    for start, what, then in _SIGNATURES:
-        if content.startswith(start):
-            raise InputError(f"{path} is {what}: {then}")
+    _check_start(content, path)
     if content.startswith(b"PK"):
         return _kind_of_zip(content, path)
     if content[0] == 0x80 and len(content) > 2 and content[1] <= 5:
@@ -83,6 +116,13 @@ def kind_of(content: bytes, path: Path) -> str:
     if _is_text(content[:4096]):
         raise InputError(f"{path} is a text file: {_EXPORT}")
     raise InputError(f"{path} is not a model file that crossbar-sim knows (or it is damaged): {_EXPORT}")
+
+
+def _check_start(content: bytes, path: Path) -> None:
+    """Raise InputError if the first bytes are those of a file that is no model."""
+    for start, what, then in _SIGNATURES:
+        if content.startswith(start):
+            raise InputError(f"{path} is {what}: {then}")
 
 
 def _kind_of_zip(content: bytes, path: Path) -> str:

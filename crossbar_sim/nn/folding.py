@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.derived import Silent, base_of, derive, exchange
 
 _CARRIERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -25,7 +26,7 @@ class Fold:
 
     def __call__(self, layer: nn.Module) -> dict[str, Tensor]:
         """The folded "weight" and "bias" of `layer`, in the shapes of its own, differentiable."""
-        weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
+        weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
         gamma, beta = self.norm._parameters.get("weight"), self.norm._parameters.get("bias")
         mean, var = self.norm._buffers["running_mean"], self.norm._buffers["running_var"]
         assert weight is not None
@@ -46,11 +47,14 @@ class Fold:
         return own + norm + [self.norm._buffers["running_mean"], self.norm._buffers["running_var"]]
 
 
-class FoldedAway:
+RANK = "_crossbar_sim_rank"
+"""The attribute of a folded normalisation that says how many dimensions its input must have."""
+
+
+class FoldedAway(Silent):
     """Mixin of a normalisation layer that now acts in the layer before it."""
 
     training: bool
-    _rank: int
 
     def forward(self, input: Any) -> Any:
         """Pass the input on.
@@ -64,9 +68,10 @@ class FoldedAway:
                 "a folded normalisation has the statistics of evaluation: call model.eval(), or train with "
                 "normalisation='digital' or 'drifting'"
             )
-        if input.dim() != self._rank:
+        rank = self.__dict__[RANK]
+        if input.dim() != rank:
             raise InputError(
-                f"a normalisation folded into a layer with a {self._rank}-D weight got a {input.dim()}-D input, on "
+                f"a normalisation folded into a layer with a {rank}-D weight got a {input.dim()}-D input, on "
                 "which it does not act on that layer's outputs: choose normalisation='digital' or 'drifting', "
                 "skip that layer, or deploy a torch.export archive"
             )
@@ -74,28 +79,29 @@ class FoldedAway:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle and copy by the base class."""
-        return _rebuild, (type(self)._base,), self.__dict__  # type: ignore[attr-defined]
+        assert isinstance(self, nn.Module)
+        return _rebuild, (base_of(self),), self.__dict__
 
 
-_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+_CLASSES: dict[type[nn.Module], type] = {}
 
 
 def fold_away(norm: nn.Module, rank: int) -> None:
     """Make `norm` pass its input, which must have `rank` dimensions, on, in place; its parameters stay."""
-    norm.__class__ = _folded_class(type(norm))
-    norm._rank = rank  # type: ignore[assignment]
+    exchange(norm, _folded_class(type(norm)))
+    norm.__dict__[RANK] = rank
 
 
-def _folded_class(base: type[nn.Module]) -> type[nn.Module]:
+def _folded_class(base: type[nn.Module]) -> type:
     if base not in _CLASSES:
-        members = {"_base": base, "__module__": base.__module__}
-        _CLASSES[base] = type(f"Folded{base.__name__}", (FoldedAway, base), members)
+        _CLASSES[base] = derive((FoldedAway,), base, "Folded", {})
     return _CLASSES[base]
 
 
 def _rebuild(base: type[nn.Module]) -> nn.Module:
-    cls = _folded_class(base)
-    return cls.__new__(cls)
+    cls: Any = _folded_class(base)
+    made: nn.Module = cls.__new__(cls)
+    return made
 
 
 def foldable(model: nn.Module) -> dict[str, str]:

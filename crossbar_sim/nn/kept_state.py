@@ -1,7 +1,8 @@
 """What a forward leaves on its model: seen once, and put back after every evaluation.
 
-A forward may keep a skip connection on `self`, a running mean in a buffer, a weight computed once. Threads that share
-such a model would take each other's tensors, and one chip would be read with what the chip before it has left.
+A forward may keep a skip connection on `self`, a cache in a list of dictionaries, a running mean in a buffer.
+Threads that share such a model would take each other's tensors, and one chip would be read with what the chip
+before it has left.
 """
 
 import weakref
@@ -11,15 +12,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crossbar_sim.nn.analog import PROGRAMMED, Analog
+from crossbar_sim.nn.analog import ATTRIBUTE
+from crossbar_sim.nn.copying import is_plain
 
-_OURS = frozenset(nn.Module().__dict__) | {"_slots", "_design", "_tags", "_graphs", "_tiled"}
+_OURS = frozenset(nn.Module().__dict__) | {ATTRIBUTE}
 """Attributes that are torch's and ours, and no state of the user's forward."""
 
 _CONTAINERS = (list, dict, set, deque)
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, type, nn.Parameter)
+
+_LARGEST = 1 << 24
+"""Elements of a tensor or array inside a container beyond which it is taken for data, and not for state."""
 
 _found: "weakref.WeakKeyDictionary[nn.Module, tuple[str, ...]]" = weakref.WeakKeyDictionary()
 
@@ -43,50 +52,121 @@ class _Tensor:
             held.resize_(self.values.shape).copy_(self.values)
 
 
-class _Kept:
-    """The state of one module: attributes, what containers among them hold, buffers."""
+@dataclass
+class _Array:
+    """A NumPy array as it was."""
 
-    def __init__(self, name: str, module: nn.Module) -> None:
+    array: NDArray[Any]
+    values: NDArray[Any]
+
+    def changed(self) -> bool:
+        return not np.array_equal(self.array, self.values, equal_nan=self.array.dtype.kind in "fc")
+
+    def put_back(self) -> None:
+        if self.changed():
+            self.array[...] = self.values
+
+
+@dataclass
+class _Holder:
+    """A container, or the attributes of an object, with what was in it."""
+
+    holder: Any
+    contents: Any
+
+    def changed(self) -> bool:
+        return not _alike(self.holder, self.contents)
+
+    def put_back(self) -> None:
+        if self.changed():
+            self.holder.clear()
+            extends = isinstance(self.holder, list | deque)
+            self.holder.extend(self.contents) if extends else self.holder.update(self.contents)
+
+
+class _Kept:
+    """The state of one module: attributes, what is in them at any depth, buffers.
+
+    Args:
+        name, module: of the model.
+        registered: ids of the model's modules, each of which is kept by itself.
+    """
+
+    def __init__(self, name: str, module: nn.Module, registered: set[int]) -> None:
         self.name, self.module = name, module
         self.attributes = _attributes(module)
-        self.contents = {k: type(v)(v) for k, v in self.attributes.items() if type(v) in _CONTAINERS}
-        self.buffers = _buffers(module)
-        tensors = {**self.attributes, **self.buffers}
-        self.tensors = {
-            name: _Tensor(t, t.detach().clone())
-            for name, t in tensors.items()
-            if isinstance(t, Tensor) and not t.is_meta
+        self.buffers = dict(module._buffers)
+        self.parts = {
+            name: list(_parts(value, registered))
+            for name, value in {**self.attributes, **self.buffers}.items()
         }
 
     def changed(self) -> Iterator[str]:
-        now = {**_attributes(self.module), **_buffers(self.module)}
+        now = {**_attributes(self.module), **self.module._buffers}
         before = {**self.attributes, **self.buffers}
         for name in {**before, **now}:
-            if name not in now or name not in before or self._differs(name, now[name], before[name]):
+            gone = name not in now or name not in before
+            if gone or not _same(now[name], before[name]) or any(p.changed() for p in self.parts[name]):
                 yield name
-
-    def _differs(self, name: str, now: object, before: object) -> bool:
-        """Another object, or the same one with other contents."""
-        if not _same(now, before):
-            return True
-        if name in self.contents:
-            return not _alike(now, self.contents[name])
-        return name in self.tensors and self.tensors[name].changed()
 
     def put_back(self) -> None:
         own = vars(self.module)
         for name in _attributes(self.module).keys() - self.attributes.keys():
             del own[name]
         own.update(self.attributes)
-        for name, held in self.contents.items():
-            value = self.attributes[name]
-            value.clear()
-            value.extend(held) if isinstance(value, list | deque) else value.update(held)
-        for name in _buffers(self.module).keys() - self.buffers.keys():
+        for name in self.module._buffers.keys() - self.buffers.keys():
             del self.module._buffers[name]
         self.module._buffers.update(self.buffers)
-        for tensor in self.tensors.values():
-            tensor.put_back()
+        for parts in self.parts.values():
+            for part in parts:
+                part.put_back()
+
+
+def _parts(value: object, registered: set[int]) -> Iterator[_Tensor | _Array | _Holder]:
+    """All that can change in an attribute, as it is: tensors, arrays, containers and objects in it."""
+    seen: set[int] = set()
+    stack: list[Any] = [value]
+    while stack:
+        item = stack.pop()
+        if id(item) in seen or id(item) in registered or isinstance(item, _PLAIN):
+            continue
+        seen.add(id(item))
+        small = item is value or _size(item) <= _LARGEST
+        if isinstance(item, Tensor):
+            if not item.is_meta and small:
+                yield _Tensor(item, item.detach().clone())
+        elif isinstance(item, np.ndarray):
+            if item.dtype != object and item.flags.writeable and small:
+                yield _Array(item, item.copy())
+        elif isinstance(item, tuple):
+            stack.extend(item)
+        elif isinstance(item, _CONTAINERS):
+            contents = (
+                dict(item) if isinstance(item, dict) else set(item) if isinstance(item, set) else list(item)
+            )
+            yield _Holder(item, contents)
+            stack.extend(contents.values() if isinstance(contents, dict) else contents)
+        elif isinstance(item, nn.Module):  # in a plain list, say
+            stack.extend((_Own(item), item._buffers, item._modules))
+        elif isinstance(item, _Own):
+            attributes = vars(item.module)
+            yield _Holder(attributes, dict(attributes))
+            stack.extend(_attributes(item.module).values())
+        elif is_plain(item):
+            stack.append(vars(item))
+
+
+@dataclass(frozen=True)
+class _Own:
+    """The attributes of a module that the model does not know."""
+
+    module: nn.Module
+
+
+def _size(item: Any) -> int:
+    if isinstance(item, Tensor):
+        return item.numel()
+    return item.size if isinstance(item, np.ndarray) else 0
 
 
 class Watch:
@@ -95,7 +175,9 @@ class Watch:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         known = _found.get(model)
-        self.modules = [] if known == () else [_Kept(*each) for each in model.named_modules()]
+        modules = [] if known == () else list(model.named_modules())
+        registered = {id(module) for _, module in modules}
+        self.modules = [_Kept(name, module, registered) for name, module in modules]
         self.known = known is not None
 
     def first(self, run: Callable[[], object]) -> None:
@@ -135,13 +217,6 @@ def left_on(model: nn.Module) -> tuple[str, ...]:
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if name not in _OURS}
-
-
-def _buffers(module: nn.Module) -> dict[str, Any]:
-    """Without those that arrays are programmed into."""
-    if not isinstance(module, Analog):
-        return dict(module._buffers)
-    return {name: buffer for name, buffer in module._buffers.items() if not name.startswith(PROGRAMMED)}
 
 
 def _same(a: object, b: object) -> bool:

@@ -24,8 +24,9 @@ from crossbar_sim.nn.archive import EXPORT_HINT, load_archive
 from crossbar_sim.nn.archive_inputs import batches, other_inputs, regions, tensor_inputs
 from crossbar_sim.nn.file_kinds import kind_of, read_file
 from crossbar_sim.nn.networks import NETWORKS
-from crossbar_sim.nn.state_dict import check_model, conversion_notes, fill
-from crossbar_sim.nn.weight_table import unwrap
+from crossbar_sim.nn.state_dict import check_model, check_size, conversion_notes, fill
+from crossbar_sim.nn.weight_table import Table, chosen, likely, selected, tables
+from crossbar_sim.text import check_depth
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def load_model(
     arch: str | None = None,
     arch_arguments: Mapping[str, Any] | None = None,
     trust_pickle: bool = False,
+    weights: str | None = None,
 ) -> LoadedModel:
     """Load a model file.
 
@@ -70,13 +72,16 @@ def load_model(
             "package.module:factory"; only for a state_dict.
         arch_arguments: arguments of that network; what the weights' shapes tell need not be given.
         trust_pickle: load a pickled module, running whatever code the file holds.
+        weights: which of a file's tables of weights to load, by its key ("state_dict_ema", "ema.module"), or what
+            the names of the weights begin with; only for a state_dict. A file with tables that differ, such as raw
+            and averaged weights, is refused without it.
 
     Raises:
         InputError: the file cannot be read or used; the message is one line with cause and remedy.
     """
     path = Path(path)
     try:
-        return _load(path, arch, arch_arguments, trust_pickle)
+        return _load(path, arch, arch_arguments, trust_pickle, weights)
     except InputError as error:
         message = " ".join(str(error).split())
         if str(path) not in message:
@@ -85,34 +90,62 @@ def load_model(
 
 
 def _load(
-    path: Path, arch: str | None, arguments: Mapping[str, Any] | None, trust_pickle: bool
+    path: Path,
+    arch: str | None,
+    arguments: Mapping[str, Any] | None,
+    trust_pickle: bool,
+    weights: str | None,
 ) -> LoadedModel:
     file = io.BytesIO(read_file(path))
     kind, sha256 = _identify(file, path)
     if kind == "archive":
-        _refuse_arch(arch, "a torch.export archive")
+        _refuse_arch(arch, weights, "a torch.export archive")
         return _from_archive(file, path, sha256)
     loaded = _torch_load(file, trust_pickle)
     file.close()
+    _check_nesting(loaded)
     if isinstance(loaded, nn.Module):
-        _refuse_arch(arch, "a pickled module")
+        _refuse_arch(arch, weights, "a pickled module")
         return _from_module(loaded, path, sha256)
     if checkpoint.is_checkpoint(loaded):
-        _refuse_arch(arch, "a crossbar-sim checkpoint")
+        _refuse_arch(arch, weights, "a crossbar-sim checkpoint")
         model, name, data, notes = checkpoint.restore(loaded)
         source = "crossbar-sim checkpoint"
     else:
-        state, told = unwrap(loaded)
+        found = tables(loaded)
+        check_size(found)
         if arch is None:
+            first = found[likely(found)]
             raise InputError(
-                f"{path} is a state_dict ({len(state)} tensors, the first "
-                f"{next(iter(state))[:60]!r}), which does not "
+                f"{path} is a state_dict ({len(first)} tensors, the first {next(iter(first))[:60]!r}), which does not "
                 f"say of which network: {WAYS}"
             )
-        model = build_architecture(arch, arguments, state).float()
+        model, notes = _from_tables(loaded, found, arch, arguments, weights, trust_pickle)
         name, data, source = arch, None, "state_dict"
-        notes = told + fill(model, state, f"network {arch!r}")
     return LoadedModel(model.eval(), source, sha256, name, data, _input_shape(model), None, notes)
+
+
+def _from_tables(
+    content: object,
+    found: Mapping[str, Table],
+    arch: str,
+    arguments: Mapping[str, Any] | None,
+    weights: str | None,
+    trust_pickle: bool,
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network with the file's weights: those that are named, else the only ones that fit it."""
+    notes: tuple[str, ...] = ()
+    if weights is None:
+        guess = likely(found)
+        model = build_architecture(arch, arguments, found[guess]).float()
+        key, notes = chosen(content, found, nn.Module.state_dict(model))
+        state = found[key]
+        if key != guess:  # its shapes may be of another network of that name
+            model = build_architecture(arch, arguments, state).float()
+    else:
+        state = selected(found, weights)
+        model = build_architecture(arch, arguments, state).float()
+    return model, notes + fill(model, state, f"network {arch!r}", trust_pickle)
 
 
 def _identify(file: io.BytesIO, path: Path) -> tuple[str, str]:
@@ -222,13 +255,24 @@ def _torch_load(file: io.BytesIO, trust_pickle: bool) -> object:
             ) from error
 
 
+def _check_nesting(loaded: object) -> None:
+    try:
+        check_depth(loaded)
+    except ValueError as error:
+        raise InputError(
+            f"the file holds values {error}: save a state_dict, which holds tensors by name"
+        ) from None
+
+
 def _export_instead() -> str:
     return f"export the model where its code is: {EXPORT_HINT}"
 
 
-def _refuse_arch(arch: str | None, what: str) -> None:
+def _refuse_arch(arch: str | None, weights: str | None, what: str) -> None:
     if arch is not None:
         raise InputError(f"the file is {what}, which knows its network: leave out --arch {arch}")
+    if weights is not None:
+        raise InputError(f"the file is {what}, which has one set of weights: leave out --weights {weights}")
 
 
 def _input_shape(model: nn.Module) -> tuple[int, ...] | None:

@@ -11,7 +11,7 @@ from crossbar_sim.crossbar.remapping import remapped_planes, remapped_weight
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import twin
-from crossbar_sim.nn.design import Design
+from crossbar_sim.nn.design import CellMaps, Design
 from crossbar_sim.nn.slot import Slot
 from crossbar_sim.nn.tiled import Tiled
 
@@ -84,7 +84,8 @@ def program(design: Design, name: str, columns: Tensor, groups: int = 1) -> Tens
     """The programmed matrix of `columns` (groups cols, rows), on its device, in its dtype."""
     key = design.key(name)
     if design.maps is not None:
-        found = design.maps(name, columns.detach().float().cpu().contiguous().numpy())
+        w = columns.detach().float().cpu().contiguous().numpy()
+        found = design.maps(name, w, groups) if isinstance(design.maps, CellMaps) else design.maps(name, w)
         return columns.detach() if found is None else torch.from_numpy(found).to(columns)
     if design.remap:
         placed = remapped_weight(
@@ -119,33 +120,35 @@ def tiled_of(design: Design, slot: Slot, module: nn.Module) -> Tiled:
     """The array of `slot` with its converters on the present chip, one block for each group.
 
     Raises:
-        InputError: for conductances from a file, which has no converters, and away from the CPU.
+        InputError: for maps that give weights and no conductances, and away from the CPU.
     """
-    hardware, key = design.hardware, design.key(slot.name)
-    if design.maps is not None:
+    hardware, key, chip, maps = design.hardware, design.key(slot.name), design.chip, design.maps
+    if maps is not None and not isinstance(maps, CellMaps):
         raise InputError(
-            f"{slot.name}: conductances from a file are read linearly for now: leave out dac, adc and read_noise"
+            f"{slot.name}: maps that give weights are read linearly for now: leave out dac, adc and read_noise, or "
+            "read the conductances from a chip file"
         )
     columns = slot.columns(module).detach()
     if columns.device.type != "cpu":
         raise InputError(f"{slot.name}: converters and read noise are simulated on the CPU: use --device cpu")
     check_finite(columns, slot.name)
     w = columns.float().contiguous().numpy()
-    scale, groups, cols = hardware.mapping.scale(w), slot.layout.groups, slot.layout.cols
-    placed = remapped_planes if design.remap else multiplying
-    planes = placed(hardware, w, scale, key, design.chip, groups)
-    periphery = Periphery.of(hardware, key, design.chip)
+    groups, cols = slot.layout.groups, slot.layout.cols
+    mapping, tile_rows = hardware.mapping, hardware.tile[0]
+    if maps is not None:
+        planes, mapping, scale, tile_rows, key, chip = maps.array(slot.name, w, groups, design)
+    else:
+        scale = mapping.scale(w)
+        placed = remapped_planes if design.remap else multiplying
+        planes = placed(hardware, w, scale, key, chip, groups)
+    periphery = Periphery.of(hardware, key, chip)
     blocks = []
     for g in range(groups):
         own = slice(g * cols, (g + 1) * cols)
         part = planes[:, own]
-        if hardware.mapping.planes_per_copy == 1:
+        if mapping.planes_per_copy == 1:
             part = np.concatenate([part, planes[:, -1:]], axis=1)
         of_block = scale if scale.size == 1 else scale[own]
         wide = np.ascontiguousarray(part.transpose(0, 2, 1))
-        blocks.append(
-            Readout(
-                wide, hardware.mapping, of_block, hardware.tile[0], periphery, own.start, g, groups * cols
-            )
-        )
+        blocks.append(Readout(wide, mapping, of_block, tile_rows, periphery, own.start, g, groups * cols))
     return Tiled(slot, design, tuple(blocks))

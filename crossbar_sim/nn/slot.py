@@ -57,9 +57,9 @@ class Slot:
             return folded["weight" if self.layout.order != "vector" else "bias"], (
                 folded["bias"] if self.bias else None
             )
-        weight = module._parameters[self.weight]
+        weight = module._parameters.get(self.weight)  # by `get`, which never reads the array
         assert weight is not None
-        return weight, module._parameters[self.bias] if self.bias else None
+        return weight, module._parameters.get(self.bias) if self.bias else None
 
     def columns(self, module: nn.Module) -> Tensor:
         """The transposed matrix (cols, rows) as it is to be programmed, differentiable."""

@@ -28,7 +28,8 @@ def labelled(what: str, examples: Examples, device: torch.device) -> tuple[torch
             f"the {what} examples are {len(examples.x)} and their labels {len(examples.y)}: "
             "as many of both are needed, and at least one"
         )
-    if examples.y.dim() not in (1, 3) or int(examples.y.min()) < 0:
+    scenes = examples.y.dim() == 3 and examples.y.dtype == torch.uint8
+    if not (scenes or examples.y.dim() == 1) or int(examples.y.min()) < 0:
         raise InputError(
             f"the {what} labels have shape {tuple(examples.y.shape)}: training takes one class number per example; "
             "train a model of tokens in your own loop, and deploy it"
@@ -64,8 +65,8 @@ def near_chance(score: float | None, y: torch.Tensor, x: torch.Tensor) -> Iterat
         "another normalisation or order of the channels than in training, other class numbers, or no training"
     )
     yield (
-        f"the clean model is right on {score:.1%}, and the most frequent class is {chance:.1%} of the labels: it is near "
-        f"chance before any chip; likely causes: {'; '.join(causes)}"
+        f"the clean model is right on {score:.1%}, and the most frequent class is {chance:.1%} of the labels: it is "
+        f"near chance before any chip; likely causes: {'; '.join(causes)}"
     )
 
 

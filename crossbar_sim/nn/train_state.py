@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.files import check_writable, replacing
+from crossbar_sim.files import check_writable
+from crossbar_sim.nn.checkpoint import write_tensors
 from crossbar_sim.nn.optimiser import Optimiser
+from crossbar_sim.text import check_depth
 
 FORMAT = "crossbar-sim training"
 FORMAT_VERSION = 1
@@ -72,11 +74,7 @@ class TrainingFile:
             "best": state.best,
             "seconds": state.seconds,
         }
-        with replacing(self.path) as temporary:
-            try:
-                torch.save(content, temporary)
-            except RuntimeError as error:  # so torch reports a failed write
-                raise OSError(str(error).splitlines()[0]) from error
+        write_tensors(self.path, content)
 
     def read(self, model: nn.Module, optimiser: Optimiser) -> State:
         """Put model, optimiser and generators where the file says; where there is no file, leave them.
@@ -156,6 +154,7 @@ def _load(path: str | os.PathLike[str]) -> dict[str, Any]:
         with open(path, "rb") as file:
             try:
                 content = torch.load(file, map_location="cpu", weights_only=True)
+                check_depth(content)
             except _NO_CHECKPOINT as error:
                 raise InputError(refusal) from error
     except OSError as error:

@@ -15,7 +15,7 @@ from crossbar_sim.crossbar import drift as laws
 from crossbar_sim.crossbar.devices import PolynomialNoise, ProgrammingNoise
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.law import Law
-from crossbar_sim.crossbar.mapping import Mapping, Offset
+from crossbar_sim.crossbar.mapping import Mapping
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
@@ -89,6 +89,11 @@ def drift(law: Law, g: Tensor, stream: Stream) -> Tensor:
         return g * torch.pow(torch.tensor(law.time / law.t0, device=device).double(), -exponent).float()
     if isinstance(law, laws.RelaxationShift):
         return (g + law.mean + law.spread * normals(n, stream, device)).clamp(min=0).float()
+    if isinstance(law, laws.MeasuredRelaxation):
+        r = g.double() / law.reference
+        mean, spread = (sum(c * r**k for k, c in enumerate(part)) for part in law.at_time)
+        z = normals(n, stream, device)
+        return (g + mean + torch.as_tensor(spread).abs() * z).clamp(min=0).float()
     if isinstance(law, laws.GammaDrift):
         table = torch.from_numpy(law.table()).to(device)
         position = (normals(n, stream, device) + law.Z) * (law.PIECES / (2 * law.Z))
@@ -96,8 +101,9 @@ def drift(law: Law, g: Tensor, stream: Stream) -> Tensor:
         c, t = table[piece].double(), position - piece
         return g * torch.exp2(c[:, 0] + t * (c[:, 1] + t * (c[:, 2] + t * c[:, 3]))).float()
     if isinstance(law, laws.ParetoDrift):
-        u = uniform(words(n, stream, device))
-        return g * ((1 - 1 / law.alpha) * u ** (-1 / law.alpha)).float()
+        w = words(n, stream, device)
+        x = (1 - 1 / law.alpha) * uniform(w) ** (-1 / law.alpha)
+        return g * torch.where(w == 0, torch.full_like(x, 2.0 ** (32 / law.alpha)), x).float()
     if isinstance(law, laws.BernoulliDrift):
         return torch.where(words(n, stream, device) < int(law.p * 2**32), torch.zeros_like(g), g)
     sigma = getattr(law, "sigma", None)
@@ -119,14 +125,17 @@ def _program(noise: ProgrammingNoise | PolynomialNoise, g: Tensor, z: Tensor, g_
     return (g + mean + torch.as_tensor(sigma).clamp(min=0) * z).clamp(min=0).float()
 
 
-def _target(mapping: Mapping, columns: Tensor, scale: Tensor, sign: float, base: float) -> Tensor:
+def _target(mapping: Mapping, columns: Tensor, scale: Tensor, sign: float) -> Tensor:
     """Eq. (2) to (4): the plane's targets, flat; the reference column is appended by the caller."""
-    g = (base + sign * scale.reshape(-1, 1) * columns).clamp(mapping.g_min, mapping.g_max)
-    if mapping.levels is not None:  # rounding to a level as the core does: ties would be a whole step apart
-        low, step, per_step = (float(np.float32(v)) for v in (mapping.g_min, mapping.step, 1 / mapping.step))
-        level = torch.floor((g - low) * per_step + 0.5).double()
-        g = (level * step + low).float().clamp(max=mapping.g_max)
-    return g.reshape(-1)
+    if mapping.levels is None:
+        g = mapping.middle + sign * scale.reshape(-1, 1) * columns
+        return g.clamp(mapping.g_min, mapping.g_max).reshape(-1)
+    # Double precision and the rule of the core for what lies half-way: a tie would be a whole step apart.
+    x = columns.double() * (scale.double() * (sign / mapping.step)).reshape(-1, 1)
+    x = mapping.middle_level + torch.maximum(x, x * (1 + 2**-23 + 2**-40))
+    level = torch.floor(x + 0.5).clamp(0, mapping.levels - 1)
+    low, step = float(np.float32(mapping.g_min)), float(np.float32(mapping.step))
+    return (level * step + low).float().clamp(max=mapping.g_max).reshape(-1)
 
 
 def _scale(mapping: Mapping, columns: Tensor) -> Tensor:
@@ -140,14 +149,11 @@ def _planes(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One plane after drift, its healthy cells, and the drift factor of each cell: flat."""
     mapping, device = hardware.mapping, columns.device
-    middle = mapping.middle if isinstance(mapping, Offset) else mapping.g_min
-    sign, base = (
-        (-1.0 if plane % 2 else 1.0, mapping.g_min) if mapping.planes_per_copy == 2 else (1.0, middle)
-    )
-    g = _target(mapping, columns, scale, sign, base)
+    sign = -1.0 if mapping.planes_per_copy == 2 and plane % 2 else 1.0
+    g = _target(mapping, columns, scale, sign)
     if mapping.planes_per_copy == 1:
         zeros = torch.zeros(1, columns.shape[1], device=device)
-        g = torch.cat([g, _target(mapping, zeros, scale[:1], 1.0, middle)])
+        g = torch.cat([g, _target(mapping, zeros, scale[:1], 1.0)])
     n = g.numel()
     healthy = torch.ones(n, dtype=torch.bool, device=device)
     if hardware.programming is not None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from crossbar_sim.nn.graph import Use
+from crossbar_sim.nn.graph import Use, is_unflattened
 from crossbar_sim.nn.layer import Layer
 from crossbar_sim.nn.matrices import DIGITAL, NORMALISATION, RULES
 
@@ -74,7 +74,7 @@ def hidden(model: nn.Module) -> Iterator[Layer]:
             quantised.append(name)
             yield Layer(name or type(module).__name__, type(module).__name__, False, _QUANTISED)
             continue
-        for attribute, value in vars(module).items():
+        for attribute, value in () if is_unflattened(module) else vars(module).items():
             for key, layer in _items(value):
                 if id(layer) not in registered and any(True for _ in layer.parameters()):
                     yield Layer(f"{dot}{attribute}{key}", type(layer).__name__, False, _LISTED)

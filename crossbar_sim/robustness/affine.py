@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips
+from crossbar_sim.nn.derived import base_of
 from crossbar_sim.nn.evaluate import outputs
 
 PLACES = 32
@@ -134,7 +135,7 @@ def _places(module: nn.Module, y: Tensor) -> Tensor:
 def _hooks(model: nn.Module, change: Any) -> Iterator[None]:
     """Inside, change(layer, module, output) takes the place of the output of each layer on arrays."""
     # a model that is one layer is called by its class there
-    modules = {type(model).__name__.removeprefix("Analog"): model, **dict(model.named_modules())}
+    modules = {base_of(model).__name__: model, **dict(model.named_modules())}
     handles = []
 
     def hooked(name: str) -> Any:

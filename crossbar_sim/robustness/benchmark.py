@@ -13,7 +13,7 @@ from crossbar_sim.crossbar.overrides import at_sigma
 from crossbar_sim.crossbar.presets import design_given
 from crossbar_sim.errors import InputError, held, warn
 from crossbar_sim.nn import chips as handle
-from crossbar_sim.nn.convert import patterns, to_analog
+from crossbar_sim.nn.convert import patterns
 from crossbar_sim.robustness import sensitivity
 from crossbar_sim.robustness.asked import few_asked, models_asked, plan_asked
 from crossbar_sim.robustness.cluster import check_cluster, cluster
@@ -181,7 +181,7 @@ def add_details(
     if {histogram_name, drops_name} <= set(results.details(task.id)):
         return
     hardware = at_sigma(subject.hardware, sigma)
-    analog = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip)
+    analog = subject.analog(hardware)
     handle.program(analog)
     histograms = {"sigma": sigma, "chip": 0, "layers": conductance_histograms(analog)}
     results.set_detail(task.id, histogram_name, histograms)

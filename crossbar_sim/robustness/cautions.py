@@ -25,6 +25,11 @@ def of_reference(reference: Reference, metric: str, asked: str | None) -> Iterat
             f"the model returns {reference.several} outputs: the first, of shape {_returned(reference)}, is judged; "
             "wrap the model to return the one that counts"
         )
+    if reference.mixed:
+        yield (
+            f"the outputs for an example depend on the others of its batch, by {reference.mixed:.1%} of the largest "
+            f"output: scores depend on the size of the blocks of examples ({reference.fixed or reference.block} here)"
+        )
     if reference.norm == 0:
         yield "the clean model's outputs are all zero on these inputs: nothing can differ from them"
     elif metric == "agreement" and n > 1 and bool((reference.predicted == reference.predicted[:1]).all()):

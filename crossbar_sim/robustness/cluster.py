@@ -16,7 +16,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.robustness import dask_futures
 from crossbar_sim.robustness.dask_futures import Futures
 from crossbar_sim.robustness.evaluator import Job, Subject
-from crossbar_sim.robustness.local_workers import local_cluster
+from crossbar_sim.robustness.local_workers import local_client
 from crossbar_sim.robustness.runner import Progress, Work, naming, several
 from crossbar_sim.store.records import Trial
 
@@ -145,7 +145,7 @@ def cluster(
     with dask.config.set(settings), _quiet():
         if scheduler is None:
             assert workers is not None
-            with local_cluster(int(workers)) as local, distributed.Client(local) as client:
+            with local_client(int(workers)) as client:
                 yield OnCluster(client, f"{workers} workers of this machine")
             return
         try:

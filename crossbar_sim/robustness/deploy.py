@@ -18,9 +18,10 @@ from crossbar_sim.data.given import given
 from crossbar_sim.errors import InputError, held, warn
 from crossbar_sim.nn import chips as handle
 from crossbar_sim.nn.convert import to_analog
-from crossbar_sim.nn.design import Maps
+from crossbar_sim.nn.design import CellMaps, Maps
 from crossbar_sim.nn.effects import idle_effects, layer_effects, read_linearly
 from crossbar_sim.nn.evaluate import BLOCK
+from crossbar_sim.nn.faithful import faithful
 from crossbar_sim.nn.kept_state import left_on
 from crossbar_sim.nn.layer import Layer
 from crossbar_sim.nn.remapped import remap_arrays, remap_errors, remap_sentence
@@ -248,7 +249,7 @@ def deploy(
             "chips (no sensitivity) or more, and at least one image"
         )
     if threshold is not None and not (finite(threshold) and threshold >= 0):
-        raise InputError(f"threshold={threshold}: expected a score such as 0.9")
+        raise InputError(f"threshold={threshold!r}: expected a score such as 0.9")
     with suppress(NotImplementedError):  # an exported graph knows one mode
         model.eval()  # or dropout would be at work, and batch normalisation take statistics of its own
     with held():  # what it would warn of is among this report's warnings
@@ -266,8 +267,11 @@ def deploy(
             progress(done, total, what)
 
     reference = Reference.of(model, x, y, block, fixed, class_axis)
+    x, y = reference.x, reference.y
+    analog = faithful(analog, model, x, reference.few, fixed)
     notes = (*notes, *cautions.of_state(left_on(model)), *cautions.of_places(reference))
     asked, metric = metric, reference.metric(metric)
+    reference.check_metric(metric)
     if threshold is not None and threshold > 1 and metric != "output_error":
         raise InputError(f"threshold={threshold}: {metric} is a share in 0 .. 1, such as 0.9 for 90 %")
     step("clean model")
@@ -279,6 +283,8 @@ def deploy(
         told += cautions.of_design(hardware, handle.layers(analog))
         told += idle_effects(effects, hardware, numbers[0])
         told += read_linearly(analog, effects)
+    elif isinstance(maps, CellMaps):
+        told += [*maps.cautions, *read_linearly(analog, effects)]
     if remap:
         errors = remap_errors(analog)
         identity = {**(identity or {}), "remap": {"chip": numbers[0], "layers": errors}}

@@ -128,6 +128,8 @@ def reference_of(
     Raises:
         InputError: as `Reference.of`, or if the examples are for the other kind of model.
     """
+    if y is not None:
+        check_task(model, y)
     kind: Any = DetectionReference if detects(model) else Reference
     found: Reference = kind.of(model, x, y, block, fixed, axis)
     return found

@@ -1,6 +1,5 @@
 """One model on chips: what a worker does, wherever it runs."""
 
-import copy
 import functools
 import queue
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.overrides import alike, at_sigma
 from crossbar_sim.nn.chain import Chain
 from crossbar_sim.nn.convert import to_analog
+from crossbar_sim.nn.copying import copy_module
 from crossbar_sim.nn.evaluate import one_thread, outputs, torch_threads_kept
+from crossbar_sim.nn.faithful import faithful, is_copy
 from crossbar_sim.nn.sending import portable
 from crossbar_sim.robustness.drawn_images import Strata
 from crossbar_sim.robustness.measuring import AnyModel, Measurer, OfChain
@@ -57,6 +58,15 @@ class Subject:
     seed: int
     only: tuple[str, ...] | None = None
     skip: tuple[str, ...] = ()
+
+    def analog(self, hardware: Hardware) -> nn.Module:
+        """The model on a design, chip 0: checked to be the clean model where the hardware is ideal.
+
+        Raises:
+            InputError: if no analog model is.
+        """
+        made = to_analog(self.module, hardware, self.seed, 0, self.only, self.skip)
+        return faithful(made, self.module, self.reference.x, self.reference.few, self.reference.fixed)
 
     @functools.cached_property
     def evaluator(self) -> "Evaluator":
@@ -130,17 +140,15 @@ class Evaluator:
 def _measurers(subject: Subject) -> list[Measurer]:
     """One for each thread, sharing the clean parameters; one alone where its threads share the images."""
     hardware = at_sigma(subject.hardware, 0.0)
-    analog = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip)
+    analog = subject.analog(hardware)
     parameters = list(subject.module.parameters())
-    small = sum(p.numel() for p in parameters) < LARGE
+    small = sum(p.numel() for p in parameters) < LARGE and is_copy(analog)
     count = threads.threads() if small and all(p.device.type == "cpu" for p in parameters) else 1
     chain = _chain(subject, analog, hardware) if small else None
     if chain is not None:
         return [OfChain(subject, each) for each in (chain, *(chain.twin() for _ in range(1, count)))]
-    # made anew: to look for a chain runs the forward, which may leave tensors on the model that cannot be copied
-    analog = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip)
     memo = {id(p): p for p in analog.parameters()}
-    copies = [analog, *(copy.deepcopy(analog, dict(memo)) for _ in range(1, count))]
+    copies = [analog, *(copy_module(analog, dict(memo)) for _ in range(1, count))]
     return [AnyModel(subject, each) for each in copies]
 
 
@@ -150,7 +158,9 @@ def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> Chain | N
     one = reference.classes and reference.predicted.dim() == 1 and reference.judged is None
     if subject.metric == "output_error" or not one or reference.fixed is not None:
         return None
-    chain = Chain.of(analog)
+    # on a copy of its own: to look for a chain traces the forward, which may leave things on the model
+    traced = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip)
+    chain = Chain.of(traced)
     if chain is None or not chain.takes(reference.x):
         return None
     few = reference.x[:CHECKED]

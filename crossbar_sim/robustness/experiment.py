@@ -185,6 +185,11 @@ def _sigmas(given: Any, key: str = "sigmas") -> tuple[float, ...]:
 
 def _hardware(given: Any, folder: Path) -> tuple[Hardware, tuple[str, ...]]:
     """A preset with overrides, the path of a hardware file, or a whole design; the sigma of its drift is swept."""
+    hardware, cautions = _design(given, folder)
+    return hardware, (*cautions, *hardware.mapping.cautions)
+
+
+def _design(given: Any, folder: Path) -> tuple[Hardware, tuple[str, ...]]:
     if isinstance(given, str):
         return load_hardware(folder / given), ()
     table = is_table(given, "hardware")

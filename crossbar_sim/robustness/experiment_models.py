@@ -10,7 +10,7 @@ from crossbar_sim.nn.augment import Augment
 from crossbar_sim.nn.training import Training
 from crossbar_sim.robustness.experiment_tables import is_table, known, table_at, text_at, whole_at
 
-_MODEL = ("path", "arch", "arch_arguments")
+_MODEL = ("path", "arch", "arch_arguments", "weights")
 _TRAIN = ("network", "arguments", "method", "settings", "seed", "seeds")
 _TRAINING = tuple(f.name for f in fields(Training))
 _LARGEST = 2**64 - 1
@@ -18,11 +18,12 @@ _LARGEST = 2**64 - 1
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A trained model: the path is that of its file, seen from the experiment's folder."""
+    """A trained model: the path of its file, seen from the experiment's folder; the rest as for `load_model`."""
 
     path: str
     arch: str | None = None
     arch_arguments: Mapping[str, Any] | None = None
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,9 @@ def _file(label: str, entry: Any) -> ModelFile:
         raise InputError(
             f"{where}.arch_arguments={show(arguments)}: expected a table such as {{ num_classes = 10 }}"
         )
-    return ModelFile(path, text_at(table, "arch", f"{where}."), arguments)
+    return ModelFile(
+        path, text_at(table, "arch", f"{where}."), arguments, text_at(table, "weights", f"{where}.")
+    )
 
 
 def _to_train(label: str, given: Any) -> dict[str, ToTrain]:

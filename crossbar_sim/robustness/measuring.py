@@ -70,8 +70,8 @@ class AnyModel:
             value, variance = estimate(right, drawn, subject.strata)
         if math.isnan(value):
             raise InputError(
-                f"sigma {sigma:g}, chip {chip}: the outputs are not finite (or the clean model's are all zero), "
-                "and there are no classes to compare: lower sigma"
+                f"sigma {sigma:g}, chip {chip}: the outputs are not finite, so an output error does not exist: lower "
+                "sigma"
             )
         seconds = time.perf_counter() - began
         return Trial(sigma, chip, value, images or len(reference.x), variance, seconds)

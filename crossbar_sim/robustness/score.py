@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.class_axis import class_axis, traced_axis, undecided
 from crossbar_sim.nn.detection_task import detects
-from crossbar_sim.nn.evaluate import BLOCK, check_repeats, outputs, several
+from crossbar_sim.nn.evaluate import BLOCK, check_alone, check_repeats, few_of, outputs, several
 from crossbar_sim.nn.inputs import inputs_for
 
 METRICS = ("accuracy", "agreement", "output_error")
@@ -65,6 +65,9 @@ class Reference:
         several: how many outputs the model returns where the first of them is judged for being the first, else 1.
         axis: where the classes are in what the model returns; None: not known, and outputs are as they are.
         notes: on the type that the inputs were given to the model in.
+        few: the first inputs, and the clean model's outputs for them as `few_outputs` gives them; None: not known.
+        mixed: by how much the outputs for an example depend on the others of its batch, relative to the largest
+            output; 0.0: no more than by rounding.
     """
 
     x: Tensor
@@ -75,6 +78,8 @@ class Reference:
     several: int = 1
     axis: int | None = 1
     notes: tuple[str, ...] = ()
+    few: tuple[Tensor, Tensor] | None = None
+    mixed: float = 0.0
 
     @classmethod
     def of(
@@ -95,7 +100,7 @@ class Reference:
 
         Raises:
             InputError: if the model cannot take them, returns too few outputs for the labels, or outputs that
-                are not finite, or draws random numbers.
+                are not finite, draws random numbers, or normalises by the statistics of a batch.
         """
         if detects(model):
             raise InputError("this command judges classifiers: a detector is judged by crossbar-sim sweep")
@@ -106,7 +111,8 @@ class Reference:
             clean = torch.cat([t.cpu() for t in outputs(model, x, block, fixed)])
         finally:
             hook.remove()
-        check_repeats(model, x, fixed)
+        few = check_repeats(model, x, fixed)
+        whole = clean
         found = class_axis(clean, y, axis, x, lambda: traced_axis(model, x, fixed))
         if found is not None:
             clean = clean.movedim(found, 1)
@@ -125,20 +131,20 @@ class Reference:
                 )
             if int(y.max()) < 0:
                 raise InputError(f"all labels are {int(y.max())} or less: nothing would be judged")
-            if int(y.min()) < 0:  # what a model makes of padding is nobody's business
+            if int(y.min()) < 0:  # what a model makes of padding does not count
                 clean = torch.where(y.unsqueeze(1) < 0, 0.0, clean)
         if not clean.isfinite().all():
             raise InputError(
                 "the clean model's outputs are not finite on these inputs: nothing to compare with"
             )
-        return cls(x, y, clean, block, fixed, max(counts, default=1), found, notes)
+        mixed = check_alone(model, few, whole)
+        seen = (few_of(x, fixed), few)
+        return cls(x, y, clean, block, fixed, max(counts, default=1), found, notes, seen, mixed)
 
     def part(self, indices: Tensor) -> "Reference":
         """The same for some of the examples."""
         y = None if self.y is None else self.y[indices]
-        return Reference(
-            self.x[indices], y, self.clean[indices], self.block, self.fixed, self.several, self.axis
-        )
+        return replace(self, x=self.x[indices], y=y, clean=self.clean[indices])
 
     @property
     def classes(self) -> bool:
@@ -216,6 +222,18 @@ class Reference:
                 f"metric='agreement' compares largest outputs, but there is one output: {tuple(self.clean.shape)}"
             )
         return asked
+
+    def check_metric(self, metric: str) -> None:
+        """Refuse an output error where there is nothing that it could be relative to.
+
+        Raises:
+            InputError: if all outputs of the clean model are 0.
+        """
+        if metric == "output_error" and self.norm == 0:
+            raise InputError(
+                "the clean model's outputs are all 0 on these inputs, and an output error is relative to them: give a "
+                "trained model (a last layer that starts from zero gives 0 until it is trained)"
+            )
 
     def clean_score(self) -> Score:
         """The clean model's own score."""
@@ -303,8 +321,7 @@ def finite_score(score: Score, metric: str, chip: int) -> Score:
     """
     if math.isnan(score.value(metric)):
         raise InputError(
-            f"chip {chip}: the outputs are not finite (or the clean model's are all zero), and there are no "
-            "classes to compare: lower sigma"
+            f"chip {chip}: the outputs are not finite, so an output error does not exist: lower sigma"
         )
     return score
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from crossbar_sim.crossbar.overrides import at_sigma
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips as handle
-from crossbar_sim.nn.convert import to_analog
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.evaluator import Subject
@@ -114,7 +113,7 @@ def sensitivity(
         InputError: if there is no chip, or a score does not exist.
     """
     first = at_sigma(subject.hardware, sigmas[0])
-    analog = to_analog(subject.module, first, subject.seed, 0, subject.only, subject.skip)
+    analog = subject.analog(first)
     total, done = len(sigmas) * len(chips) * sum(1 for layer in handle.layers(analog) if layer.slots), 0
 
     def step(what: str) -> None:

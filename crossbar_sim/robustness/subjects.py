@@ -17,7 +17,6 @@ from crossbar_sim.crossbar.overrides import at_sigma
 from crossbar_sim.crossbar.ranges import Ranges
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips
-from crossbar_sim.nn.convert import to_analog
 from crossbar_sim.nn.effects import idle_effects, layer_effects, read_linearly
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.loading import LoadedModel
@@ -64,13 +63,15 @@ def model_of_file(
         label, path: what to call it, and where it was.
         loaded: what the file held.
         examples: what it is tried on.
-        ways: "arch" and "arch_arguments", parsed: how the file was read, which is part of the identity.
+        ways: "arch", "arch_arguments", parsed, and "weights": how the file was read, which is part of the identity.
     """
-    identity = {
+    identity: dict[str, Any] = {
         "sha256": loaded.sha256,
         "arch": ways["arch"],
         "arch_arguments": dict(ways["arch_arguments"]) if ways["arch_arguments"] else None,
     }
+    if ways.get("weights") is not None:  # absent else, so that other models keep their identity
+        identity["weights"] = ways["weights"]
     about = {
         "file": os.path.basename(path),
         "network": loaded.name,
@@ -165,6 +166,7 @@ def prepare(
         raise InputError("the data hold no example")
     reference = reference_of(model.module, examples.x, examples.y, BLOCK, model.fixed, axis)
     chosen = reference.metric(metric)
+    reference.check_metric(chosen)
     clean = reference.clean_score().value(chosen)
     subject = Subject(model.module, hardware, reference, chosen, seed, only, skip)
     design = to_dict(at_sigma(hardware, 0.0))
@@ -199,7 +201,7 @@ def prepare(
 def _idle(subject: Subject, sigma: float) -> list[str]:
     """What the design asks for and does not act on this model, looked at on chip 0."""
     hardware = at_sigma(subject.hardware, sigma)
-    analog = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip)
+    analog = subject.analog(hardware)
     effects = layer_effects(analog, subject.reference.x, subject.reference.fixed)
     found = [*idle_effects(effects, hardware, 0), *read_linearly(analog, effects)]
     if sigma == 0:  # then drift was not asked for

@@ -4,12 +4,15 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderHook, RenderResult
+from rich.segment import Segment
 
 from crossbar_sim.robustness.deploy import Deployment, LayerReport
 from crossbar_sim.robustness.statistics import Summary, summarise
 from crossbar_sim.text import visible as visible
+from crossbar_sim.text import visible_lines
 
 _ASCII = {"µ": "u", "×": "x", "±": "+-", "…": "~", "█": "#"} | dict.fromkeys("▉▊▋▌", "#")
 _ASCII |= dict.fromkeys("▍▎▏", "-")
@@ -140,6 +143,34 @@ class Pen:
             return known.encode(self.encoding, "backslashreplace").decode(self.encoding)
         except LookupError:
             return known.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def terminal(stderr: bool = False) -> Console:
+    """A console for names of layers, models and data sets, which come from files and may hold anything.
+
+    Brackets in a text are no markup, and what a terminal might obey (escape sequences, marks that turn the direction of
+    writing) is written out, whatever prints it.
+    """
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    console.push_render_hook(_Visible())
+    return console
+
+
+class _Visible(RenderHook):
+    def process_renderables(self, renderables: list[Any]) -> list[Any]:
+        """See `RenderHook`."""
+        return [_Written(renderable) for renderable in renderables]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What another renderable prints, made visible. Rich's own colours are no characters yet."""
+
+    renderable: Any
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.renderable, options):
+            yield segment if segment.control else Segment(visible_lines(segment.text), segment.style)
 
 
 def say(console: Console, text: str, style: str = "") -> None:

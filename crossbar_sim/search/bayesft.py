@@ -30,6 +30,7 @@ from crossbar_sim.search.network import SIGMA, WIDTH, Searched
 from crossbar_sim.search.objective import DriftedScore, Measured
 from crossbar_sim.search.space import HIGH, LOW
 from crossbar_sim.search.study import Best, Study
+from crossbar_sim.search.study_file import Tried
 from crossbar_sim.search.surrogate import Acquisition, check_acquisition, check_installed
 from crossbar_sim.search.theta import ThetaFile, alternate
 from crossbar_sim.search.trial import ALGORITHMS, Algorithm, Carried, FromScratch, Scored, Trainer, weights_of
@@ -277,7 +278,7 @@ class BayesFT(Method):
             "trial": best.trial.number,
             "trials": len(trials),
             "untrained": clean.mean,
-            "searched": _told(Measured(tuple(best.trial.notes["scores"]))),
+            "searched": _told(Measured(_scores(best.trial))),
             "posterior": {"mean": best.mean, "sd": best.sd},
             "history": [
                 {"number": t.number, "point": dict(t.point), "value": t.value, "variance": t.variance}
@@ -299,6 +300,24 @@ def _told(found: Measured) -> dict[str, Any]:
     interval = found.interval
     ci95 = None if interval is None else [interval.low, interval.high]
     return {"mean": found.mean, "ci95": ci95, "chips": len(found.scores)}
+
+
+def _scores(trial: Tried) -> tuple[float, ...]:
+    """Of a trial's chips, which a study file may be without.
+
+    Raises:
+        InputError: if it is.
+    """
+    scores = trial.notes.get("scores")
+    if (
+        not isinstance(scores, list)
+        or not scores
+        or not all(isinstance(score, int | float) for score in scores)
+    ):
+        raise InputError(
+            f"the study is damaged: trial {trial.number} has no scores; search again into a new file"
+        )
+    return tuple(map(float, scores))
 
 
 def _numbers(given: float | Bounds | None) -> tuple[float, ...]:

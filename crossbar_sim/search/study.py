@@ -95,6 +95,11 @@ class Study:
         named = {"seed": key.seed, "path": list(key.path), "stream": STREAM_VERSION}
         self.identity = {"identity": 1, "search": search, "key": named, **dict(identity or {})}
         self._file = StudyFile(path, self.identity)
+        try:
+            self._check_trials(self._file.trials())
+        except InputError as error:
+            self.close()
+            raise InputError(f"{self._file.path} is damaged: {error}") from None
         self._proposed: tuple[int, list[dict[str, float]]] | None = None
 
     def __enter__(self) -> "Study":
@@ -191,6 +196,12 @@ class Study:
         mean, variance = surrogate.posterior(surrogate.x)
         i = int(mean.argmax())
         return Best(trials[i], float(mean[i]), math.sqrt(float(variance[i])))
+
+    def _check_trials(self, trials: Sequence[Tried]) -> None:
+        """Refuse trials of a file that this study cannot have proposed."""
+        self.space.unit(trial.point for trial in trials)
+        if len({trial.variance is None for trial in trials}) > 1:
+            raise InputError("the variance is known of some trials only")
 
     def _surrogate(self, trials: Sequence[Tried]) -> Surrogate:
         if not trials:

@@ -8,7 +8,7 @@ rollback journal, on the disk when `add` returns. A killed search leaves one fil
 """
 
 import hashlib
-import json
+import math
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +20,8 @@ from typing import Any
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_writable
 from crossbar_sim.store.records import canonical
+from crossbar_sim.store.sqlite import check_schema, harden, is_empty
+from crossbar_sim.text import parse_json, visible
 
 APPLICATION_ID = 0x78627364  # "xbsd"
 VERSION = 1
@@ -82,7 +84,7 @@ class StudyFile:
             self.connection = _connect(None if path is None else self.path)
         try:
             with self._telling():
-                self._begin(text, json.loads(text))
+                self._begin(text, parse_json(text))
                 self._read()  # what is damaged is seen now
         except BaseException:
             self.close()
@@ -119,12 +121,11 @@ class StudyFile:
 
     def _begin(self, text: str, identity: dict[str, Any]) -> None:
         ask = self.connection.execute
-        found = {name for (name,) in ask("SELECT name FROM sqlite_master WHERE type = 'table'")}
         (application,), (version,) = (
             ask("PRAGMA application_id").fetchone(),
             ask("PRAGMA user_version").fetchone(),
         )
-        if found or application:
+        if not is_empty(self.connection) or application:
             if application != APPLICATION_ID:
                 raise InputError(
                     f"{self.path} is an SQLite file, but no study of crossbar-sim: name another file"
@@ -134,11 +135,11 @@ class StudyFile:
                     f"{self.path} has schema version {version}, and this crossbar-sim reads {VERSION}: upgrade with "
                     "pip install -U crossbar-sim"
                 )
+            check_schema(self.connection, self.path, _create, "a crossbar-sim study")
             self._compare(text, identity)
             return
         with self._transaction():
-            for table in _TABLES:
-                ask(table)
+            _create(self.connection)
             sha256 = hashlib.sha256(text.encode()).hexdigest()
             ask("INSERT INTO study VALUES (1, ?, ?)", (sha256, text))
             ask(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -152,7 +153,7 @@ class StudyFile:
                 f"{self.path} is damaged: take a copy that is whole, or search again into a new file"
             )
         if row[1] != text:
-            name, there, here = _difference(json.loads(row[1]), identity)
+            name, there, here = _difference(parse_json(row[1]), identity)
             raise InputError(
                 f"{self.path} is the study of another search: {name} is {_short(there)} there and {_short(here)} "
                 "here; name another file, or search as it was"
@@ -162,7 +163,7 @@ class StudyFile:
         rows = self.connection.execute(
             "SELECT number, point, value, variance, seconds, notes FROM trials ORDER BY number"
         )
-        return tuple(Tried(n, json.loads(p), v, var, s, json.loads(notes)) for n, p, v, var, s, notes in rows)
+        return tuple(_tried(*row) for row in rows)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -179,11 +180,14 @@ class StudyFile:
     def _telling(self) -> Iterator[None]:
         try:
             yield
+        except InputError:
+            raise
         except (
             sqlite3.Error,
             sqlite3.Warning,
-            json.JSONDecodeError,
-            UnicodeDecodeError,
+            OverflowError,
+            ValueError,
+            TypeError,
             AttributeError,
         ) as error:
             raise InputError(_sentence(error, self.path)) from error
@@ -200,9 +204,37 @@ def _check_place(path: str) -> None:
 def _connect(path: str | None) -> sqlite3.Connection:
     where = "file::memory:" if path is None else f"{Path(path).absolute().as_uri()}?mode=rwc"
     connection = sqlite3.connect(where, timeout=WAIT, isolation_level=None, uri=True)
-    for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0", "synchronous = FULL"):
-        connection.execute(f"PRAGMA {pragma}")
+    harden(connection).execute("PRAGMA synchronous = FULL")
     return connection
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    for table in _TABLES:
+        connection.execute(table)
+
+
+def _tried(
+    number: int, point: str, value: float, variance: float | None, seconds: float, notes: str
+) -> Tried:
+    """A row of the table of trials.
+
+    Raises:
+        TypeError, ValueError: if it is none that `add` writes.
+    """
+    where, told = parse_json(point), parse_json(notes)
+    if not isinstance(where, dict) or not all(_is_finite(place) for place in where.values()):
+        raise ValueError(f"the point of trial {number} is {_short(where)}")
+    if not isinstance(told, dict):
+        raise ValueError(f"the notes of trial {number} are {_short(told)}")
+    if not (_is_finite(value) and _is_finite(seconds) and (variance is None or _is_finite(variance))):
+        raise ValueError(
+            f"trial {number} holds {value!r}, {variance!r} and {seconds!r}: not three finite numbers"
+        )
+    return Tried(number, where, value, variance, seconds, told)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _sentence(error: Exception, path: str) -> str:
@@ -213,9 +245,12 @@ def _sentence(error: Exception, path: str) -> str:
         )
     if name == "SQLITE_NOTADB":
         return f"{path} is no study (no SQLite file): name another file"
-    if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
+    if name == "SQLITE_FULL":
+        return f"cannot write {path}: the disk is full; what was written before is kept"
+    if name.startswith(("SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
         return f"cannot write {path}: {error}; what was written before is kept"
-    return f"{path} is damaged ({error}): take a copy that is whole, or search again into a new file"
+    why = visible(" ".join(str(error).split())[:200])
+    return f"{path} is damaged ({why}): take a copy that is whole, or search again into a new file"
 
 
 def _difference(there: Any, here: Any, name: str = "") -> tuple[str, Any, Any]:
@@ -228,6 +263,9 @@ def _difference(there: Any, here: Any, name: str = "") -> tuple[str, Any, Any]:
 
 
 def _short(value: Any) -> str:
-    text = canonical(value)
+    try:
+        text = canonical(value)
+    except InputError:
+        text = str(value)
     text = "".join(c if c.isprintable() else "?" for c in text)
     return text if len(text) <= 80 else f"{text[:77]}..."

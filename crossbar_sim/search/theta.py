@@ -14,12 +14,14 @@ from typing import Any
 import torch
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.files import check_writable, replacing
+from crossbar_sim.files import check_writable
+from crossbar_sim.nn.checkpoint import write_tensors
 from crossbar_sim.search.loop import Told
 from crossbar_sim.search.study import Study
 from crossbar_sim.search.trial import Carried, Weights
 from crossbar_sim.search.workers import Workers
 from crossbar_sim.store.records import canonical
+from crossbar_sim.text import check_depth
 
 FORMAT = "crossbar-sim theta"
 FORMAT_VERSION = 1
@@ -61,11 +63,7 @@ class ThetaFile:
             "format": FORMAT, "format_version": FORMAT_VERSION, "study": self.identity, "weights": theta.weights,
             "done": theta.done, "outcomes": theta.outcomes,
         }  # fmt: skip
-        with replacing(self.path) as temporary:
-            try:
-                torch.save(content, temporary)
-            except RuntimeError as error:  # so torch reports a failed write
-                raise OSError(str(error).splitlines()[0]) from error
+        write_tensors(self.path, content)
 
     def read(self) -> Theta | None:
         """What is there; None: nothing.
@@ -78,13 +76,15 @@ class ThetaFile:
         refusal = f"{self.path} holds no weights of a search: move it away, or name another study"
         try:
             content = torch.load(self.path, map_location="cpu", weights_only=True)
+            check_depth(content)
             if content["format"] != FORMAT or content["format_version"] != FORMAT_VERSION:
                 raise InputError(refusal)
             if content["study"] != self.identity:
                 raise InputError(
                     f"{self.path} holds the weights of another study: move it away, or name another study"
                 )
-            return Theta(content["weights"], content["done"], [(*each,) for each in content["outcomes"]])
+            outcomes = [_outcome(*each) for each in content["outcomes"]]
+            return Theta(_tensors(content["weights"]), int(content["done"]), outcomes)
         except InputError:
             raise
         except OSError as error:
@@ -99,6 +99,22 @@ class ThetaFile:
             AttributeError,
         ) as error:
             raise InputError(refusal) from error
+
+
+def _outcome(number: int, value: float, variance: float | None, seconds: float, notes: Any) -> Any:
+    return (
+        int(number),
+        float(value),
+        None if variance is None else float(variance),
+        float(seconds),
+        dict(notes),
+    )
+
+
+def _tensors(weights: Any) -> Weights:
+    if not all(isinstance(name, str) and torch.is_tensor(value) for name, value in weights.items()):
+        raise TypeError("weights are tensors by name")
+    return dict(weights)
 
 
 def alternate(
@@ -150,6 +166,11 @@ def alternate(
 def _agreed(study: Study, file: ThetaFile, first: Theta) -> Theta:
     """Theta as far as the study is, which is told what it missed."""
     theta, done = file.read() or first, study.done
+    shapes = [{name: value.shape for name, value in one.weights.items()} for one in (theta, first)]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"{file.path} holds the weights of another network: move it away, or name another study"
+        )
     if theta.done == done:
         return theta
     missed: Sequence[Any] = [each for each in theta.outcomes if each[0] >= done]

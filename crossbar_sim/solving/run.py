@@ -9,6 +9,7 @@ import numpy as np
 
 from crossbar_sim import __version__
 from crossbar_sim.crossbar import threads as pool
+from crossbar_sim.crossbar.checks import units_caution
 from crossbar_sim.crossbar.wires import Cell, Milo2021, Sinh, Wires, solve_nodes
 from crossbar_sim.crossbar.wires.wires import Float64
 from crossbar_sim.errors import InputError
@@ -79,9 +80,9 @@ def run_solve(
     write_json(json_path, as_dict(g, v, wires, nonlinear, solved, files))
     to_errors = json_path == "-"
     for line in report(g, v, wires, nonlinear, solved):
-        click.echo(line, err=to_errors)
+        click.echo(visible(line), err=to_errors)
     for line in warnings(v, wires, nonlinear, cell, g):
-        click.echo(f"warning: {line}", err=to_errors)
+        click.echo(visible(f"warning: {line}"), err=to_errors)
     for path in (output, plot, json_path):
         if path is not None and path != "-":
             click.echo(f"wrote {visible(path)}", err=to_errors)
@@ -188,6 +189,9 @@ def _more(count: int, what: str) -> list[str]:
 def warnings(v: Float64, wires: Wires, nonlinear: str | None, cell: Cell | None, g: Float64) -> list[str]:
     """Requests that had no effect, by name."""
     told = []
+    caution = units_caution(float(np.max(g, initial=0.0)), "the largest conductance, {},")
+    if caution is not None:
+        told.append(caution)
     if wires.ideal:
         told.append(
             "no wire has a resistance: give --wire-ohm, --word-ohm, --bit-ohm, --source-ohm or --sense-ohm"

@@ -12,9 +12,27 @@ from crossbar_sim.crossbar.mapping import Differential
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
 from crossbar_sim.store import guard
-from crossbar_sim.store.dataset import child, open_conductances, open_faults
-from crossbar_sim.store.layout import DRIFTED, FAULTS, LAYERS, STAGES, group_of, name_of, path_of
+from crossbar_sim.store.dataset import child, open_conductances, open_faults, open_lines
+from crossbar_sim.store.layout import (
+    BIT_LINES,
+    DRIFTED,
+    FAULTS,
+    LAYERS,
+    STAGES,
+    WORD_LINES,
+    group_of,
+    name_of,
+    path_of,
+)
 from crossbar_sim.store.stored_array import MAPPINGS, StoredArray
+
+
+class Placement(NamedTuple):
+    """Where the weights of a remapped array lie: datasets of word and bit lines, and word lines of a tile."""
+
+    words: h5py.Dataset
+    bits: h5py.Dataset
+    height: int
 
 
 class Opened(NamedTuple):
@@ -24,6 +42,7 @@ class Opened(NamedTuple):
     drifted: h5py.Dataset
     unit: float
     faults: h5py.Dataset | None
+    placement: Placement | None = None
 
 
 def open_arrays(file: h5py.File) -> Iterator[Opened]:
@@ -33,9 +52,10 @@ def open_arrays(file: h5py.File) -> Iterator[Opened]:
         InputError: if there is none, or one cannot be used.
     """
     if not child(file, LAYERS, h5o.TYPE_GROUP):
+        names = [show(name)[1:-1] for _, name in zip(range(4), file, strict=False)]
         raise InputError(
-            "holds no group /layers and so no conductances of a network; write a chip file with "
-            "crossbar-sim export, or see docs/format.md for one of your own"
+            f"holds no group /layers (it has {', '.join(names) or 'nothing'}) and so no conductances of a network; "
+            "write a chip file with crossbar-sim export, or see docs/format.md for one of your own"
         )
     layers, found = file[LAYERS], False
     for outer in layers:
@@ -107,6 +127,8 @@ def _open_array(group: h5py.Group, groups: tuple[str, ...]) -> Opened:
         window=_window(group),
         copies=guard.whole(group, "copies", 1, 1024),
         scale=_scale(group, drifted.shape[2]),
+        **_code(group),
+        blocks=guard.whole(group, "groups", 1, 2**31) or 1,
     )
     reference = 0
     if array.kind is not None:
@@ -116,7 +138,25 @@ def _open_array(group: h5py.Group, groups: tuple[str, ...]) -> Opened:
         value = guard.whole(group, name, 0, 2**63 - 1)
         if value is not None and value not in allowed:
             raise InputError(f"the attribute {name} says {value} and the shape is {drifted.shape}")
-    return Opened(array, drifted, units[DRIFTED], faults)
+    return Opened(array, drifted, units[DRIFTED], faults, _placement(group, array.shape))
+
+
+def _placement(group: h5py.Group, shape: tuple[int, int, int]) -> Placement | None:
+    """The datasets that say where the weights of a remapped array lie, None if it is not remapped."""
+    words, bits = open_lines(group, WORD_LINES), open_lines(group, BIT_LINES)
+    if words is None and bits is None:
+        return None
+    tile = guard.numbers(group, "tile", 2)
+    if words is None or bits is None or tile is None or tile.size != 2 or not 1 <= tile[0] < 2**31:
+        raise InputError(f"{WORD_LINES}, {BIT_LINES} and the attribute tile go together: give all of them")
+    height, (_, rows, physical) = int(tile[0]), shape
+    blocks = -(-rows // height)
+    if words.shape != (1, rows, 1) or bits.shape[:2] != (blocks, 1) or physical - bits.shape[2] not in (0, 1):
+        raise InputError(
+            f"{WORD_LINES} and {BIT_LINES} have shapes {words.shape} and {bits.shape}, and the array {shape} on tiles "
+            f"of {height} word lines needs (1, {rows}, 1) and ({blocks}, 1, columns)"
+        )
+    return Placement(words, bits, height)
 
 
 def _parameter(group: h5py.Group, groups: tuple[str, ...]) -> str:
@@ -146,6 +186,15 @@ def _window(group: h5py.Group) -> tuple[float, float] | None:
         return None
     Differential(low, high)  # refuses an empty window
     return low, high
+
+
+def _code(group: h5py.Group) -> dict[str, int | None]:
+    """Levels of a weight and bits of a cell."""
+    cell_bits = guard.whole(group, "cell_bits", 1, 20)
+    levels = None if cell_bits is None else guard.whole(group, "levels", 2, 2**20)
+    if cell_bits is not None and levels is None:
+        raise InputError("the attribute cell_bits slices the code of a weight: give the attribute levels too")
+    return {"levels": levels, "cell_bits": cell_bits}
 
 
 def _scale(group: h5py.Group, physical: int) -> Float32 | None:

@@ -21,6 +21,7 @@ _EXPANSION = 1032
 
 _FLOATS = (h5t.IEEE_F32LE, h5t.IEEE_F32BE, h5t.IEEE_F64LE, h5t.IEEE_F64BE)
 _BYTES = (h5t.STD_U8LE, h5t.STD_U8BE)
+_INTEGERS = (h5t.STD_I32LE, h5t.STD_I32BE)
 _KINDS = {h5o.TYPE_GROUP: "a group", h5o.TYPE_DATASET: "a dataset"}
 
 
@@ -65,6 +66,14 @@ def open_conductances(group: h5py.Group, name: str) -> tuple[h5py.Dataset, float
 def open_faults(group: h5py.Group, name: str) -> h5py.Dataset | None:
     """The map of fault codes, None if there is none; refused like `open_conductances`."""
     return _open(group, name, _BYTES, "uint8")
+
+
+def open_lines(group: h5py.Group, name: str) -> h5py.Dataset | None:
+    """Numbers of word or bit lines, None if there are none; refused like `open_conductances`."""
+    dataset = _open(group, name, _INTEGERS, "int32")
+    if dataset is not None:
+        _check_complete(dataset, name)
+    return dataset
 
 
 def _open(group: h5py.Group, name: str, types: tuple[h5t.TypeID, ...], words: str) -> h5py.Dataset | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from crossbar_sim.crossbar.checks import units_caution
 from crossbar_sim.crossbar.config import to_dict
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
@@ -40,7 +41,12 @@ def describe_chip(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
     ]
     with guard.reading(Path(path)) as file:
         for array in chip.arrays:
-            lines.append((array.name, _array_in_words(open_array(file, array.groups))))
+            opened = open_array(file, array.groups)
+            lines.append((array.name, _array_in_words(opened)))
+            caution = units_caution(
+                array.largest(opened.drifted, opened.unit), "the largest conductance, {},"
+            )
+            lines += _said("warning", caution)
     return [(_plain(key), _plain(value)) for key, value in lines]
 
 
@@ -53,6 +59,7 @@ def hardware_in_words(hardware: Hardware) -> str:
     words += ["a scale per column"] if mapping.scale_per == "column" else []
     words += [f"clipped at percentile {mapping.clip:g}"] if mapping.clip is not None else []
     words += [f"{mapping.cell_bits} bits a cell"] if mapping.cell_bits is not None else []
+    words += ["two's complement"] if getattr(mapping, "encoding", None) is not None else []
     for effect in ("programming", "stuck", "drift", "wires", "dac", "read_noise", "adc"):
         part = to_dict(hardware).get(effect)
         if part is not None:

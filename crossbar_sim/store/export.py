@@ -87,11 +87,6 @@ class _Counter:
 def _arrays(model: nn.Module, hardware: Hardware) -> list[ArrayToWrite]:
     """The arrays, those that layers share once."""
     design = chips.design(model)
-    if hardware.mapping.cell_bits is not None:
-        raise InputError(
-            f"cell_bits={hardware.mapping.cell_bits}: chip files hold weights of one cell (or one pair) each, no bit "
-            "slices yet: export without cell_bits"
-        )
     for field in ("bias", "normalisation", "other"):
         old, new = getattr(design.hardware, field), getattr(hardware, field)
         if old != new:
@@ -103,7 +98,7 @@ def _arrays(model: nn.Module, hardware: Hardware) -> list[ArrayToWrite]:
         )
     arrays: dict[tuple[str, ...], ArrayToWrite] = {}
     for slot, module in chips.slots(model):
-        array = ArrayToWrite(slot, module)
+        array = ArrayToWrite(slot, module, design.remap)
         first = None if slot.ideal else arrays.setdefault(array.groups, array)
         if first is None or first is array:
             continue

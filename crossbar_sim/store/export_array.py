@@ -11,17 +11,20 @@ from torch import nn
 
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.remapping import Remapping, remap_chip
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.programming import check_finite
 from crossbar_sim.nn.slot import Slot
 from crossbar_sim.rng import Key
 from crossbar_sim.store.layout import (
+    BIT_LINES,
     DRIFTED,
     FAULTS,
     PROGRAMMED,
     STAGES,
     TARGET,
+    WORD_LINES,
     chunk_shape,
     group_of,
     runs,
@@ -34,10 +37,11 @@ _FILTERS = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "flet
 
 @dataclass(frozen=True)
 class ArrayToWrite:
-    """A slot of a model and the module that has its parameters."""
+    """A slot of a model, the module that has its parameters, and whether they are placed by the stuck cells."""
 
     slot: Slot
     module: nn.Module
+    remap: bool = False
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -90,6 +94,11 @@ def write_array(
     """
     columns = array.columns()
     scale = hardware.mapping.scale(columns)
+    if array.remap:
+        found = remap_chip(hardware, columns, key, chip, array.slot.layout.groups)
+        columns = np.ascontiguousarray(found.place(columns.T).T)
+        scale = scale if scale.size == 1 else np.ascontiguousarray(scale[found.columns[0]])
+        _write_lines(group, found)
     write_attributes(group, _attributes(array, hardware, scale))
     shape = _shape(hardware, columns.shape[1], columns.shape[0])
     datasets = _datasets(group, shape, hardware)
@@ -103,6 +112,14 @@ def write_array(
                 if dataset is not None:
                     dataset[plane, rows, cols] = values.reshape(wide, high).T
             yield wide * high
+
+
+def _write_lines(group: h5py.Group, found: Remapping) -> None:
+    """The matrix row on each word line; the column on each bit line, from 1, below 0 where its pair is turned."""
+    bits = (found.columns + 1) * found.signs
+    for name, values in ((WORD_LINES, found.rows[None, :, None]), (BIT_LINES, bits[:, None, :])):
+        layout = {} if 0 in values.shape else {"chunks": (1, *values.shape[1:]), **_FILTERS}
+        group.create_dataset(name, data=values.astype("<i4"), track_times=False, **layout)
 
 
 def _datasets(
@@ -145,6 +162,8 @@ def _attributes(array: ArrayToWrite, hardware: Hardware, scale: Float32) -> dict
     slot, mapping = array.slot, hardware.mapping
     rows, cols = array.shape
     levels = {} if mapping.levels is None else {"levels": np.int64(mapping.levels)}
+    if mapping.cell_bits is not None:
+        levels["cell_bits"] = np.int64(mapping.cell_bits)
     return {
         "parameter": slot.name,
         "layout": slot.layout.order,

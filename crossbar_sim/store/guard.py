@@ -14,6 +14,9 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.store.heap import check_heaps
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_MATLAB = b"MATLAB "
+_BLOCK = 512
+"""MATLAB's save -v7.3 writes HDF5 behind a block of so many bytes, which begins with its name."""
 _TEXT_LIMIT = 1 << 16
 
 
@@ -49,7 +52,7 @@ def _check_file(path: Path) -> None:
             kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
             raise InputError(f"is {kind}; name a chip file")
         with open(path, "rb") as file:
-            start = file.read(len(SIGNATURE))
+            start = file.read(_BLOCK + len(SIGNATURE))
     except FileNotFoundError:
         raise InputError("there is no such file; check the path") from None
     except InputError:
@@ -60,8 +63,33 @@ def _check_file(path: Path) -> None:
     if not start:
         raise InputError("is empty; export or copy it again")
     # HDF5 would look for its signature further on too, in files that are something else first.
-    if start != SIGNATURE:
-        raise InputError("is no HDF5 file; write one with crossbar-sim export")
+    if not _is_hdf5(start):
+        if start.startswith(_MATLAB):
+            raise InputError(
+                "is a MATLAB file of version 5, not HDF5: read it with scipy.io.loadmat and write its conductances "
+                "with h5py (docs/format.md, 'What a reader does')"
+            )
+        raise InputError("is not an HDF5 file; write one with crossbar-sim export")
+
+
+def is_hdf5(path: str | os.PathLike[str]) -> bool:
+    """Whether a regular file is HDF5, of MATLAB too; False for what cannot be read."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            return _is_hdf5(file.read(_BLOCK + len(SIGNATURE)))
+    except (OSError, ValueError):
+        return False
+
+
+def _is_hdf5(start: bytes) -> bool:
+    return start.startswith(SIGNATURE) or is_matlab(start)
+
+
+def is_matlab(start: bytes) -> bool:
+    """Whether a file begins as MATLAB's HDF5 files (version 7.3) do."""
+    return start.startswith(_MATLAB) and start[_BLOCK:].startswith(SIGNATURE)
 
 
 def text(item: h5py.HLObject, name: str) -> str | None:

@@ -13,12 +13,14 @@ FORMAT_VERSION = 1
 LAYERS = "layers"
 TARGET, PROGRAMMED, DRIFTED, FAULTS = "g_target", "g_programmed", "g_drifted", "faults"
 STAGES = (TARGET, PROGRAMMED, DRIFTED)
+WORD_LINES, BIT_LINES = "word_lines", "bit_lines"
+"""Where the weights of a remapped matrix lie: see docs/format.md."""
 
 CELLS = 1 << 20
 """Cells that are computed or read at a time: 4 MiB per stage."""
 
 _CHUNK = 1 << 16
-_RESERVED = frozenset((*STAGES, FAULTS))
+_RESERVED = frozenset((*STAGES, FAULTS, WORD_LINES, BIT_LINES))
 
 
 def group_of(name: str) -> tuple[str, ...]:

@@ -21,17 +21,13 @@ from pathlib import Path
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_writable
 from crossbar_sim.store import results_schema as schema
+from crossbar_sim.store.sqlite import LEFT, LONGEST, harden, is_cut
 
 BUSY = 30.0
 """Seconds to wait for another writer."""
 
-LONGEST = 1 << 24
-"""Bytes of one text in the file: a longer one is no label, identity or detail."""
-
 ERRORS = (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeDecodeError)
 """What SQLite raises: the last two for an integer of more than 64 bits, and for a damaged schema."""
-
-_LEFT = ("-wal", "-journal")
 
 
 @dataclass
@@ -64,7 +60,7 @@ def open_to_write(path: str, create: bool) -> Opened:
     _is_regular(path, must_exist=not create)
     check_writable(path)
     if not os.path.exists(path):
-        for name in (path + end for end in _LEFT):
+        for name in (path + end for end in LEFT):
             # SQLite would throw it away, or write it into the wrong file; but another process may just be making both
             if os.path.exists(name) and not os.path.exists(path):
                 raise InputError(f"{path} is not there, but {name} of it is: put both together, or remove it")
@@ -178,9 +174,7 @@ def _is_regular(path: str, must_exist: bool) -> None:
 
 
 def _check_length(connection: sqlite3.Connection, path: str) -> None:
-    """Refuse a file whose last page was cut: SQLite would read zeros there."""
-    (page,) = connection.execute("PRAGMA page_size").fetchone()
-    if os.path.getsize(path) % page and not any(os.path.exists(path + end) for end in _LEFT):
+    if is_cut(connection, path):
         raise InputError(
             f"{path} is damaged (its end is missing): take a copy that is whole, or run it again"
         )
@@ -195,9 +189,7 @@ def _connect(path: str, mode: str) -> sqlite3.Connection:
 
 
 def _set_up(connection: sqlite3.Connection) -> sqlite3.Connection:
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
-    for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "foreign_keys = ON", "mmap_size = 0"):
-        connection.execute(f"PRAGMA {pragma}")
+    harden(connection).execute("PRAGMA foreign_keys = ON")
     return connection
 
 
@@ -254,7 +246,7 @@ def _readable(path: str) -> Opened:
             if not str(error.sqlite_errorname).startswith(codes):
                 raise
             opened.close()
-    left = [end for end in _LEFT if os.path.exists(path + end) and os.path.getsize(path + end)]
+    left = [end for end in LEFT if os.path.exists(path + end) and os.path.getsize(path + end)]
     if not left:  # in WAL mode in a folder that we may not write: nobody else is writing either
         return Opened(_connect(path, "ro&immutable=1"))
     # What is beside the file belongs to it; only a copy may put them together.

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.store.sqlite import check_schema, is_empty
 
 APPLICATION_ID = 0x78626172  # "xbar"; file(1) and SQLite tools show it
 
@@ -77,12 +78,12 @@ def state(connection: sqlite3.Connection, path: str) -> int | None:
             "BEGIN"
         )  # one moment for all that is read: another process may be making the tables
     try:
-        found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        empty = is_empty(connection)
         application, number = _number(connection, "application_id"), _number(connection, "user_version")
     finally:
         if alone and connection.in_transaction:
             connection.execute("ROLLBACK")
-    if not found and not application and not number:
+    if empty and not application and not number:
         return None
     if application != APPLICATION_ID:
         raise InputError(f"{path} is an SQLite file, but not of crossbar-sim results: name another file")
@@ -118,13 +119,7 @@ def check(connection: sqlite3.Connection, path: str) -> None:
     Raises:
         InputError: with what was found.
     """
-    found, expected = _texts(connection), _expected()
-    if found != expected:
-        other = min(set(found.items()) ^ set(expected.items()))[0]
-        raise InputError(
-            f"{path} has not the tables of crossbar-sim results (look at {other[0]} {other[1]!r}): "
-            "it was changed by another program; name another file"
-        )
+    check_schema(connection, path, create, "crossbar-sim results")
     # Every page and row: 50 ms for 100,000 trials.
     (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     wrong = connection.execute(_IMPOSSIBLE).fetchone() if answer == "ok" else None
@@ -144,22 +139,3 @@ def _stamp(connection: sqlite3.Connection) -> None:
 
 def _number(connection: sqlite3.Connection, pragma: str) -> int:
     return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
-
-
-def _texts(connection: sqlite3.Connection) -> dict[tuple[str, str], str]:
-    """{(type, name): SQL in one spacing}, less what SQLite adds by itself (indexes of keys, statistics)."""
-    rows = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
-    return {
-        (str(kind), str(name)): " ".join(str(sql).split())
-        for kind, name, sql in rows
-        if not str(name).startswith(("sqlite_autoindex_", "sqlite_stat"))
-    }
-
-
-def _expected() -> dict[tuple[str, str], str]:
-    connection = sqlite3.connect(":memory:")
-    try:
-        create(connection)
-        return _texts(connection)
-    finally:
-        connection.close()

@@ -1,10 +1,10 @@
 """What goes into a results file's columns, and comes out of them checked."""
 
-import json
 from typing import Any, NamedTuple
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.store.records import Task, canonical
+from crossbar_sim.text import parse_json
 
 
 class Disagreement(InputError):
@@ -79,10 +79,6 @@ def short(content: str) -> str:
 
 def _read_json(content: str, what: str) -> Any:
     try:
-        return json.loads(content, parse_constant=_refuse)
-    except (TypeError, ValueError, RecursionError) as error:
+        return parse_json(content)
+    except (TypeError, ValueError) as error:
         raise InputError(f"{what} cannot be read as JSON ({error})") from None
-
-
-def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")

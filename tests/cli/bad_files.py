@@ -66,6 +66,12 @@ def write_bad_files(folder: Path, files: Files, network: nn.Module) -> None:
         "negative.toml": b'[drift]\nkind = "lognormal"\nsigma = -0.5\n',
         "unknown.json": b'{"tiles": [128, 128]}',
         "nan.json": b'{"mapping": {"kind": "differential", "g_max": NaN}}',
+        "dots.toml": b".".join([b"a"] * 20_000) + b" = 1\n",
+        "deep.toml": b"drift = " + b"{a = " * 200 + b"1" + b"}" * 200,
+        "deep.json": b'{"drift": ' + b"[" * 300 + b"]" * 300 + b"}",
+        "experiment.toml": b'data = "digits"\n[train.a]\nnetwork = "mlp"\narguments.'
+        + b".".join([b"a"] * 9_000)
+        + b" = 1",
         "binary.toml": generator.randbytes(300),
         "huge.toml": b"#" * 1_000_000,
         "empty.npz": b"",

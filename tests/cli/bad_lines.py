@@ -2,6 +2,7 @@
 
 D = "deploy MODEL --chips 2 --sensitivity-chips 0"
 S = "deploy STATE --chips 2 --data digits"
+DEEP = '{"hidden":' + "[" * 300 + "]" * 300 + "}"
 # id: (arguments, words of the error); BAD is a folder of bad files, the other capitals are good ones
 CASES: dict[str, tuple[str, str]] = {
     # Models
@@ -32,6 +33,16 @@ CASES: dict[str, tuple[str, str]] = {
     "arch arguments no object": (f"{S} --arch mlp --arch-arguments [3]", "object"),
     "arch arguments unknown": (f'{S} --arch mlp --arch-arguments {{"layers":3}}', "layers"),
     "arch arguments of another size": (f'{S} --arch mlp --arch-arguments {{"classes":3}}', "fc3"),
+    "arch arguments nested": (f"{S} --arch mlp --arch-arguments {DEEP}", "nested too deeply"),
+    "network arguments nested": (
+        f"train --network mlp --data digits --network-arguments {DEEP} -o BAD/out.pt",
+        "nested too deeply",
+    ),
+    "a setting nested": (
+        f"train --network mlp --data digits --method dropout --set rate={DEEP} -o BAD/out.pt",
+        "rate=",
+    ),
+    "experiment nested": ("run BAD/experiment.toml -o BAD/folder", "nested too deeply"),
     "arch factory fails": (f"{S} --arch fails:breaks", "fails:breaks"),
     "arch factory of no module": (f"{S} --arch fails:number", "fails:number"),
     "arch forward fails": (f"{S} --arch fails:make", "missing"),
@@ -81,6 +92,9 @@ CASES: dict[str, tuple[str, str]] = {
     "hardware with an impossible value": (f"{D} --hardware BAD/negative.toml", "drift.sigma=-0.5"),
     "hardware JSON with an unknown key": (f"{D} --hardware BAD/unknown.json", "tile"),
     "hardware JSON with NaN": (f"{D} --hardware BAD/nan.json", "NaN"),
+    "hardware with a key of 20,000 names": (f"{D} --hardware BAD/dots.toml", "nested too deeply"),
+    "hardware nested": (f"{D} --hardware BAD/deep.toml", "nested"),
+    "hardware JSON nested": (f"{D} --hardware BAD/deep.json", "nested too deeply"),
     "hardware binary": (f"{D} --hardware BAD/binary.toml", "UTF-8"),
     "hardware too long": (f"{D} --hardware BAD/huge.toml", "bytes"),
     "hardware a folder": (f"{D} --hardware BAD/folder", "folder"),
@@ -145,7 +159,7 @@ CASES: dict[str, tuple[str, str]] = {
     "chip file missing": ("deploy MODEL --conductances BAD/no.h5", "no.h5"),
     "chip file empty": ("deploy MODEL --conductances BAD/empty.h5", "is empty"),
     "chip file garbage": ("deploy MODEL --conductances BAD/garbage.h5", "damaged"),
-    "chip file is a model": ("deploy MODEL --conductances MODEL", "no HDF5"),
+    "chip file is a model": ("deploy MODEL --conductances MODEL", "not an HDF5"),
     "chip file without layers": ("deploy MODEL --conductances BAD/nothing.h5", "/layers"),
     "chip file of another model": ("deploy MODEL --conductances BAD/other.h5", "fc9"),
     "chip file of another shape": ("deploy MODEL --conductances BAD/shape.h5", "fc1"),

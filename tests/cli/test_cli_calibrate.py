@@ -149,18 +149,27 @@ def test_effects_that_do_nothing_are_named(files, command):
         assert any(w.startswith(f"{effect} (") and "changed nothing in any layer" in w for w in told)
 
 
-def test_conductances_from_a_file_are_read_linearly_and_it_is_said(files, command, tmp_path):
-    chip = tmp_path / "chip.h5"
-    made = command("export", files.checkpoint, chip, "--sigma", "0.1", "--adc-bits", "6", "--wire-ohm", "1")
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--adc-bits", "6", "--wire-ohm", "1", "--read-noise", "0.01"),
+        ("--levels", "100", "--cell-bits", "3", "--dac-bits", "5", "--bias", "row"),
+    ],
+)
+def test_a_chip_file_has_the_scores_of_the_simulated_chip(files, command, tmp_path, flags):
+    """Wires, converters, noise and slices act on conductances from a file as on simulated ones."""
+    chip, rest = tmp_path / "chip.h5", ("--sensitivity-chips", "0", "--json", "-")
+    made = command("export", files.checkpoint, chip, "--sigma", "0.1", "--chip", "2", *flags)
     assert made.code == 0, made.err
-    told = command(
-        "deploy", files.checkpoint, "--conductances", chip, "--sensitivity-chips", "0", "--json", "-"
-    )
+    simulated = command("deploy", files.checkpoint, "--sigma", "0.1", "--chips", "2:3", *flags, *rest).report
+    told = command("deploy", files.checkpoint, "--conductances", chip, *rest)
     assert told.code == 0, told.err
-    assert any(w.startswith("adc, wires: not simulated on conductances") for w in told.report["warnings"])
-    sliced = command("export", files.checkpoint, chip, "--levels", "16", "--cell-bits", "2")
-    assert (sliced.code, sliced.err.count("\n")) == (2, 1)
-    assert "no bit slices yet" in sliced.err
+    for name in ("accuracy", "output_error"):
+        assert told.report["drifted"][name]["per_chip"] == simulated["drifted"][name]["per_chip"]
+    for layer in told.report["layers"]:
+        assert {
+            name for name in ("dac", "adc", "read_noise") if f"--{name.replace('_', '-')}" in " ".join(flags)
+        } <= {*layer["effects"]}
 
 
 def test_random_inputs_serve_where_there_are_no_data(files, command, tmp_path):

@@ -63,6 +63,64 @@ def test_a_labs_own_file_needs_conductances_alone(
     assert any("fc1.bias" in warning and "clean weights" in warning for warning in partial["warnings"])
 
 
+def lab_file(path: Path, network: nn.Module, unit: float = 1.0, scale: bool = True) -> Path:
+    """Exact maps of the matrices, with conductances in units of `unit` S under the name S."""
+    with h5py.File(path, "w") as file:
+        for name, p in network.named_parameters():
+            if p.dim() == 2:
+                w = p.detach().numpy().T
+                per = 1e-4 / np.abs(w).max()
+                group = file.create_group(f"layers/{name.removesuffix('.weight')}")
+                planes = np.stack([np.maximum(w, 0), np.maximum(-w, 0)]) * per / unit
+                group.create_dataset("g_drifted", data=planes).attrs["units"] = "S"
+                if scale:
+                    group.attrs["scale"] = per
+    return path
+
+
+def test_conductances_in_microsiemens_are_warned_of_wherever_they_come_from(
+    command: Command, files: Files, network: nn.Module, tmp_path: Path
+):
+    """A lab's file, a flag, a design's file, the tables of solve and info."""
+    lab = lab_file(tmp_path / "lab.h5", network, unit=1e-6)
+    deploy = ("deploy", files.checkpoint, *QUICK, "--json", "-")
+    design = tmp_path / "design.toml"
+    design.write_text('[mapping]\nkind = "offset"\ng_max = 100.0\n')
+    read = command(
+        "deploy", files.checkpoint, "--preset", "ideal", "--conductances", lab, "--json", "-"
+    ).report
+    given = command(*deploy[:-2], "--g-max", 100, "--json", "-").report
+    filed = command("deploy", files.checkpoint, "--chips", 2, "--hardware", design, "--json", "-").report
+    for report in (read, given, filed):
+        assert any("100 S" in warning and "microsiemens?" in warning for warning in report["warnings"])
+    (tmp_path / "g.csv").write_text("10,20\n30,50\n")
+    (tmp_path / "v.csv").write_text("0.1,0.2\n")
+    solved = command("solve", tmp_path / "g.csv", tmp_path / "v.csv", "--wire-ohm", 1)
+    assert "warning: the largest conductance, 50 S, is above 0.1 S" in solved.out
+    assert "microsiemens?" in " ".join(command("info", lab).out.split())
+    right = lab_file(tmp_path / "right.h5", network)
+    report = command(
+        "deploy", files.checkpoint, "--preset", "ideal", "--conductances", right, "--json", "-"
+    ).report
+    assert not any("microsiemens" in warning for warning in report["warnings"])
+
+
+def test_a_scale_that_the_file_does_not_say_is_assumed_aloud(
+    command: Command, files: Files, network: nn.Module, tmp_path: Path
+):
+    lab = lab_file(tmp_path / "lab.h5", network, scale=False)
+    rest = ("--sensitivity-chips", 0, "--json", "-")
+    for flags, whose in ((), "of preset bayesft"), (("--preset", "ideal"), "the design given"):
+        warnings = command("deploy", files.checkpoint, "--conductances", lab, *flags, *rest).report[
+            "warnings"
+        ]
+        (told,) = (w for w in warnings if "no attribute scale for fc1.weight, fc2.weight, fc3.weight" in w)
+        assert f"0 .. 100 uS ({whose})" in told
+    said = lab_file(tmp_path / "said.h5", network)
+    warnings = command("deploy", files.checkpoint, "--conductances", said, *rest).report["warnings"]
+    assert not any("attribute scale" in w for w in warnings)
+
+
 def test_conductances_and_what_would_do_nothing_beside_them(command: Command, files: Files, tmp_path: Path):
     chip = tmp_path / "chip.h5"
     command("export", files.checkpoint, chip, "--sigma", 0.6)

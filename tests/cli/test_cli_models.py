@@ -45,7 +45,13 @@ def test_the_same_network_from_every_kind_of_file_has_the_same_scores(
             "--arch-arguments", json.dumps({"hidden": ARGUMENTS["hidden"]}),
         ),
         "pickle": (files.pickled, "--trust-pickle"),
+        "weights": (tmp_path / "two.pth", "--arch", "mlp", "--weights", "ema"),
     }  # fmt: skip
+    table = torch.load(files.state_dict)
+    torch.save({"model": {n: v + 1 for n, v in table.items()}, "ema": table}, tmp_path / "two.pth")
+    refused = command("deploy", tmp_path / "two.pth", "--arch", "mlp", "--data", files.labelled, *QUICK)
+    assert refused.code == 2
+    assert "2 tables of weights (model, ema)" in refused.err
     sys.path.insert(0, str(tmp_path))
     try:
         reports = {

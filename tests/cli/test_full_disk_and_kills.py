@@ -1,11 +1,13 @@
 """Disks that are full and processes that are killed or interrupted: outputs whole, one line, no traceback."""
 
+import os
 import random
 import resource
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +113,65 @@ def test_interrupted_it_says_so_in_one_line(files: Files, tmp_path: Path):
     assert written == ""
     assert out.read_text() == "as it was"
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+@pytest.mark.parametrize(
+    ("number", "seconds", "arguments"),
+    [
+        (signal.SIGINT, 2.5, ("sweep", "MODEL", "--chips", "100000", "--results", "r.db", "--workers", "2")),
+        (
+            signal.SIGTERM,
+            4,
+            (
+                "train",
+                "--network",
+                "mlp",
+                "--data",
+                "digits",
+                "--epochs",
+                "99999",
+                "-o",
+                "t.pt",
+                "--checkpoint",
+                "t.ck",
+            ),
+        ),
+    ],
+    ids=["while workers start", "SIGTERM in a training"],
+)
+def test_stopped_at_any_moment_it_ends_within_seconds(
+    files: Files, tmp_path: Path, number: signal.Signals, seconds: float, arguments: tuple[str, ...]
+):
+    words = [word.replace("MODEL", str(files.checkpoint)) for word in arguments]
+    run = process(
+        *words,
+        cwd=tmp_path,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        time.sleep(seconds)
+        (os.killpg if number == signal.SIGINT else os.kill)(
+            run.pid, number
+        )  # a terminal's Ctrl-C reaches them all
+        _, error = run.communicate(timeout=20)
+        assert error.split() == ["stopped"]
+        assert run.returncode == 128 + number
+        time.sleep(0.5)
+        assert not living(run.pid)
+        assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+
+
+def living(session: int) -> list[str]:
+    """The processes of a session that have not ended."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, itself = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(itself) == session and state not in "ZX":
+                found.append(stat.parent.name)
+    return found

@@ -40,7 +40,7 @@ RANGES = {
     "mean": st.lists(between(-1e-5, 1e-5), min_size=1, max_size=4).map(tuple),
     "reference": between(1e-6, 1e-3),
     "g_min": between(0, 1e-5),
-    "g_max": between(2e-5, 1.0),
+    "g_max": between(2e-5, 0.1),
     "levels": st.none() | st.integers(2, 2**20),
     "scale_per": st.sampled_from(["matrix", "column"]),
     "clip": st.none() | between(1e-3, 100),
@@ -61,7 +61,9 @@ RANGES = {
     "amplitude": between(0, 1),
     "occupancy": between(0, 1),
 }
+SIEMENS = st.lists(between(-1e-6, 1e-6), min_size=1, max_size=4).map(tuple)
 OF_KIND = {
+    "measured_relaxation": {"mean_per_ln": SIEMENS, "spread": SIEMENS, "spread_per_ln": SIEMENS},
     "dac": {
         "range": st.sampled_from(["dynamic", "calibrated"]) | between(1e-3, 1e3),
         "slice_bits": st.none(),
@@ -76,7 +78,7 @@ def any_of(name: str) -> st.SearchStrategy:
             LayerRange, st.none() | between(1e-3, 1e3), st.lists(between(1e-9, 1.0), max_size=8).map(tuple)
         )
         return st.none() | st.dictionaries(st.text(max_size=20), layer, min_size=1, max_size=4).map(Ranges.of)
-    known = RANGES | {"cell_bits": st.none()}
+    known = RANGES | {"cell_bits": st.none(), "encoding": st.none()}
     members = [
         st.builds(cls, **{f.name: (known | OF_KIND.get(cls.kind, {}))[f.name] for f in fields(cls)})
         for cls in FAMILIES[name].members

@@ -6,6 +6,7 @@ per cent must be told apart.
 """
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from crossbar_sim import (
     Key,
     LaplaceDrift,
     LogNormalDrift,
+    MeasuredRelaxation,
     NormalDrift,
     NormalShift,
     ParetoDrift,
@@ -54,6 +56,21 @@ def families(classes):
 
 
 # --- distributions --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", [1.01, 1.05, 1.1, 1.2, 1.5, 2.0, 5.0])
+def test_the_pareto_law_has_its_mean_over_all_words(alpha):
+    """Eq. (13): mean g. Nearly all of it lies in few words where alpha is small: the first 2^16 words one by one."""
+    edges = np.unique(np.geomspace(2**16, 2**32, 20001).astype(np.int64))
+    words = np.concatenate([np.arange(2**16), (edges[1:] + edges[:-1]) // 2]).astype(np.uint32)
+    counts = np.concatenate([np.ones(2**16), np.diff(edges)])
+    out = np.empty(words.size, np.float32)
+    half_rate = np.float32(math.log2(math.e) / (2 * alpha))
+    kernels.pareto(np.ones(words.size, np.float32), words, np.float32(1 - 1 / alpha), half_rate, out)
+    assert float(out.astype(np.float64) @ counts) / 2**32 == pytest.approx(1, rel=2e-3)
+    assert out[0] == pytest.approx(2.0 ** (32 / alpha), rel=2e-6)
+    twin = [reference.drifted(ParetoDrift(alpha), 1.0, 0.0, int(word)) for word in words[:5]]
+    np.testing.assert_allclose(out[:5], twin, rtol=1e-5)
 
 
 def test_every_law_has_an_example():
@@ -176,7 +193,7 @@ def test_without_spread_nothing_changes(law):
 LARGE = [
     LogNormalDrift(12.0), NormalDrift(50.0), NormalShift(50.0), UniformDrift(50.0), LaplaceDrift(50.0),
     GammaDrift(3.0), ParetoDrift(1.001), BernoulliDrift(0.5), RetentionDrift(-1.0, 1e9, nu_sigma=0.1),
-    RelaxationShift(1e6, -1.0, 1.0, 0.1),
+    RelaxationShift(1e6, -1.0, 1.0, 0.1), MeasuredRelaxation(1e6, 1.0, (-1.0, 2.0), (1.0, 3.0), (0.1, -2.0)),
 ]  # fmt: skip
 
 
@@ -201,7 +218,8 @@ def test_multiplicative_laws_scale_and_additive_laws_do_not(law):
         assert np.array_equal(twice, 2 * once)
         assert np.allclose(thrice, 3 * once, rtol=3e-7)
     else:
-        assert np.allclose(twice - 2 * g, once - g, atol=1e-6), "the same shift whatever g is"
+        same = np.allclose(twice - 2 * g, once - g, atol=1e-6)
+        assert same != isinstance(law, MeasuredRelaxation), "the same shift whatever g is, but for one law"
         assert not np.allclose(twice, 2 * once, rtol=1e-2)
 
 
@@ -315,6 +333,22 @@ def test_retention_over_any_times():
     g = np.ones(10, np.float32)
     assert np.array_equal(RetentionDrift(0.0, time=1e-300, t0=1e300).apply(g, KEY, 0), g)
     assert RetentionDrift(0.01, time=1e-300, t0=1e300).apply(g, KEY, 0)[0] == np.float32(1e6)
+
+
+def test_relaxation_by_conductance_has_the_mean_and_spread_of_each_conductance():
+    """Constant polynomials are RelaxationShift; others act at each cell's own conductance."""
+    g = np.linspace(0, 4e-5, 1000, dtype=np.float32)
+    plain = RelaxationShift(3600.0, -1e-7, 4e-7, 5e-8).apply(g, KEY, 0)
+    constant = MeasuredRelaxation(3600.0, 4e-5, (-1e-7,), (4e-7,), (5e-8,)).apply(g, KEY, 0)
+    np.testing.assert_allclose(constant, plain, rtol=1e-6, atol=1e-13)
+    law = MeasuredRelaxation(3600.0, 4e-5, (0.0, -2e-7), (2e-7, 6e-6, -6e-6), (0.0, 1e-8))
+    for at in (1e-5, 2e-5, 4e-5):
+        shift = law.apply(np.full(40_000, at, np.float32), KEY, 1).astype(np.float64) - at
+        assert shift.std() == pytest.approx(law.sigma(at), rel=0.02)
+        assert shift.mean() == pytest.approx(law.mu(at), abs=5 * law.sigma(at) / 200)
+    assert law.sigma(2e-5) > 1.5 * law.sigma(4e-5), "largest in the middle of the window"
+    with pytest.raises(InputError, match="is the reference given in S"):
+        Hardware(drift=MeasuredRelaxation(10.0, 1e-30, (1.0, 1.0, 1.0), (0.0,), (0.0,)))
 
 
 def test_relaxation_starts_at_one_second():

@@ -87,6 +87,55 @@ def test_even_levels_have_no_middle_so_the_offset_mapping_takes_the_one_below():
     assert np.allclose(array.weight[1:, 0], np.array([1, 0, 0, -1, 0]) / 1.5, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale_per", ["matrix", "column"])
+@pytest.mark.parametrize("levels", [2, 4, 16, 256, 65536])
+def test_the_largest_weight_of_an_even_number_of_levels_goes_up_in_every_window(levels, scale_per):
+    """It lies half-way between two levels, where Eq. (4) says up: not the window's rounding may decide."""
+    for g_min in (0.0, 1e-7, 1e-6, 3e-6):
+        for g_max in (1e-5, 2e-5, 4e-5, 5e-5, 9e-5, 1e-4, 2e-4, 1e-3):
+            mapping = Offset(g_min, g_max, levels=levels, scale_per=scale_per)
+            array = program(mapping, [[1.0, 0.3, -0.7], [-1.0, -0.3, 0.7]])
+            code = np.rint((array.target[0].astype(np.float64) - g_min) / mapping.step)
+            code = code[:, :3] - code[:, 3:]
+            assert code[0, 0] == levels // 2
+            assert code[1, 0] == -(levels // 2 - 1)
+            if scale_per == "column":
+                assert code[0, 1] == code[1, 2] == levels // 2
+
+
+@pytest.mark.parametrize("cls", [Differential, Offset])
+def test_ties_go_up_in_every_window(cls):
+    """Weights half-way between two levels: to the larger conductance, that is up for + and down for - in a pair."""
+    for g_max in (1e-5, 3e-5, 7e-5, 1e-4, 1e-3):
+        for levels in (4, 6, 8, 10, 14, 256):
+            top = levels - 1
+            steps = np.arange(-top, top + 1, dtype=np.float32)
+            w = steps[:, None] / np.float32(2)  # with w_max = top / 2, half a level for each step of a pair
+            if cls is Offset:
+                w = steps[:, None]  # half a level for each step, w_max = top
+            mapping = cls(1e-6, g_max, levels=levels)
+            target = program(mapping, w).target[:, :, 0].astype(np.float64)
+            codes = np.rint((target - mapping.g_min) / mapping.step)
+            if cls is Differential:
+                expected = np.stack([np.maximum(steps, 0), np.maximum(-steps, 0)])
+            else:
+                expected = np.floor(steps[None] / 2 + (levels - 1) // 2 + 0.5).clip(0, top)
+            np.testing.assert_array_equal(codes, expected)
+
+
+def test_integers_of_two_complement_are_exact():
+    """int4 weights -8 .. 7 on 16 levels, in any window: each on a level of its own, stored with a bias of 8."""
+    w = np.arange(-8, 8, dtype=np.float32).reshape(4, 4)
+    for g_max in (1e-5, 3e-5, 5e-5, 1e-4):
+        for cell_bits in (None, 1, 2, 4):
+            mapping = Offset(1e-6, g_max, levels=16, encoding="twos_complement", cell_bits=cell_bits)
+            array = program(mapping, w)
+            np.testing.assert_allclose(array.weight, w, atol=2e-5)
+    assert mapping.middle_level == 8
+    # +8 has no code: it is stored as +7, one level below
+    assert program(mapping, [[8.0], [-8.0]]).weight.ravel() == pytest.approx([7, -8], abs=2e-5)
+
+
 # --- the ideal round trip -------------------------------------------------------------------------
 
 

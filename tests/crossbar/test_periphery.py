@@ -9,6 +9,7 @@ import pytest
 
 from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift, Offset
 from crossbar_sim.crossbar.converters import ADC, DAC
+from crossbar_sim.crossbar.drive import drive
 from crossbar_sim.crossbar.mismatch import mismatch
 from crossbar_sim.crossbar.ranges import LayerRange, Ranges
 from crossbar_sim.crossbar.stream import Stream
@@ -83,6 +84,55 @@ def test_every_design_is_the_twin(mapping, dac, adc):
     # a current within rounding of half a step may get the next code: one step of one conversion
     assert unlike <= 1
     assert np.std(found) > 0.1
+
+
+@pytest.mark.parametrize("mapping", [Differential, Offset])
+@pytest.mark.parametrize("per", ["pair", "column"])
+@pytest.mark.parametrize("steps", [2, 4, 6, 10, 14, 22, 26])
+def test_currents_half_way_between_two_codes_go_to_the_even_one(mapping, per, steps):
+    """Where a step is an even number of levels, sums of levels lie on the edge of a code: Eq. (22) rounds to even."""
+    rng = np.random.default_rng(4)
+    for levels, g_max, g_min in ((4, 2e-5, 1e-6), (16, 1.5e-5, 1e-6), (5, 1e-3, 0.0), (255, 1e-5, 1e-6)):
+        if per == "column" and g_min > 0:
+            continue  # g_min lies between the codes
+        design = mapping(g_min, g_max, levels=levels, copies=2)
+        largest = levels - 1 if mapping is Differential else (levels - 1) // 2
+        w = rng.integers(-largest, largest + 1, (64, 16))
+        w[0] = largest
+        x = rng.integers(-1, 2, (50, 64))
+        if mapping is Offset and levels % 2 == 0:  # w_max is half a level more than a whole number of them
+            design = replace(design, encoding="twos_complement")
+            w[0] = -levels // 2
+        converter = ADC(bits=14, range=8191 * steps * design.step, per=per)
+        hardware = Hardware(design, tile=(32, 8), dac=DAC(bits=2, range=1.0), adc=converter)
+        found = np.rint(hardware.program(w.astype(np.float32), KEY).matvec(x.astype(np.float32)) / steps)
+        tiles = [(x[:, t : t + 32], w[t : t + 32]) for t in (0, 32)]
+        if per == "pair":
+            codes = sum(np.rint(a @ b / steps) for a, b in tiles)
+        elif mapping is Differential:
+            codes = sum(
+                np.rint(a @ np.maximum(b, 0) / steps) - np.rint(a @ np.maximum(-b, 0) / steps)
+                for a, b in tiles
+            )
+        else:
+            zero = design.middle_level
+            codes = sum(
+                np.rint(a @ (b + zero) / steps) - np.rint(a @ (0 * b + zero) / steps) for a, b in tiles
+            )
+        np.testing.assert_array_equal(found, codes)
+
+
+@pytest.mark.parametrize("full", [0.3, 0.7, 1.1, 3.0, 255.0])
+@pytest.mark.parametrize("way", ["sign-magnitude", "two-phase"])
+def test_inputs_half_way_between_two_codes_go_to_the_even_one(full, way):
+    """Eq. (18): halves of the full scale lie between two codes, whatever full scale is."""
+    x = np.float32(full) * np.array([[1, 0.5, -0.5, 0.25, -0.75]], np.float32)
+    for bits in (2, 4, 8):
+        for limits in ("dynamic", full):
+            dac = DAC(bits=bits, range=limits, signed=way)
+            driven = drive(x, dac, None, "w")
+            codes = driven.weights @ driven.codes[:, 0]
+            np.testing.assert_array_equal(codes, np.rint(np.array([1, 0.5, -0.5, 0.25, -0.75]) * dac.top))
 
 
 def test_mismatch_is_the_twin_and_a_property_of_the_chip():

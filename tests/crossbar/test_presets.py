@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from crossbar_sim import (
     StuckCells,
 )
 from crossbar_sim.crossbar import config
+from crossbar_sim.crossbar.drive import drive
 from crossbar_sim.crossbar.presets import (
     Preset,
     Range,
@@ -28,6 +30,8 @@ from crossbar_sim.crossbar.presets import (
     preset,
     preset_names,
 )
+from crossbar_sim.crossbar.ranges import LayerRange, Ranges
+from crossbar_sim.crossbar.usage import Magnitudes, Usage, count_outputs, currents
 
 US = 1e-6
 DAY = 86400.0
@@ -106,6 +110,66 @@ def test_isaac_computes_its_products_to_the_accuracy_of_its_codes():
     np.testing.assert_allclose(y, x @ w, atol=3e-4)
     coarse = preset("isaac").with_(adc_bits=5).hardware.program(w, Key(0), 0).matvec(x)
     assert np.abs(coarse - x @ w).max() > 0.1
+
+
+WEIGHTS_OF = {
+    "normal": lambda z, u: z, "positive": lambda z, u: abs(z), "negative": lambda z, u: -abs(z),
+    "sparse": lambda z, u: z * (u < 0.1), "equal": lambda z, u: np.ones_like(z), "of one sign": lambda z, u: u,
+}  # fmt: skip
+INPUTS_OF = {
+    "normal": lambda z, u: z, "white": lambda z, u: np.ones_like(z), "bright": lambda z, u: 1 - 0.05 * u,
+    "grey": lambda z, u: u, "negative": lambda z, u: -u, "black": lambda z, u: -np.ones_like(z),
+    "mean 100": lambda z, u: 100 + z, "rectified": lambda z, u: np.maximum(z, 0),
+    "either sign": lambda z, u: np.sign(z), "dark": lambda z, u: 1e-3 * u,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if preset(name).hardware.adc is not None])
+@pytest.mark.parametrize("weights", WEIGHTS_OF)
+def test_no_system_loses_more_than_rounding_whatever_sign_mean_and_brightness_the_inputs_have(name, weights):
+    """Against the design's own product with ideal ADCs: every conversion may be half a step off, none is clipped."""
+    rng = np.random.default_rng(1)
+    rows, cols, n = 200, 12, 8
+    design = preset(name).hardware
+    design = replace(design, programming=None, tile=(128, 128))
+    w = WEIGHTS_OF[weights](rng.standard_normal((rows, cols)), rng.random((rows, cols))).astype(np.float32)
+    key, slices = Key(0).fold("w"), design.mapping.slices
+    for kind, inputs in INPUTS_OF.items():
+        x = inputs(rng.standard_normal((n, rows)), rng.random((n, rows))).astype(np.float32)
+        ideal = replace(design, adc=None).program(w, key)
+        driven = drive(x, design.dac, None, "w")
+        seen = [Magnitudes() for _ in range(slices)]
+        for _, _, k, i in currents(ideal.readout, driven):
+            seen[k].add(i)
+        ranges = tuple(m.percentile(100.0) or 1.0 for m in seen)
+        calibrated = replace(design, ranges=Ranges.of({"w": LayerRange(None, ranges)}))
+        readout = calibrated.program(w, key).readout
+        usage = Usage(design.adc.top(design.dac), design.adc.signed(design.dac))
+        count_outputs(readout, driven, usage)
+        assert usage.clipped == 0, kind
+        # Eq. (29): half a step for every conversion, in units of the output
+        quantiser, counts = readout.quantiser(driven.full_scale), readout.silent.weights
+        tiles, columns = 2, 2 if design.mapping.planes_per_copy == 1 and design.adc.per == "column" else 1
+        per_read = np.broadcast_to(quantiser.step, (len(counts), 1, 1)).reshape(-1)
+        bound = 0.5 * tiles * columns * np.abs(counts) @ per_read * np.abs(driven.weights).sum()
+        bound = bound * driven.unit * float(readout.inverse.max())
+        if design.adc.range == "granular":
+            bound = 1e-3 * bound  # steps of one level: exact, as far as g_min is none
+        error = np.abs(readout.product(x) - ideal.matvec(x)).max(axis=1)
+        assert np.all(error <= bound + 1e-3 * np.abs(x).max(axis=1) * np.abs(w).max()), kind
+
+
+def test_isaac_reads_white_images_as_it_reads_black_ones():
+    """Stored with a bias of 2^15 and flipped where a column is full, no sum leaves 8 bits: 16-bit products."""
+    isaac = preset("isaac").hardware
+    assert isaac.mapping.middle_level == 2**15
+    w = np.random.default_rng(0).standard_normal((784, 10)).astype(np.float32)
+    array = isaac.program(w, Key(0))
+    digits = np.rint((array.target[:, 0, -1] - 5e-7) / isaac.mapping.cell_step)
+    assert digits.tolist() == [0, 0, 0, 0, 0, 0, 0, 2]
+    for x in (np.ones(784), 1 - np.eye(784)[300], -np.ones(784)):
+        x = x.astype(np.float32)
+        np.testing.assert_allclose(array.matvec(x), x @ array.weight, atol=784 * 2.0**-15 * np.abs(w).max())
 
 
 def test_ideal_is_ideal():

@@ -23,6 +23,9 @@ POSSIBLE = {
     "bernoulli": {"p": 0.1},
     "retention": {"nu": 0.1, "time": 3600.0, "t0": 1.0, "nu_sigma": 0.01},
     "relaxation": {"time": 60.0, "mean_per_ln": -1e-8, "sigma": 1e-7, "sigma_per_ln": 1e-8},
+    "measured_relaxation": {
+        "time": 60.0, "reference": 4e-5, "mean_per_ln": (1e-8, -2e-8), "spread": (1e-7, 1e-7), "spread_per_ln": (1e-8,)
+    },
     "differential": {"g_min": 1e-6, "g_max": 1e-4, "levels": 16, "clip": 99.0, "copies": 2},
     "offset": {"g_min": 1e-6, "g_max": 1e-4, "levels": 16, "clip": 99.0, "copies": 2},
     "constant": {"sigma": 0.05},
@@ -35,7 +38,7 @@ POSSIBLE = {
     "gaussian": {"sigma": 0.01},
     "telegraph": {"amplitude": 0.1, "occupancy": 0.3},
 }  # fmt: skip
-WORDS = {"scale_per", "cell_bits", "signed", "per", "of", "inputs", "method"}
+WORDS = {"scale_per", "cell_bits", "encoding", "signed", "per", "of", "inputs", "method"}
 OPTIONAL = {"levels", "clip", "bits", "slice_bits"}
 PARTS = {name: family for name, family in FAMILIES.items() if name != "ranges"}  # a table: test_ranges.py
 CLASSES = {kind: cls for family in PARTS.values() for kind, cls in family.kinds.items()}
@@ -54,10 +57,13 @@ OUT_OF_RANGE = {
     "retention": [{"time": 0.0}, {"t0": 0.0}, {"t0": -1.0}, {"nu_sigma": -0.1}, {"nu": 1e3},
                   {"time": 1e308, "t0": 1e-308, "nu": 1.0}],
     "relaxation": [{"time": 0.5}, {"time": -1.0}, {"sigma": -1.0}, {"sigma_per_ln": -1.0}],
+    "measured_relaxation": [{"time": 0.5}, {"reference": 0.0}, {"spread": ()}, {"mean_per_ln": (1e27,)},
+                            {"spread_per_ln": (0.0,) * 17}],
     "differential": [{"g_min": -1e-6}, {"g_max": 1e-6}, {"g_max": 0.5e-6}, {"levels": 1},
                      {"levels": 2**21}, {"clip": 0.0}, {"clip": 100.1}, {"copies": 0},
                      {"copies": 1025}, {"g_max": 1e31}, {"scale_per": "row"}],
-    "offset": [{"g_min": -1e-6}, {"g_max": 1e-6}, {"levels": 0}, {"copies": -1}],
+    "offset": [{"g_min": -1e-6}, {"g_max": 1e-6}, {"levels": 0}, {"copies": -1}, {"encoding": "flip"},
+               {"encoding": "twos_complement", "levels": 15}, {"encoding": "twos_complement", "levels": None}],
     "constant": [{"sigma": -0.1}, {"sigma": 1001.0}],
     "polynomial": [{"reference": 0.0}, {"reference": -1e-6}, {"coefficients": ()},
                    {"coefficients": (1e31,)}, {"coefficients": (0.0,) * 17}],
@@ -68,7 +74,8 @@ OUT_OF_RANGE = {
     "dac": [{"bits": 0}, {"bits": 1}, {"bits": 25}, {"range": 0.0}, {"range": "max"}, {"slice_bits": 8},
             {"slice_bits": 0}, {"percentile": 0.0}, {"signed": "offset"}],
     "adc": [{"bits": 0}, {"bits": 25}, {"range": -1.0}, {"range": "dynamic"}, {"per": "tile"}, {"share": 0},
-            {"percentile": 101.0}, {"gain_sigma": -0.1}, {"offset_sigma": 1.1}],
+            {"percentile": 101.0}, {"gain_sigma": -0.1}, {"offset_sigma": 1.1},
+            {"encoding": "twos_complement"}, {"encoding": "flip"}, {"encoding": "flip", "per": "pair"}],
     "gaussian": [{"sigma": -0.1}, {"sigma": 101.0}, {"of": "w"}],
     "telegraph": [{"amplitude": 1.1}, {"amplitude": -0.1}, {"occupancy": 1.5}],
 }  # fmt: skip
@@ -94,7 +101,7 @@ def test_the_lists_above_are_complete():
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: show(value)[:20])
 @pytest.mark.parametrize(("kind", "name"), [(k, n) for k, given in POSSIBLE.items() for n in given])
 def test_what_is_no_number_is_refused(kind, name, value):
-    if name in ("coefficients", "mean") and isinstance(value, list | np.ndarray):
+    if isinstance(POSSIBLE[kind][name], tuple) and isinstance(value, list | np.ndarray):
         value = [[1.0]]
     refused(lambda: CLASSES[kind](**POSSIBLE[kind] | {name: value}), name, show(value)[:60])
 

@@ -3,13 +3,20 @@
 import itertools
 from dataclasses import replace
 
+import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
 
 from crossbar_sim import Differential, Hardware, Key, LogNormalDrift, Offset
 from crossbar_sim.crossbar.converters import ADC, DAC
 from crossbar_sim.crossbar.gradient import slope
 from crossbar_sim.crossbar.stream import Stream
+from crossbar_sim.nn import to_analog
 
 KEY = Key(5).fold("w")
 
@@ -68,6 +75,103 @@ def test_without_variation_slices_read_back_as_one_cell_of_all_levels(kind, copi
         np.testing.assert_array_equal(Hardware(sliced).effective_weight(columns, KEY, 0).T, found.weight)
         x = integers(3, 30, 10, "x").astype(np.float32)
         np.testing.assert_allclose(found.matvec(x), x @ expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", [Differential, Offset])
+@pytest.mark.parametrize(
+    ("levels", "cell_bits"), [(3, 2), (17, 5), (15, 4), (5, 3), (255, 8), (100, 8), (2, 3)]
+)
+def test_one_slice_of_levels_that_are_no_power_of_two_reads_back(kind, levels, cell_bits):
+    """A cell has more levels than the weight: one of its levels is less than one of the weight's."""
+    w = integers(30, 5, 1000, "w").astype(np.float32)
+    for whole in (
+        kind(1e-6, 6e-5, levels=levels),
+        kind(0.0, 6e-5, levels=levels, scale_per="column", copies=2),
+    ):
+        sliced = Hardware(replace(whole, cell_bits=cell_bits))
+        expected = Hardware(whole).program(w, KEY, 0).weight
+        array = sliced.program(w, KEY, 0)
+        np.testing.assert_allclose(array.weight, expected, atol=0.02)
+        columns = np.ascontiguousarray(w.T)
+        np.testing.assert_array_equal(sliced.effective_weight(columns, KEY, 0).T, array.weight)
+        x = integers(3, 30, 10, "x").astype(np.float32)
+        np.testing.assert_allclose(array.matvec(x), x @ expected, atol=1.0)
+
+
+WEIGHTS = hnp.arrays(
+    np.float32,
+    hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=6),
+    elements=st.floats(-4, 4, width=32, allow_subnormal=False) | st.integers(-8, 8).map(float),
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    w=WEIGHTS,
+    kind=st.sampled_from([Differential, Offset, "twos_complement"]),
+    window=st.sampled_from([(0.0, 1e-4), (1e-6, 5e-5), (5e-7, 5e-4), (4e-5, 6e-5)]),
+    levels=st.integers(2, 300) | st.sampled_from([1000, 4096, 65535, 65536]),
+    cell_bits=st.none() | st.integers(1, 20),
+    scale_per=st.sampled_from(["matrix", "column"]),
+    copies=st.integers(1, 3),
+    clip=st.sampled_from([None, 70.0, 100.0]),
+    bias=st.booleans(),
+    rows=st.integers(1, 8),
+)
+def test_every_way_to_read_is_the_exact_twin(
+    w, kind, window, levels, cell_bits, scale_per, copies, clip, bias, rows
+):
+    """Weights in exact fractions, by Eq. (1) to (5) and (28), against `weight`, `effective_weight`, `matvec`, the
+    products of the converters' path, and a layer."""
+    keys = {"levels": levels, "cell_bits": cell_bits, "scale_per": scale_per, "copies": copies, "clip": clip}
+    if kind == "twos_complement":
+        mapping = Offset(*window, **keys | {"levels": levels + levels % 2}, encoding=kind)
+    else:
+        mapping = kind(*window, **keys)
+    columns = np.ascontiguousarray(w.T)
+    tops = np.broadcast_to(reference.largest(mapping, w), w.shape[1])
+    low, high = (np.zeros(w.shape) for _ in range(2))
+    for r, c in np.ndindex(w.shape):
+        of_step = {"differential": 1.0, "offset": mapping.span}[mapping.kind] * (mapping.levels - 1) / tops[c]
+        size, value = float(tops[c]), float(w[r, c])
+        if mapping.kind == "differential":
+            plus = reference.code_range(mapping, max(value, 0.0), size, 1)
+            minus = reference.code_range(mapping, max(-value, 0.0), size, 1)
+            ends = plus[0] - minus[1], plus[1] - minus[0]
+        else:
+            zero = reference.code_range(mapping, 0.0, size, 1)[0]
+            ends = tuple(code - zero for code in reference.code_range(mapping, value, size, 1))
+        low[r, c], high[r, c] = ends[0] / of_step, ends[1] / of_step
+    # single precision of g_max, in units of the weight
+    slack = 8 * copies * mapping.g_max * 2.0**-23 / (
+        mapping.span * (window[1] - window[0])
+    ) * tops + 1e-6 * np.abs(w)
+    hardware = Hardware(mapping, tile=(rows, 4), bias="row" if bias else "digital")
+
+    def right(found, extra=0.0):
+        assert np.all(found >= low - slack - extra)
+        assert np.all(found <= high + slack + extra)
+
+    array = hardware.program(w, KEY, 0)
+    right(array.weight)
+    np.testing.assert_array_equal(hardware.effective_weight(columns, KEY, 0).T, array.weight)
+    one = np.eye(len(w), dtype=np.float32)
+    right(array.matvec(one))
+    for per in ("pair", "column"):
+        converted = replace(hardware, dac=DAC(bits=None, range=1.0), adc=ADC(per=per, range=1.0))
+        right(converted.program(w, KEY, 0).matvec(one))
+    layer = nn.Linear(w.shape[0] - bias, w.shape[1], bias=bool(bias)) if w.shape[0] > bias else None
+    if layer is not None:
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(columns[:, : w.shape[0] - bias].copy()))
+            if bias:
+                layer.bias.copy_(torch.from_numpy(columns[:, -1].copy()))
+            analog = to_analog(nn.Sequential(layer), hardware)
+            inputs = torch.eye(w.shape[0] - bias)
+            outputs = analog(inputs).numpy()
+            last = analog(inputs[:1] * 0).numpy() if bias else 0
+        found = np.concatenate([outputs - last, np.broadcast_to(last, (1, w.shape[1]))]) if bias else outputs
+        right(found, extra=1e-6 * float(np.abs(w).max()))
 
 
 def test_drift_per_weight_moves_all_cells_of_a_weight_together():

@@ -7,6 +7,7 @@ from torch import nn
 
 from crossbar_sim import Differential, Hardware, InputError, Offset
 from crossbar_sim.nn import chips, to_analog
+from crossbar_sim.nn.analog import arrays_of
 
 
 def net() -> nn.Module:
@@ -41,7 +42,7 @@ def test_each_choice_decides_its_own_parameters(choices, more):
     assert {name for name, layer in layers.items() if layer.analog} == {"0", "3", "6"}
     for slot, module in chips.slots(analog):  # and each drifts
         chips.set_hardware(analog, Hardware(Differential(1e-6), drift=DRIFT, **choices))
-        value = module.read(slot.weight)
+        value = arrays_of(module).read(module, slot.weight)
         if not slot.ideal:
             assert not torch.allclose(value, slot.clean(module)[0], rtol=0.01), slot.name
 
@@ -135,3 +136,11 @@ def test_an_analog_model_is_not_exported_as_one_chip_by_accident():
     with pytest.raises(Exception, match=r"(?s).+"):
         torch.export.export(analog, (numbers(2, 6),))
     assert analog(numbers(2, 6)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_a_wrapped_model_gets_the_cells_of_the_model_inside(wrap):
+    x = numbers(1, 2, 8, 8)
+    wrapped = to_analog(wrap(made(net)), PLAIN)
+    assert names(wrapped) == WEIGHTS
+    assert torch.equal(wrapped(x), to_analog(made(net), PLAIN)(x))

@@ -1,8 +1,11 @@
 """Models that keep something between forwards: the same results for any number of threads and any order of chips."""
 
-from collections import deque
+from collections import defaultdict, deque
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -131,6 +134,89 @@ def test_threads_do_not_share_what_a_forward_keeps(kind: type[Base]) -> None:
         assert vars(model).keys() == vars(kind()).keys()
         fresh = kind().state_dict()
         assert all(torch.equal(value, fresh[name]) for name, value in model.state_dict().items())
+
+
+class Namespace:
+    """An object of the user's."""
+
+    def __init__(self) -> None:
+        self.tokens, self.inner = {"k": [torch.zeros(1)]}, (np.zeros(3), [0])
+
+
+class Nested(Base):
+    """Counts its calls deep inside of containers; what it counted acts on the outputs."""
+
+    how = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.box = {
+            "list of dictionaries": lambda: [{"n": torch.zeros(1)}],
+            "dictionary of tuples": lambda: {"layer": (torch.zeros(1), "name")},
+            "object": Namespace,
+            "object in a list": lambda: [Namespace()],
+            "array in an object": Namespace,
+            "default dictionary": lambda: defaultdict(list),
+            "namespace": lambda: SimpleNamespace(n=0),
+            "data class": lambda: Counter([0]),
+            "module in a list": lambda: [Mean()],
+        }[self.how]()
+
+    def count(self) -> Tensor:
+        box: Any = self.box
+        if self.how == "list of dictionaries":
+            box[0]["n"] = box[0]["n"] + 1
+            return box[0]["n"]
+        if self.how == "dictionary of tuples":
+            return box["layer"][0].add_(1)
+        if self.how == "array in an object":
+            box.inner[0][0] += 1
+            return torch.tensor(float(box.inner[0][0]))
+        if "object" in self.how:
+            held = box if self.how == "object" else box[0]
+            held.tokens["k"].append(held.tokens["k"][-1] + 1)
+            return held.tokens["k"][-1]
+        if self.how == "default dictionary":
+            box["calls"].append(1)
+            return torch.tensor(float(len(box["calls"])))
+        if self.how == "namespace":
+            box.n += 1
+            return torch.tensor(float(box.n))
+        if self.how == "data class":
+            box.values[0] += 1
+            return torch.tensor(float(box.values[0]))
+        box[0](torch.ones(4, 8))
+        return box[0].mean[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(self.a(x)) + self.count()
+
+
+@dataclass
+class Counter:
+    values: list[int]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "list of dictionaries", "dictionary of tuples", "object", "object in a list", "array in an object",
+        "default dictionary", "namespace", "data class", "module in a list",
+    ],
+)  # fmt: skip
+def test_state_at_any_depth_is_put_back(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Nested, "how", how)
+    x = inputs(400)
+    expected = by_hand(Nested().eval(), x)
+    threads.set_threads(4)
+    model = Nested().eval()
+    for _ in range(2):
+        torch.testing.assert_close(torch.cat(outputs(model, x, 100)), expected, rtol=1e-5, atol=1e-6)
+    assert left_on(model) == ("box",)
+    hardware = Hardware.preset("bayesft", sigma=0.5)
+    found = deploy(model, x, None, hardware, chips=2, metric="output_error", sensitivity_chips=0, block=100)
+    alone = deploy(Nested().eval(), x, None, hardware, chips=[1], metric="output_error", block=100)
+    assert found.scores[1] == alone.scores[0]
 
 
 def test_containers_are_put_back() -> None:

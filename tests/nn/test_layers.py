@@ -9,6 +9,7 @@ from torch import nn
 
 from crossbar_sim import ALL_MAPPINGS, Differential, Hardware, Key, LogNormalDrift, Offset
 from crossbar_sim.nn import chips, to_analog
+from crossbar_sim.nn.analog import arrays_of
 
 CHIP, SEED = 3, 11
 
@@ -124,7 +125,9 @@ def test_without_a_floor_every_parameter_is_its_lognormal_multiple():
     )  # fmt: skip
     model = made(Everything)
     analog = to_analog(model, hardware, SEED, CHIP)
-    programmed = {slot.name: module.read(slot.weight) for slot, module in chips.slots(analog)}
+    programmed = {
+        slot.name: arrays_of(module).read(module, slot.weight) for slot, module in chips.slots(analog)
+    }
     assert set(programmed) == {name for name, _ in model.named_parameters()}
     for name, p in model.named_parameters():
         ones = torch.ones(p.numel()).numpy()

@@ -118,6 +118,136 @@ def test_without_torchvision_it_says_how_to_install_it(model, tmp_path, monkeypa
     assert "pip install 'crossbar-sim[vision]'" in refusal(path, arch="resnet18")
 
 
+CODE = """
+import functools, os, subprocess
+from os import system
+from subprocess import call
+from torch import nn
+import torch
+
+def canary(*_, **__):
+    with open("canary", "w"):
+        pass
+
+class Net(nn.Linear):
+    def __init__(self):
+        super().__init__(2, 2)
+    @classmethod
+    def build(cls):
+        return cls()
+    @staticmethod
+    def static() -> nn.Module:
+        return Net()
+    @property
+    def looked_at(self):
+        canary()
+
+def make():
+    return Net()
+
+@functools.lru_cache
+def cached():
+    return Net()
+
+partial = functools.partial(make)
+
+class Other:
+    __init__ = canary
+
+class Callable:
+    __call__ = canary
+    looked_at = property(canary)
+
+it = Callable()
+
+def table() -> dict:
+    canary()
+
+def nothing() -> None:
+    canary()
+"""
+
+
+@pytest.fixture
+def folder_of_code(tmp_path, monkeypatch):
+    """The user's folder; where a refused factory was called, a file "canary" lies in it."""
+    (tmp_path / "somecode.py").write_text(CODE)
+    (tmp_path / "code.py").write_text(CODE)  # Python has a module of that name
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "code", raising=False)
+    write(tmp_path / "m.pt", nn.Linear(2, 2).state_dict())
+    yield tmp_path
+    for name in ("somecode", "code"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        *(f"somecode:{name}" for name in ("Net", "Net.build", "Net.static", "make", "cached", "partial")),
+        "code:make",
+    ],
+)
+def test_factories_are_classes_and_functions(folder_of_code, arch):
+    assert isinstance(load_model("m.pt", arch).module, nn.Linear)
+
+
+NO_FACTORIES = (
+    *(
+        "os:system",
+        "posix:system",
+        "builtins:exec",
+        "subprocess:run",
+        "shutil:rmtree",
+        "importlib:import_module",
+    ),
+    *(
+        "antigravity:x",
+        "pickle:loads",
+        "xml.etree.ElementTree:parse",
+        "torch:load",
+        "torch.hub:load",
+        "numpy:save",
+    ),
+    *(
+        "somecode:system",
+        "somecode:call",
+        "somecode:os.system",
+        "somecode:os.path.join",
+        "somecode:torch.load",
+    ),
+    *("somecode:Other", "somecode:it", "somecode:it.looked_at", "somecode:Net.looked_at", "somecode:table"),
+    *(
+        "somecode:nothing",
+        "somecode:make.__globals__",
+        "somecode:canary.__call__",
+        "somecode:",
+        "somecode:..",
+    ),
+)
+
+
+@pytest.mark.parametrize("arch", NO_FACTORIES)
+def test_what_makes_no_network_is_refused_before_it_is_called(folder_of_code, arch):
+    loaded = set(sys.modules)
+    assert arch in refusal("m.pt", arch=arch, arch_arguments={"command": "touch canary"})
+    assert not (folder_of_code / "canary").exists()
+    assert "antigravity" not in set(sys.modules) - loaded
+
+
+@pytest.mark.parametrize("argument", ["weights", "weights_backbone", "pretrained"])
+def test_torchvision_loads_no_weights_of_its_own(argument, tmp_path, monkeypatch):
+    pytest.importorskip("torchvision")
+
+    def load(*_args, **_more):
+        raise AssertionError("downloads")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", load)
+    path = write(tmp_path / "m.pt", nn.Linear(2, 2).state_dict())
+    assert argument in refusal(path, arch="resnet18", arch_arguments={argument: "DEFAULT"})
+    assert "do not fit" in refusal(path, arch="fasterrcnn_mobilenet_v3_large_320_fpn")
+
+
 def test_without_arch_the_choices_are_named(model, tmp_path):
     message = refusal(write(tmp_path / "m.pt", model.state_dict()))
     assert "--arch" in message

@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
 import struct
+import time
 import zipfile
+from pathlib import Path
 
 import archive_files as files
 import numpy as np
@@ -14,8 +17,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.files import memory
 from crossbar_sim.nn.loading import load_model
 from crossbar_sim.nn.networks import MLP
+from crossbar_sim.store.guard import is_hdf5
 
 
 def refusal(path, **arguments) -> str:
@@ -169,3 +174,23 @@ def test_damaged_graphs_load_or_are_refused(data, tmp_path):
     for place, value in data.draw(st.lists(places, min_size=1, max_size=4)):
         content[place] = value
     loads_or_refuses(tmp_path / "m.pt", files.packed({**members, name: bytes(content)}))
+
+
+def test_files_without_end_or_without_content_are_refused_at_once(tmp_path):
+    pipe = tmp_path / "m.pt"
+    os.mkfifo(pipe)
+    says = {pipe: "is a pipe, not a regular file", Path("/dev/zero"): "is a device or socket"}
+    for name, start, size, why in (
+        ("empty", b"", 300 * 2**30, "not a model file"), ("zip", b"PK\3\4", 300 * 2**30, "GiB of memory"),
+        ("pickle", b"\x80\2", 3 * 2**30, "most of it was never written"),
+    ):  # fmt: skip
+        path = tmp_path / name
+        path.write_bytes(start)
+        os.truncate(path, size)
+        says[path] = why if size < memory() else f"{why}|GiB of memory"
+    begun = time.monotonic()
+    for path, why in says.items():
+        with pytest.raises(InputError, match=why):
+            load_model(path)
+        assert not is_hdf5(path)
+    assert time.monotonic() - begun < 5

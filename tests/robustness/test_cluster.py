@@ -4,9 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -17,6 +20,7 @@ from crossbar_sim.nn.networks import build
 from crossbar_sim.robustness import cluster as module
 from crossbar_sim.robustness import dask_futures, robustness
 from crossbar_sim.robustness.cluster import cluster
+from crossbar_sim.robustness.local_workers import local_client
 from crossbar_sim.search.loop import search
 from crossbar_sim.search.space import Space
 from crossbar_sim.store.results import Results
@@ -202,3 +206,50 @@ def _written(path: Path) -> bool:
             return any(results.trials(task.id) for task in results.tasks())
     except InputError:  # being made
         return False
+
+
+class SlowCluster:
+    """Stands in for a `LocalCluster` whose processes take their time."""
+
+    seen: ClassVar[list[str]] = []
+
+    def __init__(self, **_: object) -> None:
+        self.seen.append("starts")
+        time.sleep(0.6)
+
+    def __enter__(self) -> "SlowCluster":
+        self.seen.append("runs")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        time.sleep(0.3)
+        self.seen.append("closed")
+
+
+@pytest.mark.parametrize("after", [0.2, 0.55, 0.75])
+def test_ctrl_c_while_workers_start_closes_them(monkeypatch, after):
+    """Whatever is interrupted, the workers are not: they are started and closed in a thread of their own."""
+    import distributed
+
+    monkeypatch.setattr(SlowCluster, "seen", [])
+    monkeypatch.setattr(distributed, "LocalCluster", SlowCluster)
+    monkeypatch.setattr(distributed, "Client", lambda local: nullcontext("client"))
+    timer = threading.Timer(after, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt), local_client(2):
+        time.sleep(5)
+    assert SlowCluster.seen == ["starts", "runs", "closed"]
+
+
+def test_workers_that_cannot_be_started_are_one_sentence(monkeypatch):
+    import distributed
+
+    def fails(**_: object) -> None:
+        raise RuntimeError("no processes left")
+
+    monkeypatch.setattr(distributed, "LocalCluster", fails)
+    with (
+        pytest.raises(InputError, match=r"2 Dask workers could not be started \(no processes left\)"),
+        local_client(2),
+    ):
+        pass

@@ -301,3 +301,29 @@ def test_memory_is_one_group_of_chips_whatever_is_asked():
     evaluator.measure(Job(0.4, tuple(range(40))))
     assert {id(m) for m in measurer.chain.memory} == places
     assert given.reference.block <= BLOCK
+
+
+REGISTRY: list[nn.Module] = []
+
+
+class Registered(nn.Sequential):
+    """Its forward finds its layer in a global, which is not there in another process."""
+
+    def forward(self, x):
+        return REGISTRY[0](x)
+
+
+def test_a_model_that_is_not_whole_in_another_process_is_refused():
+    model = Registered(nn.Linear(4, 3)).eval()
+    REGISTRY[:] = [model[0]]
+    x = torch.linspace(-1, 1, 40).view(10, 4)
+    hardware = Hardware.preset("bayesft", sigma=0.5)
+    given = Subject(model, hardware, Reference.of(model, x, None), "agreement", 0)
+    there = pickle.dumps(given)
+    plain = Subject(model[0], hardware, Reference.of(model[0], x, None), "agreement", 0)
+    found, expected = (s.evaluator.measure(Job(0.5, (0,)))[0].value for s in (given, plain))
+    assert 0 <= found <= 1
+    assert 0 <= expected <= 1
+    REGISTRY[:] = [nn.Linear(4, 3).eval()]  # as another process would have it
+    with pytest.raises(InputError, match="does not give the outputs here that it gave before"):
+        pickle.loads(there).evaluator.measure(Job(0.5, (0,)))

@@ -5,18 +5,20 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.nn.layer import Layer
 from crossbar_sim.nn.matrices import Layout
 from crossbar_sim.nn.slot import Slot
-from crossbar_sim.robustness import view
+from crossbar_sim.robustness import view, wording
 from crossbar_sim.robustness.deploy import Deployment, LayerReport, Sensitivity
 from crossbar_sim.robustness.score import Score
 from crossbar_sim.robustness.statistics import summarise
 from crossbar_sim.robustness.view import progress, show
-from crossbar_sim.robustness.wording import decimals, fixed, shorten
+from crossbar_sim.robustness.wording import decimals, fixed, say, shorten
 
 HARDWARE = Hardware(drift=LogNormalDrift(0.6), drift_per="weight")
 SCORES = (0.91,) * 13 + (0.93,) + (0.62,) * 5 + (0.6,)
@@ -243,3 +245,41 @@ def test_progress_is_silent_for_short_work_and_speaks_for_long(
         step(1, 2, "chip 0, [fc1] alone")
         time.sleep(0.3)
     assert "chip 0, [fc1] alone" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+EVIL = "a\x1b[31m\x07[red]b[/]:smile:\u202e\x9b2J\u2028c"
+
+
+def test_nothing_that_is_printed_obeys_a_name(monkeypatch):
+    """Escape sequences, marks that turn the direction of writing, Rich's markup: whichever way they are printed."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    console = wording.terminal()
+    console.file = io.StringIO()
+    table = Table(EVIL)
+    table.add_column(Text(EVIL, "bold"))
+    table.add_row(EVIL, Text(EVIL, "cyan"))
+    console.print(table)
+    console.print(EVIL)
+    console.print(Text(EVIL), EVIL, style="bold")
+    say(console, EVIL, "yellow")
+    written = console.file.getvalue()
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", written)  # Rich's own
+    assert "\x1b[1m" in written
+    assert "\x1b[31m" not in written
+    assert not {c for c in plain if not c.isprintable()} - {"\n"}
+    assert plain.count("[red]b[/]:smile:") == 8
+
+
+def test_a_progress_bar_obeys_no_name(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(view, "PATIENCE", 0.0)
+    console = wording.terminal(stderr=True)
+    console.file = io.StringIO()
+    with progress(console) as step:
+        time.sleep(0.05)
+        step(1, 2, "\x1b]0;title\x07[red]")
+        time.sleep(0.3)
+    assert "\x1b]0;" not in console.file.getvalue()
+    assert "[red]" in console.file.getvalue()

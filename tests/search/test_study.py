@@ -215,3 +215,96 @@ def test_points_go_to_the_unit_cube_and_back():
     (place,) = SPACE.unit([point]).tolist()
     assert SPACE.point(place) == pytest.approx(point)
     assert SPACE.point([0, 1]) == {"a": 0.0, "b": 20.0}
+
+
+def changed_study(path: Path, *statements: str) -> Path:
+    """A study of three trials in which somebody has run these statements."""
+    with Study(SPACE, Key(0), path) as study:
+        done(study, 3)
+    connection = sqlite3.connect(path, isolation_level=None)
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+    return path
+
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT"
+HIDDEN = "ALTER TABLE trials RENAME TO hidden"
+BY_HAND = "PRAGMA writable_schema = ON"
+SCHEMAS = {
+    "an endless view for trials": (
+        HIDDEN,
+        f"CREATE VIEW trials AS {ENDLESS} i, '{{}}', 0.5, 0.1, 0.0, '{{}}' FROM n",
+    ),
+    "an endless view for study": (
+        "ALTER TABLE study RENAME TO hidden",
+        f"CREATE VIEW study AS {ENDLESS} 1 AS id, max(i) AS sha256, '' AS identity FROM n",
+    ),
+    "a trigger": (f"CREATE TRIGGER more AFTER INSERT ON trials BEGIN {ENDLESS} max(i) FROM n; END",),
+    "a generated column": ("ALTER TABLE trials ADD COLUMN more TEXT AS (hex(zeroblob(1000000)))",),
+    "an index on an expression": ("CREATE INDEX more ON trials (length(zeroblob(1000000)))",),
+    "a partial index": ("CREATE INDEX more ON trials (value) WHERE length(hex(zeroblob(1000000))) > 1",),
+    "a virtual table": ("CREATE VIRTUAL TABLE more USING fts5(x)",),
+    "a table more": ("CREATE TABLE more (x)",),
+    "a table less": (HIDDEN,),
+    "a view that looks like statistics": (
+        BY_HAND,
+        f"INSERT INTO sqlite_master VALUES ('view', 'sqlite_stat9', 'sqlite_stat9', 0, "
+        f"'CREATE VIEW sqlite_stat9 AS {ENDLESS} i FROM n')",
+    ),
+    "a check of its own": (
+        BY_HAND,
+        "UPDATE sqlite_master SET sql = replace(sql, 'notes TEXT', 'notes TEXT CHECK (length(zeroblob(9)))')",
+    ),
+    "a default that counts": (
+        BY_HAND,
+        "UPDATE sqlite_master SET sql = replace(sql, 'seconds REAL', 'seconds REAL DEFAULT (abs(-9))')",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+def test_a_study_that_declares_anything_of_its_own_is_refused_before_it_is_queried(tmp_path, kind):
+    path = changed_study(tmp_path / "study.db", *SCHEMAS[kind])
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="does not have the tables of a crossbar-sim study"):
+        Study(SPACE, Key(0), path)
+    assert path.read_bytes() == before
+
+
+VALUES = {
+    "deep notes": f"notes = '{'[' * 3000}{']' * 3000}'",
+    "notes 70 deep": f"notes = '{'[' * 70}{']' * 70}'",
+    "notes of another kind": "notes = '[1]'",
+    "notes that are bytes": "notes = x'ff'",
+    "a deep point": f"point = '{'[' * 3000}{']' * 3000}'",
+    "a point of another kind": "point = '[0.5, 15.0]'",
+    "a point of other names": "point = '{\"a\": 0.5}'",
+    "a point outside": 'point = \'{"a": 0.5, "b": 50.0}\'',
+    "a point of words": 'point = \'{"a": "x", "b": 15.0}\'',
+    "a point of infinities": 'point = \'{"a": 1e999, "b": 15.0}\'',
+    "an infinite value": "value = 9e999",
+    "an infinite variance": "variance = 9e999",
+    "a variance of words": "variance = 'x'",
+    "one variance less": "variance = NULL",
+    "seconds of words": "seconds = 'x'",
+    "a huge text": "notes = CAST(zeroblob(20000000) AS TEXT)",
+}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_values_that_no_search_writes_are_damage(tmp_path, kind):
+    path = changed_study(
+        tmp_path / "study.db",
+        "PRAGMA ignore_check_constraints = ON",
+        f"UPDATE trials SET {VALUES[kind]} WHERE number = 1",
+    )
+    with pytest.raises(InputError, match="damaged") as caught:
+        Study(SPACE, Key(0), path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_study_whose_statistics_were_gathered_is_read(tmp_path):
+    with Study(SPACE, Key(0), changed_study(tmp_path / "study.db", "ANALYZE")) as study:
+        assert study.done == 3

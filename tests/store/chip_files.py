@@ -8,6 +8,7 @@ from torch import nn
 
 from crossbar_sim import Hardware
 from crossbar_sim.nn import to_analog
+from crossbar_sim.nn.analog import arrays_of
 from crossbar_sim.nn.chips import design, slots
 from crossbar_sim.store import export_chip, read_chip
 
@@ -54,6 +55,6 @@ def simulated_and_read(
         with torch.no_grad():
             outputs = analog(*inputs)
             first = outputs[0] if isinstance(outputs, tuple) else outputs
-            read = [m.read(slot.weight).clone() for slot, m in slots(analog)]
+            read = [arrays_of(m).read(m, slot.weight).clone() for slot, m in slots(analog)]
             results.append([first.clone(), *read])
     return results[0], results[1]

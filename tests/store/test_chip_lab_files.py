@@ -1,5 +1,6 @@
 """Files of a lab: g_drifted alone suffices, units and types are theirs."""
 
+import itertools
 from pathlib import Path
 
 import h5py
@@ -8,8 +9,9 @@ import pytest
 import torch
 from chip_files import names, two_layers
 
-from crossbar_sim import Differential, Hardware, InputError, LogNormalDrift, Offset
+from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift, Offset, Wires
 from crossbar_sim.crossbar.array import read_weight
+from crossbar_sim.crossbar.checks import UnitWarning
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.chips import design
 from crossbar_sim.store import describe_chip, read_chip
@@ -110,6 +112,60 @@ def test_deployed(tmp_path: Path) -> None:
         expected = read_weight(measured(2, 5), WINDOW, WINDOW.scale(clean)).T
         assert np.array_equal(analog[0].weight.numpy(), expected)
         assert torch.equal(analog[2].weight, two_layers()[2].weight)
+
+
+@pytest.mark.filterwarnings("error")
+def test_microsiemens_that_say_they_are_siemens_are_warned_of(tmp_path: Path) -> None:
+    path = write(tmp_path / "lab.h5", measured(2, 5) * 1e6)
+    with pytest.warns(
+        UnitWarning, match=r"0\.weight: the largest conductance, 6[\d.]+ S, is above 0\.1 S.*microsiemens\?"
+    ):
+        weights(path, Hardware(WINDOW))
+    assert "microsiemens?" in dict(describe_chip(path))["warning"]
+    maps = read_chip(path).maps(Hardware(WINDOW, wires=Wires(1.0, 1.0)))
+    with pytest.warns(UnitWarning, match="microsiemens"):
+        maps("0.weight", W)
+    maps("0.weight", W)  # once
+    assert len(maps.cautions) == 1
+    right = write(tmp_path / "right.h5", measured(2, 5) * 1e6, "uS")
+    weights(right, Hardware(WINDOW))
+    assert "warning" not in dict(describe_chip(right))
+    with pytest.warns(UnitWarning, match=r"g_max=100 S is above 0\.1 S"):
+        Hardware(Differential(1.0, 100.0))
+    Hardware(Differential(0.0, 0.1))
+
+
+def test_wires_act_on_measured_cells(tmp_path: Path) -> None:
+    """Those of the hardware: what a lab measures cell by cell has none in it."""
+    g, wires = measured(2, 5), Wires(40.0, 40.0)
+    hardware = Hardware(WINDOW, tile=(4, 3), wires=wires)
+    found = weights(write(tmp_path / "lab.h5", g), hardware)
+    effective = np.empty_like(g)
+    for plane, rows, cols in itertools.product(
+        range(2), (slice(0, 4), slice(4, 7)), (slice(0, 3), slice(3, 5))
+    ):
+        effective[plane, rows, cols] = wires.effective(g[plane, rows, cols])
+    np.testing.assert_allclose(found, read_weight(effective, WINDOW, WINDOW.scale(W)).T, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(found, read_weight(g, WINDOW, WINDOW.scale(W)).T, rtol=1e-3)
+
+
+def test_slices_of_a_lab(tmp_path: Path) -> None:
+    """By the attributes, or by the hardware where the planes are as many."""
+    mapping = Offset(0.0, 6e-5, levels=64, cell_bits=2)
+    array = Hardware(mapping).program(W.T, Key(0))
+    path = write(tmp_path / "lab.h5", array.drifted)
+    assert np.array_equal(weights(path, Hardware(mapping)), array.weight.T)
+    with pytest.raises(InputError, match="3 planes"):
+        weights(path, Hardware(WINDOW))
+    with h5py.File(path, "a") as file:
+        file["layers/0"].attrs.update(
+            {"mapping": "offset", "levels": 64, "cell_bits": 2, "scale": array.scale}
+        )
+    assert np.array_equal(weights(path), array.weight.T)
+    with h5py.File(path, "a") as file:
+        del file["layers/0"].attrs["levels"]
+    with pytest.raises(InputError, match="give the attribute levels"):
+        read_chip(path)
 
 
 def test_description(tmp_path: Path) -> None:

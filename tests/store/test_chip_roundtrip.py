@@ -10,7 +10,10 @@ from chip_files import export, fill, names, simulated_and_read, two_layers
 from torch import nn
 
 from crossbar_sim import (
+    ADC,
+    DAC,
     Differential,
+    GaussianReadNoise,
     Hardware,
     InputError,
     LogNormalDrift,
@@ -18,9 +21,12 @@ from crossbar_sim import (
     Offset,
     ProgrammingNoise,
     StuckCells,
+    TelegraphNoise,
+    Wires,
 )
-from crossbar_sim.nn import to_analog
+from crossbar_sim.nn import chips, to_analog
 from crossbar_sim.nn.chips import design, slots
+from crossbar_sim.nn.remapped import remap_arrays
 from crossbar_sim.store import layout, read_chip
 
 DRIFT = LogNormalDrift(0.6)
@@ -46,7 +52,32 @@ HARDWARE = {
     "folded": Hardware(drift=DRIFT, normalisation="folded", bias="row"),
     "noise and faults": Hardware(programming=ProgrammingNoise(0.1), stuck=StuckCells(0.1, 0.1)),
     "all": ALL,
+    "two complement": Hardware(Offset(1e-6, 5e-5, levels=16, encoding="twos_complement"), drift=DRIFT),
 }
+SMALL = {"tile": (5, 4)}
+TWO_STEPS = DAC(bits=5, slice_bits=2, signed="two-phase")
+READ = {
+    "wires": Hardware(Differential(1e-6), DRIFT, wires=Wires(50.0, 20.0), **SMALL),
+    "wires of offset": Hardware(Offset(1e-6, copies=2), DRIFT, wires=Wires(50.0, 50.0, 10.0), bias="row", **SMALL),
+    "wires per column": Hardware(Offset(scale_per="column"), DRIFT, wires=Wires(9.0, 9.0), bias="drifting", **SMALL),
+    "slices": Hardware(Differential(0.0, levels=128, cell_bits=2, copies=2), DRIFT),
+    "one slice": Hardware(Differential(1e-6, levels=100, cell_bits=7), DRIFT, drift_per="weight"),
+    "slices of offset": Hardware(Offset(1e-6, levels=256, cell_bits=3), DRIFT, stuck=StuckCells(0.05, 0.05)),
+    "wires of slices": Hardware(Differential(levels=16, cell_bits=1), DRIFT, wires=Wires(30.0, 30.0), **SMALL),
+    "converters": Hardware(Differential(1e-6), DRIFT, dac=TWO_STEPS, adc=ADC(6, "max"), **SMALL),
+    "columns": Hardware(Offset(1e-6), DRIFT, dac=DAC(bits=5), adc=ADC(6, 1e-4, "column"), bias="row", **SMALL),
+    "mismatch": Hardware(drift=DRIFT, adc=ADC(None, 1e-3, gain_sigma=0.1, offset_sigma=0.1, share=2), **SMALL),
+    "read noise": Hardware(Offset(1e-6, copies=2), DRIFT, read_noise=GaussianReadNoise(0.01), **SMALL),
+    "telegraph": Hardware(drift=DRIFT, read_noise=TelegraphNoise(0.2, 0.3), adc=ADC(7, 1e-3), **SMALL),
+    "everything": Hardware(
+        Offset(1e-6, 6e-5, levels=64, cell_bits=2, scale_per="column", clip=95.0, encoding="twos_complement"),
+        DRIFT, ProgrammingNoise(0.02), StuckCells(0.02, 0.02), wires=Wires(5.0, 5.0), dac=TWO_STEPS,
+        adc=ADC(7, "granular", "column", share=2, encoding="flip", gain_sigma=0.01),
+        read_noise=GaussianReadNoise(0.01, "g"), bias="row", **SMALL,
+    ),
+    "isaac": Hardware.preset("isaac", sigma=0.1),
+}  # fmt: skip
+HARDWARE |= READ
 
 
 class Attention(nn.Module):
@@ -119,6 +150,86 @@ def test_same_bits(model: str, hardware: str, tmp_path: Path) -> None:
     assert len(simulated) > 1
     for a, b in zip(simulated, read, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("hardware", ["mismatch", "read noise", "everything"])
+def test_noise_and_mismatch_are_those_of_the_files_chip(hardware: str, tmp_path: Path) -> None:
+    """Whatever seed and chip the model was mapped with: the file is one chip, and names its random numbers."""
+    design_ = HARDWARE[hardware]
+    analog = to_analog(two_layers(), design_, 5, 3)
+    path = export(analog, tmp_path / "chip.h5", design_, 5, 3)
+    with torch.no_grad():
+        simulated = analog(rows(7))
+        other = to_analog(two_layers(), design_, 0, 0)
+        assert not torch.equal(other(rows(7)), simulated)
+        design(other).set_maps(read_chip(path).maps())
+        assert torch.equal(other(rows(7)), simulated)
+
+
+def test_a_model_mapped_without_the_converters_of_its_file_is_warned_of(tmp_path: Path) -> None:
+    design_ = HARDWARE["converters"]
+    path = export(to_analog(two_layers(), design_), tmp_path / "chip.h5", design_)
+    plain = to_analog(two_layers(), replace(design_, dac=None, adc=None))
+    with pytest.warns(UserWarning, match=r"has dac, adc, and the model was mapped without"):
+        design(plain).set_maps(read_chip(path).maps())
+
+
+def test_an_array_that_is_missing_computes_clean_beside_converters(tmp_path: Path) -> None:
+    design_ = HARDWARE["converters"]
+    path = export(to_analog(two_layers(), design_, only=["2"]), tmp_path / "chip.h5", design_)
+    analog = to_analog(two_layers(), design_)
+    design(analog).set_maps(read_chip(path).maps())
+    with torch.no_grad():
+        assert torch.equal(analog[0](rows(7)), two_layers()[0](rows(7)))
+        assert not torch.allclose(analog[2](rows(5)), two_layers()[2](rows(5)))
+
+
+@pytest.mark.parametrize(
+    "hardware",
+    [
+        Hardware(stuck=StuckCells(0.1, 0.1), **SMALL),
+        Hardware(Offset(1e-6, copies=2), DRIFT, stuck=StuckCells(0.1, 0.1), bias="row", **SMALL),
+        Hardware(Differential(scale_per="column"), DRIFT, stuck=StuckCells(0.1), wires=Wires(30.0, 30.0), **SMALL),
+        replace(READ["converters"], stuck=StuckCells(0.1, 0.05)),
+        replace(READ["everything"], stuck=StuckCells(0.1, 0.05)),
+    ],
+)  # fmt: skip
+def test_a_remapped_chip_says_where_its_weights_lie(hardware: Hardware, tmp_path: Path) -> None:
+    model = fill(nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.Flatten(), nn.Linear(96, 5)))
+    analog = to_analog(model, hardware, 5, 3)
+    with torch.no_grad():
+        plain = analog(image(4))
+        remap_arrays(analog)
+        chips.set_chip(analog, 3)
+        simulated = analog(image(4))
+        assert not torch.equal(plain, simulated)
+        path = export(analog, tmp_path / "chip.h5", hardware, 5, 3)
+        read = to_analog(model, hardware)
+        design(read).set_maps(read_chip(path).maps())
+        assert torch.equal(read(image(4)), simulated)
+
+
+def test_a_placement_that_is_none_is_refused(tmp_path: Path) -> None:
+    import h5py
+
+    hardware = Hardware(stuck=StuckCells(0.1, 0.1), **SMALL)
+    analog = to_analog(two_layers(), hardware)
+    remap_arrays(analog)
+    path = export(analog, tmp_path / "chip.h5", hardware)
+    weight = np.ones((5, 7), np.float32)
+    for name, place, value, why in (
+        ("word_lines", (0, 1, 0), 6, "once"), ("bit_lines", (0, 0, 1), 99, "once"),
+        ("bit_lines", (1, 0, 0), 0, "once"), ("bit_lines", None, None, "go together"),
+    ):  # fmt: skip
+        bad = tmp_path / "bad.h5"
+        bad.write_bytes(path.read_bytes())
+        with h5py.File(bad, "a") as file:
+            if place is None:
+                del file[f"layers/0/{name}"]
+            else:
+                file[f"layers/0/{name}"][place] = value
+        with pytest.raises(InputError, match=why):
+            read_chip(bad).maps()("0.weight", weight)
 
 
 def test_an_exported_program(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ SCHEMAS = {
 @pytest.mark.parametrize("kind", SCHEMAS)
 def test_other_tables(tmp_path: Path, kind: str) -> None:
     path = changed(made(tmp_path / "runs.db"), "PRAGMA foreign_keys = OFF", *SCHEMAS[kind])
-    refused(path, "has not the tables of crossbar-sim results")
+    refused(path, "does not have the tables of crossbar-sim results")
 
 
 VALUES = {

@@ -9,14 +9,14 @@ import math
 from crossbar_sim.crossbar.checks import require
 
 LEAST_BITS = 4
-"""The survey has no coarser converters: below, the energy of four bits is taken."""
+"""The survey has no coarser converters: below, a conversion takes a comparison for each bit, each that of four bits."""
 
 
 def conversion_energy(bits: int, node: float, rate: float) -> float:
     """Energy of one conversion in J.
 
     Args:
-        bits: resolution; below 4 that of 4 bits.
+        bits: resolution; below 4, bits / 4 of the energy of 4 bits (one comparison per bit).
         node: of the process, in m.
         rate: conversions per second.
 
@@ -29,7 +29,7 @@ def conversion_energy(bits: int, node: float, rate: float) -> float:
     merit = min(213.7807 - 2.8719 * math.log(rate), 128.307 + 3.22051 * math.ceil(b))  # Schreier's, in dB
     noise = 6.0206 * b + 1.7609  # signal to noise and distortion of b ideal bits, in dB
     scaled = math.exp(26.0496 + 1.88004 * math.log(node * 1e9) - 2.82913 * math.log(b) - 1.47020)
-    return scaled / (2 * 10 ** ((merit - noise) / 10)) * 1e-12
+    return scaled / (2 * 10 ** ((merit - noise) / 10)) * 1e-12 * bits / b
 
 
 def converter_area(bits: int, node: float, rate: float) -> float:

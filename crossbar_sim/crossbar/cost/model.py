@@ -66,7 +66,8 @@ class Converters:
         phases = 1 if dac is None else dac.phases  # an ideal DAC drives two as well
         if (bits or ASSUMED_BITS) < LEAST_BITS:
             notes.append(
-                f"the ADC survey begins at {LEAST_BITS} bits: a conversion of {bits} is counted as one of these"
+                f"the ADC survey begins at {LEAST_BITS} bits: a conversion of {bits} is counted as {bits}/{LEAST_BITS} "
+                "of one of these, one comparison per bit"
             )
         pair = adc is None or adc.per == "pair"
         return cls(bits or ASSUMED_BITS, pair, share, cycles, phases, drive, tuple(notes))
@@ -166,14 +167,24 @@ class Cost:
 def adc_of(
     converters: Converters, tile_columns: int, technology: Technology
 ) -> tuple[float, float, float, str]:
-    """(energy of a conversion in J, area of a converter in m2, its rate in 1/s, source)."""
+    """(energy of a conversion in J, area of a converter in m2, its rate in 1/s, source).
+
+    One model for all bits, rates and nodes, so that designs are compared and not sources: the survey, scaled to meet
+    the technology's own converter at its own bits, rate and node where it publishes one.
+    """
     rate = min(converters.share, tile_columns) / technology["cycle"]
-    published = converters.adc_bits == technology["adc_bits"] and 0.8 <= rate / technology["adc_rate"] <= 1.01
-    if published and technology["node"] == technology_of(technology.name)["node"]:
-        source = next(c.source for c in technology.constants if c.name == "adc_power")
-        return technology["adc_power"] / technology["adc_rate"], technology["adc_area"], rate, source
     node, bits = technology["node"], converters.adc_bits
-    return conversion_energy(bits, node, rate), converter_area(bits, node, rate), rate, technology.survey
+    energy, area = conversion_energy(bits, node, rate), converter_area(bits, node, rate)
+    own = technology_of(technology.name)  # as published, whatever was replaced
+    if not technology["adc_bits"]:
+        return energy, area, rate, technology.survey
+    at = int(own["adc_bits"]), own["node"], own["adc_rate"]
+    energy *= technology["adc_power"] / technology["adc_rate"] / conversion_energy(*at)
+    area *= technology["adc_area"] / converter_area(*at)
+    source = next(c.source for c in technology.constants if c.name == "adc_power")
+    if (bits, node) != at[:2] or not 0.8 <= rate / at[2] <= 1.01:
+        source = f"{technology.survey}; scaled to meet the {at[0]}-bit converter of {source}"
+    return energy, area, rate, source
 
 
 def cost_of(work: Work, hardware: Hardware, technology: Technology) -> Cost:

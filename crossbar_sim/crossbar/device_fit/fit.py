@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from typing import Any
+from warnings import warn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,17 +10,32 @@ from numpy.typing import NDArray
 from crossbar_sim.crossbar.config import to_dict, to_toml
 from crossbar_sim.crossbar.device_fit import laws
 from crossbar_sim.crossbar.device_fit.measurements import LEAST_ROWS, Float64, Measurements, scattered
-from crossbar_sim.crossbar.device_fit.quality import Quality, judge
-from crossbar_sim.crossbar.device_fit.robust import Estimate, estimate
+from crossbar_sim.crossbar.device_fit.quality import CUT, Quality, judge, plausible, screened
+from crossbar_sim.crossbar.device_fit.robust import Estimate, estimate, resampled
 from crossbar_sim.crossbar.devices import MeasuredNoise, PolynomialNoise
-from crossbar_sim.crossbar.drift import RelaxationShift, RetentionDrift
+from crossbar_sim.crossbar.drift import MeasuredRelaxation, RelaxationShift, RetentionDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.mapping import Differential
+from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.errors import InputError
+from crossbar_sim.rng import Key
 
 MOST_DEGREE = 4
 ENOUGH = 20_000
 """Rows that the search for a form looks at; the chosen form is fitted to all."""
+SEARCHED = 4_000
+"""Rows that the search for a relaxation that depends on the conductance looks at."""
+MOST_ROUNDS = 12
+"""Of finding the rows that are far off."""
+STRONG = 10.0
+"""Difference of criteria that is very strong evidence (Kass and Raftery, JASA 90, 773, 1995)."""
+RESAMPLED, SAMPLES = 20_000, 200
+"""Rows up to which intervals of parameters that make up for each other are of bootstrap samples, and of how many."""
+MERGED = (
+    "the times of the readings do not tell the spread of the relaxation at 1 s from the programming error (three times "
+    "from 1 s on would, or two and readings before): sigma is taken as 0, and the spread later than the last reading "
+    "is an upper limit"
+)
 
 
 @dataclass(frozen=True)
@@ -40,10 +56,11 @@ class DeviceFit:
     Args:
         hardware: the device as a design: its window is that of the targets, its time the last measured.
         parameters: what was fitted, in the design's units.
-        law: "none", "relaxation" or "retention".
+        law: "none", "relaxation", "measured_relaxation" or "retention".
         quality: what the residuals say.
         data: what it was fitted to.
         mean, spread: of the error of every row by the law, in S, (n,).
+        warnings: what a user has to know beside the quality: readings below 0 S, what the times do not tell.
     """
 
     hardware: Hardware
@@ -53,6 +70,7 @@ class DeviceFit:
     data: Measurements = field(repr=False)
     mean: Float64 = field(repr=False)
     spread: Float64 = field(repr=False)
+    warnings: tuple[str, ...] = ()
 
     @property
     def residuals(self) -> Float64:
@@ -67,10 +85,14 @@ class DeviceFit:
         independent = "every row counts as another cell" if data.cell is None else (
             f"{int(data.cell.max()) + 1} cells; intervals allow for readings of one cell going together"
         )  # fmt: skip
+        out = int(np.count_nonzero(~plausible(data, self.residuals)))
+        left_out = (f"{out} rows beyond {CUT:g} spreads took no part in the fit",) if out else ()
         return (
             f"measured: {data.target.size} rows, targets {data.target.min():g} .. {data.g_max:g} S, {times}",
             f"valid there, and not beyond; {independent}",
             "not modelled: read noise (it is part of the spread), stuck cells, correlations between cells",
+            *left_out,
+            *self.warnings,
         )
 
     def to_toml(self, source: str) -> str:
@@ -101,6 +123,7 @@ class DeviceFit:
             ],
             "quality": self.quality.as_dict(),
             "notes": list(self.notes),
+            **({"warnings": list(self.warnings)} if self.warnings else {}),
             "hardware": to_dict(self.hardware),
         }
 
@@ -108,47 +131,50 @@ class DeviceFit:
 def fit_device(data: Measurements, law: str = "auto") -> DeviceFit:
     """Fit the mean and spread of the error against the target, and of its drift against time.
 
-    The number of coefficients and, with "auto", the law are those of the least Bayesian information criterion.
+    The number of coefficients and, with "auto", the law are those of the least Bayesian information criterion. Rows
+    far off (`quality.plausible`) take no part.
 
     Args:
         data: the measurements.
-        law: "auto", "none", "relaxation" (needs readings after 1 s) or "retention".
+        law: "auto", "none", "relaxation" and "measured_relaxation" (need readings after 1 s) or "retention".
 
     Raises:
         InputError: for an unknown law, or one that the times do not determine.
+
+    Warns:
+        UserWarning: with every sentence of the result's `warnings`.
     """
     allowed = _laws(data, law)
-    g_max = data.g_max
     y = data.measured - data.target
     unit = 1.4826 * float(np.median(np.abs(y - np.median(y)))) or float(y.std()) or abs(float(y[0]))
-    scales = laws.Scales(g_max, unit)
-    few = _some(data, ENOUGH)
-    form, start = _polynomials(few, scales)
-    forms = [_with_law(form, name, data) for name in allowed]
-    begun = [_estimate(few, scales, f, _begin(few, scales, f, start)) for f in forms]
-    best = _best(forms, begun, few, scales)
-    form = forms[best]
-    found = begun[best] if few is data else _estimate(data, scales, form, begun[best].parameters)
+    scales = laws.Scales(data.g_max, unit)
+    kept = screened(data)
+    for _ in range(3):  # the form is chosen among the rows that take part, which the form decides
+        before = kept
+        form, start = _chosen(_part(data, kept), scales, allowed)
+        found, kept = _settled(data, scales, form, start, kept)
+        if np.mean(before != kept) < 0.005:
+            break
     at = laws.moments(form, data, scales, found.parameters)
     mean, spread = at.mean * unit, at.spread * unit
-    units = laws.in_units(form, scales)
-    values = found.parameters * units
-    half = 1.96 * np.sqrt(np.diag(found.covariance)) * units
+    values = found.parameters * laws.in_units(form, scales)
     names = dict(zip(form.names, values.tolist(), strict=True))
+    ends = _intervals(_part(data, kept), scales, form, found)
     parameters = tuple(
-        Parameter(
-            _full(name),
-            v,
-            v - h,
-            v + h,
-            "" if form.law == "retention" and name in ("nu", "nu_sigma") else "S",
-        )
-        for name, v, h in zip(form.names, values.tolist(), half.tolist(), strict=True)
+        Parameter(name, value, low, high, "" if form.law == "retention" and "nu" in name else "S")
+        for (name, value), (low, high) in zip(names.items(), ends.tolist(), strict=True)
     )
     residuals = (y - mean) / np.maximum(spread, np.finfo(float).tiny)  # 0: no scatter at all
     quality = judge(data, residuals, found.converged)
+    warnings = _warnings(data, form)
+    if MERGED in warnings:
+        quality = quality.lowered(MERGED)
+    for sentence in warnings:
+        warn(sentence, UserWarning, stacklevel=2)
     hardware = _hardware(form, names, data)
-    return DeviceFit(hardware, _as_used(parameters, hardware), form.law, quality, data, mean, spread)
+    return DeviceFit(
+        hardware, _as_used(parameters, hardware), form.law, quality, data, mean, spread, warnings
+    )
 
 
 def _laws(data: Measurements, law: str) -> tuple[str, ...]:
@@ -156,12 +182,17 @@ def _laws(data: Measurements, law: str) -> tuple[str, ...]:
     if law not in ("auto", *laws.LAWS):
         raise InputError(f"law={law!r} is unknown; known: auto, {', '.join(laws.LAWS)}")
     log = {name: laws.logarithm(name, data) for name in ("relaxation", "retention")}
-    able = tuple(name for name, values in log.items() if np.unique(values).size > 1)
+    able = [name for name, values in log.items() if np.unique(values).size > 1]
+    if "relaxation" in able and laws.separable(data) and np.unique(data.target).size > 1:
+        able.append("measured_relaxation")
     if law not in ("auto", "none", *able):
-        after = "1 s" if law == "relaxation" else "the first one"
+        needs = {
+            "relaxation": "readings at several times after 1 s",
+            "retention": "readings at several times after the first one",
+            "measured_relaxation": "several targets, and readings at three times from 1 s on or at two and before 1 s",
+        }[law]
         raise InputError(
-            f"law={law!r} needs readings at several times after {after}: time_s goes from {data.time.min():g} s "
-            f"to {data.time.max():g} s"
+            f"law={law!r} needs {needs}: time_s goes from {data.time.min():g} s to {data.time.max():g} s"
         )
     return ("none", *able) if law == "auto" else (law,)
 
@@ -181,27 +212,178 @@ def _estimate(data: Measurements, scales: laws.Scales, form: laws.Form, start: F
     return estimate(y, lambda theta: laws.moments(form, data, scales, theta), start, data.cell, data.floored)
 
 
-def _best(forms: list[laws.Form], found: list[Estimate], data: Measurements, scales: laws.Scales) -> int:
-    """The number of the form with the least criterion, of those that make a device."""
-    order = sorted(range(len(forms)), key=lambda i: _criterion(found[i], data))
-    for i in order[:-1]:
-        values = found[i].parameters * laws.in_units(forms[i], scales)
+def _chosen(data: Measurements, scales: laws.Scales, allowed: tuple[str, ...]) -> tuple[laws.Form, Float64]:
+    """The form with the least criterion, of those that make a device, and its parameters on part of the rows."""
+    few = _some(data, ENOUGH)
+    form, start = _polynomials(few, scales)
+    tried = []
+    for name in allowed:
+        if name == "measured_relaxation":
+            constant = _with_law(form, "relaxation", few)
+            tried += _by_conductance(
+                few, scales, constant, _begin(few, scales, constant, start), len(allowed) == 1
+            )
+            if not laws.early(few):  # s(g) may be all of the spread at 1 s, and the programming error none
+                exact = replace(constant, spread=0)
+                begin = _begin(few, scales, exact, start[: form.mean])
+                begin[-2] = start[form.mean]
+                least = min((_criterion(found, few) for _, found in tried), default=np.inf)
+                others = _by_conductance(few, scales, exact, begin, len(allowed) == 1)
+                tried += [t for t in others if len(allowed) == 1 or _criterion(t[1], few) < least - STRONG]
+        else:
+            other = _with_law(form, name, few)
+            tried.append((other, _estimate(few, scales, other, _begin(few, scales, other, start))))
+    tried.sort(key=lambda t: _criterion(t[1], few))
+    for one, found in tried[:-1]:
+        values = found.parameters * laws.in_units(one, scales)
         try:
-            _hardware(forms[i], dict(zip(forms[i].names, values.tolist(), strict=True)), data)
+            _hardware(one, dict(zip(one.names, values.tolist(), strict=True)), data)
         except InputError:  # an exponent beyond what the law takes
             continue
-        return i
-    return order[-1]
+        return one, found.parameters
+    return tried[-1][0], tried[-1][1].parameters
 
 
-def _criterion(found: Estimate, data: Measurements) -> float:
-    return found.objective + found.parameters.size * float(np.log(data.target.size))
+def _by_conductance(
+    data: Measurements, scales: laws.Scales, constant: laws.Form, start: Float64, forced: bool
+) -> list[tuple[laws.Form, Estimate]]:
+    """The best relaxation that depends on the conductance, by adding coefficients one at a time.
+
+    None where the constant one is better, unless `forced`.
+    """
+    whole, data = data, _some(data, SEARCHED)
+    most = min(MOST_DEGREE + 1, np.unique(data.target).size)
+    best = _estimate(data, scales, constant, start)
+    form, first = replace(constant, law="measured_relaxation"), True
+    while True:
+        tried = []
+        for more_mean, more_spread in ((1, 0), (0, 1), (1, 1), (0, 2)):
+            other = replace(
+                form, drift_mean=form.drift_mean + more_mean, drift_spread=form.drift_spread + more_spread
+            )
+            if max(other.drift_mean, other.drift_spread) <= most:
+                begin = dict.fromkeys(other.names, 0.0) | dict(zip(form.names, best.parameters, strict=True))
+                tried.append((other, _estimate(data, scales, other, np.array(list(begin.values())))))
+        settled = [
+            t for t in tried if t[1].converged
+        ]  # others have more coefficients than the readings determine
+        better = min(settled, key=lambda t: _criterion(t[1], data), default=None)
+        if better is None or (
+            not (first and forced) and _criterion(better[1], data) >= _criterion(best, data)
+        ):
+            found = best if whole is data else _estimate(whole, scales, form, best.parameters)
+            return [] if first else [(form, found)]
+        (form, best), first = better, False
+
+
+def _settled(
+    data: Measurements, scales: laws.Scales, form: laws.Form, start: Float64, kept: NDArray[np.bool_]
+) -> tuple[Estimate, NDArray[np.bool_]]:
+    """The form fitted to the rows that it does not find far off, and which these are."""
+    y, seen = (data.measured - data.target) / scales.error, []
+    while True:
+        found = _estimate(_part(data, kept), scales, form, start)
+        seen.append(kept)
+        at = laws.moments(form, data, scales, found.parameters)
+        kept = plausible(data, (y - at.mean) / np.maximum(at.spread, np.finfo(float).tiny))
+        if any(np.array_equal(kept, one) for one in seen) or len(seen) == MOST_ROUNDS:
+            return found, seen[-1]
+        start = found.parameters
+
+
+def _intervals(data: Measurements, scales: laws.Scales, form: laws.Form, found: Estimate) -> Float64:
+    """The 95 % intervals of the parameters, in their units, (p, 2)."""
+    units = laws.in_units(form, scales)
+    half = 1.96 * np.sqrt(np.diag(found.covariance))
+    ends = found.parameters[:, None] + np.array([-1.0, 1.0]) * half[:, None]
+    own = [i for i, name in enumerate(form.names) if name.startswith(("drift.s", "drift.spread"))]
+    if form.law in laws.RELAXATIONS and not form.relaxed_at_once:
+        ends[own[-1]] = _undetermined(data, scales, form, found.parameters, half[own[-1]])
+    elif form.law in laws.RELAXATIONS and not laws.early(data) and data.target.size <= RESAMPLED:
+        other = np.quantile(_bootstrap(data, scales, form, found, own), (0.025, 0.975), axis=0).T
+        ends[own, 0] = np.fmin(ends[own, 0], other[:, 0])
+        ends[own, 1] = np.fmax(ends[own, 1], other[:, 1])
+    scaled: Float64 = ends * units[:, None]
+    return scaled
+
+
+def _bootstrap(
+    data: Measurements, scales: laws.Scales, form: laws.Form, found: Estimate, own: list[int]
+) -> Float64:
+    """A relaxation's s and q in bootstrap samples of cells, with the sign of the estimate, (SAMPLES, own)."""
+    cells = np.arange(data.target.size) if data.cell is None else data.cell
+    number = int(cells.max()) + 1
+    words = Stream.of(Key(0).fold("device_fit", "bootstrap"), 0).words(SAMPLES * number).astype(np.uint64)
+    drawn = ((words * number) >> np.uint64(32)).astype(np.int64).reshape(SAMPLES, number)
+    counts = np.stack([np.bincount(row, minlength=number) for row in drawn])
+    y = (data.measured - data.target) / scales.error
+    thetas = resampled(
+        y, lambda t: laws.moments(form, data, scales, t), found.parameters, cells, counts, data.floored
+    )[:, own]
+    late = np.sign(thetas @ _at_the_end(form, data)) * np.sign(
+        found.parameters[own] @ _at_the_end(form, data)
+    )
+    signed: Float64 = thetas * np.where(late == 0, 1.0, late)[:, None]
+    return signed
+
+
+def _at_the_end(form: laws.Form, data: Measurements) -> Float64:
+    """What s and q are multiplied by in the spread at the last time and half of the largest conductance."""
+    powers = 0.5 ** np.arange(form.drift_spread)
+    return np.concatenate([powers, powers * float(laws.logarithm(form.law, data).max())])
+
+
+def _undetermined(
+    data: Measurements, scales: laws.Scales, form: laws.Form, theta: Float64, half: float
+) -> tuple[float, float]:
+    """The interval of q where s cannot be told from it: from the largest s that the spreads allow, to s = 0.
+
+    With V the variance at the first reading and V + D at the last one, s and q of V >= s^2 and
+    D = (s + q ln t)^2 - s^2 all describe the measurements alike.
+    """
+    q = abs(float(theta[-1]))
+    if laws.early(data):  # D may be all s
+        return -half, q + half
+    log = float(laws.logarithm(form.law, data).max())
+    first = replace(form, law="none")
+    s = float(laws.moments(first, data, scales, theta[: form.mean + form.spread]).spread.min())
+    return (float(np.hypot(s, q * log)) - s) / log - half, q + half
+
+
+def _warnings(data: Measurements, form: laws.Form) -> tuple[str, ...]:
+    """What a user of the fit has to know beside its quality."""
+    out = []
+    if data.negative:
+        out.append(
+            f"{data.negative} of {data.target.size} readings lie below 0 S (down to {data.lowest:.3g} S, an offset of "
+            "the instrument?): each counts as 0 S or below"
+        )
+    if form.law in laws.RELAXATIONS and not form.relaxed_at_once:
+        out.append(MERGED)
+    return tuple(out)
+
+
+def _criterion(found: Estimate, data: Measurements, together: bool = True) -> float:
+    """The Bayesian information criterion; of readings of one cell, which go together, that of a composite likelihood.
+
+    Just after programming a cell is mostly read once, and its readings are not `together`. Else there are as many
+    observations as cells, and as many parameters as the trace of A^-1 B (Gao and Song, JASA 105, 1531, 2010), which
+    is their number where readings are independent.
+    """
+    number, observations = float(found.parameters.size), data.target.size
+    if together and data.cell is not None and np.isfinite(found.covariance).all():
+        number = max(number, float(np.trace(found.covariance @ np.linalg.pinv(found.plain))))
+        observations = int(data.cell.max()) + 1
+    return found.objective + number * float(np.log(observations))
 
 
 def _polynomials(data: Measurements, scales: laws.Scales) -> tuple[laws.Form, Float64]:
     """The best polynomials of the error just after programming, by adding coefficients one at a time."""
-    first = data.time <= min(laws.begins(name, data) for name in ("relaxation", "retention"))
-    if np.count_nonzero(first) < 8:
+    # At 1 s a relaxation has begun, at its t0 a retention has not.
+    first = (data.time <= laws.begins("retention", data)) & (data.time < laws.begins("relaxation", data))
+    if not first.any():
+        first = data.time == data.time.min()
+    if np.count_nonzero(first) < LEAST_ROWS:
         first = data.time <= np.quantile(data.time, 0.25)
     enough = np.count_nonzero(first) >= LEAST_ROWS and data.target[first].max() == data.g_max
     early = _part(data, first) if enough and not first.all() else data
@@ -220,15 +402,14 @@ def _polynomials(data: Measurements, scales: laws.Scales) -> tuple[laws.Form, Fl
                 begin = np.concatenate([a, np.zeros(mean - form.mean), c, np.zeros(spread - form.spread)])
                 other = laws.Form("none", mean, spread)
                 tried.append((other, _estimate(early, scales, other, begin)))
-        better = min(tried, key=lambda t: _criterion(t[1], early), default=None)
-        if better is None or _criterion(better[1], early) >= _criterion(best, early):
+        better = min(tried, key=lambda t: _criterion(t[1], early, False), default=None)
+        if better is None or _criterion(better[1], early, False) >= _criterion(best, early, False):
             return form, best.parameters
         form, best = better
 
 
 def _with_law(form: laws.Form, law: str, data: Measurements) -> laws.Form:
-    before = law == "relaxation" and bool(np.count_nonzero(data.time < 1.0) >= 8)
-    return laws.Form(law, form.mean, form.spread, before)
+    return laws.Form(law, form.mean, form.spread, law in laws.RELAXATIONS and laws.separable(data))
 
 
 def _begin(data: Measurements, scales: laws.Scales, form: laws.Form, start: Float64) -> Float64:
@@ -245,17 +426,29 @@ def _begin(data: Measurements, scales: laws.Scales, form: laws.Form, start: Floa
 
 def _hardware(form: laws.Form, names: dict[str, float], data: Measurements) -> Hardware:
     g_min = float(data.target.min()) if np.float32(data.target.min()) < np.float32(data.g_max) else 0.0
-    mean = tuple(names[f"mean{k}"] for k in range(form.mean))
-    spread = tuple(names[f"spread{k}"] for k in range(form.spread))
+
+    def polynomial(name: str) -> tuple[float, ...]:
+        return tuple(value for key, value in names.items() if key.startswith(f"{name}["))
+
+    mean, spread = polynomial("programming.mean"), polynomial("programming.coefficients") or (0.0,)
     noise = MeasuredNoise(spread, data.g_max, mean) if mean else PolynomialNoise(spread, data.g_max)
     drift: Any = None
     last = float(data.time.max())
     if form.law == "relaxation":
-        sigma, per_ln = names.get("sigma", 0.0), names["sigma_per_ln"]
+        sigma, per_ln = names.get("drift.sigma", 0.0), names["drift.sigma_per_ln"]
         sign = -1.0 if sigma + per_ln * np.log(last) < 0 else 1.0
-        drift = RelaxationShift(last, names["mean_per_ln"], sign * sigma, sign * per_ln)
+        drift = RelaxationShift(last, names["drift.mean_per_ln"], sign * sigma, sign * per_ln)
+    elif form.law == "measured_relaxation":
+        parts = [polynomial(f"drift.{name}") for name in ("mean_per_ln", "spread", "spread_per_ln")]
+        drift = MeasuredRelaxation(last, data.g_max, *parts)
+        half = [sum(c * 0.5**k for k, c in enumerate(part)) for part in parts[1:]]
+        if half[0] + half[1] * np.log(last) < 0:
+            drift = replace(
+                drift, spread=tuple(-c for c in parts[1]), spread_per_ln=tuple(-c for c in parts[2])
+            )
     elif form.law == "retention":
-        drift = RetentionDrift(names["nu"], last, laws.begins("retention", data), abs(names["nu_sigma"]))
+        nu, nu_sigma = names["drift.nu"], abs(names["drift.nu_sigma"])
+        drift = RetentionDrift(nu, last, laws.begins("retention", data), nu_sigma)
     return Hardware(Differential(g_min, data.g_max), drift, noise)
 
 
@@ -263,19 +456,12 @@ def _as_used(parameters: tuple[Parameter, ...], hardware: Hardware) -> tuple[Par
     """Spreads count by their square: the fit may find either sign, the device has the positive one."""
     out = []
     for p in parameters:
-        used = (
-            getattr(hardware.drift, p.name.removeprefix("drift."), p.value)
-            if p.name.startswith("drift.")
-            else p.value
-        )
+        used = p.value
+        if p.name.startswith("drift."):
+            name, _, place = p.name.removeprefix("drift.").partition("[")
+            used = getattr(hardware.drift, name)
+            used = used[int(place[:-1])] if place else used
         out.append(
             replace(p, value=used, low=-p.high, high=-p.low) if used * p.value < 0 else replace(p, value=used)
         )
     return tuple(out)
-
-
-def _full(name: str) -> str:
-    """The parameter as the design has it: programming.mean[0], drift.nu."""
-    if name.startswith("spread"):
-        return f"programming.coefficients[{name[6:]}]"
-    return f"programming.mean[{name[4:]}]" if name[4:].isdigit() else f"drift.{name}"

@@ -7,6 +7,7 @@ programmed. With f = (t/t0)^-nu,
 |---|---|---|
 | none | mu(g) | sigma(g)^2 |
 | relaxation, Eq. (16) | mu(g) + m ln t | sigma(g)^2 + (s + q ln t)^2 |
+| measured_relaxation, Eq. (16b) | mu(g) + m(g) ln t | sigma(g)^2 + (s(g) + q(g) ln t)^2 |
 | retention, Eq. (15) | (g + mu(g)) f - g | (sigma(g) f)^2 + (nu_sigma ln(t/t0) (g + mu(g)) f)^2 |
 """
 
@@ -15,10 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crossbar_sim.crossbar.device_fit.measurements import Float64, Measurements
+from crossbar_sim.crossbar.device_fit.measurements import LEAST_ROWS, Float64, Measurements
 from crossbar_sim.crossbar.device_fit.robust import Moments
 
-LAWS = ("none", "relaxation", "retention")
+LAWS = ("none", "relaxation", "retention", "measured_relaxation")
+RELAXATIONS = ("relaxation", "measured_relaxation")
 FLOOR = 0.02
 """Where a spread would be 0 or less, the fit sees this part of the typical one."""
 
@@ -32,29 +34,56 @@ class Scales(NamedTuple):
 
 @dataclass(frozen=True)
 class Form:
-    """Which law, and how many coefficients of mu and sigma."""
+    """Which law, and how many coefficients of each polynomial.
+
+    Args:
+        law: one of `LAWS`.
+        mean, spread: of mu and sigma.
+        relaxed_at_once: whether the relaxation's s is a parameter, see `separable`.
+        drift_mean, drift_spread: of m, and of s and q; 1 but for measured_relaxation.
+    """
 
     law: str
     mean: int
     spread: int
     relaxed_at_once: bool = False
-    """Whether s of a relaxation can be told from the programming error: there are readings before 1 s."""
+    drift_mean: int = 1
+    drift_spread: int = 1
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The parameters in their order."""
-        own = {
-            "none": (),
-            "relaxation": ("mean_per_ln", *(("sigma",) if self.relaxed_at_once else ()), "sigma_per_ln"),
-            "retention": ("nu", "nu_sigma"),
-        }[self.law]
-        polynomials = [f"mean{k}" for k in range(self.mean)], [f"spread{k}" for k in range(self.spread)]
-        return (*polynomials[0], *polynomials[1], *own)
+        """The parameters in their order, as the design has them."""
+        names = [f"programming.mean[{k}]" for k in range(self.mean)]
+        names += [f"programming.coefficients[{k}]" for k in range(self.spread)]
+        if self.law == "relaxation":
+            names += ["drift.mean_per_ln", *["drift.sigma"] * self.relaxed_at_once, "drift.sigma_per_ln"]
+        elif self.law == "retention":
+            names += ["drift.nu", "drift.nu_sigma"]
+        elif self.law == "measured_relaxation":
+            names += [f"drift.mean_per_ln[{k}]" for k in range(self.drift_mean)]
+            names += [f"drift.spread[{k}]" for k in range(self.drift_spread * self.relaxed_at_once)]
+            names += [f"drift.spread_per_ln[{k}]" for k in range(self.drift_spread)]
+        return tuple(names)
+
+
+def separable(data: Measurements) -> bool:
+    """Whether the times tell a relaxation's s from the programming error and from q.
+
+    The variance is sigma^2 + (s + q ln t)^2: three numbers of the times after 1 s, or two of them and the
+    variance before. Times closer than 5 % count as one.
+    """
+    late = np.unique(np.round(np.log(data.time[data.time >= 1.0]), 1)).size
+    return late >= 3 or (late >= 2 and early(data))
+
+
+def early(data: Measurements) -> bool:
+    """Whether there are readings before a relaxation begins."""
+    return bool(np.count_nonzero(data.time < 1.0) >= LEAST_ROWS)
 
 
 def begins(law: str, data: Measurements) -> float:
     """The time in s up to which a reading counts as just programmed: t0 of a retention law."""
-    if law == "relaxation":
+    if law in RELAXATIONS:
         return 1.0
     later = data.time[data.time > 0]
     return float(later.min()) if later.size else 1.0
@@ -70,7 +99,8 @@ def moments(form: Form, data: Measurements, scales: Scales, theta: Float64) -> M
     """Mean error and spread of every row, in units of `scales.error`."""
     n, p = data.target.size, theta.size
     a, c, own = np.split(theta, [form.mean, form.mean + form.spread])
-    powers = np.power.outer(data.target / scales.g, np.arange(max(form.mean, form.spread, 1)))
+    most = max(form.mean, form.spread, form.drift_mean, form.drift_spread)
+    powers = np.power.outer(data.target / scales.g, np.arange(most))
     by_mean, by_spread = np.zeros((n, p)), np.zeros((n, p))
     mean = powers[:, : form.mean] @ a
     by_mean[:, : form.mean] = powers[:, : form.mean]
@@ -80,15 +110,17 @@ def moments(form: Form, data: Measurements, scales: Scales, theta: Float64) -> M
     by_spread[:, form.mean : form.mean + form.spread] = (
         powers[:, : form.spread] * ((1 + linear / root) / 2)[:, None]
     )
-    if form.law == "relaxation":
+    if form.law in RELAXATIONS:
         log, late = logarithm(form.law, data), (data.time >= 1.0).astype(np.float64)
-        designs = [log, late, log] if form.relaxed_at_once else [log, log]
-        mean = mean + own[0] * log
-        by_mean[:, -own.size] = log
-        extra = sum(value * design for value, design in zip(own[1:], designs[1:], strict=True))
-        for i, design in enumerate(designs[1:]):
-            by_spread[:, p - own.size + 1 + i] = extra * design
-        by_spread[:, : -own.size + 1] *= spread[:, None]
+        split = p - own.size + form.drift_mean
+        of_mean = powers[:, : form.drift_mean] * log[:, None]
+        times = [late, log] if form.relaxed_at_once else [log]
+        of_spread = np.hstack([powers[:, : form.drift_spread] * time[:, None] for time in times])
+        mean = mean + of_mean @ own[: form.drift_mean]
+        by_mean[:, p - own.size : split] = of_mean
+        extra = of_spread @ own[form.drift_mean :]
+        by_spread[:, :split] *= spread[:, None]
+        by_spread[:, split:] = of_spread * extra[:, None]
         spread = np.sqrt(spread**2 + extra**2)
         by_spread /= spread[:, None]
     elif form.law == "retention":

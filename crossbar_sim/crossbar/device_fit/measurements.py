@@ -3,7 +3,7 @@
 import csv
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ OPTIONAL = ("cell",)
 MOST_BYTES = 2**27
 MOST_ROWS = 500_000
 LEAST_ROWS = 8
+OFFSET, MOST_FAR = 0.1, 0.01
+"""Readings below 0 S by this part of the largest target may be an offset; beyond it, this share of the rows."""
 LARGEST = 1.0
 """S. No memristor is below 1 ohm: such a number is in microsiemens, or an ohm."""
 
@@ -32,7 +34,8 @@ class Measurements:
 
     Args:
         target: what the cell was programmed to, in S, (n,).
-        measured: what was read, in S, (n,).
+        measured: what was read, in S, (n,). Readings below 0 S, which an instrument's offset makes of a small
+            current, are kept as 0 S and counted in `negative`.
         time: seconds from programming to the reading, (n,); 0 is the reading that ended programming.
         cell: which cell it was, (n,) integers; None: every reading is of another cell.
 
@@ -45,6 +48,8 @@ class Measurements:
     measured: Float64
     time: Float64
     cell: NDArray[np.int64] | None = None
+    negative: int = field(init=False, default=0)
+    lowest: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         for name in ("target", "measured", "time"):
@@ -61,24 +66,42 @@ class Measurements:
                 f"{self.target.size} rows of measurements: a fit takes {LEAST_ROWS} .. {MOST_ROWS} "
                 f"({'measure more cells' if self.target.size < LEAST_ROWS else 'draw a random part of them'})"
             )
-        for name in ("target", "measured"):
-            self._check(name, "S, from 0 S to 1 S (40 uS is 40e-6)", LARGEST)
-        self._check("time", "s, at least 0 s", np.inf)
+        self._check("target", "S, from 0 S to 1 S (40 uS is 40e-6)", 0.0, LARGEST)
+        self._check("measured", "S, at most 1 S (40 uS is 40e-6)", -LARGEST, LARGEST)
+        self._check("time", "s, at least 0 s", 0.0, np.inf)
         if not np.any(self.target > 0):
             raise InputError("every target_S is 0: there is no window of conductances to fit")
         if np.array_equal(self.target, self.measured):
             raise InputError("measured_S equals target_S in every row: there is no error to fit")
+        self._cut_off()
 
-    def _check(self, name: str, rule: str, most: float) -> None:
+    def _cut_off(self) -> None:
+        """Readings below 0 S become 0 S; many that lie far below are no offset but a wrong sign."""
+        below = self.measured < 0
+        if not below.any():
+            return
+        limit = OFFSET * self.g_max
+        far = np.flatnonzero(self.measured < -limit)
+        if far.size > max(1, MOST_FAR * self.measured.size):
+            raise InputError(
+                f"{far.size} of {self.measured.size} readings lie more than {limit:.3g} S ({OFFSET:.0%} of the largest "
+                f"target) below 0 S, the first in row {far[0] + 1} with measured_S={self.measured[far[0]]:g}: an "
+                "offset of the instrument is smaller; check the sign of voltage and current, or delete these rows"
+            )
+        object.__setattr__(self, "negative", int(below.sum()))
+        object.__setattr__(self, "lowest", float(self.measured.min()))
+        object.__setattr__(self, "measured", np.maximum(self.measured, 0.0))
+
+    def _check(self, name: str, rule: str, least: float, most: float) -> None:
         values = getattr(self, name)
-        bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0) & (values <= most)))
+        bad = np.flatnonzero(~(np.isfinite(values) & (values >= least) & (values <= most)))
         if bad.size:
             column = next(c for c in COLUMNS if c.startswith(name))
             raise InputError(f"row {bad[0] + 1}: {column}={values[bad[0]]:g} must be in {rule}")
 
     @property
     def floored(self) -> NDArray[np.bool_]:
-        """Readings of exactly 0 S: no conductance is lower, so the law's value may lie anywhere below."""
+        """Readings at 0 S or below: no conductance is lower, so the law's value may lie anywhere below."""
         floored: NDArray[np.bool_] = self.measured == 0
         return floored
 

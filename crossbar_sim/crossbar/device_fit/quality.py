@@ -1,14 +1,22 @@
 """How well a fit describes its measurements, in numbers and in one sentence."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from crossbar_sim.crossbar.device_fit.measurements import Float64, Measurements
 from crossbar_sim.crossbar.device_fit.robust import SPREAD_ERROR, spread_of
+
+CUT = 4.0
+"""Rows beyond so many spreads take no part in the fit; of normal errors 6 in 100,000 do."""
+MOST_WILD = 0.5
+"""Of a group of like target and time: where more lies far off, the law is wrong there, not the rows."""
+WILD_LIMIT = 0.2
+"""A group off, or a table poor, if more than this lies far off."""
 
 LEAST_GROUP = 8
 FAMILY = 0.01
@@ -56,6 +64,13 @@ class Quality:
     wild: float
     distance: float
 
+    def lowered(self, reason: str) -> "Quality":
+        """The same with "fair" in place of "good", for a reason that residuals do not show."""
+        if self.grade != "good":
+            return self
+        sentence = self.sentence.replace("The fit is good: ", f"The fit is fair: {reason}; ")
+        return replace(self, grade="fair", sentence=sentence)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
@@ -63,11 +78,13 @@ class Quality:
 
 def judge(data: Measurements, u: Float64, converged: bool) -> Quality:
     """Judge a fit by its standardised residuals u, (n,)."""
-    members = _members(data)
-    critical = float(stats.norm.isf(FAMILY / (4 * max(len(members), 1))))
-    groups = tuple(_group(data, u, rows, critical) for rows in members)
+    kept = plausible(data, u)
+    # A group of which more than a fifth reads 0 S says nothing of mean and spread.
+    members = [m for m in _members(data) if data.floored[m[kept[m]]].mean() <= 0.2]
+    groups = tuple(_group(data, u, rows, kept, FAMILY / max(len(members), 1)) for rows in members)
     wild = float(np.mean(np.abs(u) > WILD))
-    ordered = np.sort(u[np.concatenate(members)] if members else u)
+    checked = np.concatenate(members) if members else np.arange(u.size)
+    ordered = np.sort(u[checked[kept[checked]]])
     steps = np.arange(ordered.size + 1) / ordered.size
     normal = stats.norm.cdf(ordered)
     distance = float(max(np.max(steps[1:] - normal), np.max(normal - steps[:-1])))
@@ -77,6 +94,7 @@ def judge(data: Measurements, u: Float64, converged: bool) -> Quality:
     off = [group for group in groups if group.off]
     worst = max((abs(group.mean_off) for group in off), default=0.0)
     failed = not converged or 10 * len(off) > len(groups) or worst > 1 or (distance > 2 * SHAPE_LIMIT and odd)
+    failed = failed or wild > WILD_LIMIT
     grade = "poor" if failed else "fair" if off or odd or wild > 0.01 or not groups else "good"
     return Quality(
         grade,
@@ -87,16 +105,52 @@ def judge(data: Measurements, u: Float64, converged: bool) -> Quality:
     )
 
 
-def _members(data: Measurements) -> list[Any]:
-    """Indices of the rows of each group that is large enough, by target and time.
+def screened(data: Measurements) -> NDArray[np.bool_]:
+    """Rows that take part in the first fit, (n,): not far from the median of their own group.
 
-    A group of which more than a fifth reads 0 S says nothing of mean and spread and is left out.
+    A spread of the whole table would let many wild rows hide each other, as a spread of 10 % stuck cells does.
     """
+    y = data.measured - data.target
+    z = np.zeros_like(y)
+    for rows in _members(data):
+        off = y[rows] - np.median(y[rows])
+        spread = 1.4826 * float(np.median(np.abs(off)))
+        z[rows] = off / spread if spread > 0 else 0.0
+    return plausible(data, z / 1.5)  # 6 spreads, as a median of few rows is uncertain
+
+
+def plausible(data: Measurements, u: Float64) -> NDArray[np.bool_]:
+    """Rows that take part in a fit, by their standardised residuals u, (n,): within `CUT` spreads.
+
+    Where more than half of the rows of like target and time are beyond, or of like target or of like time where
+    they are too few, all of them count: then the law is at fault.
+    """
+    far = np.abs(u) > CUT
+    if not far.any() or far.mean() > MOST_WILD:
+        return np.ones_like(far)
+    targets, times = _bins(data.target, MOST_TARGETS), _bins(data.time, MOST_TIMES)
+    both = targets * (times.max() + 1) + times
+    small = np.bincount(both)[both] < LEAST_GROUP
+    crowded = np.where(
+        small, np.maximum(_share(far, targets), _share(far, times)) > MOST_WILD, _share(far, both) > MOST_WILD
+    )
+    kept: NDArray[np.bool_] = ~far | crowded
+    return kept
+
+
+def _share(far: NDArray[np.bool_], numbers: NDArray[np.int64]) -> Float64:
+    """For every row, the share of its group that is far off, (n,)."""
+    share: Float64 = (np.bincount(numbers, far) / np.maximum(np.bincount(numbers), 1))[numbers]
+    return share
+
+
+def _members(data: Measurements) -> list[Any]:
+    """Indices of the rows of each group that is large enough, by target and time."""
     targets, times = _bins(data.target, MOST_TARGETS), _bins(data.time, MOST_TIMES)
     keys = targets * (times.max() + 1) + times
     order = np.argsort(keys, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(keys[order])) + 1)
-    return [part for part in parts if part.size >= LEAST_GROUP and data.floored[part].mean() <= 0.2]
+    return [part for part in parts if part.size >= LEAST_GROUP]
 
 
 def _bins(values: Float64, most: int) -> Any:
@@ -109,19 +163,38 @@ def _bins(values: Float64, most: int) -> Any:
     return np.searchsorted(edges, values, side="right")
 
 
-def _group(data: Measurements, u: Float64, rows: Any, critical: float) -> Group:
-    part = u[rows]
+def _group(data: Measurements, u: Float64, rows: Any, kept: NDArray[np.bool_], chance: float) -> Group:
+    """One group, off with a probability of at most `chance` if the law is right."""
+    part = u[rows[kept[rows]]]
     middle = float(np.median(part))
     ratio = spread_of(part)
-    root = math.sqrt(part.size)
+    # Readings of one cell go together: there are as many independent ones as cells.
+    n = part.size if data.cell is None else np.unique(data.cell[rows[kept[rows]]]).size
     # The standard error of a median at a normal distribution is 1.2533/sqrt(n).
-    mean_off = abs(middle) > MEAN_LIMIT and abs(middle) * root / 1.2533 > critical
-    logarithm = abs(math.log(max(ratio, 1e-9)))
-    spread_off = logarithm > math.log(SPREAD_LIMIT) and logarithm * root / SPREAD_ERROR > critical
+    mean_off = abs(middle) > MEAN_LIMIT and abs(middle) * math.sqrt(n) / 1.2533 > stats.norm.isf(chance / 4)
+    spread_off = (
+        abs(math.log(max(ratio, 1e-9))) > math.log(SPREAD_LIMIT) and _spread_chance(ratio, n) < chance / 2
+    )
+    wild = int(np.count_nonzero(~kept[rows]))
+    wild_off = wild > WILD_LIMIT * rows.size and stats.binom.sf(wild - 1, rows.size, WILD_LIMIT) < chance / 2
     return Group(
-        float(np.median(data.target[rows])), float(np.median(data.time[rows])), int(part.size), middle, ratio,
-        mean_off or spread_off,
+        float(np.median(data.target[rows])), float(np.median(data.time[rows])), int(rows.size), middle, ratio,
+        bool(mean_off or spread_off or wild_off),
     )  # fmt: skip
+
+
+def _spread_chance(ratio: float, n: int) -> float:
+    """Probability that `spread_of` n normal numbers of spread 1 is as far from 1 as `ratio`, or farther.
+
+    (k - 0.5) ratio^2 has very nearly a chi-squared distribution of k - 1 degrees of freedom, with
+    k = n / (2 SPREAD_ERROR^2): simulated quantiles at 1e-4 differ by at most 5 % of the ratio from 8 numbers on. The
+    logarithm of the spread of few numbers has a long tail towards 0 and is not normal.
+    """
+    k = n / (2 * SPREAD_ERROR**2)
+    if k <= 1:
+        return 1.0
+    square = (k - 0.5) * ratio * ratio
+    return float(2 * min(stats.chi2.cdf(square, k - 1), stats.chi2.sf(square, k - 1)))
 
 
 def _sentence(

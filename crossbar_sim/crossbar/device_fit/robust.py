@@ -43,12 +43,16 @@ Model = Callable[[Float64], Moments]
 
 
 class Estimate(NamedTuple):
-    """Parameters (p,), their covariance (p, p), twice the objective at them, and whether it is a minimum."""
+    """Parameters (p,), their covariance (p, p), twice the objective at them, and whether it is a minimum.
+
+    `plain` is the covariance if rows were independent and the objective a likelihood, (p, p).
+    """
 
     parameters: Float64
     covariance: Float64
     objective: float
     converged: bool
+    plain: Float64
 
 
 def spread_of(u: Float64) -> float:
@@ -107,7 +111,8 @@ def estimate(
     curvature = _hessian(lambda at: objective(at)[1], theta)
     if not (np.isfinite(curvature).all() and np.isfinite(gradient).all()):
         # without any scatter the spread runs off to 0: nothing is known of how far the parameters are off
-        return Estimate(theta, np.full((theta.size, theta.size), np.inf), 2 * y.size * value, False)
+        nothing = np.full((theta.size, theta.size), np.inf)
+        return Estimate(theta, nothing, 2 * y.size * value, False, nothing)
     _, by = scores(y, at_most, model(theta))
     if cells is not None:
         sums = np.zeros((int(cells.max()) + 1, theta.size))
@@ -122,7 +127,41 @@ def estimate(
     loose = np.abs(vectors[:, ~solid]).max(axis=1, initial=0.0) > 1e-3
     covariance[loose, loose] = np.inf
     settled = bool(np.abs(gradient).max() < 1e-4 and solid.all())
-    return Estimate(theta, covariance, 2 * y.size * value, settled)
+    return Estimate(theta, covariance, 2 * y.size * value, settled, inverse)
+
+
+@np.errstate(divide="ignore", invalid="ignore")
+def resampled(
+    y: Float64,
+    model: Model,
+    start: Float64,
+    cells: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    cut: NDArray[np.bool_] | None = None,
+) -> Float64:
+    """The estimates of bootstrap samples of cells (Efron and Tibshirani, 1993), (samples, p).
+
+    For parameters that make up for each other: there the objective is no parabola, and its curvature at the
+    estimate says little of how far they may be off.
+
+    Args:
+        y, model, start, cut: as for `estimate`.
+        cells: the number of each row's cell, (n,).
+        counts: how often each cell is in each sample, (samples, cells).
+    """
+    at_most = np.zeros(y.shape, np.bool_) if cut is None else cut
+    out = np.empty((len(counts), start.size))
+    for i, count in enumerate(counts):
+        weights = count[cells] / y.size
+
+        def objective(theta: Float64, weights: Float64 = weights) -> tuple[float, Float64]:
+            values, by = scores(y, at_most, model(theta))
+            return float(weights @ values), weights @ by
+
+        out[i] = optimize.minimize(
+            objective, start, jac=True, method="BFGS", options={"gtol": 1e-5, "maxiter": 60}
+        ).x
+    return out
 
 
 def _hessian(gradient: Callable[[Float64], Float64], theta: Float64) -> Float64:

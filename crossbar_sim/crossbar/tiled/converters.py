@@ -14,8 +14,8 @@ Float32 = NDArray[np.float32]
 class Quantiser(NamedTuple):
     """The converters of every read, row tile and column: code = clip(rint((gain i + offset) / step), low, high).
 
-    Ties go to the even code. The value is step code. Rounded in single precision as
-    rint(fma(i, fl(gain / step), fl(offset / step))), with both quotients taken in double precision.
+    Ties go to the even code. The value is step code. i is in single precision, gain / step is taken to 48 bits and
+    offset / step to 24; their sum, (gain / step) i + offset / step, is rounded to single precision and then to a code.
 
     Attributes:
         step: the value of one code, above 0, in units of the product; broadcasts to (r, T, n).

@@ -149,7 +149,7 @@ def scatter(sums: Any, n: Any, out: Any, out_bases: Any, out_step: Any) -> None:
 def read_block(
     x: Any, slice_size: Any, input_weights: Any, bases: Any, offsets: Any,
     planes: Any, n: Any, tile_rows: Any, weights: Any,
-    converts: Any, scale: Any, shift: Any, step: Any, low: Any, high: Any,
+    converts: Any, scale: Any, fine: Any, shift: Any, step: Any, low: Any, high: Any,
     noisy: Any, variance: Any, first_cell: Any, k0: Any, k1: Any, plane: Any, chip: Any, event: Any,
     a: Any, squares: Any, z: Any, zeros: Any, noise: Any, sums: Any,
     out: Any, out_bases: Any, out_step: Any,
@@ -193,7 +193,7 @@ def read_block(
                         if converts:
                             convert(
                                 a, a0, planes, b0, depth, first, vectors, sums, o0, factor,
-                                scale, shift, step, q0, low, high,
+                                scale, fine, shift, step, q0, low, high,
                             )  # fmt: skip
                         else:
                             accumulate(a, a0, planes, b0, depth, first, vectors, sums, o0, factor)
@@ -204,7 +204,7 @@ def read_block(
 def read(
     block_rows: Any, x: Any, slice_size: Any, input_weights: Any, bases: Any, offsets: Any,
     planes: Any, n: Any, tile_rows: Any, weights: Any,
-    converts: Any, scale: Any, shift: Any, step: Any, low: Any, high: Any,
+    converts: Any, scale: Any, fine: Any, shift: Any, step: Any, low: Any, high: Any,
     noisy: Any, variance: Any, first_cell: Any, k0: Any, k1: Any, plane: Any, chip: Any, event: Any,
     a: Any, squares: Any, z: Any, zeros: Any, noise: Any, sums: Any,
     out: Any, out_bases: Any, out_step: Any,
@@ -214,7 +214,7 @@ def read(
         end = min(begin + block_rows, bases.size)
         read_block(
             x, slice_size, input_weights, bases[begin:end], offsets, planes, n, tile_rows, weights,
-            converts, scale, shift, step, low, high,
+            converts, scale, fine, shift, step, low, high,
             noisy, variance, first_cell + begin * n, k0, k1, plane, chip, event,
             a, squares, z, zeros, noise, sums, out, out_bases[begin:end], out_step,
         )  # fmt: skip

@@ -100,12 +100,17 @@ def accumulate(
 
 def convert(
     a: Any, a0: Any, b: Any, b0: Any, depth: Any, first: Any, vectors: Any, out: Any, o0: Any, weight: Any,
-    scale: Any, shift: Any, step: Any, q0: Any, low: Any, high: Any,
+    scale: Any, fine: Any, shift: Any, step: Any, q0: Any, low: Any, high: Any,
 ) -> None:  # fmt: skip
-    """Eq. (21), (22), (29): out += weight step min(max(rint(scale sum + shift), low), high)."""
+    """Eq. (21), (22), (29): out += weight step min(max(rint((scale + fine) sum + shift), low), high).
+
+    `fine` is what rounding takes from `scale`: together they are the quotient to 48 bits, so that a sum half-way
+    between two codes is seen to be just that, whatever the step.
+    """
     values = _sums(a, a0, b, b0, depth, first, vectors).astype(np.float64)
     columns = slice(q0, q0 + values.shape[1])
-    whole = np.rint((values * scale[columns] + shift[columns]).astype(np.float32))
+    rest = (values * fine[columns] + shift[columns]).astype(np.float32)
+    whole = np.rint((values * scale[columns] + rest).astype(np.float32))
     codes = np.minimum(np.maximum(whole, low), high)
     _add(out, o0, np.float32(weight) * step[columns], codes.astype(np.float64))
 
@@ -138,14 +143,14 @@ def _accumulate(a, a0, b, b0, depth, first, vectors, out, o0, weight):  # type: 
 
 @overload(convert, inline="always")
 def _convert(  # type: ignore[no-untyped-def]
-    a, a0, b, b0, depth, first, vectors, out, o0, weight, scale, shift, step, q0, low, high
+    a, a0, b, b0, depth, first, vectors, out, o0, weight, scale, fine, shift, step, q0, low, high
 ):
-    def code(a, a0, b, b0, depth, first, vectors, out, o0, weight, scale, shift, step, q0, low, high):  # type: ignore[no-untyped-def]
+    def code(a, a0, b, b0, depth, first, vectors, out, o0, weight, scale, fine, shift, step, q0, low, high):  # type: ignore[no-untyped-def]
         if vectors == 1:
-            _convert_1(a, a0, b, b0, depth, first, out, o0, weight, scale, shift, step, q0, low, high)
+            _convert_1(a, a0, b, b0, depth, first, out, o0, weight, scale, fine, shift, step, q0, low, high)
         elif vectors == 2:
-            _convert_2(a, a0, b, b0, depth, first, out, o0, weight, scale, shift, step, q0, low, high)
+            _convert_2(a, a0, b, b0, depth, first, out, o0, weight, scale, fine, shift, step, q0, low, high)
         else:
-            _convert_3(a, a0, b, b0, depth, first, out, o0, weight, scale, shift, step, q0, low, high)
+            _convert_3(a, a0, b, b0, depth, first, out, o0, weight, scale, fine, shift, step, q0, low, high)
 
     return code

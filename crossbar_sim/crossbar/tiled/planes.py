@@ -101,7 +101,7 @@ class TiledPlanes:
             self._variance = self._packed(variance, "the variance of read noise")
             require(not np.any(variance < 0), "the variance of read noise must be at least 0 S^2")
         self.converts = quantiser is not None
-        self._scale = self._shift = self._step = _NONE
+        self._scale = self._fine = self._shift = self._step = _NONE
         self._low = self._high = np.float32(0)
         if quantiser is not None:
             self._set(quantiser)
@@ -118,7 +118,9 @@ class TiledPlanes:
         quantiser.check()
         step = self._each(quantiser.step, "step")
         self._step = self._padded(step, "step")
-        self._scale = self._padded(self._each(quantiser.gain, "gain") / step, "gain")
+        per_step = self._each(quantiser.gain, "gain") / step
+        self._scale = self._padded(per_step, "gain")
+        self._fine = self._padded(per_step - per_step.astype(np.float32), "gain")
         self._shift = self._padded(self._each(quantiser.offset, "offset") / step, "offset")
         self._low, self._high = np.float32(quantiser.low), np.float32(quantiser.high)
 
@@ -197,7 +199,7 @@ class TiledPlanes:
         kernels.read(
             rows, part.x, part.slice_size, input_weights, part.bases, part.offsets,
             self._planes, self.columns, self.tile_rows, self.weights,
-            self.converts, self._scale, self._shift, self._step, self._low, self._high,
+            self.converts, self._scale, self._fine, self._shift, self._step, self._low, self._high,
             self.noisy, self._variance, part.first_row * self.columns, *stream.name,
             scratch("a", voltages), scratch("squares", voltages if self.noisy else 1), scratch("z", noise),
             _ZEROS, scratch("noise", kernels.TILE), scratch("sums", self.panels * strips * kernels.TILE),

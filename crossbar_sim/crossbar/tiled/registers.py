@@ -178,10 +178,10 @@ def make_convert(shape: Shape, panel: int) -> Any:
     @intrinsic
     def code(
         typing: Any, a: Any, a0: Any, b: Any, b0: Any, depth: Any, first: Any, out: Any, o0: Any, weight: Any,
-        scale: Any, shift: Any, step: Any, q0: Any, low: Any, high: Any,
+        scale: Any, fine: Any, shift: Any, step: Any, q0: Any, low: Any, high: Any,
     ) -> Any:  # fmt: skip
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            *product, out, o0, weight, scale, shift, step, q0, low, high = _data(
+            *product, out, o0, weight, scale, fine, shift, step, q0, low, high = _data(
                 context, builder, signature, args
             )
             tile = _Tile(builder, shape, panel)
@@ -189,14 +189,16 @@ def make_convert(shape: Shape, panel: int) -> Any:
             factor, low, high = tile.spread(weight), tile.spread(low), tile.spread(high)
             columns = [v * shape.lanes for v in range(shape.vectors)]
             scales = [tile.load(scale, q0, c) for c in columns]
+            fines = [tile.load(fine, q0, c) for c in columns]
             shifts = [tile.load(shift, q0, c) for c in columns]
             steps = [builder.fmul(factor, tile.load(step, q0, c)) for c in columns]
             for (_, v, offset), value in zip(tile.cells(), values, strict=True):
-                whole = tile.call("rint", tile.call("fma", value, scales[v], shifts[v]))
+                rest = tile.call("fma", value, fines[v], shifts[v])
+                whole = tile.call("rint", tile.call("fma", value, scales[v], rest))
                 tile.add_to(out, o0, offset, steps[v], tile.clip(whole, low, high))
             return context.get_dummy_value()
 
-        arrays = (types.float32[::1],) * 3
+        arrays = (types.float32[::1],) * 4
         ends = (types.int64, types.float32, types.float32)
         return types.void(*_PRODUCT, *_OUT, types.float32, *arrays, *ends), generate
 

@@ -27,6 +27,7 @@ _LAWS = {
     "lognormal": "log-normal drift g exp(lambda), lambda ~ N(0, sigma²)",
     "gamma": "gamma drift",
     "relaxation": "relaxation",
+    "measured_relaxation": "relaxation that depends on g",
 }
 
 

@@ -30,6 +30,16 @@ def test_a_table_is_read(tmp_path):
     assert data.g_max == 2e-6
 
 
+def test_a_few_readings_below_0_are_an_offset_and_counted(tmp_path):
+    data = read_measurements(
+        write(tmp_path / "m.csv", HEAD + "\n".join([*GOOD, "1e-7,-1e-7,0", "1e-6,-9e-6,0"]))
+    )
+    assert (data.negative, data.lowest) == (2, -9e-6)
+    assert data.measured[-2:].tolist() == [0, 0]
+    assert data.floored.tolist() == [False] * 12 + [True, True]
+    assert read_measurements(write(tmp_path / "n.csv", HEAD + "\n".join(GOOD))).negative == 0
+
+
 BAD = {
     "empty": ("", "is empty"),
     "no rows": (HEAD, "0 rows"),
@@ -41,10 +51,11 @@ BAD = {
     "empty value": (HEAD + "\n".join([*GOOD, "1e-6,,0"]), "line 14: measured_S='' is no number"),
     "nan": (HEAD + "\n".join([*GOOD, "1e-6,nan,0"]), "row 13: measured_S=nan must be in S"),
     "infinite": (HEAD + "\n".join([*GOOD, "1e-6,inf,0"]), "row 13: measured_S=inf"),
-    "negative": (
-        HEAD + "\n".join([*GOOD, "1e-6,-1e-7,0"]),
-        "row 13: measured_S=-1e-07 must be in S, from 0 S",
+    "wrong sign": (
+        HEAD + "\n".join([*GOOD, "1e-5,-1e-5,0", "1e-5,-9e-6,0"]),
+        "2 of 14 readings lie more than 1.2e-06 S (10% of the largest target) below 0 S, the first in row 13",
     ),
+    "negative and not in S": (HEAD + "\n".join([*GOOD, "1e-6,-2,0"]), "row 13: measured_S=-2 must be in S"),
     "negative time": (HEAD + "\n".join([*GOOD, "1e-6,1e-6,-1"]), "row 13: time_s=-1"),
     "microsiemens": (HEAD + "\n".join([*GOOD, "40,39,0"]), "40 uS is 40e-6"),
     "short row": (HEAD + "\n".join([*GOOD, "1e-6,1e-6"]), "line 14: 2 values under 3 columns"),

@@ -35,15 +35,15 @@ def test_this_processors_shape_is_one_of_them():
 
 def read(shape, data):
     """(store, accumulate, convert) of all inputs and columns with registers of this shape."""
-    x, g, first, scale, shift, step = data
+    x, g, first, scale, fine, shift, step = data
     rows, width = shape.rows, shape.width
     store, accumulate, convert = (make(shape, width) for make in (make_store, make_accumulate, make_convert))
 
     @numba.njit
-    def tile(a, b, start, s, h, t, stored, added, converted):
+    def tile(a, b, start, s, f, h, t, stored, added, converted):
         store(a, 0, b, 0, DEPTH, start, stored, 0)
         accumulate(a, 0, b, 0, DEPTH, start, added, 0, F32(0.3))
-        convert(a, 0, b, 0, DEPTH, start, converted, 0, F32(0.7), s, h, t, 0, F32(-5), F32(6))
+        convert(a, 0, b, 0, DEPTH, start, converted, 0, F32(0.7), s, f, h, t, 0, F32(-5), F32(6))
 
     results = np.ones((3, INPUTS, COLUMNS), np.float32)
     for i in range(0, INPUTS, rows):
@@ -52,7 +52,7 @@ def read(shape, data):
             start = np.zeros((rows, width), np.float32)
             here = min(rows, INPUTS - i)
             a[:, :here], start[:here] = x[i : i + here].T, first[i : i + here, j : j + width]
-            columns = [np.ascontiguousarray(v[j : j + width]) for v in (scale, shift, step)]
+            columns = [np.ascontiguousarray(v[j : j + width]) for v in (scale, fine, shift, step)]
             b = np.ascontiguousarray(g[:, j : j + width])
             outs = [np.ones(rows * width, np.float32) for _ in range(3)]
             tile(a.reshape(-1), b.reshape(-1), start.reshape(-1), *columns, *outs)
@@ -68,7 +68,8 @@ def test_bits_do_not_depend_on_the_vector_width():
         for n in ((INPUTS, DEPTH), (DEPTH, COLUMNS), (INPUTS, COLUMNS))
     )
     scale, shift, step = (rng.random(COLUMNS, np.float32) + F32(0.5) for _ in range(3))
-    data = x, g, first, scale, shift, step
+    fine = scale * F32(2.0**-25) * rng.standard_normal(COLUMNS).astype(np.float32)
+    data = x, g, first, scale, fine, shift, step
     results = [
         read(shape, data) for shape in (Shape(8, 3, 16), Shape(6, 2, 8), Shape(8, 3, 4), Shape(4, 2, 4))
     ]
