@@ -116,7 +116,7 @@ def _separator(lines: list[str], source: str) -> tuple[str | None, bool]:
     if spaced and all(_COMMA.fullmatch(word) or _WHOLE.fullmatch(word) for word in words):
         return None, True
     pairs = [line.strip().split(",") for line in lines]
-    if all(len(p) == 2 and _WHOLE.fullmatch(p[0]) and _REST.fullmatch(p[1]) for p in pairs):
+    if all(len(p) == 2 and p[0].lstrip("+-").isdigit() and _REST.fullmatch(p[1]) for p in pairs):
         raise InputError(
             f"{source}: {lines[0].strip()[:40]!r} may be one number with a decimal comma, or two: write a decimal "
             "point, or separate columns with semicolons"

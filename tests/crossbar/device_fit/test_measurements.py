@@ -64,7 +64,7 @@ BAD = {
     "no text": (b"\x89HDF\r\n\x1a\n\xff\xfe", "not a table in UTF-8 text"),
     "null bytes": (HEAD.encode() + b"1e-6,\x00,0\n" * 9, "is no"),
     "open quote": (HEAD + '"1e-6,1,1\n', "not CSV that can be read"),
-    "one huge field": (HEAD + "9" * 200_000 + ",1,1\n", "not CSV that can be read"),
+    "one huge field": (HEAD + '"' + "9" * 200_000 + '",1,1\n', "not CSV that can be read"),
     "all targets 0": (HEAD + "0,1e-6,0\n" * 9, "every target_S is 0"),
     "no error": (HEAD + "1e-6,1e-6,0\n" * 9, "there is no error to fit"),
 }
