@@ -1,7 +1,6 @@
 """Sentences on requests of a design that cannot act on a model: for reports, and for those who call `to_analog`."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from crossbar_sim.crossbar.devices import PolynomialNoise
 from crossbar_sim.crossbar.hardware import Hardware
@@ -24,23 +23,8 @@ def of_design(hardware: Hardware, layers: tuple[Layer, ...]) -> Iterator[str]:
         left = [layer.name for layer in layers if layer.analog and not any(s.bias for s in layer.matrices)]
         if left:
             yield f"bias=row adds no row in {', '.join(left)}: no bias, or one that cannot join its matrix"
-    yield from _of_flips(hardware)
     if isinstance(hardware.programming, PolynomialNoise):
         yield from _of_fit(hardware.programming, mapping.g_min, mapping.g_max)
-
-
-def _of_flips(hardware: Hardware) -> Iterator[str]:
-    """A flip encoding that does not suffice: what it is simulated as holds where half of the largest current fits."""
-    mapping, dac, adc = hardware.mapping, hardware.dac, hardware.adc
-    if adc is None or adc.encoding is None or adc.bits is None or adc.range != "granular" or dac is None:
-        return
-    most = round((mapping.g_max - mapping.g_min) / mapping.cell_step) * dac.full_scale * hardware.tile[0] / 2
-    top = replace(adc, encoding=None).top(dac)
-    if most > top:
-        yield (
-            f"adc.encoding='flip' keeps sums of {hardware.tile[0]} rows within {most:g} steps; an ADC of {adc.bits} "
-            f"bits has codes up to {top}: its clipping is simulated too mildly: give more bits or fewer rows"
-        )
 
 
 def _of_fit(noise: PolynomialNoise, low: float, high: float) -> Iterator[str]:

@@ -112,7 +112,7 @@ class Reference:
         finally:
             hook.remove()
         few = check_repeats(model, x, fixed)
-        whole = clean
+        mixed = check_alone(model, few, clean)
         found = class_axis(clean, y, axis, x, lambda: traced_axis(model, x, fixed))
         if found is not None:
             clean = clean.movedim(found, 1)
@@ -137,7 +137,6 @@ class Reference:
             raise InputError(
                 "the clean model's outputs are not finite on these inputs: nothing to compare with"
             )
-        mixed = check_alone(model, few, whole)
         seen = (few_of(x, fixed), few)
         return cls(x, y, clean, block, fixed, max(counts, default=1), found, notes, seen, mixed)
 
