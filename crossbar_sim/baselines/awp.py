@@ -23,7 +23,7 @@ from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.train import Epoch
 from crossbar_sim.nn.training import Training
-from crossbar_sim.rng import Key
+from crossbar_sim.rng import Key, as_key
 
 Range = tuple[Tensor, Tensor]
 """The least and the largest value of the training images, per channel or of all: shapes that broadcast with x."""
@@ -87,7 +87,8 @@ class Awp(Method):
         checkpoint: str | PathLike[str] | None = None,
     ) -> Trained:
         """See `Method.fit`."""
-        check_development(development)
+        development = check_development(development)
+        key = as_key(key)
         model = fresh(build, key)
         names = [name for name, _ in perturbed(model)]
         within = None if self.input_attack is None else value_range(development.train.x)
@@ -106,7 +107,9 @@ class Awp(Method):
             x = attack(model, x, y, self.input_attack, self.attack_steps, within)
         weights = [weight for _, weight in perturbed(model)]
         with statistics_kept(model):
-            loss = functional.cross_entropy(model(x), y)
+            loss = functional.cross_entropy(
+                model(x.clone()), y
+            )  # x is needed again, whatever the forward writes
             # by autograd.grad, so that .grad holds the second gradient alone
             ascent = torch.autograd.grad(loss, weights, allow_unused=True)
         kept = [weight.detach().clone() for weight in weights]

@@ -16,7 +16,7 @@ from crossbar_sim.nn.convert import to_analog
 from crossbar_sim.nn.copying import copy_module
 from crossbar_sim.nn.evaluate import one_thread, outputs, torch_threads_kept
 from crossbar_sim.nn.faithful import faithful, is_copy
-from crossbar_sim.nn.sending import portable
+from crossbar_sim.nn.sending import packed, unpacked
 from crossbar_sim.robustness.drawn_images import Strata
 from crossbar_sim.robustness.measuring import AnyModel, Measurer, OfChain
 from crossbar_sim.robustness.score import Reference
@@ -78,8 +78,12 @@ class Subject:
         """The examples by class, or by the clean model's class where there are no labels."""
         reference = self.reference
         classes = reference.y
-        if classes is None and reference.classes and reference.predicted.dim() == 1:
+        if classes is None and reference.classes:
             classes = reference.predicted
+        if (
+            classes is not None and classes.dim() > 1
+        ):  # an example of many tokens or pixels is of no one class
+            classes = None
         return Strata.of(None if classes is None else classes.numpy(), len(reference.x))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -89,7 +93,15 @@ class Subject:
             InputError: if the model cannot be pickled.
         """
         own = {k: v for k, v in self.__dict__.items() if k not in ("evaluator", "strata")}
-        return {**own, "module": portable(self.module)}
+        return {**own, "module": packed(self.module)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In another process.
+
+        Raises:
+            InputError: if the model's own code is not there.
+        """
+        self.__dict__.update({**state, "module": unpacked(state["module"])})
 
 
 class Evaluator:
@@ -151,7 +163,8 @@ def _measurers(subject: Subject) -> list[Measurer]:
 def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> Chain | None:
     """The model as a chain, if it is one and gives what its own forward gives, to the bit."""
     reference = subject.reference
-    if subject.metric == "output_error" or reference.predicted.dim() != 1 or reference.fixed is not None:
+    one = reference.classes and reference.predicted.dim() == 1 and reference.judged is None
+    if subject.metric == "output_error" or not one or reference.fixed is not None:
         return None
     # on a copy of its own: to look for a chain traces the forward, which may leave things on the model
     traced = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip)
