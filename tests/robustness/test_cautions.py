@@ -39,16 +39,10 @@ WAN = PolynomialNoise((3.48e-07, 1.603e-05, -4.3853e-05, 4.5393e-05, -1.6815e-05
         (Hardware(drift=DRIFT, normalisation="folded"), "no batch normalisation alone follows"),
         (Hardware(Offset(), drift=DRIFT, drift_per="weight"), "drift_per=weight does nothing"),
         (Hardware(Differential(0.0, 1e-3), programming=WAN), "polynomial is negative"),
-        (Hardware.preset("isaac", adc_bits=7), "within 192 steps; an ADC of 7 bits has codes up to 127"),
-        (Hardware.preset("isaac", tile=(256, 128)), "sums of 256 rows within 384 steps"),
     ],
 )
 def test_a_request_that_cannot_act_is_named(hardware: Hardware, says: str):
     assert says in warned(linear(), hardware, inputs(50, 6))
-
-
-def test_isaac_itself_is_not_warned_of():
-    assert "too mildly" not in warned(linear(), Hardware.preset("isaac"), inputs(20, 6))
 
 
 def test_a_sensible_design_is_not_warned_of():
