@@ -53,7 +53,7 @@ def run_calibrate(
         raise InputError(f"{output}: a hardware file ends in .toml or .json")
     if threads is not None:
         pool.set_threads(threads)
-    x, told = calibration_inputs(loaded, data, data_dir, images, input_shape, seed, named=data is not None)
+    x, told = calibration_inputs(loaded, data, data_dir, images, input_shape, seed)
     loaded.module.eval()
     calibrated, reports = calibrate_ranges(
         loaded.module, hardware, x, only=only or None, skip=skip, seed=seed, chip=chip, fixed=loaded.batch
@@ -122,7 +122,6 @@ def calibration_inputs(
     images: int,
     input_shape: tuple[int, ...] | None,
     seed: int,
-    named: bool = False,
 ) -> tuple[Any, str]:
     """Inputs (n, ...) that no score is reported on, and what they are, in words.
 
@@ -139,16 +138,14 @@ def calibration_inputs(
         return found.x, f"{len(found.x)} random inputs"
     splits: Splits = load_data(name, data_dir)
     split = splits.train or splits.validation
-    if split is None and named:  # the command calibrate: it reports no scores on them
-        split = splits.test
     if split is None:
         raise InputError(
             f"{splits.name} has test examples alone, and converters are not calibrated on those that scores are "
-            "reported on: add x_train (and y_train) to the .npz, give other examples with --calibration-data FILE, or "
-            "set a range such as --adc-range max"
+            "reported on: add x_train (and y_train) to the .npz, give deploy and sweep other "
+            "examples with --calibration-data FILE, or set a range such as --adc-range max"
         )
     chosen = permutation(len(split.x), Key(seed).fold("converter images"))[:images].sort().values
-    which = {id(splits.train): "training", id(splits.test): "test"}.get(id(split), "validation")
+    which = "training" if splits.train is not None else "validation"
     return split.x[chosen], f"{len(chosen)} {which} examples of {splits.name}"
 
 

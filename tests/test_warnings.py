@@ -52,8 +52,6 @@ def test_the_command_line_says_what_to_give(command, files, tmp_path):
     assert "x_train" in refused.err
     assert "--calibration-data FILE" in refused.err
     assert command("deploy", files.checkpoint, *given, "--calibration-data", files.unlabelled).code == 0
-    kept = tmp_path / "design.toml"
-    assert command("calibrate", files.checkpoint, kept, "--data", files.labelled, "--adc-bits", 6).code == 0
     several = command("deploy", files.checkpoint, "--sigma", "0.3,0.6")
     assert several.code == 2
     assert "crossbar-sim sweep --sigma 0.3,0.6" in several.err
