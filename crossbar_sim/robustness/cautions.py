@@ -6,6 +6,7 @@ from crossbar_sim.crossbar.devices import PolynomialNoise
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.nn.layer import Layer
 from crossbar_sim.robustness.score import Reference, Score
+from crossbar_sim.robustness.statistics import tail_caution
 
 
 def of_design(hardware: Hardware, layers: tuple[Layer, ...]) -> Iterator[str]:
@@ -73,6 +74,13 @@ def of_reference(reference: Reference, metric: str, asked: str | None) -> Iterat
             f"outputs of shape {tuple(clean.shape[1:])} are taken for scores of {clean.shape[1]} classes at each of "
             f"{places} places; if they are none (an image, a sequence), ask for --metric output_error"
         )
+
+
+def of_tail(scores: tuple[Score, ...], metric: str) -> Iterator[str]:
+    """Scores with a long tail, which make the interval of their mean too short (docs/statistics.md, section 8)."""
+    found = tail_caution(abs(score.value(metric)) for score in scores)  # an error is shown as the error it is
+    if found is not None:
+        yield found
 
 
 def of_scores(scores: tuple[Score, ...], chips: tuple[int, ...]) -> Iterator[str]:

@@ -284,7 +284,8 @@ def deploy(
         threshold = max(round(clean.value(metric) - 0.05, 3), 0.0)
     return Deployment(
         metric, hardware, seed, numbers, clean, tuple(scores), threshold, layers,
-        (*warnings, *told, *cautions.of_scores(tuple(scores), numbers)), tuple(notes), identity or {},
+        (*warnings, *told, *cautions.of_scores(tuple(scores), numbers),
+         *cautions.of_tail(tuple(scores), metric)), tuple(notes), identity or {},
         calibrator, tuple(plain),
     )  # fmt: skip
 
