@@ -9,7 +9,7 @@ import re
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -126,21 +126,27 @@ def _alive(process: int) -> str:
     return "a"
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
+def write_text(path: str | os.PathLike[str], text: str | Iterable[str]) -> None:
     """Write a text file whole or not at all, in UTF-8; straight into a pipe or device (/dev/stdout).
+
+    Args:
+        path: of the file.
+        text: it, or its parts, each written as it comes.
 
     Raises:
         InputError: with the system's reason.
     """
     target = _target(path)
+    parts = (text,) if isinstance(text, str) else text
     if _is_stream(target):
         try:
-            target.write_text(text, encoding="utf-8")
+            with open(target, "w", encoding="utf-8", newline="") as file:
+                file.writelines(parts)
         except OSError as error:
             raise InputError(f"cannot write {path}: {_reason(error)}") from error
         return
-    with replacing(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with replacing(target) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        file.writelines(parts)
 
 
 def check_writable(path: str | os.PathLike[str], stream: bool = False) -> None:

@@ -11,9 +11,13 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
+from torch import nn
 
 import crossbar_sim
 from crossbar_sim.cli import cli
+from crossbar_sim.nn.archive import EXPORT_HINT
+from crossbar_sim.nn.loading import load_model
 from crossbar_sim.store import FORMAT
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +56,23 @@ def test_the_readmes_example_prints_what_it_says():
             exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
         assert said.strip()
         assert compared(said.rstrip(), printed.getvalue().rstrip()) == []
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_the_readmes_export_and_the_hint_take_a_batch_of_any_size(n, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4)
+    ).eval()
+    (snippet,) = (code for kind, code in blocks(README) if kind == "python" and "torch.export.save" in code)
+    x = torch.linspace(-1, 1, 36 * n).reshape(n, 1, 6, 6)
+    for code, name in ((snippet, "mine.pt2"), (EXPORT_HINT, "model.pt2")):
+        exec(compile(code, "README.md", "exec"), {"torch": torch, "model": model, "x": x})
+        loaded = load_model(name)
+        assert loaded.batch is None
+        for batch in (1, 3, 500):
+            y = torch.linspace(-1, 1, 36 * batch).reshape(batch, 1, 6, 6)
+            torch.testing.assert_close(loaded.module(y), model(y))
 
 
 def test_the_comparison_sees_differences():

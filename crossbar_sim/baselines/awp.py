@@ -106,7 +106,9 @@ class Awp(Method):
             x = attack(model, x, y, self.input_attack, self.attack_steps, within)
         weights = [weight for _, weight in perturbed(model)]
         with statistics_kept(model):
-            loss = functional.cross_entropy(model(x), y)
+            loss = functional.cross_entropy(
+                model(x.clone()), y
+            )  # x is needed again, whatever the forward writes
             # by autograd.grad, so that .grad holds the second gradient alone
             ascent = torch.autograd.grad(loss, weights, allow_unused=True)
         kept = [weight.detach().clone() for weight in weights]

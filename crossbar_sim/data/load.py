@@ -82,6 +82,11 @@ def load_data(
         return (load_npz if name.lower().endswith(".npz") else load_npy)(Path(name))
     if name == "pennfudan":
         return load_pennfudan(folder, key).on_canvas()
+    if name.lower().endswith(".mat") and os.path.isfile(name):
+        raise InputError(
+            f"{name}: MATLAB files are not read as data; in Python: m = scipy.io.loadmat({name!r}) (h5py, transposed, "
+            "for version 7.3), then numpy.savez('data.npz', x=m['x'], y=m['y'].ravel()), examples first"
+        )
     if name not in DATASETS:
         close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""

@@ -240,28 +240,47 @@ def _copy(field: str, value: Any) -> Any:
 
 
 def _key(i: int, key: object) -> str:
-    """A dict's key; a text that is no identifier ("class-logits") is replaced rather than handed on."""
-    if isinstance(key, str) and not _IDENTIFIER.fullmatch(key):
-        return f"_key_{i}"
-    return _identifier("a tree's key", key)
+    """A dict's key; one that is not an identifier ("class-logits", 0) is replaced rather than handed on."""
+    return key if isinstance(key, str) and len(key) <= 500 and _IDENTIFIER.fullmatch(key) else f"_key_{i}"
+
+
+def _names(context: object, count: int) -> list[object] | None:
+    """The names that a tree's context gives its parts, as dicts and registered classes do; None if it gives none.
+
+    A dict has a list of keys, a dataclass two lists (the fields that hold something and those that are None), a
+    defaultdict its keys beside its factory.
+    """
+    if isinstance(context, str):
+        try:
+            context = json.loads(context)
+        except ValueError:  # the name of a named tuple
+            return None
+    if isinstance(context, dict):
+        context = context.get("dict_context")
+    if isinstance(context, list) and len(context) == 2 and all(isinstance(part, list) for part in context):
+        context = context[0]
+    plain = isinstance(context, list) and all(isinstance(name, str | int) for name in context)
+    return context if plain and len(context) == count and len(set(context)) == count else None  # type: ignore
 
 
 def _tree(text: object) -> str:
-    """Copy a tree of tuples, lists and dicts. Their contexts may otherwise import modules."""
+    """Copy a tree of tuples, lists and dicts; registered classes become dicts of their fields, other types tuples.
+
+    Contexts may otherwise import modules.
+    """
 
     def node(spec: dict[str, Any]) -> dict[str, Any]:
-        kind, context = spec["type"], spec["context"]
-        if kind == "builtins.dict" and isinstance(context, str):
-            keys = json.loads(context)
-            context = json.dumps([_key(i, key) for i, key in enumerate(keys)])
-        elif kind not in (None, "builtins.tuple", "builtins.list") or context not in (None, "null"):
-            raise InputError(
-                f"the archived model takes or returns a {str(kind)[:60]!r}: crossbar-sim feeds one "
-                "tensor and reads one; wrap the model so that it returns a tensor, and export it "
-                "again"
-            )
-        children = [node(child) for child in spec["children_spec"]]
-        return {"type": kind, "context": context, "children_spec": children}
+        kind, children = spec["type"], [node(child) for child in spec["children_spec"]]
+        if kind is None:
+            return {"type": None, "context": None, "children_spec": children}
+        names = _names(spec["context"], len(children))
+        if kind == "builtins.dict" and names is None:
+            raise _outside("the keys of a dict", spec["context"])
+        if kind in ("builtins.tuple", "builtins.list") or names is None:
+            kind = kind if kind == "builtins.list" else "builtins.tuple"
+            return {"type": kind, "context": "null", "children_spec": children}
+        keys = json.dumps([_key(i, name) for i, name in enumerate(names)])
+        return {"type": "builtins.dict", "context": keys, "children_spec": children}
 
     if not isinstance(text, str):
         raise _outside("a tree", text)

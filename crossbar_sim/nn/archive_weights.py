@@ -11,9 +11,10 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn.archive_graph import dotted
 
 EXPORT_HINT = (
-    "torch.export.save(torch.export.export(model.eval(), (x,), "
-    'dynamic_shapes=({0: torch.export.Dim("batch")},)), "model.pt2")'
+    "torch.export.save(torch.export.export(model.eval(), (torch.cat([x, x]),), "
+    'dynamic_shapes=({0: torch.export.Dim.AUTO},)), "model.pt2")'
 )
+"""How to export: of inputs x of any batch, for batches of any size. torch would fix a batch of 1, hence the `cat`."""
 
 Members = dict[str, zipfile.ZipInfo]
 

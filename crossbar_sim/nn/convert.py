@@ -30,6 +30,17 @@ from crossbar_sim.nn.unmapped import (
 from crossbar_sim.rng import check_chip
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of a DataParallel, or of what torch.compile returns: its layers have their own names."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif type(model).__module__.startswith("torch._dynamo") and hasattr(model, "_orig_mod"):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model
+
+
 def to_analog(
     model: nn.Module,
     hardware: Hardware,
@@ -41,7 +52,8 @@ def to_analog(
     """A copy of the model with its layers on simulated arrays; clean parameters are shared, not copied.
 
     Args:
-        model: any torch model, or the module of a torch.export archive.
+        model: any torch model, or the module of a torch.export archive; of a DataParallel or a compiled model, the
+            model inside.
         hardware: the design.
         seed, chip: which random sample of it.
         only, skip: names of layers, or patterns such as "encoder.*"; the rest stays digital and clean.
@@ -54,6 +66,7 @@ def to_analog(
         InputError: if a pattern matches no layer, nothing is left to map, the model is analog already, or it
             holds TorchScript or lazy parameters.
     """
+    model = unwrapped(model)
     if any(arrays_of(module) is not None for module in model.modules()):
         raise InputError(
             "the model is analog already: convert the clean model, or set_chip/set_hardware this one"

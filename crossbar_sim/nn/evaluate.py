@@ -1,7 +1,9 @@
 """Running a model over data: in fixed blocks, one thread per block, so that the bits never depend on threads."""
 
-import math
-from collections.abc import Callable, Iterator
+import dataclasses
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -20,6 +22,9 @@ BLOCK = 500
 
 _FEW, _LEAST = 8, 4
 
+_harmless: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+"""Models whose first forward left its input as it was: their forwards get the examples themselves, not a copy."""
+
 
 def outputs(
     model: nn.Module,
@@ -31,7 +36,8 @@ def outputs(
 ) -> list[Any]:
     """The model's outputs block by block, in order; on the CPU several blocks at a time.
 
-    What the forward leaves on the model (`nn.kept_state`) is put back; then blocks run one after the other.
+    What the forward leaves on the model (`nn.kept_state`) is put back; then blocks run one after the other. The
+    examples stay as they are, even if the forward changes its input in place.
 
     Args:
         model: in evaluation mode; an analog one is programmed first, then shared by the threads.
@@ -126,12 +132,13 @@ def check_alone(model: nn.Module, few: Tensor, clean: Tensor) -> float:
     Raises:
         InputError: naming the batch normalisations without running statistics, or in training mode.
     """
-    whole = clean[: len(few)].float()
+    known = few.isfinite() & clean[: len(few)].isfinite()  # what a model makes of padding may be anything
+    few, whole = (torch.where(known, t, 0.0) for t in (few, clean[: len(few)].float()))
     largest = float(whole.abs().max())
     half = any(p.is_floating_point() and p.element_size() < 4 for p in model.parameters())
     # of most of the examples: where there are thresholds, rounding may change a few of them
     difference = float((few - whole).abs().reshape(len(few), -1).amax(1).median())
-    mixed = difference > (3e-2 if half else 1e-3) * largest and math.isfinite(difference)
+    mixed = difference > (3e-2 if half else 1e-3) * largest
     if not mixed and len(few) >= _LEAST:
         return 0.0
     found = [
@@ -191,7 +198,7 @@ def _forward(model: nn.Module, piece: Tensor, fast: bool) -> Tensor:
     """One block's output as a tensor (b, ...) of float32 or float64."""
     with FastRoutes() if fast else nullcontext():
         answer = _answer(model, piece)
-    y = _tensor(answer)
+    y = answer_of(answer)
     if y is None or y.dim() < 1 or len(y) != len(piece):
         what = f"shape {tuple(y.shape)}" if y is not None else "no tensor"
         first = "; it returns several outputs, of which the first is taken" if several(answer) > 1 else ""
@@ -220,7 +227,7 @@ def _real(y: Tensor) -> Tensor:
 def _answer(model: nn.Module, piece: Tensor) -> Any:
     """What the model makes of one block; its errors in one sentence."""
     try:
-        return model(piece)
+        return _unchanged(model, piece)
     except (InputError, MemoryError):
         raise
     except Exception as error:  # of the user's own code, or of torch where shapes do not fit: of any kind
@@ -237,22 +244,56 @@ def _answer(model: nn.Module, piece: Tensor) -> Any:
         ) from error
 
 
-def _tensor(y: Any) -> Tensor | None:
-    """The output that counts: a tensor, "logits", the first of a tuple, "out" or the first of a dictionary."""
+def _unchanged(model: nn.Module, piece: Tensor) -> Any:
+    """The model's output for a block of examples, which keep their values whatever the forward does to its input.
+
+    A model gets copies until one of its forwards has been seen to leave its input alone. The values are compared as
+    well as the version, which `x.data` and NumPy do not raise.
+    """
+    if model in _harmless and not piece.is_inference():
+        before = piece._version
+        answer = model(piece)
+        if piece._version != before:
+            _harmless.discard(model)
+            raise InputError(
+                "the model changes its input in place for some inputs and not for others, so the examples are no "
+                "longer what they were: begin its forward with x = x.clone()"
+            )
+        return answer
+    with torch.inference_mode(False), torch.no_grad():  # a tensor made in inference mode has no version
+        own = piece.clone()
+    before = own._version
+    answer = model(own)
+    if own._version == before and torch.equal(own, piece):
+        _harmless.add(model)
+    return answer
+
+
+def answer_of(y: Any) -> Tensor | None:
+    """The output that counts: a tensor, else the one called "logits" or "out", else the first that is one."""
     if isinstance(y, Tensor):
         return y
-    if hasattr(y, "logits"):
-        return _tensor(y.logits)
-    if isinstance(y, list | tuple) and y:
-        return _tensor(y[0])
-    if isinstance(y, dict) and y:
-        return _tensor(y.get("logits", y.get("out", next(iter(y.values())))))
-    return None
+    named, parts = _parts(y)
+    first = [named[name] for name in ("logits", "out") if name in named]
+    return next((found for part in (*first, *parts) if (found := answer_of(part)) is not None), None)
 
 
 def several(y: Any) -> int:
     """How many outputs there are, of which the first counts for being the first; 1 if there is one, or a name tells."""
-    if hasattr(y, "logits") or (isinstance(y, dict) and ("logits" in y or "out" in y)):
+    named, parts = _parts(y)
+    if any(named.get(name) is not None for name in ("logits", "out")):
         return 1
-    among = y.values() if isinstance(y, dict) else y if isinstance(y, list | tuple) else ()
-    return max(sum(each is not None for each in among), 1)
+    return max(sum(each is not None for each in parts), 1)
+
+
+def _parts(y: Any) -> tuple[dict[str, Any], list[Any]]:
+    """The parts of an output that have names (of a dict, a dataclass or a named tuple), and all of its parts."""
+    if isinstance(y, Mapping):
+        return dict(y), list(y.values())
+    if isinstance(y, list | tuple | deque):
+        fields = getattr(y, "_fields", ())
+        return dict(zip(fields, y, strict=False)), list(y)
+    if dataclasses.is_dataclass(y) and not isinstance(y, type):
+        fields = {field.name: getattr(y, field.name, None) for field in dataclasses.fields(y)}
+        return fields, list(fields.values())
+    return {name: getattr(y, name) for name in ("logits", "out") if hasattr(y, name)}, []

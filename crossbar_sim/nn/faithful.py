@@ -20,7 +20,8 @@ from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips
-from crossbar_sim.nn.analog import ATTRIBUTE, Parameters, arrays_of, keep_class
+from crossbar_sim.nn.analog import ATTRIBUTE, Parameters, arrays_of, keep_class, leave_class
+from crossbar_sim.nn.convert import unwrapped
 from crossbar_sim.nn.derived import exchange
 from crossbar_sim.nn.detection_task import detects
 from crossbar_sim.nn.evaluate import few_of, few_outputs
@@ -115,6 +116,7 @@ def faithful(
     Raises:
         InputError: if there is none, with the likely cause and the first layer that differs.
     """
+    model = unwrapped(model)
     if clean is None:
         few = few_of(x, fixed, 2 if detects(model) else None)
         try:
@@ -125,13 +127,20 @@ def faithful(
     first = _look(analog, model, few, wanted, fixed)
     if first.fine:
         return analog
-    # The original reads what its copy does not, if something still refers to it; unused layers are nothing wrong.
     possible = not isinstance(model, fx.GraphModule) and len([*model.modules()]) == len([*analog.modules()])
     if possible and first.same:
+        # Something may still refer to the original, or look weights up past the class; or layers are unused.
         placed = InPlace(model, analog)
         second = _look(placed, model, few, wanted, fixed)
         if second.same and second.unread < first.unread:
             return placed
+        for module in analog.modules():
+            keep_class(module)
+        second = _look(analog, model, few, wanted, fixed)
+        if second.same and not second.foreign and second.unread < first.unread:
+            return analog
+        for module in analog.modules():
+            leave_class(module)
     if first.same and not (possible and first.foreign):
         return analog
     for module in analog.modules():
@@ -143,7 +152,7 @@ def faithful(
         placed = InPlace(model, analog)
         if _look(placed, model, few, wanted, fixed).same:
             return placed
-    raise _refusal(analog, model, few, first, fixed)
+    raise _refusal(analog, model, few, wanted, first, fixed)
 
 
 def _look(analog: nn.Module, model: nn.Module, few: Tensor, wanted: Tensor, fixed: int | None) -> _Finding:
@@ -203,18 +212,34 @@ def _compared(y: Tensor, wanted: Tensor, model: nn.Module) -> tuple[float, bool]
         return float("inf"), False
     if torch.equal(y, wanted):
         return 0.0, True
-    largest = float(wanted.abs().max())
-    difference = float((y - wanted).abs().max()) / max(largest, 1e-30)
+    known = wanted.isfinite()  # what a model makes of padding may be anything
+    largest = float(wanted[known].abs().max()) if known.any() else 0.0
+    difference = float((y - wanted)[known].abs().nan_to_num(float("inf")).max()) if known.any() else 0.0
+    difference /= max(largest, 1e-30)
     half = any(p.is_floating_point() and p.element_size() < 4 for p in model.parameters())
     return difference, difference <= (_NEAR_HALF if half else _NEAR)
 
 
 def _refusal(
-    analog: nn.Module, model: nn.Module, few: Tensor, finding: _Finding, fixed: int | None
+    analog: nn.Module,
+    model: nn.Module,
+    few: Tensor,
+    wanted: Tensor,
+    finding: _Finding,
+    fixed: int | None,
 ) -> InputError:
     """Why no analog model is the model."""
     if finding.error is not None and "cannot take inputs" not in str(finding.error):
         return finding.error
+    try:
+        here = _compared(few_outputs(model, few, fixed), wanted, model)[1]
+    except InputError:
+        here = False
+    if not here:  # as in a worker's process, to which a list of a class does not come along
+        return InputError(
+            f"{type(model).__name__} itself does not give the outputs here that it gave before: keep layers and state "
+            "on self, not in a global or on a class, or run it without workers"
+        )
     where = _first_difference(analog, model, few, fixed)
     if finding.error is not None:
         what = f"its forward fails ({str(finding.error).rpartition('(batch first): ')[2]})"

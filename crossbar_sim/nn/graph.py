@@ -33,19 +33,38 @@ _CELLS = {
         ("rnn_relu_cell", "RNNCell"),
     )
 }  # fmt: skip
-_PRODUCTS = {"aten.mm.default": 0, "aten.matmul.default": 0, "aten.bmm.default": 0}
+_PRODUCTS = {"aten.mm.default": 0, "aten.matmul.default": 0, "aten.bmm.default": 0, "aten.mv.default": 0}
 _ADDED = {"aten.addmm.default": 1, "aten.baddbmm.default": 1}
 """Products, and the place of their left operand."""
 NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
-_SAME = ("aten.detach.default", "aten.alias.default", "aten.contiguous.default", "aten.clone.default")
+_SAME = (
+    "aten.detach.default",
+    "aten.detach_.default",
+    "aten.alias.default",
+    "aten.contiguous.default",
+    "aten.clone.default",
+    "aten.lift_fresh_copy.default",
+)
+_CASTS = (
+    "aten.to.dtype",
+    "aten.to.device",
+    "aten.to.dtype_layout",
+    "aten.to.other",
+    "aten._to_copy.default",
+    "aten.type_as.default",
+    "prims.convert_element_type.default",
+)
 _VIEWS = (
     "aten.t.default", "aten.transpose.int", "aten.permute.default", "aten.numpy_T.default", "aten.mT.default",
-    "aten.swapaxes.default", "aten.expand.default",
-    "aten.view.default", "aten.unsqueeze.default", "aten.split_with_sizes.default", "aten.split.Tensor",
-    "aten.chunk.default", "aten.slice.Tensor", "<built-in function getitem>",
+    "aten.swapaxes.default", "aten.swapdims.default", "aten.movedim.int", "aten.movedim.intlist",
+    "aten.moveaxis.int", "aten.moveaxis.intlist", "aten.adjoint.default", "aten.mH.default",
+    "aten.matrix_H.default", "aten.expand.default", "aten.view.default", "aten.reshape.default",
+    "aten._unsafe_view.default", "aten.flatten.using_ints", "aten.ravel.default", "aten.unflatten.int",
+    "aten.squeeze.default", "aten.squeeze.dim", "aten.squeeze.dims", "aten.unsqueeze.default",
+    "aten.atleast_2d.default", "aten.atleast_3d.default", "aten.split_with_sizes.default", "aten.split.Tensor",
+    "aten.split.sizes", "aten.tensor_split.sections", "aten.chunk.default", "aten.unbind.int",
+    "aten.slice.Tensor", "aten.narrow.default", "aten.select.int", "<built-in function getitem>",
 )  # fmt: skip
-_FAR = 1 << 40
-"""Distance of a parameter's rows in `_stand_in`: tells the two dimensions apart whatever their sizes."""
 
 
 @dataclass(frozen=True)
@@ -126,17 +145,67 @@ def _attribute(model: nn.Module, name: str) -> Any:
 
 
 def _stand_in(shape: tuple[int, ...]) -> Tensor:
-    """A tensor without memory of that shape, whose strides show later which dimension is which."""
-    strides = [_FAR * (i + 1) for i in range(len(shape) - 2, -1, -1)] + [1]
-    return torch.empty_strided(shape, strides[-len(shape) :] if shape else (), device="meta")
+    """A tensor without memory of that shape; the strides of its views show which values these take."""
+    return torch.empty(shape, device="meta")
 
 
-def _turned(value: Any) -> bool | None:
-    """Whether the parameter's last two dimensions have changed places; None if they are not the last two."""
+def _product(value: Any, shape: tuple[int, ...], out: int, into: int) -> Layout | None:
+    """How a parameter is the matrix of a product that takes it as `value`; None if it is none.
+
+    Args:
+        value: the stand-in as the product takes it, a part of it perhaps.
+        shape: the parameter's own.
+        out, into: the dimensions of `value` for the outputs and the inputs.
+    """
     if not isinstance(value, Tensor) or value.dim() < 2:
         return None
-    far, near = value.stride()[-2:]
-    return {(_FAR, 1): False, (1, _FAR): True}.get((far, near))
+    outs, ins = (value.shape[out], value.stride(out)), (value.shape[into], value.stride(into))
+    # Where the inputs (or the outputs) lie side by side in memory, the other stride is the length of a line.
+    sides = [("out_in", ins, outs), ("in_out", outs, ins)]
+    for strict in (True, False):
+        for order, (near, step), (across, line) in sides:
+            beside = step == 1 and near > 1 if strict else near == 1
+            if beside and line >= near and math.prod(shape) % line == 0:
+                return _lines(shape, line, across, order)
+    return None
+
+
+def _lines(shape: tuple[int, ...], line: int, across: int, order: str) -> Layout:
+    """A parameter read as `across` lines of so many values; dimensions before the last one of lines are groups."""
+    cut = next((k for k in range(len(shape), -1, -1) if math.prod(shape[k:]) == line), 0)
+    lead = [size for size in shape[:cut] if size != 1]
+    lines = math.prod(shape) // line
+    groups = math.prod(lead[:-1])
+    if across > lines // groups:  # the product goes over several of them
+        groups = 1
+    if order == "out_in":
+        read: tuple[int, ...] = (lines, line)
+        return Layout(shape, "out_in") if shape == read else Layout(read, "out_in", groups, shape)
+    read = (groups, lines // groups, line) if groups > 1 else (lines, line)
+    if shape == read or (groups > 1 and shape[-2:] == read[-2:]):
+        return Layout(shape, "in_out", groups)
+    return Layout(read, "in_out", groups, shape)
+
+
+def _kernels(value: Any, shape: tuple[int, ...], groups: int) -> Layout | None:
+    """How a parameter is the matrix of a convolution that takes it as `value`, (outputs, inputs, *kernel)."""
+    if not isinstance(value, Tensor) or value.dim() < 3:
+        return None
+    line, held = math.prod(value.shape[1:]), math.prod(shape)
+    if not value[:1].is_contiguous() or (len(value) > 1 and value.stride(0) != line) or not line:
+        return None
+    if value.numel() == held:
+        own = tuple(value.shape)
+        return Layout(shape, "out_in", groups) if own == shape else Layout(own, "out_in", groups, shape)
+    if held % line or (groups > 1 and (held % value.numel() or value.storage_offset() % value.numel())):
+        return None
+    whole = (held // line, *value.shape[1:])
+    return Layout(whole, "out_in", groups * (held // value.numel()) if groups > 1 else 1, shape)
+
+
+def _as_stored(value: Any, shape: tuple[int, ...]) -> bool:
+    """Whether `value` is all of the parameter in its own shape."""
+    return isinstance(value, Tensor) and value.shape == shape and value.is_contiguous()
 
 
 def _uses_of(
@@ -144,11 +213,23 @@ def _uses_of(
 ) -> Iterator[Use]:
     for user in node.users:
         op = str(user.target)
+        if op == "aten._assert_tensor_metadata.default":  # before a change of type; computes nothing
+            continue
         if op in _SAME:
             yield from _uses_of(name, user, value, shapes, stored)
             continue
+        if op in _CASTS and user.args[0] is node:
+            kind = user.meta["val"].dtype if isinstance(user.meta.get("val"), Tensor) else None
+            if kind in (torch.float32, torch.float64):
+                yield from _uses_of(name, user, value, shapes, stored)
+                continue
+            if kind is not None and not isinstance(value, list | tuple):
+                said = str(kind).removeprefix("torch.")
+                why = f"its values are converted to {said} before they are used: export the model in float32"
+                yield Use(name, "to", None, why)
+                continue
         shown = _view(user, node, value) if op in _VIEWS else None
-        if isinstance(shown, list | tuple) or _turned(shown) is not None:
+        if shown is not None:
             yield from _uses_of(name, user, shown, shapes, stored)
         else:
             yield _use(name, shapes, node, user, op, value, stored)
@@ -160,9 +241,16 @@ def _view(user: fx.Node, node: fx.Node, value: Any) -> Any:
         return None
     arguments = fx.node.map_arg(user.args, lambda n: value if n is node else 1)
     try:
-        return user.target(*arguments, **user.kwargs)
+        shown = user.target(*arguments, **fx.node.map_arg(user.kwargs, lambda _: 1))
     except (RuntimeError, TypeError, IndexError):
         return None
+    # A reshape that has to copy puts the values in another order.
+    copied = isinstance(shown, Tensor) and isinstance(value, Tensor) and not _one_memory(shown, value)
+    return None if copied else shown
+
+
+def _one_memory(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage()._cdata == b.untyped_storage()._cdata
 
 
 def _use(
@@ -175,34 +263,35 @@ def _use(
     stored: set[fx.Node],
 ) -> Use:
     arguments: list[Any] = list(user.args)
-    shape, turned = shapes[name], _turned(value)
+    shape = shapes[name]
     place = next((i for i, a in enumerate(arguments) if a is node), -1)
     bias = arguments[2] if len(arguments) > 2 else None
-    whole = isinstance(value, Tensor) and value.shape == shape and turned is False
+    whole = _as_stored(value, shape)
     short = op.removeprefix("aten.").split(".")[0]
-    if op == "aten.linear.default" and place == 1 and len(shape) == 2 and turned is not None:
-        return Use(
-            name, "Linear", _matrix(name, bias, Layout(shape, "in_out" if turned else "out_in"), shapes)
-        )
-    if op in _CONV and place == 1 and whole:
+    if op == "aten.linear.default" and place == 1 and (layout := _product(value, shape, 0, 1)):
+        return Use(name, "Linear", _matrix(name, bias, layout, shapes))
+    if op in _CONV and place == 1:
         groups = int(arguments[6]) if len(arguments) > 6 else 1
-        return Use(name, _CONV[op], _matrix(name, bias, Layout(shape, "out_in", groups), shapes))
+        if layout := _kernels(value, shape, groups):
+            return Use(name, _CONV[op], _matrix(name, bias, layout, shapes))
     if op in _TRANSPOSED and place == 1 and whole:
         groups = int(arguments[6]) if len(arguments) > 6 else 1
         return Use(name, _TRANSPOSED[op], _matrix(name, None, Layout(shape, "transposed", groups), shapes))
-    if op == "aten.convolution.default" and place == 1 and whole:
-        back, dims, groups = bool(arguments[6]), len(shape) - 2, int(arguments[8])
-        layout = Layout(shape, "transposed" if back else "out_in", groups)
-        kind = f"Conv{'Transpose' if back else ''}{dims}d"
-        return Use(name, kind, _matrix(name, None if back else bias, layout, shapes))
+    if op == "aten.convolution.default" and place == 1:
+        back, groups = bool(arguments[6]), int(arguments[8])
+        kernels = Layout(shape, "transposed", groups) if back and whole else None
+        kernels = kernels if back else _kernels(value, shape, groups)
+        if kernels:
+            kind = f"Conv{'Transpose' if back else ''}{value.dim() - 2}d"
+            return Use(name, kind, _matrix(name, None if back else bias, kernels, shapes))
     first = _ADDED.get(op, _PRODUCTS.get(op))
-    if first is not None and place in (first, first + 1) and turned is not None:
+    if first is not None and place in (first, first + 1):
         left = place == first  # p @ x: the parameter's rows are the outputs
         if arguments[first + left] in stored:
             return Use(name, short, None, f"taken by {short}, but no operand of it is an input")
-        if len(shape) == 2 or not (left or turned):
+        if layout := _product(value, shape, *((-2, -1) if left else (-1, -2))):
             added = arguments[0] if op in _ADDED and not left else None
-            return Use(name, short, _matrix(name, added, _product(shape, turned != left), shapes))
+            return Use(name, short, _matrix(name, added, layout, shapes))
     if place == 2 and op in ("aten.linear.default", "aten.convolution.default", *_CONV, *_TRANSPOSED):
         return Use(name, short, None, "a bias", bias=True)
     if op in _RECURRENT or op in _CELLS:
@@ -221,12 +310,10 @@ def _use(
         return Use(name, "embedding", None, "a table look-up, no product")
     if short == "einsum":
         return Use(name, short, None, "taken by einsum, which stays digital: write it as a matmul")
+    if op in _VIEWS:
+        why = f"its values are put in another order by {short} before they are used: store them in that order"
+        return Use(name, short, None, why)
     return Use(name, short, None, f"taken by {short}, no matrix product of an input with it")
-
-
-def _product(shape: tuple[int, ...], turned: bool) -> Layout:
-    """Of x @ p: (in, out), or (out, in) for a transposed one; leading dimensions are groups."""
-    return Layout(shape, "out_in") if turned else Layout(shape, "in_out", math.prod(shape[:-2]))
 
 
 def _matrix(name: str, bias: object, layout: Layout, shapes: dict[str, tuple[int, ...]]) -> Matrix:

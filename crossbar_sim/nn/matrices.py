@@ -23,11 +23,19 @@ Order = Literal["out_in", "in_out", "transposed", "vector"]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a parameter of shape `shape` is one crossbar matrix of `groups` blocks."""
+    """How a parameter of shape `shape` is one crossbar matrix of `groups` blocks.
+
+    Args:
+        shape: in which it is read as a matrix.
+        order: which dimensions are the inputs and the outputs.
+        groups: blocks of the matrix, each with inputs of its own.
+        stored: the parameter's own shape, where a product takes it in another (the values in the same order).
+    """
 
     shape: tuple[int, ...]
     order: Order
     groups: int = 1
+    stored: tuple[int, ...] | None = None
 
     @property
     def rows(self) -> int:
@@ -57,9 +65,9 @@ class Layout:
     def parameter(self, columns: Tensor) -> Tensor:
         """The inverse of `columns`: a tensor of the parameter's shape."""
         if self.order in ("vector", "out_in"):
-            return columns.reshape(self.shape)
+            return columns.reshape(self.stored or self.shape)
         blocks = columns.reshape(self.groups, self.cols, self.rows).transpose(1, 2)
-        return blocks.reshape(self.shape)
+        return blocks.reshape(self.stored or self.shape)
 
 
 @dataclass(frozen=True)

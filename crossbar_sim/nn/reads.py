@@ -84,7 +84,7 @@ def reads_per_inference(
     torch.backends.mha.set_fastpath_enabled(False)  # or attention would be one operator
     try:
         with torch.no_grad(), _Counter([tensor for tensor, _ in weights.values()]) as counter:
-            model(x)
+            model(x.clone())  # its forward may write to it
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for handle in handles:

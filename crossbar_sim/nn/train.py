@@ -295,7 +295,7 @@ def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
     model.eval()
     with torch.no_grad():
         right = sum(
-            int((model(a).argmax(1) == b).sum())
+            int((model(a.clone()).argmax(1) == b).sum())  # a forward may write to its input
             for a, b in zip(x.split(_EVALUATION_BATCH), y.split(_EVALUATION_BATCH), strict=True)
         )
     return right / len(x)

@@ -34,7 +34,7 @@ def check_fits(model: nn.Module, x: torch.Tensor, top: int) -> None:
     model.eval()
     try:
         with torch.no_grad():
-            logits = model(x[:1])
+            logits = model(x[:1].clone())
     except RuntimeError as error:
         line = (str(error).splitlines() or ["no reason given"])[0]
         raise InputError(

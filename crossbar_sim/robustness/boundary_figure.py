@@ -103,10 +103,10 @@ def decisions(
         for chip in chips:
             handle.set_chip(analog, chip)
             handle.program(analog)
-            out = analog(grid.reshape(-1, 2))
+            out = analog(grid.reshape(-1, 2).clone())
             scores.append(out.T.reshape(-1, side, side).numpy())
             if examples.y is not None:
-                right.append(float((analog(examples.x).argmax(1) == examples.y).double().mean()))
+                right.append(float((analog(examples.x.clone()).argmax(1) == examples.y).double().mean()))
     return Cell(np.stack(scores), np.array(right) if right else None)
 
 

@@ -16,7 +16,7 @@ from crossbar_sim.nn.convert import to_analog
 from crossbar_sim.nn.copying import copy_module
 from crossbar_sim.nn.evaluate import one_thread, outputs, torch_threads_kept
 from crossbar_sim.nn.faithful import faithful, is_copy
-from crossbar_sim.nn.sending import portable
+from crossbar_sim.nn.sending import packed, unpacked
 from crossbar_sim.robustness.drawn_images import Strata
 from crossbar_sim.robustness.measuring import AnyModel, Measurer, OfChain
 from crossbar_sim.robustness.score import Reference
@@ -89,7 +89,15 @@ class Subject:
             InputError: if the model cannot be pickled.
         """
         own = {k: v for k, v in self.__dict__.items() if k not in ("evaluator", "strata")}
-        return {**own, "module": portable(self.module)}
+        return {**own, "module": packed(self.module)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In another process.
+
+        Raises:
+            InputError: if the model's own code is not there.
+        """
+        self.__dict__.update({**state, "module": unpacked(state["module"])})
 
 
 class Evaluator:

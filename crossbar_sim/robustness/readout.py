@@ -107,7 +107,7 @@ class Readout:
         Raises:
             InputError: if the model does not end in a linear layer of one row of features per image.
         """
-        few = x[: fixed or 2]
+        few = x[: fixed or 2].clone()  # the forward may write to it
         with torch.inference_mode(), _Tap() as tap:
             y = clean(few)
         name = type(clean).__name__

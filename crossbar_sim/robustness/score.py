@@ -90,6 +90,7 @@ class Reference:
         finally:
             hook.remove()
         few = check_repeats(model, x, fixed)
+        mixed = check_alone(model, few, clean)
         if not clean.isfinite().all():
             raise InputError(
                 "the clean model's outputs are not finite on these inputs: nothing to compare with"
@@ -105,7 +106,6 @@ class Reference:
                     f"labels go up to {int(y.max())} but the model has {clean.shape[1]} outputs: "
                     f"is this the data it was trained on?"
                 )
-        mixed = check_alone(model, few, clean)
         seen = (few_of(x, fixed), few)
         return cls(x, y, clean, block, fixed, max(counts, default=1), few=seen, mixed=mixed)
 

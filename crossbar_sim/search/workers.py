@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from crossbar_sim.crossbar import threads
-from crossbar_sim.errors import InputError
+from crossbar_sim.nn.sending import packed, unpacked
 from crossbar_sim.robustness.cluster import cluster
 from crossbar_sim.robustness.dask_futures import Futures
 
@@ -54,7 +54,7 @@ class OnDask:
         try:
             with self.futures.reached():
                 if self.sent is None or self.sent[0] is not function:
-                    self.sent = function, self.client.submit(_unpack, _packed(function), pure=False)
+                    self.sent = function, self.client.submit(unpacked, packed(function), pure=False)
                 places = {
                     self.client.submit(_call, self.sent[1], item, pure=False): i
                     for i, item in enumerate(items)
@@ -86,23 +86,6 @@ def timed(function: Callable[..., Any], item: tuple[Any, ...]) -> tuple[Any, flo
     began = time.perf_counter()
     found = function(*item)
     return found, time.perf_counter() - began
-
-
-def _packed(function: Callable[..., Any]) -> bytes:
-    import cloudpickle  # type: ignore[import-untyped]  # comes with Dask
-
-    try:
-        packed: bytes = cloudpickle.dumps(function)
-    except Exception as error:  # of whatever the user's own code holds
-        raise InputError(f"the workers cannot be sent what a trial is made of: {error}") from error
-    return packed
-
-
-def _unpack(packed: bytes) -> Any:
-    """On a worker."""
-    import cloudpickle
-
-    return cloudpickle.loads(packed)
 
 
 def _call(function: Callable[..., Any], item: tuple[Any, ...]) -> tuple[Any, float]:

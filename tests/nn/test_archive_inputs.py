@@ -1,6 +1,9 @@
 """What an archive takes: tensors packed in any way, constants, limits of the batch, and its tied weights."""
 
+import collections
+import dataclasses
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import archive_files as files
 import pytest
@@ -11,7 +14,7 @@ from torch import nn
 from crossbar_sim import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import layers, to_analog
-from crossbar_sim.nn.evaluate import outputs, run_over
+from crossbar_sim.nn.evaluate import answer_of, outputs, run_over, several
 from crossbar_sim.nn.loading import load_model
 
 
@@ -186,3 +189,85 @@ def test_names_that_torch_would_write_into_code_are_refused_in_plain_words(tmp_p
     model.add_module("block 1/a", nn.Linear(4, 3))
     with pytest.raises(InputError, match=r"'block 1/a.weight'.*only letters, digits, _ and - .*rename it"):
         loaded(tmp_path, model, (X,))
+
+
+# Outputs packed in any way
+
+
+@dataclasses.dataclass
+class Named:
+    aux: torch.Tensor
+    logits: torch.Tensor
+    loss: Any = None
+
+
+@dataclasses.dataclass
+class Segmented:
+    aux: torch.Tensor
+    out: torch.Tensor
+
+
+class Pair(NamedTuple):
+    first: torch.Tensor
+    other: torch.Tensor
+
+
+class ModelOutput(collections.OrderedDict):
+    """As Hugging Face's: registered with the list of its keys as context, fields as attributes too."""
+
+    def __getattr__(self, name):
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+torch.export.register_dataclass(Named, serialized_type_name="tests.Named")
+torch.export.register_dataclass(Segmented, serialized_type_name="tests.Segmented")
+torch.utils._pytree._register_namedtuple(Pair, serialized_type_name="tests.Pair")
+torch.utils._pytree.register_pytree_node(
+    ModelOutput,
+    lambda y: (list(y.values()), list(y.keys())),
+    lambda values, keys: ModelOutput(zip(keys, values, strict=True)),
+    serialized_type_name="tests.ModelOutput",
+)
+
+
+@pytest.mark.parametrize(
+    ("pack", "count"),
+    [
+        (lambda y: {"out": y}, 1),
+        (lambda y: collections.OrderedDict(out=y), 1),
+        (lambda y: collections.OrderedDict(aux=-y, out=y), 1),
+        (lambda y: collections.OrderedDict(features=y, aux=-y), 2),
+        (lambda y: collections.defaultdict(list, {"aux": -y, "logits": y}), 1),
+        (lambda y: Named(-y, y), 1),
+        (lambda y: Named(-y, y, y.sum()), 1),
+        (lambda y: Segmented(-y, y), 1),
+        (lambda y: Pair(y, -y), 2),
+        (lambda y: ModelOutput(loss=y.sum(), logits=y), 1),
+        (lambda y: ModelOutput(logits=y), 1),
+        (lambda y: collections.deque([y]), 1),
+        (lambda y: (y, (-y, -y)), 2),
+        (lambda y: ([{"logits": y, "aux": -y}], -y), 2),
+        (lambda y: (None, y), 1),
+        (lambda y: {0: y, 1: -y}, 2),
+        (lambda y: [y], 1),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_outputs_are_judged_alike_however_they_are_packed(pack, count, tmp_path):
+    class Packs(Net):
+        def forward(self, x):
+            return pack(self.fc(x))
+
+    model = Packs().eval()
+    archived = loaded(tmp_path, model, (X,)).module
+    for each in (model, archived):
+        with torch.no_grad():
+            answer = each(X)
+        assert torch.equal(answer_of(answer), model.fc(X))
+        assert several(answer) == count
+        with torch.no_grad():
+            (scores,) = outputs(each, X)
+        assert torch.equal(scores, model.fc(X))

@@ -136,3 +136,11 @@ def test_an_analog_model_is_not_exported_as_one_chip_by_accident():
     with pytest.raises(Exception, match=r"(?s).+"):
         torch.export.export(analog, (numbers(2, 6),))
     assert analog(numbers(2, 6)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_a_wrapped_model_gets_the_cells_of_the_model_inside(wrap):
+    x = numbers(1, 2, 8, 8)
+    wrapped = to_analog(wrap(made(net)), PLAIN)
+    assert names(wrapped) == WEIGHTS
+    assert torch.equal(wrapped(x), to_analog(made(net), PLAIN)(x))

@@ -10,7 +10,7 @@ from torch import nn
 from crossbar_sim import Differential, Hardware, InputError
 from crossbar_sim.crossbar import threads
 from crossbar_sim.nn import set_chip, to_analog
-from crossbar_sim.nn.evaluate import outputs, several, torch_threads_kept
+from crossbar_sim.nn.evaluate import check_repeats, outputs, run_over, several, torch_threads_kept
 
 
 @pytest.fixture(autouse=True)
@@ -215,3 +215,75 @@ def test_a_forward_that_computes_gradients_is_refused_in_words() -> None:
 
     with pytest.raises(InputError, match="the model's forward computes gradients"):
         outputs(Force().eval(), numbers(3, 4))
+
+
+def _through_numpy(x):
+    x.numpy()[...] *= 0.5
+    return x
+
+
+def _first_row_away(x):
+    x[:, :, 0] = 0
+    return x
+
+
+WRITES = {
+    "minus": lambda x: x.sub_(0.3),
+    "clamp, within the first block's range": lambda x: x.clamp_(-0.9, 1.5),
+    "inplace layer": nn.ReLU(inplace=True),
+    "out": lambda x: torch.add(x, 1.0, out=x),
+    "slice": _first_row_away,
+    "view": lambda x: x.view(len(x), 1, 64).mul_(2).view_as(x),
+    "detached": lambda x: x.detach().mul_(2),
+    "data": lambda x: x.data.mul_(0.5),
+    "numpy": _through_numpy,
+}
+
+
+class Writing(nn.Module):
+    def __init__(self, write):
+        super().__init__()
+        self.write, self.fc = write, made(lambda: nn.Linear(64, 3))
+
+    def forward(self, x):
+        return self.fc(self.write(x).flatten(1))
+
+
+@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize("fixed", [None, 8])
+def test_a_forward_that_writes_to_its_input_sees_the_examples_as_they_were(name, fixed):
+    model = Writing(WRITES[name])
+    x = X.clone()
+    x[:8].clamp_(-0.5, 0.5)
+    before = x.clone()
+    with torch.no_grad():
+        want = torch.cat([model(part.clone()) for part in x.split(8)])
+    for model_ in (model, to_analog(model, Hardware.preset("ideal"))):
+        for _ in range(2):
+            torch.testing.assert_close(torch.cat(outputs(model_, x, 8, fixed)), want, rtol=1e-5, atol=1e-5)
+            assert torch.equal(x, before)
+        check_repeats(model_, x, fixed)
+        run_over(model_, x, 8, fixed)
+        assert torch.equal(x, before)
+    with torch.inference_mode():
+        kept = x.clone()
+    outputs(model, kept, 8, fixed)
+    assert torch.equal(kept, before)
+
+
+def test_a_forward_that_writes_to_some_inputs_alone_is_refused():
+    model = Writing(lambda x: x.mul_(2) if x.max() > 0.9 else x)
+    x = X.clamp(-0.5, 0.5)
+    x[20] = 1.0
+    threads.set_threads(1)
+    with pytest.raises(InputError, match=r"in place for some inputs.*x\.clone"):
+        outputs(model, x, 8)
+
+
+def test_a_harmless_forward_is_fed_the_examples_themselves():
+    seen = []
+    model = Writing(lambda x: (seen.append(x.data_ptr()), x)[1])
+    for _ in range(2):
+        outputs(model, X, 8)
+    assert seen[0] != X.data_ptr()  # the first is a copy, to see what the forward does to it
+    assert seen[-7] == X.data_ptr()

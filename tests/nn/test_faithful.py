@@ -151,6 +151,14 @@ class SuperOfType(Base):
         self.a = layer
 
 
+class PastTheClass(Base):
+    """Looks the weight up where a property of the class is not seen."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.a._parameters["weight"]
+        return self.o(nn.functional.linear(x, weight, self.a.__getattr__("bias")).relu())
+
+
 class Both(Base):
     """A registry and a comparison of classes."""
 
@@ -165,7 +173,7 @@ class Both(Base):
 
 KINDS = [
     OnClass, InGlobal, GlobalWeight, GlobalMethod, GlobalHook, ByType, ByName, ByClassAttribute, ByTable, SuperOfType,
-    Both,
+    PastTheClass, Both,
 ]  # fmt: skip
 
 
@@ -309,3 +317,15 @@ def test_a_model_whose_outputs_are_all_zero_is_refused_for_an_error_relative_to_
             robustness({"m": model}, (X, None), hardware, [sigma], chips=1, metric="output_error")
     found = deploy(model, X, None, hardware, chips=1, sensitivity_chips=0)
     assert any("all zero" in warning for warning in found.warnings)
+
+
+def test_outputs_that_are_no_numbers_are_not_compared() -> None:
+    class Padded(Base):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).masked_fill(x[:, :3] < -0.9, float("-inf"))
+
+    model = made(Padded)
+    analog = to_analog(model, PLAIN)
+    with torch.no_grad():
+        assert not model(X[:8]).isfinite().all()
+    assert faithful(analog, model, X) is analog

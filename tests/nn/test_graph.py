@@ -1,6 +1,7 @@
 """Exported graphs: the same arrays as in the layers that they were exported from."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -291,3 +292,105 @@ def test_only_skip_and_a_second_conversion():
         to_analog(exported, PLAIN, only=["fc"])
     with pytest.raises(InputError, match="analog already"):
         to_analog(to_analog(exported, PLAIN), PLAIN)
+
+
+# Views between the parameter and its product
+
+X1D, X2D = numbers(3, 6, 9), numbers(3, 6, 5, 5)
+VIEWED = {
+    "1x1 kernel squeezed": (lambda x, p: F.linear(x, p.squeeze()), X2, (5, 6, 1, 1), 6, 5),
+    "1x1 kernel squeezed twice": (lambda x, p: F.linear(x, p.squeeze(-1).squeeze(2)), X2, (5, 6, 1, 1), 6, 5),
+    "1x1 kernel selected": (lambda x, p: F.linear(x, p[:, :, 0, 0]), X2, (5, 6, 1, 1), 6, 5),
+    "1x1 kernel flattened": (lambda x, p: x @ p.flatten(1).t(), X2, (5, 6, 1, 1), 6, 5),
+    "kernel as a matrix": (lambda x, p: F.linear(x, p.view(5, -1)), numbers(4, 24), (5, 6, 2, 2), 24, 5),
+    "reshaped": (lambda x, p: x @ p.reshape(6, 5), X2, (2, 3, 5), 6, 5),
+    "a vector as a matrix": (lambda x, p: F.linear(x, p.view(5, 6)), X2, (30,), 6, 5),
+    "a vector as a matrix to the left": (lambda x, p: x @ p.view(6, 5), X2, (30,), 6, 5),
+    "unflattened": (lambda x, p: x @ p.unflatten(0, (6, 5)), X2, (30,), 6, 5),
+    "flattened and back": (lambda x, p: F.linear(x, p.flatten().view(5, 6)), X2, (5, 6), 6, 5),
+    "selected of a stack": (lambda x, p: F.linear(x, p[1]) - F.linear(x, p[0]), X2, (2, 5, 6), 6, 10),
+    "selected of a stack, to the right": (lambda x, p: x @ p[1] - x @ p[0], X2, (2, 6, 5), 6, 10),
+    "unbound": (lambda x, p: F.linear(x, p.unbind(0)[1]) + F.linear(x, p.unbind(0)[0]), X2, (2, 5, 6), 6, 10),
+    "chunked": (lambda x, p: F.linear(x, p.chunk(2)[1]) - F.linear(x, p.chunk(2)[0]), X2, (10, 6), 6, 10),
+    "narrowed": (lambda x, p: F.linear(x, p.narrow(0, 1, 3)), X2, (5, 6), 6, 5),
+    "sliced inputs": (lambda x, p: F.linear(x[:, :4], p[:, :4]), X2, (5, 6), 6, 5),
+    "moved": (lambda x, p: x @ p.movedim(0, 1), X2, (5, 6), 6, 5),
+    "permuted with a unit": (lambda x, p: F.linear(x, p.permute(1, 0, 2)[0]), X2, (5, 1, 6), 6, 5),
+    "swapped": (lambda x, p: x @ p.swapdims(-1, -2), X2, (5, 6), 6, 5),
+    "float": (lambda x, p: F.linear(x, p.float()), X2, (5, 6), 6, 5),
+    "to float32": (lambda x, p: F.linear(x, p.to(torch.float32)), X2, (5, 6), 6, 5),
+    "to float64": (lambda x, p: F.linear(x.double(), p.to(torch.float64)).float(), X2, (5, 6), 6, 5),
+    "type_as": (lambda x, p: F.linear(x, p.type_as(x)), X2, (5, 6), 6, 5),
+    "to cpu": (lambda x, p: F.linear(x, p.to("cpu")), X2, (5, 6), 6, 5),
+    "clone": (lambda x, p: F.linear(x, p.clone()), X2, (5, 6), 6, 5),
+    "detach": (lambda x, p: F.linear(x, p.detach()), X2, (5, 6), 6, 5),
+    "contiguous turned": (lambda x, p: F.linear(x, p.t().contiguous()), X2, (6, 5), 6, 5),
+    "all at once": (lambda x, p: F.linear(x, p.detach().clone().unsqueeze(0).float().squeeze(0)), X2, (5, 6), 6, 5),
+    "matrix as 1x1 kernel": (lambda x, p: F.conv2d(x, p[:, :, None, None]), X2D, (5, 6), 6, 5),
+    "matrix as 1x1 kernel by view": (lambda x, p: F.conv2d(x, p.view(5, 6, 1, 1)), X2D, (5, 6), 6, 5),
+    "matrix as 1-D kernel": (lambda x, p: F.conv1d(x, p.unsqueeze(-1)), X1D, (5, 6), 6, 5),
+    "matrix as kernel": (lambda x, p: F.conv2d(x, p.view(5, 6, 2, 2)), X2D, (5, 24), 24, 5),
+    "kernel of a stack": (lambda x, p: F.conv2d(x, p[1]) + F.conv2d(x, p[0]), X2D, (2, 5, 6, 2, 2), 24, 10),
+    "grouped kernel by view": (lambda x, p: F.conv1d(x, p.view(6, 1, 3), groups=6), X1D, (6, 3), 3, 6),
+    "half of the kernels": (lambda x, p: F.conv1d(x, p[2:]), X1D, (5, 6, 2), 12, 5),
+    "stack turned": (lambda x, p: torch.bmm(x, p.mT), numbers(2, 4, 6), (2, 5, 6), 6, 10),
+    "shared stack": (lambda x, p: x @ p.expand(2, 6, 5), X3, (6, 5), 6, 5),
+    "matrix times a vector": (lambda x, p: torch.mv(p, x.flatten()).expand(2, 5), numbers(1, 6), (5, 6), 6, 5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("decomposed", [False, True], ids=["as exported", "decomposed"])
+@pytest.mark.parametrize("name", VIEWED)
+def test_views_of_a_parameter_are_followed_to_its_product(name, decomposed):
+    how, x, shape, rows, cols = VIEWED[name]
+    if decomposed and "vector" in name and "matrix times" in name:
+        pytest.skip("torch decomposes it into a product of every element and a sum")
+    model = made(lambda: Product(how, *shape))
+    exported = export(model, (x,), decomposed=decomposed)
+    analog = to_analog(exported, DRIFTED, 5, 2)
+    (slot,) = chips.layers(analog)[0].matrices
+    assert (slot.rows, slot.layout.groups * slot.layout.cols) == (rows, cols)
+    with torch.no_grad():
+        right = how(x, analog.p.detach().clone()).reshape(-1)
+        clean = run(model, (x,))
+    got = run(analog, (x,))
+    close(got, right)
+    assert not torch.allclose(got, clean, rtol=0.01)
+    close(run(to_analog(exported, Hardware()), (x,)), clean)
+    # One column of the matrix is what one output sums over.
+    places = torch.arange(float(model.p.numel())).reshape(shape)
+    columns = slot.layout.columns(places)
+    assert torch.equal(slot.layout.parameter(columns), places)
+    for line in columns:
+        one = torch.zeros(model.p.numel())
+        one[line.long()] = 1.0
+        with torch.no_grad():
+            hit = how(torch.ones_like(x), one.reshape(shape))
+        features = hit.movedim(1 if x is X1D or x is X2D else -1, 0).flatten(1).abs().sum(1)
+        assert int((features > 0).sum()) <= 1
+
+
+def permuted(x, p):
+    return F.linear(x, p.permute(1, 0, 2).reshape(5, 6))
+
+
+@pytest.mark.parametrize(
+    ("how", "shape", "reason"),
+    [
+        (permuted, (2, 5, 3), "put in another order by"),
+        (lambda x, p: F.linear(x.bfloat16(), p.bfloat16()).float(), (5, 6), "converted to bfloat16"),
+        (lambda x, p: F.linear(x.half(), p.to(torch.float16)).float(), (5, 6), "converted to float16"),
+        (
+            lambda x, p: F.conv1d(x.unsqueeze(-1), p.transpose(0, 1).unsqueeze(-1)),
+            (6, 5),
+            "no matrix product|order",
+        ),
+        (lambda x, p: F.linear(x, p.view(5, 6) + 1), (30,), "taken by add"),
+    ],
+)
+def test_what_is_not_only_a_view_is_digital_and_says_why(how, shape, reason):
+    model = made(lambda: nn.Sequential(nn.Linear(6, 6), Product(how, *shape)))
+    analog = to_analog(export(model, (X2,)), DRIFTED)
+    (layer,) = [layer for layer in chips.layers(analog) if layer.name == "1"]
+    assert not layer.analog
+    assert re.search(reason, layer.reason), layer.reason

@@ -1,6 +1,9 @@
 """Measuring chips: bits that depend on nothing but the chip, for any model, by either way through it."""
 
+import importlib
 import pickle
+import sys
+import threading
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.loading import load_model
 from crossbar_sim.nn.networks import build
 from crossbar_sim.nn.seeding import seeded
+from crossbar_sim.nn.sending import packed, unpacked
 from crossbar_sim.robustness import evaluator as module
 from crossbar_sim.robustness.evaluator import Evaluator, Job, Subject
 from crossbar_sim.robustness.measuring import AnyModel, OfChain
@@ -128,11 +132,107 @@ def test_a_pickled_subject_measures_the_same(name, files):
     assert again.evaluator.measure(Job(0.7, (0, 3), 40)) == before
 
 
-def test_a_graph_that_torch_cannot_send_is_refused_in_words():
+class Sorted(nn.Module):
+    """Nested lists, slices, types and devices among a graph's arguments, and one of several outputs taken."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 4)
+        self.register_buffer("order", torch.arange(7, -1, -1))
+
+    def forward(self, x):
+        values, _ = x[:, 0, ::8, 1].to(torch.float64).sort(dim=1)
+        rows = torch.cat([values.float(), x.flatten(1)[:, :8]], 1)[:, None, :8]
+        with torch.no_grad():
+            rows = torch.einsum("bij,j->bi", rows * 2, torch.ones(8))
+        return self.fc(x.flatten(1)[:, self.order] + rows)
+
+
+SENT = {
+    "recurrent with dynamic batch": lambda: graph_of(Recurrent),
+    "with nested graph": lambda: graph_of(Sorted),
+    "convolution": lambda: graph_of(convolution),
+    "graph inside a module": lambda: nn.Sequential(graph_of(convolution), nn.Linear(4, 4)),
+    "traced": lambda: torch.fx.symbolic_trace(made(convolution)),
+    "class without a name": lambda: nameless(),
+}
+
+
+def graph_of(make) -> nn.Module:
     batch = torch.export.Dim("batch", min=1, max=4096)
-    graph = torch.export.export(made(Recurrent), (images(5),), dynamic_shapes=({0: batch},)).module()
-    with pytest.raises(InputError, match="run it without workers"):
-        pickle.dumps(subject(graph))
+    return torch.export.export(made(make), (images(5),), dynamic_shapes=({0: batch},)).module()
+
+
+def nameless() -> nn.Module:
+    class Local(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.act = made(convolution), lambda x: x * 2
+
+        def forward(self, x):
+            return self.act(self.net(x))
+
+    return Local().eval()
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_models_that_pickle_alone_cannot_send(name):
+    given = subject(SENT[name]())
+    again = pickle.loads(pickle.dumps(given))
+    assert again.evaluator.measure(Job(0.7, (0, 3), 40)) == given.evaluator.measure(Job(0.7, (0, 3), 40))
+    twice = pickle.loads(pickle.dumps(again))  # Dask sends it from worker to worker
+    x = images(9)
+    assert torch.equal(twice.module(x), given.module(x))
+
+
+def test_receiving_a_graph_does_not_disturb_a_model_that_runs_meanwhile():
+    """torch's own unpickling traces the graph, for which it replaces methods of `nn.Module` in every thread."""
+    data = packed(graph_of(convolution))
+    model, x = made(convolution), images(5)
+    want, stop = model(x), threading.Event()
+
+    def receive():
+        while not stop.is_set():
+            unpacked(data)
+
+    thread = threading.Thread(target=receive)
+    thread.start()
+    try:
+        for _ in range(100):
+            assert torch.equal(model(x), want)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_model_that_cannot_be_sent_is_refused_in_one_line():
+    model = made(convolution)
+    model.lock = threading.Lock()
+    with pytest.raises(InputError, match="run it without workers") as caught:
+        packed(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_code_beside_the_user_is_found_on_a_worker_or_missed_in_one_line(tmp_path):
+    (tmp_path / "besides_me.py").write_text("import torch\nclass Net(torch.nn.Flatten):\n    size = 3\n")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        data = packed(importlib.import_module("besides_me").Net())
+    finally:
+        sys.path.remove(str(tmp_path))
+        del sys.modules["besides_me"]
+    before = list(sys.path)
+    try:
+        assert unpacked(data).size == 3
+    finally:
+        sys.path[:] = before
+        sys.modules.pop("besides_me", None)
+    (tmp_path / "besides_me.py").unlink()
+    importlib.invalidate_caches()
+    with pytest.raises(
+        InputError, match=r"No module named 'besides_me'.*it needs besides_me from .*without workers"
+    ):
+        unpacked(data)
 
 
 def test_chips_of_a_design_without_randomness_are_measured_once(monkeypatch):
@@ -301,3 +401,29 @@ def test_memory_is_one_group_of_chips_whatever_is_asked():
     evaluator.measure(Job(0.4, tuple(range(40))))
     assert {id(m) for m in measurer.chain.memory} == places
     assert given.reference.block <= BLOCK
+
+
+REGISTRY: list[nn.Module] = []
+
+
+class Registered(nn.Sequential):
+    """Its forward finds its layer in a global, which is not there in another process."""
+
+    def forward(self, x):
+        return REGISTRY[0](x)
+
+
+def test_a_model_that_is_not_whole_in_another_process_is_refused():
+    model = Registered(nn.Linear(4, 3)).eval()
+    REGISTRY[:] = [model[0]]
+    x = torch.linspace(-1, 1, 40).view(10, 4)
+    hardware = Hardware.preset("bayesft", sigma=0.5)
+    given = Subject(model, hardware, Reference.of(model, x, None), "agreement", 0)
+    there = pickle.dumps(given)
+    plain = Subject(model[0], hardware, Reference.of(model[0], x, None), "agreement", 0)
+    found, expected = (s.evaluator.measure(Job(0.5, (0,)))[0].value for s in (given, plain))
+    assert 0 <= found <= 1
+    assert 0 <= expected <= 1
+    REGISTRY[:] = [nn.Linear(4, 3).eval()]  # as another process would have it
+    with pytest.raises(InputError, match="does not give the outputs here that it gave before"):
+        pickle.loads(there).evaluator.measure(Job(0.5, (0,)))
