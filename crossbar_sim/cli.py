@@ -36,7 +36,7 @@ from crossbar_sim.commands.sensitivity import sensitivity
 from crossbar_sim.commands.solve import solve
 from crossbar_sim.commands.sweep import sweep
 from crossbar_sim.commands.train import train
-from crossbar_sim.errors import InputError
+from crossbar_sim.errors import InputError, held
 from crossbar_sim.text import visible
 
 
@@ -296,7 +296,8 @@ def run(arguments: list[str]) -> int:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # torch's, on its own future: nothing that a user could change
     try:
-        cli.main(arguments, prog_name="crossbar-sim", standalone_mode=False)
+        with held():  # commands print the sentences themselves
+            cli.main(arguments, prog_name="crossbar-sim", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return 2

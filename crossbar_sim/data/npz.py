@@ -1,4 +1,4 @@
-"""The user's own examples: an `.npz` with `x` and, for scores, `y`.
+"""The user's own examples: an `.npz` with `x` and, for scores, `y`; `x_train` and `y_train` to calibrate or train on.
 
 The archive is untrusted. Its members are read by hand and not by `numpy.load`: that allocates what
 a header claims before it looks at how much there is, and an object array is a pickle.
@@ -19,15 +19,17 @@ _WRITE = "write it with numpy.savez(path, x=x, y=y)"
 
 
 def load_npz(path: Path) -> Splits:
-    """Examples of the user's own. All of them are the test split.
+    """Examples of the user's own: `x` is the test split, `x_train` what may be trained or calibrated on.
 
     Args:
         path: an `.npz` with `x` (n, ...) of floats, integers, booleans or bytes and, optionally, `y`
-            (n,) of class numbers from 0 up, or the like under one of `_OTHER_NAMES`. Bytes (uint8) are taken for
-            pixels and divided by 255; everything else is taken as it is, as float32. `notes` says which.
+            of class numbers from 0 up, (n,) or one per token or pixel (there -100 is not judged), or the like under one
+            of `_OTHER_NAMES`. Bytes (uint8) are taken for pixels and divided by 255; everything else is taken as it
+            is, as float32. `notes` says which. `x_train` and `y_train`, `x_val` and `y_val` may lie beside them;
+            without `x_val` the last 15 % of each class of `x_train` are the validation split.
 
     Returns:
-        `Splits` without train and validation; `classes` is the largest label + 1, or `None`.
+        `Splits`; train and validation are `None` without `x_train`; `classes` is the largest label + 1, or `None`.
 
     Raises:
         InputError: if the file is missing, damaged, hostile or holds something else.
@@ -37,7 +39,11 @@ def load_npz(path: Path) -> Splits:
     try:
         with zipfile.ZipFile(path) as archive:
             x = _member(path, archive, "x")
-            y = _member(path, archive, "y")
+            y, names = _member(path, archive, "y"), None
+            parts: list[tuple[np.ndarray, np.ndarray | None] | None] = []
+            for part in ("train", "val"):
+                taken = _member(path, archive, f"x_{part}")
+                parts.append(None if taken is None else (taken, _member(path, archive, f"y_{part}")))
             if x is None:
                 names, (x, y) = _called_otherwise(path, archive)
     except InputError:
@@ -46,7 +52,7 @@ def load_npz(path: Path) -> Splits:
         # zipfile raises a dozen kinds on hostile bytes: BadZipFile, zlib.error, NotImplementedError
         # (a method it lacks), RuntimeError (a password), struct.error, UnicodeDecodeError, ...
         raise InputError(f"{path}: is no readable .npz ({reason(error)}); {_WRITE}") from None
-    splits = as_test_split(path, x, y)
+    splits = as_test_split(path, x, y, parts[0], parts[1])
     return splits if names is None else dataclasses.replace(splits, notes=(*splits.notes, names))
 
 

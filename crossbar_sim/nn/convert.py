@@ -1,5 +1,6 @@
 """`to_analog`: a model whose mapped layers compute with what their arrays make of the weights."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -8,12 +9,14 @@ import torch
 from torch import nn
 
 from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.errors import InputError
+from crossbar_sim.crossbar.presets import design_given
+from crossbar_sim.errors import InputError, warn
 from crossbar_sim.nn import graph
 from crossbar_sim.nn.analog import arrays_of, make_analog
 from crossbar_sim.nn.copying import copy_module
 from crossbar_sim.nn.derived import restore
 from crossbar_sim.nn.design import Design
+from crossbar_sim.nn.design_cautions import of_design
 from crossbar_sim.nn.folding import Fold, fold_away, foldable
 from crossbar_sim.nn.layer import Layer
 from crossbar_sim.nn.matrices import NORMALISATION, Layout, Matrix, matrices
@@ -43,7 +46,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def to_analog(
     model: nn.Module,
-    hardware: Hardware,
+    hardware: Hardware | str | os.PathLike[str],
     seed: int = 0,
     chip: int = 0,
     only: Iterable[str] | None = None,
@@ -54,18 +57,26 @@ def to_analog(
     Args:
         model: any torch model, or the module of a torch.export archive; of a DataParallel or a compiled model, the
             model inside.
-        hardware: the design.
+        hardware: the design, a preset's name or a hardware file.
         seed, chip: which random sample of it.
-        only, skip: names of layers, or patterns such as "encoder.*"; the rest stays digital and clean.
+        only, skip: names of layers, or patterns such as "encoder.*" (one text may list several with commas); the rest
+            stays digital and clean.
 
     Returns:
         A model with the same forward and the same state_dict keys. Its parameters and buffers are those of
         `model`: training one trains the other. Arrays are programmed when first read.
 
+    Warns:
+        CrossbarWarning: of what the design asks for and cannot act on this model.
+
     Raises:
         InputError: if a pattern matches no layer, nothing is left to map, the model is analog already, or it
             holds TorchScript or lazy parameters.
     """
+    if not isinstance(model, nn.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise InputError(f"model is {kind}: expected a torch.nn.Module (an instance)")
+    hardware = design_given(hardware)
     model = unwrapped(model)
     if any(arrays_of(module) is not None for module in model.modules()):
         raise InputError(
@@ -91,7 +102,7 @@ def to_analog(
     analog = copy_module(model, memo, share=True)
     design = Design(hardware, seed, check_chip(chip))
     design.key("")  # refuses an impossible seed now rather than in the first forward
-    choice = _Choice(tuple(only) if only is not None else None, tuple(skip))
+    choice = _Choice(None if only is None else patterns(only), patterns(skip))
     builder = _GraphBuilder if exported else _Builder
     layers = builder(analog, hardware, choice).build()
     choice.check([layer.name for layer in layers])
@@ -114,7 +125,23 @@ def to_analog(
     if exported and arrays_of(analog) is None:
         make_analog(analog, [], design)  # it copies itself in a way that knows no analog layers
     design.layers = tuple(layers)
+    warn(of_design(hardware, design.layers))
     return analog
+
+
+def patterns(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Names or patterns of layers: each text may list several with commas.
+
+    >>> patterns(["c1,f2", "encoder.*"])
+    ('c1', 'f2', 'encoder.*')
+
+    Raises:
+        InputError: if they are not texts.
+    """
+    texts = (given,) if isinstance(given, str) else tuple(given)
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(f"names of layers: expected texts such as 'fc1' or 'encoder.*', got {texts!r:.80}")
+    return tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
 
 
 def _is_module(model: nn.Module, name: str) -> bool:

@@ -27,7 +27,7 @@ from crossbar_sim.nn.detection_task import detects
 from crossbar_sim.nn.evaluate import few_of, few_outputs
 from crossbar_sim.nn.folding import RANK
 
-_NEAR, _NEAR_HALF = 1e-3, 3e-2
+_NEAR, _NEAR_HALF = 1e-4, 3e-2
 """Differences of outputs, relative to the largest, that rounding can make; in half precision."""
 
 _INSTALLING = threading.RLock()

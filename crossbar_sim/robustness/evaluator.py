@@ -78,8 +78,12 @@ class Subject:
         """The examples by class, or by the clean model's class where there are no labels."""
         reference = self.reference
         classes = reference.y
-        if classes is None and reference.classes and reference.predicted.dim() == 1:
+        if classes is None and reference.classes:
             classes = reference.predicted
+        if (
+            classes is not None and classes.dim() > 1
+        ):  # an example of many tokens or pixels is of no one class
+            classes = None
         return Strata.of(None if classes is None else classes.numpy(), len(reference.x))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -159,7 +163,8 @@ def _measurers(subject: Subject) -> list[Measurer]:
 def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> Chain | None:
     """The model as a chain, if it is one and gives what its own forward gives, to the bit."""
     reference = subject.reference
-    if subject.metric == "output_error" or reference.predicted.dim() != 1 or reference.fixed is not None:
+    one = reference.classes and reference.predicted.dim() == 1 and reference.judged is None
+    if subject.metric == "output_error" or not one or reference.fixed is not None:
         return None
     # on a copy of its own: to look for a chain traces the forward, which may leave things on the model
     traced = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip)

@@ -105,7 +105,13 @@ def fingerprint(module: nn.Module) -> str:
     return state.hexdigest()
 
 
-def metric_of(module: nn.Module, examples: Examples, asked: str | None, fixed: int | None = None) -> str:
+def metric_of(
+    module: nn.Module,
+    examples: Examples,
+    asked: str | None,
+    fixed: int | None = None,
+    axis: int | None = None,
+) -> str:
     """What a model will be judged by, found on two of its examples, before the work.
 
     Args:
@@ -113,6 +119,7 @@ def metric_of(module: nn.Module, examples: Examples, asked: str | None, fixed: i
         examples: what it is tried on.
         asked: the metric asked for, or None.
         fixed: the one batch size that it accepts, if there is one.
+        axis: of the classes in its outputs, or None.
 
     Raises:
         InputError: if model, examples and metric do not go together.
@@ -121,7 +128,7 @@ def metric_of(module: nn.Module, examples: Examples, asked: str | None, fixed: i
         module.eval()
     few = slice(fixed or 2)
     y = None if examples.y is None else examples.y[few]
-    return reference_of(module, examples.x[few], y, BLOCK, fixed).metric(asked)
+    return reference_of(module, examples.x[few], y, BLOCK, fixed, axis).metric(asked)
 
 
 def prepare(
@@ -133,6 +140,7 @@ def prepare(
     skip: tuple[str, ...],
     images: Callable[[Subject], Mapping[str, Any]],
     sigma: float,
+    axis: int | None = None,
 ) -> tuple[Task, Subject]:
     """The task of a model on a design, and its subject; the clean model runs once.
 
@@ -144,6 +152,7 @@ def prepare(
         only, skip: see `to_analog`.
         images: how they are taken: of a plan.
         sigma: where it is looked at whether all that the design asks for acts; no part of the identity.
+        axis: of the classes in the model's outputs; None: found as `Reference.of` does.
 
     Raises:
         InputError: if model, examples, design and metric do not go together.
@@ -155,7 +164,7 @@ def prepare(
     examples = model.examples
     if len(examples.x) == 0:
         raise InputError("the data hold no example")
-    reference = reference_of(model.module, examples.x, examples.y, BLOCK, model.fixed)
+    reference = reference_of(model.module, examples.x, examples.y, BLOCK, model.fixed, axis)
     chosen = reference.metric(metric)
     reference.check_metric(chosen)
     clean = reference.clean_score().value(chosen)
@@ -175,11 +184,15 @@ def prepare(
         "stream": STREAM_VERSION,
         "metric": chosen,
         "images": dict(images(subject)),
+        # where it is the second, as for all networks with one class per example, it goes without saying
+        **({} if reference.axis in (None, 1) else {"class_axis": reference.axis}),
     }
+    judged = reference.about()
     about = {
         "data": examples.identity.get("name"),
-        "notes": list(examples.notes),
+        "notes": [*examples.notes, *cautions.of_places(reference)],
         "warnings": [*cautions.of_reference(reference, chosen, metric), *_idle(subject, sigma)],
+        **({} if judged is None else {"judged": judged}),
         **model.about,
     }
     return Task(model.label, identity, clean, about), subject
