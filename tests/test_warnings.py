@@ -45,6 +45,22 @@ def test_accuracy_near_chance_names_the_pixels():
         fit(nn.Linear(6, 2), (X, Y), (X, Y), epochs=1, lr=1e-6)
 
 
+def test_the_command_line_says_what_to_give(command, files, tmp_path):
+    given = ("--data", files.labelled, "--adc-bits", 6, "--chips", 2, "--sensitivity-chips", 0)
+    refused = command("deploy", files.checkpoint, *given)
+    assert refused.code == 2
+    assert "x_train" in refused.err
+    assert "--calibration-data FILE" in refused.err
+    assert command("deploy", files.checkpoint, *given, "--calibration-data", files.unlabelled).code == 0
+    several = command("deploy", files.checkpoint, "--sigma", "0.3,0.6")
+    assert several.code == 2
+    assert "crossbar-sim sweep --sigma 0.3,0.6" in several.err
+    text = command("export", files.checkpoint, tmp_path / "x.csv")
+    assert text.code == 2
+    assert "NAME.h5" in text.err
+    assert not (tmp_path / "x.csv").exists()
+
+
 def test_the_command_line_issues_none(command, files):
     with warnings.catch_warnings():
         warnings.simplefilter("error", CrossbarWarning)

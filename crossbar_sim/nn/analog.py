@@ -9,7 +9,6 @@ parameters, and a gradient reaches them through the array.
 
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -343,12 +342,3 @@ def keep_class(module: nn.Module) -> None:
         parameters.module = module
         module.__dict__["_parameters"] = parameters
     restore(module)
-
-
-def leave_class(module: nn.Module) -> None:
-    """Undo `keep_class`; in place."""
-    arrays = arrays_of(module)
-    if arrays is not None and isinstance(module._parameters, Parameters):
-        with suppress(TypeError):  # see `make_analog`
-            exchange(module, analog_class(base_of(module), tuple(arrays.slots)))
-            module.__dict__["_parameters"] = dict(module._parameters.items())

@@ -20,7 +20,7 @@ from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips
-from crossbar_sim.nn.analog import ATTRIBUTE, Parameters, arrays_of, keep_class, leave_class
+from crossbar_sim.nn.analog import ATTRIBUTE, Parameters, arrays_of, keep_class
 from crossbar_sim.nn.convert import unwrapped
 from crossbar_sim.nn.derived import exchange
 from crossbar_sim.nn.detection_task import detects
@@ -129,18 +129,11 @@ def faithful(
         return analog
     possible = not isinstance(model, fx.GraphModule) and len([*model.modules()]) == len([*analog.modules()])
     if possible and first.same:
-        # Something may still refer to the original, or look weights up past the class; or layers are unused.
+        # Something may still refer to the original; or layers are unused.
         placed = InPlace(model, analog)
         second = _look(placed, model, few, wanted, fixed)
         if second.same and second.unread < first.unread:
             return placed
-        for module in analog.modules():
-            keep_class(module)
-        second = _look(analog, model, few, wanted, fixed)
-        if second.same and not second.foreign and second.unread < first.unread:
-            return analog
-        for module in analog.modules():
-            leave_class(module)
     if first.same and not (possible and first.foreign):
         return analog
     for module in analog.modules():

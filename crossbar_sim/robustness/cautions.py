@@ -7,6 +7,7 @@ from crossbar_sim.nn.layer import Layer
 from crossbar_sim.nn.train_checks import near_chance
 from crossbar_sim.nn.unmapped import NO_OPERAND, Operands
 from crossbar_sim.robustness.score import Reference, Score
+from crossbar_sim.robustness.statistics import tail_caution
 
 
 def of_operands(layers: tuple[Layer, ...], seen: Operands | None) -> Iterator[str]:
@@ -84,6 +85,13 @@ def of_reference(reference: Reference, metric: str, asked: str | None) -> Iterat
             f"{reference.axis}) at each of {places} places; if they are not (an image, a signal), use --metric "
             "output_error, and name another axis with --class-axis"
         )
+
+
+def of_tail(scores: tuple[Score, ...], metric: str) -> Iterator[str]:
+    """Scores with a long tail, which make the interval of their mean too short (docs/statistics.md, section 8)."""
+    found = tail_caution(abs(score.value(metric)) for score in scores)  # an error is shown as the error it is
+    if found is not None:
+        yield found
 
 
 def of_places(reference: Reference) -> Iterator[str]:

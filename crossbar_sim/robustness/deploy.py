@@ -330,7 +330,7 @@ def deploy(
         threshold = None if threshold is None else -threshold
     elif threshold is None:
         threshold = max(round(clean.value(metric) - 0.05, 3), 0.0)
-    told += cautions.of_scores(tuple(scores), numbers)
+    told += [*cautions.of_scores(tuple(scores), numbers), *cautions.of_tail(tuple(scores), metric)]
     warn(told)
     return Deployment(
         metric, hardware, seed, numbers, clean, tuple(scores), threshold, layers,

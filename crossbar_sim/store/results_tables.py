@@ -70,7 +70,7 @@ def write_parquet(table: Iterable[Mapping[str, Any]], path: str | os.PathLike[st
         from pyarrow import parquet
     except ImportError:
         raise InputError(
-            "Parquet files need the tables extra: pip install 'crossbar-sim[tables]' (csv and json do without)"
+            "Parquet files need the tables extra: pip install '.[tables]' in a clone (csv and json do without)"
         ) from None
     kinds = {"chip": pyarrow.int64(), "images": pyarrow.int64()}
     texts = COLUMNS[: COLUMNS.index("sigma")]

@@ -153,14 +153,6 @@ class SuperOfType(Base):
         self.a = layer
 
 
-class PastTheClass(Base):
-    """Looks the weight up where a property of the class is not seen."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.a._parameters["weight"]
-        return self.o(nn.functional.linear(x, weight, self.a.__getattr__("bias")).relu())
-
-
 class Both(Base):
     """A registry and a comparison of classes."""
 
@@ -175,7 +167,7 @@ class Both(Base):
 
 KINDS = [
     OnClass, InGlobal, GlobalWeight, GlobalMethod, GlobalHook, ByType, ByName, ByClassAttribute, ByTable, SuperOfType,
-    PastTheClass, Both,
+    Both,
 ]  # fmt: skip
 
 

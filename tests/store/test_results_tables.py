@@ -126,7 +126,7 @@ def test_tables_and_merged_files_are_written_as_they_are_read(
 
 def test_parquet_without_its_extra(results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match=r"pip install 'crossbar-sim\[tables\]'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[tables\]'"):
         write_parquet(rows(results), tmp_path / "runs.parquet")
     assert not (tmp_path / "runs.parquet").exists()
 
