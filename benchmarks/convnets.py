@@ -66,7 +66,7 @@ def main() -> None:
         network = resnet18(num_classes=10)
         results.append(measure("ResNet-18, 500 images 32x32", network, images(500, 3, 32, 32), 7))
     except ImportError:
-        print("ResNet-18: torchvision is not installed (pip install 'crossbar-sim[vision]')")
+        print("ResNet-18: torchvision is not installed (pip install '.[vision]')")
     save(results)
 
 

@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from crossbar_sim.crossbar.mapping import ALL_MAPPINGS, Differential, Offset
     from crossbar_sim.crossbar.read_noise import GaussianReadNoise, TelegraphNoise
     from crossbar_sim.crossbar.wires import Wires
-    from crossbar_sim.errors import InputError
+    from crossbar_sim.errors import CrossbarWarning, InputError
     from crossbar_sim.rng import Key
 
 _HOMES = {
     "crossbar_sim.rng": ("Key",),
-    "crossbar_sim.errors": ("InputError",),
+    "crossbar_sim.errors": ("CrossbarWarning", "InputError"),
     "crossbar_sim.crossbar.hardware": ("Hardware",),
     "crossbar_sim.crossbar.array": ("Array",),
     "crossbar_sim.crossbar.mapping": ("Differential", "Offset", "ALL_MAPPINGS"),
@@ -54,9 +54,10 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __version__ = "0.1.0"
 __all__ = [
-    "ADC", "ALL_DRIFTS", "ALL_MAPPINGS", "DAC", "Array", "BernoulliDrift", "Differential", "GammaDrift",
-    "GaussianReadNoise", "Hardware", "InputError", "Key", "LaplaceDrift", "LaplaceShift", "LogNormalDrift",
-    "MeasuredNoise", "MeasuredRelaxation", "NormalDrift", "NormalShift", "Offset", "ParetoDrift", "PolynomialNoise",
+    "ADC", "ALL_DRIFTS", "ALL_MAPPINGS", "DAC", "Array", "BernoulliDrift", "CrossbarWarning", "Differential",
+    "GammaDrift", "GaussianReadNoise", "Hardware", "InputError", "Key", "LaplaceDrift", "LaplaceShift",
+    "LogNormalDrift", "MeasuredNoise", "MeasuredRelaxation", "NormalDrift", "NormalShift", "Offset", "ParetoDrift",
+    "PolynomialNoise",
     "ProgrammingNoise", "RelaxationShift", "RetentionDrift", "StuckCells", "TelegraphNoise", "UniformDrift",
     "UniformShift", "Wires", "__version__",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Splits, load_data
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, write_json, write_text
+from crossbar_sim.nn.inputs import inputs_for
 from crossbar_sim.nn.loading import LoadedModel
 from crossbar_sim.nn.range_calibration import RangeReport, calibrate_ranges, needs_calibration
 from crossbar_sim.nn.seeding import permutation
@@ -88,11 +89,19 @@ def calibrated_for(
     seed: int,
     only: tuple[str, ...],
     skip: tuple[str, ...],
+    own: str | None = None,
 ) -> tuple[Hardware, tuple[str, ...]]:
     """The design itself where no range is to be calibrated, else with ranges, and sentences for the report."""
     if not needs_calibration(hardware):
+        if own is not None:
+            raise InputError(
+                "--calibration-data has nothing to act on: no converter has the range 'calibrated'"
+            )
         return hardware, ()
-    x, told = calibration_inputs(loaded, data, data_dir, IMAGES, input_shape, seed)
+    if own is None:
+        x, told = calibration_inputs(loaded, data, data_dir, IMAGES, input_shape, seed)
+    else:
+        x, told = chosen_inputs(loaded, own, data_dir, IMAGES, seed)
     loaded.module.eval()
     calibrated, reports = calibrate_ranges(
         loaded.module, hardware, x, only=only or None, skip=skip, seed=seed, fixed=loaded.batch
@@ -132,11 +141,23 @@ def calibration_inputs(
     if split is None:
         raise InputError(
             f"{splits.name} has test examples alone, and converters are not calibrated on those that scores are "
-            "reported on: give data with a training split, or a design with ranges (crossbar-sim calibrate)"
+            "reported on: add x_train (and y_train) to the .npz, give deploy and sweep other "
+            "examples with --calibration-data FILE, or set a range such as --adc-range max"
         )
     chosen = permutation(len(split.x), Key(seed).fold("converter images"))[:images].sort().values
     which = "training" if splits.train is not None else "validation"
     return split.x[chosen], f"{len(chosen)} {which} examples of {splits.name}"
+
+
+def chosen_inputs(
+    loaded: LoadedModel, own: str, data_dir: str | None, images: int, seed: int
+) -> tuple[Any, str]:
+    """Inputs of data that the user names for calibration alone: of its training split, or all that there is."""
+    splits: Splits = load_data(own, data_dir)
+    split = splits.train or splits.test
+    chosen = permutation(len(split.x), Key(seed).fold("converter images"))[:images].sort().values
+    x, _ = inputs_for(loaded.module, split.x[chosen])
+    return x, f"{len(chosen)} examples of {splits.name}"
 
 
 def cautions(reports: tuple[RangeReport, ...]) -> Iterator[str]:

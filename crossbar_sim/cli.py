@@ -36,7 +36,7 @@ from crossbar_sim.commands.sensitivity import sensitivity
 from crossbar_sim.commands.solve import solve
 from crossbar_sim.commands.sweep import sweep
 from crossbar_sim.commands.train import train
-from crossbar_sim.errors import InputError
+from crossbar_sim.errors import InputError, held
 from crossbar_sim.text import visible
 
 
@@ -63,8 +63,16 @@ def cli() -> None:
     type=click.Choice(["accuracy", "agreement", "output_error"]),
     help="What chips are judged by.  [default: the first that labels and outputs allow]",
 )
-@click.option("--only", multiple=True, help="Put only these layers on arrays (name or pattern; repeatable).")
-@click.option("--skip", multiple=True, help="Leave these layers digital (name or pattern; repeatable).")
+@click.option(
+    "--class-axis", type=int, help="Axis of the classes in the outputs, -1: the last.  [default: found]"
+)
+@click.option(
+    "--only", multiple=True, help="Put only these layers on arrays (names or patterns, with commas)."
+)
+@click.option("--skip", multiple=True, help="Leave these layers digital (names or patterns, with commas).")
+@click.option(
+    "--calibration-data", help="Data that converter ranges are chosen on.  [default: --data's training split]"
+)
 @click.option(
     "--sensitivity-chips", default=5, show_default=True, help="Chips for per-layer sensitivity; 0: none."
 )
@@ -296,7 +304,8 @@ def run(arguments: list[str]) -> int:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # torch's, on its own future: nothing that a user could change
     try:
-        cli.main(arguments, prog_name="crossbar-sim", standalone_mode=False)
+        with held():  # commands print the sentences themselves
+            cli.main(arguments, prog_name="crossbar-sim", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return 2

@@ -42,6 +42,21 @@ class _Range(click.ParamType):
         return f"[{'|'.join(self.words)}|NUMBER]"
 
 
+class _OneSigma(click.ParamType):
+    """One sigma; several are a sweep."""
+
+    name = "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number."""
+        try:
+            return float(value)
+        except ValueError:
+            several = "," in value or ":" in value
+            more = f"; several sigmas are a sweep: crossbar-sim sweep --sigma {value}" if several else ""
+            self.fail(f"{value!r} is not a number such as 0.6{more}", param, ctx)
+
+
 _FLAT = {
     "sigma": ("--sigma", float, "Log-normal drift: standard deviation of ln g."),
     "time": ("--time", float, "Seconds since programming, for drift laws with a time."),
@@ -114,7 +129,8 @@ def _hardware_options(command: F, points: str | None) -> F:
             text = "The points: first:last:points or a list, e.g. 0:1.5:31 or 0,0.3,0.6."
             command = click.option(flag, name, help=text, default=points, show_default=True)(command)
         else:
-            command = click.option(flag, name, type=kind, help=text)(command)
+            shown = _OneSigma() if name == "sigma" else kind
+            command = click.option(flag, name, type=shown, help=text)(command)
     command = click.option("--tile", help="Rows x columns of a tile, e.g. 128x128.")(command)
     for name, (flag, text) in reversed(_PARTS.items()):
         command = click.option(flag, name, help=text)(command)

@@ -47,6 +47,8 @@ def run_deploy(
     seed: int,
     threshold: float | None,
     metric: str | None,
+    class_axis: int | None,
+    calibration_data: str | None,
     only: tuple[str, ...],
     skip: tuple[str, ...],
     sensitivity_chips: int,
@@ -96,7 +98,7 @@ def run_deploy(
     examples = find_examples(loaded, data, data_dir, images, input_shape, seed)
     hardware, calibrated = calibrated_for(
         loaded, hardware,
-        data=data, data_dir=data_dir, input_shape=input_shape, seed=seed, only=only, skip=skip,
+        data=data, data_dir=data_dir, input_shape=input_shape, seed=seed, only=only, skip=skip, own=calibration_data,
     )  # fmt: skip
     model = _moved(loaded.module, place)
     selected = only or None
@@ -121,7 +123,7 @@ def run_deploy(
     with progress(terminal(stderr=True)) as step:
         deployment = deploy(
             model, examples.x, examples.y, hardware,
-            seed=seed, chips=chips, threshold=threshold, metric=metric, only=selected, skip=skip,
+            seed=seed, chips=chips, threshold=threshold, metric=metric, class_axis=class_axis, only=selected, skip=skip,
             sensitivity_chips=sensitivity_chips, maps=given, remap=remap, calibration=calibration, fixed=loaded.batch,
             identity=_identity(loaded, examples.identity, measured),
             notes=(*loaded.notes, *examples.notes, *calibrated), warnings=warnings, progress=step,
@@ -179,6 +181,11 @@ def run_export(
 ) -> None:
     """Write one chip's conductance maps; see `crossbar-sim export --help`."""
     check_outputs((output,), inputs)
+    suffix = os.path.splitext(output)[1].lower()
+    if suffix not in ("", ".h5", ".hdf5", ".he5", ".hdf"):
+        raise InputError(
+            f"{output}: conductance maps are written as HDF5 (.h5), not as {suffix}: name it NAME.h5"
+        )
     analog = to_analog(loaded.module, hardware, seed, chip, only or None, skip)
     export_chip(
         analog,

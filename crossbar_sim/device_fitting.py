@@ -20,7 +20,9 @@ SHOWN = 4000
 """Readings drawn; the law is fitted to all."""
 
 
-def run_fit_device(measured: str, output: str, law: str, plot: str | None, json_path: str | None) -> None:
+def run_fit_device(
+    measured: str, output: str, law: str, plot: str | None, json_path: str | None, unit: str | None = None
+) -> None:
     """Fit, print, and write what was asked for; see `crossbar-sim fit-device --help`.
 
     Raises:
@@ -34,7 +36,7 @@ def run_fit_device(measured: str, output: str, law: str, plot: str | None, json_
 
         if os.path.splitext(plot)[1].lower() not in METADATA:
             raise InputError(f"{plot}: a figure is written as {', '.join(METADATA)}, chosen by the suffix")
-    data = read_measurements(measured)
+    data = read_measurements(measured, unit)
     try:
         with warnings.catch_warnings():  # shown below, without a line of source
             warnings.simplefilter("ignore", UserWarning)

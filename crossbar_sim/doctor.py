@@ -32,7 +32,7 @@ def findings() -> Iterator[tuple[str, str, bool]]:
             yield package, importlib.metadata.version(package), True
         except importlib.metadata.PackageNotFoundError:
             optional = package == "torchvision"
-            hint = "not installed; only torchvision's networks need it: pip install 'crossbar-sim[vision]'"
+            hint = "not installed; only torchvision's networks need it: pip install '.[vision]' in a clone"
             yield package, hint if optional else "missing: pip install crossbar-sim", optional
     yield from _kernels()
     yield from _torch()

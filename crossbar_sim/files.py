@@ -1,5 +1,6 @@
 """Writing files so that nothing is ever half there, and reading those of the user's."""
 
+import errno
 import functools
 import hashlib
 import json
@@ -9,7 +10,7 @@ import re
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -51,8 +52,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~umask if mode is None else stat.S_IMODE(mode))
         os.replace(temporary, target)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {_reason(error)}; what was there is unchanged") from error
+    except InputError:
+        raise
+    except Exception as error:
+        # A library may stumble over the error that it was handling, as matplotlib does in a PDF on a full disk.
+        first = error if isinstance(error, OSError) else _full_disk(error)
+        if first is None:
+            raise
+        raise InputError(f"cannot write {path}: {_reason(first)}; what was there is unchanged") from error
     finally:
         if temporary is not None:
             with suppress(OSError):
@@ -126,21 +133,27 @@ def _alive(process: int) -> str:
     return "a"
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
+def write_text(path: str | os.PathLike[str], text: str | Iterable[str]) -> None:
     """Write a text file whole or not at all, in UTF-8; straight into a pipe or device (/dev/stdout).
+
+    Args:
+        path: of the file.
+        text: it, or its parts, each written as it comes.
 
     Raises:
         InputError: with the system's reason.
     """
     target = _target(path)
+    parts = (text,) if isinstance(text, str) else text
     if _is_stream(target):
         try:
-            target.write_text(text, encoding="utf-8")
+            with open(target, "w", encoding="utf-8", newline="") as file:
+                file.writelines(parts)
         except OSError as error:
             raise InputError(f"cannot write {path}: {_reason(error)}") from error
         return
-    with replacing(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with replacing(target) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        file.writelines(parts)
 
 
 def check_writable(path: str | os.PathLike[str], stream: bool = False) -> None:
@@ -271,6 +284,15 @@ def _mode(path: Path) -> int | None:
         return os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _full_disk(error: BaseException) -> OSError | None:
+    """What began a chain of errors, if it is that nothing more can be written."""
+    while error.__context__ is not None:
+        error = error.__context__
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return error
+    return None
 
 
 def _reason(error: OSError) -> str:

@@ -82,6 +82,20 @@ def _words(key: Key) -> tuple[int, int]:
     return value % _UINT32, value // _UINT32
 
 
+def as_key(key: "Key | int") -> Key:
+    """The key itself, or `Key(key)` of an integer.
+
+    Raises:
+        InputError: if it is anything else.
+    """
+    if isinstance(key, Key):
+        return key
+    if _whole(key) is None:
+        shown = f"the class {key.__name__}" if isinstance(key, type) else repr(key)[:60]
+        raise InputError(f"key={shown}: expected a Key such as Key(0), or an integer seed")
+    return Key(key)
+
+
 def check_chip(chip: int) -> int:
     """Return the chip's number, refusing what cannot be a counter word.
 

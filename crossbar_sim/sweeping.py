@@ -46,6 +46,8 @@ def run_sweep(
     seed: int,
     threshold: float | None,
     metric: str | None,
+    class_axis: int | None,
+    calibration_data: str | None,
     only: tuple[str, ...],
     skip: tuple[str, ...],
     results: str | None,
@@ -80,12 +82,13 @@ def run_sweep(
             design, told = calibrated_for(
                 model, hardware,
                 data=data, data_dir=data_dir, input_shape=input_shape, seed=seed, only=only, skip=skip,
+                own=calibration_data,
             )  # fmt: skip
             found = model_of_file(label, path, model, examples, ways)
             about = {**found.about, "loading": [*model.notes, *told]}
             models.append(replace(found, ranges=design.ranges, about=about))
             if threshold is not None:
-                check_threshold(metric_of(model.module, examples, metric, model.batch), threshold)
+                check_threshold(metric_of(model.module, examples, metric, model.batch, class_axis), threshold)
     few = 0 if results is None else SENSITIVITY_CHIPS if sensitivity_chips is None else sensitivity_chips
     console = terminal(stderr=json_path == "-")
     with (
@@ -95,7 +98,7 @@ def run_sweep(
         sweep = robustness(
             models, None, hardware, sigmas, chips=chips, half_width=half_width, seed=seed, metric=metric,
             only=only or None, skip=skip, results=file, workers=workers, scheduler=scheduler, sensitivity_chips=few,
-            progress=step,
+            class_axis=class_axis, progress=step,
         )  # fmt: skip
     sign = MEASURES[sweep.metric].sign
     write_json(json_path, sweep.as_dict(None if threshold is None else sign * threshold))

@@ -1,5 +1,6 @@
 """Text from files: fit to be shown, as names of layers and labels may hold anything; and JSON, read within bounds."""
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -26,8 +27,11 @@ def visible_lines(text: str) -> str:
 
 def spreadsheet_cell(value: Any) -> Any:
     """A value for a CSV file: text is visible, and begins with an apostrophe where it would be run as a formula."""
-    if not isinstance(value, str):
-        return value
+    return _text_cell(value) if isinstance(value, str) else value
+
+
+@functools.lru_cache(64)  # a table has the same names in all its rows
+def _text_cell(value: str) -> str:
     text = visible(value)
     return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
 

@@ -6,8 +6,11 @@ import pytest
 import torch
 from cli_runs import strict_json
 
+from crossbar_sim.nn.loading import load_model
+from crossbar_sim.nn.networks import MLP
 from crossbar_sim.robustness.experiment import load_experiment
 from crossbar_sim.robustness.experiment_tables import with_budget
+from crossbar_sim.robustness.subjects import model_of_file
 
 GROUPS = """
     title = "Two ways"
@@ -238,3 +241,19 @@ def test_a_trusted_file_runs_the_code_that_it_names(command, tmp_path, monkeypat
     (tmp_path / "e.toml").write_text(textwrap.dedent(CODE).format(models))
     done = command("run", "e.toml", "-o", "out", "--no-page", "--trust-code")
     assert done.code == 0, done.err
+
+
+def test_the_weights_of_a_file_that_holds_several_are_part_of_the_models_identity(experiment, tmp_path):
+    given = '[models.given]\npath = "a.pt"\narch = "mlp"\nweights = "ema"\n[train.plain]'
+    experiment.write_text(experiment.read_text().replace("[train.plain]", given))
+    assert load_experiment(experiment).models["given"].weights == "ema"
+    table = MLP(64, (8,), 10).state_dict()
+    torch.save({"model": table, "ema": {n: v + 1 for n, v in table.items()}}, tmp_path / "a.pt")
+    identities = []
+    for weights in ("model", "ema"):
+        loaded = load_model(tmp_path / "a.pt", "mlp", weights=weights)
+        ways = {"arch": "mlp", "arch_arguments": None, "weights": weights}
+        identities.append(model_of_file("a", "a.pt", loaded, None, ways).identity)
+    assert identities[0] != identities[1]
+    ways = {"arch": "mlp", "arch_arguments": None, "weights": None}
+    assert "weights" not in model_of_file("a", "a.pt", loaded, None, ways).identity

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import stat
@@ -56,6 +57,22 @@ def test_any_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, error:
         assert str(path) in str(caught.value)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["out.txt"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+def test_an_error_over_the_error_of_a_full_disk_says_that_it_is_full(tmp_path: Path, number: int):
+    def stumble() -> None:
+        with replacing(tmp_path / "out.pdf"):
+            try:
+                raise OSError(number, os.strerror(number))
+            finally:
+                None.pos  # type: ignore[attr-defined]  # noqa: B018
+
+    with pytest.raises(InputError, match=os.strerror(number)):
+        stumble()
+    with pytest.raises(AttributeError), replacing(tmp_path / "out.pdf"):  # any other is a defect
+        None.pos  # type: ignore[attr-defined]  # noqa: B018
+    assert names(tmp_path) == []
 
 
 WRITER = """

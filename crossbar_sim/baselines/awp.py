@@ -23,7 +23,7 @@ from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.train import Epoch
 from crossbar_sim.nn.training import Training
-from crossbar_sim.rng import Key
+from crossbar_sim.rng import Key, as_key
 
 Range = tuple[Tensor, Tensor]
 """The least and the largest value of the training images, per channel or of all: shapes that broadcast with x."""
@@ -87,7 +87,8 @@ class Awp(Method):
         checkpoint: str | PathLike[str] | None = None,
     ) -> Trained:
         """See `Method.fit`."""
-        check_development(development)
+        development = check_development(development)
+        key = as_key(key)
         model = fresh(build, key)
         names = [name for name, _ in perturbed(model)]
         within = None if self.input_attack is None else value_range(development.train.x)

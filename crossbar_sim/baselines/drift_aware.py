@@ -23,6 +23,7 @@ from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.mapping import Differential
 from crossbar_sim.crossbar.overrides import at_sigma
+from crossbar_sim.crossbar.presets import design_given
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection_task import detects
@@ -30,8 +31,9 @@ from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates
 from crossbar_sim.nn.matrices import matrices
 from crossbar_sim.nn.seeding import uniforms
 from crossbar_sim.nn.train import Epoch
+from crossbar_sim.nn.train_checks import check_training
 from crossbar_sim.nn.training import Step, Training
-from crossbar_sim.rng import Key
+from crossbar_sim.rng import Key, as_key
 
 RECIPE = Training(epochs=40, batch=256, lr=3e-3, clip=0.1)
 """Steps small enough for gradients as noisy as these, and components held in bounds (docs/methods.md)."""
@@ -74,6 +76,9 @@ class DriftAware(Method):
     )
 
     def __post_init__(self) -> None:
+        check_training(self.training)
+        if self.hardware is not None:
+            object.__setattr__(self, "hardware", design_given(self.hardware))
         if isinstance(self.chips, bool) or not isinstance(self.chips, int) or self.chips < 1:
             raise InputError(f"chips={self.chips!r}: an integer >= 1 is needed")
         if self.chips > self.training.batch:
@@ -121,6 +126,7 @@ class DriftAware(Method):
     ) -> Trained:
         """See `Method.fit`."""
         known = check_development(development, detection=True)
+        key = as_key(key)
         model = fresh(build, key)
         notes: dict[str, object] = {"sigma": self.sigma, "chips": self.chips}
         if self.dropout is not None:

@@ -21,7 +21,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates
 from crossbar_sim.nn.train import Epoch
 from crossbar_sim.nn.training import Training
-from crossbar_sim.rng import Key
+from crossbar_sim.rng import Key, as_key
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Dropout(Method):
     ) -> Trained:
         """See `Method.fit`."""
         known = check_development(development, detection=True)
+        key = as_key(key)
         model = fresh(build, key)
         set_rates(model, self.rate)
         notes = {"rates": rates(model)}

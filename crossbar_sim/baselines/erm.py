@@ -9,7 +9,7 @@ from crossbar_sim.baselines.method import Build, Method, Trained, check_developm
 from crossbar_sim.data import Development
 from crossbar_sim.nn.train import Epoch
 from crossbar_sim.nn.training import Training
-from crossbar_sim.rng import Key
+from crossbar_sim.rng import Key, as_key
 
 
 @dataclass(frozen=True)
@@ -35,4 +35,5 @@ class Erm(Method):
     ) -> Trained:
         """See `Method.fit`."""
         known = check_development(development, detection=True)
+        key = as_key(key)
         return trained(self, fresh(build, key), known, key, progress=progress, checkpoint=checkpoint)

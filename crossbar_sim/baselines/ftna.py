@@ -21,7 +21,7 @@ from crossbar_sim.nn.networks.coded import Coded
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.train import Epoch, fit
 from crossbar_sim.nn.training import Training
-from crossbar_sim.rng import Key
+from crossbar_sim.rng import Key, as_key
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ class Ftna(Method):
             InputError: if the network does not end in a linear layer of one output per class, or bits cannot tell the
                 classes apart.
         """
-        check_development(development)
+        development = check_development(development)
+        key = as_key(key)
         model = fresh(build, key)
         classes = class_count(model, development.train)
         bits = codes.check_bits(classes, codes.shortest(classes) if self.bits is None else self.bits)

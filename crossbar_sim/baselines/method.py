@@ -10,12 +10,14 @@ from torch import nn
 
 from crossbar_sim.crossbar.checks import show
 from crossbar_sim.data import Development, Scenes
+from crossbar_sim.data.given import development_given
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection_task import check_task
+from crossbar_sim.nn.inputs import inputs_for
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.train import Epoch, FitReport, LossStep
 from crossbar_sim.nn.train import fit as train_network
-from crossbar_sim.nn.train_checks import check_fits
+from crossbar_sim.nn.train_checks import check_fits, check_training
 from crossbar_sim.nn.training import Step, Training
 from crossbar_sim.rng import Key
 
@@ -73,20 +75,16 @@ class Method(ABC):
 
 
 def check_development(development: object, detection: bool = False) -> Development:
-    """Refuse anything but `Development`: data with a test split in it above all.
+    """`Development`, made of what was given; data with a test split in it is refused above all.
 
     Args:
-        development: what was given.
+        development: what was given, see `data.given.development_given`.
         detection: whether the method can train a detector on scenes.
 
     Raises:
         InputError: naming what was given.
     """
-    if not isinstance(development, Development):
-        raise InputError(
-            f"a method takes Development (train and validation), not {type(development).__name__}: "
-            "give data.development, so that nothing can be selected on test images"
-        )
+    development = development_given(development)
     if isinstance(development.train, Scenes) and not detection:
         raise InputError(
             "this method acts on the logits of classes, which a detector does not give: scenes with objects are learnt "
@@ -106,9 +104,26 @@ def check_switch(name: str, given: object) -> None:
 
 
 def fresh(build: Build, key: Key) -> nn.Module:
-    """A network whose initialisation is named by the key."""
+    """A network whose initialisation is named by the key.
+
+    Raises:
+        InputError: if `build` makes no network.
+    """
+    if isinstance(build, nn.Module) or not callable(build):
+        what = (
+            f"the network {type(build).__name__} itself" if isinstance(build, nn.Module) else repr(build)[:60]
+        )
+        raise InputError(
+            f"build={what}: give what makes a fresh network, its class or a function such as lambda: Net(10)"
+        )
     with seeded(key.fold("initialisation")):
-        return build()
+        try:
+            model = build()
+        except TypeError as error:
+            raise InputError(f"build cannot make a network without arguments: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"build made {type(model).__name__}, expected a torch.nn.Module")
+    return model
 
 
 def trained(
@@ -135,9 +150,14 @@ def trained(
     Raises:
         InputError: as `nn.fit`, and if the network does not take these examples or has too few classes.
     """
+    check_training(method.training)
     labels = [split.y for split in (development.train, development.validation) if split.y is not None]
     if not (labels and check_task(model, labels[0])):
-        check_fits(model, development.train.x, max((int(y.max()) for y in labels), default=-1))
+        check_fits(
+            model,
+            inputs_for(model.eval(), development.train.x[:1])[0],
+            max((int(y.max()) for y in labels), default=-1),
+        )
     report = train_network(
         model,
         development.train,

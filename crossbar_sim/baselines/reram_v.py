@@ -15,6 +15,7 @@ from torch.nn import functional
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
 from crossbar_sim.crossbar.checks import show
 from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.presets import design_given
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips
@@ -22,7 +23,7 @@ from crossbar_sim.nn.convert import to_analog
 from crossbar_sim.nn.programming import program
 from crossbar_sim.nn.train import Epoch, fit
 from crossbar_sim.nn.training import Training
-from crossbar_sim.rng import Key, check_chip
+from crossbar_sim.rng import Key, as_key, check_chip
 from crossbar_sim.robustness.score import Reference
 
 FRESH = 5
@@ -67,6 +68,7 @@ class ReramV(Method):
     retraining: Training = Training(epochs=10, patience=3)  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "hardware", design_given(self.hardware))
         check_chip(self.chip)
         Key(self.seed)
         plain = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
@@ -91,7 +93,8 @@ class ReramV(Method):
         checkpoint: str | PathLike[str] | None = None,
     ) -> Trained:
         """Train plainly, then for the chip; the checkpoint is of the plain training. See `Method.fit`."""
-        check_development(development)
+        development = check_development(development)
+        key = as_key(key)
         model = fresh(build, key)
         plain = trained(self, model, development, key, progress=progress, checkpoint=checkpoint)
         found = self.retrain(model, development, key.fold("retraining"), progress=progress)
@@ -121,7 +124,8 @@ class ReramV(Method):
         Raises:
             InputError: if model, data and hardware do not go together.
         """
-        check_development(development)
+        development = check_development(development)
+        key = as_key(key)
         retrained = copy.deepcopy(model)
         analog = to_analog(retrained, self.hardware, self.seed, self.chip)
         scores = _Scores(analog, development, self.chip)

@@ -137,6 +137,8 @@ def _rows(loaded: "Splits") -> list[tuple[str, str]]:
 def _labels(y: "Tensor | None", classes: int | None) -> str:
     if y is None or classes is None:
         return "no labels"
+    if y.dim() > 1:
+        return f"{classes} classes, {int((y >= 0).sum()):,} labels of shape {tuple(y.shape[1:])} an example"
     counts = y.bincount(minlength=classes)
     least, most = int(counts.min()), int(counts.max())
     return f"{classes} classes, {least:,}{f' to {most:,}' if most > least else ''} of each"

@@ -75,11 +75,14 @@ def _write(opened: "Results", form: str, output: str | None) -> None:
         assert output is not None
         tables.write_parquet(tables.rows(opened), output)
         return
-    text = (tables.to_csv if form == "csv" else tables.to_json)(tables.rows(opened))
-    if output is None:
-        click.echo(text.encode(), nl=False)  # UTF-8, whatever the terminal's encoding is
-    else:
-        write_text(output, text)
+    rows = tables.rows(opened)
+    lines = tables.csv_lines(rows) if form == "csv" else tables.json_lines(rows)
+    if output is not None:
+        write_text(output, lines)
+        return
+    for line in lines:
+        sys.stdout.buffer.write(line.encode())  # UTF-8, whatever the terminal's encoding is
+    sys.stdout.buffer.flush()
 
 
 def _format_of(output: str | None) -> str | None:

@@ -6,6 +6,7 @@ import click
 @click.command(no_args_is_help=True)
 @click.argument("conductances", type=click.Path())
 @click.argument("voltages", type=click.Path())
+@click.option("--unit", help="Unit of CONDUCTANCES: S, mS, uS or nS.  [default: S]")
 @click.option("--wire-ohm", type=float, help="Resistance of one segment, word lines and bit lines, in ohm.")
 @click.option("--word-ohm", type=float, help="Of a word-line segment.  [default: --wire-ohm, or 0]")
 @click.option("--bit-ohm", type=float, help="Of a bit-line segment.  [default: --wire-ohm, or 0]")
@@ -30,6 +31,7 @@ import click
 def solve(
     conductances: str,
     voltages: str,
+    unit: str | None,
     wire_ohm: float | None,
     word_ohm: float | None,
     bit_ohm: float | None,
@@ -46,8 +48,8 @@ def solve(
 ) -> None:
     """Solve one tile: column currents against those without wires, and where the voltage is lost.
 
-    CONDUCTANCES has a line of numbers, in S, for each word line (0: open); VOLTAGES a line, in V, for each input. The
-    circuit is drawn in docs/wires.md.
+    CONDUCTANCES has a line of numbers, in S or --unit, for each word line (0: open); VOLTAGES a line, in V, for each
+    input. The circuit is drawn in docs/wires.md.
 
     \b
     Examples:
@@ -70,5 +72,5 @@ def solve(
     )
     run_solve(
         conductances, voltages, wires, nonlinear,
-        plot=plot, json_path=json_path, output=output, threads=threads,
+        plot=plot, json_path=json_path, output=output, threads=threads, unit=unit,
     )  # fmt: skip

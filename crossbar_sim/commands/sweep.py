@@ -43,8 +43,16 @@ from crossbar_sim.errors import InputError
     type=click.Choice(["accuracy", "agreement", "output_error", "map", "map50"]),
     help="What chips are judged by; detectors by map or map50.  [default: the first that labels and outputs allow]",
 )
-@click.option("--only", multiple=True, help="Put only these layers on arrays (name or pattern; repeatable).")
-@click.option("--skip", multiple=True, help="Leave these layers digital (name or pattern; repeatable).")
+@click.option(
+    "--class-axis", type=int, help="Axis of the classes in the outputs, -1: the last.  [default: found]"
+)
+@click.option(
+    "--only", multiple=True, help="Put only these layers on arrays (names or patterns, with commas)."
+)
+@click.option("--skip", multiple=True, help="Leave these layers digital (names or patterns, with commas).")
+@click.option(
+    "--calibration-data", help="Data that converter ranges are chosen on.  [default: --data's training split]"
+)
 @click.option(
     "--results", type=click.Path(),
     help="Keep every block of chips in this file (SQLite); run again to go on, or to add models, sigmas, chips.",

@@ -124,10 +124,9 @@ class ADC:
         share: neighbouring columns of a tile that one converter reads one after another, with one gain and offset.
         gain_sigma: spread of the converters' gain around 1.
         offset_sigma: spread of the converters' offset, a fraction of the range.
-        encoding: None, or "flip", ISAAC's: a column of a tile whose levels sum to more than half of the largest sum
-            is stored as its complement, which the digital side undoes, so that its current needs one bit less.
-            Simulated as codes with one more bit: exact for cells that do not vary, where half of the largest
-            current fits the converter. Needs per="column".
+        encoding: None, or "flip", ISAAC's: a column of a tile whose conductances sum to more than half of the largest
+            sum is stored as its complement, which the digital side undoes, so that its current needs one bit less.
+            Needs per="column".
 
     Raises:
         InputError: naming the field, what was given and what is allowed.
@@ -159,10 +158,6 @@ class ADC:
             self.encoding is None or self.per == "column",
             "encoding='flip' stores the complement of a column, and per='pair' reads differences: give per='column'",
         )
-        require(
-            self.encoding is None or self.bits is None or self.bits < _MOST_BITS,
-            f"bits={self.bits}: a flipped column has a bit more, and codes have at most {_MOST_BITS} bits",
-        )
         _range(self, ("max", "granular", "calibrated"), "A at 1 V")
         number(self, "percentile", "a percentile lies above 0 and not above 100", high=100, above=0)
         whole(self, "share", "a converter serves 1 .. 1048576 columns", 1, 2**20)
@@ -174,12 +169,9 @@ class ADC:
         return self.per == "pair" or dac is None or dac.signed == "sign-magnitude"
 
     def top(self, dac: DAC | None) -> int:
-        """The largest code: 2^(bits-1) - 1 with a sign (and its negative the least), else 2^bits - 1.
-
-        With the flip encoding that of one more bit.
-        """
+        """The largest code: 2^(bits-1) - 1 with a sign (and its negative the least), else 2^bits - 1."""
         assert self.bits is not None
-        return 2 ** (self.bits - self.signed(dac) + (self.encoding is not None)) - 1
+        return 2 ** (self.bits - self.signed(dac)) - 1
 
     def codes(self, dac: DAC | None) -> int:
         """How many codes there are."""

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crossbar_sim.crossbar import mapping_kernels as kernels
 from crossbar_sim.crossbar.converters import ADC, DAC
@@ -173,7 +174,51 @@ class Readout:
     @cached_property
     def silent(self) -> Reads:
         """What the converters read, without noise."""
-        return reads_of(self.planes, self.mapping, self.per, None)
+        return self._reads(None)
+
+    @cached_property
+    def flipped(self) -> NDArray[np.bool_] | None:
+        """Which columns of which tiles are stored as their complement, (reads, tiles, n); None: none are.
+
+        Those whose conductances sum to more than half of the largest sum.
+        """
+        if self.periphery.adc is None or self.periphery.adc.encoding is None:
+            return None
+        starts = np.arange(0, self.planes.shape[1], self.tile_rows)
+        sums = np.add.reduceat(self.planes.astype(np.float64), starts, axis=1)
+        rows = np.minimum(self.tile_rows, self.planes.shape[1] - starts)
+        half = rows[:, None] * ((self.mapping.g_min + self.mapping.g_max) / 2)
+        found = sums > half * (1 + 1e-6)  # half itself is no more than half, however cells are rounded
+        return found if bool(found.any()) else None
+
+    def _reads(self, noise: GaussianReadNoise | TelegraphNoise | None, flips: bool = True) -> Reads:
+        """What the converters read, flipped columns as their complement unless `flips` is False."""
+        reads = reads_of(self.planes, self.mapping, self.per, noise)
+        if self.flipped is None or not flips:
+            return reads
+        whole = (self.mapping.g_min + self.mapping.g_max) / unit_of(self.mapping)
+        planes = np.where(self._of_rows(self.flipped), whole - reads.planes.astype(np.float64), reads.planes)
+        return reads._replace(planes=planes.astype(np.float32))
+
+    def _of_rows(self, tiles: NDArray[Any]) -> NDArray[Any]:
+        """What each tile has (reads, tiles, n), for each word line (reads, m, n)."""
+        return np.repeat(tiles, self.tile_rows, axis=1)[:, : self.planes.shape[1]]
+
+    @cached_property
+    def _turning(self) -> TiledPlanes | None:
+        """What the digital side adds to minus a flipped column: the largest sum times the inputs, slices added up."""
+        if self.flipped is None:
+            return None
+        adc, mapping = self.periphery.adc, self.mapping
+        granular = adc is not None and adc.range == "granular"  # codes are whole levels, without g_min
+        whole = ((mapping.g_max - mapping.g_min) if granular else (mapping.g_max + mapping.g_min)) / unit_of(
+            mapping
+        )
+        weights = reads_of(self.planes[:, :0], mapping, self.per, None).weights.astype(np.float64)
+        each = np.einsum("r,rtn->tn", weights * (round(whole) if granular else whole), self.flipped)
+        return TiledPlanes(
+            self._of_rows(each[None]).astype(np.float32), tile_rows=max(self.planes.shape[1], 1)
+        )
 
     def drive(self, x: Float32, effects: tuple[str, ...] = EFFECTS) -> Driven:
         """What the DACs make of inputs (b, ...)."""
@@ -205,6 +250,8 @@ class Readout:
         planes = self.ready(driven.full_scale, effects)
         stream = self._stream(planes, driven, event, effects)
         y = product(planes, driven.codes, input_weights=driven.weights, stream=stream, first_example=first)
+        if planes.converts and self._turning is not None:
+            y += product(self._turning, np.tensordot(driven.weights, driven.codes, 1))
         if self._reference:
             y = y[:, :-1] - y[:, -1:]
         y *= driven.unit[:, None]
@@ -238,6 +285,14 @@ class Readout:
             planes, driven.codes, **window, first_channel=first_channel, input_weights=driven.weights,
             stream=self._stream(planes, driven, event, effects), first_example=first, out=goal, first_output=at,
         )  # fmt: skip
+        if planes.converts and self._turning is not None:
+            codes = np.tensordot(driven.weights, driven.codes, 1)[None]
+            turned = np.empty((len(out), n + self._reference, *out.shape[2:]), np.float32)
+            convolution(
+                self._turning, codes, **window, first_channel=first_channel, input_weights=np.ones(1, np.float32),
+                stream=None, first_example=first, out=turned, first_output=0,
+            )  # fmt: skip
+            goal[:, at : at + n + self._reference] += turned
         factor = driven.unit[:, None] * self.inverse_columns
         if goal is out:
             out *= factor[:, :, None, None]
@@ -274,10 +329,17 @@ class Readout:
         name = (noisy, full_scale if converts else None)
         if name not in self._ready:
             noise = self.periphery.read_noise if noisy else None
-            reads = self.silent if noise is None else reads_of(self.planes, self.mapping, self.per, noise)
+            quantiser = self.quantiser(full_scale) if converts else None
+            flipped = self.flipped if quantiser is not None else None
+            flips = flipped is not None
+            reads = (
+                self.silent
+                if noise is None and flips == (self.flipped is not None)
+                else self._reads(noise, flips)
+            )
             self._ready[name] = TiledPlanes(
                 reads.planes, tile_rows=self.tile_rows, weights=reads.weights, variance=reads.variance,
-                quantiser=self.quantiser(full_scale) if converts else None,
+                quantiser=quantiser, signs=1.0 if flipped is None else np.where(flipped, -1.0, 1.0),
             )  # fmt: skip
             self.__dict__.pop("silent", None)  # packed now
         return self._ready[name]

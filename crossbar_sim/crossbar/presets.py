@@ -3,6 +3,7 @@
 Their numbers and sources are in preset_files/*.toml; adding a file adds a preset.
 """
 
+import os
 import warnings
 from dataclasses import dataclass, replace
 from functools import cache
@@ -10,16 +11,25 @@ from importlib import resources
 from typing import Any
 
 from crossbar_sim.crossbar.checks import finite, require, show, unknown
-from crossbar_sim.crossbar.config import from_dict, parse_toml
+from crossbar_sim.crossbar.config import from_dict, load_hardware, parse_toml
 from crossbar_sim.crossbar.config_parts import build_part
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.overrides import OVERRIDES, SETS, check_conflicts, override
-from crossbar_sim.errors import InputError
+from crossbar_sim.errors import CrossbarWarning, InputError
 
-__all__ = ["Choice", "Preset", "Range", "ValidityWarning", "override", "preset", "preset_names"]
+__all__ = [
+    "Choice",
+    "Preset",
+    "Range",
+    "ValidityWarning",
+    "design_given",
+    "override",
+    "preset",
+    "preset_names",
+]
 
 
-class ValidityWarning(UserWarning):
+class ValidityWarning(CrossbarWarning):
     """A value lies outside the range in which a preset's numbers were measured."""
 
 
@@ -138,6 +148,35 @@ class Preset:
                 return choice.part
         known = ", ".join(f"{c.value:.15g} ({c.label})" for c in choices)
         raise InputError(f"preset {self.name}: {key}={show(value)} was not measured; choose {known}")
+
+
+def design_given(hardware: object) -> Hardware:
+    """A design in any form that Python functions take: a `Hardware`, a preset's name, a .toml or .json file, a table.
+
+    Args:
+        hardware: None is the preset "bayesft".
+
+    Raises:
+        InputError: if it is none of them.
+    """
+    if hardware is None:
+        return preset("bayesft").hardware
+    if isinstance(hardware, Hardware):
+        return hardware
+    if isinstance(hardware, Preset):
+        return hardware.hardware
+    if isinstance(hardware, str | os.PathLike):
+        text = os.fspath(hardware)
+        if str(text).lower().endswith((".toml", ".json")):
+            return load_hardware(text)
+        return preset(text).hardware  # type: ignore[arg-type]
+    if isinstance(hardware, dict):
+        return from_dict(hardware, "hardware")
+    shown = f"the class {hardware.__name__}" if isinstance(hardware, type) else show(hardware)
+    raise InputError(
+        f"hardware={shown}: expected a design such as Hardware.preset('bayesft', sigma=0.6) or Hardware(drift="
+        "LogNormalDrift(0.6)), the name of a preset, or the path of a hardware file"
+    )
 
 
 def preset_names() -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from numpy.lib import format as npy
 
 from crossbar_sim.data.dataset import Split, Splits
 from crossbar_sim.data.files import reason
+from crossbar_sim.data.splitting import last_of_each_class
 from crossbar_sim.errors import InputError
 
 HEAD = 64 * 1024
@@ -75,25 +76,56 @@ def read_header(path: Path, name: str, head: bytes, write: str) -> Header:
     return Header(shape, "F" if fortran else "C", dtype, stream.tell())
 
 
-def as_test_split(path: Path, x: np.ndarray, y: np.ndarray | None) -> Splits:
-    """Examples of the user's own: all of them are the test split, and `notes` says how they were taken.
+VALIDATION_SHARE = 0.15
+"""Of training examples without a validation split: the last of each class are held back."""
+
+
+def as_test_split(
+    path: Path,
+    x: np.ndarray,
+    y: np.ndarray | None,
+    train: tuple[np.ndarray, np.ndarray | None] | None = None,
+    validation: tuple[np.ndarray, np.ndarray | None] | None = None,
+) -> Splits:
+    """Examples of the user's own: `x` is the test split, and `notes` says how they were taken.
 
     Args:
         path: where they come from; its name is the data's.
         x: (n, ...) of plain numbers; bytes (uint8) are taken for pixels and divided by 255.
-        y: (n,) class numbers; `None` without labels.
+        y: (n,) class numbers, or (n, places...) for models that decide at several places; `None` without labels.
+        train, validation: examples to train or calibrate on, of the same kind; without validation examples the last
+            15 % of each class of the training examples are the validation split.
 
     Raises:
         InputError: naming the file, if they are no examples and labels.
     """
     examples, notes = _examples(x)
-    labels = None if y is None else _labels(path, y)
+    test = _split(path, examples, y)
+    parts: list[Split | None] = [None, None]
+    for i, part in enumerate((train, validation)):
+        if part is not None:
+            taken, told = _examples(part[0])
+            parts[i] = _split(path, taken, part[1])
+            notes += tuple(text.replace("x is", f"x_{('train', 'val')[i]} is", 1) for text in told)
+    if parts[0] is not None and parts[1] is None:
+        labels = parts[0].y
+        flat = np.zeros(len(parts[0]), np.int64) if labels is None or labels.dim() > 1 else labels.numpy()
+        kept, held = last_of_each_class(flat, VALIDATION_SHARE)
+        if len(held):
+            whole = parts[0]
+            parts = [
+                Split(whole.x[part], None if whole.y is None else whole.y[part]) for part in (kept, held)
+            ]
+    tops = [int(split.y.max()) for split in (test, *parts) if split is not None and split.y is not None]
+    return Splits(path.name, parts[0], parts[1], test, max(tops) + 1 if tops else None, notes)
+
+
+def _split(path: Path, examples: torch.Tensor, y: np.ndarray | None) -> Split:
     try:
-        test = Split(examples, labels)
+        return Split(examples, None if y is None else labels_of(y, path))
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    classes = None if labels is None else int(labels.max()) + 1
-    return Splits(path.name, None, None, test, classes, notes)
+        text = str(error)
+        raise InputError(text if text.startswith(f"{path}: ") else f"{path}: {text}") from None
 
 
 def scaled(x: np.ndarray) -> torch.Tensor:
@@ -124,18 +156,32 @@ def _examples(x: np.ndarray) -> tuple[torch.Tensor, tuple[str, ...]]:
     return torch.from_numpy(values), (f"x is {x.dtype.name}: taken as it is, as float32",)
 
 
-def _labels(path: Path, y: np.ndarray) -> torch.Tensor:
-    """`y` as int64; whole floats count as class numbers, because many files hold them so."""
+def labels_of(y: np.ndarray, path: Path | None = None) -> torch.Tensor:
+    """`y` as int64; whole floats count as class numbers, because many files hold them so.
+
+    Labels of several places (n, places...) may be negative where a place is not judged (-100: padding).
+
+    Raises:
+        InputError: naming the file, if there is one, and the value that is not a class number.
+    """
+    where = "" if path is None else f"{path}: "
     if y.dtype.kind == "f":
         odd = y[~(np.isfinite(y) & (y == np.floor(y)))]
         if odd.size:
             raise InputError(
-                f"{path}: y holds {odd.flat[0]!s}; labels are whole class numbers from 0 up "
-                "(for one-hot rows save y.argmax(1))"
+                f"{where}y holds {odd.flat[0]!s}; labels are whole class numbers from 0 up (for one-hot rows give "
+                "y.argmax(1); for regression leave y out and use the metric output_error)"
             )
+    if (
+        y.dtype.kind == "f"
+        and y.ndim == 2
+        and y.shape[1] > 1
+        and bool(((y != 0).sum(1) == 1).all() and (y.max(1) == 1).all())
+    ):
+        raise InputError(f"{where}y of shape {y.shape} holds one-hot rows: give class numbers, y.argmax(1)")
     # Compared before the cast, which would wrap; no network has 2**31 classes.
     low, high = int(y.min()), int(y.max())
-    if low < 0 or high >= 2**31:
+    if (low < 0 and y.ndim == 1) or low < -(2**31) or high >= 2**31:
         bad = low if low < 0 else high
-        raise InputError(f"{path}: y holds {bad}; labels are class numbers from 0 up")
+        raise InputError(f"{where}y holds {bad}; labels are class numbers from 0 up")
     return torch.from_numpy(np.array(y, dtype=np.int64, order="C"))

@@ -20,7 +20,8 @@ class Split:
 
     Args:
         x: (n, ...) float32, finite, n >= 1.
-        y: (n,) int64, all >= 0; `None` means unlabelled.
+        y: (n,) int64, all >= 0, or (n, places...) for one label per token or pixel, where negative ones (-100) are
+            not judged; `None` means unlabelled.
 
     Raises:
         InputError: if a shape, dtype or value is another.
@@ -46,12 +47,12 @@ class Split:
             return
         if y.dtype != torch.int64:
             raise InputError(f"y has dtype {_short(y.dtype)}: labels are int64 class numbers")
-        if y.shape != x.shape[:1]:
+        if y.ndim == 0 or y.shape[:1] != x.shape[:1] or (y.ndim > 1 and y.shape[1:].numel() < 2):
             raise InputError(
                 f"y has shape {tuple(y.shape)} and x holds {len(x)} examples: "
                 f"labels have shape ({len(x)},), one class number per example"
             )
-        if int(y.min()) < 0:
+        if int(y.min()) < 0 and y.ndim == 1:
             raise InputError(f"y holds {int(y.min())}: labels are class numbers from 0 up")
 
     def __len__(self) -> int:

@@ -17,7 +17,7 @@ from crossbar_sim.data.npy import load_npy
 from crossbar_sim.data.npz import load_npz
 from crossbar_sim.data.pennfudan import load_pennfudan
 from crossbar_sim.errors import InputError
-from crossbar_sim.rng import Key
+from crossbar_sim.rng import Key, as_key
 
 Size = tuple[int, int]
 
@@ -43,19 +43,20 @@ _LAYOUTS = {
 def load_data(
     name_or_path: str | os.PathLike[str],
     data_dir: str | os.PathLike[str] | None = None,
-    key: Key = Key(0),  # noqa: B008 (frozen: the one object is as good as a new one)
+    key: Key | int = Key(0),  # noqa: B008 (frozen: the one object is as good as a new one)
     size: int | Size | None = None,
 ) -> Splits:
     """Load a data set.
 
     Args:
         name_or_path: a name of `DATASETS`, "pennfudan" (for detection: its splits are `Scenes`), or the path of a
-            file that ends in `.npz` or `.npy`, or of a folder of class folders.
+            file that ends in `.npz` or `.npy`, or of a folder of class folders. Arrays, data sets of torch and
+            the other forms that `robustness` takes become data with a test split alone.
         data_dir: where data sets with files are; `None` asks $CROSSBAR_SIM_DATA. The embedded
             digits and a path need none.
         key: names the split where the data has no official one (digits, folders, and the validation
             split of GTSRB). It is not a run's seed: keep it, or results of different runs are about
-            different test images.
+            different test images. An integer is taken for `Key(integer)`.
         size: height and width that the images of a folder or of GTSRB are resized to; one number for
             squares. `None`: 32 x 32 for GTSRB, and images of a folder have one size already.
 
@@ -65,7 +66,17 @@ def load_data(
     >>> load_data("digits").test.x.shape[1:]
     torch.Size([1, 8, 8])
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        from crossbar_sim.data.given import given  # it calls this function
+
+        found = given(name_or_path)
+        split = found.split()
+        top = None if split.y is None else int(split.y.max()) + 1
+        return Splits(found.name, None, None, split, top, found.notes)
+    key = as_key(key)
     name = os.fspath(name_or_path)
+    if isinstance(name, bytes):
+        name = os.fsdecode(name)
     sides = _sides(size)
     folder = None if data_dir is None else Path(data_dir)
     if name == "gtsrb" and sides is not None:
@@ -82,6 +93,11 @@ def load_data(
         return (load_npz if name.lower().endswith(".npz") else load_npy)(Path(name))
     if name == "pennfudan":
         return load_pennfudan(folder, key).on_canvas()
+    if name.lower().endswith(".mat") and os.path.isfile(name):
+        raise InputError(
+            f"{name}: MATLAB files are not read as data; in Python: m = scipy.io.loadmat({name!r}) (h5py, transposed, "
+            "for version 7.3), then numpy.savez('data.npz', x=m['x'], y=m['y'].ravel()), examples first"
+        )
     if name not in DATASETS:
         close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""

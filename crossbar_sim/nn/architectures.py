@@ -90,7 +90,7 @@ def _from_torchvision(arch: str, given: dict[str, Any], state: Mapping[str, Tens
     except ImportError:
         raise InputError(
             f"network {arch!r} is not one of ours ({', '.join(NETWORKS)}); if it is torchvision's, "
-            "install that with: pip install 'crossbar-sim[vision]'"
+            "install that with: pip install '.[vision]' in a clone"
         ) from None
     names = models.list_models()
     if arch not in names:

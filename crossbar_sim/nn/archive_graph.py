@@ -80,7 +80,7 @@ def clean_program(text: bytes) -> dict[str, Any]:
         for level in graphs(clean["graph_module"]["graph"]):
             for node in level["nodes"]:
                 check_call(node)
-        refuse_random(clean["graph_module"]["graph"])
+        refuse_random(clean["graph_module"]["graph"], clean["graph_module"]["signature"])
     except InputError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:

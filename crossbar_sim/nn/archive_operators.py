@@ -272,7 +272,7 @@ def _takes_no_output(target: str, namespace: str) -> bool:
             importlib.import_module("torchvision")
         except ImportError:
             raise InputError(
-                f"the archive calls {target}, which needs torchvision: pip install 'crossbar-sim[vision]'"
+                f"the archive calls {target}, which needs torchvision: pip install '.[vision]' in a clone"
             ) from None
     operator = overload(target)
     if operator is None:

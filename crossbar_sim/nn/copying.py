@@ -118,9 +118,14 @@ class _Copier:
         return made
 
     def _unslotted(self, x: nn.Module) -> nn.Module:
-        with suppress(Exception):  # of a user's __reduce__ or __getstate__, which are for files
-            rebuilt: nn.Module = self._rebuilt(x, x.__reduce_ex__(4))
-            return rebuilt
+        cls = type(x)
+        own = cls.__reduce__ is not object.__reduce__ or (
+            cls.__reduce_ex__ is not object.__reduce_ex__ and base_of(x) is cls
+        )
+        if not own:  # which is for files, and may make a layer with other weights
+            with suppress(Exception):  # of a user's __getstate__
+                rebuilt: nn.Module = self._rebuilt(x, x.__reduce_ex__(4))
+                return rebuilt
         bare = nn.Module.__new__(type(x))
         self.memo[id(x)] = bare
         bare.__dict__.update({name: self.copy(value) for name, value in vars(x).items()})

@@ -74,5 +74,5 @@ def _metric() -> Any:
         return MeanAveragePrecision(box_format="xyxy", iou_type="bbox", backend="pycocotools")
     except ImportError:  # also of what torchmetrics itself asks for
         raise InputError(
-            "mean average precision needs torchmetrics and pycocotools: pip install 'crossbar-sim[vision]'"
+            "mean average precision needs torchmetrics and pycocotools: pip install '.[vision]' in a clone"
         ) from None

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,7 +24,7 @@ def check_task(model: nn.Module, y: Tensor) -> bool:
     Raises:
         InputError: if the examples are of one kind and the model of the other.
     """
-    scenes = y.dim() == 3
+    scenes = y.dim() == 3 and y.dtype == torch.uint8  # classes of pixels are int64
     if detects(model) and not scenes:
         raise InputError(
             f"{type(model).__name__} finds objects, and these examples have classes: give scenes, such as pennfudan"

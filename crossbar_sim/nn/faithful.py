@@ -27,7 +27,7 @@ from crossbar_sim.nn.detection_task import detects
 from crossbar_sim.nn.evaluate import few_of, few_outputs
 from crossbar_sim.nn.folding import RANK
 
-_NEAR, _NEAR_HALF = 1e-3, 3e-2
+_NEAR, _NEAR_HALF = 1e-4, 3e-2
 """Differences of outputs, relative to the largest, that rounding can make; in half precision."""
 
 _INSTALLING = threading.RLock()
@@ -127,9 +127,9 @@ def faithful(
     first = _look(analog, model, few, wanted, fixed)
     if first.fine:
         return analog
-    # The original reads what its copy does not, if something still refers to it; unused layers are nothing wrong.
     possible = not isinstance(model, fx.GraphModule) and len([*model.modules()]) == len([*analog.modules()])
     if possible and first.same:
+        # Something may still refer to the original; or layers are unused.
         placed = InPlace(model, analog)
         second = _look(placed, model, few, wanted, fixed)
         if second.same and second.unread < first.unread:
@@ -205,8 +205,10 @@ def _compared(y: Tensor, wanted: Tensor, model: nn.Module) -> tuple[float, bool]
         return float("inf"), False
     if torch.equal(y, wanted):
         return 0.0, True
-    largest = float(wanted.abs().max())
-    difference = float((y - wanted).abs().max()) / max(largest, 1e-30)
+    known = wanted.isfinite()  # what a model makes of padding may be anything
+    largest = float(wanted[known].abs().max()) if known.any() else 0.0
+    difference = float((y - wanted)[known].abs().nan_to_num(float("inf")).max()) if known.any() else 0.0
+    difference /= max(largest, 1e-30)
     half = any(p.is_floating_point() and p.element_size() < 4 for p in model.parameters())
     return difference, difference <= (_NEAR_HALF if half else _NEAR)
 

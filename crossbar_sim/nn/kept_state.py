@@ -133,7 +133,7 @@ def _parts(value: object, registered: set[int]) -> Iterator[_Tensor | _Array | _
         seen.add(id(item))
         small = item is value or _size(item) <= _LARGEST
         if isinstance(item, Tensor):
-            if not item.is_meta and small:
+            if not item.is_meta and item.layout == torch.strided and small:
                 yield _Tensor(item, item.detach().clone())
         elif isinstance(item, np.ndarray):
             if item.dtype != object and item.flags.writeable and small:

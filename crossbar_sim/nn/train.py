@@ -11,16 +11,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from crossbar_sim.errors import InputError
+from crossbar_sim.data.given import split_given
+from crossbar_sim.errors import InputError, warn
 from crossbar_sim.nn.detection_map import detector_precision
 from crossbar_sim.nn.detection_task import check_task, detects, task_loss
+from crossbar_sim.nn.inputs import inputs_for
 from crossbar_sim.nn.optimiser import Optimiser
 from crossbar_sim.nn.optimiser import one_cycle as one_cycle
 from crossbar_sim.nn.seeding import permutation, seeded
-from crossbar_sim.nn.train_checks import Examples, check_fits, labelled
+from crossbar_sim.nn.train_checks import check_fits, check_training, labelled, near_chance
 from crossbar_sim.nn.train_state import State, TrainingFile, identity, put_back, snapshot
 from crossbar_sim.nn.training import Step, Training
-from crossbar_sim.rng import Key
+from crossbar_sim.rng import Key, as_key
 
 _EVALUATION_BATCH = 1024
 
@@ -70,13 +72,13 @@ def cross_entropy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.T
 
 def fit(
     model: nn.Module,
-    train: Examples,
-    validation: Examples | None = None,
+    train: Any,
+    validation: Any = None,
     *,
     epochs: int | None = None,
     batch: int | None = None,
     lr: float | None = None,
-    key: Key,
+    key: Key | int = 0,
     training: Training | None = None,
     loss_step: LossStep | None = None,
     step: Step | None = None,
@@ -94,10 +96,11 @@ def fit(
 
     Args:
         model: maps (b, ...) to logits (b, classes); it stays on its device, the data goes there.
-        train: what it learns from.
-        validation: what its accuracy is reported on after every epoch.
+        train: what it learns from: a `Split`, (x, y), a torch Dataset or DataLoader (`data.given`).
+        validation: what its accuracy is reported on after every epoch, in the same forms.
         epochs, batch, lr: short for `training=Training(epochs, batch, lr)`.
-        key: shuffling, dropout and augmentation start from it; initialisation is the caller's.
+        key: shuffling, dropout and augmentation start from it (an integer: `Key(integer)`); initialisation is the
+            caller's.
         training: everything else about how.
         loss_step: the method, as a loss; None is `cross_entropy`.
         step: the method, as a whole gradient step, in place of a loss.
@@ -111,6 +114,11 @@ def fit(
             nothing can be trained, the checkpoint is of another training, or the loss stops being finite (the
             model is then spoilt).
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model={_shown(model)}: expected a torch.nn.Module, an instance and not its class")
+    key = as_key(key)
+    train = split_given(train, "train")
+    validation = None if validation is None else split_given(validation, "validation")
     how = _training(training, epochs=epochs, batch=batch, lr=lr)
     if loss_step is not None and step is not None:
         raise InputError("a method is either a loss_step or a step: give one of them")
@@ -121,6 +129,9 @@ def fit(
         x, y = labelled("train", train, device)
         held = None if validation is None else labelled("validation", validation, device)
         scenes = check_task(model, y)
+        if not scenes:
+            x = inputs_for(model.eval(), x)[0]
+            held = None if held is None else (inputs_for(model, held[0])[0], held[1])
         if not scenes and loss_step is None and step is None:
             check_fits(model, x, max(int(y.max()), -1 if held is None else int(held[1].max())))
         if how.augment is not None:
@@ -156,6 +167,9 @@ def fit(
         finally:
             run.optimiser.close()
             model.eval()
+    if held is not None and not scenes and state.history:
+        score = state.history[-1 if state.best is None else state.best[0] - 1][2]
+        warn(near_chance(score, held[1], x))
     history = tuple(Epoch(*each) for each in state.history)
     kept = None if state.best is None else state.best[0]
     seconds = spent + time.perf_counter() - started
@@ -244,6 +258,10 @@ def _of_loss(loss_step: LossStep) -> Step:
     return step
 
 
+def _shown(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
 def _name(function: object) -> str:
     return getattr(function, "__qualname__", type(function).__qualname__)
 
@@ -251,6 +269,7 @@ def _name(function: object) -> str:
 def _training(training: Training | None, **short: Any) -> Training:
     given = {name: value for name, value in short.items() if value is not None}
     if training is not None:
+        check_training(training)
         if given:
             raise InputError(f"{', '.join(given)} beside training: put it into the Training")
         return training

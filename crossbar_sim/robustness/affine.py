@@ -16,6 +16,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips
 from crossbar_sim.nn.derived import base_of
 from crossbar_sim.nn.evaluate import outputs
+from crossbar_sim.nn.faithful import InPlace
 
 PLACES = 32
 """Pixels (or tokens) of an image that a fit looks at: every so many. More tell little and cost memory."""
@@ -135,7 +136,8 @@ def _places(module: nn.Module, y: Tensor) -> Tensor:
 def _hooks(model: nn.Module, change: Any) -> Iterator[None]:
     """Inside, change(layer, module, output) takes the place of the output of each layer on arrays."""
     # a model that is one layer is called by its class there
-    modules = {base_of(model).__name__: model, **dict(model.named_modules())}
+    inner = model.original if isinstance(model, InPlace) else model
+    modules = {base_of(inner).__name__: inner, **dict(inner.named_modules())}
     handles = []
 
     def hooked(name: str) -> Any:

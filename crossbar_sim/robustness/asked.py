@@ -5,11 +5,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, SupportsIndex
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from crossbar_sim import __version__
-from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.data import Split, Splits, load_data
+from crossbar_sim.data.given import FORMS, given
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness.examples import Examples
 from crossbar_sim.robustness.plans import MOST_CHIP, EveryImage, HalfWidth, Plan
@@ -52,21 +51,6 @@ def plan_asked(
     return EveryImage(numbers)
 
 
-def design_asked(hardware: Hardware | None) -> Hardware:
-    """The design, or the preset "bayesft" for None.
-
-    Raises:
-        InputError: if it is none.
-    """
-    if isinstance(hardware, str):
-        raise InputError(
-            f"hardware={hardware!r}: expected a design; the preset of that name is Hardware.preset({hardware!r})"
-        )
-    if hardware is not None and not isinstance(hardware, Hardware):
-        raise InputError(f"hardware={hardware!r}: expected a design, such as Hardware.preset('bayesft')")
-    return Hardware.preset("bayesft") if hardware is None else hardware
-
-
 def few_asked(chips: SupportsIndex) -> int:
     """How many chips per-layer sensitivity is measured on.
 
@@ -83,8 +67,8 @@ def few_asked(chips: SupportsIndex) -> int:
 
 
 def models_asked(
-    models: Mapping[str, nn.Module] | Iterable[Model],
-    data: Split | Splits | tuple[Tensor, Tensor | None] | str | None,
+    models: Mapping[str, nn.Module] | Iterable[Model] | nn.Module,
+    data: Any,
 ) -> list[Model]:
     """Models with their examples.
 
@@ -92,40 +76,27 @@ def models_asked(
         InputError: if they, or the data, are of no form that `robustness` takes.
     """
     if not isinstance(models, Mapping):
-        if isinstance(models, nn.Module | str) or not isinstance(models, Iterable):
+        if isinstance(models, nn.Module):
+            return models_asked({type(models).__name__: models}, data)
+        if isinstance(models, str | type) or not isinstance(models, Iterable):
             raise InputError('models: expected label -> module, such as {"erm": network}')
-        given = list(models)
-        if not all(isinstance(model, Model) for model in given):
+        listed = list(models)
+        if not all(isinstance(model, Model) for model in listed):
             raise InputError('models without labels: expected label -> module, such as {"erm": network}')
-        return given
+        return listed
     for label, module in models.items():
         if not isinstance(module, nn.Module):
-            raise InputError(f"models: {label!r} is {type(module).__name__}, expected a torch.nn.Module")
+            kind = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
+            raise InputError(f"models: {label!r} is {kind}, expected a torch.nn.Module (an instance)")
     if data is None:
-        raise InputError("data is missing: give a split, a data set's name or (x, y)")
-    examples = _examples(data)
+        raise InputError(f"data is missing: give {FORMS}")
+    examples = given(data)
+    known = examples.identity()
     return [
         Model(
-            label, module, examples, {"fingerprint": fingerprint(module)},
+            str(label), module, Examples(examples.x, examples.y, known, examples.notes),
+            {"fingerprint": fingerprint(module)},
             about={"version": __version__, "torch": torch.__version__},
         )
         for label, module in models.items()
     ]  # fmt: skip
-
-
-def _examples(data: Split | Splits | tuple[Tensor, Tensor | None] | str) -> Examples:
-    if isinstance(data, str):
-        data = load_data(data)
-    if isinstance(data, Splits):
-        identity = {"name": data.name, "fingerprint": data.fingerprint}
-        x, y, notes = data.test.x, data.test.y, data.notes
-    else:
-        if not isinstance(data, Split | tuple):
-            raise InputError(
-                f"data: expected a split, a data set's name or (x, y), got {type(data).__name__}"
-            )
-        split = data if isinstance(data, Split) else Split(*data)
-        alone = Splits("data", None, None, split, None)
-        identity, x, y, notes = {"name": "data", "fingerprint": alone.fingerprint}, split.x, split.y, ()
-    known: dict[str, Any] = {**identity, "images": len(x), "labelled": y is not None}
-    return Examples(x, y, known, notes)

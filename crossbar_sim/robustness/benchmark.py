@@ -3,18 +3,19 @@
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
-from torch import Tensor, nn
+from torch import nn
 
 from crossbar_sim.crossbar.checks import as_typed
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.overrides import at_sigma
-from crossbar_sim.data import Split, Splits
-from crossbar_sim.errors import InputError
+from crossbar_sim.crossbar.presets import design_given
+from crossbar_sim.errors import InputError, held, warn
 from crossbar_sim.nn import chips as handle
+from crossbar_sim.nn.convert import patterns
 from crossbar_sim.robustness import sensitivity
-from crossbar_sim.robustness.asked import design_asked, few_asked, models_asked, plan_asked
+from crossbar_sim.robustness.asked import few_asked, models_asked, plan_asked
 from crossbar_sim.robustness.cluster import check_cluster, cluster
 from crossbar_sim.robustness.evaluator import Subject
 from crossbar_sim.robustness.experiment import PROTOCOL
@@ -24,14 +25,15 @@ from crossbar_sim.robustness.plans import Plan
 from crossbar_sim.robustness.runner import Executor, InProcess, Progress, naming, run_plan
 from crossbar_sim.robustness.subjects import Model, prepare
 from crossbar_sim.robustness.sweep import Sweep
+from crossbar_sim.robustness.sweep_notes import warnings_of
 from crossbar_sim.store.records import Task
 from crossbar_sim.store.results import MEMORY, Results
 
 
 def robustness(
-    models: Mapping[str, nn.Module] | Iterable[Model],
-    data: Split | Splits | tuple[Tensor, Tensor | None] | str | None = None,
-    hardware: Hardware | None = None,
+    models: Mapping[str, nn.Module] | Iterable[Model] | nn.Module,
+    data: Any = None,
+    hardware: Hardware | str | os.PathLike[str] | None = None,
     sigmas: Iterable[float] = PROTOCOL,
     *,
     chips: SupportsIndex | Iterable[SupportsIndex] | None = None,
@@ -45,6 +47,7 @@ def robustness(
     scheduler: str | None = None,
     plan: Plan | None = None,
     sensitivity_chips: int = 0,
+    class_axis: int | None = None,
     progress: Progress | None = None,
 ) -> Sweep:
     """Score models over sigmas and chips.
@@ -54,9 +57,10 @@ def robustness(
 
     Args:
         models: label -> trained module, left in evaluation mode; or `Model`s with examples of their own.
-        data: what they are tried on: a split, data whose test split counts, (x, y), or a data set's name.
-        hardware: the design; its drift law takes each sigma in turn (log-normal where it has none). None: the
-            preset "bayesft".
+        data: what they are tried on: a split, data whose test split counts, (x, y), a torch Dataset or DataLoader, a
+            dictionary with x and y, or a data set's name or path. Integers are given as they are to models of tokens.
+        hardware: the design, a preset's name or a hardware file; its drift law takes each sigma in turn (log-normal
+            where it has none). None: the preset "bayesft".
         sigmas: the points of the curves, in what the drift law's sigma is measured in.
         chips: how many (0, 1, ...), or which: all images are scored on each of them. None: 20 where there is no
             half-width, which takes as many as it needs and excludes `chips`.
@@ -72,11 +76,13 @@ def robustness(
         plan: a plan of one's own in place of chips and half_width.
         sensitivity_chips: also measure, at the middle sigma, what each layer costs alone on so many chips, and
             take histograms of the conductances, for `Sweep.details`; 0: not.
+        class_axis: of models' outputs (n, ...), where the classes lie, -1 for the last; None: found from labels,
+            operations and shapes (docs/model.md), or refused.
         progress: called with (done, total, what).
 
     Returns:
         The chips and sigmas that were asked for, where a results file holds more. What was asked for and cannot act,
-        and what a score may not mean, is in `about["warnings"]` of its tasks.
+        and what a score may not mean, is in `about["warnings"]` of its tasks, and issued as `CrossbarWarning`s.
 
     Raises:
         InputError: if models, data and design do not go together (naming the model, where there are several), the
@@ -91,7 +97,7 @@ def robustness(
     if workers is not None:
         leave_if_importing()
     numbers = check_sigmas(sigmas)
-    design = design_asked(hardware)
+    design = design_given(hardware)
     for sigma in numbers:
         at_sigma(design, sigma)  # an impossible one is refused before the work
     plan = plan_asked(chips, half_width, plan)
@@ -106,18 +112,24 @@ def robustness(
         )
         tasks = []
         for model in given:
-            with naming(model.label, len(given) > 1):
+            with naming(model.label, len(given) > 1), held():  # said below, with the model's name
                 tasks.append(
-                    prepare(model, design, seed, metric, selected, left_out, plan.images, numbers[-1])
+                    prepare(
+                        model, design, seed, metric, selected, left_out, plan.images, numbers[-1], class_axis
+                    )
                 )
+        for task, _ in tasks:
+            label = f"{task.label}: " if len(tasks) > 1 else ""
+            warn(f"{label}{sentence}" for sentence in warnings_of(task))
         _check_distinct([task for task, _ in tasks])
         executor: Executor = InProcess(file)
         if workers is not None or scheduler is not None:
             executor = stack.enter_context(cluster(workers, scheduler, progress))
-        run_plan(tasks, numbers, plan, file, executor, progress)
+        with held():
+            run_plan(tasks, numbers, plan, file, executor, progress)
         if few:
             for task, subject in tasks:
-                with naming(task.label, len(tasks) > 1):
+                with naming(task.label, len(tasks) > 1), held():
                     add_details(task, subject, file, numbers, few)
         return Sweep.read(file, {task.id: task.label for task, _ in tasks}, plan.chips, numbers)
 
@@ -138,8 +150,8 @@ def check_sigmas(sigmas: Iterable[float]) -> tuple[float, ...]:
 
 
 def _names(given: Iterable[str]) -> tuple[str, ...]:
-    """Of layers; one alone may be given as it is."""
-    return (given,) if isinstance(given, str) else tuple(given)
+    """Of layers; one alone, or a list with commas, may be given as it is."""
+    return patterns(given)
 
 
 def _check_distinct(tasks: list[Task]) -> None:

@@ -1,68 +1,61 @@
 """Sentences for the report: what was asked for and cannot act, and numbers that say less than they seem to."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
-from crossbar_sim.crossbar.devices import PolynomialNoise
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.nn.design_cautions import of_design as of_design
 from crossbar_sim.nn.layer import Layer
+from crossbar_sim.nn.train_checks import near_chance
+from crossbar_sim.nn.unmapped import NO_OPERAND, Operands
 from crossbar_sim.robustness.score import Reference, Score
+from crossbar_sim.robustness.statistics import tail_caution
 
 
-def of_design(hardware: Hardware, layers: tuple[Layer, ...]) -> Iterator[str]:
-    """Requests that change nothing in this design or model, and a fit used where it has no meaning."""
-    mapping = hardware.mapping
-    if not any(layer.analog for layer in layers):
-        why = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:2])
-        yield f"no layer is on an array, only digital parameters drift ({why})"
-    if mapping.copies > 1 and not hardware.effects and not hardware.reading:
-        yield f"copies={mapping.copies} does nothing where no effect acts on a cell"
-    if hardware.normalisation == "folded" and not any("folded into" in layer.reason for layer in layers):
-        yield "normalisation=folded was requested, but no batch normalisation alone follows a mapped layer"
-    if hardware.drift_per == "weight" and mapping.planes_per_copy == 1:
-        yield "drift_per=weight does nothing with the offset mapping: a weight is one cell there"
-    if hardware.bias == "row":
-        left = [layer.name for layer in layers if layer.analog and not any(s.bias for s in layer.matrices)]
-        if left:
-            yield f"bias=row adds no row in {', '.join(left)}: no bias, or one that cannot join its matrix"
-    yield from _of_flips(hardware)
-    if isinstance(hardware.programming, PolynomialNoise):
-        yield from _of_fit(hardware.programming, mapping.g_min, mapping.g_max)
+def of_operands(layers: tuple[Layer, ...], seen: Operands | None) -> Iterator[str]:
+    """Weights that a forward does not multiply its inputs with, although their kind of layer should.
 
-
-def _of_flips(hardware: Hardware) -> Iterator[str]:
-    """A flip encoding that does not suffice: what it is simulated as holds where half of the largest current fits."""
-    mapping, dac, adc = hardware.mapping, hardware.dac, hardware.adc
-    if adc is None or adc.encoding is None or adc.bits is None or adc.range != "granular" or dac is None:
-        return
-    most = round((mapping.g_max - mapping.g_min) / mapping.cell_step) * dac.full_scale * hardware.tile[0] / 2
-    top = replace(adc, encoding=None).top(dac)
-    if most > top:
+    Args:
+        layers: of the model as it is deployed.
+        seen: what its forward does with its parameters; None: that could not be seen.
+    """
+    if seen is None:
         yield (
-            f"adc.encoding='flip' keeps sums of {hardware.tile[0]} rows within {most:g} steps; an ADC of {adc.bits} "
-            f"bits has codes up to {top}: its clipping is simulated too mildly: give more bits or fewer rows"
+            "which weights the forward multiplies its inputs with could not be seen (it fails when its operators are "
+            "watched): every layer is taken for what its class usually does"
         )
+    whose: dict[str, list[str]] = {}
+    for layer in layers:
+        reason = layer.reason.removesuffix("; drifts per parameter")
+        if not layer.analog and any(said in reason for said in NO_OPERAND):
+            whose.setdefault(reason, []).append(layer.name)
+        for parameter, why in layer.left:
+            if any(said in why for said in NO_OPERAND):
+                whose.setdefault(why.removesuffix("; drifts per parameter"), []).append(
+                    f"{layer.name}.{parameter}"
+                )
+    for reason, names in whose.items():
+        yield f"{_listed(names)}: {reason}"
+    if seen is None:
+        return
+    named = {name for names in whose.values() for name in names}
+    past = [
+        name
+        for name, operand in seen.found.items()
+        if (operand.also_past or operand.way in ("past", "kept")) and name.rpartition(".")[0] not in named
+    ]
+    if past and named != {layer.name for layer in layers}:
+        yield f"{_listed(past)}: the forward also takes the clean values, past the array, which do not drift"
 
 
-def _of_fit(noise: PolynomialNoise, low: float, high: float) -> Iterator[str]:
-    """A polynomial below 0 is used where it was not fitted; it counts as 0, which flatters the hardware."""
-    for i in range(101):
-        g = low + (high - low) * i / 100
-        if sum(c * (g / noise.reference) ** k for k, c in enumerate(noise.coefficients)) < 0:
-            yield (
-                f"the programming noise's polynomial is negative at {g * 1e6:.3g} uS, inside the window of "
-                f"{low * 1e6:.3g} to {high * 1e6:.3g} uS: cells there count as exact; keep to the fit's range"
-            )
-            return
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def of_state(names: tuple[str, ...]) -> Iterator[str]:
     """A forward that leaves something on its model."""
     if names:
-        listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         yield (
-            f"the forward leaves {listed} on the model: that is put back after every evaluation, and blocks of "
-            "examples run one after the other"
+            f"the forward leaves {_listed([*names])} on the model: that is put back after every evaluation, and "
+            "blocks of examples run one after the other"
         )
 
 
@@ -71,7 +64,7 @@ def of_reference(reference: Reference, metric: str, asked: str | None) -> Iterat
     clean, n = reference.clean, len(reference.x)
     if reference.several > 1:
         yield (
-            f"the model returns {reference.several} outputs: the first, of shape {tuple(clean.shape[1:])}, is judged; "
+            f"the model returns {reference.several} outputs: the first, of shape {_returned(reference)}, is judged; "
             "wrap the model to return the one that counts"
         )
     if reference.mixed:
@@ -83,12 +76,43 @@ def of_reference(reference: Reference, metric: str, asked: str | None) -> Iterat
         yield "the clean model's outputs are all zero on these inputs: nothing can differ from them"
     elif metric == "agreement" and n > 1 and bool((reference.predicted == reference.predicted[:1]).all()):
         yield f"the clean model gives all {n} examples one class: agreement with it says little (give --data)"
-    if asked is None and metric == "agreement" and clean.dim() > 2:
+    if metric == "accuracy" and reference.y is not None:
+        yield from near_chance(reference.clean_score().accuracy, reference.y, reference.x)
+    if asked is None and metric == "agreement" and reference.unit in ("pixel", "position"):
         places = "x".join(map(str, clean.shape[2:]))
         yield (
-            f"outputs of shape {tuple(clean.shape[1:])} are taken for scores of {clean.shape[1]} classes at each of "
-            f"{places} places; if they are none (an image, a sequence), ask for --metric output_error"
+            f"outputs of shape {_returned(reference)} are taken for scores of {clean.shape[1]} classes (axis "
+            f"{reference.axis}) at each of {places} places; if they are not (an image, a signal), use --metric "
+            "output_error, and name another axis with --class-axis"
         )
+
+
+def of_tail(scores: tuple[Score, ...], metric: str) -> Iterator[str]:
+    """Scores with a long tail, which make the interval of their mean too short (docs/statistics.md, section 8)."""
+    found = tail_caution(abs(score.value(metric)) for score in scores)  # an error is shown as the error it is
+    if found is not None:
+        yield found
+
+
+def of_places(reference: Reference) -> Iterator[str]:
+    """Notes on how outputs with several places are judged."""
+    yield from reference.notes
+    judged = reference.about()
+    if judged is None:
+        return
+    yield (
+        f"each {judged['unit']} is judged by the largest of its {judged['classes']} outputs, along axis "
+        f"{judged['class_axis']} of the model's outputs: {judged['count']:,} {judged['unit']}s"
+        + (f", {judged['ignored']:,} with a negative label are not judged" if judged["ignored"] else "")
+    )
+    if reference.unit == "token" and reference.y is None:
+        yield "without labels every token counts, padding too: give y with the label -100 at padding to leave it out"
+
+
+def _returned(reference: Reference) -> tuple[int, ...]:
+    """The shape of what the model returns for one example."""
+    shape = reference.clean[:1]
+    return tuple((shape if reference.axis is None else shape.movedim(1, reference.axis)).shape[1:])
 
 
 def of_scores(scores: tuple[Score, ...], chips: tuple[int, ...]) -> Iterator[str]:

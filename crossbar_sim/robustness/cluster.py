@@ -136,7 +136,7 @@ def cluster(
         import dask
         import distributed
     except ImportError:
-        raise InputError("workers need Dask: pip install 'crossbar-sim[cluster]'") from None
+        raise InputError("workers need Dask: pip install '.[cluster]' in a clone") from None
     settings = {
         "distributed.scheduler.allowed-failures": dask_futures.ATTEMPTS,
         "distributed.worker.daemon": True,

@@ -1,6 +1,7 @@
 """Deploy: one model, one design, many chips, and what is left of the model, with intervals."""
 
-import math
+import operator
+import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -8,19 +9,24 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from crossbar_sim.crossbar.checks import finite
 from crossbar_sim.crossbar.config import to_dict
 from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.presets import design_given
 from crossbar_sim.data import Development
-from crossbar_sim.errors import InputError
+from crossbar_sim.data.given import given
+from crossbar_sim.errors import InputError, held, warn
 from crossbar_sim.nn import chips as handle
-from crossbar_sim.nn.convert import to_analog
+from crossbar_sim.nn.convert import patterns, to_analog
 from crossbar_sim.nn.design import CellMaps, Maps
 from crossbar_sim.nn.effects import idle_effects, layer_effects, read_linearly
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.faithful import faithful
 from crossbar_sim.nn.kept_state import left_on
 from crossbar_sim.nn.layer import Layer
+from crossbar_sim.nn.operands import operands
 from crossbar_sim.nn.remapped import remap_arrays, remap_errors, remap_sentence
+from crossbar_sim.nn.unmapped import Operands
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness import cautions
 from crossbar_sim.robustness.calibration import Calibration, Calibrator
@@ -93,6 +99,7 @@ class Deployment:
         threshold: of the yield, on the main score (so minus an output error); None: no yield.
         warnings, notes: sentences that the user should read, and may want to know.
         identity: what else decides the numbers: model, data, seed, version.
+        judged: how outputs with several places (tokens, pixels) are judged; None: one class or output per example.
         calibrator: the digital fix that every chip got, and `uncalibrated` the scores without it.
     """
 
@@ -109,6 +116,7 @@ class Deployment:
     identity: dict[str, Any] = field(default_factory=dict)
     calibrator: Calibrator | None = None
     uncalibrated: tuple[Score, ...] = ()
+    judged: dict[str, Any] | None = None
 
     @property
     def main(self) -> Summary:
@@ -141,6 +149,7 @@ class Deployment:
             "stream_version": STREAM_VERSION,
             "warnings": list(self.warnings),
             "notes": list(self.notes),
+            **({} if self.judged is None else {"judged": self.judged}),
             **({} if self.calibrator is None else {"calibration": self._calibration_dict(self.calibrator)}),
             **self.identity,
         }
@@ -156,9 +165,9 @@ class Deployment:
 
 def deploy(
     model: nn.Module,
-    x: Tensor,
-    y: Tensor | None,
-    hardware: Hardware,
+    x: Any,
+    y: Any = None,
+    hardware: Hardware | str | os.PathLike[str] | None = None,
     *,
     seed: int = 0,
     chips: int | Iterable[int] = 20,
@@ -173,6 +182,7 @@ def deploy(
     calibration: tuple[Calibration, Development] | None = None,
     block: int = BLOCK,
     fixed: int | None = None,
+    class_axis: int | None = None,
     identity: dict[str, Any] | None = None,
     notes: tuple[str, ...] = (),
     warnings: tuple[str, ...] = (),
@@ -180,10 +190,14 @@ def deploy(
 ) -> Deployment:
     """Evaluate a trained model on simulated chips.
 
+    The report's warnings are also issued as `CrossbarWarning`s.
+
     Args:
         model: clean; it is left in evaluation mode.
-        x, y: examples (n, ...) and labels (n,), or None to compare with the clean model alone.
-        hardware: the design.
+        x, y: examples (n, ...) and labels (n,) (or one per token or pixel, -100 where none is judged), or None to
+            compare with the clean model alone. x may also hold both: a `Split`, a torch Dataset or DataLoader, a
+            dictionary, a data set's name or path (see `data.given`).
+        hardware: the design, a preset's name or a hardware file; None: the preset "bayesft".
         seed, chips: which chips: a seed, and how many or their numbers.
         threshold: of the yield: the least accuracy or agreement (0 .. 1), or the largest output error, that a
             chip passes with; None: the clean score less 0.05, and none for output errors.
@@ -198,6 +212,8 @@ def deploy(
         calibration: a digital fix for each chip, and the data whose training images it is fitted to; per-layer
             sensitivity stays without it.
         block, fixed: see `nn.evaluate.outputs`.
+        class_axis: of the model's outputs (n, ...), where the classes lie, -1 for the last; None: found from labels,
+            operations and shapes (docs/model.md), or refused.
         identity: what else decides the numbers, for the report: model, data, version.
         notes, warnings: sentences for the report that are known already.
         progress: called with (done, total, what) along the way.
@@ -205,7 +221,26 @@ def deploy(
     Raises:
         InputError: if model, data and hardware do not go together.
     """
-    numbers = tuple(range(chips)) if isinstance(chips, int) else tuple(chips)
+    if isinstance(y, Hardware):
+        raise InputError(
+            "y is a Hardware: the arguments are model, x, y, hardware; for data with labels in x give hardware="
+        )
+    if not isinstance(model, nn.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise InputError(f"model is {kind}: expected a torch.nn.Module (an instance)")
+    hardware = design_given(hardware)
+    if isinstance(x, Tensor) and len(x) == 0:
+        raise InputError("the data hold no example")
+    examples = given(x, y, "x")
+    x, y, notes = examples.x, examples.y, (*notes, *examples.notes)
+    try:
+        numbers = (
+            tuple(map(operator.index, chips))
+            if isinstance(chips, Iterable)
+            else tuple(range(operator.index(chips)))
+        )
+    except TypeError:
+        raise InputError(f"chips={chips!r}: expected a number of chips, or their numbers") from None
     if not numbers or len(set(numbers)) != len(numbers):
         raise InputError(f"chips={list(numbers)[:5]}: at least one chip is needed, and none twice")
     if len(x) == 0:
@@ -215,15 +250,22 @@ def deploy(
             f"sensitivity_chips={sensitivity_chips}, sensitivity_images={sensitivity_images}: expected 0 "
             "chips (no sensitivity) or more, and at least one image"
         )
-    if threshold is not None and not 0 <= threshold < math.inf:
-        raise InputError(f"threshold={threshold}: expected a score such as 0.9")
+    if threshold is not None and not (finite(threshold) and threshold >= 0):
+        raise InputError(f"threshold={threshold!r}: expected a score such as 0.9")
     with suppress(NotImplementedError):  # an exported graph knows one mode
         model.eval()  # or dropout would be at work, and batch normalisation take statistics of its own
-    analog = to_analog(model, hardware, seed, numbers[0], only, skip)
-    if maps is not None:
-        handle.design(analog).set_maps(maps)
-    if remap:
-        remap_arrays(analog)
+    only, skip = None if only is None else patterns(only), patterns(skip)
+
+    def made(seen: Operands | None) -> nn.Module:
+        with held():  # what it would warn of is among this report's warnings
+            analog = to_analog(model, hardware, seed, numbers[0], only, skip, seen)
+        if maps is not None:
+            handle.design(analog).set_maps(maps)
+        if remap:
+            remap_arrays(analog)
+        return analog
+
+    analog = made(None)
     total, done = _work(analog, len(numbers), sensitivity_chips), 0
 
     def step(what: str) -> None:
@@ -232,9 +274,14 @@ def deploy(
         if progress is not None:
             progress(done, total, what)
 
-    reference = Reference.of(model, x, y, block, fixed)
+    reference = Reference.of(model, x, y, block, fixed, class_axis)
+    x, y = reference.x, reference.y
     analog = faithful(analog, model, x, reference.few, fixed)
-    notes = (*notes, *cautions.of_state(left_on(model)))
+    seen = operands(analog, x, fixed)
+    if seen is not None and not seen.usual:
+        analog = faithful(made(seen), model, x, reference.few, fixed)
+        total = _work(analog, len(numbers), sensitivity_chips)
+    notes = (*notes, *cautions.of_state(left_on(model)), *cautions.of_places(reference))
     asked, metric = metric, reference.metric(metric)
     reference.check_metric(metric)
     if threshold is not None and threshold > 1 and metric != "output_error":
@@ -244,6 +291,7 @@ def deploy(
     few = reference.part(some(len(x), sensitivity_images, seed))
     effects = layer_effects(analog, few.x, fixed)
     told = [*cautions.of_reference(reference, metric, asked)]
+    told += cautions.of_operands(handle.layers(analog), seen)
     if maps is None:
         told += cautions.of_design(hardware, handle.layers(analog))
         told += idle_effects(effects, hardware, numbers[0])
@@ -282,10 +330,12 @@ def deploy(
         threshold = None if threshold is None else -threshold
     elif threshold is None:
         threshold = max(round(clean.value(metric) - 0.05, 3), 0.0)
+    told += [*cautions.of_scores(tuple(scores), numbers), *cautions.of_tail(tuple(scores), metric)]
+    warn(told)
     return Deployment(
         metric, hardware, seed, numbers, clean, tuple(scores), threshold, layers,
-        (*warnings, *told, *cautions.of_scores(tuple(scores), numbers)), tuple(notes), identity or {},
-        calibrator, tuple(plain),
+        (*warnings, *told), tuple(notes), identity or {},
+        calibrator, tuple(plain), reference.about(),
     )  # fmt: skip
 
 

@@ -42,13 +42,21 @@ class DetectionReference(Reference):
 
     @classmethod
     def of(
-        cls, model: nn.Module, x: Tensor, y: Tensor | None, block: int = BLOCK, fixed: int | None = None
+        cls,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor | None,
+        block: int = BLOCK,
+        fixed: int | None = None,
+        axis: int | None = None,
     ) -> "DetectionReference":
         """Run the clean model on the scenes.
 
         Raises:
             InputError: if there are no objects to find, or the model cannot take the images.
         """
+        if axis is not None:
+            raise InputError("class_axis has nothing to act on: the outputs of a detector are boxes")
         if y is None:
             raise InputError("a detector is judged on scenes with known objects: give --data pennfudan")
         check_task(model, y)
@@ -66,6 +74,11 @@ class DetectionReference(Reference):
     def classes(self) -> bool:
         """Outputs are boxes."""
         return False
+
+    @property
+    def unit(self) -> str:
+        """Precision is of whole images."""
+        return "example"
 
     def metric(self, asked: str | None) -> str:
         """The one asked for, or "map".
@@ -103,9 +116,14 @@ class DetectionReference(Reference):
 
 
 def reference_of(
-    model: nn.Module, x: Tensor, y: Tensor | None, block: int, fixed: int | None = None
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor | None,
+    block: int,
+    fixed: int | None = None,
+    axis: int | None = None,
 ) -> Reference:
-    """The examples and what the clean model makes of them, for a classifier or a detector.
+    """The examples and what the clean model makes of them, for a classifier or a detector; `axis` as in `Reference.of`.
 
     Raises:
         InputError: as `Reference.of`, or if the examples are for the other kind of model.
@@ -113,5 +131,5 @@ def reference_of(
     if y is not None:
         check_task(model, y)
     kind: Any = DetectionReference if detects(model) else Reference
-    found: Reference = kind.of(model, x, y, block, fixed)
+    found: Reference = kind.of(model, x, y, block, fixed, axis)
     return found

@@ -1,6 +1,5 @@
 """What a model is tried on: a data set's test images, the user's own, or random inputs of its shape."""
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data import Splits, load_data
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.evaluate import run_over
+from crossbar_sim.nn.inputs import tokens, whole_numbers
 from crossbar_sim.nn.loading import LoadedModel
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import Key
@@ -60,9 +59,9 @@ def find_examples(
     splits = name if isinstance(name, Splits) else load_data(name, data_dir)
     test, notes = splits.test, splits.notes
     x, y = test.x, test.y
-    whole = _whole_numbers(loaded.module, x)
+    whole = whole_numbers(loaded.module, x)
     if whole is not None:
-        x, notes = _tokens(x, whole), ("the model takes whole numbers: x is taken as such",)
+        x, notes = tokens(x, whole), ("the model takes whole numbers: x is taken as such",)
     if images is not None and images < len(x):
         chosen = permutation(len(x), Key(seed).fold("images"))[:images].sort().values
         x, y = x[chosen], None if y is None else y[chosen]
@@ -90,7 +89,7 @@ def _random(loaded: LoadedModel, n: int, shape: tuple[int, ...] | None, seed: in
         size *= side
     values = Stream.of(Key(seed).fold("random inputs"), 0).normals(n * size)
     x = torch.from_numpy(values).reshape(n, *shape)
-    if _whole_numbers(loaded.module, x) is not None:
+    if whole_numbers(loaded.module, x) is not None:
         raise InputError(
             "the model takes whole numbers, such as tokens, and those are not drawn at random: "
             "give --data mine.npz with x of integers"
@@ -104,46 +103,3 @@ def _guess(module: nn.Module) -> tuple[int, ...] | None:
     """The input of a model that begins with a linear layer."""
     first = next((m for m in module.modules() if any(True for _ in m.parameters(recurse=False))), None)
     return (first.in_features,) if isinstance(first, nn.Linear) else None
-
-
-def _whole_numbers(module: nn.Module, x: Tensor) -> torch.dtype | None:
-    """The integer type of a model's inputs (tokens), or None if they are real numbers.
-
-    An exported graph tells. Any other model that looks something up is tried on an example of x: an embedding may be
-    of its inputs, or of places that it counts itself.
-    """
-    if isinstance(module, torch.fx.GraphModule):
-        value = next((n.meta.get("val") for n in module.graph.nodes if n.op == "placeholder"), None)
-        dtype = getattr(value, "dtype", torch.float32)
-        return None if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool else dtype
-    if not any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in module.modules()):
-        return None
-    real = _refusal(module, x[:1])
-    if real is None:
-        return None
-    whole = _refusal(module, x[:1].long())
-    # An index out of range is a token that the model does not know, if real numbers fail otherwise.
-    unknown = isinstance(whole, IndexError) and not isinstance(real, IndexError)
-    return torch.int64 if whole is None or unknown else None
-
-
-def _refusal(module: nn.Module, x: Tensor) -> BaseException | None:
-    """What the model's own code raises on x, if anything; tried on a copy, for a forward may leave traces."""
-    memo = {id(p): p for p in module.parameters()}
-    tensors = (t for m in module.modules() for t in vars(m).values() if isinstance(t, Tensor))
-    tried = copy.deepcopy(module, memo | {id(t): t for t in tensors})  # type: ignore[arg-type]
-    try:
-        run_over(tried, x, 1)
-    except InputError as error:
-        return error.__cause__ or error
-    return None
-
-
-def _tokens(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Whole numbers as such: data are read as float32, which holds them exactly up to 2^24."""
-    if not torch.equal(x, x.floor()) or float(x.abs().max()) >= 2**24:
-        raise InputError(
-            "the model takes whole numbers, such as tokens, and x holds others: "
-            "save x.astype('int64'), each below 16777216"
-        )
-    return x.to(dtype)

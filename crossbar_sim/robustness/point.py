@@ -8,7 +8,7 @@ from typing import Any
 
 from crossbar_sim.robustness.drawn_yield import yield_drawn
 from crossbar_sim.robustness.plans import exact, plan_of
-from crossbar_sim.robustness.statistics import Summary, Yield, summarise, yield_at
+from crossbar_sim.robustness.statistics import Summary, Yield, summarise, tail_caution, yield_at
 from crossbar_sim.robustness.two_stage import Done
 from crossbar_sim.robustness.variance_components import MOST_CHIPS, components, drawn_interval, rule_of_three
 from crossbar_sim.store.records import Task, Trial
@@ -85,6 +85,11 @@ class Point:
         """What the rule of three adds to the square of a half-width over so many of the chips; 0 on all images."""
         return float(rule_of_three(chips, self.images, self.population, level)) if self.drawn else 0.0
 
+    @functools.cached_property
+    def caution(self) -> str | None:
+        """A sentence where the scores have a long tail, so that the interval of their mean is too short; else None."""
+        return tail_caution(map(abs, self.values))
+
     def passing(self, threshold: float) -> Yield:
         """The share of chips at or above a threshold, with its 95 % interval."""
         if not self.drawn:
@@ -114,6 +119,7 @@ class Point:
             "median": summary["median"],
             "quantiles": summary["quantiles"],
             "yield": None if threshold is None else self.passing(threshold).as_dict(),
+            **({} if self.caution is None else {"caution": self.caution}),
         }
 
 

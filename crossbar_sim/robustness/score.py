@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.class_axis import class_axis, traced_axis, undecided
 from crossbar_sim.nn.detection_task import detects
 from crossbar_sim.nn.evaluate import BLOCK, check_alone, check_repeats, few_of, outputs, several
+from crossbar_sim.nn.inputs import inputs_for
 
 METRICS = ("accuracy", "agreement", "output_error")
 """What a chip can be judged by, the fields of `Score`."""
@@ -26,8 +29,10 @@ class Score:
     """The scores of one chip, or of the clean model.
 
     Args:
-        accuracy: share of examples whose largest output is the label's; None without labels.
-        agreement: share of examples whose largest output is the clean model's; None for one output or less.
+        accuracy: share of examples whose largest output is the label's; None without labels. Of sequences and
+            segmentations the share of all tokens or pixels that have a label.
+        agreement: share of examples (tokens, pixels) whose largest output is the clean model's; None for one output or
+            less.
         output_error: |y - y_clean| / |y_clean|, Euclidean over all outputs; None where it is not finite.
         broken: share of examples with an output that is not finite; they count as wrong.
     """
@@ -53,10 +58,13 @@ class Reference:
     """The examples, and what the clean model makes of them: computed once, compared with on every chip.
 
     Args:
-        x: (n, ...) inputs; y: (n,) labels or None.
-        clean: the clean model's outputs, (n, ...).
+        x: (n, ...) inputs; y: labels (n,), or (n, places...) for models that decide at several places, or None.
+            Places with a negative label (-100: padding) are not judged.
+        clean: the clean model's outputs, (n, classes, places...): the axis of classes is moved to the second place.
         block, fixed: see `nn.evaluate.outputs`.
         several: how many outputs the model returns where the first of them is judged for being the first, else 1.
+        axis: where the classes are in what the model returns; None: not known, and outputs are as they are.
+        notes: on the type that the inputs were given to the model in.
         few: the first inputs, and the clean model's outputs for them as `few_outputs` gives them; None: not known.
         mixed: by how much the outputs for an example depend on the others of its batch, relative to the largest
             output; 0.0: no more than by rounding.
@@ -68,14 +76,27 @@ class Reference:
     block: int = BLOCK
     fixed: int | None = None
     several: int = 1
+    axis: int | None = 1
+    notes: tuple[str, ...] = ()
     few: tuple[Tensor, Tensor] | None = None
     mixed: float = 0.0
 
     @classmethod
     def of(
-        cls, model: nn.Module, x: Tensor, y: Tensor | None, block: int = BLOCK, fixed: int | None = None
+        cls,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor | None,
+        block: int = BLOCK,
+        fixed: int | None = None,
+        axis: int | None = None,
     ) -> "Reference":
         """Run the clean model on the examples.
+
+        Args:
+            model: in evaluation mode.
+            x, y, block, fixed: see the class.
+            axis: of the classes in the model's outputs; None: found as `nn.class_axis` says.
 
         Raises:
             InputError: if the model cannot take them, returns too few outputs for the labels, or outputs that
@@ -83,6 +104,7 @@ class Reference:
         """
         if detects(model):
             raise InputError("this command judges classifiers: a detector is judged by crossbar-sim sweep")
+        x, notes = inputs_for(model, x)
         counts: list[int] = []
         hook = model.register_forward_hook(lambda _, __, answer: counts.append(several(answer)))
         try:
@@ -90,24 +112,33 @@ class Reference:
         finally:
             hook.remove()
         few = check_repeats(model, x, fixed)
-        if not clean.isfinite().all():
-            raise InputError(
-                "the clean model's outputs are not finite on these inputs: nothing to compare with"
-            )
+        mixed = check_alone(model, few, clean)
+        found = class_axis(clean, y, axis, x, lambda: traced_axis(model, x, fixed))
+        if found is not None:
+            clean = clean.movedim(found, 1)
         if y is not None:
-            if clean.dim() != 2 or clean.shape[1] < 2:
+            y = y.reshape(len(clean), *clean.shape[2:])
+            if clean.shape[1] < 2:
                 raise InputError(
                     f"labels need one output per class, but the model's outputs have shape "
                     f"{tuple(clean.shape)}: give data without y to compare outputs instead"
                 )
             if int(y.max()) >= clean.shape[1]:
+                ignored = " (positions without a class have the label -100)" if y.dim() > 1 else ""
                 raise InputError(
                     f"labels go up to {int(y.max())} but the model has {clean.shape[1]} outputs: "
-                    f"is this the data it was trained on?"
+                    f"is this the data it was trained on?{ignored}"
                 )
-        mixed = check_alone(model, few, clean)
+            if int(y.max()) < 0:
+                raise InputError(f"all labels are {int(y.max())} or less: nothing would be judged")
+            if int(y.min()) < 0:  # what a model makes of padding does not count
+                clean = torch.where(y.unsqueeze(1) < 0, 0.0, clean)
+        if not clean.isfinite().all():
+            raise InputError(
+                "the clean model's outputs are not finite on these inputs: nothing to compare with"
+            )
         seen = (few_of(x, fixed), few)
-        return cls(x, y, clean, block, fixed, max(counts, default=1), few=seen, mixed=mixed)
+        return cls(x, y, clean, block, fixed, max(counts, default=1), found, notes, seen, mixed)
 
     def part(self, indices: Tensor) -> "Reference":
         """The same for some of the examples."""
@@ -117,7 +148,7 @@ class Reference:
     @property
     def classes(self) -> bool:
         """Whether outputs are scores of classes, of which the largest counts."""
-        return self.clean.dim() >= 2 and self.clean.shape[1] >= 2
+        return self.axis is not None and self.clean.dim() >= 2 and self.clean.shape[1] >= 2
 
     @functools.cached_property
     def predicted(self) -> Tensor:
@@ -130,10 +161,46 @@ class Reference:
         # by NumPy, which never splits a sum over threads: the bits must not depend on their number
         return float(np.sum(np.square(self.clean.numpy(), dtype=np.float64)))
 
-    @property
-    def _places(self) -> int:
-        """Classes per example: 1, or the pixels of a segmentation."""
+    @functools.cached_property
+    def judged(self) -> Tensor | None:
+        """Which places have a label, (n, places...) bool; None: all."""
+        return None if self.y is None or int(self.y.min()) >= 0 else self.y >= 0
+
+    @functools.cached_property
+    def _places(self) -> float:
+        """Judged classes per example: 1, or the pixels of a segmentation; the mean where some are not judged."""
+        if self.judged is not None:
+            return max(int(self.judged.sum()), 1) / len(self.x)
         return max(self.predicted[:1].numel(), 1)
+
+    @property
+    def unit(self) -> str:
+        """What is judged, in the singular: example, token, pixel or position."""
+        places = self.clean.dim() - 2 if self.classes else 0
+        if places <= 0:
+            return "example"
+        if places == 1:
+            return "position" if self.x.is_floating_point() else "token"
+        return "pixel" if places == 2 else "position"
+
+    def about(self) -> dict[str, Any] | None:
+        """How outputs with several places are judged, for a report; None where an example has one class."""
+        if self.unit == "example":
+            return None
+        total = self.predicted.numel()
+        judged = total if self.judged is None else int(self.judged.sum())
+        return {
+            "unit": self.unit, "class_axis": self.axis, "classes": int(self.clean.shape[1]), "count": judged,
+            "ignored": total - judged,
+        }  # fmt: skip
+
+    def _in_place(self, out: Tensor, part: slice | Tensor) -> Tensor:
+        """A block's outputs with the classes in the second place, and the clean ones where nothing is judged."""
+        if self.axis is not None and self.axis != 1:
+            out = out.movedim(self.axis, 1)
+        return (
+            out if self.judged is None else torch.where(self.judged[part].unsqueeze(1), out, self.clean[part])
+        )
 
     def metric(self, asked: str | None) -> str:
         """The metric of a report: the one asked for, else accuracy, agreement or output error by what there is.
@@ -141,6 +208,8 @@ class Reference:
         Raises:
             InputError: if the one asked for is unknown, or needs labels or classes that are not there.
         """
+        if asked in (None, "agreement") and self.axis is None and self.clean.dim() > 2:
+            raise InputError(undecided(tuple(self.clean.shape)))
         if asked is None:
             return "accuracy" if self.y is not None else "agreement" if self.classes else "output_error"
         if asked not in METRICS:
@@ -167,7 +236,7 @@ class Reference:
 
     def clean_score(self) -> Score:
         """The clean model's own score."""
-        accuracy = None if self.y is None else _share(self.clean.argmax(1) == self.y)
+        accuracy = None if self.y is None else self._share(self.predicted == self.y)
         return Score(accuracy, 1.0 if self.classes else None, 0.0)
 
     def score(self, model: nn.Module) -> Score:
@@ -177,16 +246,19 @@ class Reference:
         """
 
         def reduce(y: Tensor, part: slice) -> tuple[float, float, float, float]:
-            out, right, agree = y.cpu(), 0.0, 0.0
+            out, right, agree = self._in_place(y.cpu(), part), 0.0, 0.0
             square = float((out - self.clean[part]).square_().sum(dtype=torch.float64))
             broken = None if math.isfinite(square) else ~out.reshape(len(out), -1).isfinite().all(1)
             if self.classes:
                 predicted = out.argmax(1)
                 if broken is not None:
                     predicted[broken] = -1  # the largest of outputs that are no numbers is nobody's class
-                agree = float(torch.count_nonzero(predicted == self.predicted[part])) / self._places
+                alike = predicted == self.predicted[part]
+                judged = None if self.judged is None else self.judged[part]
+                agree = float(torch.count_nonzero(alike if judged is None else alike & judged)) / self._places
                 if self.y is not None:
-                    right = float(torch.count_nonzero(predicted == self.y[part]))
+                    hit = predicted == self.y[part]
+                    right = float(torch.count_nonzero(hit if judged is None else hit & judged)) / self._places
             return right, agree, square, 0.0 if broken is None else float(torch.count_nonzero(broken))
 
         rows = outputs(model, self.x, self.block, self.fixed, reduce)
@@ -208,13 +280,25 @@ class Reference:
             metric: "accuracy" or "agreement".
 
         Returns:
-            (m,); an output that is not finite is wrong.
+            (m,); an output that is not finite is wrong. Where some places are not judged, an image counts by how many
+            of its places are: the mean over all images is the share of the judged places.
         """
         y = torch.cat([t.cpu() for t in outputs(model, self.x[images], self.block, self.fixed)])
         meant = self.y if metric == "accuracy" else self.predicted
         assert meant is not None
-        found: NDArray[np.float64] = hits(y, meant[images]).reshape(len(y), -1).double().mean(1).numpy()
-        return found
+        found = hits(self._in_place(y, images), meant[images])
+        if self.judged is not None:
+            found &= self.judged[images]
+        each = found.reshape(len(y), -1).double()
+        shares: NDArray[np.float64] = (
+            each.mean(1) if self.judged is None else each.sum(1) / self._places
+        ).numpy()
+        return shares
+
+    def _share(self, hits: Tensor) -> float:
+        if self.judged is not None:
+            return float((hits & self.judged).sum()) / int(self.judged.sum())
+        return float(hits.sum()) / hits.numel()
 
 
 def hits(y: Tensor, meant: Tensor) -> Tensor:
@@ -239,10 +323,6 @@ def finite_score(score: Score, metric: str, chip: int) -> Score:
             f"chip {chip}: the outputs are not finite, so an output error does not exist: lower sigma"
         )
     return score
-
-
-def _share(hits: Tensor) -> float:
-    return float(hits.sum()) / len(hits)
 
 
 def collect(scores: Iterable[Score], name: str) -> list[float]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtri, stdtr, stdtrit
 
 from crossbar_sim.errors import InputError
 
@@ -193,6 +193,77 @@ def yield_at(values: Iterable[float], threshold: float) -> Yield:
         raise InputError(f"threshold={threshold!r}: a threshold is a finite score")
     interval = wilson(sum(score >= threshold for score in scores), len(scores))
     return Yield(float(threshold), interval.estimate, (interval.low, interval.high))
+
+
+FALSE_ALARM = 0.001
+"""Probability of a caution about normal scores, at most."""
+FEW, SEVERAL_FROM, SKEW_FROM = 4, 6, 8
+"""Scores from which a caution can be given, several far ones are looked for, and skewness is tested."""
+MATTERS, HARMLESS = 0.001, 0.1
+"""The half-width, and the skewness^2 / n, that matter."""
+
+
+def tail_caution(values: Iterable[float]) -> str | None:
+    """A sentence where the scores show that their distribution has a long tail: then t intervals are not exact.
+
+    Shown by any of three tests: D'Agostino's of skewness (Biometrika 57, 679, 1970), Grubbs' of the farthest score
+    (Technometrics 11, 1, 1969), and the distance of the farthest score from the median in robust spreads, with limits
+    found by simulation. Normal scores have a caution in at most `FALSE_ALARM` of the samples. The coverage of a t
+    interval falls with skewness^2 / n (Johnson, JASA 73, 536, 1978): below `HARMLESS` it is within some 2 points of its
+    level, and nothing is said; nor of intervals narrower than +- 0.1 points. A tail of which no chip is in the sample
+    cannot be seen.
+
+    Args:
+        values: one score per chip.
+
+    Raises:
+        InputError: if there is no value or one is not finite.
+
+    >>> tail_caution([0.9, 0.91, 0.89, 0.9, 0.92, 0.9, 0.88, 0.91, 0.9, 0.1])[:48]
+    '1 of 10 chips lies far from the others (at 0.1 w'
+    """
+    scores = _checked(values)
+    n = len(scores)
+    mean, std = _mean_std(scores)
+    if n < FEW or std is None or half_width(std, n) / math.sqrt(n) < MATTERS:
+        return None
+    middle = float(np.median(scores))
+    farthest = max(scores, key=lambda score: abs(score - mean))
+    # Grubbs' statistic, as the t statistic of the farthest score against the others, times n for the choice of it
+    g = abs(farthest - mean) / std
+    rest = (n - 1) ** 2 - n * g * g
+    t = math.inf if rest <= 0 else math.sqrt(n * (n - 2) * g * g / rest)
+    outlying = 2 * n * float(stdtr(n - 2, -t)) < FALSE_ALARM / 2
+    skewness = _skewness(scores, mean)
+    skewed = n >= SKEW_FROM and abs(_skewness_z(skewness, n)) > -float(ndtri(FALSE_ALARM / 4))
+    # Several far scores hide each other from both tests, but not from the median
+    spread = 1.4826 * float(np.median([abs(score - middle) for score in scores]))
+    several = n >= SEVERAL_FROM and abs(farthest - middle) > (5.3 + 1400 / n**2) * spread > 0
+    if not (outlying or skewed or several) or skewness**2 < HARMLESS * n:
+        return None
+    # of a few scores the robust spread is uncertain: half of the way to the farthest counts as far
+    limit = max(5 * spread, abs(farthest - middle) / 2)
+    far = max(sum(abs(score - middle) > limit for score in scores), 1)
+    return (
+        f"{far} of {n} chips {'lie' if far > 1 else 'lies'} far from the others (at {farthest:.3g} where the median is "
+        f"{middle:.3g}): how many of these a sample has decides its mean, so its 95 % interval is not exact; look at "
+        "the worst chips and the yield, or measure more chips"
+    )
+
+
+def _skewness(scores: Sequence[float], mean: float) -> float:
+    """Third central moment over the second's power 3/2."""
+    n = len(scores)
+    second = math.fsum((score - mean) ** 2 for score in scores) / n
+    return math.fsum((score - mean) ** 3 for score in scores) / n / second**1.5
+
+
+def _skewness_z(g1: float, n: int) -> float:
+    """The skewness of n normal numbers as a standard normal number; for 8 or more."""
+    y = g1 * math.sqrt((n + 1) * (n + 3) / (6 * (n - 2)))
+    b2 = 3 * (n * n + 27 * n - 70) * (n + 1) * (n + 3) / ((n - 2) * (n + 5) * (n + 7) * (n + 9))
+    w2 = -1 + math.sqrt(2 * (b2 - 1))
+    return math.asinh(y / math.sqrt(2 / (w2 - 1))) / math.sqrt(math.log(w2) / 2)
 
 
 def _checked(values: Iterable[float]) -> list[float]:

@@ -20,6 +20,7 @@ from crossbar_sim.nn import chips
 from crossbar_sim.nn.effects import idle_effects, layer_effects, read_linearly
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.loading import LoadedModel
+from crossbar_sim.nn.operands import operands
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness import cautions
 from crossbar_sim.robustness.detection_score import reference_of
@@ -105,7 +106,13 @@ def fingerprint(module: nn.Module) -> str:
     return state.hexdigest()
 
 
-def metric_of(module: nn.Module, examples: Examples, asked: str | None, fixed: int | None = None) -> str:
+def metric_of(
+    module: nn.Module,
+    examples: Examples,
+    asked: str | None,
+    fixed: int | None = None,
+    axis: int | None = None,
+) -> str:
     """What a model will be judged by, found on two of its examples, before the work.
 
     Args:
@@ -113,6 +120,7 @@ def metric_of(module: nn.Module, examples: Examples, asked: str | None, fixed: i
         examples: what it is tried on.
         asked: the metric asked for, or None.
         fixed: the one batch size that it accepts, if there is one.
+        axis: of the classes in its outputs, or None.
 
     Raises:
         InputError: if model, examples and metric do not go together.
@@ -121,7 +129,7 @@ def metric_of(module: nn.Module, examples: Examples, asked: str | None, fixed: i
         module.eval()
     few = slice(fixed or 2)
     y = None if examples.y is None else examples.y[few]
-    return reference_of(module, examples.x[few], y, BLOCK, fixed).metric(asked)
+    return reference_of(module, examples.x[few], y, BLOCK, fixed, axis).metric(asked)
 
 
 def prepare(
@@ -133,6 +141,7 @@ def prepare(
     skip: tuple[str, ...],
     images: Callable[[Subject], Mapping[str, Any]],
     sigma: float,
+    axis: int | None = None,
 ) -> tuple[Task, Subject]:
     """The task of a model on a design, and its subject; the clean model runs once.
 
@@ -144,6 +153,7 @@ def prepare(
         only, skip: see `to_analog`.
         images: how they are taken: of a plan.
         sigma: where it is looked at whether all that the design asks for acts; no part of the identity.
+        axis: of the classes in the model's outputs; None: found as `Reference.of` does.
 
     Raises:
         InputError: if model, examples, design and metric do not go together.
@@ -155,11 +165,15 @@ def prepare(
     examples = model.examples
     if len(examples.x) == 0:
         raise InputError("the data hold no example")
-    reference = reference_of(model.module, examples.x, examples.y, BLOCK, model.fixed)
+    reference = reference_of(model.module, examples.x, examples.y, BLOCK, model.fixed, axis)
     chosen = reference.metric(metric)
     reference.check_metric(chosen)
     clean = reference.clean_score().value(chosen)
     subject = Subject(model.module, hardware, reference, chosen, seed, only, skip)
+    analog = subject.analog(at_sigma(hardware, sigma))
+    subject.seen = operands(analog, reference.x, model.fixed)
+    if subject.seen is not None and not subject.seen.usual:
+        analog = subject.analog(at_sigma(hardware, sigma))
     design = to_dict(at_sigma(hardware, 0.0))
     design["drift"] = {**design["drift"], "sigma": None}
     identity = {
@@ -175,22 +189,26 @@ def prepare(
         "stream": STREAM_VERSION,
         "metric": chosen,
         "images": dict(images(subject)),
+        # where it is the second, as for all networks with one class per example, it goes without saying
+        **({} if reference.axis in (None, 1) else {"class_axis": reference.axis}),
     }
+    judged = reference.about()
     about = {
         "data": examples.identity.get("name"),
-        "notes": list(examples.notes),
-        "warnings": [*cautions.of_reference(reference, chosen, metric), *_idle(subject, sigma)],
+        "notes": [*examples.notes, *cautions.of_places(reference)],
+        "warnings": [*cautions.of_reference(reference, chosen, metric), *_idle(analog, subject, sigma)],
+        **({} if judged is None else {"judged": judged}),
         **model.about,
     }
     return Task(model.label, identity, clean, about), subject
 
 
-def _idle(subject: Subject, sigma: float) -> list[str]:
+def _idle(analog: nn.Module, subject: Subject, sigma: float) -> list[str]:
     """What the design asks for and does not act on this model, looked at on chip 0."""
-    hardware = at_sigma(subject.hardware, sigma)
-    analog = subject.analog(hardware)
+    hardware = chips.design(analog).hardware
     effects = layer_effects(analog, subject.reference.x, subject.reference.fixed)
     found = [*idle_effects(effects, hardware, 0), *read_linearly(analog, effects)]
     if sigma == 0:  # then drift was not asked for
         found = [sentence for sentence in found if not sentence.startswith("drift ")]
-    return [*cautions.of_design(hardware, chips.layers(analog)), *found]
+    layers = chips.layers(analog)
+    return [*cautions.of_operands(layers, subject.seen), *cautions.of_design(hardware, layers), *found]

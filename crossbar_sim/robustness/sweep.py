@@ -261,7 +261,7 @@ class Sweep:
         try:
             import pandas
         except ImportError:
-            raise InputError("a data frame needs pandas: pip install 'crossbar-sim[tables]'") from None
+            raise InputError("a data frame needs pandas: pip install '.[tables]' in a clone") from None
         rows = [
             {
                 "label": label, "metric": point.metric, "sigma": trial.sigma, "chip": trial.chip,

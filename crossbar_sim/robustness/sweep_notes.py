@@ -1,8 +1,9 @@
 """What a sweep's tasks tell beside their numbers: notes on models and data, and what may not mean what it seems to."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from crossbar_sim.robustness.point import Point
 from crossbar_sim.store.records import Task
 
 
@@ -25,6 +26,18 @@ def told(tasks: Mapping[str, Task]) -> Iterator[tuple[str, str]]:
                 whose.setdefault(sentence, []).append(label)
         for sentence, labels in whose.items():
             yield kind, sentence if len(labels) == len(tasks) else f"{', '.join(labels)}: {sentence}"
+
+
+def tails(curves: Mapping[str, Sequence[Point]]) -> Iterator[str]:
+    """For every model whose chips' scores have a long tail: where, and the sentence of the first such sigma."""
+    for label, points in curves.items():
+        found = [point for point in points if point.caution is not None]
+        if found:
+            sigmas = ", ".join(f"{point.sigma:g}" for point in found[:8]) + (
+                ", ..." if len(found) > 8 else ""
+            )
+            first = "" if len(found) == 1 else f"; at {found[0].sigma:g}"
+            yield f"{label}, sigma {sigmas}{first}: {found[0].caution}"
 
 
 def _texts(value: Any) -> list[str]:

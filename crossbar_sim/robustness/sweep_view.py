@@ -12,7 +12,7 @@ from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.sensitivity import LayerDrop
 from crossbar_sim.robustness.statistics import Summary
 from crossbar_sim.robustness.sweep import Sweep
-from crossbar_sim.robustness.sweep_notes import told
+from crossbar_sim.robustness.sweep_notes import tails, told
 from crossbar_sim.robustness.variance_components import MOST_CHIPS
 from crossbar_sim.robustness.wording import (
     MEASURES,
@@ -58,6 +58,8 @@ def show_sweep(sweep: Sweep, console: Console, threshold: float | None = None, g
     for line in _footnotes(sweep, threshold, grouped):
         console.print(Text(filled(pen(line), console.width), "dim"))
     show_notes(sweep.tasks, console)
+    for line in tails(sweep.curves):
+        say(console, f"warning: {line}", "yellow")
 
 
 def show_notes(tasks: Mapping[str, Task], console: Console) -> None:

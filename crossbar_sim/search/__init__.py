@@ -1,6 +1,6 @@
 """Search: dropout rates and other settings found by Bayesian optimisation of what chips make of a network.
 
-BoTorch (pip install 'crossbar-sim[search]') is imported when a search begins, not here.
+BoTorch (pip install '.[search]' in a clone) is imported when a search begins, not here.
 """
 
 from crossbar_sim.search.bayesft import BayesFT

@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any, ClassVar
@@ -14,12 +15,15 @@ from crossbar_sim.baselines.method import Build, Method, Trained, check_developm
 from crossbar_sim.crossbar.config import to_dict
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.overrides import at_sigma
+from crossbar_sim.crossbar.presets import design_given
 from crossbar_sim.data import Development, Splits
-from crossbar_sim.errors import InputError
+from crossbar_sim.errors import InputError, held
+from crossbar_sim.nn.convert import to_analog
 from crossbar_sim.nn.dropout_sites import remove_found
 from crossbar_sim.nn.train import Epoch, FitReport
+from crossbar_sim.nn.train_checks import check_training
 from crossbar_sim.nn.training import Training
-from crossbar_sim.rng import Key
+from crossbar_sim.rng import Key, as_key
 from crossbar_sim.robustness.subjects import fingerprint
 from crossbar_sim.search.loop import Told, check_trials, check_workers, drive
 from crossbar_sim.search.network import SIGMA, WIDTH, Searched
@@ -94,6 +98,11 @@ class BayesFT(Method):
     hardware: Hardware | None = None
 
     def __post_init__(self) -> None:
+        if self.hardware is not None:
+            object.__setattr__(self, "hardware", design_given(self.hardware))
+        for training in (self.training, self.polish):
+            if training is not None:
+                check_training(training)
         check_trials(self.trials)
         check_acquisition(self.acquisition, self.batch)
         if self.algorithm not in ALGORITHMS:
@@ -171,7 +180,8 @@ class BayesFT(Method):
         Raises:
             InputError: if a setting, the network and the data do not go together, or a file cannot be used.
         """
-        check_development(development, detection=True)
+        development = check_development(development, detection=True)
+        key = as_key(key)
         check_installed()
         check_workers(workers, scheduler, self.batch)
         study, theta = _files(study, checkpoint)
@@ -182,7 +192,9 @@ class BayesFT(Method):
             development.validation, self.design, self.sigma, self.chips, self.images, key.fold("search")
         )
         first = network.make(network.space.point([0.0] * len(network.space)), key)
-        clean = score.measure(first.eval())  # a network and data that do not fit are told before the work
+        to_analog(first.eval(), at_sigma(self.design, self.sigma))  # warns of what cannot act
+        with held():
+            clean = score.measure(first)  # a network and data that do not fit are told before the work
         identity = {
             "bayesft": self._identity(),
             "network": fingerprint(first),
@@ -194,7 +206,9 @@ class BayesFT(Method):
                 batch=self.batch, extra=True, identity=identity,
             ) as opened,
             workers_of(workers, scheduler) as pool,
+            ExitStack() as stack,
         ):  # fmt: skip
+            stack.enter_context(held())  # of trials, which are not what is returned
             if self.algorithm == "restart":
                 model, report, best = self._restart(
                     FromScratch(trainer, self.training, score, key), opened, pool, on_trial, progress
@@ -205,7 +219,8 @@ class BayesFT(Method):
                 model, report, best = self._alternate(trial, first, opened, file, pool, on_trial, progress)
             notes = self._notes(network, best, opened, clean)
         model.to("cpu").eval()
-        notes["fresh"] = _told(self._fresh(development, key).measure(model))
+        with held():
+            notes["fresh"] = _told(self._fresh(development, key).measure(model))
         return Trained(model, report, notes)
 
     def _gradient(self) -> tuple[Algorithm, float, int]:

@@ -163,7 +163,7 @@ def check_installed() -> None:
     try:
         import botorch  # noqa: F401
     except ImportError:
-        raise InputError("the search needs BoTorch: pip install 'crossbar-sim[search]'") from None
+        raise InputError("the search needs BoTorch: pip install '.[search]' in a clone") from None
 
 
 def _fitted(x: Tensor, y: Tensor, noise: Tensor | None, extra: bool) -> Any:

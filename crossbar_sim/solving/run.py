@@ -15,6 +15,7 @@ from crossbar_sim.crossbar.wires.wires import Float64
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, write_json, write_text
 from crossbar_sim.solving.tables import format_table, orient, read_table
+from crossbar_sim.tables import unit_scale
 from crossbar_sim.text import visible
 
 AT_ONCE = 2**22
@@ -50,6 +51,7 @@ def run_solve(
     json_path: str | None,
     output: str | None,
     threads: int | None,
+    unit: str | None = None,
 ) -> None:
     """Read, solve, print, write; see `crossbar-sim solve --help`.
 
@@ -64,7 +66,7 @@ def run_solve(
     if threads is not None:
         pool.set_threads(threads)
     cell = cell_of(nonlinear)
-    g = read_table(conductances, "conductances")
+    g = read_table(conductances, "conductances", unit_scale(unit))
     v = orient(read_table(voltages, "voltages"), len(g), voltages)
     try:
         solved = solve(g, v, wires, cell)

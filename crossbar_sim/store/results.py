@@ -194,13 +194,39 @@ class Results:
         Raises:
             InputError: if the task is unknown, or the file is damaged.
         """
-        rows = self._select(
+        return tuple(self.each_trial(task_id))
+
+    def each_trial(self, task_id: str) -> Iterator[Trial]:
+        """The same, one after the other: what is not kept takes no memory, however many there are.
+
+        Raises:
+            InputError: as `trials`.
+        """
+        # In the order of the primary key, so that SQLite has nothing to sort.
+        cursor = self._run(
             "SELECT sigma, chip, value, images, variance, seconds FROM trials "
             "WHERE task = ? AND metric = ? ORDER BY sigma, chip, images",
             task_id,
             self._task(task_id).metric,
         )
-        return tuple(Trial(*row) for row in rows)
+        while True:
+            try:
+                rows = cursor.fetchmany(1000)
+            except files.ERRORS as error:
+                raise files.told(error, self.path) from error
+            if not rows:
+                return
+            for row in rows:
+                yield Trial(*row)
+
+    def has_trial(self, task_id: str, sigma: float, chip: int, images: int) -> bool:
+        """Whether a chip was measured there.
+
+        Raises:
+            InputError: if the task is unknown, or the file is damaged.
+        """
+        place = (task_id, sigma, chip, self._task(task_id).metric, images)
+        return bool(self._select(f"SELECT 1 FROM trials WHERE {_PLACE}", *place))
 
     def places(self, task_id: str) -> set[tuple[float, int, int]]:
         """(sigma, chip, images) of every trial of a task."""

@@ -1,5 +1,6 @@
 """The union of results files."""
 
+import itertools
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -10,6 +11,9 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.files import replacing
 from crossbar_sim.store.results import MEMORY, Results
 from crossbar_sim.store.results_values import Disagreement
+
+BLOCK = 10_000
+"""Trials in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,9 @@ def _unite(sources: Sequence[Results], results: Results, target: str) -> MergeRe
 def _add(source: Results, results: Results) -> None:
     for task in source.tasks():
         results.add_task(task)
-        results.add(task.id, source.trials(task.id))
+        trials = source.each_trial(task.id)
+        while block := tuple(itertools.islice(trials, BLOCK)):
+            results.add(task.id, block)
         for name, content in source.details(task.id).items():
             results.set_detail(task.id, name, content)
 
@@ -96,7 +102,7 @@ def _holds(results: Results, where: tuple[Any, ...]) -> bool:
         return False
     if table == "trials":
         sigma, chip, _, images = place
-        return (sigma, chip, images) in results.places(task_id)
+        return results.has_trial(task_id, sigma, chip, images)
     return table == "tasks" or place[0] in results.details(task_id)
 
 

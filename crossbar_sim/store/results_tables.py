@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,33 +20,43 @@ COLUMNS = (
 """Of every table, in this order."""
 
 
+GROUP = 100_000
+"""Rows of a Parquet file that are in memory at a time."""
+
+
 def rows(results: Results) -> Iterator[dict[str, Any]]:
     """One flat row per trial: by task in order of insertion, then by (sigma, chip, images)."""
     for task in results.tasks():
         named = (task.label, task.id, _model(task), task.metric)
-        for t in results.trials(task.id):
+        for t in results.each_trial(task.id):
             values = (t.sigma, t.chip, t.value, t.images, t.variance, t.seconds)
             yield dict(zip(COLUMNS, named + values, strict=True))
 
 
-def to_csv(table: Iterable[Mapping[str, Any]]) -> str:
-    """CSV with a header; floats have the digits that they need to read back equal.
+def csv_lines(table: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """CSV with a header, a row at a time; floats have the digits that they need to read back equal.
 
     In text, characters that a terminal might obey are written out, and what a spreadsheet would run as a formula
     begins with an apostrophe.
     """
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    line = io.StringIO()
+    writer = csv.writer(line, lineterminator="\n")
+    for cells in itertools.chain(
+        [COLUMNS], ([spreadsheet_cell(row[name]) for name in COLUMNS] for row in table)
+    ):
+        writer.writerow(cells)
+        yield line.getvalue()
+        line.seek(0)
+        line.truncate()
+
+
+def json_lines(table: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """A JSON array with one object per line, an object at a time."""
+    before = "[\n"
     for row in table:
-        writer.writerow([spreadsheet_cell(row[name]) for name in COLUMNS])
-    return file.getvalue()
-
-
-def to_json(table: Iterable[Mapping[str, Any]]) -> str:
-    """A JSON array with one object per line."""
-    lines = ",\n".join(json.dumps(dict(row), allow_nan=False) for row in table)
-    return f"[\n{lines}\n]\n" if lines else "[]\n"
+        yield before + json.dumps(dict(row), allow_nan=False)
+        before = ",\n"
+    yield "[]\n" if before == "[\n" else "\n]\n"
 
 
 def write_parquet(table: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
@@ -59,7 +70,7 @@ def write_parquet(table: Iterable[Mapping[str, Any]], path: str | os.PathLike[st
         from pyarrow import parquet
     except ImportError:
         raise InputError(
-            "Parquet files need the tables extra: pip install 'crossbar-sim[tables]' (csv and json do without)"
+            "Parquet files need the tables extra: pip install '.[tables]' in a clone (csv and json do without)"
         ) from None
     kinds = {"chip": pyarrow.int64(), "images": pyarrow.int64()}
     texts = COLUMNS[: COLUMNS.index("sigma")]
@@ -69,12 +80,11 @@ def write_parquet(table: Iterable[Mapping[str, Any]], path: str | os.PathLike[st
             for name in COLUMNS
         ]
     )
-    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    for row in table:
-        for name in COLUMNS:
-            columns[name].append(row[name])
-    with replacing(path) as temporary:
-        parquet.write_table(pyarrow.table(columns, schema=schema), temporary)
+    waiting = iter(table)
+    with replacing(path) as temporary, parquet.ParquetWriter(str(temporary), schema) as file:
+        while block := list(itertools.islice(waiting, GROUP)):
+            columns = {name: [row[name] for row in block] for name in COLUMNS}
+            file.write_table(pyarrow.table(columns, schema=schema))
 
 
 def listing(results: Results) -> list[str]:

@@ -74,7 +74,7 @@ def test_parquet(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     result = command("results", path, "--format", "parquet", "-o", output)
     assert result.code == 2
-    assert "pip install 'crossbar-sim[tables]'" in result.err
+    assert "pip install '.[tables]'" in result.err
 
 
 def test_bad_input(command: Command, tmp_path: Path) -> None:

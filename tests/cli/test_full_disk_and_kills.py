@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from cli_runs import Files
 
+TRAIN = ("--network", "mlp", "--data", "digits", "--network-arguments", '{"hidden": [8]}', "--epochs", "1")
+
 
 def process(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
@@ -28,8 +30,9 @@ def process(*arguments: object, **options: Any) -> subprocess.Popen[str]:
         (("deploy", "MODEL", "--chips", "40", "--json", "OUT"), 1000),
         (("deploy", "MODEL", "--chips", "2", "--maps", "OUT"), 9000),
         (("deploy", "MODEL", "--chips", "2", "--plot", "OUT"), 9000),
+        (("train", *TRAIN, "-o", "OUT"), 900),
     ],
-    ids=["json", "maps", "plot"],
+    ids=["json", "maps", "plot", "train"],
 )
 def test_a_full_disk(files: Files, tmp_path: Path, arguments: tuple[str, ...], limit: int):
     out = tmp_path / ("out.png" if "--plot" in arguments else "out")

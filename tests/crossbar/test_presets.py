@@ -159,6 +159,36 @@ def test_no_system_loses_more_than_rounding_whatever_sign_mean_and_brightness_th
         assert np.all(error <= bound + 1e-3 * np.abs(x).max(axis=1) * np.abs(w).max()), kind
 
 
+@pytest.mark.parametrize("bits", [5, 7, 8])
+@pytest.mark.parametrize("rows", [100, 256])
+def test_flipped_columns_are_the_twin(bits, rows):
+    """Column by column and tile by tile in integers: complements convert, and what they lack is added digitally."""
+    rng = np.random.default_rng(2)
+    isaac = preset("isaac").with_(adc_bits=bits, tile=(rows, 128), g_min=0.0).hardware
+    dac = replace(isaac.dac, bits=4, range=15.0)
+    design = replace(isaac, dac=dac, mapping=replace(isaac.mapping, levels=256))
+    w, x = rng.integers(-128, 127, (256, 6)), rng.integers(-15, 16, (5, 256))
+    w[0, 0], w[:, 1], w[:, 2] = -128, 100, -100
+    stored = np.concatenate([w, np.zeros((256, 1), int)], axis=1) + 128
+    top, y = 2**bits - 1, np.zeros((5, 7), int)
+    for sign in (1, -1):
+        for s in range(4):
+            a = np.maximum(sign * x, 0) >> s & 1
+            for k in range(4):
+                digits = stored >> (2 * k) & 3
+                for start in range(0, 256, rows):
+                    own, on = digits[start : start + rows], a[:, start : start + rows]
+                    flipped = own.sum(axis=0) > 1.5 * len(own)
+                    plain, turned = (np.minimum(on @ part, top) for part in (own, 3 - own))
+                    y += sign * 2**s * 4**k * np.where(flipped, 3 * on.sum(axis=1)[:, None] - turned, plain)
+    found = design.program(w.astype(np.float32), Key(0)).matvec(x.astype(np.float32))
+    np.testing.assert_array_equal(np.rint(found), y[:, :6] - y[:, 6:])
+    if bits == 8 and rows == 100:
+        np.testing.assert_array_equal(np.rint(found), x @ w)
+    if bits == 5:
+        assert not np.array_equal(np.rint(found), x @ w)
+
+
 def test_isaac_reads_white_images_as_it_reads_black_ones():
     """Stored with a bias of 2^15 and flipped where a column is full, no sum leaves 8 bits: 16-bit products."""
     isaac = preset("isaac").hardware

@@ -107,3 +107,10 @@ def test_an_impossible_size_is_refused(tmp_path: Path, size: object) -> None:
 def test_a_size_where_nothing_is_resized_is_refused() -> None:
     with pytest.raises(InputError, match="only images of a folder and of gtsrb"):
         load_data("digits", size=16)
+
+
+def test_a_matlab_file_says_what_to_do(tmp_path):
+    path = tmp_path / "mine.mat"
+    path.write_bytes(b"MATLAB 5.0 MAT-file")
+    with pytest.raises(InputError, match=r"loadmat\('.*mine\.mat'\).*numpy\.savez"):
+        load_data(path)

@@ -96,7 +96,7 @@ def test_whole_labels_of_any_type_are_class_numbers(path: Path, dtype: type) -> 
     ("arrays", "says"),
     [
         ({"y": Y}, "no array x"),
-        ({"images": X, "labels": Y}, "'images.npy', 'labels.npy' and no array x"),
+        ({"pictures": X, "labels": Y}, "'pictures.npy', 'labels.npy' and no array x"),
         ({"x": X, "y": Y[:3]}, r"shape \(3,\) and x holds 4"),
         ({"x": X, "y": np.eye(4)}, r"shape \(4, 4\)"),
         ({"x": X[:0], "y": Y[:0]}, "at least one"),
@@ -200,3 +200,28 @@ def test_names_that_no_system_has_are_refused() -> None:
     for name in ("a\0b.npz", "a" * 5000 + ".npz"):
         with pytest.raises(InputError, match="cannot be opened"):
             load_npz(Path(name))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("x_test", "y_test"),
+        ("X", "y"),
+        ("images", "labels"),
+        ("test_images", "test_labels"),
+        ("arr_0", "arr_1"),
+    ],
+)
+def test_arrays_under_other_usual_names_are_taken_and_said(names, tmp_path):
+    path = tmp_path / "m.npz"
+    one, other = names
+    np.savez(path, **{one: X, other: Y, "x_train": X[:1] + 9, "train_images": X[:1] + 9})
+    data = load_npz(path)
+    assert np.array_equal(data.test.x, X.astype(np.float32))
+    assert np.array_equal(data.test.y, Y)
+    assert f"{one} was taken as x and {other} as y" in data.notes
+    np.savez(path, **{one: X})
+    assert f"{one} was taken as x, and there are no labels" in load_npz(path).notes
+    np.savez(path, **{one: X + 1, other: Y, "x": X, "y": Y})
+    assert np.array_equal(load_npz(path).test.x, X.astype(np.float32))
+    assert not any("taken as x" in note for note in load_npz(path).notes)

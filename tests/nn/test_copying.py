@@ -247,6 +247,16 @@ def test_a_module_that_returns_itself_as_its_copy_is_copied() -> None:
     assert not torch.allclose(analog(X), model(X), rtol=0.01)
 
 
+def test_a_module_that_is_pickled_without_its_weights_is_copied_with_them() -> None:
+    class Bare(nn.Linear):
+        def __reduce__(self) -> Any:
+            return Bare, (self.in_features, self.out_features)
+
+    model = made(lambda: nn.Sequential(Bare(4, 3)))
+    assert torch.equal(to_analog(model, Hardware())(X), to_analog(nn.Sequential(*model), Hardware())(X))
+    assert copy_module(model, share=True)[0].weight is model[0].weight
+
+
 def test_a_module_that_cannot_be_pickled_is_copied() -> None:
     class Shy(nn.Linear):
         def __getstate__(self) -> Any:

@@ -9,11 +9,13 @@ from analog_models import PLAIN, made, numbers
 from torch import Tensor, nn
 
 from crossbar_sim import Hardware, InputError
+from crossbar_sim.data import Split, Splits
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.chips import design, set_chip
 from crossbar_sim.nn.evaluate import outputs
 from crossbar_sim.nn.faithful import InPlace, faithful
 from crossbar_sim.robustness import deploy, robustness
+from crossbar_sim.robustness.calibration import Calibration
 
 X = numbers(40, 6)
 IDEAL = Hardware()
@@ -197,6 +199,19 @@ def test_deploy_and_sweep_agree_about_them(kind: type[Base]) -> None:
     assert list(curve[0].values) == [score.agreement for score in wanted.scores]
 
 
+@pytest.mark.parametrize("kind", [OnClass, ByType])
+def test_they_are_calibrated_as_any(kind: type[Base]) -> None:
+    x, y = numbers(60, 6), torch.arange(60) % 3
+    splits = Splits("x", Split(x, y), Split(x[:6], y[:6]), Split(x, y), 3)
+    for way in ("readout", "affine"):
+        how = Calibration(way, 30), splits.development
+        found, wanted = (
+            deploy(made(k), x, y, PLAIN, chips=1, sensitivity_chips=0, calibration=how) for k in (kind, Base)
+        )
+        assert found.scores == wanted.scores
+        assert found.scores != found.uncalibrated
+
+
 def test_neurons_that_a_class_resets() -> None:
     Neuron.all.clear()
     model = made(Spiking)
@@ -309,3 +324,15 @@ def test_a_model_whose_outputs_are_all_zero_is_refused_for_an_error_relative_to_
             robustness({"m": model}, (X, None), hardware, [sigma], chips=1, metric="output_error")
     found = deploy(model, X, None, hardware, chips=1, sensitivity_chips=0)
     assert any("all zero" in warning for warning in found.warnings)
+
+
+def test_outputs_that_are_no_numbers_are_not_compared() -> None:
+    class Padded(Base):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).masked_fill(x[:, :3] < -0.9, float("-inf"))
+
+    model = made(Padded)
+    analog = to_analog(model, PLAIN)
+    with torch.no_grad():
+        assert not model(X[:8]).isfinite().all()
+    assert faithful(analog, model, X) is analog

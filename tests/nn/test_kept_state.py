@@ -237,6 +237,12 @@ def test_containers_are_put_back() -> None:
     assert model.last.maxlen == 2
 
 
+def test_a_sparse_attribute_is_no_state() -> None:
+    model = nn.Sequential(nn.Linear(8, 3)).eval()
+    model.adjacency = torch.eye(3).to_sparse()
+    assert outputs(model, inputs(300), 100)[0].shape == (100, 3)
+
+
 def test_a_plain_model_keeps_nothing() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).eval()
     outputs(model, inputs(300), 100)

@@ -115,7 +115,7 @@ def test_without_torchvision_it_says_how_to_install_it(model, tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "torchvision", None)
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
     path = write(tmp_path / "m.pt", model.state_dict())
-    assert "pip install 'crossbar-sim[vision]'" in refusal(path, arch="resnet18")
+    assert "pip install '.[vision]'" in refusal(path, arch="resnet18")
 
 
 CODE = """

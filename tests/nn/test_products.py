@@ -9,11 +9,11 @@ import torch
 from analog_models import LAYERS, first, made, numbers
 from torch import nn
 
-from crossbar_sim import Differential, Hardware, InputError, LogNormalDrift, Offset
+from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift, Offset
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.converters import ADC, DAC
 from crossbar_sim.crossbar.read_noise import GaussianReadNoise
-from crossbar_sim.nn import chips, tiled_convolution, to_analog
+from crossbar_sim.nn import chips, seeded, tiled_convolution, to_analog
 from crossbar_sim.nn.chain import Chain
 from crossbar_sim.nn.effects import idle_effects, layer_effects, read_linearly
 from crossbar_sim.nn.evaluate import outputs
@@ -308,3 +308,20 @@ def test_a_chain_is_not_taken_where_products_are_converted():
     model = made(lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)))
     assert Chain.of(to_analog(model, PLAIN)) is not None
     assert Chain.of(to_analog(model, COARSE)) is None
+
+
+@pytest.mark.parametrize("bias", ["digital", "row"])
+@pytest.mark.parametrize("per", ["matrix", "column"])
+def test_convolutions_with_flipped_columns_are_exact(bias, per):
+    """Preset isaac, inputs of a high mean and weights of one sign: sums that only flipped columns keep in range."""
+    with seeded(Key(3)):
+        model = nn.Sequential(
+            nn.Conv2d(6, 8, 5, padding=2, stride=2, groups=2), nn.ReLU(), nn.Conv2d(8, 3, 3)
+        ).eval()
+        with torch.no_grad():
+            model[0].weight.abs_()
+        x = 1 - 0.1 * torch.rand(3, 6, 13, 13)
+    analog = to_analog(model, Hardware.preset("isaac", bias=bias, scale_per=per))
+    with torch.no_grad():
+        exact = model(x)
+        assert torch.allclose(analog(x), exact, atol=1e-3 * float(exact.abs().max()))

@@ -1,6 +1,7 @@
 """Sentences that keep a reader from believing too much, and scores of outputs that are no numbers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,12 @@ from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift
 from crossbar_sim.crossbar import threads
 from crossbar_sim.nn import seeded, to_analog
 from crossbar_sim.robustness import deploy
-from crossbar_sim.robustness.score import Reference
+from crossbar_sim.robustness.cautions import of_tail
+from crossbar_sim.robustness.point import Point
+from crossbar_sim.robustness.score import Reference, Score
+from crossbar_sim.robustness.sweep_notes import tails
 from crossbar_sim.store import export_chip, read_chip
+from crossbar_sim.store.records import Trial
 
 
 def inputs(*shape: int) -> torch.Tensor:
@@ -39,16 +44,10 @@ WAN = PolynomialNoise((3.48e-07, 1.603e-05, -4.3853e-05, 4.5393e-05, -1.6815e-05
         (Hardware(drift=DRIFT, normalisation="folded"), "no batch normalisation alone follows"),
         (Hardware(Offset(), drift=DRIFT, drift_per="weight"), "drift_per=weight does nothing"),
         (Hardware(Differential(0.0, 1e-3), programming=WAN), "polynomial is negative"),
-        (Hardware.preset("isaac", adc_bits=7), "within 192 steps; an ADC of 7 bits has codes up to 127"),
-        (Hardware.preset("isaac", tile=(256, 128)), "sums of 256 rows within 384 steps"),
     ],
 )
 def test_a_request_that_cannot_act_is_named(hardware: Hardware, says: str):
     assert says in warned(linear(), hardware, inputs(50, 6))
-
-
-def test_isaac_itself_is_not_warned_of():
-    assert "too mildly" not in warned(linear(), Hardware.preset("isaac"), inputs(20, 6))
 
 
 def test_a_sensible_design_is_not_warned_of():
@@ -157,6 +156,29 @@ def test_outputs_that_are_true_or_false_are_scores_too():
     assert score.agreement is not None
     assert 0 < score.agreement <= 1
     assert score.output_error is not None
+
+
+def test_a_dead_chip_is_told_of_in_every_report_and_ordinary_chips_change_nothing():
+    clean = Trial(0.5, 0, 0.9, 100, 0.0)
+    ordinary = tuple(replace(clean, chip=i, value=0.9 + 0.001 * (i % 7)) for i in range(20))
+    one_dead = (*ordinary[:19], replace(clean, chip=19, value=0.1))
+    points = [Point("erm", "accuracy", 0.5, 0.95, 100, trials) for trials in (ordinary, one_dead)]
+    assert points[0].caution is None
+    assert "caution" not in points[0].as_dict()
+    assert {*points[1].as_dict()} - {*points[0].as_dict()} == {"caution"}
+    assert points[1].summary.ci95 == pytest.approx((0.7786, 0.9466), abs=1e-4), "the t interval, as ever"
+    assert [*tails({"erm": points[:1]})] == []
+    (line,) = tails({"erm": [points[1], points[1]]})
+    assert line.startswith(
+        "erm, sigma 0.5, 0.5; at 0.5: 1 of 20 chips lies far from the others (at 0.1 where"
+    )
+
+
+def test_an_error_is_told_of_as_an_error():
+    values = [0.02 + 0.001 * (i % 5) for i in range(19)] + [0.9]
+    scores = tuple(Score(None, None, value, 0.0) for value in values)
+    (line,) = of_tail(scores, "output_error")
+    assert "1 of 20 chips lies far from the others (at 0.9 where the median is 0.02" in line
 
 
 class Tied(nn.Module):

@@ -26,7 +26,7 @@ from crossbar_sim.search.space import Space
 from crossbar_sim.store.results import Results
 
 pytestmark = pytest.mark.skipif(
-    find_spec("distributed") is None, reason="needs Dask: pip install 'crossbar-sim[cluster]'"
+    find_spec("distributed") is None, reason="needs Dask: pip install '.[cluster]'"
 )
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -37,9 +37,7 @@ def test_kills_and_company_cost_nothing():
     assert report["in_mid_run"] > 0, "no kill came in the middle of a run"
 
 
-@pytest.mark.skipif(
-    find_spec("distributed") is None, reason="needs Dask: pip install 'crossbar-sim[cluster]'"
-)
+@pytest.mark.skipif(find_spec("distributed") is None, reason="needs Dask: pip install '.[cluster]'")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")
 def test_workers_that_die_cost_nothing():
     report = faults("--kills", "0", "--writers", "0", "--workers", "2")
@@ -48,9 +46,7 @@ def test_workers_that_die_cost_nothing():
     assert report["complete"]
 
 
-@pytest.mark.skipif(
-    find_spec("distributed") is None, reason="needs Dask: pip install 'crossbar-sim[cluster]'"
-)
+@pytest.mark.skipif(find_spec("distributed") is None, reason="needs Dask: pip install '.[cluster]'")
 def test_a_scheduler_that_does_not_answer_is_one_sentence(monkeypatch):
     monkeypatch.setattr("crossbar_sim.robustness.cluster.PATIENCE", "1s")
     with (

@@ -12,6 +12,7 @@ from crossbar_sim.robustness.statistics import (
     mean_interval,
     quantiles,
     summarise,
+    tail_caution,
     wilson,
     yield_at,
 )
@@ -244,3 +245,46 @@ def test_wilson_in_simulated_experiments() -> None:
     covered = np.mean([score(int(k), 50)[0] <= 0.8 <= score(int(k), 50)[1] for k in counts])
     assert covered == pytest.approx(exact_coverage(score, 50, 0.8), abs=0.01)
     assert 0.93 < covered < 0.97
+
+
+# Long tails --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [4, 5, 10, 20, 50])
+def test_normal_scores_get_a_caution_once_in_a_thousand_times_at_most(n: int) -> None:
+    scores = 0.9 + 0.02 * np.random.default_rng(20 + n).standard_normal((3000, n))
+    # 3 of 3000 are expected at most; 10 or more have a probability below 0.2 %
+    assert sum(tail_caution(one.tolist()) is not None for one in scores) < 10
+
+
+@pytest.mark.parametrize(("n", "dead"), [(6, 1), (10, 1), (20, 1), (20, 2), (20, 3), (50, 2), (50, 5)])
+def test_dead_chips_in_the_sample_get_a_caution(n: int, dead: int) -> None:
+    for seed in range(30):
+        scores = 0.9 + 0.02 * np.random.default_rng(seed).standard_normal(n)
+        scores[:dead] = 0.1
+        found = tail_caution(scores.tolist())
+        assert found is not None
+        assert found.startswith(f"{dead} of {n} chips lie")
+        assert "far from the others (at 0.1 where the median is 0.9" in found or "is 0.8" in found
+
+
+def test_a_caution_needs_a_tail_that_matters() -> None:
+    rng = np.random.default_rng(3)
+    assert tail_caution([0.5]) is None
+    assert tail_caution([0.9] * 20) is None
+    assert tail_caution([0.9] * 19 + [0.8999]) is None, "an interval of less than 0.1 points"
+    assert tail_caution([0.1, 0.9] * 10) is None, "two equal halves are no tail"
+    skewed = 0.95 - 0.02 * rng.gamma(2.0, size=(200, 50))
+    assert sum(tail_caution(one.tolist()) is not None for one in skewed) < 25, "t covers 94 % there"
+
+
+def test_the_t_interval_of_a_design_with_dead_chips_covers_far_too_little_and_the_caution_says_so() -> None:
+    """63 % at 20 chips, where a third of the samples has no dead chip; among those without a caution it is less."""
+    rng = np.random.default_rng(4)
+    scores = np.where(rng.random((2000, 20)) < 0.05, 0.1, 0.9 + 0.02 * rng.standard_normal((2000, 20)))
+    held = np.array([i.low <= 0.86 <= i.high for i in map(interval, scores)])
+    told = np.array([tail_caution(one.tolist()) is not None for one in scores])
+    seen = (scores == 0.1).any(axis=1)
+    assert 0.58 < held.mean() < 0.68
+    assert told[seen].mean() > 0.95
+    assert told[~seen].mean() < 0.005, "what no chip shows no rule can see"

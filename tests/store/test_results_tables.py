@@ -4,15 +4,19 @@ import csv
 import io
 import json
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from results_files import SHA, task, trials
 
 from crossbar_sim import InputError
+from crossbar_sim.files import write_text
+from crossbar_sim.store import results_merge
 from crossbar_sim.store.records import Task, Trial
 from crossbar_sim.store.results import Results
-from crossbar_sim.store.results_tables import COLUMNS, listing, rows, to_csv, to_json, write_parquet
+from crossbar_sim.store.results_merge import merge
+from crossbar_sim.store.results_tables import COLUMNS, csv_lines, json_lines, listing, rows, write_parquet
 
 HARD = [5e-324, 1.7976931348623157e308, -2 / 3, 0.1 + 0.2, 1e22, 123456789.12345679]
 
@@ -39,7 +43,7 @@ def test_rows(results: Results) -> None:
 
 
 def test_csv_reads_back_equal(results: Results) -> None:
-    text = to_csv(rows(results))
+    text = "".join(csv_lines(rows(results)))
     assert text.startswith("label,task,model_sha256,metric,sigma,chip,value,images,variance,seconds\n")
     for row, expected in zip(csv.DictReader(io.StringIO(text)), table(results), strict=True):
         assert row["label"] == str(expected["label"]).replace("\n", "\\n")
@@ -51,17 +55,17 @@ def test_csv_reads_back_equal(results: Results) -> None:
 def test_csv_reads_back_equal_in_pandas(results: Results) -> None:
     pandas = pytest.importorskip("pandas")
     exact = {"float_precision": "round_trip"} if pandas.__version__ < "3" else {}
-    frame = pandas.read_csv(io.StringIO(to_csv(rows(results))), **exact)
+    frame = pandas.read_csv(io.StringIO("".join(csv_lines(rows(results)))), **exact)
     for name in ("sigma", "value", "images", "chip", "variance", "seconds"):
         assert frame[name].tolist() == [row[name] for row in table(results)]
 
 
 def test_json_reads_back_equal(results: Results) -> None:
-    text = to_json(rows(results))
+    text = "".join(json_lines(rows(results)))
     assert json.loads(text) == table(results)
     assert text.isascii()
     assert len(text.splitlines()) == 14
-    assert to_json([]) == "[]\n"
+    assert "".join(json_lines([])) == "[]\n"
 
 
 def test_parquet_reads_back_equal(results: Results, tmp_path: Path) -> None:
@@ -81,9 +85,48 @@ def test_parquet_reads_back_equal(results: Results, tmp_path: Path) -> None:
     assert parquet.read_table(tmp_path / "none.parquet").schema == read.schema
 
 
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 12,000 trials, which take some 8 MB as objects of Python."""
+    path = tmp_path_factory.mktemp("many") / "many.db"
+    with Results.open(path) as opened:
+        opened.add_task(task("erm"))
+        opened.add(
+            task("erm").id, (Trial(i % 3 / 10, i // 3, 0.5 + i % 97 / 200, 450) for i in range(12_000))
+        )
+    return path
+
+
+WAYS = {
+    "csv": lambda opened, out: write_text(out, csv_lines(rows(opened))),
+    "json": lambda opened, out: write_text(out, json_lines(rows(opened))),
+    "merge": lambda opened, out: merge([opened.path], out),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_tables_and_merged_files_are_written_as_they_are_read(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(results_merge, "BLOCK", 500)
+    with Results.open(many, readonly=True) as opened:
+        tracemalloc.start()
+        try:
+            WAYS[way](opened, tmp_path / "out")
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 2e6
+    if way == "merge":
+        with Results.open(tmp_path / "out") as merged, Results.open(many) as whole:
+            assert merged.trials(task().id) == whole.trials(task().id)
+    else:
+        assert len((tmp_path / "out").read_text().splitlines()) == 12_001 + (way == "json")
+
+
 def test_parquet_without_its_extra(results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match=r"pip install 'crossbar-sim\[tables\]'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[tables\]'"):
         write_parquet(rows(results), tmp_path / "runs.parquet")
     assert not (tmp_path / "runs.parquet").exists()
 
@@ -94,10 +137,10 @@ def test_no_label_is_a_formula(label: str) -> None:
         one = Task(label, task(metric=label).identity, 0.5)
         results.add_task(one)
         results.add(one.id, trials(chips=1, sigmas=(0.0,)))
-        (row,) = csv.DictReader(io.StringIO(to_csv(rows(results))))
+        (row,) = csv.DictReader(io.StringIO("".join(csv_lines(rows(results)))))
         assert row["label"][0] not in "=+-@|%\t\r "
         assert row["metric"][0] not in "=+-@|%\t\r "
-        assert json.loads(to_json(rows(results)))[0]["label"] == label
+        assert json.loads("".join(json_lines(rows(results))))[0]["label"] == label
 
 
 def test_the_listing() -> None:

@@ -1,18 +1,17 @@
 """What was measured: one row for each reading of a cell, from arrays or from a CSV file."""
 
-import csv
+import itertools
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crossbar_sim.crossbar.checks import show
 from crossbar_sim.errors import InputError
-from crossbar_sim.files import opened_table
+from crossbar_sim.tables import UNITS, Line, is_number, read_lines, unit_of, unit_scale
 from crossbar_sim.text import visible
 
 Float64 = NDArray[np.float64]
@@ -121,11 +120,15 @@ def scattered(n: int, most: int) -> NDArray[np.bool_]:
     return taken
 
 
-def read_measurements(path: str | os.PathLike[str]) -> Measurements:
-    """The measurements in a CSV file whose first line names the columns target_S, measured_S, time_s.
+def read_measurements(path: str | os.PathLike[str], unit: str | None = None) -> Measurements:
+    """The measurements in a table whose first line names the columns target_S, measured_S, time_s.
 
-    A column `cell` (any text) says which readings are of one cell; other columns are left alone. Lines that
-    start with # and empty ones are skipped.
+    The last part of a name is its unit: target_uS, time_ms. A column `cell` (any text) says which readings are of one
+    cell; other columns are left alone. The names may be a remark, as `numpy.savetxt` writes them ("# target_S,...").
+
+    Args:
+        path: text, see `crossbar_sim.tables.read_lines`.
+        unit: of the conductances, where the names give none ("uS").
 
     Raises:
         InputError: naming the file, the line and the column, if it cannot be read or used.
@@ -134,18 +137,21 @@ def read_measurements(path: str | os.PathLike[str]) -> Measurements:
     values: dict[str, list[float]] = {name: [] for name in COLUMNS}
     cells: list[int] = []
     numbers: dict[str, int] = {}
-    rows = _rows(Path(path), source)
-    line, header = next(rows, (0, []))
-    places = _places(header, source)
-    for line, row in rows:
+    lines = read_lines(path, MOST_BYTES)
+    header, first = _header(lines)
+    places = _places(header, source, unit)
+    for line in itertools.chain(first, lines):
+        row = line.cells
         if len(row) != len(header):
-            raise InputError(f"{source}, line {line}: {len(row)} values under {len(header)} columns")
+            raise InputError(f"{source}, line {line.number}: {len(row)} values under {len(header)} columns")
         if len(values["target_S"]) == MOST_ROWS:
             raise InputError(f"{source} has more than {MOST_ROWS} rows: draw a random part of them")
         for name in COLUMNS:
-            values[name].append(_value(row[places[name]], name, f"{source}, line {line}"))
+            place, scale = places[name]
+            number = _value(row[place], name, f"{source}, line {line.number}")
+            values[name].append(number if scale == 1 else number * scale)
         if "cell" in places:
-            cells.append(numbers.setdefault(row[places["cell"]].strip(), len(numbers)))
+            cells.append(numbers.setdefault(row[places["cell"][0]], len(numbers)))
     try:
         target, measured, time = (np.array(values[name]) for name in COLUMNS)
         return Measurements(target, measured, time, np.array(cells, np.int64) if "cell" in places else None)
@@ -153,40 +159,75 @@ def read_measurements(path: str | os.PathLike[str]) -> Measurements:
         raise InputError(f"{source}: {error}") from None
 
 
-def _rows(path: Path, source: str) -> Iterator[tuple[int, list[str]]]:
-    """(line, values) of every row, the header first."""
-    try:
-        with opened_table(path, MOST_BYTES) as file:
-            reader = csv.reader(file, strict=True)
-            for row in reader:
-                if row and not row[0].lstrip().startswith("#") and any(value.strip() for value in row):
-                    yield reader.line_num, row
-    except csv.Error as error:
-        raise InputError(f"{source} is no CSV that can be read: {visible(str(error))}") from None
+_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0}
 
 
-def _places(header: list[str], source: str) -> dict[str, int]:
-    """Where each column is."""
-    names = [name.strip() for name in header]
-    if not names:
+def _header(lines: Iterator[Line]) -> tuple[list[str], list[Line]]:
+    """The names of the columns, and the line of numbers that was read while looking for them."""
+    first = next(lines, None)
+    if first is None or not first.remark:
+        return ([] if first is None else first.cells), []
+    after = next(lines, None)
+    if after is None or any(_name_and_unit(cell)[0] in ("target", "measured") for cell in after.cells):
+        return ([] if after is None else after.cells), []
+    return first.cells, [after]
+
+
+def _name_and_unit(text: str) -> tuple[str, str]:
+    """`Target (uS)`, `target_uS` and `target [uS]` as ("target", "uS")."""
+    name, unit = re.fullmatch(r"\s*([A-Za-z]*)[\s_\[(,/]*(.*?)[\s\])]*", text, re.DOTALL).groups()  # type: ignore
+    return name.lower(), unit
+
+
+def _places(header: list[str], source: str, unit: str | None) -> dict[str, tuple[int, float]]:
+    """Where each column is, and what one of its unit is in S or s."""
+    if not header:
         raise InputError(f"{source} is empty: expected a first line {','.join(COLUMNS)} and rows of numbers")
-    missing = [name for name in COLUMNS if name not in names]
+    given = unit_scale(unit)
+    found: dict[str, list[int]] = {}
+    for place, text in enumerate(header):
+        found.setdefault(_name_and_unit(text)[0], []).append(place)
+    wanted = {name: name.rpartition("_")[0] or name for name in (*COLUMNS, *OPTIONAL)}
+    missing = [name for name in COLUMNS if wanted[name] not in found]
     if missing:
         raise InputError(
             f"{source} lacks the column{'s' if missing[1:] else ''} {', '.join(missing)}; its first line is "
-            f"{show(','.join(names))}, expected {','.join(COLUMNS)} and, if you have it, cell"
+            f"{show(','.join(header))}, expected {','.join(COLUMNS)} and, if you have it, cell"
         )
-    known: dict[str, Any] = {}
-    for name in (*COLUMNS, *OPTIONAL):
-        if names.count(name) > 1:
+    places: dict[str, tuple[int, float]] = {}
+    for name, short in wanted.items():
+        if len(found.get(short, ())) > 1:
             raise InputError(f"{source}: the column {name} is there twice")
-        if name in names:
-            known[name] = names.index(name)
-    return known
+        for place in found.get(short, ()):
+            places[name] = (
+                place,
+                1.0 if name in OPTIONAL else _scale(header[place], name, unit, given, source),
+            )
+    return places
+
+
+def _scale(text: str, name: str, unit: str | None, given: float, source: str) -> float:
+    own = _name_and_unit(text)[1]
+    if name == "time_s":
+        if own not in _SECONDS:
+            known = ", ".join(_SECONDS)
+            raise InputError(
+                f"{source}: the column {show(text)} must end in its unit, such as time_s ({known})"
+            )
+        return _SECONDS[own]
+    scale = unit_of(own) if own else None
+    if own and scale is None:
+        raise InputError(f"{source}: the column {show(text)} must end in its unit: {', '.join(UNITS)}")
+    if scale is None and unit is None:
+        raise InputError(f"{source}: the column {show(text)} has no unit: name it {name}, or give --unit uS")
+    if scale is not None and unit is not None and scale != given:
+        raise InputError(
+            f"{source}: the column {show(text)} is in {own} and --unit says {unit}: rename it or leave out --unit"
+        )
+    return given if scale is None else scale
 
 
 def _value(text: str, name: str, where: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"{where}: {name}={show(text)} is no number") from None
+    if not is_number(text):
+        raise InputError(f"{where}: {name}={show(text)} is no number")
+    return float(text)

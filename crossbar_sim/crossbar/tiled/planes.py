@@ -61,6 +61,7 @@ class TiledPlanes:
         weights: Sequence[float] | NDArray[np.floating] | None = None,
         quantiser: Quantiser | None = None,
         variance: Float32 | None = None,
+        signs: NDArray[np.floating] | float = 1.0,
     ) -> None:
         """Check and pack.
 
@@ -104,7 +105,7 @@ class TiledPlanes:
         self._scale = self._fine = self._shift = self._step = _NONE
         self._low = self._high = np.float32(0)
         if quantiser is not None:
-            self._set(quantiser)
+            self._set(quantiser, signs)
 
     def _packed(self, planes: Float32, what: str) -> Float32:
         flat = np.require(planes, np.float32, ["C", "A", "W"]).reshape(-1)
@@ -114,10 +115,10 @@ class TiledPlanes:
             kernels.pack(flat, self.rows, self.columns, self.tile_rows, out)
         return out
 
-    def _set(self, quantiser: Quantiser) -> None:
+    def _set(self, quantiser: Quantiser, signs: NDArray[np.floating] | float) -> None:
         quantiser.check()
         step = self._each(quantiser.step, "step")
-        self._step = self._padded(step, "step")
+        self._step = self._padded(step * self._each(signs, "sign"), "step")
         per_step = self._each(quantiser.gain, "gain") / step
         self._scale = self._padded(per_step, "gain")
         self._fine = self._padded(per_step - per_step.astype(np.float32), "gain")

@@ -151,7 +151,7 @@ def _parts() -> Any:
     try:
         import torchvision  # noqa: F401
     except ImportError:
-        raise InputError("mask-rcnn needs torchvision: pip install 'crossbar-sim[vision]'") from None
+        raise InputError("mask-rcnn needs torchvision: pip install '.[vision]' in a clone") from None
     from crossbar_sim.nn.networks import detection_parts
 
     return detection_parts

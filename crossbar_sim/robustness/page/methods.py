@@ -6,6 +6,7 @@ from crossbar_sim.robustness.groups import groups_in, seeded
 from crossbar_sim.robustness.page import markup
 from crossbar_sim.robustness.page.drawing import Subject
 from crossbar_sim.robustness.sweep import Sweep
+from crossbar_sim.robustness.sweep_notes import tails
 from crossbar_sim.robustness.variance_components import MOST_CHIPS
 
 _CHIP = "The random unit is the chip: intervals tell what other chips of the same design would do, not other images."
@@ -29,6 +30,7 @@ def notes(subject: Subject) -> str:
         )
     else:
         lines.append("One chip tells nothing about others: there is no interval.")
+    lines += [f"Caution: {line}." for line in tails(subject.sweep.curves)]
     if drawn:
         lines.append(
             "Each chip saw images of its own, drawn by the seed: spread and yield are corrected for the scatter that "

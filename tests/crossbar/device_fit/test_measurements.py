@@ -61,10 +61,10 @@ BAD = {
     "short row": (HEAD + "\n".join([*GOOD, "1e-6,1e-6"]), "line 14: 2 values under 3 columns"),
     "long row": (HEAD + "\n".join([*GOOD, "1,1,1,1"]), "line 14: 4 values under 3 columns"),
     "huge number": (HEAD + "\n".join([*GOOD, "1e-6," + "9" * 400 + ",0"]), "measured_S=inf"),
-    "no text": (b"\x89HDF\r\n\x1a\n\xff\xfe", "no UTF-8 text"),
+    "no text": (b"\x89HDF\r\n\x1a\n\xff\xfe", "not a table in UTF-8 text"),
     "null bytes": (HEAD.encode() + b"1e-6,\x00,0\n" * 9, "is no"),
-    "open quote": (HEAD + '"1e-6,1,1\n', "no CSV that can be read"),
-    "one huge field": (HEAD + "9" * 200_000 + ",1,1\n", "no CSV that can be read"),
+    "open quote": (HEAD + '"1e-6,1,1\n', "not CSV that can be read"),
+    "one huge field": (HEAD + '"' + "9" * 200_000 + '",1,1\n', "not CSV that can be read"),
     "all targets 0": (HEAD + "0,1e-6,0\n" * 9, "every target_S is 0"),
     "no error": (HEAD + "1e-6,1e-6,0\n" * 9, "there is no error to fit"),
 }
