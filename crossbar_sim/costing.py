@@ -109,7 +109,7 @@ def count(
     reads = reads_per_inference(model, _holders(model, clean), examples.x[: loaded.batch or 1])
     works, notes = [], []
     for layer in layers_of(analog):
-        for slot in layer.matrices:
+        for slot in layer.counted:
             seen = reads.get(slot.name)
             if seen is None:
                 seen = Reads(1, True)

@@ -72,6 +72,11 @@ class Arrays:
         design = self.design
         if design.touched is not None:
             design.touched.add(slot.name)
+        handed = self._handed(module, slot, parameter)
+        if handed is not None:
+            return handed
+        if design.recorder is not None:
+            return design.recorder.read(module, slot, parameter)  # type: ignore[no-any-return]
         clean = slot.ideal or not design.runs(slot.layer)
         if design.locked and not clean and parameter in self.programmed:
             return self._on_tiles(module, slot, self.programmed[parameter])
@@ -81,6 +86,26 @@ class Arrays:
             return self._on_tiles(module, slot, self._with_own_memory(module, slot, parameter))
         self.refresh(module, slot)
         return self._on_tiles(module, slot, self.programmed[parameter])
+
+    def _handed(self, module: nn.Module, slot: Slot, parameter: str) -> Tensor | None:
+        """The tensor that the model's own forward has put in place of the parameter, by `functional_call`.
+
+        It is an activation, or was read from another array: on no array of this layer, and not to drift twice. Where
+        the caller of the model hands tensors to it, those are clean parameters and are programmed as any.
+        """
+        value = module._parameters.get(parameter)
+        if value is None:
+            return None
+        if type(value) is nn.Parameter:
+            tag = self.tags.get(slot.weight)
+            known: Any = None if tag is None else tag[1 + slot.names.index(parameter)]
+            if known is None or known[0].tensor is value:
+                return None
+        if not _called_within(self.design):
+            return None
+        if self.design.recorder is not None:
+            self.design.recorder.hand(module, parameter)
+        return value
 
     def _on_tiles(self, module: nn.Module, slot: Slot, programmed: Tensor | None) -> Tensor | None:
         """The programmed values, attached to their array where that has converters or read noise."""
@@ -201,6 +226,25 @@ class AnalogRecurrent(Analog):
         self.__dict__.setdefault(
             "_flat_weight_refs", []
         )  # which torch drops from states, and expects in them
+
+
+_FUNCTIONAL = torch.nn.utils.stateless._functional_call.__code__
+_CALL = nn.Module._call_impl.__code__
+
+
+def _called_within(design: Design) -> bool:
+    """Whether a `functional_call` in progress was made by the forward of a model of this design."""
+    frame, functional = sys._getframe(1), False
+    while frame is not None:
+        if frame.f_code is _FUNCTIONAL:
+            functional = True
+        elif functional and frame.f_code is _CALL:
+            outer = frame.f_locals.get("self")
+            found = (arrays_of(m) for m in outer.modules()) if isinstance(outer, nn.Module) else ()
+            if any(arrays is not None and arrays.design is design for arrays in found):
+                return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

@@ -70,7 +70,7 @@ def clean_program(text: bytes) -> dict[str, Any]:
             "verifiers": [_verifier(name) for name in program.get("verifiers", [])],
             "guards_code": [],
         }
-        refuse_random(clean["graph_module"]["graph"])
+        refuse_random(clean["graph_module"]["graph"], clean["graph_module"]["signature"])
     except InputError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:

@@ -107,7 +107,7 @@ _REGIONS = {"wrap_with_set_grad_enabled": "no_grad()", "wrap_with_autocast": "au
 
 
 def regions(program: dict[str, Any]) -> list[str]:
-    """A sentence on the layers that a cleaned program calls inside a nested graph, where they stay digital."""
+    """A sentence on the layers that a cleaned program calls inside a nested graph, where they are on no array."""
     module = program["graph_module"]
     parameters = {
         spec["parameter"]["arg"]["name"]: spec["parameter"]["parameter_name"]
@@ -123,7 +123,8 @@ def regions(program: dict[str, Any]) -> list[str]:
                 if (name := parameters.get(tensor["name"])) is not None:
                     found.setdefault(str(region), []).append(name.rpartition(".")[0] or name)
     return [
-        f"{', '.join(dict.fromkeys(layers))}: inside torch.{region} and so digital and clean; to put them on arrays, "
-        "export the model without it"
+        f"{', '.join(dict.fromkeys(layers))}: inside torch.{region} and so on no array; their parameters drift only "
+        "where the design lets digital parameters drift (preset bayesft does); to put them on arrays, export the model "
+        "without it"
         for region, layers in found.items()
     ]

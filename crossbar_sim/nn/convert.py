@@ -18,17 +18,22 @@ from crossbar_sim.nn.derived import restore
 from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.design_cautions import of_design
 from crossbar_sim.nn.folding import Fold, fold_away, foldable
-from crossbar_sim.nn.layer import Layer
-from crossbar_sim.nn.matrices import NORMALISATION, Layout, Matrix, matrices
+from crossbar_sim.nn.layer import Layer, count_shared
+from crossbar_sim.nn.matrices import NORMALISATION, RULES, Layout, Matrix, matrices
 from crossbar_sim.nn.slot import Slot
 from crossbar_sim.nn.unmapped import (
     CONSTANTS,
+    NEVER_READ,
     PARAMETRISED,
+    UNUSED,
+    Operand,
+    Operands,
     constants,
     hidden,
     is_computed,
     is_matrix,
     why_digital,
+    why_no_operand,
 )
 from crossbar_sim.rng import check_chip
 
@@ -51,6 +56,7 @@ def to_analog(
     chip: int = 0,
     only: Iterable[str] | None = None,
     skip: Iterable[str] = (),
+    seen: Operands | None = None,
 ) -> nn.Module:
     """A copy of the model with its layers on simulated arrays; clean parameters are shared, not copied.
 
@@ -61,6 +67,8 @@ def to_analog(
         seed, chip: which random sample of it.
         only, skip: names of layers, or patterns such as "encoder.*" (one text may list several with commas); the rest
             stays digital and clean.
+        seen: what a forward does with the parameters (see `nn.operands`): those that no product takes are on
+            no array. None: every layer multiplies with its weight, as its class does.
 
     Returns:
         A model with the same forward and the same state_dict keys. Its parameters and buffers are those of
@@ -104,9 +112,9 @@ def to_analog(
     design.key("")  # refuses an impossible seed now rather than in the first forward
     choice = _Choice(None if only is None else patterns(only), patterns(skip))
     builder = _GraphBuilder if exported else _Builder
-    layers = builder(analog, hardware, choice).build()
+    layers = count_shared(builder(analog, hardware, choice, seen).build())
     choice.check([layer.name for layer in layers])
-    if not any(layer.slots for layer in layers):
+    if not any(layer.slots for layer in layers) and seen is None:
         raise InputError(
             f"{type(model).__name__} has no layer to map: "
             + ("; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:4]) or "it has no parameters")
@@ -122,8 +130,9 @@ def to_analog(
             if existing:
                 restore(module)
             make_analog(module, existing + slots, design)
-    if exported and arrays_of(analog) is None:
-        make_analog(analog, [], design)  # it copies itself in a way that knows no analog layers
+    alone = not any(layer.slots for layer in layers)  # the root then holds what the model shares
+    if (exported or alone) and arrays_of(analog) is None:
+        make_analog(analog, [], design)  # a graph copies itself in a way that knows no analog layers
     design.layers = tuple(layers)
     warn(of_design(hardware, design.layers))
     return analog
@@ -175,17 +184,19 @@ class _Choice:
 class _Builder:
     """Decides, layer by layer, what goes on arrays: for models of layers with a forward of their own."""
 
-    def __init__(self, model: nn.Module, hardware: Hardware, choice: _Choice) -> None:
+    def __init__(self, model: nn.Module, hardware: Hardware, choice: _Choice, seen: Operands | None) -> None:
         self.model, self.hardware, self.choice = model, hardware, choice
+        self.operands = seen or Operands()
+        self.holders = {id(module): name for name, module in model.named_modules()}
         self.first: dict[int, str] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
             self.first.setdefault(id(parameter), name)
-        # A tied weight is one set of cells: where it drifts as a table, it does so with its matrix's layout.
-        self.tied = {
-            id(module._parameters[matrix.weight]): matrix.layout
-            for module in model.modules()
-            for matrix in self.matrices(module)
-        }
+        # A tied weight is one set of cells, with one layout for all layers that have it.
+        self.tied: dict[int, Layout] = {}
+        for module in model.modules():
+            for matrix in self.matrices(module):
+                place = id(module._parameters[matrix.weight])
+                self.tied[place] = min(self.tied.get(place, matrix.layout), matrix.layout, key=Layout.rank)
 
     def matrices(self, module: nn.Module) -> tuple[Matrix, ...]:
         """The matrices of a layer by its class, or by the operators of a layer that is a graph."""
@@ -230,9 +241,15 @@ class _Builder:
         why_not = self.choice.why_not(name)
         if why_not:
             return Layer(name, kind, False, why_not)
-        if hasattr(module, "parametrizations"):
-            return Layer(name, kind, False, PARAMETRISED)
         found = self.matrices(module)
+        if hasattr(module, "parametrizations") and not found:
+            own = [p for p, value in module._parameters.items() if value is not None]
+            return self.digital(name, module, kind, own, False, PARAMETRISED)
+        seen = {m.weight: self.seen(module, m.weight) for m in found}
+        refused = {p: operand for p, operand in seen.items() if operand and operand.way != "product"}
+        found = tuple(matrix for matrix in found if matrix.weight not in refused)
+        if refused and not found:
+            return self.refused(name, kind, module, refused)
         fold = folds.get(name, (None, None))[1]
         slots = [self.slot(name, module, matrix, fold) for matrix in found]
         taken = {p for slot in slots for p in (slot.weight, slot.bias)}
@@ -243,13 +260,27 @@ class _Builder:
         if found:
             slots += self.vectors(name, module, rest, self.hardware.bias == "drifting")
             why = "a parameter that its kind of layer does not have: export the model, and products with it are found"
-            return self.on_arrays(name, kind, slots, module, dict.fromkeys(rest, why))
+            reasons = {p: why_no_operand(refused[p]) if p in refused else why for p in rest}
+            return self.on_arrays(name, kind, slots, module, reasons)
+        idle = [self.seen(module, p) for p in rest]
+        if rest and all(operand is not None and operand.way == "unused" for operand in idle):
+            return Layer(name, kind, False, f"{why_digital(module)}; {NEVER_READ}")
         normalisation = isinstance(module, NORMALISATION)
         if graph.is_unflattened(module):
             used = list(graph.uses(module).values())
             if used and all(use.normalisation for use in used):
                 return self.digital(name, module, kind, rest, True, used[0].reason)
         return self.digital(name, module, kind, rest, normalisation, why_digital(module))
+
+    def seen(self, module: nn.Module, parameter: str) -> Operand | None:
+        """What the forward was seen to do with a parameter of the module; None if that is not known."""
+        return self.operands.of(self.holders.get(id(module), ""), parameter)
+
+    def refused(self, name: str, kind: str, module: nn.Module, refused: dict[str, Operand]) -> Layer:
+        """A layer whose matrices no product of the forward takes."""
+        rest = [p for p, v in module._parameters.items() if v is not None]
+        first = next(iter(refused.values()))
+        return self.digital(name, module, kind, rest, False, why_no_operand(first))
 
     def on_arrays(
         self, name: str, kind: str, slots: list[Slot], module: nn.Module, rest: dict[str, str]
@@ -270,19 +301,27 @@ class _Builder:
         self, name: str, module: nn.Module, kind: str, rest: list[str], normalisation: bool, reason: str
     ) -> Layer:
         choice = self.hardware.normalisation if normalisation else self.hardware.other
-        drifting = self.vectors(name, module, rest, choice == "drifting")
+        biases = [p for p in rest if self.is_bias(module, p)]
+        others = [p for p in rest if p not in biases]
+        drifting = self.vectors(name, module, others, choice == "drifting")
+        drifting += self.vectors(name, module, biases, self.hardware.bias == "drifting")
         if drifting:
             return Layer(name, kind, False, f"{reason}; drifts per parameter", tuple(drifting))
         if normalisation and choice == "folded":
             reason += "; no layer alone before it to fold into"
         return Layer(name, kind, False, reason)
 
+    def is_bias(self, module: nn.Module, parameter: str) -> bool:
+        """Whether a parameter is the bias of a kind of layer that could be on arrays."""
+        return isinstance(module, tuple(RULES)) and "bias" in parameter
+
     def slot(self, layer: str, module: nn.Module, matrix: Matrix, fold: Fold | None) -> Slot:
         bias = matrix.bias if self.hardware.bias == "row" else None
         if fold is not None and self.hardware.bias == "row":
             bias = "bias"
-        name = self.first[id(module._parameters[matrix.weight])]
-        return Slot(name, layer, matrix.layout, matrix.weight, bias, fold)
+        place = id(module._parameters[matrix.weight])
+        layout = matrix.layout if fold is not None else self.tied.get(place, matrix.layout)
+        return Slot(self.first[place], layer, layout, matrix.weight, bias, fold)
 
     def folded_bias(self, layer: str, module: nn.Module, fold: Fold) -> Slot:
         weight = module._parameters["weight"]
@@ -295,10 +334,17 @@ class _Builder:
         slots = []
         for parameter in names if drifting else ():
             value = module._parameters[parameter]
+            operand = self.seen(module, parameter)
+            if operand is not None and operand.way in ("past", "kept", "handed", "unused"):
+                continue  # what its cells hold, no operator takes
             if value is not None and value.is_floating_point():
                 layout = self.tied.get(id(value), Layout(tuple(value.shape), "vector"))
                 slots.append(Slot(self.first[id(value)], layer, layout, parameter))
         return slots
+
+
+TIED = "tied"
+"""Kind of a parameter that the graph reads by another name."""
 
 
 class _GraphBuilder(_Builder):
@@ -307,6 +353,16 @@ class _GraphBuilder(_Builder):
     def build(self) -> list[Layer]:
         assert isinstance(self.model, torch.fx.GraphModule)
         self.uses = graph.uses(self.model)
+        self.names = {id(module): name for name, module in self.model.named_modules()}
+        named = dict(self.model.named_parameters(remove_duplicate=False))
+        read = {id(named[name]): name for name, use in self.uses.items() if not use.unused}
+        for name, use in self.uses.items():
+            if use.unused and id(named[name]) in read:
+                reason = f"its {name.rpartition('.')[2]} is {read[id(named[name])]}, by which name the graph reads it"
+                self.uses[name] = graph.Use(name, TIED, None, reason)
+            elif use.matrix is not None and id(named[name]) in self.first:
+                layout = self.tied.get(id(named[name]), use.matrix.layout)
+                self.tied[id(named[name])] = min(layout, use.matrix.layout, key=Layout.rank)
         folds = {}
         if self.hardware.normalisation == "folded":
             folds = graph.fold_graph(self.model, lambda layer: not self.choice.why_not(layer))
@@ -328,7 +384,7 @@ class _GraphBuilder(_Builder):
         self, name: str, prefix: str, module: nn.Module, own: list[str], folds: dict[str, tuple[str, Fold]]
     ) -> Layer:
         dot = f"{prefix}." if prefix else ""
-        unused = graph.Use("", "unused", None, "unused in the graph")
+        unused = graph.Use("", "unused", None, UNUSED)
         uses = [self.uses.get(f"{dot}{p}", unused) for p in own if module._parameters[p] is not None]
         found = [use for use in uses if use.matrix is not None]
         kind = (found or uses or [unused])[0].kind
@@ -338,7 +394,11 @@ class _GraphBuilder(_Builder):
         fold = folds.get(name, (None, None))[1]
         slots = [self.slot(name, module, use.matrix, fold) for use in found if use.matrix]
         taken = {p for slot in slots for p in (slot.weight, slot.bias)}
-        rest = [p for p in own if p not in taken and module._parameters[p] is not None]
+        uses = [use for use in uses if use.kind != TIED] or uses
+        tied = {use.parameter for use in uses if use.kind == TIED}
+        rest = [
+            p for p in own if p not in taken and f"{dot}{p}" not in tied and module._parameters[p] is not None
+        ]
         if fold is not None and not any(slot.bias for slot in slots):
             rest = [p for p in rest if p != "bias"]
             slots.append(self.folded_bias(name, module, fold))
@@ -346,6 +406,8 @@ class _GraphBuilder(_Builder):
             slots += self.vectors(name, module, rest, self.hardware.bias == "drifting")
             why = {p: self.uses.get(f"{dot}{p}", unused).reason for p in rest}
             return self.on_arrays(name, kind, slots, module, why)
+        if uses and all(use.unused for use in uses):
+            return Layer(name, kind, False, UNUSED)
         if uses and all(use.bias for use in uses):  # of a layer that is the whole model
             slots = self.vectors(name, module, rest, self.hardware.bias == "drifting")
             return Layer(name, kind, False, "a bias", tuple(slots))
@@ -353,3 +415,9 @@ class _GraphBuilder(_Builder):
         computed = any(is_computed(use.parameter, use.kind) for use in uses)
         reason = PARAMETRISED if computed else (uses or [unused])[0].reason
         return self.digital(name, module, kind, rest, normalisation, reason)
+
+    def is_bias(self, module: nn.Module, parameter: str) -> bool:
+        """By the operator that takes it."""
+        holder = self.names.get(id(module), "")
+        use = self.uses.get(f"{holder}.{parameter}" if holder else parameter)
+        return use is not None and use.bias

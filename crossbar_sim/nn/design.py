@@ -86,6 +86,7 @@ class Design:
         probe: called before every product through converters; see `nn.tiled`.
         past: layers with converters from whose weights something was computed past them.
         touched: names of the arrays that have been read, for as long as somebody collects them; None: nobody does.
+        recorder: gives what layers read in place of their arrays while `nn.operands` watches a forward.
         reads: how often each array with converters has been read since the chip was set, outside of `reading`.
     """
 
@@ -104,6 +105,7 @@ class Design:
     past: set[str] = field(default_factory=set)
     remap: bool = False
     touched: set[str] | None = None
+    recorder: Any = None
 
     def runs(self, layer: str) -> bool:
         """Whether the layer is on its arrays at present."""

@@ -12,7 +12,10 @@ def of_design(hardware: Hardware, layers: tuple[Layer, ...]) -> Iterator[str]:
     mapping = hardware.mapping
     if not any(layer.analog for layer in layers):
         why = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:2])
-        yield f"no layer is on an array, only digital parameters drift ({why})"
+        only = (
+            "only digital parameters drift" if any(layer.slots for layer in layers) else "and nothing drifts"
+        )
+        yield f"no layer is on an array, {only} ({why})"
     if mapping.copies > 1 and not hardware.effects and not hardware.reading:
         yield f"copies={mapping.copies} does nothing where no effect acts on a cell"
     if hardware.normalisation == "folded" and not any("folded into" in layer.reason for layer in layers):

@@ -67,6 +67,9 @@ _VIEWS = (
 )  # fmt: skip
 
 
+UNUSED = "unused in the graph: on no array"
+
+
 @dataclass(frozen=True)
 class Use:
     """A parameter at an operator: what the operator is, the matrix it makes of it, or why it makes none."""
@@ -77,6 +80,11 @@ class Use:
     reason: str = ""
     normalisation: bool = False
     bias: bool = False
+
+    @property
+    def unused(self) -> bool:
+        """Whether no operator takes it."""
+        return self.reason == UNUSED
 
 
 def is_graph(model: nn.Module) -> bool:
@@ -99,11 +107,11 @@ def uses(model: Any) -> dict[str, Use]:
     """
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
     fed: set[fx.Node] = set()
-    stored: set[fx.Node] = set()  # made of parameters alone
+    stored: set[fx.Node] = set()  # made of parameters, buffers and constants
     for node in model.graph.nodes:  # in the order of execution
         if node.op == "placeholder" or any(before in fed for before in node.all_input_nodes):
             fed.add(node)
-        elif str(node.target) in shapes or any(before in stored for before in node.all_input_nodes):
+        elif node.op == "get_attr" or any(before in stored for before in node.all_input_nodes):
             stored.add(node)
     found: dict[str, Use] = {}
     for node in model.graph.nodes:
@@ -111,11 +119,16 @@ def uses(model: Any) -> dict[str, Use]:
             continue
         name = str(node.target)
         every = list(_uses_of(name, node, _stand_in(shapes[name]), shapes, stored))
-        every.append(Use(name, "unused", None, "unused"))
-        best = next((use for use in every if use.matrix), every[0])
-        if name not in found or (best.matrix and not found[name].matrix):
-            found[name] = best
+        every.append(Use(name, "unused", None, UNUSED))
+        if name in found:  # read at several places
+            every.insert(0, found[name])
+        found[name] = min(every, key=_rank)
     return found
+
+
+def _rank(use: Use) -> int:
+    """Of several uses of one parameter the one that counts has the least: products first."""
+    return use.matrix.layout.rank() if use.matrix else 9 if use.unused else 8
 
 
 def constant_uses(model: fx.GraphModule) -> list[Use]:

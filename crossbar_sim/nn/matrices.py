@@ -55,6 +55,10 @@ class Layout:
             return self.shape[0] // self.groups
         return self.shape[-1] if self.order == "in_out" else math.prod(self.shape[1:])
 
+    def rank(self) -> int:
+        """Of several layouts of one weight the one with the least rank is that of its array."""
+        return ("out_in", "in_out", "transposed", "vector").index(self.order)
+
     def columns(self, t: Tensor) -> Tensor:
         """The transposed matrix (groups cols, rows) of a parameter: a view where memory allows."""
         if self.order in ("vector", "out_in"):

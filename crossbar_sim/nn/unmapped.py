@@ -1,13 +1,59 @@
 """Weights that are on no array, and why, in the words of the report."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from crossbar_sim.nn.graph import Use, is_unflattened
+from crossbar_sim.nn.graph import UNUSED, Use, is_unflattened
 from crossbar_sim.nn.layer import Layer
 from crossbar_sim.nn.matrices import DIGITAL, NORMALISATION, RULES
+
+Way = Literal["product", "computed", "operand", "past", "kept", "handed", "read", "unused"]
+"""What a forward does with a parameter:
+
+product: it is the matrix of a product;
+computed: a product takes a tensor computed from it;
+operand: another operator takes it with something that depends on the inputs (a bias, a table);
+past: operators take the clean parameter, not what the array gives;
+kept: a product takes a copy that an earlier forward kept;
+handed: the layer computes with a weight that the forward hands to it (`functional_call`);
+read: it is read, and no operator takes it together with an input;
+unused: it is not read.
+"""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """What a forward does with one parameter: the way, by which operator, and whether it also takes the clean one."""
+
+    way: Way
+    operator: str = ""
+    also_past: bool = False
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What one forward does with the parameters of a model: {name of the parameter: what}.
+
+    Args:
+        found: by the parameter's name in the module that holds it ("fc.weight"), for those that a module's arrays
+            provide.
+    """
+
+    found: Mapping[str, Operand] = field(default_factory=dict)
+
+    @property
+    def usual(self) -> bool:
+        """Whether every parameter is what its kind of layer makes of it: the matrix of a product, a bias, a factor."""
+        return all(operand.way in ("product", "operand") for operand in self.found.values())
+
+    def of(self, holder: str, parameter: str) -> Operand | None:
+        """What was seen of a parameter; None if it was not looked at."""
+        return self.found.get(f"{holder}.{parameter}" if holder else parameter)
+
 
 CONSTANTS = "constants of a frozen normalisation, no parameters: they stay digital and do not drift"
 
@@ -15,6 +61,18 @@ PARAMETRISED = (
     "its weight is computed by a parametrization: call torch.nn.utils.parametrize.remove_parametrizations "
     "(or prune.remove, remove_weight_norm) before deploying or exporting"
 )
+
+NEVER_READ = (
+    "no product of this forward reads it (it was not run, or a copy kept before was used): on no array"
+)
+
+COMPUTED = "its forward computes another weight from it"
+PAST = "its forward takes the clean weight past its array"
+KEPT = "its forward goes on with a weight that an earlier forward kept"
+HANDED = "the model's forward hands another weight to it (functional_call)"
+
+NO_OPERAND = (NEVER_READ, COMPUTED, PAST, KEPT, HANDED, PARAMETRISED, UNUSED, "no operator was seen")
+"""What reasons say of a weight that no product of the forward takes; reports warn of such layers."""
 
 _QUANTISED = "a quantised layer, whose packed integers stay digital and exact: deploy the float model"
 _LISTED = "held where torch does not look for layers (a plain list, say): it stays digital and exact; use nn.ModuleList"
@@ -38,6 +96,26 @@ def why_digital(module: nn.Module) -> str:
             "a parameter of a class that is no known layer: export the model, and products with it are found"
         )
     return "no weight matrix"
+
+
+def why_no_operand(operand: Operand) -> str:
+    """Why a matrix of a known kind of layer is on no array, from what its forward was seen to do with it."""
+    if operand.way == "computed":
+        return f"{COMPUTED} ({operand.operator}), which stays digital"
+    if operand.way == "operand":
+        return f"taken by {operand.operator}, no matrix product of an input with it"
+    if operand.way == "past":
+        return f"{PAST} (by parameters(), functional_call, a closure or a cache): digital and clean"
+    if operand.way == "kept":
+        return f"{KEPT} (in a closure, a global or a cache): digital and clean"
+    if operand.way == "handed":
+        return f"{HANDED}, so its own is on no array"
+    if operand.way == "read":
+        return (
+            "its forward reads it, but no operator was seen to take it together with an input (a copy kept before may "
+            "be used): digital"
+        )
+    return NEVER_READ
 
 
 def is_computed(parameter: str, operator: str) -> bool:

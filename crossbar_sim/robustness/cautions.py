@@ -3,18 +3,59 @@
 from collections.abc import Iterator
 
 from crossbar_sim.nn.design_cautions import of_design as of_design
+from crossbar_sim.nn.layer import Layer
 from crossbar_sim.nn.train_checks import near_chance
+from crossbar_sim.nn.unmapped import NO_OPERAND, Operands
 from crossbar_sim.robustness.score import Reference, Score
 from crossbar_sim.robustness.statistics import tail_caution
+
+
+def of_operands(layers: tuple[Layer, ...], seen: Operands | None) -> Iterator[str]:
+    """Weights that a forward does not multiply its inputs with, although their kind of layer should.
+
+    Args:
+        layers: of the model as it is deployed.
+        seen: what its forward does with its parameters; None: that could not be seen.
+    """
+    if seen is None:
+        yield (
+            "which weights the forward multiplies its inputs with could not be seen (it fails when its operators are "
+            "watched): every layer is taken for what its class usually does"
+        )
+    whose: dict[str, list[str]] = {}
+    for layer in layers:
+        reason = layer.reason.removesuffix("; drifts per parameter")
+        if not layer.analog and any(said in reason for said in NO_OPERAND):
+            whose.setdefault(reason, []).append(layer.name)
+        for parameter, why in layer.left:
+            if any(said in why for said in NO_OPERAND):
+                whose.setdefault(why.removesuffix("; drifts per parameter"), []).append(
+                    f"{layer.name}.{parameter}"
+                )
+    for reason, names in whose.items():
+        yield f"{_listed(names)}: {reason}"
+    if seen is None:
+        return
+    named = {name for names in whose.values() for name in names}
+    past = [
+        name
+        for name, operand in seen.found.items()
+        if (operand.also_past or operand.way in ("past", "kept")) and name.rpartition(".")[0] not in named
+    ]
+    if past and named != {layer.name for layer in layers}:
+        yield f"{_listed(past)}: the forward also takes the clean values, past the array, which do not drift"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def of_state(names: tuple[str, ...]) -> Iterator[str]:
     """A forward that leaves something on its model."""
     if names:
-        listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         yield (
-            f"the forward leaves {listed} on the model: that is put back after every evaluation, and blocks of "
-            "examples run one after the other"
+            f"the forward leaves {_listed([*names])} on the model: that is put back after every evaluation, and "
+            "blocks of examples run one after the other"
         )
 
 

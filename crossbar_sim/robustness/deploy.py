@@ -17,14 +17,16 @@ from crossbar_sim.data import Development
 from crossbar_sim.data.given import given
 from crossbar_sim.errors import InputError, held, warn
 from crossbar_sim.nn import chips as handle
-from crossbar_sim.nn.convert import to_analog
+from crossbar_sim.nn.convert import patterns, to_analog
 from crossbar_sim.nn.design import CellMaps, Maps
 from crossbar_sim.nn.effects import idle_effects, layer_effects, read_linearly
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.faithful import faithful
 from crossbar_sim.nn.kept_state import left_on
 from crossbar_sim.nn.layer import Layer
+from crossbar_sim.nn.operands import operands
 from crossbar_sim.nn.remapped import remap_arrays, remap_errors, remap_sentence
+from crossbar_sim.nn.unmapped import Operands
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness import cautions
 from crossbar_sim.robustness.calibration import Calibration, Calibrator
@@ -252,12 +254,18 @@ def deploy(
         raise InputError(f"threshold={threshold!r}: expected a score such as 0.9")
     with suppress(NotImplementedError):  # an exported graph knows one mode
         model.eval()  # or dropout would be at work, and batch normalisation take statistics of its own
-    with held():  # what it would warn of is among this report's warnings
-        analog = to_analog(model, hardware, seed, numbers[0], only, skip)
-    if maps is not None:
-        handle.design(analog).set_maps(maps)
-    if remap:
-        remap_arrays(analog)
+    only, skip = None if only is None else patterns(only), patterns(skip)
+
+    def made(seen: Operands | None) -> nn.Module:
+        with held():  # what it would warn of is among this report's warnings
+            analog = to_analog(model, hardware, seed, numbers[0], only, skip, seen)
+        if maps is not None:
+            handle.design(analog).set_maps(maps)
+        if remap:
+            remap_arrays(analog)
+        return analog
+
+    analog = made(None)
     total, done = _work(analog, len(numbers), sensitivity_chips), 0
 
     def step(what: str) -> None:
@@ -269,6 +277,10 @@ def deploy(
     reference = Reference.of(model, x, y, block, fixed, class_axis)
     x, y = reference.x, reference.y
     analog = faithful(analog, model, x, reference.few, fixed)
+    seen = operands(analog, x, fixed)
+    if seen is not None and not seen.usual:
+        analog = faithful(made(seen), model, x, reference.few, fixed)
+        total = _work(analog, len(numbers), sensitivity_chips)
     notes = (*notes, *cautions.of_state(left_on(model)), *cautions.of_places(reference))
     asked, metric = metric, reference.metric(metric)
     reference.check_metric(metric)
@@ -279,6 +291,7 @@ def deploy(
     few = reference.part(some(len(x), sensitivity_images, seed))
     effects = layer_effects(analog, few.x, fixed)
     told = [*cautions.of_reference(reference, metric, asked)]
+    told += cautions.of_operands(handle.layers(analog), seen)
     if maps is None:
         told += cautions.of_design(hardware, handle.layers(analog))
         told += idle_effects(effects, hardware, numbers[0])

@@ -17,6 +17,7 @@ from crossbar_sim.nn.copying import copy_module
 from crossbar_sim.nn.evaluate import one_thread, outputs, torch_threads_kept
 from crossbar_sim.nn.faithful import faithful, is_copy
 from crossbar_sim.nn.sending import packed, unpacked
+from crossbar_sim.nn.unmapped import Operands
 from crossbar_sim.robustness.drawn_images import Strata
 from crossbar_sim.robustness.measuring import AnyModel, Measurer, OfChain
 from crossbar_sim.robustness.score import Reference
@@ -49,6 +50,7 @@ class Subject:
         metric: what chips are judged by.
         seed: of all chips.
         only, skip: see `to_analog`.
+        seen: what the module's forward does with its parameters; see `nn.operands`.
     """
 
     module: nn.Module
@@ -58,6 +60,7 @@ class Subject:
     seed: int
     only: tuple[str, ...] | None = None
     skip: tuple[str, ...] = ()
+    seen: Operands | None = None
 
     def analog(self, hardware: Hardware) -> nn.Module:
         """The model on a design, chip 0: checked to be the clean model where the hardware is ideal.
@@ -65,7 +68,7 @@ class Subject:
         Raises:
             InputError: if no analog model is.
         """
-        made = to_analog(self.module, hardware, self.seed, 0, self.only, self.skip)
+        made = to_analog(self.module, hardware, self.seed, 0, self.only, self.skip, self.seen)
         return faithful(made, self.module, self.reference.x, self.reference.few, self.reference.fixed)
 
     @functools.cached_property
@@ -167,7 +170,7 @@ def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> Chain | N
     if subject.metric == "output_error" or not one or reference.fixed is not None:
         return None
     # on a copy of its own: to look for a chain traces the forward, which may leave things on the model
-    traced = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip)
+    traced = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip, subject.seen)
     chain = Chain.of(traced)
     if chain is None or not chain.takes(reference.x):
         return None

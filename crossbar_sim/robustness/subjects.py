@@ -20,6 +20,7 @@ from crossbar_sim.nn import chips
 from crossbar_sim.nn.effects import idle_effects, layer_effects, read_linearly
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.loading import LoadedModel
+from crossbar_sim.nn.operands import operands
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness import cautions
 from crossbar_sim.robustness.detection_score import reference_of
@@ -169,6 +170,10 @@ def prepare(
     reference.check_metric(chosen)
     clean = reference.clean_score().value(chosen)
     subject = Subject(model.module, hardware, reference, chosen, seed, only, skip)
+    analog = subject.analog(at_sigma(hardware, sigma))
+    subject.seen = operands(analog, reference.x, model.fixed)
+    if subject.seen is not None and not subject.seen.usual:
+        analog = subject.analog(at_sigma(hardware, sigma))
     design = to_dict(at_sigma(hardware, 0.0))
     design["drift"] = {**design["drift"], "sigma": None}
     identity = {
@@ -191,19 +196,19 @@ def prepare(
     about = {
         "data": examples.identity.get("name"),
         "notes": [*examples.notes, *cautions.of_places(reference)],
-        "warnings": [*cautions.of_reference(reference, chosen, metric), *_idle(subject, sigma)],
+        "warnings": [*cautions.of_reference(reference, chosen, metric), *_idle(analog, subject, sigma)],
         **({} if judged is None else {"judged": judged}),
         **model.about,
     }
     return Task(model.label, identity, clean, about), subject
 
 
-def _idle(subject: Subject, sigma: float) -> list[str]:
+def _idle(analog: nn.Module, subject: Subject, sigma: float) -> list[str]:
     """What the design asks for and does not act on this model, looked at on chip 0."""
-    hardware = at_sigma(subject.hardware, sigma)
-    analog = subject.analog(hardware)
+    hardware = chips.design(analog).hardware
     effects = layer_effects(analog, subject.reference.x, subject.reference.fixed)
     found = [*idle_effects(effects, hardware, 0), *read_linearly(analog, effects)]
     if sigma == 0:  # then drift was not asked for
         found = [sentence for sentence in found if not sentence.startswith("drift ")]
-    return [*cautions.of_design(hardware, chips.layers(analog)), *found]
+    layers = chips.layers(analog)
+    return [*cautions.of_operands(layers, subject.seen), *cautions.of_design(hardware, layers), *found]

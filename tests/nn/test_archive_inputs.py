@@ -170,7 +170,8 @@ class Frozen(nn.Module):
 def test_layers_inside_no_grad_are_named_with_the_remedy(tmp_path):
     got = loaded(tmp_path, Frozen(), (X,))
     assert got.notes == (
-        "a: inside torch.no_grad() and so digital and clean; to put them on arrays, export the model without it",
+        "a: inside torch.no_grad() and so on no array; their parameters drift only where the design lets digital "
+        "parameters drift (preset bayesft does); to put them on arrays, export the model without it",
     )
 
 
