@@ -76,7 +76,10 @@ def of_reference(reference: Reference, metric: str, asked: str | None) -> Iterat
         yield "the clean model's outputs are all zero on these inputs: nothing can differ from them"
     elif metric == "agreement" and n > 1 and bool((reference.predicted == reference.predicted[:1]).all()):
         yield f"the clean model gives all {n} examples one class: agreement with it says little (give --data)"
-    if metric == "accuracy" and reference.y is not None:
+    unscaled = reference.x.is_floating_point() and float(reference.x.max()) > 2
+    if (
+        metric == "accuracy" and reference.y is not None and unscaled
+    ):  # untrained networks are swept on purpose
         yield from near_chance(reference.clean_score().accuracy, reference.y, reference.x)
     if asked is None and metric == "agreement" and reference.unit in ("pixel", "position"):
         places = "x".join(map(str, clean.shape[2:]))
