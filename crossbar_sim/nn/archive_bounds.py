@@ -282,8 +282,9 @@ def _bags(given: Given) -> str | None:
         if not ordered:
             return "bags that do not begin in order"
     each = given.get("per_sample_weights")
-    fits = each is None or (each.shape == indices.shape and each.dtype == weight.dtype)
-    return None if fits else f"weights {tuple(each.shape)} of samples {tuple(indices.shape)}"
+    if each is None or (each.shape == indices.shape and each.dtype == weight.dtype):
+        return None
+    return f"weights {tuple(each.shape)} of samples {tuple(indices.shape)}"
 
 
 def _rows(given: Given) -> str | None:
