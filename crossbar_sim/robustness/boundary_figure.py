@@ -23,7 +23,7 @@ from crossbar_sim.crossbar.overrides import at_sigma
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import replacing
 from crossbar_sim.nn import chips as handle
-from crossbar_sim.nn.convert import to_analog
+from crossbar_sim.nn.operands import mapped
 from crossbar_sim.robustness.curve_figure import looks
 from crossbar_sim.robustness.examples import Examples
 from crossbar_sim.robustness.figure import METADATA
@@ -104,7 +104,7 @@ def decisions(
         grid: (side, side, 2).
         examples: to count what is right.
     """
-    analog = to_analog(module, at_sigma(hardware, sigma), seed, chips[0])
+    analog, _ = mapped(module, at_sigma(hardware, sigma), examples.x, seed, chips[0])
     side = len(grid)
     scores, right = [], []
     with torch.no_grad():
