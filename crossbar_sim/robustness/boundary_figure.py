@@ -153,10 +153,10 @@ def draw_boundaries(
     )
     wide = int(CHARACTERS * width)
     head = [*textwrap.wrap(visible(title), wide), *textwrap.wrap(told, wide)]
-    high = 1.45 * rows + 0.3 + 0.13 * len(head)
+    tall = 1.45 * rows + 0.3 + 0.13 * len(head)
     with looks():
         figure = Figure(
-            figsize=(width, high), layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03)
+            figsize=(width, tall), layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03)
         )  # fmt: skip
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from matplotlib import style
@@ -196,7 +197,7 @@ def _yield(ax: Axes, sweep: Sweep, threshold: float | None) -> None:
     sigma = telling(sweep, sigmas, None if threshold is None else scale.shown(threshold))
     points = [(label, p) for label in sweep.labels for p in sweep.curve(label) if p.sigma == sigma]
     limits = thresholds([value for _, point in points for value in point.values], scale, 80)
-    side = "pre" if scale.more_is_better else "post"
+    side: Literal["pre", "post"] = "pre" if scale.more_is_better else "post"
     for label, point in points:
         look = Style.of(sweep.labels.index(label))
         found = yield_curve(point, limits, scale, MOST_STEPS)

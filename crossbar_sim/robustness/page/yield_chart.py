@@ -56,7 +56,9 @@ def yields(subject: Subject, threshold: float | None) -> Chart | None:
     clear = alt.condition(picked, alt.value(1.0), alt.value(0.1))
     now = chart.transform_filter("datum.SIGMA == sigma").encode(x=x)
     step = "step-before" if scale.more_is_better else "step-after"
-    curves = []  # bands, then lines: smooth ones of drawn images, steps of scores on all images
+    curves: list[
+        alt.Chart
+    ] = []  # bands, then lines: smooth ones of drawn images, steps of scores on all images
     for smooth in sorted({int(p.drawn) for _, p in points}):
         shape: dict[str, Any] = {} if smooth else {"interpolate": step}
         part = now if not drawn else now.transform_filter(f"datum.smooth == {smooth}")
