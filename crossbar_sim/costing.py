@@ -14,7 +14,7 @@ from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.chips import slots
 from crossbar_sim.nn.loading import LoadedModel
 from crossbar_sim.nn.reads import Reads, reads_per_inference
-from crossbar_sim.robustness.examples import find_examples
+from crossbar_sim.robustness.examples import find_examples, seen_in
 from crossbar_sim.robustness.wording import say, terminal
 
 ESTIMATE = (
@@ -99,7 +99,8 @@ def count(
     """The work of every matrix on arrays, and what was left out."""
     examples = find_examples(loaded, data, data_dir, loaded.batch or 1, input_shape, 0)
     model = loaded.module
-    analog = to_analog(model, hardware, 0, 0, only or None, skip)
+    seen, said = seen_in(loaded, hardware, examples.x, only or None, skip)
+    analog = to_analog(model, hardware, 0, 0, only or None, skip, seen)
     weights = {
         slot.name: (module._parameters[slot.weight], module)
         for slot, module in slots(analog)
@@ -107,15 +108,15 @@ def count(
     }
     clean: Any = {name: pair for name, pair in weights.items() if pair[0] is not None}
     reads = reads_per_inference(model, _holders(model, clean), examples.x[: loaded.batch or 1])
-    works, notes = [], []
+    works, notes = [], list(said)
     for layer in layers_of(analog):
         for slot in layer.counted:
-            seen = reads.get(slot.name)
-            if seen is None:
-                seen = Reads(1, True)
+            read = reads.get(slot.name)
+            if read is None:
+                read = Reads(1, True)
                 notes.append(f"{slot.name}: no product with it was seen in one inference; counted once")
             geometry = hardware.geometry(slot.rows, slot.layout.cols, slot.layout.groups)
-            works.append(costs.Work.of(slot.name, geometry, hardware, seen.vectors, seen.signed))
+            works.append(costs.Work.of(slot.name, geometry, hardware, read.vectors, read.signed))
     digital = [layer.name for layer in layers_of(analog) if not layer.analog]
     if digital:
         notes.append(f"not counted, for they are digital: {', '.join(digital)}")

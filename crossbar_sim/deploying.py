@@ -24,7 +24,7 @@ from crossbar_sim.nn.chips import slots
 from crossbar_sim.nn.loading import LoadedModel
 from crossbar_sim.robustness.calibration import Calibration
 from crossbar_sim.robustness.deploy import deploy
-from crossbar_sim.robustness.examples import find_examples
+from crossbar_sim.robustness.examples import find_examples, seen_in
 from crossbar_sim.robustness.view import progress, show
 from crossbar_sim.robustness.wording import say, terminal
 from crossbar_sim.store import ChipFile, describe_chip, export_chip, read_chip
@@ -103,8 +103,11 @@ def run_deploy(
     model = _moved(loaded.module, place)
     selected = only or None
     given = None
+    seen = None
+    if measured is not None or plot is not None or maps is not None:
+        seen, _ = seen_in(loaded, hardware, examples.x, selected, skip)  # the evaluation says the same
     if measured is not None:
-        analog = to_analog(model, hardware, seed, chips[0], selected, skip)
+        analog = to_analog(model, hardware, seed, chips[0], selected, skip, seen)
         missing, _ = measured.check_against([slot.name for slot, _ in slots(analog) if not slot.ideal])
         warnings += tuple(
             f"the chip file has no map of {name}: it computes with clean weights" for name in missing
@@ -135,7 +138,7 @@ def run_deploy(
     elif json_path is not None:
         write_text(json_path, report)
     if plot is not None or maps is not None:
-        analog = to_analog(model.cpu(), hardware, seed, chips[0], selected, skip)
+        analog = to_analog(model.cpu(), hardware, seed, chips[0], selected, skip, seen)
     if plot is not None:
         draw(
             deployment,
@@ -186,7 +189,11 @@ def run_export(
         raise InputError(
             f"{output}: conductance maps are written as HDF5 (.h5), not as {suffix}: name it NAME.h5"
         )
-    analog = to_analog(loaded.module, hardware, seed, chip, only or None, skip)
+    seen, said = seen_in(loaded, hardware, None, only or None, skip)
+    analog = to_analog(loaded.module, hardware, seed, chip, only or None, skip, seen)
+    written = sum(1 for slot, _ in slots(analog) if not slot.ideal)
+    if not written:
+        raise InputError("no layer is on an array, so there is nothing to write: " + "; ".join(said))
     export_chip(
         analog,
         output,
@@ -197,9 +204,9 @@ def run_export(
         version=__version__,
     )
     console = terminal()
-    for warning in warnings:
+    for warning in (*warnings, *said):
         say(console, f"warning: {warning}", "yellow")
-    say(console, f"wrote {output}: chip {chip}, {sum(1 for s, _ in slots(analog) if not s.ideal)} arrays")
+    say(console, f"wrote {output}: chip {chip}, {written} arrays")
 
 
 def describe(
@@ -229,10 +236,13 @@ def describe(
         yield "note", note
     hardware = Hardware()
     try:
-        analog = to_analog(loaded.module, hardware)
+        seen, said = seen_in(loaded, hardware)
+        analog = to_analog(loaded.module, hardware, seen=seen)
     except InputError as error:  # worth saying, but no reason to say nothing else
         yield "layers", f"cannot be deployed: {error}"
         return
+    for sentence in said:
+        yield "warning", sentence
     for layer in layers_of(analog):
         sizes = ", ".join(f"{s.rows} x {s.layout.cols}" for s in layer.matrices)
         tiles = sum(g.tiles for g in layer.geometries(hardware))

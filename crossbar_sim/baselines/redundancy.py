@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Split
@@ -18,6 +18,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn.chips import layers
 from crossbar_sim.nn.convert import to_analog
 from crossbar_sim.nn.networks import AveragedOutputs as AveragedOutputs
+from crossbar_sim.nn.operands import mapped
 from crossbar_sim.robustness import robustness
 
 
@@ -40,9 +41,16 @@ class Redundancy:
     gain: Mapping[float, float]
 
 
-def cells(model: nn.Module, hardware: Hardware) -> int:
-    """Cells that the weight matrices of a model take on a design; vectors that drift by themselves have none."""
-    analog = to_analog(model, hardware)
+def cells(model: nn.Module, hardware: Hardware, x: Tensor | None = None) -> int:
+    """Cells that the weight matrices of a model take on a design; vectors that drift by themselves have none.
+
+    Args:
+        model: clean, in evaluation mode.
+        hardware: the design.
+        x: inputs (n, ...): layers whose weights the forward does not multiply them with are not counted. None: every
+            layer counts.
+    """
+    analog = to_analog(model, hardware) if x is None else mapped(model, hardware, x)[0]
     return sum(g.cells for layer in layers(analog) for g in layer.geometries(hardware))
 
 
@@ -77,7 +85,7 @@ def compare(
             for point in sweep.curve(label)
         }
         first = rows[0] if rows else None
-        number = cells(model, hardware)
+        number = cells(model, hardware, data.x)
         gain = {
             sigma: value - (first.accuracy if first else accuracy)[sigma] for sigma, value in accuracy.items()
         }

@@ -7,7 +7,7 @@ model runs once with copies of its clean weights in place of the programmed ones
 of its operands are those copies, which are computed from them, and which depend on the inputs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,15 +18,59 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.errors import held, warn
 from crossbar_sim.nn import chips
 from crossbar_sim.nn.analog import arrays_of
+from crossbar_sim.nn.convert import patterns, to_analog
 from crossbar_sim.nn.design import Design
+from crossbar_sim.nn.design_cautions import of_design
 from crossbar_sim.nn.evaluate import BLOCK
-from crossbar_sim.nn.faithful import InPlace
+from crossbar_sim.nn.faithful import InPlace, faithful
 from crossbar_sim.nn.kept_state import watched
 from crossbar_sim.nn.reading import reading
 from crossbar_sim.nn.slot import Slot
 from crossbar_sim.nn.unmapped import Operand, Operands
+
+
+def mapped(
+    model: nn.Module,
+    hardware: Hardware,
+    x: Tensor,
+    seed: int = 0,
+    chip: int = 0,
+    only: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
+    clean: tuple[Tensor, Tensor] | None = None,
+    fixed: int | None = None,
+) -> tuple[nn.Module, Operands | None]:
+    """The analog model, with those weights on arrays that its forward multiplies its inputs with.
+
+    Args:
+        model: clean, in evaluation mode.
+        hardware, seed, chip, only, skip: see `to_analog`.
+        x: inputs (n, ...), of which the first few are run.
+        clean: see `faithful`.
+        fixed: the one batch size that the model accepts.
+
+    Returns:
+        The model as `faithful` gives it, and what its forward does with its parameters (see `operands`).
+
+    Warns:
+        CrossbarWarning: as `to_analog`.
+
+    Raises:
+        InputError: as `to_analog` and `faithful`.
+    """
+    only, skip = None if only is None else patterns(only), patterns(skip)
+    with held():
+        analog = faithful(to_analog(model, hardware, seed, chip, only, skip), model, x, clean, fixed)
+        seen = operands(analog, x, fixed)
+        if seen is not None and not seen.usual:
+            made = to_analog(model, hardware, seed, chip, only, skip, seen)
+            analog = faithful(made, model, x, clean, fixed)
+    warn(of_design(hardware, chips.layers(analog)))
+    return analog, seen
 
 
 def operands(analog: nn.Module, x: Tensor, fixed: int | None = None) -> Operands | None:

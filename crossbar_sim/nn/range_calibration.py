@@ -22,9 +22,8 @@ from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.crossbar.usage import Magnitudes, Usage, count_inputs, count_outputs, currents
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips
-from crossbar_sim.nn.convert import to_analog
 from crossbar_sim.nn.evaluate import run_over
-from crossbar_sim.nn.faithful import faithful
+from crossbar_sim.nn.operands import mapped
 from crossbar_sim.nn.tiled import Tiled
 
 BATCH = 64
@@ -95,7 +94,7 @@ def calibrate_ranges(
         hardware.up_to("levels"), wires=hardware.wires, dac=hardware.dac, adc=hardware.adc
     )  # fmt: skip
     still = replace(still, read_noise=None, ranges=None)
-    analog = faithful(to_analog(model, still, seed, chip or 0, only, skip), model, x, None, fixed)
+    analog, _ = mapped(model, still, x, seed, chip or 0, only, skip, fixed=fixed)
     run = partial(_run, analog, x, fixed)
     found: dict[str, LayerRange] = {}
     if still.dac is not None and still.dac.range == "calibrated":

@@ -16,8 +16,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Development, Split
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips as handle
-from crossbar_sim.nn.convert import to_analog
-from crossbar_sim.nn.faithful import faithful
+from crossbar_sim.nn.operands import mapped
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.affine import Affine
@@ -212,8 +211,7 @@ def calibrated_scores(
         model.eval()
     metric = reference.metric(metric)
     reference.check_metric(metric)
-    made = to_analog(model, hardware, seed, 0, only, skip)
-    analog = faithful(made, model, reference.x, reference.few, reference.fixed)
+    analog, _ = mapped(model, hardware, reference.x, seed, 0, only, skip, reference.few, reference.fixed)
     calibrator = Calibrator.of(analog, calibration, development, seed, reference.fixed)
     scores = []
     with handle.frozen(analog):

@@ -19,10 +19,10 @@ from crossbar_sim.crossbar.overrides import at_sigma
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import replacing
 from crossbar_sim.nn import chips as handle
-from crossbar_sim.nn.convert import to_analog
 from crossbar_sim.nn.detection_map import BLOCK, truth
 from crossbar_sim.nn.detection_task import check_task
 from crossbar_sim.nn.evaluate import outputs
+from crossbar_sim.nn.operands import mapped
 from crossbar_sim.robustness.curve_figure import looks
 from crossbar_sim.robustness.figure import METADATA
 from crossbar_sim.robustness.groups import groups_of
@@ -91,7 +91,7 @@ def draw_boxes(
         axes = figure.subplots(rows, len(columns), squeeze=False)
         for m, (name, model) in enumerate(zip(names, models.values(), strict=True)):
             check_task(model, y)
-            analog = to_analog(model.eval(), at_sigma(hardware, columns[0]), seed, chip, only, skip)
+            analog, _ = mapped(model.eval(), at_sigma(hardware, columns[0]), pictures, seed, chip, only, skip)
             for j, sigma in enumerate(columns):
                 handle.set_hardware(analog, at_sigma(hardware, sigma))
                 found = [t for block in outputs(analog, pictures, BLOCK) for t in block.cpu()]

@@ -16,6 +16,7 @@ from crossbar_sim.nn.convert import to_analog
 from crossbar_sim.nn.copying import copy_module
 from crossbar_sim.nn.evaluate import one_thread, outputs, torch_threads_kept
 from crossbar_sim.nn.faithful import faithful, is_copy
+from crossbar_sim.nn.operands import mapped
 from crossbar_sim.nn.sending import packed, unpacked
 from crossbar_sim.nn.unmapped import Operands
 from crossbar_sim.robustness.drawn_images import Strata
@@ -70,6 +71,26 @@ class Subject:
         """
         made = to_analog(self.module, hardware, self.seed, 0, self.only, self.skip, self.seen)
         return faithful(made, self.module, self.reference.x, self.reference.few, self.reference.fixed)
+
+    def look(self, hardware: Hardware) -> nn.Module:
+        """As `analog`, and `seen` is found by running the forward.
+
+        Raises:
+            InputError: if no analog model is the clean one.
+        """
+        reference = self.reference
+        analog, self.seen = mapped(
+            self.module,
+            hardware,
+            reference.x,
+            self.seed,
+            0,
+            self.only,
+            self.skip,
+            reference.few,
+            reference.fixed,
+        )
+        return analog
 
     @functools.cached_property
     def evaluator(self) -> "Evaluator":

@@ -1,18 +1,30 @@
 """What a model is tried on: a data set's test images, the user's own, or random inputs of its shape."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data import Splits, load_data
-from crossbar_sim.errors import InputError
+from crossbar_sim.errors import InputError, held
+from crossbar_sim.nn.chips import layers
 from crossbar_sim.nn.inputs import tokens, whole_numbers
 from crossbar_sim.nn.loading import LoadedModel
+from crossbar_sim.nn.operands import mapped
 from crossbar_sim.nn.seeding import permutation
+from crossbar_sim.nn.unmapped import Operands
 from crossbar_sim.rng import Key
+from crossbar_sim.robustness import cautions
+
+UNSEEN = (
+    "the model's inputs are not known from its file, so it was not run: layers that its forward never runs may be "
+    "counted"
+)
+"""What is said where nothing could be tried."""
 
 RANDOM = 1000
 """Random inputs where there are no data."""
@@ -74,6 +86,39 @@ def find_examples(
         "labelled": y is not None,
     }
     return Examples(x, y, identity, notes)
+
+
+def seen_in(
+    loaded: LoadedModel,
+    hardware: Hardware,
+    x: Tensor | None = None,
+    only: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
+) -> tuple[Operands | None, tuple[str, ...]]:
+    """What the forward of a loaded model does with its parameters, for `to_analog`, and what a report should say.
+
+    Args:
+        loaded: the model.
+        hardware, only, skip: see `to_analog`.
+        x: inputs (n, ...), of which the first few are run; None: random ones, where the shape of an input is known.
+
+    Returns:
+        What was seen, or None where that is not known, and sentences: of weights that no product takes, or that
+        nothing is known.
+
+    Raises:
+        InputError: if on ideal hardware the model is not what it was, or it has nothing to map.
+    """
+    if x is None:
+        try:
+            x = _random(loaded, loaded.batch or 2, None, 0).x
+        except InputError:  # of tokens, or of a shape that nobody has named
+            # a graph holds no operator that it never runs
+            return None, () if isinstance(loaded.module, torch.fx.GraphModule) else (UNSEEN,)
+    loaded.module.eval()
+    with held():
+        analog, seen = mapped(loaded.module, hardware, x, 0, 0, only, skip, fixed=loaded.batch)
+    return seen, tuple(cautions.of_operands(layers(analog), seen))
 
 
 def _random(loaded: LoadedModel, n: int, shape: tuple[int, ...] | None, seed: int) -> Examples:

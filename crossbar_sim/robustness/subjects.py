@@ -20,7 +20,6 @@ from crossbar_sim.nn import chips
 from crossbar_sim.nn.effects import idle_effects, layer_effects, read_linearly
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.loading import LoadedModel
-from crossbar_sim.nn.operands import operands
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness import cautions
 from crossbar_sim.robustness.detection_score import reference_of
@@ -170,10 +169,7 @@ def prepare(
     reference.check_metric(chosen)
     clean = reference.clean_score().value(chosen)
     subject = Subject(model.module, hardware, reference, chosen, seed, only, skip)
-    analog = subject.analog(at_sigma(hardware, sigma))
-    subject.seen = operands(analog, reference.x, model.fixed)
-    if subject.seen is not None and not subject.seen.usual:
-        analog = subject.analog(at_sigma(hardware, sigma))
+    analog = subject.look(at_sigma(hardware, sigma))
     design = to_dict(at_sigma(hardware, 0.0))
     design["drift"] = {**design["drift"], "sigma": None}
     identity = {

@@ -18,8 +18,8 @@ from crossbar_sim.crossbar.overrides import at_sigma
 from crossbar_sim.crossbar.presets import design_given
 from crossbar_sim.data import Development, Splits
 from crossbar_sim.errors import InputError, held
-from crossbar_sim.nn.convert import to_analog
 from crossbar_sim.nn.dropout_sites import remove_found
+from crossbar_sim.nn.operands import mapped
 from crossbar_sim.nn.train import Epoch, FitReport
 from crossbar_sim.nn.train_checks import check_training
 from crossbar_sim.nn.training import Training
@@ -192,7 +192,7 @@ class BayesFT(Method):
             development.validation, self.design, self.sigma, self.chips, self.images, key.fold("search")
         )
         first = network.make(network.space.point([0.0] * len(network.space)), key)
-        to_analog(first.eval(), at_sigma(self.design, self.sigma))  # warns of what cannot act
+        mapped(first.eval(), at_sigma(self.design, self.sigma), score.x)  # warns of what cannot act
         with held():
             clean = score.measure(first)  # a network and data that do not fit are told before the work
         identity = {

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.overrides import alike, at_sigma
 from crossbar_sim.data import Split
-from crossbar_sim.errors import InputError
+from crossbar_sim.errors import InputError, held
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import Key
@@ -93,6 +93,8 @@ class DriftedScore:
         """
         reference = reference_of(model, self.x, self.y, BLOCK)
         subject = Subject(model, self.hardware, reference, reference.metric(None), self.seed)
+        with held():  # of every trial
+            subject.look(at_sigma(self.hardware, self.sigma))
         if alike(at_sigma(self.hardware, self.sigma)):
             (only,) = subject.evaluator.measure(Job(self.sigma, (0,)))
             return Measured((only.value,))

@@ -12,9 +12,12 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from crossbar_sim import Hardware
+from crossbar_sim.baselines import redundancy
 from crossbar_sim.nn import chips, to_analog
 from crossbar_sim.nn.operands import operands
 from crossbar_sim.robustness import deploy
+from crossbar_sim.search import DriftedScore
+from crossbar_sim.store import read_chip
 
 BAYESFT = Hardware.preset("bayesft", sigma=0.6)
 X = numbers(6, 8)
@@ -348,3 +351,53 @@ def test_a_sweep_counts_and_names_as_a_deployment_does():
     task, subject = prepare(model, BAYESFT, 0, None, None, (), lambda s: {"count": 6, "drawn": False}, 0.6)
     assert any("aux" in warning for warning in task.about["warnings"])
     assert not next(layer for layer in chips.layers(subject.analog(BAYESFT)) if layer.name == "aux").slots
+
+
+class Unfed(nn.Module):
+    """A head for training alone, behind a convolution: the shape of an input does not follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.aux = nn.Conv1d(2, 3, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        h = self.conv(x).mean(2)
+        return self.aux(h) if self.training else h
+
+
+def test_every_command_counts_what_a_deployment_does(command, tmp_path):
+    model, path = Auxiliary().eval(), tmp_path / "aux.pth"
+    torch.save(model, path)
+    ways = (path, "--trust-pickle")
+    priced = command("cost", *ways, "--json", "-")
+    assert [layer["name"] for layer in priced.report["layers"]] == ["a.weight", "o.weight"]
+    assert any(note.startswith("aux: ") for note in priced.report["notes"])
+    described = command("info", *ways).out
+    assert "aux (Linear): digital" in described
+    assert "may be counted" not in described
+    exported = command("export", *ways, tmp_path / "a.h5", "--sigma", "0.6")
+    assert "warning: aux: " in exported.out.replace("\n", " ")
+    maps = ("--chips", 2, "--sigma", "0.6", "--sensitivity-chips", 0, "--maps", tmp_path / "b.h5")
+    deployed = command("deploy", *ways, *maps, "--plot", tmp_path / "b.png")
+    assert deployed.code == 0, deployed.err
+    for name in ("a.h5", "b.h5"):
+        written = {array.name.rpartition(".")[0] for array in read_chip(tmp_path / name).arrays}
+        assert written == {"a", "o"}
+    back = command(
+        "deploy", *ways, "--conductances", tmp_path / "a.h5", "--sensitivity-chips", 0, "--json", "-"
+    )
+    assert back.code == 0, back.err
+    assert not any("no map" in warning for warning in back.report["warnings"])
+    torch.save(Unfed().eval(), path)
+    assert "may be counted" in command("info", *ways).out
+    assert command("export", *ways, tmp_path / "c.h5").out.count("may be counted") == 1
+
+
+def test_the_search_and_calibrations_count_what_a_deployment_does():
+    model = nn.Sequential(Layer(OTHERS["sign"][1]), nn.ReLU(), nn.Linear(8, 3)).eval()
+    y = model(X).argmax(1)
+    searched = DriftedScore(X, y, BAYESFT, 0.6, 3, 0).measure(model).scores
+    swept = deploy(model, X, y, BAYESFT, chips=3, sensitivity_chips=0)
+    assert list(searched) == [score.accuracy for score in swept.scores]
+    assert redundancy.cells(model, BAYESFT, X) == 2 * 24
+    assert redundancy.cells(model, BAYESFT) == 2 * (24 + 64)
