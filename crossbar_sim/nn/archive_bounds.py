@@ -266,7 +266,10 @@ def _weight_norm(given: Given) -> str | None:
     v, g, dim = given["v"], given["g"], given.get("dim", 0)
     if v.dtype != g.dtype or not v.numel() or not -v.dim() <= dim < v.dim():
         return f"weights {tuple(v.shape)} and dimension {dim}"
-    return None if g.numel() in (1, v.shape[dim]) else f"{g.numel()} lengths for {v.shape[dim]} rows"
+    dim %= v.dim()
+    each = tuple(n if i == dim else 1 for i, n in enumerate(v.shape))
+    fits = tuple(g.shape) == each or (given.get("dim", 0) == -1 and g.numel() == 1)
+    return None if fits else f"lengths {tuple(g.shape)}, where {each} fit"
 
 
 def _bags(given: Given) -> str | None:
@@ -321,8 +324,21 @@ def _recurrent(gates: int) -> Callable[[Given], str | None]:
             return "tensors of several types"
         if not all(t.numel() for t in (x, *params)):
             return "empty tensors"
+        count = layers * ways
+        if "batch_sizes" in given:  # packed sequences, the longest first
+            sizes = given["batch_sizes"]
+            batch = int(sizes[0]) if sizes.dim() == 1 and sizes.numel() else 0
+            ordered = batch > 0 and bool((sizes >= 1).all()) and bool((sizes.diff() <= 0).all())
+            if x.dim() != 2 or not ordered or int(sizes.sum()) != len(x):
+                return f"an input {tuple(x.shape)} as sequences of other lengths"
+        elif x.dim() != 3:
+            return f"an input {tuple(x.shape)}"
+        else:
+            batch = x.shape[0 if given["batch_first"] else 1]
+        if any(s.dim() != 3 or tuple(s.shape[:2]) != (count, batch) for s in state):
+            return f"states {[tuple(s.shape) for s in state]} of {count} layers and {batch} sequences"
         hidden, out = params[0].shape[0] // gates, state[0].shape[-1]
-        if any(s.dim() < 2 for s in state) or any(s.shape[-1] != hidden for s in state[1:]):
+        if any(s.shape[-1] != hidden for s in state[1:]):
             return f"states {[tuple(s.shape) for s in state]}"
         for i in range(layers * ways):
             rows = params[i * each : (i + 1) * each]

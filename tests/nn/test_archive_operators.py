@@ -214,6 +214,13 @@ def test_weights_of_other_sizes_never_reach_the_kernel_of_a_recurrent_layer():
     ):
         with pytest.raises(InputError, match=r"weights|types"):
             checked(x, state, bad, True, 1, 0.0, False, False, False)
+    with pytest.raises(InputError, match="states"):  # of another batch
+        checked(x, [s[:, :3] for s in state], good, True, 1, 0.0, False, False, False)
+
+
+def test_lengths_of_another_shape_never_reach_the_kernel_of_weight_norm():
+    with pytest.raises(InputError, match="lengths"):
+        archive_bounds.Checked(A._weight_norm.default)(torch.ones(1, 2), torch.tensor(2.0), 0)
 
 
 @pytest.mark.parametrize(
