@@ -1,7 +1,7 @@
 """`to_analog`: a model whose mapped layers compute with what their arrays make of the weights."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -32,6 +32,7 @@ from crossbar_sim.nn.unmapped import (
     hidden,
     is_computed,
     is_matrix,
+    of_own_class,
     why_digital,
     why_no_operand,
 )
@@ -68,7 +69,8 @@ def to_analog(
         only, skip: names of layers, or patterns such as "encoder.*" (one text may list several with commas); the rest
             stays digital and clean.
         seen: what a forward does with the parameters (see `nn.operands`): those that no product takes are on
-            no array. None: every layer multiplies with its weight, as its class does.
+            no array. None: every layer multiplies with its weight, as its class does; a layer of a class of your own
+            is tried by itself on small inputs.
 
     Returns:
         A model with the same forward and the same state_dict keys. Its parameters and buffers are those of
@@ -112,7 +114,8 @@ def to_analog(
     design.key("")  # refuses an impossible seed now rather than in the first forward
     choice = _Choice(None if only is None else patterns(only), patterns(skip))
     builder = _GraphBuilder if exported else _Builder
-    layers = count_shared(builder(analog, hardware, choice, seen).build())
+    tried = Operands() if exported or seen is not None else _tried(model)
+    layers = count_shared(builder(analog, hardware, choice, seen or tried).build())
     choice.check([layer.name for layer in layers])
     if not any(layer.slots for layer in layers) and seen is None:
         raise InputError(
@@ -135,7 +138,42 @@ def to_analog(
         make_analog(analog, [], design)  # a graph copies itself in a way that knows no analog layers
     design.layers = tuple(layers)
     warn(of_design(hardware, design.layers))
+    if seen is None and not exported:
+        warn(_unknown(layers, tried, dict(of_own_class(model))))
     return analog
+
+
+def _tried(model: nn.Module) -> Operands:
+    """How layers of own classes multiply with their parameters, where that shows without inputs of the model."""
+    from crossbar_sim.nn.operands import tried_alone  # which runs analog models
+
+    found: dict[str, Matrix] = {}
+    for name, module in of_own_class(model):
+        if not any(True for child in module.children() for _ in child.parameters()) and not any(
+            p is not None and p.is_meta for p in module._parameters.values()
+        ):
+            found |= {f"{name}.{p}" if name else p: matrix for p, matrix in tried_alone(module).items()}
+    return Operands({}, found)
+
+
+def _unknown(layers: list[Layer], tried: Operands, own: Mapping[str, nn.Module]) -> Iterator[str]:
+    """Layers of own classes that were not understood."""
+    names = []
+    for layer in layers:
+        chosen = layer.reason not in (SKIPPED, NOT_CHOSEN)
+        module = own.get(layer.name) or (own.get("") if layer.kind == layer.name else None)
+        held = {} if module is None or not chosen else module._parameters
+        holder = f"{layer.name}." if layer.name in own else ""
+        names += [
+            f"{holder}{p}" for p, v in held.items() if is_matrix(v) and f"{holder}{p}" not in tried.matrices
+        ]
+    if names:
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        yield (
+            f"{', '.join(names[:4])}{more}: how the forward multiplies with "
+            "it is not known without inputs, so it is no matrix on an array here; deploy, which runs the model, and an "
+            "exported model can give it other cells"
+        )
 
 
 def patterns(given: str | Iterable[str]) -> tuple[str, ...]:
@@ -161,6 +199,9 @@ def _is_module(model: nn.Module, name: str) -> bool:
     return True
 
 
+SKIPPED, NOT_CHOSEN = "skipped as asked", "not among those chosen with only"
+
+
 @dataclass
 class _Choice:
     """The user's `only` and `skip`, and which of their patterns have matched."""
@@ -171,8 +212,8 @@ class _Choice:
     def why_not(self, name: str) -> str:
         """The reason to leave the layer digital, or nothing."""
         if self.only is not None and not any(fnmatchcase(name, p) for p in self.only):
-            return "not among those chosen with only"
-        return "skipped as asked" if any(fnmatchcase(name, p) for p in self.skip) else ""
+            return NOT_CHOSEN
+        return SKIPPED if any(fnmatchcase(name, p) for p in self.skip) else ""
 
     def check(self, names: list[str]) -> None:
         """Refuse a pattern that matches nothing: it would silently do nothing."""
@@ -199,9 +240,12 @@ class _Builder:
                 self.tied[place] = min(self.tied.get(place, matrix.layout), matrix.layout, key=Layout.rank)
 
     def matrices(self, module: nn.Module) -> tuple[Matrix, ...]:
-        """The matrices of a layer by its class, or by the operators of a layer that is a graph."""
+        """The matrices of a layer by its class and by what was seen, or by the operators of a layer that is a graph."""
         if not graph.is_unflattened(module):
-            return matrices(module)
+            found = matrices(module)
+            known = {matrix.weight for matrix in found}
+            seen = self.operands.within(self.holders.get(id(module), ""))
+            return found + tuple(m for m in seen if m.weight not in known and m.weight in module._parameters)
         used = graph.uses(module).values()
         return tuple(use.matrix for use in used if use.matrix and use.parameter in module._parameters)
 
