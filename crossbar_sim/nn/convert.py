@@ -1,7 +1,7 @@
 """`to_analog`: a model whose mapped layers compute with what their arrays make of the weights."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -14,7 +14,7 @@ from crossbar_sim.errors import InputError, warn
 from crossbar_sim.nn import graph
 from crossbar_sim.nn.analog import arrays_of, make_analog
 from crossbar_sim.nn.copying import copy_module
-from crossbar_sim.nn.derived import restore
+from crossbar_sim.nn.derived import base_of, restore
 from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.design_cautions import of_design
 from crossbar_sim.nn.folding import Fold, fold_away, foldable
@@ -117,11 +117,8 @@ def to_analog(
     tried = Operands() if exported or seen is not None else _tried(model)
     layers = count_shared(builder(analog, hardware, choice, seen or tried).build())
     choice.check([layer.name for layer in layers])
-    if not any(layer.slots for layer in layers) and seen is None:
-        raise InputError(
-            f"{type(model).__name__} has no layer to map: "
-            + ("; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:4]) or "it has no parameters")
-        )
+    if seen is None and (exported or not any(of_own_class(model))):  # else a run may show one
+        check_any(model, layers)
     for layer in layers:
         modules: dict[int, tuple[nn.Module, list[Slot]]] = {}
         for slot in layer.slots:
@@ -173,6 +170,19 @@ def _unknown(layers: list[Layer], tried: Operands, own: Mapping[str, nn.Module])
             f"{', '.join(names[:4])}{more}: how the forward multiplies with "
             "it is not known without inputs, so it is no matrix on an array here; deploy, which runs the model, and an "
             "exported model can give it other cells"
+        )
+
+
+def check_any(model: nn.Module, layers: Sequence[Layer]) -> None:
+    """Refuse a model of which nothing is on an array.
+
+    Raises:
+        InputError: with the reasons.
+    """
+    if not any(layer.slots for layer in layers):
+        raise InputError(
+            f"{base_of(model).__name__} has no layer to map: "
+            + ("; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:4]) or "it has no parameters")
         )
 
 
@@ -302,7 +312,7 @@ class _Builder:
             rest = [p for p in rest if p != "bias"]
             slots.append(self.folded_bias(name, module, fold))
         if found:
-            slots += self.vectors(name, module, rest, self.hardware.bias == "drifting")
+            slots += self.rest(name, module, found, rest)
             why = "a parameter that its kind of layer does not have: export the model, and products with it are found"
             reasons = {p: why_no_operand(refused[p]) if p in refused else why for p in rest}
             return self.on_arrays(name, kind, slots, module, reasons)
@@ -315,6 +325,14 @@ class _Builder:
             if used and all(use.normalisation for use in used):
                 return self.digital(name, module, kind, rest, True, used[0].reason)
         return self.digital(name, module, kind, rest, normalisation, why_digital(module))
+
+    def rest(self, name: str, module: nn.Module, found: tuple[Matrix, ...], rest: list[str]) -> list[Slot]:
+        """The vectors beside the matrices of a layer: its biases; what a whole model holds may be anything."""
+        layer = module is not self.model or bool(matrices(module))
+        biases = [p for p in rest if layer or p in {matrix.bias for matrix in found}]
+        others = [p for p in rest if p not in biases]
+        slots = self.vectors(name, module, others, self.hardware.other == "drifting")
+        return slots + self.vectors(name, module, biases, self.hardware.bias == "drifting")
 
     def seen(self, module: nn.Module, parameter: str) -> Operand | None:
         """What the forward was seen to do with a parameter of the module; None if that is not known."""

@@ -24,7 +24,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import held, warn
 from crossbar_sim.nn import chips
 from crossbar_sim.nn.analog import arrays_of
-from crossbar_sim.nn.convert import patterns, to_analog
+from crossbar_sim.nn.convert import check_any, patterns, to_analog
 from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.design_cautions import of_design
 from crossbar_sim.nn.evaluate import BLOCK
@@ -86,9 +86,14 @@ def settled(
     Args:
         make: an analog model, with what is known of its forward.
         x, fixed: see `operands`.
+
+    Raises:
+        InputError: if nothing of the model is on an array by its classes, and no product was seen.
     """
     analog = make(None)
     seen = operands(analog, x, fixed)
+    if seen is None or not (seen.found or seen.matrices):
+        check_any(analog, chips.layers(analog))
     if seen is None or seen.usual:
         return analog, seen
     analog = make(seen)
