@@ -27,7 +27,7 @@ from crossbar_sim.nn.analog import arrays_of
 from crossbar_sim.nn.convert import check_any, patterns, to_analog
 from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.design_cautions import of_design
-from crossbar_sim.nn.evaluate import BLOCK
+from crossbar_sim.nn.evaluate import BLOCK, one_thread, torch_threads_kept
 from crossbar_sim.nn.faithful import InPlace, faithful
 from crossbar_sim.nn.graph import factors_of, is_unflattened, product_at
 from crossbar_sim.nn.kept_state import watched
@@ -241,7 +241,14 @@ class _Recorder:
         """One forward; what it leaves on the model is put back."""
         given = x.clone()  # a forward may change its input
         self.about[_place(given)] = _About(fed=True, tensor=given)
-        with watched(analog), torch.inference_mode(), reading(0, len(given)), _Mode(self):
+        with (
+            torch_threads_kept(),
+            watched(analog),
+            torch.inference_mode(),
+            reading(0, len(given)),
+            _Mode(self),
+        ):
+            one_thread()  # of two examples: threads would wait for one another
             analog(given)
 
     def kept(self) -> dict[int, _About]:
