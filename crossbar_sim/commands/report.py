@@ -17,7 +17,9 @@ import click
     help="Write the page here (HTML).",
 )
 @click.option(
-    "--figures", type=click.Path(), help="Also write figures for a paper into this directory (.png, .svg)."
+    "--figures",
+    type=click.Path(),
+    help="Also write figures for a paper into this directory (.pdf, .png, .svg).",
 )
 @click.option(
     "--threshold",

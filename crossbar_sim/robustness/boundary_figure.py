@@ -2,6 +2,7 @@
 
 import io
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from crossbar_sim.robustness.curve_figure import looks
 from crossbar_sim.robustness.examples import Examples
 from crossbar_sim.robustness.figure import METADATA
 from crossbar_sim.robustness.page.look import COLOURS, Names
+from crossbar_sim.text import visible
 
 SIGMAS = (0.0, 0.2, 0.4, 0.6)
 """Of the paper's figure."""
@@ -39,6 +41,12 @@ LINES = 5
 
 MOST_CHIPS = 50
 DPI = 130
+LEAST_WIDTH = 3.4
+"""Inches: a figure of one column has room for its heading too."""
+
+CHARACTERS = 17
+"""Of the heading, per inch: what is longer goes on in the next line."""
+
 PALETTE = 96
 """Colours of the file."""
 
@@ -138,9 +146,17 @@ def draw_boundaries(
     grid = torch.stack(torch.meshgrid(*axes_of_grid, indexing="xy"), dim=-1)
     names = Names.of(list(models)).short
     rows, columns = len(models), len(sigmas)
+    width = max(1.75 * columns + 0.3, LEAST_WIDTH)
+    told = (
+        f"lines: boundaries of {min(LINES, len(chips))} chips; shade: how {len(chips)} chips vote; dots: examples; "
+        f"figures: mean and worst accuracy of the chips"
+    )
+    wide = int(CHARACTERS * width)
+    head = [*textwrap.wrap(visible(title), wide), *textwrap.wrap(told, wide)]
+    tall = 1.45 * rows + 0.3 + 0.13 * len(head)
     with looks():
         figure = Figure(
-            figsize=(1.75 * columns + 0.3, 1.45 * rows + 0.55), layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03)
+            figsize=(width, tall), layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03)
         )  # fmt: skip
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
@@ -151,15 +167,11 @@ def draw_boundaries(
                 _draw(ax, cell, [a.numpy() for a in axes_of_grid], examples)
                 found = "" if cell.accuracy is None else f"{100 * cell.accuracy.mean():.1f} %"
                 worst = "" if cell.accuracy is None else f", worst {100 * cell.accuracy.min():.1f}"
-                head = f"sigma {sigma:g}: " if row == 0 else ""
-                ax.set_title(f"{head}{found}{worst}", fontsize=6.5, pad=2)
+                at = f"sigma {sigma:g}: " if row == 0 else ""
+                ax.set_title(f"{at}{found}{worst}", fontsize=6.5, pad=2)
                 if column == 0:
-                    ax.set_ylabel(names[label])
-        told = (
-            f"lines: boundaries of {min(LINES, len(chips))} chips; shade: how {len(chips)} chips vote; dots: examples; "
-            f"figures: mean and worst accuracy of the chips"
-        )
-        figure.suptitle(f"{title}\n{told}".strip(), x=0.01, ha="left", fontsize=7)
+                    ax.set_ylabel("\n".join(textwrap.wrap(names[label], 22)), fontsize=7)
+        figure.suptitle("\n".join(head), x=0.01, ha="left", fontsize=7)
         with replacing(path) as temporary:
             _save(figure, temporary)
 

@@ -36,6 +36,12 @@ class Paired:
     chips: int
     adjusted: float | None = None
 
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is random: several chips with one score each, without a test, as at sigma 0."""
+        found = self.interval
+        return self.p_value is None and found is not None and found.low == found.high
+
 
 def paired(a: ArrayLike, b: ArrayLike, level: float = 0.95, unseen: float = 0.0) -> Paired:
     """Compare two models on the same chips: Student's paired t test and its interval.

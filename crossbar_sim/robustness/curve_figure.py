@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from matplotlib import style
@@ -19,7 +20,13 @@ from crossbar_sim.files import replacing
 from crossbar_sim.robustness.figure import METADATA, STYLE
 from crossbar_sim.robustness.page.layers import drops, layer_names, most_sensitive
 from crossbar_sim.robustness.page.look import Names, Scale, Style, law_of, sigma_axis, sigma_text
-from crossbar_sim.robustness.page.numbers import default_threshold, narrowed, telling, thresholds
+from crossbar_sim.robustness.page.numbers import (
+    default_threshold,
+    narrowed,
+    telling,
+    thresholds,
+    yield_curve,
+)
 from crossbar_sim.robustness.sweep import Sweep
 
 COLUMN = 3.4
@@ -32,8 +39,11 @@ LOOK = [*STYLE, {
 }]  # fmt: skip
 """Text in SVG stays text: it takes the font of the paper and can be searched."""
 
-FORMATS = (".png", ".svg")
+FORMATS = (".pdf", ".png", ".svg")
 """Of `draw_figures`."""
+
+MOST_STEPS = 2000
+"""Of a yield curve: different scores of chips."""
 
 MOST_LAYERS = 15
 """Layers in the figure of sensitivity, the most sensitive first."""
@@ -58,7 +68,7 @@ def draw_curves(
 def draw_figures(
     sweep: Sweep, directory: str | os.PathLike[str], *, threshold: float | None = None
 ) -> list[Path]:
-    """Write curves, differences, yield and sensitivity as .png and .svg, each whole or not at all.
+    """Write curves, differences, yield and sensitivity as .pdf, .png and .svg, each whole or not at all.
 
     Args:
         sweep: of one metric.
@@ -147,12 +157,13 @@ def _curves(ax: Axes, sweep: Sweep, threshold: float | None) -> None:
 
 
 def _differences(ax: Axes, sweep: Sweep, threshold: float | None) -> None:
-    """Every other model less the first; open marks are not significant."""
+    """Every other model less the first; open marks are not significant, or one chip."""
     scale, names = Scale.of(sweep.metric), Names.of(sweep.labels)
     first, others = sweep.labels[0], _compared(sweep)
     sigmas = [p.sigma for p in sweep.curve(first)]
     step = _unit(sweep) * (sigmas[-1] - sigmas[0] or 1.0) / max(len(sigmas), 2)
     ax.axhline(0, color="#777777", lw=0.7, zorder=1)
+    exact = False
     for place, label in enumerate(others):
         look = Style.of(sweep.labels.index(label))
         aside = 0.5 * step * ((place + 0.5) / len(others) - 0.5)
@@ -161,7 +172,8 @@ def _differences(ax: Axes, sweep: Sweep, threshold: float | None) -> None:
             if pair.interval is not None:
                 span = scale.span(pair.interval.low, pair.interval.high)
                 ax.vlines(x, 100 * span[0], 100 * span[1], color=look.colour, lw=0.8, zorder=2)
-            clear = pair.adjusted is not None and pair.adjusted < 0.05
+            exact = exact or pair.exact
+            clear = pair.exact or (pair.adjusted is not None and pair.adjusted < 0.05)
             ax.plot(
                 x,
                 shown,
@@ -173,7 +185,8 @@ def _differences(ax: Axes, sweep: Sweep, threshold: float | None) -> None:
             )
         ax.plot([], [], look.marker, color=look.colour, label=names.short[label])
     ax.set_ylabel(f"{scale.name} less that of\n{names.short[first]} (points)")
-    _sigmas(ax, sweep, "filled: p < 0.05 after Holm; lines: 95 % intervals")
+    known = "filled: p < 0.05 after Holm" + (", or exact (nothing random)" if exact else "")
+    _sigmas(ax, sweep, f"{known};\nlines: 95 % intervals" if exact else f"{known}; lines: 95 % intervals")
     _legend(ax, len(others) + 1)
 
 
@@ -184,16 +197,19 @@ def _yield(ax: Axes, sweep: Sweep, threshold: float | None) -> None:
     sigma = telling(sweep, sigmas, None if threshold is None else scale.shown(threshold))
     points = [(label, p) for label in sweep.labels for p in sweep.curve(label) if p.sigma == sigma]
     limits = thresholds([value for _, point in points for value in point.values], scale, 80)
+    side: Literal["pre", "post"] = "pre" if scale.more_is_better else "post"
     for label, point in points:
         look = Style.of(sweep.labels.index(label))
-        found = [point.passing(scale.shown(limit)) for limit in limits]
-        x = 100 * np.array(limits)
+        found = yield_curve(point, limits, scale, MOST_STEPS)
+        x = 100 * np.array([limit for limit, _ in found])
         ax.plot(
-            x, [100 * f.value for f in found], color=look.colour, linestyle=(0, look.dash) if look.dash else "-",
-            marker=look.marker, markevery=max(len(limits) // 8, 1), label=names.short[label], zorder=3,
+            x, [100 * f.value for _, f in found], color=look.colour, linestyle=(0, look.dash) if look.dash else "-",
+            marker="", drawstyle="default" if point.drawn else f"steps-{side}", label=names.short[label], zorder=3,
         )  # fmt: skip
-        low, high = ([100 * f.ci95[i] for f in found] for i in (0, 1))
-        ax.fill_between(x, low, high, color=look.colour, alpha=0.18, lw=0, zorder=2)
+        low, high = ([100 * f.ci95[i] for _, f in found] for i in (0, 1))
+        ax.fill_between(
+            x, low, high, step=None if point.drawn else side, color=look.colour, alpha=0.18, lw=0, zorder=2
+        )
     if threshold is not None:
         ax.axvline(100 * threshold, color="#555555", lw=0.7, ls=":", zorder=1)
     word = "least" if scale.more_is_better else "largest"

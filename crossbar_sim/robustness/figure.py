@@ -24,6 +24,7 @@ from crossbar_sim.robustness.deploy import Deployment
 from crossbar_sim.robustness.wording import (
     MEASURES,
     digits_of,
+    fit,
     fixed,
     limit_text,
     loss,
@@ -139,9 +140,10 @@ def _figure(deployment: Deployment, maps: tuple[str, Float32, Float32] | None) -
     FigureCanvasAgg(figure)
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     long = max((len(r.layer.name) for r in reports), default=0) > 16
-    left, right = parts[0].subplots(1, 2, width_ratios=(1, 1.6 if long else 1.25))
-    _scores(left, deployment)
-    _sensitivity(right, deployment)
+    # Each panel lays itself out: the lines below panel b would leave as much blank space below panel a.
+    left, right = parts[0].subfigures(1, 2, width_ratios=(1, 1.5 if long else 1.15))
+    _scores(left.subplots(), deployment)
+    _sensitivity(right.subplots(), deployment)
     if maps is not None:
         _cells(parts[1], deployment, *maps)
     return figure
@@ -221,7 +223,7 @@ def _sensitivity(ax: Axes, deployment: Deployment) -> None:
             ends = [100 * bound for bound in drop.ci95]
             ax.plot(ends, [place, place], color="black", lw=0.9, solid_capstyle="butt")
     ax.axvline(0, color="black", lw=0.6)
-    ax.set_yticks(range(len(shown)), shorten([visible(r.layer.name) for r in shown], NAME_SHOWN))
+    ax.set_yticks(range(len(shown)), fit([visible(r.layer.name) for r in shown], NAME_SHOWN))
     ax.set_ylim(max(len(shown), 4) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)

@@ -108,6 +108,13 @@ def shorten(names: Sequence[str], width: int) -> list[str]:
     return [short if cut.count(short) == 1 else name for short, name in zip(cut, names, strict=True)]
 
 
+def fit(names: Sequence[str], width: int) -> list[str]:
+    """Names that a chart has room for, each of them once: those that `shorten` leaves whole are cut and numbered."""
+    cut = shorten(names, width)
+    short = [name if len(name) <= width else _middle(name, width) for name in cut]
+    return [name if short.count(name) == 1 else f"{name} #{i + 1}" for i, name in enumerate(short)]
+
+
 def _middle(text: str, width: int) -> str:
     head = (width - 1) // 2
     return text if len(text) <= width else text[:head] + "…" + text[len(text) - (width - 1 - head) :]

@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pytest
 from made_sweeps import sweep
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from test_figure import png_size
 
 from crossbar_sim.errors import InputError
@@ -15,7 +18,7 @@ from crossbar_sim.robustness.sweep import Sweep
 ALL = {
     f"{name}{suffix}"
     for name in ("curves", "differences", "yield", "sensitivity")
-    for suffix in (".png", ".svg")
+    for suffix in (".pdf", ".png", ".svg")
 }
 
 
@@ -75,6 +78,50 @@ def test_sigmas_in_siemens_are_drawn_in_microsiemens() -> None:
     (axes,) = figure.axes
     assert axes.get_xlabel() == "sigma of the drift (µS)"
     assert max(axes.get_lines()[0].get_xdata()) == pytest.approx(20)  # type: ignore[arg-type]
+
+
+def drawn(name: str, made: Sweep, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Axes:
+    """The axes of one of `draw_figures`."""
+    found: dict[str, Axes] = {}
+    real = Figure.savefig
+
+    def keep(figure: Figure, path: Any, **options: Any) -> None:
+        found.setdefault(Path(path).name.removeprefix(".").partition(".")[0], figure.axes[0])
+        real(figure, path, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    draw_figures(made, folder)
+    return found[name]
+
+
+@pytest.mark.parametrize(("metric", "style"), [("accuracy", "steps-pre"), ("output_error", "steps-post")])
+def test_yield_is_drawn_as_the_steps_that_it_is(
+    metric: str, style: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = sweep(metric=metric)
+    axes = drawn("yield", made, tmp_path, monkeypatch)
+    sigma, sign = float(axes.get_title(loc="left").split()[-1]), 1 if metric == "accuracy" else -1
+    for line, label in zip(axes.get_lines(), made.labels, strict=False):
+        (point,) = [p for p in made.curve(label) if p.sigma == sigma]
+        assert (line.get_drawstyle(), line.get_marker()) == (style, "")
+        x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+        assert {sign * 100 * v for v in point.values} <= {*x.tolist()}
+        for limit in np.linspace(x[0], x[-1], 97):  # between the chips' scores as well
+            side = "left" if style == "steps-pre" else "right"
+            place = np.searchsorted(x, limit, side) - (side == "right")
+            assert y[place] == pytest.approx(100 * point.passing(sign * limit / 100).value)
+
+
+def test_an_exact_difference_is_a_filled_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    axes = drawn("differences", sweep(), tmp_path, monkeypatch)
+    marks = [line for line in axes.get_lines() if len(line.get_xdata()) == 1 and line.get_marker() != "None"]  # type: ignore[arg-type]
+    assert marks[0].get_xdata()[0] == pytest.approx(0, abs=0.2)  # type: ignore[index]
+    assert marks[0].get_markerfacecolor() == marks[0].get_color()
+    assert "exact" in axes.get_xlabel()
+    with monkeypatch.context() as again:  # one chip is not known to be exact
+        axes = drawn("differences", sweep(chips=1), tmp_path, again)
+    assert "exact" not in axes.get_xlabel()
+    assert axes.get_lines()[1].get_markerfacecolor() == "white"
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from test_view import HARDWARE, deployment, report
 from torch import nn
 
@@ -20,7 +21,9 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips, to_analog
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.rng import Key
-from crossbar_sim.robustness.figure import ConductanceMap, conductance_maps, draw
+from crossbar_sim.robustness import boundary_figure
+from crossbar_sim.robustness.examples import Examples
+from crossbar_sim.robustness.figure import ConductanceMap, _figure, conductance_maps, draw
 from crossbar_sim.robustness.score import Score
 
 FULL = Hardware(
@@ -185,3 +188,47 @@ def test_torch_is_not_asked_for_gradients(tmp_path: Path) -> None:
     analog = to_analog(model(), HARDWARE)
     with torch.enable_grad():
         assert conductance_maps(analog) is not None
+
+
+def test_many_layers_leave_no_blank_space_below_the_chips(tmp_path: Path) -> None:
+    layers = tuple(report(f"layer{i // 10}.{i}.conv") for i in range(60))
+    figure = _figure(deployment(layers=layers), None)
+    figure.draw_without_rendering()
+    chips_panel, layers_panel = figure.subfigs[0].subfigs
+    height = figure.get_size_inches()[1]
+    bottom = [panel.axes[0].get_position().y0 * height for panel in (chips_panel, layers_panel)]
+    assert bottom[0] < 0.3 < bottom[1]  # inches
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_that_differ_only_in_the_middle_leave_room_for_the_panels(tmp_path: Path) -> None:
+    layers = tuple(report(f"features_{'x' * 40}_{i}_{'y' * 40}") for i in range(20))
+    figure = _figure(deployment(layers=layers), None)
+    figure.draw_without_rendering()
+    names = [text.get_text() for text in figure.subfigs[0].subfigs[1].axes[0].get_yticklabels()]
+    assert len(set(names)) == len(names) == 15
+    assert max(map(len, names)) < 36
+
+
+@pytest.mark.parametrize("sigmas", [(0.6,), (0.0, 0.6), (0.0, 0.2, 0.4, 0.6)])
+def test_the_heading_of_boundaries_fits_the_figure(
+    sigmas: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[float, float]] = []
+
+    def measure(figure: Figure, path: Path) -> None:
+        figure.draw_without_rendering()
+        texts = [figure._suptitle, figure.axes[0].title]  # type: ignore[attr-defined]
+        drawn.extend((text.get_window_extent().x1, figure.bbox.width) for text in texts)
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(boundary_figure, "_save", measure)
+    with seeded(Key(0).fold("initialisation")):
+        net = nn.Linear(2, 2)
+    examples = Examples(torch.arange(40.0).sin().view(20, 2), torch.arange(20) % 2, {})
+    boundary_figure.draw_boundaries(
+        {"a": net}, HARDWARE, examples, tmp_path / "b.png", sigmas=sigmas, chips=(0, 1),
+        title="Ways to train against drift, on two moons, with all the settings of the paper " * 2,
+    )  # fmt: skip
+    assert len(drawn) == 2
+    assert all(end <= width for end, width in drawn)

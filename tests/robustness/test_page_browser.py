@@ -52,6 +52,16 @@ def test_every_chart_is_drawn_and_nothing_leaves_the_page(browser: Browser, page
     assert browser.log("browser") == []
 
 
+def test_a_table_wider_than_a_phone_says_so(browser: Browser, page: Path) -> None:
+    hints = "return [...document.querySelectorAll('.hint')].map((hint) => !hint.hidden)"
+    wider = "return [...document.querySelectorAll('.scroll')].map((part) => part.scrollWidth > part.clientWidth + 1)"
+    browser.open(page, 390)
+    assert browser.run(hints) == browser.run(wider)
+    assert any(browser.run(hints))
+    browser.open(page, 1100)
+    assert not any(browser.run(hints))
+
+
 def test_chips_are_shown_on_demand(browser: Browser, page: Path) -> None:
     browser.open(page)
     before = browser.run(MARKS)["chart-curves"]["symbol"]

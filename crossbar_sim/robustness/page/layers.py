@@ -9,7 +9,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.robustness.page.look import Names, sigma_text
 from crossbar_sim.robustness.statistics import summarise
 from crossbar_sim.robustness.sweep import Sweep
-from crossbar_sim.robustness.wording import shorten, visible
+from crossbar_sim.robustness.wording import fit, visible
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ def most_sensitive(found: Sequence[Drop]) -> list[str]:
 
 def layer_names(layers: Sequence[str]) -> list[str]:
     """What layers are called in a chart; every name is there once."""
-    shorter = shorten([visible(layer) for layer in layers], 24)
-    return [name if shorter.count(name) == 1 else f"{name} #{i + 1}" for i, name in enumerate(shorter)]
+    return fit([visible(layer) for layer in layers], 24)
 
 
 def layers_of(sweep: Sweep, label: str, name: str) -> list[Mapping[str, Any]]:

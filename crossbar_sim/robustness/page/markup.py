@@ -54,8 +54,10 @@ def table(
         bodies.append(tag("tbody", *lines))
     head = tag("thead", tag("tr", *(tag("th", prose(cell), scope="col") for cell in header)))
     whole = tag("table", tag("caption", text(caption)) if caption else "", head, *bodies)
+    # The page's script shows this line where the table is wider than the screen, and nowhere else.
+    hint = tag("p", "This table is wider than the screen: scroll sideways.", class_="hint", hidden=True)
     # Focusable, so that it can be scrolled by keyboard where it is wider than the screen.
-    return tag("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption or "table")
+    return hint + tag("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption or "table")
 
 
 def data_block(name: str, value: Any) -> str:

@@ -11,7 +11,8 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.robustness.curves import area
 from crossbar_sim.robustness.groups import unlike_tasks
 from crossbar_sim.robustness.page.look import Scale
-from crossbar_sim.robustness.statistics import Interval, mean_interval
+from crossbar_sim.robustness.point import Point
+from crossbar_sim.robustness.statistics import Interval, Yield, mean_interval
 from crossbar_sim.robustness.sweep import Sweep
 
 MARGIN = 0.05
@@ -144,6 +145,29 @@ def thresholds(scores: Sequence[float], scale: Scale, most: int) -> list[float]:
     step = next(step for step in steps if (high - low) / step <= most - 4)
     limits = [round(i * step, 10) for i in range(math.floor(low / step) - 1, math.ceil(high / step) + 2)]
     return [t for t in limits if t >= 0 and not (scale.more_is_better and t > 1)]
+
+
+def yield_curve(point: Point, limits: Sequence[float], scale: Scale, most: int) -> list[tuple[float, Yield]]:
+    """(threshold as shown, yield) from the first to the last of these limits, in ascending order.
+
+    The share of chips that reach a threshold changes at the scores of the chips and is constant in between, so these
+    are the places. It belongs to the chips at the threshold itself: for a score of which more is better the value
+    holds from the threshold before up to this one ("step before"), for an error from this one on ("step after").
+    Scores on drawn images give a smooth estimate (`yield_drawn`), which is taken at the limits.
+
+    Args:
+        point: of one model.
+        limits: as `thresholds` gives them.
+        scale: of the metric.
+        most: how many of the chips' different scores at most; of more, some are left out evenly.
+    """
+    places = list(limits)
+    if not point.drawn:
+        scores = sorted({scale.shown(value) for value in point.values})
+        if len(scores) > most:
+            scores = [scores[round(i * (len(scores) - 1) / (most - 1))] for i in range(most)]
+        places = sorted({*scores, limits[0], limits[-1]})
+    return [(limit, point.passing(scale.shown(limit))) for limit in places]
 
 
 def telling(sweep: Sweep, sigmas: Sequence[float], threshold: float | None) -> float:

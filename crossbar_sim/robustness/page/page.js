@@ -24,6 +24,16 @@
     document.documentElement.dataset.charts = "drawn";
   });
 
+  // A table that is wider than its place says so.
+  const hint = ({ target }) => {
+    target.previousElementSibling.hidden = target.scrollWidth <= target.clientWidth + 1;
+  };
+  const sizes = new ResizeObserver((entries) => entries.forEach(hint));
+  for (const part of document.querySelectorAll(".hint + .scroll")) {
+    hint({ target: part });
+    sizes.observe(part);
+  }
+
   const files = read("downloads");
   for (const button of document.querySelectorAll("button[data-file]")) {
     button.addEventListener("click", () => {

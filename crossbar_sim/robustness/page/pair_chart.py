@@ -13,6 +13,7 @@ from crossbar_sim.robustness.page.numbers import pairs
 VERDICTS = (
     ("p < 0.05 after Holm", "circle", "#0072b2"),
     ("not significant", "diamond", "#ffffff"),
+    ("exact", "square", "#222222"),
     ("no test", "cross", "#ffffff"),
 )
 """Names of the outcomes of a test, with their marks."""
@@ -69,9 +70,10 @@ def differences(subject: Subject) -> Chart | None:
         f"mean difference in {subject.scale.name} over the chips that both models were measured on, with its 95 %",
         f"interval; above zero the first has more{'' if subject.scale.more_is_better else ', so is worse'}.",
         "Filled circles differ from zero at 5 % after Holm's correction over the sigmas; open diamonds do not."
-        if verdicts != ("no test",)
+        if known & {VERDICTS[0][0], VERDICTS[1][0]}
         else "",
-        "Crosses: no test, for there is one chip or nothing random." if "no test" in known else "",
+        "Squares are exact: nothing is random there, and so there is no test." if "exact" in known else "",
+        "Crosses: no test, for there is one chip." if "no test" in known else "",
         "Each model is compared with the first one only: there are many." if len(asked) < every else "",
     )
     layered = alt.layer(zero, bars, dots)
@@ -92,6 +94,8 @@ def _pair_rows(subject: Subject, a: str, b: str, place: int) -> Iterator[tuple[A
             low, high = subject.scale.span(pair.interval.low, pair.interval.high)
         if pair.adjusted is not None:
             verdict = "p < 0.05 after Holm" if pair.adjusted < 0.05 else "not significant"
+        elif pair.exact:
+            verdict = "exact"
         half = None if low is None or high is None else (high - low) / 2
         yield (
             place, sigma, in_points(shown), in_points(low), in_points(high), verdict,

@@ -19,7 +19,7 @@ from crossbar_sim.robustness.page.drawing import (
     table,
 )
 from crossbar_sim.robustness.page.look import sigma_text
-from crossbar_sim.robustness.page.numbers import telling, thresholds
+from crossbar_sim.robustness.page.numbers import telling, thresholds, yield_curve
 from crossbar_sim.robustness.point import Point
 
 MOST_STEPS, MOST_SIGMAS, MOST_CELLS = 60, 61, 15000
@@ -40,7 +40,7 @@ def yields(subject: Subject, threshold: float | None) -> Chart | None:
     rows = [
         row for sigma in sigmas for row in _rows(subject, [p for p in points if p[1].sigma == sigma], most)
     ]
-    chart = alt.Chart(table(("M", "SIGMA", "limit", "value", "low", "high"), rows))
+    chart = alt.Chart(table(("M", "SIGMA", "smooth", "limit", "value", "low", "high"), rows))
     first = telling(sweep, sigmas, None if threshold is None else scale.shown(threshold))
     chosen = alt.param(
         name="sigma", value=sigma_text(first), bind=alt.binding_select(options=options, name="sigma ")
@@ -55,21 +55,31 @@ def yields(subject: Subject, threshold: float | None) -> Chart | None:
     picked = alt.selection_point(name="picked", fields=["M"], bind="legend")
     clear = alt.condition(picked, alt.value(1.0), alt.value(0.1))
     now = chart.transform_filter("datum.SIGMA == sigma").encode(x=x)
-    band = now.mark_area(strokeWidth=0).encode(
-        y=alt.Y("low:Q", title="yield"), y2="high:Q",
-        opacity=alt.condition(picked, alt.value(0.16), alt.value(0.02)), **only(marks, "color"),
-    )  # fmt: skip
+    step = "step-before" if scale.more_is_better else "step-after"
+    curves: list[
+        alt.Chart
+    ] = []  # bands, then lines: smooth ones of drawn images, steps of scores on all images
+    for smooth in sorted({int(p.drawn) for _, p in points}):
+        shape: dict[str, Any] = {} if smooth else {"interpolate": step}
+        part = now if not drawn else now.transform_filter(f"datum.smooth == {smooth}")
+        band = part.mark_area(strokeWidth=0, **shape).encode(
+            y=alt.Y("low:Q", title="yield"), y2="high:Q",
+            opacity=alt.condition(picked, alt.value(0.16), alt.value(0.02)), **only(marks, "color"),
+        )  # fmt: skip
+        line = part.mark_line(strokeWidth=1.8, **shape).encode(
+            y=y, opacity=clear, **only(marks, "color", "strokeDash")
+        )
+        curves = [band, *curves, line]
     tips = [alt.Tooltip("M:N", title="model"), alt.Tooltip("limit:Q", title="threshold", format=SHARE)]
     tips += [
         alt.Tooltip(f"{field}:Q", title=title, format=".3~p")
         for field, title in (("value", "yield"), ("low", "from (95 %)"), ("high", "to (95 %)"))
     ]
-    line = now.mark_line(strokeWidth=1.8).encode(y=y, opacity=clear, **only(marks, "color", "strokeDash"))
     # An area under the finger: shapes only for the legend, where models are told apart without colour.
     touch = now.mark_point(filled=True, size=90).encode(
         y=y, opacity=alt.value(0.0), tooltip=tips, **only(marks, "color", "shape")
     )
-    layers = [band, line, touch]
+    layers = [*curves, touch]
     if threshold is not None:
         rule = alt.Chart(table(("limit",), [(threshold,)])).mark_rule(strokeDash=[2, 3], color="#555")
         layers.insert(0, rule.encode(x=x))
@@ -86,9 +96,15 @@ def _rows(subject: Subject, points: list[tuple[str, Point]], most: int) -> Itera
     """The curves at one sigma, over the thresholds that its chips span."""
     limits = thresholds([value for _, point in points for value in point.values], subject.scale, most)
     for label, point in points:
-        found = [point.passing(subject.scale.shown(limit)) for limit in limits]
-        told = [(short(f.value, 4), short(f.ci95[0], 4), short(f.ci95[1], 4)) for f in found]
-        for i, (limit, now) in enumerate(zip(limits, told, strict=True)):
+        found = yield_curve(point, limits, subject.scale, most)
+        told = [(short(f.value, 4), short(f.ci95[0], 4), short(f.ci95[1], 4)) for _, f in found]
+        for i, ((limit, _), now) in enumerate(zip(found, told, strict=True)):
             # A line does without the inside of a run of equal yields.
             if not 0 < i < len(told) - 1 or not told[i - 1] == now == told[i + 1]:
-                yield subject.names.short[label], sigma_text(point.sigma), limit, *now
+                yield (
+                    subject.names.short[label],
+                    sigma_text(point.sigma),
+                    int(point.drawn),
+                    short(limit),
+                    *now,
+                )
