@@ -414,7 +414,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(InputError, match="No space left"):
         write_page(sweep(), path)
     assert path.read_bytes() == b"old"
