@@ -132,6 +132,7 @@ def run_sensitivity(
     images: int | None,
     seed: int,
     metric: str | None,
+    class_axis: int | None,
     only: tuple[str, ...],
     skip: tuple[str, ...],
     threads: int | None,
@@ -150,7 +151,9 @@ def run_sensitivity(
     model = Model(loaded.name, loaded.module, examples, {"sha256": loaded.sha256}, loaded.batch, about)
     numbers = range(20) if chips is None else chips
     plan = EveryImage(tuple(numbers))
-    task, subject = prepare(model, hardware, seed, metric, only or None, skip, plan.images, max(sigmas))
+    task, subject = prepare(
+        model, hardware, seed, metric, only or None, skip, plan.images, max(sigmas), class_axis
+    )
     console = terminal(stderr=json_path == "-")
     with progress(terminal(stderr=True)) as step:
         drops = sensitivity(subject, sigmas, numbers, step)

@@ -46,6 +46,7 @@ def compared(said: str, printed: str, points: float = 3.0) -> list[str]:
     return differences
 
 
+@pytest.mark.filterwarnings("ignore:drift .* was requested but changed nothing")  # at sigma 0
 def test_the_readmes_example_prints_what_it_says():
     listed = blocks(README)
     pairs = [(a[1], b[1]) for a, b in itertools.pairwise(listed) if (a[0], b[0]) == ("python", "text")]

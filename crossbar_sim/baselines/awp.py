@@ -22,6 +22,7 @@ from crossbar_sim.baselines.method import (
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.train import Epoch
+from crossbar_sim.nn.train_checks import check_training
 from crossbar_sim.nn.training import Training
 from crossbar_sim.rng import Key, as_key
 
@@ -63,6 +64,7 @@ class Awp(Method):
     training: Training = Training()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
+        check_training(self.training)
         for what, value in (("gamma", self.gamma), ("input_attack", self.input_attack)):
             if what == "input_attack" and value is None:
                 continue

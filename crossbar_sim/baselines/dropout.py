@@ -20,6 +20,7 @@ from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates
 from crossbar_sim.nn.train import Epoch
+from crossbar_sim.nn.train_checks import check_training
 from crossbar_sim.nn.training import Training
 from crossbar_sim.rng import Key, as_key
 
@@ -46,6 +47,7 @@ class Dropout(Method):
     citation: ClassVar[str] = "Srivastava et al., Dropout, JMLR 15 (2014) 1929"
 
     def __post_init__(self) -> None:
+        check_training(self.training)
         check_rates("rate", self.rate)
         check_switch("alpha", self.alpha)
 

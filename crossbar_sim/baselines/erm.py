@@ -8,6 +8,7 @@ from typing import ClassVar
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
 from crossbar_sim.data import Development
 from crossbar_sim.nn.train import Epoch
+from crossbar_sim.nn.train_checks import check_training
 from crossbar_sim.nn.training import Training
 from crossbar_sim.rng import Key, as_key
 
@@ -23,6 +24,9 @@ class Erm(Method):
     training: Training = Training()  # noqa: RUF009 - frozen
     kind: ClassVar[str] = "erm"
     citation: ClassVar[str] = "Vapnik, Principles of Risk Minimization for Learning Theory, NeurIPS 1991"
+
+    def __post_init__(self) -> None:
+        check_training(self.training)
 
     def fit(
         self,

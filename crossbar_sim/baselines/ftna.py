@@ -20,6 +20,7 @@ from crossbar_sim.nn.networks import NETWORKS
 from crossbar_sim.nn.networks.coded import Coded
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.train import Epoch, fit
+from crossbar_sim.nn.train_checks import check_training
 from crossbar_sim.nn.training import Training
 from crossbar_sim.rng import Key, as_key
 
@@ -52,6 +53,7 @@ class Ftna(Method):
     training: Training = Training()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
+        check_training(self.training)
         if self.bits is not None:
             codes.check_bits(2, self.bits)
         epochs = self.confusion_epochs

@@ -22,6 +22,7 @@ from crossbar_sim.nn import chips
 from crossbar_sim.nn.convert import to_analog
 from crossbar_sim.nn.programming import program
 from crossbar_sim.nn.train import Epoch, fit
+from crossbar_sim.nn.train_checks import check_training
 from crossbar_sim.nn.training import Training
 from crossbar_sim.rng import Key, as_key, check_chip
 from crossbar_sim.robustness.score import Reference
@@ -68,6 +69,7 @@ class ReramV(Method):
     retraining: Training = Training(epochs=10, patience=3)  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
+        check_training(self.training)
         object.__setattr__(self, "hardware", design_given(self.hardware))
         check_chip(self.chip)
         Key(self.seed)

@@ -31,6 +31,9 @@ from crossbar_sim.cli_options import (
     type=click.Choice(["accuracy", "agreement", "output_error"]),
     help="What chips are judged by.  [default: the first that labels and outputs allow]",
 )
+@click.option(
+    "--class-axis", type=int, help="Axis of the classes in the outputs, -1: the last.  [default: found]"
+)
 @click.option("--only", multiple=True, help="Only these layers (name or pattern; repeatable).")
 @click.option("--skip", multiple=True, help="Not these layers (name or pattern; repeatable).")
 @click.option("--threads", type=int, help="Threads to use; results do not depend on it.")

@@ -1,7 +1,7 @@
 """`to_analog`: a model whose mapped layers compute with what their arrays make of the weights."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -14,7 +14,7 @@ from crossbar_sim.errors import InputError, warn
 from crossbar_sim.nn import graph
 from crossbar_sim.nn.analog import arrays_of, make_analog
 from crossbar_sim.nn.copying import copy_module
-from crossbar_sim.nn.derived import restore
+from crossbar_sim.nn.derived import base_of, restore
 from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.design_cautions import of_design
 from crossbar_sim.nn.folding import Fold, fold_away, foldable
@@ -32,6 +32,7 @@ from crossbar_sim.nn.unmapped import (
     hidden,
     is_computed,
     is_matrix,
+    of_own_class,
     why_digital,
     why_no_operand,
 )
@@ -68,7 +69,8 @@ def to_analog(
         only, skip: names of layers, or patterns such as "encoder.*" (one text may list several with commas); the rest
             stays digital and clean.
         seen: what a forward does with the parameters (see `nn.operands`): those that no product takes are on
-            no array. None: every layer multiplies with its weight, as its class does.
+            no array. None: every layer multiplies with its weight, as its class does; a layer of a class of your own
+            is tried by itself on small inputs.
 
     Returns:
         A model with the same forward and the same state_dict keys. Its parameters and buffers are those of
@@ -112,13 +114,11 @@ def to_analog(
     design.key("")  # refuses an impossible seed now rather than in the first forward
     choice = _Choice(None if only is None else patterns(only), patterns(skip))
     builder = _GraphBuilder if exported else _Builder
-    layers = count_shared(builder(analog, hardware, choice, seen).build())
+    tried = Operands() if exported or seen is not None else _tried(model)
+    layers = count_shared(builder(analog, hardware, choice, seen or tried).build())
     choice.check([layer.name for layer in layers])
-    if not any(layer.slots for layer in layers) and seen is None:
-        raise InputError(
-            f"{type(model).__name__} has no layer to map: "
-            + ("; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:4]) or "it has no parameters")
-        )
+    if seen is None and (exported or not any(of_own_class(model))):  # else a run may show one
+        check_any(model, layers)
     for layer in layers:
         modules: dict[int, tuple[nn.Module, list[Slot]]] = {}
         for slot in layer.slots:
@@ -135,7 +135,55 @@ def to_analog(
         make_analog(analog, [], design)  # a graph copies itself in a way that knows no analog layers
     design.layers = tuple(layers)
     warn(of_design(hardware, design.layers))
+    if seen is None and not exported:
+        warn(_unknown(layers, tried, dict(of_own_class(model))))
     return analog
+
+
+def _tried(model: nn.Module) -> Operands:
+    """How layers of own classes multiply with their parameters, where that shows without inputs of the model."""
+    from crossbar_sim.nn.operands import tried_alone  # which runs analog models
+
+    found: dict[str, Matrix] = {}
+    for name, module in of_own_class(model):
+        if not any(True for child in module.children() for _ in child.parameters()) and not any(
+            p is not None and p.is_meta for p in module._parameters.values()
+        ):
+            found |= {f"{name}.{p}" if name else p: matrix for p, matrix in tried_alone(module).items()}
+    return Operands({}, found)
+
+
+def _unknown(layers: list[Layer], tried: Operands, own: Mapping[str, nn.Module]) -> Iterator[str]:
+    """Layers of own classes that were not understood."""
+    names = []
+    for layer in layers:
+        chosen = layer.reason not in (SKIPPED, NOT_CHOSEN)
+        module = own.get(layer.name) or (own.get("") if layer.kind == layer.name else None)
+        held = {} if module is None or not chosen else module._parameters
+        holder = f"{layer.name}." if layer.name in own else ""
+        names += [
+            f"{holder}{p}" for p, v in held.items() if is_matrix(v) and f"{holder}{p}" not in tried.matrices
+        ]
+    if names:
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        yield (
+            f"{', '.join(names[:4])}{more}: how the forward multiplies with "
+            "it is not known without inputs, so it is no matrix on an array here; deploy, which runs the model, and an "
+            "exported model can give it other cells"
+        )
+
+
+def check_any(model: nn.Module, layers: Sequence[Layer]) -> None:
+    """Refuse a model of which nothing is on an array.
+
+    Raises:
+        InputError: with the reasons.
+    """
+    if not any(layer.slots for layer in layers):
+        raise InputError(
+            f"{base_of(model).__name__} has no layer to map: "
+            + ("; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:4]) or "it has no parameters")
+        )
 
 
 def patterns(given: str | Iterable[str]) -> tuple[str, ...]:
@@ -161,6 +209,9 @@ def _is_module(model: nn.Module, name: str) -> bool:
     return True
 
 
+SKIPPED, NOT_CHOSEN = "skipped as asked", "not among those chosen with only"
+
+
 @dataclass
 class _Choice:
     """The user's `only` and `skip`, and which of their patterns have matched."""
@@ -171,8 +222,8 @@ class _Choice:
     def why_not(self, name: str) -> str:
         """The reason to leave the layer digital, or nothing."""
         if self.only is not None and not any(fnmatchcase(name, p) for p in self.only):
-            return "not among those chosen with only"
-        return "skipped as asked" if any(fnmatchcase(name, p) for p in self.skip) else ""
+            return NOT_CHOSEN
+        return SKIPPED if any(fnmatchcase(name, p) for p in self.skip) else ""
 
     def check(self, names: list[str]) -> None:
         """Refuse a pattern that matches nothing: it would silently do nothing."""
@@ -199,9 +250,12 @@ class _Builder:
                 self.tied[place] = min(self.tied.get(place, matrix.layout), matrix.layout, key=Layout.rank)
 
     def matrices(self, module: nn.Module) -> tuple[Matrix, ...]:
-        """The matrices of a layer by its class, or by the operators of a layer that is a graph."""
+        """The matrices of a layer by its class and by what was seen, or by the operators of a layer that is a graph."""
         if not graph.is_unflattened(module):
-            return matrices(module)
+            found = matrices(module)
+            known = {matrix.weight for matrix in found}
+            seen = self.operands.within(self.holders.get(id(module), ""))
+            return found + tuple(m for m in seen if m.weight not in known and m.weight in module._parameters)
         used = graph.uses(module).values()
         return tuple(use.matrix for use in used if use.matrix and use.parameter in module._parameters)
 
@@ -258,7 +312,7 @@ class _Builder:
             rest = [p for p in rest if p != "bias"]
             slots.append(self.folded_bias(name, module, fold))
         if found:
-            slots += self.vectors(name, module, rest, self.hardware.bias == "drifting")
+            slots += self.rest(name, module, found, rest)
             why = "a parameter that its kind of layer does not have: export the model, and products with it are found"
             reasons = {p: why_no_operand(refused[p]) if p in refused else why for p in rest}
             return self.on_arrays(name, kind, slots, module, reasons)
@@ -271,6 +325,14 @@ class _Builder:
             if used and all(use.normalisation for use in used):
                 return self.digital(name, module, kind, rest, True, used[0].reason)
         return self.digital(name, module, kind, rest, normalisation, why_digital(module))
+
+    def rest(self, name: str, module: nn.Module, found: tuple[Matrix, ...], rest: list[str]) -> list[Slot]:
+        """The vectors beside the matrices of a layer: its biases; what a whole model holds may be anything."""
+        layer = module is not self.model or bool(matrices(module))
+        biases = [p for p in rest if layer or p in {matrix.bias for matrix in found}]
+        others = [p for p in rest if p not in biases]
+        slots = self.vectors(name, module, others, self.hardware.other == "drifting")
+        return slots + self.vectors(name, module, biases, self.hardware.bias == "drifting")
 
     def seen(self, module: nn.Module, parameter: str) -> Operand | None:
         """What the forward was seen to do with a parameter of the module; None if that is not known."""

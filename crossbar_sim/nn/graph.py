@@ -6,7 +6,7 @@ to a layer.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,6 +216,54 @@ def _kernels(value: Any, shape: tuple[int, ...], groups: int) -> Layout | None:
     return Layout(whole, "out_in", groups * (held // value.numel()) if groups > 1 else 1, shape)
 
 
+def product_at(
+    op: str, place: int, arguments: Sequence[Any], value: Any, shape: tuple[int, ...]
+) -> tuple[str, Layout, Any] | None:
+    """How an operator multiplies an input with a parameter.
+
+    Args:
+        op: the operator, as "aten.linear.default".
+        place: of the parameter in its arguments.
+        arguments: of the operator; of them only what is no tensor is looked at.
+        value: the parameter, or a stand-in with its strides, as the operator takes it.
+        shape: the parameter's own.
+
+    Returns:
+        The kind of layer, the layout of the parameter as a matrix, and the argument that is added as the bias; None
+        if it is no matrix of a product.
+    """
+    bias = arguments[2] if len(arguments) > 2 else None
+    whole = _as_stored(value, shape)
+    if op == "aten.linear.default" and place == 1 and (layout := _product(value, shape, 0, 1)):
+        return "Linear", layout, bias
+    if op in _CONV and place == 1:
+        groups = int(arguments[6]) if len(arguments) > 6 else 1
+        if layout := _kernels(value, shape, groups):
+            return _CONV[op], layout, bias
+    if op in _TRANSPOSED and place == 1 and whole:
+        groups = int(arguments[6]) if len(arguments) > 6 else 1
+        return _TRANSPOSED[op], Layout(shape, "transposed", groups), None
+    if op == "aten.convolution.default" and place == 1:
+        back, groups = bool(arguments[6]), int(arguments[8])
+        kernels = Layout(shape, "transposed", groups) if back and whole else None
+        kernels = kernels if back else _kernels(value, shape, groups)
+        if kernels:
+            kind = f"Conv{'Transpose' if back else ''}{value.dim() - 2}d"
+            return kind, kernels, None if back else bias
+    first = _ADDED.get(op, _PRODUCTS.get(op))
+    if first is not None and place in (first, first + 1):
+        left = place == first  # p @ x: the parameter's rows are the outputs
+        if layout := _product(value, shape, *((-2, -1) if left else (-1, -2))):
+            added = arguments[0] if op in _ADDED and not left else None
+            return op.removeprefix("aten.").split(".")[0], layout, added
+    return None
+
+
+def factors_of(op: str) -> int | None:
+    """The place of the left operand of a plain product such as matmul; None for other operators."""
+    return _ADDED.get(op, _PRODUCTS.get(op))
+
+
 def _as_stored(value: Any, shape: tuple[int, ...]) -> bool:
     """Whether `value` is all of the parameter in its own shape."""
     return isinstance(value, Tensor) and value.shape == shape and value.is_contiguous()
@@ -278,33 +326,15 @@ def _use(
     arguments: list[Any] = list(user.args)
     shape = shapes[name]
     place = next((i for i, a in enumerate(arguments) if a is node), -1)
-    bias = arguments[2] if len(arguments) > 2 else None
     whole = _as_stored(value, shape)
     short = op.removeprefix("aten.").split(".")[0]
-    if op == "aten.linear.default" and place == 1 and (layout := _product(value, shape, 0, 1)):
-        return Use(name, "Linear", _matrix(name, bias, layout, shapes))
-    if op in _CONV and place == 1:
-        groups = int(arguments[6]) if len(arguments) > 6 else 1
-        if layout := _kernels(value, shape, groups):
-            return Use(name, _CONV[op], _matrix(name, bias, layout, shapes))
-    if op in _TRANSPOSED and place == 1 and whole:
-        groups = int(arguments[6]) if len(arguments) > 6 else 1
-        return Use(name, _TRANSPOSED[op], _matrix(name, None, Layout(shape, "transposed", groups), shapes))
-    if op == "aten.convolution.default" and place == 1:
-        back, groups = bool(arguments[6]), int(arguments[8])
-        kernels = Layout(shape, "transposed", groups) if back and whole else None
-        kernels = kernels if back else _kernels(value, shape, groups)
-        if kernels:
-            kind = f"Conv{'Transpose' if back else ''}{value.dim() - 2}d"
-            return Use(name, kind, _matrix(name, None if back else bias, kernels, shapes))
-    first = _ADDED.get(op, _PRODUCTS.get(op))
-    if first is not None and place in (first, first + 1):
-        left = place == first  # p @ x: the parameter's rows are the outputs
-        if arguments[first + left] in stored:
-            return Use(name, short, None, f"taken by {short}, but no operand of it is an input")
-        if layout := _product(value, shape, *((-2, -1) if left else (-1, -2))):
-            added = arguments[0] if op in _ADDED and not left else None
-            return Use(name, short, _matrix(name, added, layout, shapes))
+    first = factors_of(op)
+    if first is not None and place in (first, first + 1) and arguments[2 * first + 1 - place] in stored:
+        return Use(name, short, None, f"taken by {short}, but no operand of it is an input")
+    found = product_at(op, place, arguments, value, shape)
+    if found is not None:
+        kind, layout, bias = found
+        return Use(name, kind, _matrix(name, bias, layout, shapes))
     if place == 2 and op in ("aten.linear.default", "aten.convolution.default", *_CONV, *_TRANSPOSED):
         return Use(name, short, None, "a bias", bias=True)
     if op in _RECURRENT or op in _CELLS:

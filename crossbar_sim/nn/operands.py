@@ -7,13 +7,15 @@ model runs once with copies of its clean weights in place of the programmed ones
 of its operands are those copies, which are computed from them, and which depend on the inputs.
 """
 
-from collections.abc import Iterable, Mapping
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -22,15 +24,17 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import held, warn
 from crossbar_sim.nn import chips
 from crossbar_sim.nn.analog import arrays_of
-from crossbar_sim.nn.convert import patterns, to_analog
+from crossbar_sim.nn.convert import check_any, patterns, to_analog
 from crossbar_sim.nn.design import Design
 from crossbar_sim.nn.design_cautions import of_design
-from crossbar_sim.nn.evaluate import BLOCK
+from crossbar_sim.nn.evaluate import BLOCK, one_thread, torch_threads_kept
 from crossbar_sim.nn.faithful import InPlace, faithful
+from crossbar_sim.nn.graph import factors_of, is_unflattened, product_at
 from crossbar_sim.nn.kept_state import watched
+from crossbar_sim.nn.matrices import Layout, Matrix, matrices
 from crossbar_sim.nn.reading import reading
 from crossbar_sim.nn.slot import Slot
-from crossbar_sim.nn.unmapped import Operand, Operands
+from crossbar_sim.nn.unmapped import Operand, Operands, is_matrix
 
 
 def mapped(
@@ -64,12 +68,42 @@ def mapped(
     """
     only, skip = None if only is None else patterns(only), patterns(skip)
     with held():
-        analog = faithful(to_analog(model, hardware, seed, chip, only, skip), model, x, clean, fixed)
-        seen = operands(analog, x, fixed)
-        if seen is not None and not seen.usual:
+
+        def make(seen: Operands | None) -> nn.Module:
             made = to_analog(model, hardware, seed, chip, only, skip, seen)
-            analog = faithful(made, model, x, clean, fixed)
+            return faithful(made, model, x, clean, fixed)
+
+        analog, seen = settled(make, x, fixed)
     warn(of_design(hardware, chips.layers(analog)))
+    return analog, seen
+
+
+def settled(
+    make: Callable[[Operands | None], nn.Module], x: Tensor, fixed: int | None = None
+) -> tuple[nn.Module, Operands | None]:
+    """An analog model that is made again with what its forward was seen to do, and what that is.
+
+    Args:
+        make: an analog model, with what is known of its forward.
+        x, fixed: see `operands`.
+
+    Raises:
+        InputError: if nothing of the model is on an array by its classes, and no product was seen.
+    """
+    analog = make(None)
+    seen = operands(analog, x, fixed)
+    if seen is None or not (seen.found or seen.matrices):
+        check_any(analog, chips.layers(analog))
+    if seen is None or seen.usual:
+        return analog, seen
+    analog = make(seen)
+    if seen.agrees:
+        return analog, seen
+    again = operands(analog, x, fixed)  # a parameter that has an array only now may be taken past it
+    if again is not None:
+        seen = Operands({**seen.found, **again.found}, seen.matrices)
+        if not all(operand.way in ("product", "operand") for operand in again.found.values()):
+            analog = make(seen)
     return analog, seen
 
 
@@ -114,7 +148,8 @@ def _seen(analog: nn.Module, design: Design, x: Tensor) -> Operands:
     if kept:
         recorder = design.recorder = _Recorder(analog, kept)
         recorder.run(analog, x)
-    return Operands(recorder.result())
+    agrees = {name: matrix.layout for name, matrix in recorder.matrices.items()} == recorder.held
+    return Operands(recorder.result(), recorder.matrices, agrees)
 
 
 @dataclass(frozen=True)
@@ -160,6 +195,11 @@ class _Recorder:
         self.names: dict[tuple[int, str], str] = {}
         self.provided: dict[str, str] = {}
         self.copies: dict[str, Tensor] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.bases: set[int] = set()
+        self.matrices: dict[str, Matrix] = {}
+        self.held: dict[str, Layout] = {}
+        self.depth = 0
         # an original that is analog while it runs has its arrays from its copy, with the same names
         roots = [analog.copied, analog.original] if isinstance(analog, InPlace) else [analog]
         for name, module in (pair for root in roots for pair in root.named_modules()):
@@ -173,10 +213,16 @@ class _Recorder:
                     continue
                 full = f"{name}.{parameter}" if name else parameter
                 self.names[id(module), parameter] = full
+                if value.is_contiguous() and not self.known(module, parameter):
+                    self.shapes[full] = tuple(value.shape)
+                    self.bases.add(_place(value))
                 known = self.about.setdefault(_place(value), _About(tensor=value))
                 known.exact |= {_Source(full, "clean")}
                 if arrays is not None and parameter in arrays.slots:
                     self.provided[full] = parameter
+                    slot = arrays.slots[parameter]
+                    if slot.weight == parameter and full in self.shapes and slot.layout.order != "vector":
+                        self.held[full] = slot.layout
                     if parameter in arrays.programmed:  # by a run before
                         held = arrays.programmed[parameter]
                         self.about[_place(held)] = _About(
@@ -184,11 +230,25 @@ class _Recorder:
                         )
         self.about.update(kept or {})
 
+    @staticmethod
+    def known(module: nn.Module, parameter: str) -> bool:
+        """Whether the module's class or graph says what the parameter is."""
+        if isinstance(module, fx.GraphModule | nn.utils.parametrize.ParametrizationList):
+            return True
+        return is_unflattened(module) or any(parameter == m.weight for m in matrices(module))
+
     def run(self, analog: nn.Module, x: Tensor) -> None:
         """One forward; what it leaves on the model is put back."""
         given = x.clone()  # a forward may change its input
         self.about[_place(given)] = _About(fed=True, tensor=given)
-        with watched(analog), torch.inference_mode(), reading(0, len(given)), _Mode(self):
+        with (
+            torch_threads_kept(),
+            watched(analog),
+            torch.inference_mode(),
+            reading(0, len(given)),
+            _Mode(self),
+        ):
+            one_thread()  # of two examples: threads would wait for one another
             analog(given)
 
     def kept(self) -> dict[int, _About]:
@@ -212,6 +272,8 @@ class _Recorder:
             if clean is None:
                 return None
             self.copies[name] = copied = clean.detach().clone()
+            if name in self.shapes:
+                self.bases.add(_place(copied))
             self.about[_place(copied)] = _About(exact=frozenset({_Source(name, "array")}), tensor=copied)
         return self.copies[name]
 
@@ -219,7 +281,7 @@ class _Recorder:
         """Note a parameter in place of which the forward handed another tensor to its layer."""
         self.handed.add(self.names.get((id(module), parameter), parameter))
 
-    def operator(self, func: Any, tensors: list[Tensor], outputs: list[Tensor]) -> None:
+    def operator(self, func: Any, args: Sequence[Any], tensors: list[Tensor], outputs: list[Tensor]) -> None:
         """Note what one operator took and what its results are made of."""
         packet = func.overloadpacket.__name__
         abouts = [self.about.get(_place(t)) or _About() for t in tensors]
@@ -229,6 +291,8 @@ class _Recorder:
             return
         if _is_product(packet):
             self._product(packet, abouts)
+            if not self.depth:
+                self._matrix(str(func), args)
         fed = any(about.fed for about in abouts)
         if fed:
             for about in abouts:
@@ -268,6 +332,35 @@ class _Recorder:
             for source, operator in about.made.items():
                 self.computed.setdefault(source, operator)
 
+    def _matrix(self, op: str, args: Sequence[Any]) -> None:
+        """Note how a product takes a parameter that is no matrix by the class of its module."""
+        first = factors_of(op)
+        for place, value in enumerate(args):
+            if not isinstance(value, Tensor) or _place(value) not in self.bases:
+                continue
+            if first is not None and place in (first, first + 1):
+                other = args[2 * first + 1 - place]
+                if isinstance(other, Tensor) and (self.about.get(_place(other)) or _About()).stored:
+                    continue
+            for source in self.about[_place(value)].exact:
+                way = "array" if source.name in self.provided else "clean"
+                found = None
+                if source.way == way and source.name in self.shapes:
+                    found = product_at(op, place, args, value, self.shapes[source.name])
+                if found is not None:
+                    new = self._with_bias(source.name, found[1], found[2])
+                    old = self.matrices.get(source.name, new)
+                    self.matrices[source.name] = min(old, new, key=lambda matrix: matrix.layout.rank())
+
+    def _with_bias(self, name: str, layout: Layout, bias: Any) -> Matrix:
+        """As `graph.uses` has it: the bias joins if it is a parameter of the same module, one value per bit line."""
+        holder, _, weight = name.rpartition(".")
+        about = self.about.get(_place(bias)) if isinstance(bias, Tensor) else None
+        for source in () if about is None or bias.shape != (layout.groups * layout.cols,) else about.exact:
+            if source.name.rpartition(".")[0] == holder and self.shapes.get(source.name) == tuple(bias.shape):
+                return Matrix(weight, source.name.rpartition(".")[2], layout)
+        return Matrix(weight, None, layout)
+
     def result(self) -> dict[str, Operand]:
         """What was done with every parameter that an array provides."""
         return {name: self._of(name) for name in self.provided}
@@ -301,13 +394,17 @@ class _Mode(TorchDispatchMode):
         kwargs = kwargs or {}
         packet = func.overloadpacket.__name__
         if not _is_product(packet) and not _keeps_values(packet) and func._can_decompose():
-            with self:
-                found = func.decompose(*args, **kwargs)
+            self.recorder.depth += 1  # an exported graph keeps the operator as it is
+            try:
+                with self:
+                    found = func.decompose(*args, **kwargs)
+            finally:
+                self.recorder.depth -= 1
             if found is not NotImplemented:
                 return found
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         out = func(*args, **kwargs)
-        self.recorder.operator(func, tensors, [t for t in tree_leaves(out) if isinstance(t, Tensor)])
+        self.recorder.operator(func, args, tensors, [t for t in tree_leaves(out) if isinstance(t, Tensor)])
         return out
 
 
@@ -365,3 +462,35 @@ def _place(t: Tensor) -> int:
         return int(t.untyped_storage().data_ptr()) or id(t)
     except (RuntimeError, NotImplementedError):
         return id(t)
+
+
+def tried_alone(module: nn.Module) -> dict[str, Matrix]:
+    """How a layer of a class of its own multiplies its inputs with its parameters, without any input at hand.
+
+    A copy of the layer runs on small random inputs whose last dimension is one of its parameters' sizes; the products
+    show how a parameter is a matrix.
+
+    Args:
+        module: with parameters of its own and no layers with parameters below it.
+
+    Returns:
+        {parameter: matrix} where every input that the layer takes shows the same; empty where it takes none.
+    """
+    own = {n: p for n, p in module._parameters.items() if is_matrix(p)}
+    sizes = sorted({size for p in own.values() if p is not None for size in p.shape if size > 1})
+    lead = {p.shape[0] for p in own.values() if p is not None and p.ndim > 2}
+    shapes = [(*first, size) for size in sizes for first in ((2,), (2, 3), *((n, 2) for n in sorted(lead)))]
+    found: dict[str, set[Matrix]] = {}
+    try:
+        alone = copy.deepcopy(module).cpu().float().eval()
+        with torch.random.fork_rng(devices=[]):
+            for shape in shapes:
+                recorder = _Recorder(alone)
+                x = torch.linspace(-1, 1, math.prod(shape)).reshape(shape)
+                with suppress(Exception):  # most of these inputs do not fit
+                    recorder.run(alone, x)
+                    for name, matrix in recorder.matrices.items():
+                        found.setdefault(name, set()).add(matrix)
+    except Exception:  # a layer that cannot be copied
+        return {}
+    return {name: next(iter(ways)) for name, ways in found.items() if len(ways) == 1 and name in own}

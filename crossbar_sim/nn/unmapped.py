@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from crossbar_sim.nn.graph import UNUSED, Use, is_unflattened
 from crossbar_sim.nn.layer import Layer
-from crossbar_sim.nn.matrices import DIGITAL, NORMALISATION, RULES
+from crossbar_sim.nn.matrices import DIGITAL, NORMALISATION, RULES, Matrix
 
 Way = Literal["product", "computed", "operand", "past", "kept", "handed", "read", "unused"]
 """What a forward does with a parameter:
@@ -41,19 +41,32 @@ class Operands:
     Args:
         found: by the parameter's name in the module that holds it ("fc.weight"), for those that a module's arrays
             provide.
+        matrices: {name of the parameter: how a product takes it}, for those that are no matrix by the class of what
+            holds them: a parameter of a class of one's own.
+        agrees: whether the arrays of the model that was looked at hold these so.
     """
 
     found: Mapping[str, Operand] = field(default_factory=dict)
+    matrices: Mapping[str, Matrix] = field(default_factory=dict)
+    agrees: bool = True
 
     @property
     def usual(self) -> bool:
         """Whether every parameter is what its kind of layer makes of it: the matrix of a product, a bias, a factor."""
-        return all(operand.way in ("product", "operand") for operand in self.found.values())
+        return self.agrees and all(operand.way in ("product", "operand") for operand in self.found.values())
+
+    def within(self, holder: str) -> tuple[Matrix, ...]:
+        """The matrices that a module of that name holds, although its class does not say so."""
+        found = self.matrices.items()
+        return tuple(matrix for name, matrix in found if name.rpartition(".")[0] == holder)
 
     def of(self, holder: str, parameter: str) -> Operand | None:
         """What was seen of a parameter; None if it was not looked at."""
         return self.found.get(f"{holder}.{parameter}" if holder else parameter)
 
+
+_PARTS = ("_g", "_v", "_orig")
+"""How the names of parameters end that a weight is computed from."""
 
 CONSTANTS = "constants of a frozen normalisation, no parameters: they stay digital and do not drift"
 
@@ -79,6 +92,19 @@ _LISTED = "held where torch does not look for layers (a plain list, say): it sta
 _CONSTANT = "a weight that is no parameter: it stays digital and exact; make it an nn.Parameter"
 
 
+def of_own_class(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of no known class that hold matrices, which only a run of the forward shows the use of."""
+    known = (*RULES, *NORMALISATION, *DIGITAL, nn.utils.parametrize.ParametrizationList)
+    for name, module in model.named_modules():
+        plain = not isinstance(module, (*known, torch.jit.ScriptModule, torch.fx.GraphModule))
+        if not plain or is_unflattened(module) or hasattr(module, "parametrizations"):
+            continue
+        values = [(p, v) for p, v in module._parameters.items() if v is not None]
+        # a table of positions begins with a dimension of 1, which goes over the examples
+        if any(is_matrix(v) and v.shape[0] > 1 and not p.endswith(_PARTS) for p, v in values):
+            yield name, module
+
+
 def why_digital(module: nn.Module) -> str:
     """Why none of the module's own parameters is a matrix on an array."""
     if isinstance(module, NORMALISATION):
@@ -87,7 +113,7 @@ def why_digital(module: nn.Module) -> str:
         if isinstance(module, cls):
             return reason
     parts = isinstance(module, nn.utils.parametrize.ParametrizationList)
-    if parts or any(name.endswith(("_g", "_v", "_orig")) for name in module._parameters):
+    if parts or any(name.endswith(_PARTS) for name in module._parameters):
         return PARAMETRISED
     if isinstance(module, tuple(RULES)):
         return "no real-valued weight of its own"

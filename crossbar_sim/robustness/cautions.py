@@ -91,7 +91,7 @@ def of_reference(reference: Reference, metric: str, asked: str | None) -> Iterat
 
 
 def of_tail(scores: tuple[Score, ...], metric: str) -> Iterator[str]:
-    """Scores with a long tail, which make the interval of their mean too short (docs/statistics.md, section 8)."""
+    """Scores with a long tail, with which the interval of their mean is not exact (docs/statistics.md, section 8)."""
     found = tail_caution(abs(score.value(metric)) for score in scores)  # an error is shown as the error it is
     if found is not None:
         yield found

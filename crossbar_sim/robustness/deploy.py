@@ -24,7 +24,7 @@ from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.faithful import faithful
 from crossbar_sim.nn.kept_state import left_on
 from crossbar_sim.nn.layer import Layer
-from crossbar_sim.nn.operands import operands
+from crossbar_sim.nn.operands import settled
 from crossbar_sim.nn.remapped import remap_arrays, remap_errors, remap_sentence
 from crossbar_sim.nn.unmapped import Operands
 from crossbar_sim.rng import STREAM_VERSION
@@ -276,11 +276,13 @@ def deploy(
 
     reference = Reference.of(model, x, y, block, fixed, class_axis)
     x, y = reference.x, reference.y
-    analog = faithful(analog, model, x, reference.few, fixed)
-    seen = operands(analog, x, fixed)
-    if seen is not None and not seen.usual:
-        analog = faithful(made(seen), model, x, reference.few, fixed)
-        total = _work(analog, len(numbers), sensitivity_chips)
+    first = analog
+
+    def make(seen: Operands | None) -> nn.Module:
+        return faithful(first if seen is None else made(seen), model, x, reference.few, fixed)
+
+    analog, seen = settled(make, x, fixed)
+    total = _work(analog, len(numbers), sensitivity_chips)
     notes = (*notes, *cautions.of_state(left_on(model)), *cautions.of_places(reference))
     asked, metric = metric, reference.metric(metric)
     reference.check_metric(metric)

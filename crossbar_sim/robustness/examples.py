@@ -76,6 +76,7 @@ def find_examples(
         x, notes = tokens(x, whole), ("the model takes whole numbers: x is taken as such",)
     if images is not None and images < len(x):
         chosen = permutation(len(x), Key(seed).fold("images"))[:images].sort().values
+        notes = (*notes, f"{images:,} of the {len(x):,} examples of {splits.name}, drawn by seed {seed}")
         x, y = x[chosen], None if y is None else y[chosen]
     elif images is not None and images > len(x):
         notes = (*notes, f"{images} examples were asked for and {splits.name} has {len(x)}: all are used")

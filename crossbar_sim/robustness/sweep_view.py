@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from crossbar_sim.robustness.page.headline import crossing_words
+from crossbar_sim.robustness.page.headline import crossing_words, listed_sigmas
 from crossbar_sim.robustness.page.numbers import check_threshold
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.sensitivity import LayerDrop
@@ -156,8 +156,7 @@ def _comparisons(sweep: Sweep) -> Iterator[str]:
             found = [(sigma, pair) for sigma, pair in sweep.paired(first, other) if pair.adjusted is not None]
             apart = [sigma for sigma, pair in found if pair.adjusted is not None and pair.adjusted < 0.05]
             if apart:
-                span = f"{apart[0]:g} to {apart[-1]:g}" if len(apart) > 1 else f"{apart[0]:g}"
-                where = f"at {len(apart)} of {counted(len(found), 'sigma')} ({span})"
+                where = f"at {len(apart)} of {counted(len(found), 'sigma')} ({listed_sigmas(apart)})"
             elif found:
                 where = f"at none of {counted(len(found), 'sigma')}"
             else:  # one chip, or nothing random

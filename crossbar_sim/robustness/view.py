@@ -68,6 +68,12 @@ def show(deployment: Deployment, console: Console) -> None:
         say(f"warning: {warning}", "yellow")
 
 
+def _judged(deployment: Deployment) -> str:
+    """What the main score is a share of: examples, or their tokens or pixels where each has a class."""
+    unit = (deployment.judged or {}).get("unit")
+    return f"{unit}s" if unit and deployment.metric in ("accuracy", "agreement") else _what(deployment)
+
+
 def _what(deployment: Deployment) -> str:
     name = str((deployment.identity.get("data") or {}).get("name"))
     return {"digits": "images", "mnist": "images", "random inputs": "inputs"}.get(name, "examples")
@@ -85,7 +91,7 @@ def _answer(deployment: Deployment) -> str:
     return measure.answer.format(
         chips=f"{n} chips" if n > 1 else one,
         mean=f"{fixed(total.mean, digits)} %",
-        what=_what(deployment),
+        what=_judged(deployment),
         ci=f" (95 % interval {fixed(ci[0], digits)} to {fixed(ci[1], digits)} %)"
         if ci
         else " (one chip: no interval)",

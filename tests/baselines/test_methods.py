@@ -206,3 +206,12 @@ def test_settings_are_read_as_json_and_as_python_writes_them() -> None:
     for text in ("gamma=nan", "gamma=NaN", "gamma=-inf"):
         with pytest.raises(InputError, match=r"gamma=.*finite"):
             method_of("awp", dict([setting(text)]), {})
+
+
+@pytest.mark.parametrize("method", sorted(ALL_METHODS, key=lambda method: method.kind))
+@pytest.mark.parametrize("training", [3, "sgd", {"epochs": 2}, Training, None])
+def test_a_training_that_is_none_is_refused_when_the_method_is_made(method: Any, training: Any) -> None:
+    needed = {"sigma": 0.3} if method.kind == "drift-aware" else {}
+    with pytest.raises(InputError, match=r"training=.*expected an instance such as Training") as caught:
+        method(**needed, training=training)
+    assert "\n" not in str(caught.value)

@@ -115,7 +115,7 @@ CASES: dict[str, tuple[str, str]] = {
     ),
     "labels negative": (f"{D} --data BAD/negative.npz", "-1"),
     "labels fractional": (f"{D} --data BAD/halves.npz", "0.5"),
-    "labels one-hot": (f"{D} --data BAD/one_hot.npz", "one class number per example"),
+    "labels one-hot": (f"{D} --data BAD/one_hot.npz", "one-hot rows: give class numbers"),
     "data NaN": (f"{D} --data BAD/nan.npz", "NaN"),
     "data pickled": (f"{D} --data BAD/objects.npz", "Python objects"),
     "data without examples": (f"{D} --data BAD/none.npz", "at least one example"),

@@ -295,3 +295,11 @@ def test_sigmas_are_those_that_were_meant():
     assert check_sigmas(np.linspace(0, 1.5, 31)) == check_sigmas([i * 5 / 100 for i in range(31)])
     assert 0.15 in check_sigmas(np.linspace(0, 1.5, 31))
     assert check_sigmas([1e-14]) == (1e-14,)
+
+
+def test_sensitivity_takes_the_axis_of_the_classes(command, files):
+    done = command("sensitivity", files.checkpoint, "--chips", 1, "--images", 20, "--class-axis", 5)
+    assert done.code == 2
+    assert "class_axis=5" in done.err
+    done = command("sensitivity", files.checkpoint, "--chips", 1, "--images", 20, "--class-axis", -1)
+    assert done.code == 0, done.err

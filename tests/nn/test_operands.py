@@ -1,7 +1,9 @@
 """Weights are on arrays where a forward multiplies its inputs with them, whichever class holds them."""
 
+import dataclasses
 import functools
 import math
+import warnings
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from test_graph import export
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from crossbar_sim import Hardware
+from crossbar_sim import CrossbarWarning, Hardware, InputError
 from crossbar_sim.baselines import redundancy
 from crossbar_sim.nn import chips, to_analog
 from crossbar_sim.nn.operands import operands
@@ -401,3 +403,128 @@ def test_the_search_and_calibrations_count_what_a_deployment_does():
     assert list(searched) == [score.accuracy for score in swept.scores]
     assert redundancy.cells(model, BAYESFT, X) == 2 * 24
     assert redundancy.cells(model, BAYESFT) == 2 * (24 + 64)
+
+
+class Own(nn.Module):
+    """A layer of no known class, as the Conv1D of transformers."""
+
+    def __init__(self, forward, *shape):
+        super().__init__()
+        self.weight, self.bias, self.own = nn.Parameter(numbers(*shape)), nn.Parameter(numbers(5)), forward
+
+    def forward(self, x):
+        return self.own(self, x)
+
+
+class Scaled(Own):
+    """That does not run by itself."""
+
+    def forward(self, x, scale):
+        return self.own(self, x) * scale
+
+
+class Within(nn.Module):
+    """Calls one such."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = Scaled(lambda s, x: x @ s.weight, 8, 5)
+
+    def forward(self, x):
+        return self.layer(x, 2.0)
+
+
+class Block(nn.Module):
+    """Parameters of the model itself beside layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.place = nn.LayerNorm(8), nn.Parameter(numbers(1, 8))
+        self.q, self.o = nn.Parameter(numbers(8, 8)), nn.Parameter(numbers(5, 8))
+
+    def forward(self, x):
+        return F.linear(self.norm(x + self.place) @ self.q, self.o)
+
+
+class Adapted(nn.Linear):
+    """With two factors of low rank beside its weight."""
+
+    def __init__(self):
+        super().__init__(8, 5)
+        self.a, self.b = nn.Parameter(numbers(8, 2)), nn.Parameter(numbers(2, 5))
+
+    def forward(self, x):
+        return super().forward(x) + x @ self.a @ self.b
+
+
+class LookedUp(nn.Module):
+    """Multiplies with the table of an embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.first = nn.Embedding(5, 6), nn.Linear(8, 6)
+
+    def forward(self, x):
+        return F.linear(self.first(x), self.table.weight)
+
+
+ALONE = {
+    "addmm": (lambda s, x: torch.addmm(s.bias, x, s.weight), (8, 5)),
+    "as transformers do": (lambda s, x: torch.addmm(s.bias, x.view(-1, x.size(-1)), s.weight), (8, 5)),
+    "linear": (lambda s, x: F.linear(x, s.weight, s.bias), (5, 8)),
+    "matmul": (lambda s, x: x @ s.weight + s.bias, (8, 5)),
+    "transposed": (lambda s, x: x @ s.weight.T + s.bias, (5, 8)),
+    "from the left": (lambda s, x: (s.weight @ x.T).T + s.bias, (5, 8)),
+    "square": (lambda s, x: x @ s.weight, (8, 8)),
+    "halves": (lambda s, x: torch.cat([x @ s.weight[:, :4], x @ s.weight[:, 4:]], 1), (8, 8)),
+    "batched": (lambda s, x: torch.bmm(x.expand(3, *x.shape), s.weight).sum(0), (3, 8, 5)),
+    "experts": (lambda s, x: (x.unsqueeze(0) @ s.weight).sum(0) + s.bias, (3, 8, 5)),
+    "a convolution": (lambda s, x: F.conv1d(x.unsqueeze(2), s.weight, s.bias).squeeze(2), (5, 8, 1)),
+    "einsum": (lambda s, x: torch.einsum("bi,io->bo", x, s.weight), (8, 5)),
+    "sign": (lambda s, x: x @ s.weight.sign(), (8, 5)),
+}
+OWN = {name: functools.partial(Own, forward, *shape) for name, (forward, shape) in ALONE.items()}
+NOT_ALONE = {"an argument more": Within, "a block": Block, "factors": Adapted, "a table": LookedUp}
+
+
+@pytest.mark.parametrize("other", ["drifting", "digital"])
+@pytest.mark.parametrize("bias", ["drifting", "row"])
+@pytest.mark.parametrize("name", [*OWN, *NOT_ALONE])
+def test_a_layer_of_an_own_class_has_the_cells_that_it_has_exported(name, other, bias):
+    model = nn.Sequential((OWN | NOT_ALONE)[name](), nn.ReLU())
+    model = (model[0] if name == "a block" else model).eval()
+    hardware = dataclasses.replace(BAYESFT, other=other, bias=bias)
+    exported = torch.export.export(model, (X,)).module()
+    ways = (model, exported)
+    if other == "digital" and name in ("einsum", "sign"):
+        for each in ways:  # nothing of it is on an array
+            with pytest.raises(InputError, match="no layer to map"):
+                deploy(each, X, None, hardware, chips=1)
+        return
+    found = [deploy(m, X, None, hardware, chips=2, sensitivity_chips=0, fixed=len(X)) for m in ways]
+    assert cells(found[0]) == cells(found[1])
+    errors = [[score.output_error for score in each.scores] for each in found]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-5)
+    if name in OWN:  # and without inputs
+        with torch.no_grad():
+            outputs = [to_analog(m, hardware)(X) for m in ways]
+        assert torch.allclose(*outputs, rtol=1e-5)
+
+
+def test_a_layer_that_shows_nothing_by_itself_is_warned_of():
+    with pytest.warns(
+        CrossbarWarning, match=r"^layer\.weight: how the forward multiplies with it is not known"
+    ):
+        to_analog(Within().eval(), BAYESFT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        to_analog(nn.Sequential(OWN["addmm"](), nn.Linear(5, 3)).eval(), BAYESFT)
+
+
+def test_a_weight_taken_past_a_layer_of_an_own_class_is_named():
+    model = nn.Sequential(Own(lambda s, x: x @ next(s.parameters()), 8, 5), nn.Linear(5, 3)).eval()
+    for other in ("drifting", "digital"):
+        hardware = dataclasses.replace(BAYESFT, other=other)
+        found = deploy(model, X, None, hardware, chips=1, sensitivity_chips=0)
+        assert cells(found) == 2 * 15
+        assert any("past" in warning for warning in found.warnings)

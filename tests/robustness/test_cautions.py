@@ -19,6 +19,9 @@ from crossbar_sim.robustness.sweep_notes import tails
 from crossbar_sim.store import export_chip, read_chip
 from crossbar_sim.store.records import Trial
 
+pytestmark = pytest.mark.filterwarnings("ignore::crossbar_sim.errors.CrossbarWarning")
+"""Every test here looks at what is warned of in the report; that it is issued as well is in test_warnings.py."""
+
 
 def inputs(*shape: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(1).standard_normal(shape).astype(np.float32))

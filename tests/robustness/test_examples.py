@@ -69,3 +69,25 @@ def test_tokens_are_whole_numbers_wherever_the_table_is(model):
         found(model, tokens / 2)
     with pytest.raises(InputError, match="not drawn at random"):
         found(model, None, (5,))
+
+
+def test_a_draw_of_the_examples_says_of_how_many():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    drawn = find_examples(
+        LoadedModel(model, "", "", "m"),
+        Splits("mine", None, None, Split(torch.rand(2000, 16), None), None),
+        None,
+        400,
+        None,
+        7,
+    )
+    assert [note for note in drawn.notes if "400 of the 2,000 examples of" in note and "seed 7" in note]
+    whole = find_examples(
+        LoadedModel(model, "", "", "m"),
+        Splits("mine", None, None, Split(torch.rand(20, 16), None), None),
+        None,
+        20,
+        None,
+        7,
+    )
+    assert not [note for note in whole.notes if "drawn" in note]

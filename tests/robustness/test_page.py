@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pytest
 from made_sweeps import sweep
 
@@ -20,8 +21,10 @@ from crossbar_sim.robustness import page as public
 from crossbar_sim.robustness.page import page_text, write_page
 from crossbar_sim.robustness.page.curve_chart import MOST_POINTS
 from crossbar_sim.robustness.page.downloads import MOST_TRIALS
+from crossbar_sim.robustness.page.headline import answer, listed_sigmas
 from crossbar_sim.robustness.page.look import Names, Scale
 from crossbar_sim.robustness.page.numbers import ahead, default_threshold, thresholds
+from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.sweep import Sweep
 from crossbar_sim.store.records import Task
 
@@ -206,6 +209,42 @@ def test_models_that_differ_by_chance_are_not_ranked() -> None:
     lead = ahead(same, "a", "b")
     assert lead is not None
     assert lead.estimate == 0
+
+
+def at_one_sigma(labels: tuple[str, ...]) -> Sweep:
+    """The first model differs from the others at sigma 0.3 only, and chips scatter at the last sigma."""
+    made, curves = sweep(labels[:1], known=False), {}
+    rng = np.random.default_rng(5)
+    for place, label in enumerate(labels):
+        found = []
+        for trial in (t for p in made.curve(labels[0]) for t in p.trials):
+            shift = 0.0
+            if place and trial.sigma == 0.3:
+                shift = -0.01 - 0.002 * rng.random()
+            if place and trial.sigma == 1.2:
+                shift = 0.05 * (-1) ** trial.chip
+            found.append(replace(trial, value=trial.value + shift))
+        curves[label] = Point.of_trials(label, made.tasks[labels[0]], found)
+    return Sweep(dict.fromkeys(labels, made.tasks[labels[0]]), curves, {label: {} for label in labels})
+
+
+def test_sigmas_at_which_models_differ_are_named_where_their_means_do_not() -> None:
+    two, three = at_one_sigma(("a", "b")), at_one_sigma(("a", "b", "c"))
+    (found,) = [s for s in answer(two, None) if "cannot be told apart" in s]
+    assert "cannot be told apart by their mean over the sigmas" in found
+    assert re.search(r"At single sigmas a differs from b at sigma 0\.3 \(p (=|<) 0\.0\d+\)", found)
+    assert found.split(" At single")[1] in Page(page_text(two)).words
+    assert re.search(r"differs from b at sigma 0\.3 .*; from c at sigma 0\.3", answer(three, None)[0])
+    same = Sweep(two.tasks, dict.fromkeys("ab", two.curve("a")), {"a": {}, "b": {}})
+    assert "At single sigmas" not in answer(same, None)[0]  # the control
+
+
+def test_many_sigmas_are_listed_in_short() -> None:
+    assert listed_sigmas([0.3]) == "sigma 0.3"
+    assert listed_sigmas([0.3, 0.6, 1e-6]) == "sigma 0.3, 0.6 and 1e-06"
+    assert (
+        listed_sigmas([i / 10 for i in range(1, 9)]) == "sigma 0.1, 0.2, 0.3, 0.4, 0.5 and 3 more up to 0.8"
+    )
 
 
 def test_the_crossing_is_told_in_the_shown_scale() -> None:

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from crossbar_sim import Hardware, InputError, Key
+from crossbar_sim import CrossbarWarning, Hardware, InputError, Key
 from crossbar_sim.data import Split, load_data
 from crossbar_sim.nn import seeded
 from crossbar_sim.nn.networks import build
@@ -128,7 +128,8 @@ def test_what_counting_chips_ended_at_is_not_shown_as_a_cost():
 
 def test_notes_and_cautions_are_told_and_kept():
     design = Hardware.preset("bayesft", normalisation="folded")
-    sweep = robustness({"a": net(0), "b": net(1)}, "digits", design, sigmas=[0.3], chips=2)
+    with pytest.warns(CrossbarWarning, match="normalisation=folded"):
+        sweep = robustness({"a": net(0), "b": net(1)}, "digits", design, sigmas=[0.3], chips=2)
     text = shown(sweep)
     assert text.count("warning: normalisation=folded was requested, but no batch normalisation") == 1
     assert "note: pixel values 0 .. 16 divided by 16" in text
@@ -145,16 +146,16 @@ def test_a_caution_of_one_model_names_it():
     with torch.no_grad():
         good[1].weight.copy_(torch.eye(64)[2::6][:10])  # the brightest of ten pixels
     x = load_data("digits").test.x[:50]
-    sweep = robustness({"good": good, "flat": flat}, Split(x), sigmas=[0.3], chips=2)
+    with pytest.warns(CrossbarWarning, match="flat: the clean model"):
+        sweep = robustness({"good": good, "flat": flat}, Split(x), sigmas=[0.3], chips=2)
     assert "warning: flat: the clean model gives all 50 examples one class" in shown(sweep)
 
 
 def test_an_idle_effect_is_named():
     design = Hardware.preset("bayesft", stuck_off=1e-12)
-    assert (
-        "stuck"
-        in shown(robustness({"a": net()}, "digits", design, sigmas=[0.3], chips=1)).split("warning:")[1]
-    )
+    with pytest.warns(CrossbarWarning, match="stuck"):
+        sweep = robustness({"a": net()}, "digits", design, sigmas=[0.3], chips=1)
+    assert "stuck" in shown(sweep).split("warning:")[1]
 
 
 def test_errors_of_several_models_name_the_model():

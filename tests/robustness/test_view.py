@@ -63,6 +63,19 @@ def joined(text: str) -> str:
     return re.sub(r"\s+", " ", text)
 
 
+def test_places_of_an_example_are_named_as_what_they_are() -> None:
+    judged = {"unit": "token", "class_axis": -1, "classes": 5, "count": 900, "ignored": 0}
+    for metric, unit, said in (
+        ("accuracy", "token", "of tokens right"),
+        ("agreement", "pixel", "of pixels"),
+        ("output_error", "token", "the outputs differ"),
+    ):
+        text = joined(shown(deployment(metric=metric, threshold=None, judged={**judged, "unit": unit})))
+        assert said in text.partition("spread")[0]
+        assert "of images" not in text.partition("spread")[0]
+    assert "of images right" in joined(shown(deployment()))
+
+
 GOLDEN = """\
 On 20 chips the model keeps 82.3 % of images right (95 % interval 75.8 to
 88.8 %), from 98.1 % clean.

@@ -9,6 +9,7 @@ from crossbar_sim.robustness.page.look import Names, Scale, number, percent, sig
 from crossbar_sim.robustness.page.numbers import (
     Overall,
     ahead,
+    apart_at,
     default_threshold,
     differing,
     once,
@@ -24,6 +25,9 @@ MOST_CROSSINGS = 3
 
 MOST_APART = 4
 """Models that are told one by one."""
+
+MOST_SIGMAS = 6
+"""Sigmas that are listed one by one."""
 
 
 def answer(sweep: Sweep, threshold: float | None) -> list[str]:
@@ -106,9 +110,11 @@ def _best(sweep: Sweep, order: list[tuple[str, Overall]], names: Names, scale: S
                 f"{first} and {runner} were measured on {other} and are not compared chip by chip: "
                 f"their {what} is {_estimate(found, scale)} and {_estimate(next_best, scale)}."
             )
+        alone = _at_single_sigmas(sweep, best, [second], names)
+        over = "" if not alone else " by their mean over the sigmas"
         return (
-            f"{first} and {runner} cannot be told apart: their {what} is {_estimate(found, scale)} and "
-            f"{_estimate(next_best, scale)}{_difference(leads[second])}."
+            f"{first} and {runner} cannot be told apart{over}: their {what} is {_estimate(found, scale)} and "
+            f"{_estimate(next_best, scale)}{_difference(leads[second])}.{alone}"
         )
     apart = [label for label in others if leads[label] is None]
     listed = ", ".join(names.whole[label] for label in close[:4]) + (" and others" if len(close) > 4 else "")
@@ -119,8 +125,37 @@ def _best(sweep: Sweep, order: list[tuple[str, Overall]], names: Names, scale: S
         )
     return (
         f"{first} has the {_superlative(scale)} {what}, {_estimate(found, scale)}, but cannot be told from {listed} "
-        f"on the same chips{_adjusted(len(others))}."
+        f"on the same chips{_adjusted(len(others))}.{_at_single_sigmas(sweep, best, close, names)}"
     )
+
+
+def _at_single_sigmas(sweep: Sweep, best: str, close: list[str], names: Names) -> str:
+    """A sentence on the sigmas at which models differ whose means over the sigmas do not; empty where there is none."""
+    parts = []
+    for label in close[:MOST_APART]:
+        found = apart_at(sweep, best, label)
+        if found and len(shared_sigmas(sweep)) > 1:
+            listed = listed_sigmas([sigma for sigma, _ in found])
+            parts.append(f"from {names.whole[label]} at {listed} ({_p_words([p for _, p in found])})")
+    if not parts:
+        return ""
+    return f" At single sigmas {names.whole[best]} differs {'; '.join(parts)}, paired t, Holm-corrected."
+
+
+def listed_sigmas(sigmas: list[float]) -> str:
+    """ "sigma 0.3", "sigma 0.3 and 0.6", "sigma 0.1, 0.2, 0.3 and 4 more up to 1.2" """
+    shown = [sigma_text(sigma) for sigma in sigmas]
+    if len(shown) > MOST_SIGMAS:
+        more = len(shown) - MOST_SIGMAS + 1
+        return f"sigma {', '.join(shown[: MOST_SIGMAS - 1])} and {more} more up to {shown[-1]}"
+    return f"sigma {', '.join(shown[:-1])} and {shown[-1]}" if len(shown) > 1 else f"sigma {shown[0]}"
+
+
+def _p_words(values: list[float]) -> str:
+    """ "p = 0.0029", of several "p at most 0.0029" """
+    if max(values) < 1e-4:
+        return "p < 0.0001"
+    return f"p {'=' if len(values) == 1 else 'at most'} {max(values):.2g}"
 
 
 def _apart(sweep: Sweep, order: list[tuple[str, Overall]], names: Names, scale: Scale) -> str:

@@ -79,7 +79,7 @@ def images_words(identity: Mapping[str, Any]) -> str:
     count = images.get("count")
     shown = f"{count:,}" if isinstance(count, int) else str(count)
     if not images.get("drawn"):
-        return f"all {shown} examples on every chip"
+        return f"the same {shown} examples on every chip"
     half = images.get("half")
     asked = f", until the mean is known to ± {100 * half:g} points" if isinstance(half, int | float) else ""
     return f"drawn for each chip by itself from {shown}{asked}"

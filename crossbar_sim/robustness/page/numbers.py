@@ -101,6 +101,14 @@ def ahead(sweep: Sweep, a: str, b: str, level: float = 0.95) -> Overall | None:
     return _over(sigmas, differences, level, unseen)
 
 
+def apart_at(sweep: Sweep, a: str, b: str) -> list[tuple[float, float]]:
+    """(sigma, p) where two models differ on the same chips at 5 % after Holm's correction over the sigmas."""
+    if sweep.not_paired(a, b):
+        return []
+    found = ((sigma, pair.adjusted) for sigma, pair in sweep.paired(a, b))
+    return [(sigma, p) for sigma, p in found if p is not None and p < 0.05]
+
+
 def shared_sigmas(sweep: Sweep) -> tuple[float, ...]:
     """The sigmas that every model has, ascending."""
     return tuple(sorted(set.intersection(*({p.sigma for p in points} for points in sweep.curves.values()))))
