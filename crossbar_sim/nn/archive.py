@@ -23,7 +23,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn.archive_graph import clean_program, parse_json, without_metadata
 from crossbar_sim.nn.archive_inputs import of_one_tensor
 from crossbar_sim.nn.archive_ties import tie, tied, untangle
-from crossbar_sim.nn.archive_weights import EXPORT_HINT, Members, raw_tensors, without_pickle
+from crossbar_sim.nn.archive_weights import BOOL, EXPORT_HINT, Members, raw_tensors, without_pickle
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -188,8 +188,17 @@ def _rebuild(archive: zipfile.ZipFile, members: Members) -> _Rebuilt:
             config = f"data/{folder}/model_{folder}_config.json"
             if config in members:
                 payloads = raw_tensors(parse_json(archive.read(members[config]), config), folder, members)
+                truths = {
+                    meta["path_name"] for meta in payloads.values() if meta["tensor_meta"]["dtype"] == BOOL
+                }
                 for path in {meta["path_name"] for meta in payloads.values()}:
-                    write(f"data/{folder}/{path}", archive.read(members[f"data/{folder}/{path}"]))
+                    data = archive.read(members[f"data/{folder}/{path}"])
+                    if path in truths and data.translate(None, b"\0\1"):
+                        raise InputError(
+                            f"a tensor of truth values in the archive ({path}) has other bytes than 0 and 1, which "
+                            "operators count for what they are: the file is damaged"
+                        )
+                    write(f"data/{folder}/{path}", data)
                 write(config, json.dumps({"config": payloads}).encode())
                 groups += tied(payloads)
             else:

@@ -14,6 +14,12 @@ from crossbar_sim.errors import InputError
 _LONGEST = 1000
 _LARGEST = 2**63
 
+# sympy takes seconds to minutes for few of these inside each other; exports nest them once or twice.
+_MOST_PARTS, _MOST_HARD, _DEEPEST, _MOST_SYMBOLS = 150, 6, 60, 8
+_HARD = frozenset(["Max", "Min", "ModularIndexing", "Pow", "Where", "Piecewise"])
+_MOST_DISTINCT, _MOST_IN_ALL = 2000, 60_000
+"""Different expressions of an archive, and their parts together. A real one has a few dozen."""
+
 # No backslash, no `#`, no `[`, no `{`, no non-ASCII: nothing for a tokenizer to read in two ways.
 _CHARACTERS = re.compile(r"[A-Za-z0-9_ +\-*/%().,<>=!']*")
 # s0 backed and u0 unbacked sizes; zf0, zuf0 floats. Five digits: torch counts up to the number.
@@ -44,16 +50,88 @@ _COMPARISONS = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 
 def check_expression(text: object) -> str:
     """Return `text` if it is a size expression; raises InputError quoting it otherwise."""
+    allowed: ast.expr | None = None
     if isinstance(text, str) and len(text) <= _LONGEST and _CHARACTERS.fullmatch(text):
         try:
-            if _allowed(ast.parse(text.strip(), mode="eval").body):
-                return text
+            tree = ast.parse(text.strip(), mode="eval").body
+            if _allowed(tree):
+                allowed = tree
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             pass
+    if allowed is not None and isinstance(text, str):
+        _check_effort(allowed, text)
+        return text
     raise InputError(
         f"the archive holds the size expression {str(text)[:80]!r}, which is not plain arithmetic "
         "on sizes; torch would run it as code, so it is refused"
     )
+
+
+def check_expressions(program: object) -> None:
+    """Refuse a program whose size expressions are more in all than torch's symbolic algebra can be asked to read.
+
+    Raises:
+        InputError: with the number and the limit.
+    """
+    found: set[str] = set()
+    waiting = [program]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if isinstance(text := value.get("expr_str"), str):
+                found.add(text)
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    if len(found) > _MOST_DISTINCT:
+        raise InputError(
+            f"the archive has {len(found)} different size expressions, and at most {_MOST_DISTINCT} are read: export "
+            "the model with fewer dynamic sizes"
+        )
+    for text in found:
+        check_expression(text)
+    parts = sum(_effort(ast.parse(text.strip(), mode="eval").body)[0] for text in found)
+    if parts > _MOST_IN_ALL:
+        raise InputError(
+            f"the archive's size expressions have {parts} parts in all, and at most {_MOST_IN_ALL} are read: export "
+            "the model with fewer dynamic sizes"
+        )
+
+
+def _check_effort(tree: ast.expr, text: str) -> None:
+    """Refuse an expression that is plain arithmetic, but too much of it."""
+    parts, hard, depth, symbols = _effort(tree)
+    if parts > _MOST_PARTS or hard > _MOST_HARD or depth > _DEEPEST or symbols > _MOST_SYMBOLS:
+        raise InputError(
+            f"the archive holds the size expression {text[:80]!r} of {parts} parts, {hard} maxima, powers and the "
+            f"like, {depth} levels and {symbols} symbols (at most {_MOST_PARTS}, {_MOST_HARD}, {_DEEPEST} and "
+            f"{_MOST_SYMBOLS}): torch could take for ever to read it, so it is refused; export the model with fewer "
+            "dynamic sizes"
+        )
+
+
+def _effort(tree: ast.expr) -> tuple[int, int, int, int]:
+    """Parts, those among them that are hard for sympy, levels and different symbols."""
+    parts, hard, deepest, symbols = 0, 0, 0, set()
+    waiting: list[tuple[ast.AST, int]] = [(tree, 1)]
+    while waiting:
+        node, depth = waiting.pop()
+        if isinstance(node, ast.expr):
+            parts, deepest = parts + 1, max(deepest, depth)
+        match node:
+            case ast.Call(func=ast.Name(id="Symbol"), args=[ast.Constant(value=str() as name)]):
+                symbols.add(name)
+                continue
+            case ast.Call(func=ast.Name(id=name), args=args):
+                hard += name in _HARD
+                waiting += [(arg, depth + 1) for arg in args]
+                continue
+            case ast.Name(id=name):
+                symbols.add(name)
+            case ast.BinOp(op=ast.Pow()):
+                hard += 1
+        waiting += [(child, depth + 1) for child in ast.iter_child_nodes(node)]
+    return parts, hard, deepest, len(symbols)
 
 
 def _allowed(node: ast.expr, inside_power: bool = False) -> bool:

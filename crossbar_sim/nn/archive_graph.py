@@ -13,15 +13,21 @@ from collections.abc import Callable
 from typing import Any
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.archive_expressions import SYMBOL, check_expression, words
-from crossbar_sim.nn.archive_operators import check_operator
-from crossbar_sim.nn.archive_randomness import refuse_random
+from crossbar_sim.nn.archive_expressions import SYMBOL, check_expression, check_expressions, words
+from crossbar_sim.nn.archive_operators import check_call, check_operator
+from crossbar_sim.nn.archive_randomness import graphs, refuse_random
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Parameter names; a segment may be a number or have a hyphen (`layers.0-1.weight`) but is never a
 # dunder. torch writes such segments as getattr(self, "0-1"), so quotes must not pass.
 _DOTTED = re.compile(r"(?!__)[A-Za-z0-9_-]+(\.(?!__)[A-Za-z0-9_-]+)*")
 _CPU = {"type": "cpu", "index": None}
+# Numbers of torch._export.serde.schema: dense tensors, and types that are plain numbers.
+_STRIDED = 7
+_TYPES = (*range(1, 14), *range(28, 36))
+
+_LONGEST_GRAPH = 2**28
+"""Characters of a program's JSON: a graph of 100,000 nodes has 50 million."""
 
 
 def clean_program(text: bytes) -> dict[str, Any]:
@@ -35,6 +41,7 @@ def clean_program(text: bytes) -> dict[str, Any]:
     """
     program = parse_json(text, "models/model.json")
     try:
+        check_expressions(program)
         graph_module = program["graph_module"]
         calls = [call for call in graph_module["module_call_graph"] if call["fqn"] == ""]
         call = calls[0]["signature"]
@@ -70,6 +77,9 @@ def clean_program(text: bytes) -> dict[str, Any]:
             "verifiers": [_verifier(name) for name in program.get("verifiers", [])],
             "guards_code": [],
         }
+        for level in graphs(clean["graph_module"]["graph"]):
+            for node in level["nodes"]:
+                check_call(node)
         refuse_random(clean["graph_module"]["graph"], clean["graph_module"]["signature"])
     except InputError:
         raise
@@ -83,6 +93,11 @@ def clean_program(text: bytes) -> dict[str, Any]:
 
 def parse_json(text: bytes, member: str) -> dict[str, Any]:
     """Parse a member that must be a JSON object; raises InputError naming it."""
+    if len(text) > _LONGEST_GRAPH:
+        raise InputError(
+            f"{member} of the archive has {len(text)} characters, and at most {_LONGEST_GRAPH} are read: the file is "
+            "damaged or made to fill memory"
+        )
     try:
         value = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -139,6 +154,12 @@ def _number(field: str, value: object) -> float | str:
     raise _outside(field, value)
 
 
+def _one_of(field: str, value: object, allowed: tuple[int, ...]) -> int:
+    if type(value) is int and value in allowed:
+        return value
+    raise _outside(field, value)
+
+
 def _verifier(value: object) -> str:
     if value in ("TRAINING", "ATEN", "EDGE", ""):
         return str(value)
@@ -192,6 +213,11 @@ _RULES: dict[str, Callable[[str, Any], Any]] = {
     "sym_int_values": _named,
     "sym_bool_values": _named,
     "sym_float_values": _named,
+    "layout": lambda field, value: _one_of(field, value, (_STRIDED,)),
+    "as_layout": lambda field, value: _one_of(field, value, (_STRIDED,)),
+    "dtype": lambda field, value: _one_of(field, value, _TYPES),
+    "as_scalar_type": lambda field, value: _one_of(field, value, _TYPES),
+    "as_memory_format": lambda field, value: _one_of(field, value, (1, 2, 3, 4)),
     "device": lambda *_: dict(_CPU),
     "as_device": lambda *_: dict(_CPU),
     # Stack traces and module names: for debuggers, and partly resolved by getattr.
@@ -202,10 +228,10 @@ _RULES: dict[str, Callable[[str, Any], Any]] = {
 _STRUCTURE = words(
     """
     graph inputs outputs nodes is_single_tensor_return arg kind is_hop_single_tensor_return
-    as_none as_tensor as_tensors as_int as_ints as_sym_int as_sym_ints as_scalar_type
-    as_memory_format as_layout as_bool as_bools as_sym_bool as_sym_bools as_graph
+    as_none as_tensor as_tensors as_int as_ints as_sym_int as_sym_ints
+    as_bool as_bools as_sym_bool as_sym_bools as_graph
     as_optional_tensors as_sym_float as_sym_floats as_optional_tensor as_complex
-    as_nested_tensors as_int_lists dtype sizes requires_grad strides storage_offset layout
+    as_nested_tensors as_int_lists sizes requires_grad strides storage_offset
     as_expr hint input_specs output_specs user_input parameter buffer persistent tensor_constant
     constant_input value user_output loss_output buffer_mutation parameter_mutation
     user_input_mutation min_val max_val major minor

@@ -91,6 +91,15 @@ def _draws(operator: torch._ops.OpOverload) -> bool:
     return torch.Tag.nondeterministic_seeded in operator.tags and not conditional
 
 
+def graphs(graph: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A graph and those nested in its arguments."""
+    yield graph
+    for node in graph["nodes"]:
+        for argument in node["inputs"]:
+            if nested := argument["arg"].get("as_graph"):
+                yield from graphs(nested["graph"])
+
+
 def _graphs(graph: dict[str, Any], stored: set[str]) -> Iterator[tuple[dict[str, Any], set[str]]]:
     """The graph and those nested in its arguments, each with the names of all values that no input enters.
 

@@ -22,6 +22,7 @@ _PAYLOAD = re.compile(r"(weight|tensor)_\d{1,9}")
 # Bytes per element of the serialised dtype numbers (torch._export.serde.schema.ScalarType).
 _ITEM_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 2, 7: 4, 8: 8, 9: 4, 10: 8, 11: 16, 12: 1, 13: 2}
 _EXPANDED = 2**24
+BOOL = 12
 # Exactly these: a subclass would bring its own code.
 _TENSORS = (torch.Tensor, torch.nn.Parameter)
 
@@ -31,7 +32,8 @@ def raw_tensors(config: dict[str, Any], folder: str, members: Members) -> dict[s
     table = config.get("config")
     if not isinstance(table, dict):
         raise InputError(f"the table of {folder} in the archive is damaged: export the model again")
-    clean = {}
+    clean: dict[str, Any] = {}
+    expanded = 0
     for name, entry in table.items():
         dotted("a tensor's name", name)
         try:
@@ -52,7 +54,9 @@ def raw_tensors(config: dict[str, Any], folder: str, members: Members) -> dict[s
             last = offset + sum((size - 1) * stride for size, stride in steps)
             inside = min([offset, *sizes, *strides], default=0) >= 0
             # A stride of 0 lets few bytes stand for a tensor that fills memory when copied.
-            if not inside or elements > max(available, _EXPANDED) or (elements and last >= available):
+            # Elements that the bytes do not have, of all tensors together.
+            expanded += max(0, elements - available)
+            if not inside or expanded > _EXPANDED or (elements and last >= available):
                 raise InputError(
                     f"{name!r} in the archive claims shape {sizes} but has only {available} "
                     "values: the file is damaged"

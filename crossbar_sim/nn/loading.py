@@ -21,7 +21,9 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn import checkpoint
 from crossbar_sim.nn.architectures import WAYS, build_architecture
 from crossbar_sim.nn.archive import EXPORT_HINT, load_archive
+from crossbar_sim.nn.archive_bounds import guard
 from crossbar_sim.nn.archive_inputs import batches, other_inputs, regions, tensor_inputs
+from crossbar_sim.nn.archive_trial import try_first
 from crossbar_sim.nn.file_kinds import kind_of, read_file
 from crossbar_sim.nn.networks import NETWORKS
 from crossbar_sim.nn.state_dict import check_model, check_size, conversion_notes, fill
@@ -189,6 +191,8 @@ def _from_archive(file: io.BytesIO, path: Path, sha256: str) -> LoadedModel:
     for forbidden in ("train", "eval"):
         module.__dict__.pop(forbidden, None)
     module.eval()
+    guard(module)
+    try_first(module)
     known = [size for size in shapes[0][1:] if size is not None]
     shape = tuple(known) if len(known) == len(shapes[0]) - 1 else None
     batch, limits = batches(program)
