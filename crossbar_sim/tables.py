@@ -172,7 +172,7 @@ def unit_scale(unit: str | None) -> float:
     """What one of `--unit` is in S; 1 for None.
 
     Raises:
-        InputError: if there is no such unit.
+        InputError: if the unit is unknown.
     """
     scale = 1.0 if unit is None else unit_of(unit)
     if scale is None:

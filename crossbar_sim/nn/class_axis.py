@@ -109,7 +109,7 @@ def class_axis(
         1, 2, ...; None where outputs without labels leave it open.
 
     Raises:
-        InputError: if `asked` is no such axis, or outputs and labels do not go together.
+        InputError: if `asked` is not an axis of the outputs, or outputs and labels do not go together.
     """
     shape = tuple(clean.shape)
     if clean.dim() < 2:

@@ -194,7 +194,7 @@ class BayesFT(Method):
         first = network.make(network.space.point([0.0] * len(network.space)), key)
         mapped(first.eval(), at_sigma(self.design, self.sigma), score.x)  # warns of what cannot act
         with held():
-            clean = score.measure(first)  # a network and data that do not fit are told before the work
+            clean = score.measure(first)  # what does not fit is refused before the search
         identity = {
             "bayesft": self._identity(),
             "network": fingerprint(first),
