@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import warnings
 
 import pytest
 import torch
@@ -181,6 +182,29 @@ def test_more_trials_go_on_and_theta_belongs_to_its_study(development, tmp_path)
     (tmp_path / "study.db.theta").unlink()
     with pytest.raises(InputError, match="put both together"):
         more.fit(network, development, Key(0), study=path)
+
+
+class Signs(nn.Linear):
+    """Computes with the signs of its weights."""
+
+    def forward(self, x):
+        signs = self.weight + (self.weight.sign() - self.weight).detach()
+        return nn.functional.linear(x, signs, self.bias)
+
+
+def test_a_search_says_once_which_weights_stay_digital(development):
+    def make():
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.Dropout(0.1), Signs(12, 10))
+
+    hardware = Hardware.preset("bayesft", bias="digital", other="digital")
+    method = dataclasses.replace(
+        QUICK, trials=1, initial=1, hardware=hardware, polish=None, training=Training(epochs=1, batch=256)
+    )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        method.fit(make, development, Key(0))
+    told = [str(each.message) for each in said if "another weight" in str(each.message)]
+    assert told == ["3: its forward computes another weight from it (sign), which stays digital"]
 
 
 def test_a_file_that_is_no_theta_is_refused_and_kept(tmp_path):
