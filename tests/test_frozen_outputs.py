@@ -36,7 +36,18 @@ DESIGNS: dict[str, list[str]] = {
     "prime": ["--preset", "prime"],
     "neurram": ["--preset", "neurram"],
     "offset": ["--mapping", "offset:g_min=1e-6,g_max=1e-4,levels=16", "--scale-per", "column"],
-    "cells": ["--levels", "8", "--stuck-off", "0.02", "--stuck-on", "0.01", "--copies", "2", "--clip", "99.5"],
+    "cells": [
+        "--levels",
+        "8",
+        "--stuck-off",
+        "0.02",
+        "--stuck-on",
+        "0.01",
+        "--copies",
+        "2",
+        "--clip",
+        "99.5",
+    ],
     "drift": ["--drift", "gamma:sigma=0.3", "--programming", "constant:sigma=0.05"],
     "wires": ["--wire-ohm", "2.0", "--tile", "16x16"],
     "converters": ["--adc-bits", "6", "--adc-range", "max", "--dac-bits", "7", "--read-noise", "0.02"],
@@ -61,9 +72,10 @@ def write_inputs() -> None:
     np.savetxt("v.csv", random.uniform(0, 0.3, (2, 6)), delimiter=",")
     target = np.repeat([2e-5, 5e-5, 8e-5], 40)
     measured = target * np.exp(random.normal(0, 0.1, 120)) + random.normal(0, 2e-6, 120)
+    times = np.tile([1, 10, 100, 1000], 30)
     Path("cells.csv").write_text(
         "target_S,measured_S,time_s\n"
-        + "".join(f"{a:.6e},{b:.6e},{t}\n" for a, b, t in zip(target, measured, np.tile([1, 10, 100, 1000], 30)))
+        + "".join(f"{a:.6e},{b:.6e},{t}\n" for a, b, t in zip(target, measured, times, strict=True))
     )
 
 
@@ -71,8 +83,8 @@ def outputs() -> Iterator[tuple[str, str]]:
     """Every file by name, with its text; runs in an empty working directory."""
     write_inputs()
     for name, design in DESIGNS.items():
-        check(["deploy", "model.pt2", "--data", "data.npz", *design, "--chips", "3", "--sensitivity-chips", "1"]
-              + ["--json", f"deploy-{name}.json"])  # fmt: skip
+        few = ["--chips", "3", "--sensitivity-chips", "1"]
+        check(["deploy", "model.pt2", "--data", "data.npz", *design, *few, "--json", f"deploy-{name}.json"])
         yield f"deploy-{name}.json", Path(f"deploy-{name}.json").read_text()
     for name in ("default", "cells", "offset", "drift"):
         check(["export", "model.pt2", f"{name}.h5", *DESIGNS[name], "--chip", "3"])
@@ -84,7 +96,20 @@ def outputs() -> Iterator[tuple[str, str]]:
     yield "sweep.csv", Path("sweep.csv").read_text()
     check(["results", "sweep.db", "--format", "json", "-o", "trials.json"])
     yield "trials.json", Path("trials.json").read_text()
-    check(["sensitivity", "model.pt2", "--data", "data.npz", "--sigma", "0.4", "--chips", "3", "--json", "drops.json"])
+    check(
+        [
+            "sensitivity",
+            "model.pt2",
+            "--data",
+            "data.npz",
+            "--sigma",
+            "0.4",
+            "--chips",
+            "3",
+            "--json",
+            "drops.json",
+        ]
+    )
     yield "sensitivity.json", Path("drops.json").read_text()
     check(["cost", "model.pt2", "--preset", "isaac", "--json", "cost.json"])
     yield "cost.json", Path("cost.json").read_text()
@@ -92,8 +117,8 @@ def outputs() -> Iterator[tuple[str, str]]:
     yield "solve.json", Path("solve.json").read_text()
     check(["fit-device", "cells.csv", "--json", "fit.json"])
     yield "fit-device.json", Path("fit.json").read_text()
-    check(["calibrate", "model.pt2", "--data", "data.npz", "--adc-bits", "6", "--adc-range", "calibrated"]
-          + ["-o", "ranges.json"])  # fmt: skip
+    adc = ["--adc-bits", "6", "--adc-range", "calibrated"]
+    check(["calibrate", "model.pt2", "--data", "data.npz", *adc, "-o", "ranges.json"])
     yield "calibrated.json", Path("ranges.json").read_text()
 
 
