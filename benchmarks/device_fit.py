@@ -1,9 +1,10 @@
 """Bias, coverage and grades of `fit-device` on made-up tables of its own laws.
 
-    python benchmarks/device_fit.py [TABLES]
+    python benchmarks/device_fit.py [TABLES [PART]]
 
-For every kind of table and TABLES (100) fixed seeds: how many tables of the right law are graded poor, the mean of
-estimate over truth, and how many 95 % intervals hold the truth. docs/devices.md has the results.
+For every kind of table (whose name has PART in it) and TABLES (100) fixed seeds: how many are graded poor, how many
+are given another law, the mean of estimate over truth, and how many 95 % intervals hold the truth, with Wilson's
+interval of that share. docs/devices.md has the results.
 """
 
 import sys
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crossbar_sim.crossbar.device_fit import Measurements, fit_device
+from crossbar_sim.robustness.statistics import wilson
 
 US = 1e-6
 MEAN, SIGMA, RATE = -0.089 * US, 0.41183342 * US, 0.04201137 * US  # reram_cmo2025
@@ -84,9 +86,11 @@ def truths(table: Table) -> Iterator[tuple[str, float]]:
         yield from (("drift.mean_per_ln", MEAN), ("drift.sigma", SIGMA), ("drift.sigma_per_ln", RATE))
 
 
-def main(tables: int) -> None:
+def main(tables: int, part: str) -> None:
     warnings.simplefilter("ignore")
     for name, table in TABLES.items():
+        if part not in name:
+            continue
         poor = other = 0
         spreads: list[float] = []
         found: dict[str, list[tuple[float, bool]]] = {}
@@ -115,9 +119,11 @@ def main(tables: int) -> None:
         )
         for key, values in found.items():
             ratio, held = np.array(values).T
-            text += f"; {key} {np.mean(ratio):.2f}, held {int(np.sum(held))}/{len(held)}"
+            share = wilson(int(np.sum(held)), len(held))
+            text += f"; {key} {np.mean(ratio):.3f}, held {int(np.sum(held))}/{len(held)}"
+            text += f" ({100 * share.low:.0f} to {100 * share.high:.0f} %)"
         print(text, flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100, sys.argv[2] if len(sys.argv) > 2 else "")

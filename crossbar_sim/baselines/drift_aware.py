@@ -155,7 +155,8 @@ class DriftAware(Method):
         layers = weight_layers(model) if self.temperature else 0
         copies = factor_copies(self.hardware)
         if copies is not None:
-            return DriftedStep(self.sigmas, self.chips, layers, key, copies=copies)
+            design = Hardware.preset("bayesft") if self.hardware is None else self.hardware
+            return DriftedStep(self.sigmas, self.chips, layers, key, copies=copies, hardware=design)
         assert self.hardware is not None
         return AnalogStep(self.hardware, None if self.sigma is None else self.sigmas, self.chips, layers, key)
 

@@ -13,7 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crossbar_sim.baselines import sequences
+from crossbar_sim.baselines.analog_step import AnalogStep, as_deployed
 from crossbar_sim.baselines.training_chips import TrainingChips
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.overrides import at_sigma
+from crossbar_sim.errors import InputError, held
+from crossbar_sim.nn.chips import slots
 from crossbar_sim.nn.detection_task import task_loss
 from crossbar_sim.rng import Key
 
@@ -33,18 +38,29 @@ class DriftedStep:
         batched: whether a plain sequence of linear layers runs by batched products; otherwise, and for all other
             networks, chip by chip.
         copies: cells per weight.
+        hardware: the design that the factors are of, on whose arrays a network trains that takes parameters past
+            their cells (a copy kept in a cache, `functional_call`); None: the factors are all there is.
     """
 
     def __init__(
-        self, sigmas: Sigmas, chips: int, layers: int, key: Key, batched: bool = True, copies: int = 1
+        self,
+        sigmas: Sigmas,
+        chips: int,
+        layers: int,
+        key: Key,
+        batched: bool = True,
+        copies: int = 1,
+        hardware: Hardware | None = None,
     ) -> None:
         self.sigmas, self.chips, self.layers, self.key = sigmas, chips, layers, key
-        self.batched, self.copies = batched, copies
-        self._of: tuple[nn.Module, TrainingChips, sequences.Sequence | None] | None = None
+        self.batched, self.copies, self.hardware = batched, copies, hardware
+        self._of: tuple[nn.Module, TrainingChips, sequences.Sequence | None, AnalogStep | None] | None = None
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, share: float) -> Tensor:
         """See `Step`."""
-        drawn, sequence = self._prepared(model)
+        drawn, sequence, arrays = self._prepared(model, x)
+        if arrays is not None:
+            return arrays(model, x, y, share)
         chips = min(self.chips, len(x))
         sigmas = self.sigmas(share, chips)
         drawn.draw(sigmas)
@@ -53,14 +69,50 @@ class DriftedStep:
             return batched(sequence, drawn, x, y, temperatures)
         return chip_by_chip(model, drawn, x, y, temperatures)
 
-    def _prepared(self, model: nn.Module) -> tuple[TrainingChips, sequences.Sequence | None]:
-        """Memory for the draws, and what the model is, looked up once."""
+    def _prepared(
+        self, model: nn.Module, x: Tensor
+    ) -> tuple[TrainingChips, sequences.Sequence | None, AnalogStep | None]:
+        """Memory for the draws, what the model is, and the step on arrays where factors would be another thing.
+
+        Looked up once.
+        """
         known = self._of
         device = next(model.parameters()).device
         if known is None or known[0] is not model or known[1].device != device:
             sequence = sequences.Sequence.of(model) if self.batched else None
-            known = self._of = (model, TrainingChips(model, self.chips, self.key, self.copies), sequence)
-        return known[1], known[2]
+            arrays = None
+            if sequence is None and self.hardware is not None and not _all_drift(model, self.hardware, x):
+                arrays = AnalogStep(self.hardware, self.sigmas, self.chips, self.layers, self.key)
+            known = self._of = (
+                model,
+                TrainingChips(model, self.chips, self.key, self.copies),
+                sequence,
+                arrays,
+            )
+        return known[1:]
+
+
+def _all_drift(model: nn.Module, hardware: Hardware, x: Tensor) -> bool:
+    """Whether every parameter that an evaluation on the design reads drifts there, wherever it is read.
+
+    Where the network cannot be mapped at all, so that no evaluation says more, every parameter drifts.
+    """
+    try:
+        with held():  # the step on arrays will say it
+            analog, seen = as_deployed(model, at_sigma(hardware, 0.0), x, 0)
+    except InputError:
+        return True
+    if seen is None:
+        return True
+    drifting = {
+        id(module._parameters.get(name))
+        for slot, module in slots(analog)
+        if not slot.ideal
+        for name in slot.names
+    }
+    unused = {name for name, operand in seen.found.items() if operand.way == "unused"}
+    past = any(operand.also_past for operand in seen.found.values())
+    return not past and all(id(p) in drifting for name, p in model.named_parameters() if name not in unused)
 
 
 def batched(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crossbar_sim.baselines.analog_step import as_deployed
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
 from crossbar_sim.crossbar.checks import show
 from crossbar_sim.crossbar.hardware import Hardware
@@ -19,7 +20,8 @@ from crossbar_sim.crossbar.presets import design_given
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import chips
-from crossbar_sim.nn.convert import to_analog
+from crossbar_sim.nn.evaluate import BLOCK
+from crossbar_sim.nn.inputs import inputs_for
 from crossbar_sim.nn.programming import program
 from crossbar_sim.nn.train import Epoch, fit
 from crossbar_sim.nn.train_checks import check_training
@@ -129,10 +131,11 @@ class ReramV(Method):
         development = check_development(development)
         key = as_key(key)
         retrained = copy.deepcopy(model)
-        analog = to_analog(retrained, self.hardware, self.seed, self.chip)
+        x = inputs_for(retrained.eval(), development.train.x[:BLOCK])[0]
+        analog, _ = as_deployed(retrained, self.hardware, x, self.seed, self.chip)
         scores = _Scores(analog, development, self.chip)
         before = scores.both()
-        frozen = {name: off > self.threshold for name, off in diagnose(analog).items()}
+        frozen = {name: off > self.threshold for name, off in diagnose(analog, retrained).items()}
         kept = dict(retrained.named_parameters())
         free = {name: ~mask for name, mask in frozen.items() if mask.any()}
 
@@ -168,21 +171,25 @@ class ReramV(Method):
         return Trained(retrained.eval(), report, notes)
 
 
-def diagnose(analog: nn.Module) -> dict[str, Tensor]:
+def diagnose(analog: nn.Module, model: nn.Module | None = None) -> dict[str, Tensor]:
     """How far off each weight's cells are on the present chip: |ln(read / written)|, inf where they do not answer.
 
     Each array is written to full scale with the signs that its weights have, so that the cells are tested which carry
     them, and what differs from cell to cell stands out from what every cell has. It is undone by reprogramming.
+
+    Args:
+        analog: from `to_analog` or `nn.operands.mapped`.
+        model: whose names of parameters are used; None: those of `analog`.
 
     Returns:
         Parameter -> tensor of its shape, for every parameter that has an array.
 
     Raises:
         InputError: if normalisation is folded into an array: its weights are no parameters that could be retrained
-            one by one.
+            one by one; or if no parameter has an array.
     """
     shared = chips.design(analog)
-    named = {id(p): name for name, p in analog.named_parameters()}
+    named = {id(p): name for name, p in (analog if model is None else model).named_parameters()}
     found: dict[str, Tensor] = {}
     for slot, module in chips.slots(analog):
         if slot.ideal:
@@ -199,9 +206,14 @@ def diagnose(analog: nn.Module) -> dict[str, Tensor]:
         # a gain below 0 is the other cell's: no factor could bring the weight back
         off = torch.where(gain > 0, gain.clamp_min(1e-30).log().abs(), math.inf)
         for parameter, part in zip(slot.names, slot.split(off), strict=False):
-            tensor = module._parameters[parameter]
+            tensor = module._parameters.get(parameter)  # which never reads the array
             if part is not None and tensor is not None:
                 found[named[id(tensor)]] = part.reshape(tensor.shape)
+    if not found:
+        name = type(analog if model is None else model).__name__
+        raise InputError(
+            f"{name} has no parameter on an array that its forward reads: there are no cells to test"
+        )
     return found
 
 

@@ -34,7 +34,12 @@ class Magnitudes:
             return
         size = np.abs(np.ascontiguousarray(x, np.float32)).reshape(-1)
         self.largest = max(self.largest, float(size.max()))
-        self.counts += np.bincount(size.view(np.int32) >> _SHIFT, minlength=self.counts.size)
+        bins = size.view(np.int32) >> _SHIFT
+        # Values span few of the bins, zeros aside: only these are allocated and added to.
+        before = int(bins.min(where=bins > 0, initial=self.counts.size)) - 1
+        found = np.bincount(np.maximum(bins - before, 0))
+        self.counts[0] += found[0]
+        self.counts[before + 1 : before + len(found)] += found[1:]
 
     def percentile(self, p: float) -> float:
         """The value that p percent of all do not exceed, to 0.1 % and never too small; 100: the largest.

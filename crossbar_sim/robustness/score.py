@@ -124,11 +124,7 @@ class Reference:
                     f"{tuple(clean.shape)}: give data without y to compare outputs instead"
                 )
             if int(y.max()) >= clean.shape[1]:
-                ignored = " (positions without a class have the label -100)" if y.dim() > 1 else ""
-                raise InputError(
-                    f"labels go up to {int(y.max())} but the model has {clean.shape[1]} outputs: "
-                    f"is this the data it was trained on?{ignored}"
-                )
+                raise InputError(_outside(y, clean.shape[1]))
             if int(y.max()) < 0:
                 raise InputError(f"all labels are {int(y.max())} or less: nothing would be judged")
             if int(y.min()) < 0:  # what a model makes of padding does not count
@@ -329,3 +325,17 @@ def collect(scores: Iterable[Score], name: str) -> list[float]:
     """One field of every score; empty if any chip lacks it."""
     values = [getattr(score, name) for score in scores]
     return [] if any(value is None for value in values) else values
+
+
+def _outside(y: Tensor, classes: int) -> str:
+    """The sentence for labels that are none of the classes."""
+    top = int(y.max())
+    said = f"labels go up to {top} but the model has {classes} outputs: "
+    outside = y[y >= classes]
+    if y.dim() == 1 or len(outside.unique()) > 1:
+        not_judged = "; places that are not to be judged need a negative label, -100" if y.dim() > 1 else ""
+        return f"{said}is this the data it was trained on?{not_judged}"
+    return (
+        f"{said}if {top} marks places that are not to be judged ({outside.numel() / y.numel():.1%} of them here), give "
+        f"those a negative label, y[y == {top}] = -100 with y of a signed integer type"
+    )

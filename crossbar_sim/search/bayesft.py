@@ -17,13 +17,15 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.overrides import at_sigma
 from crossbar_sim.crossbar.presets import design_given
 from crossbar_sim.data import Development, Splits
-from crossbar_sim.errors import InputError, held
+from crossbar_sim.errors import InputError, held, warn
+from crossbar_sim.nn.chips import layers
 from crossbar_sim.nn.dropout_sites import remove_found
 from crossbar_sim.nn.operands import mapped
 from crossbar_sim.nn.train import Epoch, FitReport
 from crossbar_sim.nn.train_checks import check_training
 from crossbar_sim.nn.training import Training
 from crossbar_sim.rng import Key, as_key
+from crossbar_sim.robustness.cautions import of_operands
 from crossbar_sim.robustness.subjects import fingerprint
 from crossbar_sim.search.loop import Told, check_trials, check_workers, drive
 from crossbar_sim.search.network import SIGMA, WIDTH, Searched
@@ -192,7 +194,10 @@ class BayesFT(Method):
             development.validation, self.design, self.sigma, self.chips, self.images, key.fold("search")
         )
         first = network.make(network.space.point([0.0] * len(network.space)), key)
-        mapped(first.eval(), at_sigma(self.design, self.sigma), score.x)  # warns of what cannot act
+        analog, seen = mapped(
+            first.eval(), at_sigma(self.design, self.sigma), score.x
+        )  # warns of what cannot act
+        warn(of_operands(layers(analog), seen))
         with held():
             clean = score.measure(first)  # what does not fit is refused before the search
         identity = {

@@ -20,7 +20,7 @@ from typing import Any
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_writable
 from crossbar_sim.store.records import canonical
-from crossbar_sim.store.sqlite import check_schema, harden, is_empty
+from crossbar_sim.store.sqlite import check_beside, check_schema, harden, is_empty
 from crossbar_sim.text import parse_json, visible
 
 APPLICATION_ID = 0x78627364  # "xbsd"
@@ -197,6 +197,7 @@ def _check_place(path: str) -> None:
     if not path or "\0" in path:
         raise InputError(f"{path!r} is no name of a file")
     check_writable(path)
+    check_beside(path)
     if os.path.exists(path) and os.path.getsize(path) == 1:  # which SQLite takes for an empty file
         raise InputError(f"{path} is no study (no SQLite file): name another file")
 

@@ -93,6 +93,7 @@ class ThetaFile:
             pickle.UnpicklingError,
             RuntimeError,
             EOFError,
+            OverflowError,
             KeyError,
             TypeError,
             ValueError,
@@ -166,7 +167,10 @@ def alternate(
 def _agreed(study: Study, file: ThetaFile, first: Theta) -> Theta:
     """Theta as far as the study is, which is told what it missed."""
     theta, done = file.read() or first, study.done
-    shapes = [{name: value.shape for name, value in one.weights.items()} for one in (theta, first)]
+    shapes = [
+        {name: (value.shape, value.dtype, value.layout) for name, value in one.weights.items()}
+        for one in (theta, first)
+    ]
     if shapes[0] != shapes[1]:
         raise InputError(
             f"{file.path} holds the weights of another network: move it away, or name another study"

@@ -21,7 +21,7 @@ from pathlib import Path
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_writable
 from crossbar_sim.store import results_schema as schema
-from crossbar_sim.store.sqlite import LEFT, LONGEST, harden, is_cut
+from crossbar_sim.store.sqlite import LEFT, LONGEST, check_beside, harden, is_cut
 
 BUSY = 30.0
 """Seconds to wait for another writer."""
@@ -59,6 +59,7 @@ def open_to_write(path: str, create: bool) -> Opened:
     """
     _is_regular(path, must_exist=not create)
     check_writable(path)
+    check_beside(path)
     if not os.path.exists(path):
         for name in (path + end for end in LEFT):
             # SQLite would throw it away, or write it into the wrong file; but another process may just be making both
@@ -90,6 +91,7 @@ def open_to_read(path: str) -> Opened:
     _is_regular(path, must_exist=True)
     if not os.access(path, os.R_OK):
         raise InputError(f"cannot read {path}: permission denied")
+    check_beside(path)
     with _telling(path):
         opened = _readable(path)
         with _closing_on_error(opened):

@@ -7,6 +7,8 @@ table: what a file declares is exactly what we write, or the file is refused.
 
 import os
 import sqlite3
+import stat
+import struct
 from collections.abc import Callable
 
 from crossbar_sim.errors import InputError
@@ -119,3 +121,59 @@ def is_cut(connection: sqlite3.Connection, path: str) -> bool:
 
 LEFT = ("-wal", "-journal")
 """Endings of the files that a killed writer leaves beside its own."""
+
+
+_MAGIC = bytes.fromhex("d9d505f920a163d7")
+"""A rollback journal begins with it, and ends with it where it names a super-journal."""
+
+
+def check_beside(path: str) -> None:
+    """Refuse what lies beside a file where SQLite would find a journal, if no writer of ours left it there.
+
+    SQLite acts on a journal when the file is opened, also for reading: it follows links, deletes what is no journal,
+    and deletes the file that a journal names as its super-journal, wherever that is. Those are of transactions over
+    several files, which we never make. What a journal does to the file itself is checked like the file, afterwards.
+
+    Args:
+        path: of the file, which need not be there. Neither it nor its -shm is opened: closing them would drop the
+            locks that this process may have on them (POSIX).
+
+    Raises:
+        InputError: naming the file beside it.
+    """
+    real = os.path.realpath(path)  # where SQLite looks
+    for name in (real + end for end in (*LEFT, "-shm")):
+        try:
+            found = os.lstat(name)
+        except OSError:
+            continue
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(
+                f"{name} is no regular file, and SQLite would take it for a part of {path}: remove it"
+            )
+    try:
+        with open(real + "-journal", "rb") as file:
+            start = file.read(28)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 16))
+            end = file.read(16)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"cannot read {real}-journal: {error.strerror or error}") from error
+    if not start or start[0] == 0:  # not in use: SQLite takes no notice of it
+        return
+    why = ""
+    if len(start) < 28 or not start.startswith(_MAGIC):
+        why = "is no journal of SQLite"
+    elif len(end) == 16 and end.endswith(_MAGIC) and 0 < int.from_bytes(end[:4], "big") <= size - 16:
+        why = "names another file, which SQLite would delete"
+    else:
+        _, _, pages, _, page = struct.unpack(">5I", start[8:])
+        there = os.path.getsize(real) if os.path.exists(real) else 0
+        if pages * page > there + size:  # a page that a transaction cuts off is in the journal
+            why = f"asks for {pages} pages, more than both files hold"
+    if why:
+        raise InputError(
+            f"{real}-journal {why}: no crossbar-sim left it beside {path}; remove it, if both are from elsewhere"
+        )

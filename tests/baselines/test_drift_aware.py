@@ -1,6 +1,7 @@
 """Drift-aware training: its gradient, its draws, its routes."""
 
 import math
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crossbar_sim.baselines.analog_step import AnalogStep
+from crossbar_sim.baselines.analog_step import AnalogStep, as_deployed
 from crossbar_sim.baselines.drift_aware import DriftAware, factor_copies, weight_layers
 from crossbar_sim.baselines.drifted_step import DriftedStep, batched, chip_by_chip
 from crossbar_sim.baselines.sequences import Sequence
@@ -19,10 +20,13 @@ from crossbar_sim.crossbar.drift import LogNormalDrift, NormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.mapping import Differential
 from crossbar_sim.data import Development, load_data
-from crossbar_sim.errors import InputError
+from crossbar_sim.errors import InputError, held
 from crossbar_sim.nn import MLP, LeNet5
+from crossbar_sim.nn.chips import layers as layers_of
 from crossbar_sim.nn.chips import set_chip
 from crossbar_sim.nn.convert import to_analog
+from crossbar_sim.nn.operands import mapped
+from crossbar_sim.nn.optimiser import Optimiser
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.train import accuracy
 from crossbar_sim.nn.training import Training
@@ -315,7 +319,7 @@ def test_on_arrays_pure_drift_has_the_gradient_of_the_factors() -> None:
     with seeded(Key(5)):
         loss = step(model, x, y, 0.0)
     gradients = [p.grad.clone() for p in model.parameters()]
-    analog = step._analog(model)
+    analog, _ = step._analog(model, x)
     drawn = Fixed(model, 1)
     with torch.no_grad():
         read = [t for m in (analog[1], analog[3]) for t in (m.weight, m.bias)]
@@ -326,6 +330,140 @@ def test_on_arrays_pure_drift_has_the_gradient_of_the_factors() -> None:
     assert loss.item() == pytest.approx(other.item(), rel=1e-4)
     for gradient, p in zip(gradients, model.parameters(), strict=True):
         assert torch.allclose(gradient, p.grad, rtol=1e-3, atol=1e-6)
+
+
+class Ternary(nn.Linear):
+    """Computes with the signs of its larger weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.weight
+        signs = (w.abs() > w.abs().mean() / 2) * w.sign()
+        return functional.linear(x, w + (signs - w).detach(), self.bias)
+
+
+class Standardised(nn.Linear):
+    """Computes with its weight less the mean of each row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight - self.weight.mean(1, keepdim=True), self.bias)
+
+
+class Pair(nn.Module):
+    """Two layers; `way` says how the second is run."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.a, self.b = way, nn.Linear(6, 6), nn.Linear(6, 6)
+        weight, layer = self.b.weight, self.b
+        if way == "shared":
+            self.b.weight = self.a.weight
+        self.__dict__["kept"] = {"closure": lambda: weight, "foreign": lambda: layer}.get(way)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.a(x.flatten(1)))
+        if self.way == "handed":
+            return torch.func.functional_call(  # type: ignore[no-any-return]
+                self.b, {"weight": torch.tanh(self.b.weight), "bias": self.b.bias}, (h,)
+            )
+        if self.way == "closure":
+            return functional.linear(h, self.kept(), self.b.bias)
+        if self.way == "foreign":
+            return self.kept()(h)  # type: ignore[no-any-return]
+        if self.way == "aux" and not self.training:
+            return h
+        if self.way == "class" and type(self.b) is not nn.Linear:
+            return h
+        return self.b(h)
+
+
+KINDS: dict[str, tuple[Any, set[str], str]] = {
+    # how the network is made, the names of its digital layers, what the warning says
+    "ordinary": (lambda: Pair(""), set(), ""),
+    "ternary": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 6), Ternary(6, 6)),
+        {"2"},
+        "2: its forward computes another",
+    ),
+    "standardised": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 6), Standardised(6, 6)),
+        {"2"},
+        "2: its forward computes another",
+    ),
+    "parametrised": (
+        lambda: nn.Sequential(
+            nn.Flatten(), nn.Linear(6, 6), nn.utils.parametrizations.weight_norm(nn.Linear(6, 6))
+        ),
+        {"2", "2.parametrizations.weight"},
+        "computed by a parametrization",
+    ),
+    "shared": (lambda: Pair("shared"), set(), ""),
+    "functional_call": (lambda: Pair("handed"), {"b"}, "b: its forward computes another weight"),
+    "closure": (lambda: Pair("closure"), {"b"}, "b: its forward takes the clean weight past its array"),
+    "closure of a layer": (lambda: Pair("foreign"), set(), ""),
+    "in training only": (lambda: Pair("aux"), {"b"}, "b: no product of this forward reads it"),
+    "compares classes": (lambda: Pair("class"), set(), ""),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("flat", [False, True])
+def test_training_has_the_layers_of_an_evaluation_on_arrays(kind: str, flat: bool) -> None:
+    """The same mapping as `mapped` gives for an evaluation, also where the loop keeps parameters in one memory."""
+    make, digital, says = KINDS[kind]
+    x, y = examples()
+    design = Hardware.preset("bayesft", bias="digital", normalisation="digital", other="digital")
+    with seeded(Key(1)):
+        model = make().train()
+    step = AnalogStep(design, lambda share, n: [0.5] * n, 2, 2, Key(0))
+    optimiser = Optimiser(model, Training(epochs=1), 2) if flat else None
+    before = torch.get_rng_state()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        as_deployed(model, design, x, 0)
+        assert torch.equal(torch.get_rng_state(), before)
+        first = len(said)
+        for _ in range(2):
+            step(model, x, y, 0.0)
+    if optimiser is not None:
+        optimiser.close()
+    analog, count = step._analog(model, x)
+    found = {layer.name: layer.analog for layer in layers_of(analog)}
+    with held():
+        wanted = layers_of(mapped(model.eval(), design, x)[0])
+    assert found == {layer.name: layer.analog for layer in wanted}
+    assert {name for name, on in found.items() if not on} == digital
+    assert count == 2 - (bool(digital) and kind != "parametrised")
+    told = [str(each.message) for each in said]
+    assert len(told) == 2 * first == (2 if says else 0)  # once by each
+    assert all(says in each for each in told)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arrays"),
+    [
+        ("ordinary", False),
+        ("shared", False),
+        ("ternary", False),
+        ("closure", True),
+        ("functional_call", False),
+    ],
+)
+def test_factors_become_arrays_where_parameters_pass_their_cells(kind: str, arrays: bool) -> None:
+    """By BayesFT's protocol a computed weight's parameter drifts too; one that is taken past its cells does not."""
+    x, y = examples()
+    with seeded(Key(1)):
+        model = KINDS[kind][0]()
+    step = DriftAware(sigma=0.5, chips=2).step(model.train(), Key(0))
+    assert isinstance(step, DriftedStep)
+    with seeded(Key(3)), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        loss = step(model, x, y, 1.0)
+    assert step._of is not None
+    assert (step._of[3] is not None) == arrays == bool(said)
+    plain = DriftedStep(step.sigmas, 2, step.layers, Key(0))
+    model.zero_grad()
+    with seeded(Key(3)):
+        assert torch.equal(plain(model, x, y, 1.0), loss) != arrays
 
 
 def test_which_designs_are_factors() -> None:

@@ -2,17 +2,19 @@
 
 import math
 import re
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
-from crossbar_sim import Hardware, Key
+from crossbar_sim import CrossbarWarning, Hardware, Key, LogNormalDrift
 from crossbar_sim.baselines.reram_v import ReramV, diagnose
 from crossbar_sim.baselines.settings import method_of
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import set_chip, to_analog
 from crossbar_sim.nn.networks import build
+from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.training import Training
 
 PAPER = Hardware.preset("bayesft", sigma=1.2)
@@ -77,7 +79,8 @@ def test_the_model_given_stays_as_it_is_and_the_same_again_gives_the_same_bytes(
 
 def test_negative_control_with_everything_frozen_nothing_is_learnt(network, digits):
     hardware = Hardware.preset("bayesft", sigma=0.0, stuck_off=1.0)
-    found = ReramV(hardware, retraining=QUICK).retrain(network, digits.development, Key(0))
+    with pytest.warns(CrossbarWarning, match="near chance before any chip"):
+        found = ReramV(hardware, retraining=QUICK).retrain(network, digits.development, Key(0))
     assert found.notes["frozen_share"] == 1
     for p, q in zip(found.model.parameters(), network.parameters(), strict=True):
         assert torch.equal(p, q)
@@ -97,6 +100,50 @@ def test_fit_trains_plainly_first(digits):
     assert not found.model.training
     own = found.notes["validation_own_chip"]
     assert own["after"] > own["before"]
+
+
+class Signs(nn.Linear):
+    """Computes with the signs of its weights."""
+
+    def forward(self, x):
+        signs = self.weight + (self.weight.sign() - self.weight).detach()
+        return nn.functional.linear(x, signs, self.bias)
+
+
+class Kinds(nn.Linear):
+    """Computes otherwise where its class is another, as a copy with arrays may be."""
+
+    def forward(self, x):
+        return super().forward(x if type(self) is Kinds else 2 * x)
+
+
+@pytest.mark.parametrize(
+    ("last", "mapped"), [(nn.Linear, {"1.weight", "2.weight"}), (Signs, {"1.weight"}), (Kinds, None)]
+)
+def test_only_weights_that_an_evaluation_has_on_arrays_are_tested_and_frozen(digits, last, mapped):
+    hardware = Hardware(drift=LogNormalDrift(0.5), bias="digital", normalisation="digital", other="digital")
+    with seeded(Key(0)):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), last(12, 10)).eval()
+    method = ReramV(hardware, threshold=0.5, retraining=Training(epochs=1))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = method.retrain(model, digits.development, Key(0))
+    told = [str(each.message) for each in said if "near chance" not in str(each.message)]
+    assert len(told) == (last is Signs)
+    assert all(
+        "2: its forward computes another weight from it (sign), which stays digital" in t for t in told
+    )
+    assert set(found.notes["frozen"]) == (mapped or {"1.weight", "2.weight"})
+
+
+def test_a_model_without_any_weight_on_arrays_is_refused(digits):
+    model = nn.Sequential(nn.Flatten(), Signs(64, 10)).eval()
+    hardware = Hardware(bias="digital", normalisation="digital", other="digital")
+    with (
+        pytest.warns(CrossbarWarning, match="computes another weight"),
+        pytest.raises(InputError, match=r"no parameter on an array"),
+    ):
+        ReramV(hardware).retrain(model, digits.development, Key(0))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,35 @@ def test_interrupted_it_says_so_in_one_line(files: Files, tmp_path: Path):
     assert written == ""
     assert out.read_text() == "as it was"
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+@pytest.mark.parametrize("while_it_loads", ["crossbar_sim.cli", "click", "crossbar_sim.commands.sweep"])
+def test_interrupted_while_it_loads_it_says_so_in_one_line(while_it_loads: str):
+    code = f"""
+import signal, sys
+from crossbar_sim.__main__ import main
+assert "click" not in sys.modules and "crossbar_sim.cli" not in sys.modules
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == {while_it_loads!r}:
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupts())
+sys.argv[1:] = ["presets"]
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
+
+
+def test_the_installed_command_starts_where_ctrl_c_is_heard():
+    scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"crossbar-sim": "crossbar_sim.__main__:main"}
 
 
 @pytest.mark.parametrize(

@@ -176,9 +176,28 @@ def test_an_axis_that_is_named_is_used():
         (torch.zeros(20, dtype=torch.int64), "one class number per example"),
         (torch.zeros(20, 7, dtype=torch.int64), "one class number per example"),
         (torch.full((20, 12), -100), "nothing would be judged"),
-        (torch.full((20, 12), 40), "the label -100"),
+        (torch.full((20, 12), 40), "40 marks places that are not to be judged .100.0% of them here.*-100"),
+        (torch.arange(240).reshape(20, 12) % 60, r"labels go up to 59 .* need a negative label, -100"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(y, words):
     with pytest.raises(InputError, match=words):
         deploy(tagger(), ids(20, 12), y, HARDWARE, chips=1)
+
+
+def test_pixels_marked_with_255_are_refused_with_the_remedy_that_works():
+    """As Pascal VOC and Cityscapes mark them; with the remedy they count no more than any other negative label."""
+    model, x = nn.Conv2d(3, 5, 1).eval(), torch.rand(8, 3, 6, 6)
+    y = torch.arange(8 * 36).reshape(8, 6, 6) % 5
+    y[:, 0] = 255
+    with pytest.raises(
+        InputError, match=r"labels go up to 255 but the model has 5 outputs: if 255 marks"
+    ) as told:
+        deploy(model, x, y, HARDWARE, chips=1)
+    assert "(16.7% of them here)" in str(told.value)
+    remedied = y.clone()
+    assert "y[y == 255] = -100" in str(told.value)
+    remedied[y == 255] = -100
+    found = deploy(model, x, remedied, HARDWARE, chips=1)
+    assert found.judged is not None
+    assert found.judged["ignored"] == 8 * 6

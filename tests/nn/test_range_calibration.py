@@ -42,6 +42,26 @@ def test_a_histogram_has_the_percentiles_of_its_values():
     assert tiny.percentile(50.0) == 0.0  # as good as none
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.0, 0.0],
+        [0.0, 2.0],
+        [-0.0, 3e38, 1e-45],
+        [1.5],
+        (numbers(40, 50).numpy() ** 5).tolist(),
+        (numbers(1000).numpy().clip(0.0, None)).tolist(),
+    ],
+    ids=["zeros", "zero and one value", "from end to end", "one value", "wide", "half of them 0"],
+)
+def test_a_histogram_counts_every_value_in_its_bin(values):
+    histogram, x = Magnitudes(), np.array(values, np.float32)
+    for _ in range(2):
+        histogram.add(x)
+    bins = np.abs(x).reshape(-1).view(np.int32) >> 13
+    assert np.array_equal(histogram.counts, 2 * np.bincount(bins, minlength=histogram.counts.size))
+
+
 def test_usage_counts_what_is_clipped_and_which_codes_came_up():
     usage = Usage(3, True)
     usage.add(np.array([-5.0, -3.2, 0.4, 2.6, 3.4, 3.6], np.float32))  # -5 and 3.6 (4) are clipped

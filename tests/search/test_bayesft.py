@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import warnings
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from crossbar_sim.data import Development, Split
 from crossbar_sim.nn.networks import build
 from crossbar_sim.nn.training import Training
 from crossbar_sim.robustness.subjects import fingerprint
-from crossbar_sim.search import BayesFT, DriftedScore
-from crossbar_sim.search.theta import ThetaFile
+from crossbar_sim.search import BayesFT, Dimension, DriftedScore, Space, Study
+from crossbar_sim.search.theta import Theta, ThetaFile, _agreed
 
 QUICK = BayesFT(
     sigma=0.5, trials=5, chips=6, images=200, fresh_chips=10, training_chips=4, initial=3, rates=(0.0, 0.5),
@@ -183,12 +184,125 @@ def test_more_trials_go_on_and_theta_belongs_to_its_study(development, tmp_path)
         more.fit(network, development, Key(0), study=path)
 
 
-def test_a_file_that_is_no_theta_is_refused_and_kept(tmp_path):
+class Signs(nn.Linear):
+    """Computes with the signs of its weights."""
+
+    def forward(self, x):
+        signs = self.weight + (self.weight.sign() - self.weight).detach()
+        return nn.functional.linear(x, signs, self.bias)
+
+
+def test_a_search_says_once_which_weights_stay_digital(development):
+    def make():
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.Dropout(0.1), Signs(12, 10))
+
+    hardware = Hardware.preset("bayesft", bias="digital", other="digital")
+    method = dataclasses.replace(
+        QUICK, trials=1, initial=1, hardware=hardware, polish=None, training=Training(epochs=1, batch=256)
+    )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        method.fit(make, development, Key(0))
+    told = [str(each.message) for each in said if "another weight" in str(each.message)]
+    assert told == ["3: its forward computes another weight from it (sign), which stays digital"]
+
+
+def nested(depth: int) -> list:
+    inner: list = []
+    for _ in range(depth):
+        inner = [inner]
+    return inner
+
+
+class Code:
+    """Runs when it is read by a loader that trusts its file."""
+
+    def __reduce__(self):
+        return print, ("loaded",)
+
+
+NO_WEIGHTS = "holds no weights of a search: move it away, or name another study"
+OUTCOME = (0, 0.5, 0.01, 1.0, {"scores": [0.4, 0.6]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"format": "crossbar-sim training"}, NO_WEIGHTS),
+        ({"format": None}, NO_WEIGHTS),
+        ({"format_version": 2}, NO_WEIGHTS),
+        ({"study": "0" * 64}, "holds the weights of another study"),
+        ({"weights": [torch.zeros(2)]}, NO_WEIGHTS),
+        ({"weights": {"w": [0.0, 0.0]}}, NO_WEIGHTS),
+        ({"weights": {0: torch.zeros(2)}}, NO_WEIGHTS),
+        ({"weights": nested(150)}, NO_WEIGHTS),
+        ({"weights": {"w": Code()}}, NO_WEIGHTS),
+        ({"done": "many"}, NO_WEIGHTS),
+        ({"done": None}, NO_WEIGHTS),
+        ({"done": float("nan")}, NO_WEIGHTS),
+        ({"done": float("inf")}, NO_WEIGHTS),
+        ({"outcomes": 3}, NO_WEIGHTS),
+        ({"outcomes": [OUTCOME[:4]]}, NO_WEIGHTS),
+        ({"outcomes": [("first", *OUTCOME[1:])]}, NO_WEIGHTS),
+        ({"outcomes": [(*OUTCOME[:4], 7)]}, NO_WEIGHTS),
+        ({"outcomes": [(0, torch.zeros(2), *OUTCOME[2:])]}, NO_WEIGHTS),
+        ({"outcomes": [(*OUTCOME[:4], {"scores": nested(150)})]}, NO_WEIGHTS),
+        (None, NO_WEIGHTS),
+    ],
+)
+def test_a_theta_file_is_checked_whatever_it_holds(tmp_path, capsys, changes, words):
     path = tmp_path / "theta"
-    path.write_bytes(b"PK not really")
+    file = ThetaFile(path, {"a": 1})
+    assert file.read() is None
+    file.write(Theta({"w": torch.arange(2.0)}, 1, [OUTCOME]))
+    found = file.read()
+    assert found is not None
+    assert (found.done, found.outcomes, found.weights["w"].tolist()) == (1, [OUTCOME], [0.0, 1.0])
+    content = torch.load(path, weights_only=True)
+    for name in content:  # what lacks a part is refused too
+        torch.save({key: value for key, value in content.items() if key != name}, path)
+        with pytest.raises(InputError, match=NO_WEIGHTS):
+            file.read()
+    torch.save([content] if changes is None else content | changes, path)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=words) as caught:
+        file.read()
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("weights", "done", "words"),
+    [
+        ({"w": torch.zeros(3)}, 0, "weights of another network"),
+        ({"v": torch.zeros(2)}, 0, "weights of another network"),
+        ({"w": torch.zeros(2, dtype=torch.complex64)}, 0, "weights of another network"),
+        ({"w": torch.zeros(2)}, 1, "holds 0 trials and the weights beside it .* have been through 1"),
+        ({"w": torch.zeros(2)}, -1, "have been through -1"),
+        ({"w": torch.ones(2)}, 0, None),
+    ],
+)
+def test_theta_goes_on_only_with_its_network_and_study(tmp_path, weights, done, words):
+    space = Space((Dimension("rate", 0.0, 0.5),))
+    file = ThetaFile(tmp_path / "theta", {})
+    file.write(Theta(weights, done))
+    with Study(space, Key(0), None) as study:
+        if words is None:
+            agreed = _agreed(study, file, Theta({"w": torch.zeros(2)}))
+            assert torch.equal(agreed.weights["w"], torch.ones(2))
+            return
+        with pytest.raises(InputError, match=words):
+            _agreed(study, file, Theta({"w": torch.zeros(2)}))
+
+
+@pytest.mark.parametrize("content", [b"PK not really", b"", b"\x80\x02N."])
+def test_a_file_that_is_no_theta_is_refused_and_kept(tmp_path, content):
+    path = tmp_path / "theta"
+    path.write_bytes(content)
     with pytest.raises(InputError, match="holds no weights of a search"):
         ThetaFile(path, {}).read()
-    assert path.read_bytes() == b"PK not really"
+    assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ import random
 import shutil
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from results_files import content, made, sound, task, trials
 from results_worker import BLOCK, block
 
 from crossbar_sim import InputError
+from crossbar_sim.search.study_file import StudyFile
 from crossbar_sim.store import results_file
 from crossbar_sim.store.results import Results
 
@@ -250,3 +253,111 @@ def test_a_write_ahead_log_without_its_file_is_not_thrown_away(tmp_path: Path) -
     with pytest.raises(InputError, match=r"runs\.db is not there, but .*runs\.db-wal of it is"):
         Results.open(path)
     assert Path(f"{path}-wal").stat().st_size > 0
+
+
+def half_done(path: Path) -> Path:
+    """A copy of a file in the middle of a transaction that a rollback journal keeps, as kill -9 leaves it."""
+    live = path.with_name("live.db")
+    path.rename(live)
+    connection = sqlite3.connect(live, isolation_level=None)
+    for statement in ("PRAGMA journal_mode = DELETE", "PRAGMA cache_size = 1", "BEGIN IMMEDIATE"):
+        connection.execute(statement)
+    connection.execute("CREATE TABLE half (a)")
+    for _ in range(200):  # more than the cache takes: pages of the file are overwritten
+        connection.execute("INSERT INTO half VALUES (zeroblob(500))")
+    for end in ("", "-journal"):
+        shutil.copyfile(f"{live}{end}", f"{path}{end}")
+    connection.execute("ROLLBACK")
+    connection.close()
+    live.unlink()
+    return path
+
+
+def names_a_file(path: Path, victim: Path) -> None:
+    """Make a journal one of a transaction over several files, which SQLite deletes the record of."""
+    name = os.fsencode(victim)
+    journal = Path(f"{path}-journal")
+    super_journal = name + struct.pack(">II", len(name), sum(name)) + journal.read_bytes()[:8]
+    journal.write_bytes(journal.read_bytes() + struct.pack(">I", (1 << 30) // 4096 + 1) + super_journal)
+
+
+def asks_for_pages(path: Path, victim: Path) -> None:
+    journal = Path(f"{path}-journal")
+    content = bytearray(journal.read_bytes())
+    content[16:20] = struct.pack(">I", 1 << 30)
+    journal.write_bytes(content)
+
+
+def is_no_journal(path: Path, victim: Path) -> None:
+    Path(f"{path}-journal").write_text("my notes about runs.db")
+
+
+def links(end: str) -> Callable[[Path, Path], None]:
+    def link(path: Path, victim: Path) -> None:
+        Path(f"{path}{end}").unlink(missing_ok=True)
+        Path(f"{path}{end}").symlink_to(victim)
+
+    return link
+
+
+def open_results(path: Path) -> None:
+    Results.open(path).close()
+
+
+def read_results(path: Path) -> None:
+    Results.open(path, readonly=True).close()
+
+
+def open_study(path: Path) -> None:
+    StudyFile(path, {"a": 1}).close()
+
+
+OPENERS = pytest.mark.parametrize("opener", [open_results, read_results, open_study])
+
+
+@OPENERS
+@pytest.mark.parametrize(
+    ("hostile", "words"),
+    [
+        (names_a_file, "runs.db-journal names another file, which SQLite would delete"),
+        (asks_for_pages, "runs.db-journal asks for 1073741824 pages"),
+        (is_no_journal, "runs.db-journal is no journal of SQLite"),
+        (links("-journal"), "runs.db-journal is no regular file"),
+        (links("-wal"), "runs.db-wal is no regular file"),
+        (links("-shm"), "runs.db-shm is no regular file"),
+    ],
+)
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_a_journal_from_elsewhere_is_refused_before_sqlite_acts_on_it(
+    tmp_path: Path,
+    opener: Callable[[Path], None],
+    hostile: Callable[[Path, Path], None],
+    words: str,
+    through_a_link: bool,
+) -> None:
+    path, victim = tmp_path / "runs.db", tmp_path / "victim"
+    opener(path) if opener is open_study else made(path)
+    half_done(path)
+    victim.write_text("precious")
+    hostile(path, victim)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    if through_a_link:
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / "other.db").symlink_to(path)
+    with pytest.raises(InputError, match=words):
+        opener(tmp_path / "folder" / "other.db" if through_a_link else path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
+
+
+@OPENERS
+def test_a_journal_that_a_killed_writer_left_is_rolled_back(
+    tmp_path: Path, opener: Callable[[Path], None]
+) -> None:
+    """The negative control of the test above: our own journals pass, and the half transaction is gone."""
+    path = tmp_path / "runs.db"
+    opener(path) if opener is open_study else made(path)
+    half_done(path)
+    opener(path)  # which refuses tables that are not ours
+    if opener is not open_study:
+        assert len(content(path)[task().id][4]) == 12
+    assert Path(f"{path}-journal").exists() == (opener is read_results)
