@@ -17,6 +17,9 @@ from crossbar_sim.errors import InputError
 _LARGEST_SIDE = 1 << 20
 """Pixels of a region's side: larger ones would be sampled for ever."""
 
+_MOST_SAMPLES = 1 << 26
+"""Of a region: `roi_align` makes a table of them, whose length it counts in 32 bits."""
+
 Given = Mapping[str, Any]
 
 
@@ -27,7 +30,7 @@ class Checked:
         self.operator = operator
         self.__name__, self.__module__ = operator.__name__.replace(".", "_"), __name__
         self.packet = operator._schema.name.partition("::")[2]
-        self.called = _CALLED_INSTEAD.get(operator, operator)
+        self.called: Callable[..., Any] = _CALLED_INSTEAD.get(operator, operator)
         self.names = [argument.name for argument in operator._schema.arguments]
         self.usual = {a.name: a.default_value for a in operator._schema.arguments if a.has_default_value()}
 
@@ -91,7 +94,10 @@ _MOST = _memory() // 4
 
 def _too_many(*sizes: Any) -> str | None:
     count = math.prod(max(int(size), 0) for size in sizes)
-    return f"sizes of {count:.3g} elements in all" if count > _MOST else None
+    largest = max(
+        (int(size) for size in sizes), default=0
+    )  # of no elements in all, it is still counted up to
+    return f"sizes of {max(count, largest):.3g} elements in all" if max(count, largest) > _MOST else None
 
 
 def _sizes(name: str) -> Callable[[Given], str | None]:
@@ -127,6 +133,20 @@ def _padded(name: str) -> Callable[[Given], str | None]:
         for i in range(len(pad) // 2):
             sizes[-1 - i] += pad[2 * i] + pad[2 * i + 1]
         return _too_many(*sizes)
+
+    return check
+
+
+def _near(*names: str) -> Callable[[Given], str | None]:
+    """Lengths of windows, steps and borders: kernels count places with them in 32 bits."""
+
+    def check(given: Given) -> str | None:
+        for name in names:
+            values = given.get(name)
+            for value in values if isinstance(values, list | tuple) else [values or 0]:
+                if abs(int(value)) > _LARGEST_SIDE:
+                    return f"a {name} of {int(value)}"
+        return None
 
     return check
 
@@ -185,6 +205,11 @@ def _regions(given: Given) -> str | None:
             return f"a region of image {float(number.max()):g} of {len(x)}"
         if not bool((rois[:, 1:].abs() * scale <= _LARGEST_SIDE).all()):  # neither is nan
             return f"a region's side beyond {_LARGEST_SIDE} pixels, or not finite"
+        if "sampling_ratio" in given:
+            across, down = ((rois[:, i + 2] - rois[:, i]).abs().double() * scale for i in (1, 2))
+            most = float(((down / high + 1) * (across / wide + 1)).max()) if samples <= 0 else samples**2
+            if most * high * wide > _MOST_SAMPLES:
+                return f"{most * high * wide:.3g} samples of a region"
     return _too_many(len(rois), x.shape[1], high, wide)
 
 
@@ -223,8 +248,9 @@ def _transformed(given: Given) -> str | None:
     x, dims = given["self"], list(given["dim"])
     if (
         not dims
-        or not all(-x.dim() <= d < x.dim() for d in dims)
-        or len({d % x.dim() for d in dims}) < len(dims)
+        or not all(0 <= d < x.dim() for d in dims)  # the kernels take no others
+        or len(set(dims)) < len(dims)
+        or not 0 <= given["normalization"] <= 2
     ):
         return f"dimensions {dims} of {x.dim()}"
     last = given.get("last_dim_size")
@@ -279,10 +305,13 @@ def _bags(given: Given) -> str | None:
         return f"weights {tuple(weight.shape)}"
     if indices.numel() and not (int(indices.min()) >= 0 and int(indices.max()) < len(weight)):
         return f"rows {int(indices.min())} to {int(indices.max())} of {len(weight)}"
-    if indices.dim() == 1 and offsets.numel():
-        flat = offsets.flatten()
-        ordered = int(flat[0]) == 0 and bool((flat.diff() >= 0).all()) and int(flat[-1]) <= indices.numel()
-        if not ordered:
+    if indices.dim() == 1 and (offsets.numel() or indices.numel()):
+        flat, last = offsets.flatten(), bool(given.get("include_last_offset"))
+        count = indices.numel()
+        ordered = (
+            len(flat) > last and int(flat[0]) == 0 and bool((flat.diff() >= 0).all()) and int(flat[-1]) <= count
+        )  # fmt: skip
+        if not ordered or (last and int(flat[-1]) != count):
             return "bags that do not begin in order"
     each = given.get("per_sample_weights")
     if each is None or (each.shape == indices.shape and each.dtype == weight.dtype):
@@ -392,8 +421,8 @@ def _heads(given: Given) -> str | None:
     return None
 
 
-def _same_length(given: Given) -> str | None:
-    """`masked_scatter` takes one value for each place."""
+def _same_type(given: Given) -> str | None:
+    """`masked_scatter`: of the values and of what they are written to."""
     return None if given["self"].dtype == given["source"].dtype else "values of another type"
 
 
@@ -402,11 +431,33 @@ def _no_bool(given: Given) -> str | None:
     return "bytes read as truth values" if given.get("dtype") == torch.bool else None
 
 
+def _quotient(given: Given) -> str | None:
+    """The smallest integer has no positive counterpart, and the processor stops at its quotient by -1."""
+    x, y = given["self"], given["other"]
+    whole = not any(v.is_floating_point() or v.is_complex() if isinstance(v, Tensor) else isinstance(v, float)
+                    for v in (x, y))  # fmt: skip
+    if given.get("rounding_mode") != "trunc" or not whole:
+        return None
+    dtype = torch.result_type(x, y)
+    if dtype not in (torch.int8, torch.int16, torch.int32, torch.int64):
+        return None
+    least = torch.iinfo(dtype).min
+    both = (torch.as_tensor(x) == least) & (torch.as_tensor(y) == -1)
+    return f"a quotient of {least} and -1" if bool(both.any()) else None
+
+
 _EMPTY = frozenset(["empty", "empty_like", "empty_permuted", "new_empty"])
 
-_CALLED_INSTEAD = {
+
+def _bytes(self: Tensor, dtype: torch.dtype) -> Tensor:
+    """`view.dtype`. Truth values are copied, or other bytes than 0 and 1 could be written to them through the view."""
+    return torch.ops.aten.view.dtype(self.clone() if self.dtype == torch.bool else self, dtype)  # type: ignore
+
+
+_CALLED_INSTEAD: dict[Any, Callable[..., Any]] = {
     torch.ops.aten._unsafe_index.Tensor: torch.ops.aten.index.Tensor,
     torch.ops.aten._unsafe_index_put.default: torch.ops.aten.index_put.default,
+    torch.ops.aten.view.dtype: _bytes,
 }
 """The same with bounds checked."""
 
@@ -432,9 +483,13 @@ _TABLE: tuple[tuple[str, tuple[Callable[[Given], str | None], ...]], ...] = (
     ("one_hot", (_one_hot,)),
     ("bincount", (_bincount,)),
     ("combinations", (_combinations,)),
-    ("view", (_no_bool,)),
+    ("view view_copy", (_no_bool,)),
+    ("div div_ divide divide_", (_quotient,)),
     ("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d", (_sizes("output_size"),)),
-    ("_adaptive_avg_pool2d _adaptive_avg_pool3d col2im", (_sizes("output_size"),)),
+    ("_adaptive_avg_pool2d _adaptive_avg_pool3d", (_sizes("output_size"),)),
+    ("col2im", (_sizes("output_size"), _near("kernel_size", "dilation", "padding", "stride"))),
+    ("max_pool1d", (_near("kernel_size", "stride", "padding", "dilation"),)),
+    ("im2col", (_near("kernel_size", "dilation", "padding", "stride"),)),
     ("adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d", (_sizes("output_size"),)),
     ("upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_trilinear3d", (_resampled,)),
     ("upsample_nearest1d upsample_nearest2d upsample_nearest3d", (_resampled,)),
@@ -457,7 +512,7 @@ _TABLE: tuple[tuple[str, tuple[Callable[[Given], str | None], ...]], ...] = (
     ("_scaled_dot_product_attention_math scaled_dot_product_attention", (_attention,)),
     ("_scaled_dot_product_flash_attention_for_cpu", (_attention, _flash)),
     ("_native_multi_head_attention _transformer_encoder_layer_fwd", (_heads,)),
-    ("masked_scatter masked_scatter_", (_same_length,)),
+    ("masked_scatter masked_scatter_", (_same_type,)),
 )
 
 _CHECKS = {name: checks for names, checks in _TABLE for name in names.split()}

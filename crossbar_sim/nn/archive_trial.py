@@ -211,23 +211,28 @@ def _failure(result: bytes, ended: bool, code: int | None) -> str | None:
 
 def _result(reader: int, pid: int) -> tuple[bytes, bool]:
     """What the child wrote, and whether it ended by itself."""
-    poll, result, idle, before = select.poll(), b"", 0, -1
+    poll, idle, before = select.poll(), 0, -1
     poll.register(reader, select.POLLIN)
     while idle * _POLL < STALLED:
         if poll.poll(_POLL * 1000):
-            new = os.read(reader, 16)
-            if not new:
-                return result, True
-            result += new
+            # The end of the pipe may never come: another thread's child, forked at the same time, holds it too.
+            return os.read(reader, 16), True
         now = _work(pid)
+        if now == _ENDED:
+            return os.read(reader, 16) if poll.poll(0) else b"", True
         idle, before = (idle + 1 if now == before else 0), now
-    return result, False
+    return b"", False
+
+
+_ENDED = -2
 
 
 def _work(pid: int) -> int:
-    """Clock ticks of a process, or of what it waits for on a disk; it is idle if they stay."""
+    """Clock ticks of a process; it is idle if they stay. `_ENDED` of one that waits for nothing but its caller."""
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        if state in "ZX":
+            return _ENDED
         return time.monotonic_ns() if state != "S" else int(rest[10]) + int(rest[11])
     except (OSError, ValueError, IndexError):
         return 0

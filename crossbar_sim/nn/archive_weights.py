@@ -100,11 +100,27 @@ def without_pickle(data: bytes, folder: str) -> bytes:
             f"the pickled {folder} in the archive need code to load, so they are refused: export "
             f"the model again with torch 2.9 or later, {EXPORT_HINT}"
         ) from error
-    plain = isinstance(values, dict) and all(type(v) in _TENSORS for v in values.values())
-    if not plain:
+    plain = isinstance(values, dict) and all(type(v) in _TENSORS and _is_plain(v) for v in values.values())
+    if not plain or sum(map(_expanded, values.values())) > _EXPANDED:
         raise InputError(
-            f"the pickled {folder} in the archive are not a table of tensors, so they are refused"
+            f"the pickled {folder} in the archive are not a table of dense tensors, so they are refused: export the "
+            "model again"
         )
     buffer = io.BytesIO()
     torch.save({dotted("a tensor's name", name): value for name, value in values.items()}, buffer)
     return buffer.getvalue()
+
+
+def _is_plain(value: torch.Tensor) -> bool:
+    """Whether a tensor is dense, and holds no other bytes than 0 and 1 for truth values."""
+    if value.layout != torch.strided or value.is_quantized or value.is_nested or value.device.type != "cpu":
+        return False
+    if value.dtype != torch.bool:
+        return True
+    # All of its memory: `as_strided` shows the rest.
+    return not bool((torch.empty(0, dtype=torch.uint8).set_(value.untyped_storage()) > 1).any())
+
+
+def _expanded(value: torch.Tensor) -> int:
+    """Bytes of a tensor that its memory does not have, since several of its elements are one there."""
+    return max(0, value.numel() * value.element_size() - value.untyped_storage().nbytes())

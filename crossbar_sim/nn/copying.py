@@ -68,6 +68,8 @@ class _Copier:
         """The copy of anything."""
         if id(x) in self.memo:
             return self.memo[id(x)]
+        if type(x) in weakref.ProxyTypes:  # first: isinstance takes it for what it stands for
+            return self._proxy(x)
         if isinstance(x, _ATOMIC) and type(x).__module__ in ("builtins", "types"):
             return x
         copied = self._copied(x)
@@ -88,8 +90,6 @@ class _Copier:
             return self._module(x)
         if isinstance(x, _FUNCTIONS):
             return self._function(x) if self._reaches(x) else x
-        if isinstance(x, weakref.ProxyTypes):
-            return self._proxy(x)
         return self._object(x)
 
     def _tensor(self, x: Tensor) -> Tensor:
@@ -274,7 +274,10 @@ class _Copier:
 
 def _held(x: Any) -> Iterator[Any]:
     """What a container, a cell or a function holds."""
-    if isinstance(x, (dict, *_WEAK)):
+    if type(x) in weakref.ProxyTypes:
+        with suppress(AttributeError, ReferenceError):
+            yield x.forward.__self__
+    elif isinstance(x, (dict, *_WEAK)):
         yield from list(x.values())
     elif isinstance(x, list | tuple | set | frozenset):
         yield from x
@@ -302,7 +305,7 @@ def _owned(model: nn.Module) -> Iterator[int]:
     stack: list[Any] = [model]
     while stack:
         item = stack.pop()
-        if id(item) in seen or isinstance(item, (*_ATOMIC, Tensor)):
+        if type(item) in weakref.ProxyTypes or id(item) in seen or isinstance(item, (*_ATOMIC, Tensor)):
             continue
         seen.add(id(item))
         if isinstance(item, nn.Module):

@@ -1,8 +1,10 @@
 """Operators of archives: what exports of networks contain computes the same; what reads out of bounds does not run."""
 
 import copy
+import io
 import os
 import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,6 +25,7 @@ from crossbar_sim.nn.loading import load_model
 X = torch.sin(torch.arange(4 * 64.0)).reshape(4, 1, 8, 8)
 A = torch.ops.aten
 BIG = 2**40
+LEAST = -(2**63)
 
 
 class Of(nn.Module):
@@ -34,11 +37,12 @@ class Of(nn.Module):
         return self.fc(x.flatten(1)) + self.function(x, *self.layers).float().sum() * 0.01
 
 
-def loaded(model, tmp_path, decomposed=False):
-    program = torch.export.export(
-        model.eval(), (X,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False
-    )
-    (tmp_path / "m.pt2").write_bytes(files.saved(program.run_decompositions() if decomposed else program))
+def exported(model):
+    return torch.export.export(model.eval(), (X,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False)
+
+
+def loaded(program, tmp_path):
+    (tmp_path / "m.pt2").write_bytes(files.saved(program))
     return load_model(tmp_path / "m.pt2").module
 
 
@@ -46,11 +50,16 @@ def _rows(x):
     return x.flatten(1, 2)
 
 
+def _steps(x):
+    """Two only: decomposed, a recurrent layer has the operators of each step."""
+    return _rows(x)[:, :2]
+
+
 LAYERS = {
-    "lstm": (lambda x, m: m(_rows(x))[0], lambda: nn.LSTM(8, 6, 2, batch_first=True, bidirectional=True)),
-    "lstm, projected": (lambda x, m: m(_rows(x))[0], lambda: nn.LSTM(8, 6, 2, batch_first=True, proj_size=3)),
-    "gru": (lambda x, m: m(_rows(x))[0], lambda: nn.GRU(8, 5, 2, bias=False)),
-    "rnn": (lambda x, m: m(_rows(x))[0], lambda: nn.RNN(8, 5, nonlinearity="relu")),
+    "lstm": (lambda x, m: m(_steps(x))[0], lambda: nn.LSTM(8, 6, batch_first=True, bidirectional=True)),
+    "lstm, projected": (lambda x, m: m(_steps(x))[0], lambda: nn.LSTM(8, 6, batch_first=True, proj_size=3)),
+    "gru": (lambda x, m: m(_steps(x))[0], lambda: nn.GRU(8, 5, 2, batch_first=True, bias=False)),
+    "rnn": (lambda x, m: m(_steps(x))[0], lambda: nn.RNN(8, 5, batch_first=True, nonlinearity="relu")),
     "attention": (lambda x, m: m(*[_rows(x)] * 3)[0], lambda: nn.MultiheadAttention(8, 2, batch_first=True)),
     "transformer": (lambda x, m: m(_rows(x)), lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)),
     "norms": (
@@ -85,16 +94,31 @@ FUNCTIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("decomposed", [False, True])
-@pytest.mark.parametrize("name", [*LAYERS, *FUNCTIONS])
-def test_layers_and_functions_of_networks_load_and_compute_the_same(name, decomposed, tmp_path):
-    if name in LAYERS:
-        function, make = LAYERS[name]
-        model = Of(function, make())
-    else:
-        model = Of(lambda x: FUNCTIONS[name](x))
+TOGETHER = ["norms", "weight norm", "bag", "embedding of a norm", "unpooling", "deconvolution"]
+EXPORTS = {name: [name] for name in LAYERS if name not in TOGETHER}
+EXPORTS |= {"small layers": TOGETHER, "functions": [*FUNCTIONS]}
+"""What is in each model: exporting takes longer than the rest, so that what is small shares one."""
+
+
+class Sums(nn.Module):
+    def __init__(self, names):
+        super().__init__()
+        self.functions = [LAYERS[n][0] if n in LAYERS else FUNCTIONS[n] for n in names]
+        self.layers = nn.ModuleList(LAYERS[n][1]() if n in LAYERS else nn.Identity() for n in names)
+
+    def forward(self, x):
+        pairs = zip(self.functions, self.layers, strict=True)
+        each = [f(x) if isinstance(layer, nn.Identity) else f(x, layer) for f, layer in pairs]
+        return torch.stack([y.float().sum() * 0.01 for y in each])
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_layers_and_functions_of_networks_load_and_compute_the_same(name, tmp_path):
+    model = Sums(EXPORTS[name])
+    program = exported(model)
     with torch.no_grad():
-        torch.testing.assert_close(loaded(model, tmp_path, decomposed)(X), model(X), rtol=1e-4, atol=1e-4)
+        for each in (program, program.run_decompositions()):
+            torch.testing.assert_close(loaded(each, tmp_path)(X), model(X), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["roi_align", "roi_pool", "ps_roi_align", "nms", "deform_conv2d"])
@@ -110,7 +134,7 @@ def test_operators_of_detectors_compute_the_same(name, tmp_path):
     }
     model = Of(calls[name], *([nn.Conv2d(1, 18, 3)] if name == "deform_conv2d" else []))
     with torch.no_grad():
-        torch.testing.assert_close(loaded(model, tmp_path)(X), model(X), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(loaded(exported(model), tmp_path)(X), model(X), rtol=1e-4, atol=1e-4)
 
 
 # Operators found in exports, as traced and with run_decompositions(): timm 1.0.31, transformers 5.24 (random weights).
@@ -169,6 +193,15 @@ FAULTY = {
     "repeat.default": ((torch.ones(3), [BIG]), "elements"),
     "arange.default": ((2**45,), "elements"),
     "bincount.default": ((_full((2,)),), "elements"),
+    "view.dtype": ((torch.arange(4, dtype=torch.uint8), torch.bool), "truth values"),
+    "view_copy.dtype": ((torch.arange(4, dtype=torch.uint8), torch.bool), "truth values"),
+    "_fft_r2c.default": ((X, [-2], 0, True), "dimensions"),
+    "adaptive_max_pool2d.default": ((X, [BIG, 0]), "elements"),
+    "_embedding_bag.default": (
+        (torch.ones(9, 4), torch.arange(8), torch.tensor([0]), False, 0, False, None, True, 3), "in order"),
+    "embedding_bag.default": ((torch.ones(9, 4), torch.arange(8), _full((0,))), "in order"),
+    "col2im.default": ((torch.ones(2, 12, 49), [8, 8], [2, 2], [1, 1], [0, 2**31], [1, 1]), "padding of 2147483648"),
+    "div.Scalar_mode": ((_full((2,), LEAST), -1), "quotient"),
 }  # fmt: skip
 
 
@@ -176,8 +209,26 @@ FAULTY = {
 def test_arguments_that_torch_does_not_check_are_refused_when_they_are_computed(name):
     arguments, says = FAULTY[name]
     packet, which = name.split(".")
+    named = {"rounding_mode": "trunc"} if packet == "div" else {}
     with pytest.raises(InputError, match=says):
-        archive_bounds.Checked(getattr(getattr(A, packet), which))(*arguments)
+        archive_bounds.Checked(getattr(getattr(A, packet), which))(*arguments, **named)
+
+
+def test_quotients_that_have_a_result_are_computed():
+    divided = archive_bounds.Checked(A.div.Tensor_mode)
+    assert divided(_full((2,), -7), _full((2,), 2), rounding_mode="trunc").tolist() == [-3, -3]
+    assert divided(_full((2,), LEAST), torch.tensor([-1.0, 1]), rounding_mode="trunc").tolist() == [
+        2.0**63,
+        -(2.0**63),
+    ]
+
+
+def test_no_other_bytes_are_written_to_truth_values():
+    truths = torch.tensor([True, False])
+    seen = archive_bounds.Checked(A.view.dtype)(truths, torch.uint8)
+    assert seen.tolist() == [1, 0]
+    seen.fill_(7)
+    assert int(truths.sum()) == 1
 
 
 NAN = float("nan")
@@ -189,13 +240,14 @@ NAN = float("nan")
         ("roi_align", [[1e9, 0, 0, 4, 4]]), ("roi_align", [[-1.0, 0, 0, 4, 4]]), ("roi_align", [[0, NAN, 0, 4, 4]]),
         ("roi_align", [[NAN, 0, 0, 4, 4]]), ("roi_align", [[0, 0, 0, 1e12, 4]]), ("roi_pool", [[4.0, 0, 0, 4, 4]]),
         ("roi_align", [[0.0, 1.0]]), ("ps_roi_align", [[7.0, 0, 0, 4, 4]]),
+        ("roi_align", [[0.0, 0, 0, 131072, 131072]]),  # 2**32 samples, counted in 32 bits as none
     ],
 )  # fmt: skip
-def test_regions_outside_of_the_batch_are_refused(name, rois):
+def test_regions_outside_of_the_batch_or_too_large_are_refused(name, rois):
     pytest.importorskip("torchvision")
     operator = getattr(torch.ops.torchvision, name).default
     x, rois = X.expand(-1, 4, -1, -1).contiguous(), torch.tensor(rois)
-    rest = {"roi_align": (1.0, 2, 2, 1, False), "roi_pool": (1.0, 2, 2), "ps_roi_align": (1.0, 2, 2, 1)}[name]
+    rest = {"roi_align": (1.0, 2, 2, 0, False), "roi_pool": (1.0, 2, 2), "ps_roi_align": (1.0, 2, 2, 1)}[name]
     with pytest.raises(InputError, match="region"):
         archive_bounds.Checked(operator)(x, rois, *rest)
 
@@ -243,6 +295,33 @@ def test_arguments_stand_where_they_are_named(change, says):
 
 def _load(content):
     return load_archive(content)
+
+
+def _old(weights):
+    """An archive of torch 2.8, whose weights are a pickled table."""
+    members = files.unpacked(files.exported(files.Scaled(), torch.ones(2, 4)))
+    kept = {n: c for n, c in members.items() if "weight" not in n and "constants" not in n}
+    for folder, table in (("weights", weights), ("constants", {"factor": torch.ones(1)})):
+        buffer = io.BytesIO()
+        torch.save(table, buffer)
+        kept[f"archive/data/{folder}/model.pt"] = buffer.getvalue()
+    return files.packed(kept)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.eye(3).to_sparse(),
+        torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+        torch.tensor([0, 7], dtype=torch.uint8).view(torch.bool),
+        torch.tensor([0, 7], dtype=torch.uint8).view(torch.bool)[:1],
+        torch.ones(1).expand(2**40),
+    ],
+    ids=["sparse", "quantised", "bytes as truth values", "bytes behind truth values", "expanded"],
+)
+def test_pickled_weights_of_older_torch_are_dense_and_as_large_as_they_say(value):
+    with pytest.raises(InputError, match="not a table of dense tensors"):
+        _load(_old({"fc.weight": torch.ones(3, 4), "fc.bias": value}))
 
 
 class Ends(nn.Module):
@@ -306,6 +385,26 @@ def test_a_fork_that_cannot_go_on_says_nothing_of_the_model(monkeypatch):
     with ThreadPoolExecutor(1) as pool:  # from a thread, as on a Dask worker
         pool.submit(archive_trial._try, Waits(), (X,)).result()
     assert results == [None]
+
+
+def test_a_child_is_over_when_it_says_so_whoever_else_holds_its_pipe(monkeypatch):
+    """As a child does that another thread forks at that moment."""
+    pipe, held = os.pipe, []
+
+    def kept():
+        reader, writer = pipe()
+        held.append(os.dup(writer))
+        return reader, writer
+
+    monkeypatch.setattr(os, "pipe", kept)
+    later = threading.Timer(20, lambda: [os.close(writer) for writer in held])
+    later.start()
+    began = time.monotonic()
+    assert archive_trial._forked(Ends(lambda: None), (X,)) is None
+    assert archive_trial._forked(Ends(lambda: os._exit(7)), (X,)) == "exit 7"
+    assert time.monotonic() - began < 15
+    later.function()
+    later.cancel()
 
 
 def test_a_file_is_tried_once_per_process_copies_included():

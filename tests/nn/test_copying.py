@@ -134,6 +134,11 @@ def _appended(model: Refers) -> Any:
     return lambda x: append(model.a(x)) or model.seen.pop()
 
 
+def _by_proxy(model: Refers) -> Any:
+    object.__setattr__(model, "near", weakref.proxy(model.a))  # torch takes none as a layer
+    return lambda x: model.near(x)
+
+
 REFERS = {
     "lambda": lambda m: lambda x: m.a(x),
     "default argument": lambda m: lambda x, a=m.a: a(x),
@@ -146,6 +151,8 @@ REFERS = {
     "mutual": _mutual,
     "weak reference": lambda m: (lambda r: lambda x: r().a(x))(weakref.ref(m)),
     "weak proxy": lambda m: functools.partial(Refers.static, weakref.proxy(m)),
+    "weak proxy of a layer": _by_proxy,
+    "weak proxy in a closure": lambda m: (lambda p: lambda x: p.through(x))(weakref.proxy(m)),
     "weak values": lambda m: (lambda d: lambda x: d["a"](x))(_weak_values(m)),
     "lru_cache": lambda m: functools.lru_cache(maxsize=1)(lambda x: m.a(x)),
     "hook": _hooked,
