@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import os
+import threading
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -27,6 +28,9 @@ from crossbar_sim.nn.archive_weights import BOOL, EXPORT_HINT, Members, raw_tens
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+
+LOADING = threading.RLock()
+"""torch's loader keeps what it reads in a global variable, and refuses a second thread meanwhile."""
 
 # Ours are stored uncompressed; JSON deflates tenfold. A bomb has thousands.
 _LARGEST_RATIO = 20
@@ -68,7 +72,7 @@ def load_archive(content: bytes | io.BytesIO) -> tuple["ExportedProgram", dict[s
     if isinstance(content, io.BytesIO):
         content.close()
     try:
-        with _quiet():
+        with LOADING, _quiet():
             loaded = torch.export.load(clean)
             tie(loaded, groups)
             return loaded, program

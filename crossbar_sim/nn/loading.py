@@ -20,7 +20,7 @@ from torch import nn
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import checkpoint
 from crossbar_sim.nn.architectures import WAYS, build_architecture
-from crossbar_sim.nn.archive import EXPORT_HINT, load_archive
+from crossbar_sim.nn.archive import EXPORT_HINT, LOADING, load_archive
 from crossbar_sim.nn.archive_bounds import guard
 from crossbar_sim.nn.archive_inputs import batches, other_inputs, regions, tensor_inputs
 from crossbar_sim.nn.archive_trial import try_first
@@ -178,7 +178,8 @@ def _from_archive(file: io.BytesIO, path: Path, sha256: str) -> LoadedModel:
                 "computes in that type: call model.float() and export it again"
             )
     try:
-        module = program.module()
+        with LOADING:
+            module = program.module()
     except Exception as error:
         # A graph that is consistent in its parts can still make no whole, in any way.
         raise InputError(
