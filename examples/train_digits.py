@@ -7,8 +7,7 @@ import sys
 
 from crossbar_sim import Key
 from crossbar_sim.data import load_data
-from crossbar_sim.nn import accuracy, fit, seeded
-from crossbar_sim.nn.checkpoint import save_checkpoint
+from crossbar_sim.nn import accuracy, fit, save_checkpoint, seeded
 from crossbar_sim.nn.networks import build
 
 

@@ -16,6 +16,8 @@ from crossbar_sim.nn.training import Training
 
 SHORT = Training(epochs=15, batch=64, lr=1e-2)
 
+pytestmark = pytest.mark.filterwarnings("ignore:the clean model is right on")  # after few epochs
+
 
 def mlp() -> nn.Module:
     return build("mlp", inputs=64, hidden=(16,), classes=10)

@@ -159,6 +159,7 @@ def test_it_is_saved_loaded_and_deployed_like_any_network(digits, trained, tmp_p
     assert torch.allclose(exported(x), trained.model(x), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:the clean model is right on")  # after one epoch
 def test_more_classes_than_sixteen(digits):
     def wide():
         return build("mlp", inputs=64, hidden=(16,), classes=20)

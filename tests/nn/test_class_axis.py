@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from crossbar_sim import Hardware, InputError, Key
+from crossbar_sim import CrossbarWarning, Hardware, InputError, Key
 from crossbar_sim.nn import seeded, to_analog
 from crossbar_sim.robustness import deploy, robustness
 from crossbar_sim.robustness.score import Reference
@@ -164,7 +164,8 @@ def test_an_axis_that_is_not_known_is_refused(options, words):
 def test_an_axis_that_is_named_is_used():
     model = CASES["undecided"][0]()
     for axis in (-1, 2, 1):
-        found = deploy(model, numbers(20, 6), None, HARDWARE, chips=1, class_axis=axis)
+        with pytest.warns(CrossbarWarning, match="are taken for scores"):
+            found = deploy(model, numbers(20, 6), None, HARDWARE, chips=1, class_axis=axis)
         assert found.judged is not None
         assert found.judged["classes"] == (3 if axis == 1 else 5)
     assert deploy(model, numbers(20, 6), None, HARDWARE, chips=1, metric="output_error").judged is None

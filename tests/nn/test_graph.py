@@ -33,6 +33,12 @@ def arrays(model: nn.Module) -> set[str]:
     return {s.name for layer in chips.layers(model) for s in layer.matrices}
 
 
+def drifting(model: nn.Module) -> set[str]:
+    """The parameters that have cells."""
+    holders = {id(module): f"{name}." if name else "" for name, module in model.named_modules()}
+    return {f"{holders[id(module)]}{name}" for slot, module in chips.slots(model) for name in slot.names}
+
+
 class Net(nn.Module):
     """A layer inside a model, called as the case says."""
 
@@ -75,6 +81,7 @@ def test_biases_of_exported_layers(name, bias):
     case, hardware = LAYERS[name], Hardware(Differential(1e-6), drift=DRIFT, bias=bias)
     model = made(lambda: Net(case))
     eager, analog = to_analog(model, hardware), to_analog(export(model, case.inputs), hardware)
+    assert drifting(analog) == drifting(eager) != set()
     close(run(analog, case.inputs), run(eager, case.inputs))
 
 
@@ -83,6 +90,7 @@ def test_a_layer_that_is_the_whole_model():
         hardware = Hardware(Differential(1e-6), drift=DRIFT, bias=bias)
         model, x = made(lambda: nn.Linear(6, 5)), (numbers(3, 6),)
         analog = to_analog(export(model, x), hardware)
+        assert drifting(analog) == {"weight"} | ({"bias"} if bias != "digital" else set())
         close(run(analog, x), run(to_analog(model, hardware), x))
 
 
@@ -93,6 +101,7 @@ def test_a_batch_of_any_size():
     analog, eager = to_analog(exported, DRIFTED), to_analog(model, DRIFTED)
     for n in (2, 5):
         x = (numbers(n, 1, 8, 8),)
+        assert len(run(analog, x)) == 3 * n
         close(run(analog, x), run(eager, x))
 
 

@@ -24,6 +24,8 @@ IDEAL = replace(PLAIN, dac=DAC(), adc=ADC(range="max"))
 COARSE = replace(PLAIN, dac=DAC(bits=6), adc=ADC(bits=6, range=2e-4), read_noise=GaussianReadNoise(0.02))
 THROUGH = [name for name in LAYERS if name.startswith(("linear", "conv")) and "transpose" not in name]
 
+pytestmark = pytest.mark.filterwarnings("ignore:bias=row adds no row")  # in layers without a bias
+
 
 def run(model: nn.Module, case) -> torch.Tensor:
     with torch.no_grad():
@@ -39,6 +41,7 @@ def close(a: torch.Tensor, b: torch.Tensor, rtol: float) -> None:
 def test_ideal_converters_are_the_linear_read_out(name, bias):
     model = made(LAYERS[name].build)
     linear, ideal = (to_analog(model, replace(h, bias=bias)) for h in (PLAIN, IDEAL))
+    assert not torch.allclose(run(linear, LAYERS[name]), run(model, LAYERS[name]), rtol=1e-3)  # it drifts
     close(run(ideal, LAYERS[name]), run(linear, LAYERS[name]), 2e-6)
 
 
@@ -247,7 +250,10 @@ def test_exported_graphs_go_through_converters_too():
     program = torch.export.export(model, (IMAGES,)).module()
     hardware = replace(COARSE, read_noise=None)
     with torch.no_grad():
-        close(to_analog(program, hardware)(IMAGES), to_analog(model, hardware)(IMAGES), 1e-6)
+        y = to_analog(program, hardware)(IMAGES)
+        # the converters act in the graph, which the linear reading of the same chip shows
+        assert not torch.allclose(y, to_analog(program, PLAIN)(IMAGES), rtol=1e-3)
+        close(y, to_analog(model, hardware)(IMAGES), 1e-6)
 
 
 def test_every_effect_is_seen_to_act_or_named():
