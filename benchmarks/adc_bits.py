@@ -17,8 +17,8 @@ import matplotlib.pyplot as plt
 
 from crossbar_sim import Hardware
 from crossbar_sim.data import load_data
-from crossbar_sim.nn.loading import load_model
-from crossbar_sim.nn.range_calibration import calibrate_ranges, needs_calibration
+from crossbar_sim.nn.analog.range_calibration import calibrate_ranges, needs_calibration
+from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.robustness.deploy import deploy
 
 BITS = range(4, 11)

@@ -15,7 +15,7 @@ from crossbar_sim import Hardware
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.nn import program, set_chip, to_analog
-from crossbar_sim.nn.chips import frozen
+from crossbar_sim.nn.analog.chips import frozen
 from crossbar_sim.nn.networks import build
 from crossbar_sim.robustness.score import Reference
 

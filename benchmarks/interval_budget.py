@@ -19,13 +19,13 @@ from timing import processor
 from crossbar_sim import Hardware
 from crossbar_sim.crossbar import threads
 from crossbar_sim.data import load_data
-from crossbar_sim.nn.loading import load_model
+from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.robustness import two_stage
 from crossbar_sim.robustness.evaluator import Job
 from crossbar_sim.robustness.examples import Examples
 from crossbar_sim.robustness.plans import HalfWidth, plan_of
 from crossbar_sim.robustness.runner import InProcess, run_plan
-from crossbar_sim.robustness.subjects import Model, fingerprint, prepare
+from crossbar_sim.robustness.tasks import Model, fingerprint, prepare
 from crossbar_sim.store.results import Results
 
 HALF, SIGMAS, ROUNDS = 0.005, (0.6, 1.2), 5

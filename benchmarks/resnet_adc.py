@@ -10,10 +10,11 @@ import torch
 
 from crossbar_sim import Hardware, Key
 from crossbar_sim.crossbar import threads
-from crossbar_sim.nn import chips, seeded
-from crossbar_sim.nn.convert import to_analog
+from crossbar_sim.nn import seeded
+from crossbar_sim.nn.analog import chips
+from crossbar_sim.nn.analog.conversion import to_analog
+from crossbar_sim.nn.analog.range_calibration import calibrate_ranges
 from crossbar_sim.nn.networks import build
-from crossbar_sim.nn.range_calibration import calibrate_ranges
 
 ROUNDS = 3
 

@@ -18,13 +18,12 @@ from torch import Tensor, nn
 
 from crossbar_sim import Hardware
 from crossbar_sim.crossbar import threads
-from crossbar_sim.crossbar.overrides import at_sigma
+from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.data import load_data
-from crossbar_sim.nn import chips as handle
 from crossbar_sim.nn import to_analog
+from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.networks import build
-from crossbar_sim.robustness.evaluator import Evaluator, Job, Subject
-from crossbar_sim.robustness.measuring import AnyModel, OfChain
+from crossbar_sim.robustness.evaluator import AnyModel, Evaluator, Job, OfChain, Subject
 from crossbar_sim.robustness.score import Reference
 
 PAPER = Hardware.preset("bayesft")

@@ -21,8 +21,8 @@ from timing import interleaved, report, save
 
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.wires import Sinh, Wires, solve_nodes
-from crossbar_sim.crossbar.wires.effective import aligned
-from crossbar_sim.crossbar.wires.lanes import LANES
+from crossbar_sim.crossbar.wires.kernels import LANES
+from crossbar_sim.crossbar.wires.wires import aligned
 
 OHM = 1.5
 MLP = ((784, 192), (192, 32), (32, 10))

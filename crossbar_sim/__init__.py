@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crossbar_sim.crossbar.array import Array
-    from crossbar_sim.crossbar.converters import ADC, DAC
+    from crossbar_sim.crossbar.converters import ADC, DAC, GaussianReadNoise, TelegraphNoise
     from crossbar_sim.crossbar.devices import MeasuredNoise, PolynomialNoise, ProgrammingNoise, StuckCells
     from crossbar_sim.crossbar.drift import (
         ALL_DRIFTS,
@@ -29,27 +29,53 @@ if TYPE_CHECKING:
     )
     from crossbar_sim.crossbar.hardware import Hardware
     from crossbar_sim.crossbar.mapping import ALL_MAPPINGS, Differential, Offset
-    from crossbar_sim.crossbar.read_noise import GaussianReadNoise, TelegraphNoise
     from crossbar_sim.crossbar.wires import Wires
     from crossbar_sim.errors import CrossbarWarning, InputError
     from crossbar_sim.rng import Key
 
 _HOMES = {
-    "crossbar_sim.rng": ("Key",),
-    "crossbar_sim.errors": ("CrossbarWarning", "InputError"),
-    "crossbar_sim.crossbar.hardware": ("Hardware",),
     "crossbar_sim.crossbar.array": ("Array",),
-    "crossbar_sim.crossbar.mapping": ("Differential", "Offset", "ALL_MAPPINGS"),
-    "crossbar_sim.crossbar.converters": ("ADC", "DAC"),
-    "crossbar_sim.crossbar.wires": ("Wires",),
-    "crossbar_sim.crossbar.read_noise": ("GaussianReadNoise", "TelegraphNoise"),
-    "crossbar_sim.crossbar.devices": ("ProgrammingNoise", "PolynomialNoise", "MeasuredNoise", "StuckCells"),
-    "crossbar_sim.crossbar.drift": (
-        "LogNormalDrift", "NormalDrift", "NormalShift", "UniformDrift", "UniformShift", "LaplaceDrift",
-        "LaplaceShift", "GammaDrift", "ParetoDrift", "BernoulliDrift", "RetentionDrift", "RelaxationShift",
-        "MeasuredRelaxation", "ALL_DRIFTS",
+    "crossbar_sim.crossbar.converters": (
+        "ADC",
+        "DAC",
+        "GaussianReadNoise",
+        "TelegraphNoise",
     ),
-}  # fmt: skip
+    "crossbar_sim.crossbar.devices": (
+        "MeasuredNoise",
+        "PolynomialNoise",
+        "ProgrammingNoise",
+        "StuckCells",
+    ),
+    "crossbar_sim.crossbar.drift": (
+        "ALL_DRIFTS",
+        "BernoulliDrift",
+        "GammaDrift",
+        "LaplaceDrift",
+        "LaplaceShift",
+        "LogNormalDrift",
+        "MeasuredRelaxation",
+        "NormalDrift",
+        "NormalShift",
+        "ParetoDrift",
+        "RelaxationShift",
+        "RetentionDrift",
+        "UniformDrift",
+        "UniformShift",
+    ),
+    "crossbar_sim.crossbar.hardware": ("Hardware",),
+    "crossbar_sim.crossbar.mapping": (
+        "ALL_MAPPINGS",
+        "Differential",
+        "Offset",
+    ),
+    "crossbar_sim.crossbar.wires": ("Wires",),
+    "crossbar_sim.errors": (
+        "CrossbarWarning",
+        "InputError",
+    ),
+    "crossbar_sim.rng": ("Key",),
+}
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __version__ = "0.1.0"

@@ -22,7 +22,7 @@ from crossbar_sim import (
     UniformDrift,
     UniformShift,
 )
-from crossbar_sim.crossbar.law import Law
+from crossbar_sim.crossbar.drift import Law
 
 ROOT3 = float(np.sqrt(3.0))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from crossbar_sim.crossbar.config import to_dict
+from crossbar_sim.crossbar.configuration import to_dict
 from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.robustness.point import Point

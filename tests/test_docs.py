@@ -16,8 +16,8 @@ from torch import nn
 
 import crossbar_sim
 from crossbar_sim.cli import cli
-from crossbar_sim.nn.archive import EXPORT_HINT
-from crossbar_sim.nn.loading import load_model
+from crossbar_sim.nn.files.archive import EXPORT_HINT
+from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.store import FORMAT
 
 ROOT = Path(__file__).parent.parent
@@ -187,8 +187,8 @@ def test_every_public_name_of_the_package_is_there_and_listed():
 @pytest.mark.parametrize(
     "name",
     [
-        "rng", "crossbar.hardware", "crossbar.overrides", "crossbar.presets", "crossbar.config_text",
-        "data.load", "nn.seeding", "nn.optimiser", "baselines.settings", "robustness.benchmark",
+        "rng", "crossbar.hardware", "crossbar.configuration", "crossbar.presets",
+        "data.load", "nn.seeding", "nn.training.loop", "baselines.settings", "robustness.benchmark",
     ],
 )  # fmt: skip
 def test_examples_in_docstrings(name: str):

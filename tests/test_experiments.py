@@ -6,11 +6,10 @@ import pytest
 import torch
 from cli_runs import strict_json
 
-from crossbar_sim.nn.loading import load_model
+from crossbar_sim.experiments.schema import load_experiment, with_budget
+from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.nn.networks import MLP
-from crossbar_sim.robustness.experiment import load_experiment
-from crossbar_sim.robustness.experiment_tables import with_budget
-from crossbar_sim.robustness.subjects import model_of_file
+from crossbar_sim.robustness.tasks import model_of_file
 
 GROUPS = """
     title = "Two ways"
@@ -172,8 +171,8 @@ def test_a_budget_puts_its_keys_over_those_of_the_file():
 def test_boundaries_are_drawn_of_the_chips_that_are_swept(command, tmp_path):
     from crossbar_sim import Hardware
     from crossbar_sim.data import load_data
-    from crossbar_sim.nn.loading import load_model
-    from crossbar_sim.robustness.boundary_figure import decisions
+    from crossbar_sim.nn.files.loading import load_model
+    from crossbar_sim.report.boundary_figure import decisions
     from crossbar_sim.robustness.examples import find_examples
 
     path, out = tmp_path / "moons.toml", tmp_path / "out"

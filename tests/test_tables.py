@@ -5,9 +5,9 @@ import os
 import numpy as np
 import pytest
 
+from crossbar_sim.commands.solve import read_table
 from crossbar_sim.crossbar.device_fit import read_measurements
 from crossbar_sim.errors import InputError
-from crossbar_sim.solving.tables import read_table
 
 NUMBERS = np.array([[1.5e-5, 2e-6, 3.25e-5], [4e-6, 5.5e-5, 0.0]])
 ROWS = [(1e-6 * (k % 5 + 1), 1.1e-6 * (k % 5 + 1), float(k)) for k in range(12)]

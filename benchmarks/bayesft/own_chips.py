@@ -19,9 +19,9 @@ from crossbar_sim import Hardware, Key
 from crossbar_sim.baselines.reram_v import ReramV
 from crossbar_sim.crossbar import threads
 from crossbar_sim.data import Splits, load_data
-from crossbar_sim.nn import chips as handle
-from crossbar_sim.nn.convert import to_analog
-from crossbar_sim.nn.loading import load_model
+from crossbar_sim.nn.analog import chips as handle
+from crossbar_sim.nn.analog.conversion import to_analog
+from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.robustness.calibration import Calibration, calibrated_scores
 from crossbar_sim.robustness.score import Reference
 

@@ -21,9 +21,8 @@ from crossbar_sim.baselines.method import (
 )
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.train import Epoch
-from crossbar_sim.nn.train_checks import check_training
-from crossbar_sim.nn.training import Training
+from crossbar_sim.nn.training.loop import Epoch
+from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key
 
 Range = tuple[Tensor, Tensor]

@@ -19,9 +19,8 @@ from crossbar_sim.nn.evaluate import outputs
 from crossbar_sim.nn.networks import NETWORKS
 from crossbar_sim.nn.networks.coded import Coded
 from crossbar_sim.nn.seeding import seeded
-from crossbar_sim.nn.train import Epoch, fit
-from crossbar_sim.nn.train_checks import check_training
-from crossbar_sim.nn.training import Training
+from crossbar_sim.nn.training.loop import Epoch, fit
+from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key
 
 

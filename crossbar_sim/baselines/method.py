@@ -8,18 +8,17 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from crossbar_sim.crossbar.checks import show
 from crossbar_sim.data import Development, Scenes
-from crossbar_sim.data.given import development_given
+from crossbar_sim.data.load import development_given
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.detection_task import check_task
-from crossbar_sim.nn.inputs import inputs_for
+from crossbar_sim.nn.detection import check_task
+from crossbar_sim.nn.evaluate import inputs_for
 from crossbar_sim.nn.seeding import seeded
-from crossbar_sim.nn.train import Epoch, FitReport, LossStep
-from crossbar_sim.nn.train import fit as train_network
-from crossbar_sim.nn.train_checks import check_fits, check_training
-from crossbar_sim.nn.training import Step, Training
+from crossbar_sim.nn.training.loop import Epoch, FitReport, LossStep
+from crossbar_sim.nn.training.loop import fit as train_network
+from crossbar_sim.nn.training.settings import Step, Training, check_fits, check_training
 from crossbar_sim.rng import Key
+from crossbar_sim.validate import show
 
 Build = Callable[[], nn.Module]
 """Makes a fresh network; its initialisation is drawn from torch's generator, which the method seeds."""

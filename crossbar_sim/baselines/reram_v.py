@@ -12,22 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crossbar_sim.baselines.analog_step import as_deployed
+from crossbar_sim.baselines.drift_aware import as_deployed
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
-from crossbar_sim.crossbar.checks import show
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.presets import design_given
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn import chips
-from crossbar_sim.nn.evaluate import BLOCK
-from crossbar_sim.nn.inputs import inputs_for
-from crossbar_sim.nn.programming import program
-from crossbar_sim.nn.train import Epoch, fit
-from crossbar_sim.nn.train_checks import check_training
-from crossbar_sim.nn.training import Training
+from crossbar_sim.nn.analog import chips
+from crossbar_sim.nn.analog.programming import program
+from crossbar_sim.nn.evaluate import BLOCK, inputs_for
+from crossbar_sim.nn.training.loop import Epoch, fit
+from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key, check_chip
 from crossbar_sim.robustness.score import Reference
+from crossbar_sim.validate import show
 
 FRESH = 5
 """Other chips that a retrained network is also tried on."""

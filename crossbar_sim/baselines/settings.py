@@ -7,11 +7,11 @@ from typing import Any
 
 from crossbar_sim.baselines import ALL_METHODS
 from crossbar_sim.baselines.method import Method
-from crossbar_sim.crossbar.checks import show, unknown
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.training import Training
+from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.text import parse_json
+from crossbar_sim.validate import show, unknown
 
 METHODS: dict[str, type[Method]] = {method.kind: method for method in ALL_METHODS}
 

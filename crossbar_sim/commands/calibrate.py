@@ -1,10 +1,14 @@
 """`crossbar-sim calibrate`: converter ranges from data."""
 
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from crossbar_sim.cli_options import (
+from crossbar_sim.commands.options import (
     build_hardware,
     hardware_options,
     model_options,
@@ -13,6 +17,16 @@ from crossbar_sim.cli_options import (
     shape,
     split_options,
 )
+from crossbar_sim.errors import InputError
+from crossbar_sim.files import check_outputs, write_json, write_text
+from crossbar_sim.text import visible
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from crossbar_sim.crossbar.hardware import Hardware
+    from crossbar_sim.nn.analog.range_calibration import RangeReport
+    from crossbar_sim.nn.files.loading import LoadedModel
 
 
 @click.command(no_args_is_help=True)
@@ -45,7 +59,6 @@ def calibrate(**options: Any) -> None:
       crossbar-sim calibrate model.pt --data mnist --hardware mine.toml -o mine-calibrated.toml
       crossbar-sim calibrate model.pt --adc-bits 6 --dac-bits 8 --dac-range calibrated -o design.toml
     """
-    from crossbar_sim.calibrating import run_calibrate
 
     design, rest = split_options(options)
     sides = shape(rest.pop("input_shape"))
@@ -60,3 +73,101 @@ def calibrate(**options: Any) -> None:
         input_shape=sides,
         **rest,
     )
+
+
+def run_calibrate(
+    loaded: LoadedModel,
+    hardware: Hardware,
+    warnings: tuple[str, ...],
+    *,
+    inputs: tuple[str | None, ...],
+    output: str,
+    data: str | None,
+    data_dir: str | None,
+    images: int,
+    input_shape: tuple[int, ...] | None,
+    chip: int | None,
+    seed: int,
+    only: tuple[str, ...],
+    skip: tuple[str, ...],
+    json_path: str | None,
+    threads: int | None,
+) -> None:
+    """Choose converter ranges, say how well they fit, and write the design with them.
+
+    Raises:
+        InputError: for anything that cannot be used; outputs are checked before the long work.
+    """
+    from crossbar_sim.crossbar import threads as pool
+    from crossbar_sim.crossbar.configuration import to_json, to_toml
+    from crossbar_sim.nn.analog.range_calibration import calibrate_ranges
+    from crossbar_sim.report.wording import say, terminal
+    from crossbar_sim.robustness.range_data import calibration_inputs
+
+    check_outputs((output, json_path), inputs, stream=json_path)
+    if not output.lower().endswith((".toml", ".json")):
+        raise InputError(f"{output}: a hardware file ends in .toml or .json")
+    if threads is not None:
+        pool.set_threads(threads)
+    x, told = calibration_inputs(loaded, data, data_dir, images, input_shape, seed)
+    loaded.module.eval()
+    calibrated, reports = calibrate_ranges(
+        loaded.module, hardware, x, only=only or None, skip=skip, seed=seed, chip=chip, fixed=loaded.batch
+    )
+    write_text(
+        output, to_toml(calibrated) if output.lower().endswith(".toml") else to_json(calibrated) + "\n"
+    )
+    console = terminal(stderr=json_path == "-")
+    write_json(json_path, {"data": told, "arrays": [asdict(r) for r in reports]})
+    for warning in warnings:
+        say(console, f"warning: {warning}", "yellow")
+    say(console, f"converters calibrated on {told}")
+    console.print(_table(reports))
+    if not any(part is not None and part.range == "calibrated" for part in (hardware.dac, hardware.adc)):
+        say(
+            console,
+            "warning: no converter of this design has the range 'calibrated': these are its own ranges, and nothing "
+            "was chosen; give --adc-range calibrated or --dac-range calibrated",
+            "yellow",
+        )
+    for sentence in cautions(reports):
+        say(console, f"warning: {sentence}", "yellow")
+    say(console, f"wrote {output}")
+
+
+def cautions(reports: tuple[RangeReport, ...]) -> Iterator[str]:
+    """What is wrong with ranges."""
+    for r in reports:
+        for what, clipped in (("inputs", r.input_clipped), ("conversions", r.output_clipped)):
+            if clipped is not None and clipped > 1:
+                yield f"{r.name}: {clipped:.3g} % of the {what} are clipped: give a wider range or percentile"
+        if r.output_used is not None and r.output_used < 5:
+            yield (
+                f"{r.name}: {r.output_used:.2g} % of the ADC's codes came up: its range is far too wide, calibrate it "
+                "or give a smaller one"
+            )
+
+
+def _table(reports: tuple[RangeReport, ...]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for name in ("array", "DAC range", "clipped %", "used %", "ADC range uA", "clipped %", "used %"):
+        table.add_column(name, justify="left" if name == "array" else "right")
+    for r in reports:
+        table.add_row(
+            visible(r.name), "-" if r.input is None else f"{r.input:.4g}", _percent(r.input_clipped),
+            _percent(r.input_used), _amperes(r.output),
+            _percent(r.output_clipped), _percent(r.output_used),
+        )  # fmt: skip
+    return table
+
+
+def _amperes(output: tuple[float, ...]) -> str:
+    """In uA, for each weight slice; once where all are the same."""
+    shown = [f"{full * 1e6:.4g}" for full in output]
+    return " ".join(shown[:1] if len(set(shown)) == 1 else shown) or "-"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

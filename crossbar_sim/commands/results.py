@@ -24,7 +24,7 @@ def merge(sources: tuple[str, ...], output: str) -> None:
     Example:
       crossbar-sim merge a.db b.db -o all.db
     """
-    from crossbar_sim.store.results_merge import merge as unite
+    from crossbar_sim.store.results import merge as unite
 
     report = unite(sources, output)
     tasks, trials = _number(report.tasks, "task"), _number(report.trials, "trial")
@@ -48,8 +48,7 @@ def results(path: str, form: str | None, output: str | None) -> None:
       crossbar-sim results runs.db
       crossbar-sim results runs.db --format csv -o runs.csv
     """
-    from crossbar_sim.store.results import Results
-    from crossbar_sim.store.results_tables import listing
+    from crossbar_sim.store.results import Results, listing
 
     form = form or _format_of(output)
     to_file = output not in (None, "-")
@@ -67,7 +66,7 @@ def results(path: str, form: str | None, output: str | None) -> None:
 
 def _write(opened: "Results", form: str, output: str | None) -> None:
     from crossbar_sim.files import check_writable, write_text
-    from crossbar_sim.store import results_tables as tables
+    from crossbar_sim.store import results as tables
 
     if output is not None:
         check_writable(output, stream=form != "parquet")

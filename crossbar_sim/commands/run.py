@@ -34,6 +34,6 @@ def run(experiment: str, **options: Any) -> None:
       crossbar-sim run benchmarks/bayesft/mnist_mlp.toml -o runs
       crossbar-sim run benchmarks/bayesft/fig3a_mnist_mlp.toml -o runs --budget quick
     """
-    from crossbar_sim.experimenting import run_experiment
+    from crossbar_sim.experiments.run import run_experiment
 
     run_experiment(experiment, **options)

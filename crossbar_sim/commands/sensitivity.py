@@ -1,10 +1,12 @@
 """`crossbar-sim sensitivity`: what each layer costs when it alone is on its arrays."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from crossbar_sim.cli_options import (
+from crossbar_sim.commands.options import (
     build_hardware,
     chip_numbers,
     hardware_options,
@@ -15,6 +17,11 @@ from crossbar_sim.cli_options import (
     sigma_numbers,
     split_options,
 )
+from crossbar_sim.files import check_outputs, write_json
+
+if TYPE_CHECKING:
+    from crossbar_sim.crossbar.hardware import Hardware
+    from crossbar_sim.nn.files.loading import LoadedModel
 
 
 @click.command(no_args_is_help=True)
@@ -49,7 +56,6 @@ def sensitivity(**options: Any) -> None:
       crossbar-sim sensitivity model.pt --sigma 0.6
       crossbar-sim sensitivity model.pt --data mnist --sigma 0.3,0.6,0.9 --chips 50 --json drops.json
     """
-    from crossbar_sim.sweeping import run_sensitivity
 
     sigmas = sigma_numbers(options.pop("sigma"))
     design, rest = split_options(options)
@@ -61,3 +67,68 @@ def sensitivity(**options: Any) -> None:
     run_sensitivity(
         loaded, hardware, told, sigmas=sigmas, chips=chips, input_shape=sides, inputs=inputs, **rest
     )
+
+
+def run_sensitivity(
+    loaded: LoadedModel,
+    hardware: Hardware,
+    warnings: tuple[str, ...],
+    *,
+    sigmas: tuple[float, ...],
+    chips: range | None,
+    inputs: tuple[str | None, ...],
+    input_shape: tuple[int, ...] | None,
+    data: str | None,
+    data_dir: str | None,
+    images: int | None,
+    seed: int,
+    metric: str | None,
+    class_axis: int | None,
+    only: tuple[str, ...],
+    skip: tuple[str, ...],
+    threads: int | None,
+    json_path: str | None,
+) -> None:
+    """Measure and print what each layer costs alone; see `crossbar-sim sensitivity --help`."""
+    from crossbar_sim.crossbar import threads as pool
+    from crossbar_sim.report.terminal import progress
+    from crossbar_sim.report.terminal_sweep import show_notes, show_sensitivity
+    from crossbar_sim.report.wording import say, terminal
+    from crossbar_sim.robustness.examples import find_examples
+    from crossbar_sim.robustness.plans import EveryImage
+    from crossbar_sim.robustness.range_data import calibrated_for
+    from crossbar_sim.robustness.sensitivity import sensitivity
+    from crossbar_sim.robustness.tasks import Model, prepare
+
+    check_outputs((json_path,), inputs, stream=json_path)
+    if threads is not None:
+        pool.set_threads(threads)
+    examples = find_examples(loaded, data, data_dir, images, input_shape, seed)
+    hardware, told = calibrated_for(
+        loaded, hardware,
+        data=data, data_dir=data_dir, input_shape=input_shape, seed=seed, only=only, skip=skip,
+    )  # fmt: skip
+    about = {"loading": [*loaded.notes, *told]}
+    model = Model(loaded.name, loaded.module, examples, {"sha256": loaded.sha256}, loaded.batch, about)
+    numbers = range(20) if chips is None else chips
+    plan = EveryImage(tuple(numbers))
+    task, subject = prepare(
+        model, hardware, seed, metric, only or None, skip, plan.images, max(sigmas), class_axis
+    )
+    console = terminal(stderr=json_path == "-")
+    with progress(terminal(stderr=True)) as step:
+        drops = sensitivity(subject, sigmas, numbers, step)
+    report = {
+        "metric": subject.metric,
+        "clean": task.clean,
+        "identity": task.identity,
+        "chips": list(numbers),
+        "layers": [drop.as_dict() for drop in drops],
+    }
+    write_json(json_path, report)
+    show_sensitivity(drops, subject.metric, task.clean, len(examples.x), console)
+    show_notes({task.label: task}, console)
+    for warning in warnings:
+        say(console, f"warning: {warning}", "yellow")
+    if json_path is not None and json_path != "-":
+        say(console, f"wrote {json_path}")

@@ -1,10 +1,15 @@
 """`crossbar-sim sweep`: models over sigmas and chips."""
 
-from typing import Any
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from crossbar_sim.cli_options import (
+from crossbar_sim.commands.options import (
     build_hardware,
     chip_numbers,
     hardware_options,
@@ -17,6 +22,11 @@ from crossbar_sim.cli_options import (
     split_options,
 )
 from crossbar_sim.errors import InputError
+from crossbar_sim.files import check_outputs, write_json
+
+if TYPE_CHECKING:
+    from crossbar_sim.crossbar.hardware import Hardware
+    from crossbar_sim.nn.files.loading import LoadedModel
 
 
 @click.command(no_args_is_help=True)
@@ -81,7 +91,6 @@ def sweep(**options: Any) -> None:
       crossbar-sim sweep erm.pt --data mnist --sigma 0.6,1.2 --half-width 0.005
       crossbar-sim report runs.db -o report.html
     """
-    from crossbar_sim.sweeping import run_sweep
 
     sigmas = sigma_numbers(options.pop("sigma"))
     design, rest = split_options(options)
@@ -119,3 +128,142 @@ def label_and_path(text: str) -> tuple[str, str]:
     if equals and label and path and os.sep not in label and not os.path.exists(text):
         return label, path
     return os.path.splitext(os.path.basename(text))[0] or text, text
+
+
+SENSITIVITY_CHIPS = 5
+"""Chips for per-layer sensitivity in a results file, unless told otherwise."""
+
+
+def run_sweep(
+    loaded: Sequence[tuple[str, str, LoadedModel]],
+    hardware: Hardware,
+    warnings: tuple[str, ...],
+    *,
+    sigmas: tuple[float, ...],
+    chips: range | None,
+    inputs: tuple[str | None, ...],
+    ways: dict[str, Any],
+    input_shape: tuple[int, ...] | None,
+    data: str | None,
+    data_dir: str | None,
+    images: int | None,
+    half_width: float | None,
+    seed: int,
+    threshold: float | None,
+    metric: str | None,
+    class_axis: int | None,
+    calibration_data: str | None,
+    only: tuple[str, ...],
+    skip: tuple[str, ...],
+    results: str | None,
+    workers: int | None,
+    scheduler: str | None,
+    threads: int | None,
+    sensitivity_chips: int | None,
+    json_path: str | None,
+    plot: str | None,
+    boxes: str | None,
+) -> None:
+    """Sweep, keep, print, and write what was asked for; see `crossbar-sim sweep --help`.
+
+    Args:
+        loaded: (label, path, model) of each.
+        ways: how model files were read: part of the models' identity.
+
+    Raises:
+        InputError: for anything that cannot be used; outputs are checked before the long work.
+    """
+    from crossbar_sim.crossbar import threads as pool
+    from crossbar_sim.nn.detection import detects
+    from crossbar_sim.report.rows import check_threshold
+    from crossbar_sim.report.terminal import progress
+    from crossbar_sim.report.terminal_sweep import show_sweep
+    from crossbar_sim.report.wording import MEASURES, say, terminal
+    from crossbar_sim.robustness.benchmark import robustness
+    from crossbar_sim.robustness.cluster import check_cluster
+    from crossbar_sim.robustness.examples import find_examples
+    from crossbar_sim.robustness.range_data import calibrated_for
+    from crossbar_sim.robustness.runner import naming
+    from crossbar_sim.robustness.tasks import metric_of, model_of_file
+    from crossbar_sim.store.results import MEMORY, Results
+
+    check_outputs((json_path, plot, boxes), (*inputs, results), stream=json_path)
+    _check_requests(chips, half_width, results, sensitivity_chips, (plot, boxes))
+    if boxes is not None and not all(detects(model.module) for _, _, model in loaded):
+        raise InputError("--boxes draws what detectors find, and not all of these models are detectors")
+    check_cluster(workers, scheduler)
+    if threads is not None:
+        pool.set_threads(threads)
+    models = []
+    for label, path, model in loaded:
+        with naming(label, len(loaded) > 1):
+            examples = find_examples(model, data, data_dir, images, input_shape, seed)
+            design, told = calibrated_for(
+                model, hardware,
+                data=data, data_dir=data_dir, input_shape=input_shape, seed=seed, only=only, skip=skip,
+                own=calibration_data,
+            )  # fmt: skip
+            found = model_of_file(label, path, model, examples, ways)
+            about = {**found.about, "loading": [*model.notes, *told]}
+            models.append(replace(found, ranges=design.ranges, about=about))
+            if threshold is not None:
+                check_threshold(metric_of(model.module, examples, metric, model.batch, class_axis), threshold)
+    few = 0 if results is None else SENSITIVITY_CHIPS if sensitivity_chips is None else sensitivity_chips
+    console = terminal(stderr=json_path == "-")
+    with (
+        Results.open(MEMORY if results is None else results) as file,
+        progress(terminal(stderr=True)) as step,
+    ):
+        sweep = robustness(
+            models, None, hardware, sigmas, chips=chips, half_width=half_width, seed=seed, metric=metric,
+            only=only or None, skip=skip, results=file, workers=workers, scheduler=scheduler, sensitivity_chips=few,
+            class_axis=class_axis, progress=step,
+        )  # fmt: skip
+    sign = MEASURES[sweep.metric].sign
+    write_json(json_path, sweep.as_dict(None if threshold is None else sign * threshold))
+    if plot is not None:
+        sweep.plot(plot)
+    if boxes is not None:
+        from crossbar_sim.report.detection_figure import draw_models
+
+        draw_models(models, hardware, sigmas, boxes, seed=seed, only=only or None, skip=skip)
+    show_sweep(sweep, console, threshold)
+    for warning in warnings:
+        say(console, f"warning: {warning}", "yellow")
+    for written in (json_path, plot, boxes):
+        if written is not None and written != "-":
+            say(console, f"wrote {written}")
+    if results is not None:
+        say(console, f"results are in {results}: crossbar-sim report {results} -o report.html")
+
+
+def _check_requests(
+    chips: range | None,
+    half_width: float | None,
+    results: str | None,
+    few: int | None,
+    figures: tuple[str | None, ...],
+) -> None:
+    """Refuse, before any work, requests that exclude each other or could not act."""
+    from crossbar_sim.store.results import MEMORY
+
+    if chips is not None and half_width is not None:
+        raise InputError(
+            "--chips and --half-width are two budgets: give --chips (all images on these), or --half-width (as many "
+            "chips and images as that takes)"
+        )
+    if results == "" or results == MEMORY:
+        raise InputError(f"--results {results!r}: name a file; without --results they are kept in memory")
+    if few is not None and few < 0:
+        raise InputError(f"--sensitivity-chips {few}: expected 0 (none) or more")
+    if few and results is None:
+        raise InputError(
+            "--sensitivity-chips measures for the results file, from which report shows it: give --results (or see "
+            "crossbar-sim sensitivity)"
+        )
+    for plot in filter(None, figures):
+        # matplotlib takes a while to import: only who wants a figure waits
+        from crossbar_sim.report.figure import METADATA
+
+        if os.path.splitext(plot)[1].lower() not in METADATA:
+            raise InputError(f"{plot}: a figure is written as {', '.join(METADATA)}, chosen by the suffix")

@@ -5,10 +5,18 @@ here, its ranges for a layer are `Ranges`, and the gain and offset that one ADC 
 mismatch.py.
 """
 
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from crossbar_sim.crossbar.checks import SINGLE, finite, number, require, show, whole
+import numpy as np
+
+from crossbar_sim.crossbar.kernels import f32, inlined, kernel
+from crossbar_sim.crossbar.stream import Float32, Stream
+from crossbar_sim.errors import InputError
+from crossbar_sim.rng import Key
+from crossbar_sim.validate import SINGLE, check_inputs, finite, number, require, show, unknown, whole
 
 _MOST_BITS = 24
 """Single precision holds no finer code."""
@@ -176,3 +184,324 @@ class ADC:
     def codes(self, dac: DAC | None) -> int:
         """How many codes there are."""
         return 2 * self.top(dac) + 1 if self.signed(dac) else self.top(dac) + 1
+
+
+# The converters' ranges of each layer, as a calibration has chosen them (docs/periphery.md, "Calibration").
+
+
+_KEYS = ("input", "output")
+
+
+@dataclass(frozen=True)
+class LayerRange:
+    """Of one array.
+
+    Args:
+        input: full scale of its DACs, in units of the input; None: not calibrated.
+        output: full scale of its ADCs in A at 1 V, one for each weight slice, least significant first; empty: not
+            calibrated.
+    """
+
+    input: float | None = None
+    output: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        values = (*(() if self.input is None else (self.input,)), *self.output)
+        for value in values:
+            allowed = finite(value) and 1 / SINGLE <= value <= SINGLE
+            require(allowed, f"a range of {show(value)}: expected a number in 1e-30 .. 1e30")
+        if self.input is not None:
+            object.__setattr__(self, "input", float(self.input))
+        object.__setattr__(self, "output", tuple(float(v) for v in self.output))
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Of every array by its name, which is that of its weight (`fc1.weight`)."""
+
+    layers: tuple[tuple[str, LayerRange], ...] = ()
+
+    kind: ClassVar[str] = "ranges"
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.layers]
+        require(len(set(names)) == len(names), "ranges name an array twice")
+
+    @classmethod
+    def of(cls, layers: Iterable[tuple[str, LayerRange]] | Mapping[str, LayerRange]) -> "Ranges":
+        """Sorted by name, so that equal ranges are equal."""
+        items = layers.items() if isinstance(layers, Mapping) else layers
+        return cls(tuple(sorted(items, key=lambda item: item[0])))
+
+    def get(self, name: str) -> LayerRange | None:
+        """The ranges of an array, None where it was not calibrated."""
+        return dict(self.layers).get(name)
+
+    def table(self) -> dict[str, Any]:
+        """As files have it: {name: {input, output}}; what is not calibrated is left out."""
+        return {
+            name: ({} if layer.input is None else {"input": layer.input})
+            | ({"output": list(layer.output)} if layer.output else {})
+            for name, layer in self.layers
+        }
+
+    @classmethod
+    def from_table(cls, table: object) -> "Ranges":
+        """The inverse of `table`.
+
+        Raises:
+            InputError: naming the key, what was given and what is allowed.
+        """
+        require(isinstance(table, dict), f"ranges={show(table)}: expected a table of arrays' names")
+        assert isinstance(table, dict)
+        layers = {}
+        for name, entry in table.items():
+            where = f"ranges.{name}"
+            require(isinstance(entry, dict), f"{where}={show(entry)}: expected a table with input and output")
+            for key in entry:
+                require(key in _KEYS, unknown("the key", f"{where}.{key}", [f"{where}.{k}" for k in _KEYS]))
+            output = entry.get("output", [])
+            require(
+                isinstance(output, list), f"{where}.output={show(output)}: expected a list of numbers in A"
+            )
+            layers[str(name)] = LayerRange(entry.get("input"), tuple(output))
+        return cls.of(layers)
+
+
+# What a DAC makes of inputs: Eq. (18) to (20) of docs/periphery.md.
+
+
+_NOTHING = np.float32(1 / SINGLE)
+"""Inputs up to this large are driven as 0: a code for each would leave single precision."""
+
+
+class Driven(NamedTuple):
+    """What one product drives.
+
+    Args:
+        codes: word-line voltages in units of 1 V / full_scale, shape (reads, b, ...).
+        weights: what each of them counts for, (reads,).
+        full_scale: the code that is driven at 1 V; 1 without a DAC.
+        unit: units of the input per code, (b,) or (1,).
+    """
+
+    codes: Float32
+    weights: Float32
+    full_scale: float
+    unit: Float32
+
+
+def drive(x: Float32, dac: DAC | None, calibrated: LayerRange | None, name: str) -> Driven:
+    """Eq. (18) to (20).
+
+    Args:
+        x: inputs (b, ...), C-contiguous.
+        dac: None: the inputs themselves, one unit is one volt.
+        calibrated: the layer's ranges, needed where the DAC's range is "calibrated".
+        name: of the array, for errors.
+
+    Raises:
+        InputError: if the range was not calibrated, or the inputs hold NaN or infinite values.
+    """
+    if dac is None:  # the product checks its inputs
+        return Driven(x[None], np.ones(1, np.float32), 1.0, np.ones(1, np.float32))
+    check_inputs(x)  # codes would not show it: they are clipped
+    top = 1.0 if dac.bits is None else float(dac.top)
+    largest = full_scale_inputs(x, dac, calibrated, name)
+    unit = largest / np.float32(top)
+    reads = dac.phases * dac.slices
+    codes = np.empty((reads, *x.shape), np.float32)
+    base = 2.0 if dac.slice_bits is None else 2.0**dac.slice_bits
+    flat = _flat(x)
+    split = codes.reshape(reads, *flat.shape)
+    _codes(flat, largest, f32(top), dac.bits is not None, dac.phases, f32(base), split)
+    weights = np.outer([1.0, -1.0][: dac.phases], base ** np.arange(dac.slices))
+    return Driven(codes, weights.reshape(-1).astype(np.float32), float(dac.full_scale), unit)
+
+
+@inlined
+def _code(x: Any, full: Any, top: Any, rounded: Any) -> Any:
+    """Eq. (18): double precision, in which what lies half-way between two codes is seen to be just that."""
+    if rounded:
+        return f32(min(max(np.rint(np.float64(x) * np.float64(top) / np.float64(full)), -top), top))
+    return min(max(f32(x * f32(top / full)), -top), top)
+
+
+@kernel
+def _codes(x: Any, largest: Any, top: Any, rounded: Any, phases: Any, base: Any, out: Any) -> None:
+    """Eq. (18) to (20): out (phases slices, b, m) holds the digits of each phase, least significant first."""
+    slices = out.shape[0] // phases
+    for b in range(x.shape[0]):
+        full = largest[b] if largest.size > 1 else largest[0]
+        if phases == 1 and slices == 1:
+            for i in range(x.shape[1]):
+                out[0, b, i] = _code(x[b, i], full, top, rounded)
+            continue
+        for i in range(x.shape[1]):
+            code = _code(x[b, i], full, top, rounded)
+            for phase in range(phases):
+                sign = f32(1.0) if phase == 0 else f32(-1.0)
+                left = f32(sign * code) if phases == 2 else code
+                left = max(left, f32(0.0)) if phases == 2 else left
+                if slices == 1:
+                    out[phase, b, i] = left
+                    continue
+                negative = left < f32(0.0)
+                left = abs(left)
+                for k in range(slices):
+                    rest = f32(np.floor(f32(left / base)))
+                    digit = f32(left - f32(rest * base))
+                    out[phase * slices + k, b, i] = -digit if negative else digit
+                    left = rest
+
+
+def _flat(x: Float32) -> Float32:
+    """(b, whatever an example holds), also of no examples."""
+    return x.reshape(len(x), math.prod(x.shape[1:]))
+
+
+def full_scale_inputs(x: Float32, dac: DAC, calibrated: LayerRange | None, name: str) -> Float32:
+    """The input driven at full scale: (b,) where each example has its own, else (1,)."""
+    if dac.range == "dynamic":
+        flat = _flat(x)
+        largest = np.maximum(flat.max(axis=1, initial=0), -flat.min(axis=1, initial=0))
+        return np.where(largest > _NOTHING, largest, np.float32(1))
+    if dac.range == "calibrated":
+        if calibrated is None or calibrated.input is None:
+            raise InputError(not_calibrated(name, "dac"))
+        return np.array([calibrated.input], np.float32)
+    return np.array([dac.range], np.float32)
+
+
+def not_calibrated(name: str, part: str) -> str:
+    """The sentence for a range that nobody has chosen."""
+    return (
+        f"{name}: {part}.range='calibrated' needs ranges from data: run `crossbar-sim calibrate`, call "
+        f"nn.calibrate_ranges(model, hardware, x), or give {part}.range as a number"
+    )
+
+
+# What fabrication makes of each converter: its gain and offset, properties of the chip.
+
+
+MOST_TILES = 1 << 16
+"""Row tiles whose converters have names of their own."""
+
+
+def mismatch(
+    adc: ADC,
+    key: Key,
+    chip: int,
+    shape: tuple[int, int, int],
+    first_column: int = 0,
+    reference: int | None = None,
+) -> tuple[Float32, Float32]:
+    """Eq. (23): gain around 1 and offset (a fraction of the range) of every read, row tile and column.
+
+    A converter is named by the array, the chip, the read, the row tile and its place; columns that share it have
+    the same values. Streams: key.fold("adc gain") and key.fold("adc offset"), the read as the plane, the row tile as
+    the event, the converter's place as the cell.
+
+    Args:
+        adc: the design.
+        key, chip: the array's name and the sample.
+        shape: (reads, row tiles, columns).
+        first_column: of these columns among all of the array's.
+        reference: the number of the last of them, where it is a reference column that all groups share.
+    """
+    gain, offset = np.ones(shape, np.float32), np.zeros(shape, np.float32)
+    reads, tiles, columns = shape
+    first = first_column // adc.share
+    numbers = first_column + np.arange(columns)
+    if reference is not None:
+        numbers[-1] = reference
+    places = numbers // adc.share
+    aligned = first // 256 * 256
+    n = int(places[-1]) + 1 - aligned if columns else 0
+    for sigma, name, base, out in (
+        (adc.gain_sigma, "adc gain", 1.0, gain), (adc.offset_sigma, "adc offset", 0.0, offset),
+    ):  # fmt: skip
+        for r in range(reads if sigma else 0):
+            for t in range(tiles):
+                z = Stream.of(key.fold(name), chip, r, t).normals(n, aligned)
+                out[r, t] = np.float32(base) + np.float32(sigma) * z[places - aligned]
+    return gain, offset
+
+
+# Noise that is fresh at every read: Eq. (24) to (27) of docs/periphery.md.
+#
+# No cell is drawn anew. The current of a bit line is a sum over its cells, so one normal of the summed variance,
+# sum_r v_r^2 var(g_rc), stands for them all: exact for Gaussian cells, and for two-state cells the limit of many.
+
+
+@dataclass(frozen=True)
+class GaussianReadNoise:
+    """Every cell reads g + sigma x z, with x = g_max or the cell's own g and z fresh at each read.
+
+    Args:
+        sigma: standard deviation, a fraction of what `of` says.
+        of: "g_max", the same for all cells (an instrument's or a trap's absolute noise); "g", a fraction of the
+            cell's own conductance.
+
+    Raises:
+        InputError: unless sigma lies in 0 .. 100.
+    """
+
+    sigma: float
+    of: Literal["g_max", "g"] = "g_max"
+
+    kind: ClassVar[str] = "gaussian"
+
+    def __post_init__(self) -> None:
+        number(self, "sigma", f"sigma, a fraction of {show(self.of)}, must lie in 0 .. 100", 0, 100)
+        require(
+            isinstance(self.of, str) and self.of in ("g_max", "g"), f"of={show(self.of)} must be g_max or g"
+        )
+
+    def variance(self, g: Float32, g_max: float) -> Float32:
+        """Eq. (25): of each cell's conductance, in S^2, the shape of g."""
+        base = np.full_like(g, g_max) if self.of == "g_max" else g
+        spread = np.float32(self.sigma) * base
+        return spread * spread
+
+    def mean(self, g: Float32) -> Float32:
+        """What the cells conduct on average."""
+        return g
+
+
+@dataclass(frozen=True)
+class TelegraphNoise:
+    """Random telegraph noise: a cell conducts g, or g (1 - amplitude) while its trap is occupied.
+
+    A trap is occupied with probability `occupancy` at each read, independently of the read before: reads lie
+    further apart than its switching times.
+
+    Args:
+        amplitude: relative drop of the conductance, 0 .. 1.
+        occupancy: share of the time in the lower state, 0 .. 1.
+
+    Raises:
+        InputError: unless both lie in 0 .. 1.
+    """
+
+    amplitude: float
+    occupancy: float = 0.5
+
+    kind: ClassVar[str] = "telegraph"
+
+    def __post_init__(self) -> None:
+        number(self, "amplitude", "the relative drop of a conductance lies in 0 .. 1", 0, 1)
+        number(self, "occupancy", "a share of the time lies in 0 .. 1", 0, 1)
+
+    def variance(self, g: Float32, g_max: float) -> Float32:
+        """Eq. (27): a^2 p (1 - p) g^2 of each cell, in S^2."""
+        factor = self.amplitude**2 * self.occupancy * (1 - self.occupancy)
+        return np.float32(factor) * g * g
+
+    def mean(self, g: Float32) -> Float32:
+        """Eq. (26): g (1 - a p), what the cells conduct on average."""
+        return g * np.float32(1 - self.amplitude * self.occupancy)
+
+
+ALL_READ_NOISE: tuple[type, ...] = (GaussianReadNoise, TelegraphNoise)
+"""Every read noise: drives the tests and the configuration files."""

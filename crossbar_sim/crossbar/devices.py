@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossbar_sim.crossbar import kernels
-from crossbar_sim.crossbar.checks import SINGLE, finite, number, require, show
 from crossbar_sim.crossbar.stream import Float32, Stream
+from crossbar_sim.validate import SINGLE, finite, number, require, show
 
 
 @dataclass(frozen=True)

@@ -1,40 +1,271 @@
 """Drift laws: what time does to a programmed conductance. Multiplicative ones end in Drift, additive in Shift.
 
-| law | equation | parameter | file |
+| law | equation | parameter |
 |---|---|---|---|
-| LogNormalDrift | g exp(sigma z) | sigma of ln g | here |
-| RetentionDrift | g (t/t0)^-(nu + sigma_nu z) | nu, sigma_nu; t and t0 in s | here |
-| RelaxationShift | g + mu(t) + sigma(t) z | mu, sigma in S, linear in ln t | here |
-| MeasuredRelaxation | the same, with mu and sigma polynomials of g | their coefficients in S | here |
-| NormalDrift, UniformDrift, LaplaceDrift | g (1 + sigma d), d of mean 0 and variance 1 | sigma, a fraction of g | drift_spread |
-| NormalShift, UniformShift, LaplaceShift | g + sigma d | sigma in S | drift_spread |
-| GammaDrift | g x, x gamma of mean 1 | sigma of x, a fraction | drift_factors |
-| ParetoDrift | g x, x Pareto of mean 1 | tail index alpha | drift_factors |
-| BernoulliDrift | g or 0 | probability of 0 | drift_factors |
+| LogNormalDrift | g exp(sigma z) | sigma of ln g |
+| RetentionDrift | g (t/t0)^-(nu + sigma_nu z) | nu, sigma_nu; t and t0 in s |
+| RelaxationShift | g + mu(t) + sigma(t) z | mu, sigma in S, linear in ln t |
+| MeasuredRelaxation | the same, with mu and sigma polynomials of g | their coefficients in S |
+| NormalDrift, UniformDrift, LaplaceDrift | g (1 + sigma d), d of mean 0 and variance 1 | sigma, a fraction of g |
+| NormalShift, UniformShift, LaplaceShift | g + sigma d | sigma in S |
+| GammaDrift | g x, x gamma of mean 1 | sigma of x, a fraction |
+| ParetoDrift | g x, x Pareto of mean 1 | tail index alpha |
+| BernoulliDrift | g or 0 | probability of 0 |
 
 A law is a frozen dataclass with `apply`. No law lets a conductance fall below 0 S. To add one, see CONTRIBUTING.
-"""  # noqa: E501 - a table
+"""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from crossbar_sim.crossbar import kernels
-from crossbar_sim.crossbar.checks import SINGLE, number, require
+from crossbar_sim.crossbar import kernels, threads
 from crossbar_sim.crossbar.devices import polynomial
-from crossbar_sim.crossbar.drift_factors import BernoulliDrift, GammaDrift, ParetoDrift
-from crossbar_sim.crossbar.drift_spread import (
-    LaplaceDrift,
-    LaplaceShift,
-    NormalDrift,
-    NormalShift,
-    UniformDrift,
-    UniformShift,
-)
-from crossbar_sim.crossbar.law import Law
 from crossbar_sim.crossbar.stream import Float32, Stream
+from crossbar_sim.errors import InputError
+from crossbar_sim.rng import Key
+from crossbar_sim.validate import SINGLE, number, require
+
+# What every drift law has in common: `apply` on whole arrays, `cells` on a chunk.
+
+
+class Law(ABC):
+    """A drift law: frozen, without randomness of its own.
+
+    `kind` names it in files, `multiplicative` says whether it scales a conductance or adds to it.
+    """
+
+    kind: ClassVar[str]
+    multiplicative: ClassVar[bool] = True
+
+    @abstractmethod
+    def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:
+        """Write the drifted conductances of cells start .. start + n; both (n,), no overlap."""
+
+    def apply(self, g: Float32, key: Key, chip: int) -> Float32:
+        """The conductances of `chip` after drift.
+
+        Args:
+            g: conductances in S, shape (n,), (rows, cols) or (planes, rows, cols).
+            key: the array's name; the stream is `key.fold("drift")`.
+            chip: which sample of the design.
+
+        Returns:
+            float32 in S, the shape of `g`.
+
+        Raises:
+            InputError: if g has another number of dimensions, or the chip is no counter word.
+        """
+        g = np.asarray(g, np.float32)
+        if not 1 <= g.ndim <= 3:
+            raise InputError(f"g has shape {g.shape}: expected (n,), (rows, cols) or (planes, rows, cols)")
+        key = key.fold("drift")
+        if g.ndim == 3:
+            if not len(g):
+                return g.copy()
+            return np.stack([self._plane(g[p], Stream.of(key, chip, p)) for p in range(len(g))])
+        return self._plane(g, Stream.of(key, chip))
+
+    def _plane(self, g: Float32, stream: Stream) -> Float32:
+        """One plane: cells are counted bit line by bit line, so a matrix goes in transposed."""
+        flat = np.ascontiguousarray(g.T).ravel()
+        out = np.empty_like(flat)
+
+        def chunk(part: slice) -> None:
+            self.cells(flat[part], out[part], stream, part.start)
+
+        threads.run(chunk, threads.chunks(flat.size))
+        return np.ascontiguousarray(out.reshape(g.T.shape).T)
+
+
+# Laws with one spread: normal, uniform and Laplace, as a factor (Drift) or as a term (Shift).
+
+
+@dataclass(frozen=True)
+class _Spread(Law):
+    """Laws with one spread, standardised draws and the choice between a factor and a term."""
+
+    sigma: float
+
+    def __post_init__(self) -> None:
+        unit = "a fraction of g" if self.multiplicative else "in S"
+        number(self, "sigma", f"sigma, {unit}, must lie in 0 .. {SINGLE:g}", 0, SINGLE)
+
+    @abstractmethod
+    def draws(self, n: int, stream: Stream, start: int) -> Float32:
+        """Draws of mean 0 and variance 1, shape (n,)."""
+
+    def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:
+        """See `Law`."""
+        d = self.draws(g.size, stream, start)
+        if self.multiplicative:
+            kernels.multiply(g, d, np.float32(self.sigma), out)
+        else:
+            kernels.shift(g, d, np.float32(0.0), np.float32(self.sigma), out)
+
+
+class _Normal(_Spread):
+    def draws(self, n: int, stream: Stream, start: int) -> Float32:
+        return stream.normals(n, start)
+
+
+class _Uniform(_Spread):
+    def draws(self, n: int, stream: Stream, start: int) -> Float32:
+        out = np.empty(n, np.float32)
+        kernels.symmetric_uniform(stream.words(n, start), out)
+        return out
+
+
+class _Laplace(_Spread):
+    def draws(self, n: int, stream: Stream, start: int) -> Float32:
+        out = np.empty(n, np.float32)
+        kernels.laplace(stream.words(n, start), out)
+        return out
+
+
+@dataclass(frozen=True)
+class NormalDrift(_Normal):
+    """Eq. (9): g' = max(g (1 + sigma z), 0), z standard normal."""
+
+    kind: ClassVar[str] = "normal"
+
+
+@dataclass(frozen=True)
+class NormalShift(_Normal):
+    """Eq. (10): g' = max(g + sigma z, 0), sigma in S, z standard normal."""
+
+    kind: ClassVar[str] = "normal_shift"
+    multiplicative: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class UniformDrift(_Uniform):
+    """Eq. (9) with d uniform of variance 1: g' within a factor 1 +- sigma sqrt 3, never below 0."""
+
+    kind: ClassVar[str] = "uniform"
+
+
+@dataclass(frozen=True)
+class UniformShift(_Uniform):
+    """Eq. (10) with d uniform of variance 1, sigma in S."""
+
+    kind: ClassVar[str] = "uniform_shift"
+    multiplicative: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class LaplaceDrift(_Laplace):
+    """Eq. (9) with d Laplace of variance 1."""
+
+    kind: ClassVar[str] = "laplace"
+
+
+@dataclass(frozen=True)
+class LaplaceShift(_Laplace):
+    """Eq. (10) with d Laplace of variance 1, sigma in S."""
+
+    kind: ClassVar[str] = "laplace_shift"
+    multiplicative: ClassVar[bool] = False
+
+
+# Laws that multiply by a random factor of mean 1 (gamma, Pareto), or by 0 or 1 (Bernoulli).
+
+
+@dataclass(frozen=True)
+class GammaDrift(Law):
+    """Eq. (12): g' = g x, x gamma-distributed with mean 1 and standard deviation sigma.
+
+    The shape is 1/sigma^2. x is the gamma quantile of the normal's probability, so that chip i
+    moves the same way at every sigma; log2 of the quantile is tabulated as a cubic spline (relative
+    error below 3e-5, below 2e-6 for sigma <= 0.5: docs/model.md).
+
+    Raises:
+        InputError: unless 0 <= sigma <= 3.
+    """
+
+    sigma: float
+    kind: ClassVar[str] = "gamma"
+    Z: ClassVar[float] = 6.8  # |z| <= 6.77
+    PIECES: ClassVar[int] = 2048
+
+    def __post_init__(self) -> None:
+        number(self, "sigma", "sigma of a gamma factor must lie in 0 .. 3", 0, 3)
+
+    def table(self) -> Float32:
+        """Coefficients of log2 x on equal pieces of [-Z, Z]: (PIECES, 4), lowest power first."""
+        from scipy import interpolate, special  # half a second of imports that no other law needs
+
+        z = np.linspace(-self.Z, self.Z, self.PIECES + 1)
+        if self.sigma < 1e-3:  # two terms of Cornish and Fisher: SciPy's inverse loses places there
+            q = np.log2(1.0 + self.sigma * z + self.sigma**2 * (z * z - 1.0) / 3.0)
+        else:
+            shape = self.sigma**-2
+            tail = special.ndtr(-np.abs(z))
+            x = np.where(z < 0, special.gammaincinv(shape, tail), special.gammainccinv(shape, tail))
+            q = np.log2(np.maximum(x / shape, 2.0**-120))
+        step = 2 * self.Z / self.PIECES
+        powers = interpolate.CubicSpline(z, q).c[::-1].T * step ** np.arange(4)
+        return np.ascontiguousarray(powers, np.float32)
+
+    def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:
+        """See `Law`."""
+        table = _gamma_table(self)
+        per_unit = np.float32(self.PIECES / (2 * self.Z))
+        z = stream.normals(g.size, start)
+        kernels.by_quantile(g, z, table, np.float32(-self.Z), per_unit, out)
+
+
+_TABLES: dict[GammaDrift, Float32] = {}
+
+
+def _gamma_table(law: GammaDrift) -> Float32:
+    """The law's table, computed once per process."""
+    if law not in _TABLES:
+        _TABLES[law] = law.table().ravel()
+    return _TABLES[law]
+
+
+@dataclass(frozen=True)
+class ParetoDrift(Law):
+    """Eq. (13): g' = g x, x Pareto with tail index alpha and mean 1: (1 - 1/alpha) u^(-1/alpha).
+
+    Raises:
+        InputError: unless alpha > 1 (the mean is infinite below).
+    """
+
+    alpha: float
+    kind: ClassVar[str] = "pareto"
+
+    def __post_init__(self) -> None:
+        number(self, "alpha", "a Pareto factor has a mean only for a tail index above 1", above=1)
+
+    def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:
+        """See `Law`."""
+        least = np.float32(1 - 1 / self.alpha)
+        half_rate = np.float32(math.log2(math.e) / (2 * self.alpha))
+        kernels.pareto(g, stream.words(g.size, start), least, half_rate, out)
+
+
+@dataclass(frozen=True)
+class BernoulliDrift(Law):
+    """Eq. (14): a cell conducts nothing with probability p, and is unchanged otherwise.
+
+    Raises:
+        InputError: unless 0 <= p <= 1.
+    """
+
+    p: float
+    kind: ClassVar[str] = "bernoulli"
+
+    def __post_init__(self) -> None:
+        number(self, "p", "a probability lies in 0 .. 1", 0, 1)
+
+    def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:
+        """See `Law`."""
+        kernels.drop(g, stream.words(g.size, start), int(self.p * 2**32), out)
 
 
 def split(rate: float) -> tuple[np.float32, np.float32]:

@@ -1,31 +1,148 @@
 """A design: how weights become conductances and what happens to them; see `Hardware.stages`."""
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from crossbar_sim.crossbar import kernels, threads
-from crossbar_sim.crossbar import mapping_kernels as pair
-from crossbar_sim.crossbar.array import Array, Geometry
-from crossbar_sim.crossbar.checks import UnitWarning, check_weights, require
-from crossbar_sim.crossbar.converters import ADC, DAC
-from crossbar_sim.crossbar.devices import PolynomialNoise, ProgrammingNoise, StuckCells
-from crossbar_sim.crossbar.drift import LogNormalDrift, RetentionDrift
-from crossbar_sim.crossbar.families import CHOICES as CHOICES
-from crossbar_sim.crossbar.families import check_hardware
-from crossbar_sim.crossbar.law import Law
-from crossbar_sim.crossbar.mapping import Differential, Mapping
-from crossbar_sim.crossbar.periphery import Periphery
-from crossbar_sim.crossbar.planes import Stages, all_stages, through_wires
-from crossbar_sim.crossbar.ranges import Ranges
-from crossbar_sim.crossbar.read_noise import GaussianReadNoise, TelegraphNoise
+from crossbar_sim.crossbar.array import Array, Geometry, Stages, all_stages, through_wires
+from crossbar_sim.crossbar.converters import (
+    ADC,
+    ALL_READ_NOISE,
+    DAC,
+    GaussianReadNoise,
+    Ranges,
+    TelegraphNoise,
+)
+from crossbar_sim.crossbar.devices import ALL_PROGRAMMING, PolynomialNoise, ProgrammingNoise, StuckCells
+from crossbar_sim.crossbar.drift import ALL_DRIFTS, Law, LogNormalDrift, MeasuredRelaxation, RetentionDrift
+from crossbar_sim.crossbar.mapping import ALL_MAPPINGS, Differential, Mapping
+from crossbar_sim.crossbar.readout import Periphery
 from crossbar_sim.crossbar.stream import Float32, Stream
 from crossbar_sim.crossbar.wires import Wires
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
+from crossbar_sim.validate import SINGLE, UnitWarning, check_weights, is_whole, require, show
+
+# What a `Hardware` is put together from: families of parts, choices, and the check of both.
+
+
+class Family(NamedTuple):
+    """The parts that one field of Hardware can hold.
+
+    Args:
+        bases: what a value must be an instance of.
+        members: the classes that have a `kind` in files and on the command line.
+        example: how a sentence describes such a part.
+        optional: whether None (ideal) is allowed.
+    """
+
+    bases: tuple[type, ...]
+    members: tuple[type, ...]
+    example: str
+    optional: bool = True
+
+    @property
+    def kinds(self) -> dict[str, Any]:
+        """The classes by kind."""
+        return {cls.kind: cls for cls in self.members}  # type: ignore[attr-defined]
+
+
+FAMILIES = {
+    "mapping": Family((Mapping,), ALL_MAPPINGS, "a mapping such as Differential(g_max=1e-4)", False),
+    "drift": Family((Law,), ALL_DRIFTS, "a drift law such as LogNormalDrift(0.6)"),
+    "programming": Family(
+        (ProgrammingNoise, PolynomialNoise),
+        ALL_PROGRAMMING,
+        "programming noise such as ProgrammingNoise(0.05)",
+    ),
+    "stuck": Family((StuckCells,), (StuckCells,), "stuck cells such as StuckCells(off=0.01)"),
+    "wires": Family((Wires,), (Wires,), "wires such as Wires(1.0, 1.0)"),
+    "dac": Family((DAC,), (DAC,), "a DAC such as DAC(bits=8)"),
+    "adc": Family((ADC,), (ADC,), "an ADC such as ADC(bits=8)"),
+    "read_noise": Family(ALL_READ_NOISE, ALL_READ_NOISE, "read noise such as GaussianReadNoise(0.01)"),
+    "ranges": Family((Ranges,), (Ranges,), "the ranges that a calibration wrote"),
+}
+"""The fields of Hardware that hold a part."""
+
+CHOICES = {
+    "drift_per": ("cell", "weight"),
+    "bias": ("digital", "row", "drifting"),
+    "normalisation": ("digital", "folded", "drifting"),
+    "other": ("digital", "drifting"),
+}
+"""The allowed words of each choice: also those of the command line's options."""
+
+
+def check_hardware(hardware: Any) -> None:
+    """Refuse a Hardware under construction if a field is impossible; keep `tile` as a tuple of int.
+
+    Raises:
+        InputError: naming the field, what was given and what is allowed.
+    """
+    for name, family in FAMILIES.items():
+        value = getattr(hardware, name)
+        allowed = isinstance(value, family.bases) or (family.optional and value is None)
+        require(allowed, f"{name}={show(value)}: expected {family.example}{_or_none(family)}")
+    for name, words in CHOICES.items():
+        value = getattr(hardware, name)
+        allowed = isinstance(value, str) and value in words
+        require(allowed, f"{name}={show(value)} must be one of {', '.join(words)}")
+    tile = hardware.tile
+    require(
+        isinstance(tile, tuple | list)
+        and len(tile) == 2
+        and all(is_whole(n) and 1 <= n < 2**31 for n in tile),
+        f"tile={show(tile)}: rows and cols of a tile are two whole numbers in 1 .. 2147483647",
+    )
+    object.__setattr__(hardware, "tile", tuple(int(n) for n in tile))
+    _check_periphery(hardware)
+    noise, g_max = hardware.programming, hardware.mapping.g_max
+    if isinstance(noise, PolynomialNoise):
+        require(
+            noise.bound(g_max) <= SINGLE,
+            f"programming.reference={noise.reference} S: at g_max={g_max} S sigma exceeds 1e30 S, "
+            "is the reference given in S?",
+        )
+    if isinstance(hardware.drift, MeasuredRelaxation):
+        require(
+            hardware.drift.bound(g_max) <= SINGLE,
+            f"drift.reference={hardware.drift.reference} S: at g_max={g_max} S the shift exceeds 1e30 S, "
+            "is the reference given in S?",
+        )
+
+
+def _check_periphery(hardware: Any) -> None:
+    """Refuse ranges that have no meaning in this design: they would do nothing, or cannot be computed."""
+    dac, adc, mapping = hardware.dac, hardware.adc, hardware.mapping
+    if adc is None:
+        return
+    require(
+        adc.bits != 1 or not adc.signed(dac),
+        "adc.bits=1 leaves no bit for the sign of these currents: give 2 or more, or read columns of inputs of one "
+        "sign (adc.per='column', dac.signed='two-phase')",
+    )
+    if adc.range == "max":
+        require(
+            dac is not None,
+            "adc.range='max' is the largest current that inputs of full scale can give, and without a dac there is "
+            "no full scale: add one, such as dac = DAC(bits=None) for an ideal one",
+        )
+    if adc.range == "granular":
+        require(
+            adc.bits is not None and mapping.levels is not None and dac is not None and dac.bits is not None,
+            "adc.range='granular' makes a step of the current of one level at one input code: it needs adc.bits, "
+            "dac.bits and mapping.levels",
+        )
+
+
+def _or_none(family: Family) -> str:
+    return ", or None for an ideal one" if family.optional else ""
+
 
 READING = ("dac", "read_noise", "adc")
 """The fields of Hardware that act on each product, in their order."""
@@ -217,12 +334,14 @@ class Hardware:
             for first in range(0, self.mapping.planes, step):
                 to, fresh = np.empty_like(out) if sliced else out, sliced or first == 0
                 if self._reference:
-                    pair.add_against_reference(cells(first, part), references[first], part.start, fresh, to)
+                    kernels.add_against_reference(
+                        cells(first, part), references[first], part.start, fresh, to
+                    )
                 else:
-                    pair.add_difference(cells(first, part), cells(first + 1, part), fresh, to)
+                    kernels.add_difference(cells(first, part), cells(first + 1, part), fresh, to)
                 if sliced:
-                    pair.add_slice(to, np.float32(self.mapping.weight_of(first)), first == 0, out)
-            pair.unscale(out, inverse, rows, part.start)
+                    kernels.add_slice(to, np.float32(self.mapping.weight_of(first)), first == 0, out)
+            kernels.unscale(out, inverse, rows, part.start)
 
         return by_planes
 
@@ -291,3 +410,90 @@ class Hardware:
         chosen = preset(name).with_(**overrides)
         chosen.warn(stacklevel=3)
         return chosen.hardware
+
+
+# What every requested effect did to a matrix, one effect after the other, in chunks: no second copy of it.
+
+
+def changes(hardware: Hardware, columns: Float32, key: Key, chip: int, groups: int = 1) -> dict[str, float]:
+    """Squared Frobenius norm of the change of the effective weight that each requested effect causes.
+
+    Effects are switched on one by one in their physical order on the same cells, so that a number is what that
+    effect adds to the ones before it.
+
+    Args:
+        hardware: the design; its `effects` are the keys of the result.
+        columns: the transposed matrix (cols, rows), C-contiguous.
+        key, chip: as for `Hardware.program`.
+        groups: as for `Hardware.effective_weight`.
+    """
+    names = hardware.effects
+    designs = [hardware.up_to(None), *(hardware.up_to(name) for name in names)]
+    pieces = [d.pieces(columns, d.mapping.scale(columns), key, chip, groups) for d in designs]
+    parts = threads.chunks(columns.size)
+    squares = np.zeros((len(parts), len(names)))
+
+    def chunk(i: int) -> None:
+        n = parts[i].stop - parts[i].start
+        before, after = np.empty(n, np.float32), np.empty(n, np.float32)
+        pieces[0](parts[i], before)
+        for j, piece in enumerate(pieces[1:]):
+            piece(parts[i], after)
+            squares[i, j] = square(after - before)
+            before, after = after, before
+
+    threads.run(chunk, range(len(parts)))
+    return {name: math.fsum(squares[:, j]) for j, name in enumerate(names)}
+
+
+def square(a: Float32) -> float:
+    """Sum of squares in float64, chunk by chunk."""
+    flat = a.reshape(-1)
+    return math.fsum(
+        float(np.sum(np.square(flat[part], dtype=np.float64))) for part in threads.chunks(a.size)
+    )
+
+
+# The derivative of a programmed weight with respect to the clean one, cell noise held fixed.
+#
+# The reparametrised gradient (docs/model.md, "Gradients"): drift scales the derivative by its own factor, a
+# stuck cell and a saturated weight have none, levels, slices, wires and additive terms pass it straight through.
+
+
+def slope(hardware: Hardware, columns: Float32, key: Key, chip: int) -> Float32:
+    """d effective / d w of every weight, for `columns` (cols, rows); same shape, float32."""
+    mapping, w = hardware.mapping, columns.reshape(-1)
+    out = np.empty(w.size, np.float32)
+    shares = np.array(mapping.slice_weights) / sum(
+        mapping.slice_weights
+    )  # a slice counts by what it can hold
+    scale = mapping.scale(columns)
+    limit = np.broadcast_to(mapping.span * (mapping.g_max - mapping.g_min) / scale, (len(columns),))
+
+    def factor(plane: int, part: slice) -> Float32:
+        n = part.stop - part.start
+        ones = np.ones(n, np.float32)
+        if hardware.drift is not None and hardware.drift.multiplicative:
+            together = plane - plane % mapping.planes_per_weight if hardware.drift_per == "weight" else plane
+            drifted = np.empty(n, np.float32)
+            stream = Stream.of(key.fold("drift"), chip, together)
+            hardware.drift.cells(ones, drifted, stream, part.start)
+            ones = drifted
+        if hardware.stuck is not None:
+            faults = hardware.stages(columns, scale, key, chip, plane, part).faults
+            ones = ones * (faults == 0)
+        return ones
+
+    def chunk(part: slice) -> None:
+        total = np.zeros(part.stop - part.start, np.float32)
+        for first in range(0, mapping.planes, mapping.planes_per_copy):
+            if mapping.planes_per_copy == 1:
+                found = factor(first, part)
+            else:  # the cell that carries the weight is the one of its sign
+                found = np.where(w[part] >= 0, factor(first, part), factor(first + 1, part))
+            total += found if mapping.slices == 1 else np.float32(shares[mapping.slice_of(first)]) * found
+        out[part] = total / np.float32(mapping.copies)
+
+    threads.run(chunk, threads.chunks(w.size))
+    inside = np.abs(columns) <= limit[:, None] * np.float32(1 + 1e-6)
+    return out.reshape(columns.shape) * inside

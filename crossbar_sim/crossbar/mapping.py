@@ -10,18 +10,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from crossbar_sim.crossbar import mapping_kernels as kernels
-from crossbar_sim.crossbar.checks import (
-    SINGLE,
-    check_weights,
-    number,
-    require,
-    show,
-    units_caution,
-    whole,
-)
+from crossbar_sim.crossbar import kernels
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
+from crossbar_sim.validate import SINGLE, check_weights, number, require, show, units_caution, whole
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,19 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from crossbar_sim.crossbar.checks import finite, require, show, unknown
-from crossbar_sim.crossbar.config import from_dict, load_hardware, parse_toml
-from crossbar_sim.crossbar.config_parts import build_part
+from crossbar_sim.crossbar.configuration import (
+    OVERRIDES,
+    SETS,
+    build_part,
+    check_conflicts,
+    from_dict,
+    load_hardware,
+    override,
+    parse_toml,
+)
 from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.crossbar.overrides import OVERRIDES, SETS, check_conflicts, override
 from crossbar_sim.errors import CrossbarWarning, InputError
+from crossbar_sim.validate import finite, require, show, unknown
 
 __all__ = [
     "Choice",

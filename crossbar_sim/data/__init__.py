@@ -4,34 +4,52 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from crossbar_sim.data.arrays import load_npy, load_npz
     from crossbar_sim.data.cifar import load_cifar10
     from crossbar_sim.data.dataset import Development, Split, Splits
     from crossbar_sim.data.detection import DetectionDevelopment, DetectionSplit, DetectionSplits, Scenes
-    from crossbar_sim.data.digits import load_digits
+    from crossbar_sim.data.embedded import load_digits, load_moons
     from crossbar_sim.data.folders import load_folder
     from crossbar_sim.data.gtsrb import load_gtsrb
     from crossbar_sim.data.idx import load_fashion_mnist, load_mnist
     from crossbar_sim.data.load import DATASETS, load_data
-    from crossbar_sim.data.moons import load_moons
-    from crossbar_sim.data.npy import load_npy
-    from crossbar_sim.data.npz import load_npz
-    from crossbar_sim.data.pedestrians import make_pedestrians
-    from crossbar_sim.data.pennfudan import load_pennfudan
+    from crossbar_sim.data.pennfudan import load_pennfudan, make_pedestrians
 
 _HOMES = {
+    "arrays": (
+        "load_npy",
+        "load_npz",
+    ),
     "cifar": ("load_cifar10",),
-    "dataset": ("Development", "Split", "Splits"),
-    "detection": ("DetectionDevelopment", "DetectionSplit", "DetectionSplits", "Scenes"),
-    "digits": ("load_digits",),
+    "dataset": (
+        "Development",
+        "Split",
+        "Splits",
+    ),
+    "detection": (
+        "DetectionDevelopment",
+        "DetectionSplit",
+        "DetectionSplits",
+        "Scenes",
+    ),
+    "embedded": (
+        "load_digits",
+        "load_moons",
+    ),
     "folders": ("load_folder",),
     "gtsrb": ("load_gtsrb",),
-    "idx": ("load_fashion_mnist", "load_mnist"),
-    "load": ("DATASETS", "load_data"),
-    "moons": ("load_moons",),
-    "npy": ("load_npy",),
-    "npz": ("load_npz",),
-    "pedestrians": ("make_pedestrians",),
-    "pennfudan": ("load_pennfudan",),
+    "idx": (
+        "load_fashion_mnist",
+        "load_mnist",
+    ),
+    "load": (
+        "DATASETS",
+        "load_data",
+    ),
+    "pennfudan": (
+        "load_pennfudan",
+        "make_pedestrians",
+    ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

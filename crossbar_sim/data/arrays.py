@@ -1,8 +1,11 @@
 """Arrays as files hold them: their headers, and how they become examples and labels."""
 
+import dataclasses
 import io
 import math
+import re
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +13,8 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 
-from crossbar_sim.data.dataset import Split, Splits
-from crossbar_sim.data.files import reason
-from crossbar_sim.data.splitting import last_of_each_class
+from crossbar_sim.data.dataset import Split, Splits, last_of_each_class
+from crossbar_sim.data.images import check_file, check_memory, check_packed, reason
 from crossbar_sim.errors import InputError
 
 HEAD = 64 * 1024
@@ -185,3 +187,166 @@ def labels_of(y: np.ndarray, path: Path | None = None) -> torch.Tensor:
         bad = low if low < 0 else high
         raise InputError(f"{where}y holds {bad}; labels are class numbers from 0 up")
     return torch.from_numpy(np.array(y, dtype=np.int64, order="C"))
+
+
+# Examples of the user's own as `.npy` files: NAME_x.npy (or x.npy) and, for scores, NAME_y.npy beside it.
+
+
+_WRITE = "write it with numpy.save(path, x)"
+
+
+def labels_path(path: Path) -> Path | None:
+    """Where the labels of a file of examples would be: the last `x` of its name turned into `y`.
+
+    >>> labels_path(Path("mine_x.npy"))
+    PosixPath('mine_y.npy')
+    >>> labels_path(Path("mine.npy"))
+    """
+    match = re.fullmatch(r"(.*_)?(x|X)", path.stem)
+    if match is None:
+        return None
+    return path.with_name(f"{match[1] or ''}{'y' if match[2] == 'x' else 'Y'}{path.suffix}")
+
+
+def load_npy(path: Path) -> Splits:
+    """Examples of the user's own. All of them are the test split.
+
+    Args:
+        path: an `.npy` of examples (n, ...), as `load_npz` takes them. If it is called x.npy or
+            NAME_x.npy and there is a y.npy or NAME_y.npy beside it, that one has the labels.
+
+    Returns:
+        `Splits` without train and validation; `classes` is the largest label + 1, or `None`.
+
+    Raises:
+        InputError: if a file is missing, damaged, hostile or holds something else.
+    """
+    x = read_npy(path, "x")
+    beside = labels_path(path)
+    if beside is None or not beside.exists():
+        return as_test_split(path, x, None)
+    return as_test_split(path, x, read_npy(beside, "y"))
+
+
+def read_npy(path: Path, name: str) -> np.ndarray:
+    """The array of plain numbers in an `.npy`; nothing is allocated on the word of its header.
+
+    Args:
+        path: the file.
+        name: what errors call the array.
+
+    Raises:
+        InputError: if it is missing, damaged or holds something else.
+    """
+    size = check_file(path)
+    try:
+        with open(path, "rb") as stream:
+            header = read_header(path, name, stream.read(HEAD), _WRITE)
+            if header.offset + header.nbytes != size:
+                raise InputError(
+                    f"{path}: {name} claims shape {header.shape} of {header.dtype}, so {header.nbytes} "
+                    f"bytes, and has {size - header.offset}; {_WRITE}"
+                )
+            check_memory(path, header.needed)
+            stream.seek(header.offset)
+            return header.array(stream.read(header.nbytes))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({reason(error)})") from None
+
+
+# The user's own examples: an `.npz` with `x` and, for scores, `y`; `x_train` and `y_train` to calibrate or train on.
+#
+# The archive is untrusted. Its members are read by hand and not by `numpy.load`: that allocates what
+# a header claims before it looks at how much there is, and an object array is a pickle.
+
+
+_WRITE_NPZ = "write it with numpy.savez(path, x=x, y=y)"
+
+
+def load_npz(path: Path) -> Splits:
+    """Examples of the user's own: `x` is the test split, `x_train` what may be trained or calibrated on.
+
+    Args:
+        path: an `.npz` with `x` (n, ...) of floats, integers, booleans or bytes and, optionally, `y`
+            of class numbers from 0 up, (n,) or one per token or pixel (there -100 is not judged), or the like under one
+            of `_OTHER_NAMES`. Bytes (uint8) are taken for pixels and divided by 255; everything else is taken as it
+            is, as float32. `notes` says which. `x_train` and `y_train`, `x_val` and `y_val` may lie beside them;
+            without `x_val` the last 15 % of each class of `x_train` are the validation split.
+
+    Returns:
+        `Splits`; train and validation are `None` without `x_train`; `classes` is the largest label + 1, or `None`.
+
+    Raises:
+        InputError: if the file is missing, damaged, hostile or holds something else.
+    """
+    check_file(path)
+    names = None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            x = _member(path, archive, "x")
+            y, names = _member(path, archive, "y"), None
+            parts: list[tuple[np.ndarray, np.ndarray | None] | None] = []
+            for part in ("train", "val"):
+                taken = _member(path, archive, f"x_{part}")
+                parts.append(None if taken is None else (taken, _member(path, archive, f"y_{part}")))
+            if x is None:
+                names, (x, y) = _called_otherwise(path, archive)
+    except InputError:
+        raise
+    except Exception as error:
+        # zipfile raises a dozen kinds on hostile bytes: BadZipFile, zlib.error, NotImplementedError
+        # (a method it lacks), RuntimeError (a password), struct.error, UnicodeDecodeError, ...
+        raise InputError(f"{path}: is no readable .npz ({reason(error)}); {_WRITE_NPZ}") from None
+    splits = as_test_split(path, x, y, parts[0], parts[1])
+    return splits if names is None else dataclasses.replace(splits, notes=(*splits.notes, names))
+
+
+_OTHER_NAMES = (
+    ("x_test", "y_test"), ("X_test", "y_test"), ("test_x", "test_y"), ("X", "y"), ("X", "Y"),
+    ("test_images", "test_labels"), ("test_data", "test_labels"), ("images", "labels"), ("images", "targets"),
+    ("inputs", "labels"), ("inputs", "targets"), ("features", "labels"), ("data", "labels"), ("data", "target"),
+    ("data", "targets"), ("arr_0", "arr_1"),
+)  # fmt: skip
+"""What others call examples and labels: of MNIST's own archive, MedMNIST, scikit-learn, and savez without names."""
+
+
+def _called_otherwise(
+    path: Path, archive: zipfile.ZipFile
+) -> tuple[str, tuple[np.ndarray, np.ndarray | None]]:
+    """A sentence on the names, and the examples and labels under the first pair of other names that is there."""
+    there = {name.removesuffix(".npy") for name in archive.namelist()}
+    both = [pair for pair in _OTHER_NAMES if there.issuperset(pair)]
+    alone = [pair for pair in _OTHER_NAMES if pair[0] in there]
+    for one, other in both or alone:
+        x = _member(path, archive, one)
+        if x is not None:
+            y = _member(path, archive, other)
+            said = f"{one} was taken as x" + (
+                f" and {other} as y" if y is not None else ", and there are no labels"
+            )
+            return said, (x, y)
+    names = ", ".join(repr(name[:32]) for name in archive.namelist()[:6]) or "nothing"
+    raise InputError(f"{path}: holds {names} and no array x; {_WRITE_NPZ}")
+
+
+def _member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray | None:
+    """The array called `name`, or `None` where the archive has none."""
+    try:
+        info = archive.getinfo(f"{name}.npy")
+    except KeyError:
+        return None
+    with archive.open(info) as stream:
+        header = read_header(path, name, stream.read(HEAD), _WRITE_NPZ)
+    if header.offset + header.nbytes != info.file_size:
+        raise InputError(
+            f"{path}: {name} claims shape {header.shape} of {header.dtype}, so {header.nbytes} "
+            f"bytes, and has {info.file_size - header.offset}; {_WRITE_NPZ}"
+        )
+    check_packed(path, info.file_size, info.compress_size)
+    check_memory(path, header.needed)
+    with archive.open(info) as stream:
+        stream.read(header.offset)
+        body = stream.read(header.nbytes)  # to the end, so that zipfile checks the CRC
+    if len(body) != header.nbytes:
+        raise InputError(f"{path}: {name} ends after {len(body)} of {header.nbytes} bytes; {_WRITE_NPZ}")
+    return header.array(body)

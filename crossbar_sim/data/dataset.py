@@ -5,13 +5,15 @@ is then a type error and not a rule to remember.
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.rng import Key
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,3 +144,142 @@ class Splits:
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+# Splits that no library version can change: places are decided by SHA-256 or by the order of a file.
+
+
+VALIDATION_SHARE = 0.15
+TEST_SHARE = 0.25
+
+Indices = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def stratified(
+    labels: np.ndarray, key: Key, names: Sequence[str] | None = None, test_share: float = TEST_SHARE
+) -> Indices:
+    """Split indices into train, validation and test, class by class.
+
+    An example's place is decided by the SHA-256 of its name below `key`: no generator, so no library
+    version can move an example from one split to another.
+
+    Args:
+        labels: (n,) class numbers.
+        key: the name of the split.
+        names: of the examples, each once; `None`: their numbers 0 .. n - 1.
+        test_share: of every class, rounded; 15 % are validation.
+
+    Returns:
+        Three ascending int64 index tensors that together are 0 .. n - 1: train, validation, test.
+    """
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for label in np.unique(labels):
+        members = [int(i) for i in np.flatnonzero(labels == label)]
+        members.sort(key=lambda i: key.fold(str(i) if names is None else names[i]).digest())
+        test = round(test_share * len(members))
+        validation = round(VALIDATION_SHARE * len(members))
+        parts[2].extend(members[:test])
+        parts[1].extend(members[test : test + validation])
+        parts[0].extend(members[test + validation :])
+    train, held, tested = (torch.tensor(sorted(part), dtype=torch.int64) for part in parts)
+    return train, held, tested
+
+
+def last_of_each_class(labels: np.ndarray, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hold back the last examples of every class, in the order of the file.
+
+    Args:
+        labels: (n,) class numbers.
+        share: of every class, rounded.
+
+    Returns:
+        Ascending indices of train and validation.
+    """
+    held = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        held[members[len(members) - round(share * len(members)) :]] = True
+    return torch.from_numpy(np.flatnonzero(~held)), torch.from_numpy(np.flatnonzero(held))
+
+
+def by_group(labels: np.ndarray, groups: Sequence[str], key: Key) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hold back whole groups of every class: what lies in one group never lies in both parts.
+
+    Of a class's groups 15 % (rounded, at least one) are held back, none where there is but one.
+
+    Args:
+        labels: (n,) class numbers.
+        groups: the name of each example's group; within a class a name is one group.
+        key: the name of the split.
+
+    Returns:
+        Ascending indices of train and validation.
+    """
+    train: list[int] = []
+    held: list[int] = []
+    for label in np.unique(labels):
+        members = [int(i) for i in np.flatnonzero(labels == label)]
+        names = sorted({groups[i] for i in members}, key=lambda name: key.fold(str(label), name).digest())
+        count = max(1, round(VALIDATION_SHARE * len(names))) if len(names) > 1 else 0
+        kept_back = set(names[:count])
+        for i in members:
+            (held if groups[i] in kept_back else train).append(i)
+    return torch.tensor(sorted(train), dtype=torch.int64), torch.tensor(sorted(held), dtype=torch.int64)
+
+
+# Fewer examples than there are, drawn by name: what a reduced budget uses.
+
+
+def limited(
+    splits: Splits,
+    train: int | None,
+    test: int | None,
+    key: Key = Key(0),  # noqa: B008 (frozen)
+    *,
+    validation: int | None = None,
+) -> Splits:
+    """The same data with at most so many training, validation and test examples.
+
+    A draw is stratified, and a smaller one is part of a larger one. It depends on the labels and the key alone and
+    not on a run's seed, so that all models see the same examples. The notes say what was left out.
+
+    Args:
+        splits: the data.
+        train, test, validation: how many; None, or more than there are: all.
+        key: names the draw.
+    """
+    parts = {
+        "train": (splits.train, train),
+        "validation": (splits.validation, validation),
+        "test": (splits.test, test),
+    }
+    changed: dict[str, Split] = {}
+    notes = list(splits.notes)
+    for part, (split, limit) in parts.items():
+        if split is None or limit is None or limit >= len(split):
+            continue
+        chosen = _first(split, limit, key.fold("limit", part))
+        changed[part] = type(split)(split.x[chosen], None if split.y is None else split.y[chosen])
+        notes.append(f"{limit:,} of {len(split):,} {part} examples, a stratified draw")
+    if not changed:
+        return splits
+    return replace(
+        splits,
+        train=changed.get("train", splits.train),
+        validation=changed.get("validation", splits.validation),
+        test=changed.get("test", splits.test),
+        notes=tuple(notes),
+    )
+
+
+def _first(split: Split, limit: int, key: Key) -> torch.Tensor:
+    """Ascending indices of the first `limit` in an order that takes from every class in proportion."""
+    classes = split.y is not None and split.y.dim() == 1  # the objects of scenes are none
+    labels = split.y.numpy() if split.y is not None and classes else np.zeros(len(split), np.int64)
+    order = []
+    for label in np.unique(labels):
+        members = [(key.fold(str(i)).digest(), int(i)) for i in np.flatnonzero(labels == label)]
+        members.sort()
+        order += [((rank + 0.5) / len(members), digest, i) for rank, (digest, i) in enumerate(members)]
+    order.sort()
+    return torch.tensor(sorted(i for _, _, i in order[:limit]), dtype=torch.int64)

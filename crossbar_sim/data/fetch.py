@@ -10,15 +10,231 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
 
-from crossbar_sim.data.catalogue import CATALOGUE
-from crossbar_sim.data.files import reason
-from crossbar_sim.data.places import data_folder
-from crossbar_sim.data.sources import SOURCES, Resource, Source
-from crossbar_sim.data.unpacking import unpack
+from crossbar_sim.data.images import DEFLATE_LIMIT, check_file, reason
+from crossbar_sim.data.places import (
+    CATALOGUE,
+    CIFAR10_ARCHIVE,
+    CIFAR10_FOLDER,
+    GTSRB_TABLE,
+    IDX_FOLDERS,
+    PENNFUDAN_FOLDER,
+    data_folder,
+)
 from crossbar_sim.errors import InputError
+
+# Where the named data sets are published, and the checksums that their files must have.
+#
+# MD5 where that is what publishers and the common loaders have pinned for years: MNIST, Fashion-MNIST, CIFAR-10
+# and GTSRB's test files are those that torchvision checks; the one of GTSRB's training images is the same
+# in six unrelated public projects. It tells a damaged or different file. For Penn-Fudan none is published:
+# it is fetched only against a SHA-256 that the user brings.
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One file to fetch.
+
+    Args:
+        file: its name below the base address.
+        checksum: "md5:..." or "sha256:..."; None: not known.
+        place: where it goes below the folder of data sets, or, for an archive, where `member` goes.
+        member: what to take out of the archive, a folder or a file; None: the file is kept as it is.
+    """
+
+    file: str
+    checksum: str | None
+    place: str
+    member: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set is published.
+
+    Args:
+        base: the address that file names are put behind.
+        resources: its files, in the order of fetching.
+        terms: what to know before using it.
+    """
+
+    base: str
+    resources: tuple[Resource, ...]
+    terms: str
+
+
+def _idx(name: str, checksums: dict[str, str]) -> tuple[Resource, ...]:
+    return tuple(
+        Resource(f"{file}.gz", f"md5:{md5}", f"{IDX_FOLDERS[name]}/raw/{file}.gz")
+        for file, md5 in checksums.items()
+    )
+
+
+_MNIST = {
+    "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
+}
+_FASHION = {
+    "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+}
+_GTSRB = (
+    Resource(
+        "GTSRB_Final_Training_Images.zip",
+        "md5:f33fd80ac59bff73c82d25ab499e03a3",
+        "GTSRB/Final_Training",
+        "GTSRB/Final_Training",
+    ),
+    Resource(
+        "GTSRB_Final_Test_Images.zip",
+        "md5:c7e4e6327067d32654124b0fe9e82185",
+        "GTSRB/Final_Test",
+        "GTSRB/Final_Test",
+    ),
+    Resource(
+        "GTSRB_Final_Test_GT.zip",
+        "md5:fe31e9c9270bbcd7b84b7f21a9d9d9e5",
+        f"GTSRB/{GTSRB_TABLE}",
+        GTSRB_TABLE,
+    ),
+)
+
+SOURCES = {
+    "mnist": Source(
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        _idx("mnist", _MNIST),
+        "LeCun, Cortes and Burges, The MNIST database of handwritten digits",
+    ),
+    "fashion-mnist": Source(
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        _idx("fashion-mnist", _FASHION),
+        "Xiao, Rasul and Vollgraf, Fashion-MNIST, 2017; MIT licence",
+    ),
+    "cifar10": Source(
+        "https://www.cs.toronto.edu/~kriz/",
+        (Resource(CIFAR10_ARCHIVE, "md5:c58f30108f718f92721af3b95e74349a", CIFAR10_FOLDER, CIFAR10_FOLDER),),
+        "cite Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
+    ),
+    "gtsrb": Source(
+        "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/",
+        _GTSRB,
+        "cite Stallkamp et al., Man vs. computer, Neural Networks 32, 2012",
+    ),
+    "pennfudan": Source(
+        "https://www.cis.upenn.edu/~jshi/ped_html/",
+        (Resource("PennFudanPed.zip", None, PENNFUDAN_FOLDER, PENNFUDAN_FOLDER),),
+        "cite Wang et al., Object detection combining recognition and segmentation, ACCV 2007",
+    ),
+}
+
+
+# Archives to folders, from archives that may be hostile.
+
+
+_MOST_MEMBERS = 500_000
+_Member = tuple[str, int, str, IO[bytes] | None]
+"""Name, bytes, kind ("file", "folder" or what else it is), content."""
+
+
+def unpack(archive: Path, into: Path) -> None:
+    """Write the files of a `.zip` or `.tar.gz` below a folder.
+
+    Only plain files and folders whose names stay inside are written; an archive with anything else, a
+    link, a device, an absolute name or one with `..`, is refused. What was written until then stays in
+    `into`, so that should be a folder of its own.
+
+    Args:
+        archive: the file; a `.zip` by its name, else a tar, packed or not.
+        into: the folder; it must exist.
+
+    Raises:
+        InputError: if it is damaged or hostile, unpacks to more than the disk or its bytes can hold, or
+            cannot be written.
+    """
+    size = check_file(archive)
+    room = min(shutil.disk_usage(into).free, DEFLATE_LIMIT * size)
+    members = _zipped(archive) if archive.suffix.lower() == ".zip" else _tarred(archive)
+    try:
+        with contextlib.closing(members):
+            for count, (name, length, kind, content) in enumerate(members):
+                target = into / _inside(archive, name, kind)
+                room -= max(length, 0)
+                if room < 0 or count >= _MOST_MEMBERS:
+                    raise InputError(
+                        f"{archive}: unpacks to more than the disk or its own {size} bytes can hold; free some "
+                        "space, or fetch it again"
+                    )
+                if content is None:
+                    target.mkdir(parents=True, exist_ok=True)
+                    continue
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with open(target, "xb") as file:
+                    shutil.copyfileobj(content, file, 2**20)
+                if os.path.getsize(target) != length:
+                    raise InputError(f"{archive}: {name[:80]!r} ends early; fetch it again")
+    except InputError:
+        raise
+    except FileExistsError as error:
+        raise InputError(f"{archive}: holds {str(error.filename)[-80:]!r} twice; fetch it again") from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+            raise InputError(f"cannot write {error.filename}: {reason(error)}") from None
+        # zipfile, tarfile and zlib raise a dozen kinds on hostile bytes.
+        raise InputError(f"{archive}: cannot be unpacked ({reason(error)}); fetch it again") from None
+
+
+def _inside(archive: Path, name: str, kind: str) -> PurePosixPath:
+    """The member's name below the folder, if it is one.
+
+    Raises:
+        InputError: if it leads out, or the member is neither file nor folder.
+    """
+    path = PurePosixPath(name)
+    if kind not in ("file", "folder"):
+        raise InputError(
+            f"{archive}: holds {name[:80]!r}, {kind}, which data sets do not need: it is refused"
+        )
+    if path.is_absolute() or ".." in path.parts or not path.parts or set(name) & {"\\", "\0", ":"}:
+        raise InputError(
+            f"{archive}: holds the name {name[:80]!r}, which leads out of its folder: it is refused"
+        )
+    return path
+
+
+def _zipped(archive: Path) -> Generator[_Member, None, None]:
+    with zipfile.ZipFile(archive) as opened:
+        for info in opened.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if info.is_dir():
+                yield info.filename, 0, "folder", None
+            elif kind not in (0, stat.S_IFREG):  # 0: written by a system without such kinds
+                yield info.filename, 0, "a link or device", None
+            else:
+                with opened.open(info) as content:
+                    yield info.filename, info.file_size, "file", content
+
+
+def _tarred(archive: Path) -> Generator[_Member, None, None]:
+    with tarfile.open(archive, "r:*") as opened:
+        for member in opened:
+            if member.isdir():
+                yield member.name, 0, "folder", None
+            elif not member.isreg():
+                yield member.name, 0, "a link or device", None
+            else:
+                yield member.name, member.size, "file", opened.extractfile(member)
+
 
 MOST_BYTES = 4 * 2**30
 """Of one file; the largest official one has 0.3 GB."""

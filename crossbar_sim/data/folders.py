@@ -7,11 +7,9 @@ import numpy as np
 import torch
 
 from crossbar_sim.data.arrays import scaled
-from crossbar_sim.data.dataset import Split, Splits
-from crossbar_sim.data.files import check_memory
-from crossbar_sim.data.images import SUFFIXES, header, opened, pixels
+from crossbar_sim.data.dataset import TEST_SHARE, VALIDATION_SHARE, Split, Splits, stratified
+from crossbar_sim.data.images import SUFFIXES, check_memory, header, opened, pixels
 from crossbar_sim.data.places import Entry, entries
-from crossbar_sim.data.splitting import TEST_SHARE, VALIDATION_SHARE, stratified
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
 

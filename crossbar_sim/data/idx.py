@@ -15,10 +15,9 @@ import numpy as np
 import torch
 
 from crossbar_sim.data.arrays import scaled
-from crossbar_sim.data.dataset import Split, Splits
-from crossbar_sim.data.files import check_file, check_memory, check_packed, reason
+from crossbar_sim.data.dataset import Split, Splits, last_of_each_class
+from crossbar_sim.data.images import check_file, check_memory, check_packed, reason
 from crossbar_sim.data.places import find_idx
-from crossbar_sim.data.splitting import last_of_each_class
 from crossbar_sim.errors import InputError
 
 _UNSIGNED_BYTE = 0x08

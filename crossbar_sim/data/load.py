@@ -2,20 +2,25 @@
 
 import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from crossbar_sim.data.catalogue import CATALOGUE
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, TensorDataset
+
+from crossbar_sim.data.arrays import labels_of, load_npy, load_npz, scaled
 from crossbar_sim.data.cifar import load_cifar10
-from crossbar_sim.data.dataset import Splits
-from crossbar_sim.data.digits import load_digits
+from crossbar_sim.data.dataset import Development, Split, Splits
+from crossbar_sim.data.embedded import load_digits, load_moons
 from crossbar_sim.data.folders import load_folder
 from crossbar_sim.data.gtsrb import load_gtsrb
 from crossbar_sim.data.idx import load_fashion_mnist, load_mnist
-from crossbar_sim.data.moons import load_moons
-from crossbar_sim.data.npy import load_npy
-from crossbar_sim.data.npz import load_npz
 from crossbar_sim.data.pennfudan import load_pennfudan
+from crossbar_sim.data.places import CATALOGUE
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key, as_key
 
@@ -67,7 +72,7 @@ def load_data(
     torch.Size([1, 8, 8])
     """
     if not isinstance(name_or_path, str | os.PathLike):
-        from crossbar_sim.data.given import given  # it calls this function
+        # MOVED  # it calls this function
 
         found = given(name_or_path)
         split = found.split()
@@ -134,3 +139,341 @@ def _check_own(folder: Path) -> None:
             raise InputError(
                 f"{folder}: holds {below}, of {name}: give the name {name} and --data-dir {folder}"
             )
+
+
+# What Python users give as data, in any usual form, as the tensors that the package computes with.
+#
+# One adapter behind `deploy`, `robustness`, every `fit`, `BayesFT` and `load_data`: tensors, arrays, nested
+# lists, data
+# frames, pairs (x, y), dictionaries, torch `Dataset`s and `DataLoader`s, data sets by name or path, splits.
+
+
+FORMS = (
+    "(x, y) of arrays or tensors, a Split, a torch Dataset or DataLoader, a dictionary with x and y, or the name or "
+    "path of a data set"
+)
+_X = ("x", "inputs", "input", "input_ids", "pixel_values", "image", "images", "data", "features")
+_Y = ("y", "labels", "label", "targets", "target")
+_BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """Examples as they were given.
+
+    Args:
+        x: (n, ...) of any real type.
+        y: labels int64, (n,) or (n, places...), or None.
+        name: what reports call the data.
+        notes: what was done to them, as sentences.
+        fingerprint: of the data set that they are the test split of; None: `identity` computes their own.
+        scenes: the split itself, where it is one of scenes with objects.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    name: str = "data"
+    notes: tuple[str, ...] = ()
+    fingerprint: str | None = None
+    scenes: Split | None = None
+
+    def split(self, key: str = "x") -> Split:
+        """The examples as float32; uint8 is taken for pixels and divided by 255.
+
+        Raises:
+            InputError: if they are not finite, or whole numbers that float32 does not hold.
+        """
+        x = self.x
+        if x.dtype == torch.uint8:
+            x = scaled(x.numpy())
+        elif x.dtype != torch.float32:
+            if not x.is_floating_point() and x.numel() and int(x.abs().max()) >= 2**24:
+                raise InputError(
+                    f"{key} holds {int(x.abs().max())}: integers of magnitude below 16777216 are needed"
+                )
+            x = x.float()
+        return Split(x.cpu().contiguous(), None if self.y is None else self.y.cpu())
+
+    def identity(self) -> dict[str, Any]:
+        """What names the examples in a report and in a task's identity.
+
+        Raises:
+            InputError: see `split`.
+        """
+        digest = self.fingerprint
+        if digest is None and self.scenes is not None:
+            digest = Splits(self.name, None, None, self.scenes, None).fingerprint
+        if digest is None:
+            part = self.split()
+            if self.x.dtype == torch.uint8:  # a model may take the bytes as they are
+                part = Split(self.x.float(), part.y)
+            digest = Splits(self.name, None, None, part, None).fingerprint
+        return {
+            "name": self.name,
+            "fingerprint": digest,
+            "images": len(self.x),
+            "labelled": self.y is not None,
+        }
+
+
+def given(data: Any, y: Any = None, what: str = "data") -> Given:
+    """Examples, and their labels where there are any.
+
+    Args:
+        data: see `FORMS`; of data with several splits the test split.
+        y: labels where `data` is x alone.
+        what: what errors call it.
+
+    Raises:
+        InputError: in one line, if this is not data or x and y do not go together.
+    """
+    if data is None:
+        raise InputError(f"{what} is missing: give {FORMS}")
+    if isinstance(data, (Development, type)):
+        kind = (
+            f"the class {data.__name__}"
+            if isinstance(data, type)
+            else "Development (training and validation)"
+        )
+        rest = (
+            "an instance of it"
+            if isinstance(data, type)
+            else "the examples that scores are to be of, a Split"
+        )
+        raise InputError(f"{what} is {kind}: give {rest}")
+    if isinstance(data, str | os.PathLike):
+        data = load_data(data)
+    if isinstance(data, Splits):
+        _no_labels_beside(y, what)
+        test = data.test
+        return Given(test.x, test.y, data.name, data.notes, data.fingerprint)
+    if isinstance(data, Split):
+        _no_labels_beside(y, what)
+        return Given(data.x, data.y, scenes=data if type(data) is not Split else None)
+    found = _pair(data, what)
+    if found is None:
+        inputs, labels = data, y
+    else:
+        inputs, labels = found
+        if labels is not None:
+            _no_labels_beside(y, what)
+        labels = y if labels is None else labels
+    x, notes = _numbers(inputs, "x" if found is not None or y is not None else what)
+    if x.dim() < 2 or x.numel() == 0:
+        raise InputError(
+            f"x has shape {tuple(x.shape)}: examples have shape (n, ...) with at least one example of at least one "
+            "value; a single feature is (n, 1)"
+        )
+    return Given(x, None if labels is None else _labels(labels, len(x)), notes=notes)
+
+
+def split_given(data: Any, what: str = "data") -> Split:
+    """Labelled or unlabelled examples as a `Split`; `Scenes` and splits stay what they are.
+
+    Raises:
+        InputError: in one line, if this is not data.
+    """
+    return data if isinstance(data, Split) else given(data, what=what).split()
+
+
+def development_given(data: Any) -> Development:
+    """Training and validation examples.
+
+    Args:
+        data: `Development`, {"train": ..., "validation": ...} of data in any form, or a data set's name or path. A
+            pair is refused, because its second part may be the test split: parts are named.
+
+    Raises:
+        InputError: if it is anything else: data with a test split above all, on which a method could select.
+    """
+    if isinstance(data, Development):
+        return data
+    if isinstance(data, str | os.PathLike):
+        return load_data(data).development
+    parts: Any = None
+    if isinstance(data, Mapping) and "train" in data:
+        names = [name for name in ("validation", "val", "valid") if name in data]
+        if len(names) != 1 or len(data) != 2:
+            raise InputError(
+                f"the data has the parts {', '.join(map(str, data))}: give train and validation alone"
+            )
+        parts = data["train"], data[names[0]]
+    if parts is None:
+        raise InputError(
+            f"a method takes Development (train and validation), not {_kind(data)}: give data.development, or "
+            "{'train': (x, y), 'validation': (x, y)}, so that nothing can be selected on test images"
+        )
+    return Development(split_given(parts[0], "train"), split_given(parts[1], "validation"))
+
+
+def _no_labels_beside(y: Any, what: str) -> None:
+    if y is not None:
+        raise InputError(f"labels are given twice, in {what} and as y: give them once")
+
+
+def _pair(data: Any, what: str) -> tuple[Any, Any] | None:
+    """(x, y or None) of what holds both; None of what is x itself."""
+    if _is_array(data):
+        return None
+    if isinstance(data, Mapping):
+        return _of_mapping(data, what)
+    if isinstance(data, DataLoader):
+        return _of_loader(data, what)
+    if isinstance(data, TensorDataset):
+        return _of_parts(data.tensors, what)
+    if isinstance(data, tuple):
+        return _of_parts(data, what)
+    if isinstance(data, list):
+        if len(data) == 2 and all(map(_is_array, data)) and np.ndim(data[0]) > np.ndim(data[1]) > 0:
+            return data[0], data[1]  # a batch of a DataLoader
+        if data and isinstance(data[0], tuple | Mapping):
+            return _collected(data, what)
+        return None
+    if isinstance(data, IterableDataset):
+        return _collected(data, what)
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Sequence | bytes):
+        return _collected((data[i] for i in range(len(data))), what)
+    if isinstance(data, Iterator):
+        raise InputError(f"{what} is an iterator, which can be read only once: give a DataLoader or arrays")
+    raise InputError(f"{what}: expected {FORMS}, got {_kind(data)}")
+
+
+def _of_mapping(data: Mapping[Any, Any], what: str) -> tuple[Any, Any]:
+    inputs = [key for key in data if key in _X]
+    labels = [key for key in data if key in _Y]
+    if len(inputs) != 1 or len(labels) > 1 or len(inputs) + len(labels) != len(data):
+        more = ""
+        if "attention_mask" in data:
+            more = " (a model takes one input here: wrap it, and give padding the label -100)"
+        raise InputError(
+            f"{what} is a dictionary with {', '.join(map(repr, list(data)[:8]))}: expected 'x', and 'y' for labels"
+            f"{more}"
+        )
+    return data[inputs[0]], data[labels[0]] if labels else None
+
+
+def _of_parts(parts: Sequence[Any], what: str) -> tuple[Any, Any]:
+    if len(parts) not in (1, 2):
+        raise InputError(f"{what} has {len(parts)} parts: expected x, or (x, y)")
+    return parts[0], parts[1] if len(parts) == 2 else None
+
+
+def _of_loader(loader: DataLoader[Any], what: str) -> tuple[Any, Any]:
+    """All examples of a loader, in the order of its data set where its own order is that or a shuffled one."""
+    data: Any = loader.dataset
+    plain = isinstance(loader.sampler, SequentialSampler) or (
+        isinstance(loader.sampler, RandomSampler)
+        and not loader.sampler.replacement
+        and len(loader.sampler) == len(data)
+    )
+    collate = loader.collate_fn if loader.batch_size is not None else None
+    if isinstance(data, TensorDataset) and plain and collate is torch.utils.data.default_collate:
+        return _of_parts(data.tensors, what)
+    batches: Iterable[Any] = loader
+    if plain and collate is not None and not isinstance(data, IterableDataset):
+        parts = (range(i, min(i + _BATCH, len(data))) for i in range(0, len(data), _BATCH))
+        batches = (collate([data[i] for i in part]) for part in parts)
+    found = [_of_item(batch, what) for batch in batches]
+    if not found:
+        raise InputError(f"{what}: the DataLoader gives no batch")
+    join = torch.cat if collate is not None else torch.stack
+    columns: list[Tensor | None] = []
+    for column in zip(*found, strict=True):
+        if any(part is None for part in column):
+            columns.append(None)
+            continue
+        columns.append(_joined([_numbers(part, "a batch")[0] for part in column], join, what))
+    return columns[0], columns[1]
+
+
+def _collected(items: Iterable[Any], what: str) -> tuple[Any, Any]:
+    """The items of a data set, one example each, together."""
+    found = [_of_item(item, what) for item in items]
+    if not found:
+        raise InputError(f"{what} holds no example")
+    x = _joined([_one(item[0]) for item in found], torch.stack, what)
+    if any(item[1] is None for item in found):
+        return x, None
+    return x, _joined([_one(item[1]) for item in found], torch.stack, what)
+
+
+def _of_item(item: Any, what: str) -> tuple[Any, Any]:
+    if isinstance(item, Mapping):
+        return _of_mapping(item, f"an item of {what}")
+    if isinstance(item, tuple | list) and not (isinstance(item, list) and item and np.ndim(item[0]) == 0):
+        return _of_parts(item, f"an item of {what}")
+    return item, None
+
+
+def _one(value: Any) -> Tensor:
+    return _numbers(value, "an item")[0]
+
+
+def _joined(parts: list[Tensor], join: Any, what: str) -> Tensor:
+    try:
+        found: Tensor = join(parts)
+    except (RuntimeError, TypeError):
+        shapes = sorted({tuple(part.shape) for part in parts})[:3]
+        raise InputError(
+            f"{what}: examples have different shapes ({', '.join(map(str, shapes))}): pad or resize them to one"
+        ) from None
+    return found
+
+
+def _numbers(value: Any, what: str) -> tuple[Tensor, tuple[str, ...]]:
+    """A dense real tensor of whatever holds numbers."""
+    if isinstance(value, Tensor):
+        if value.is_complex() or value.is_quantized or value.layout is not torch.strided:
+            raise InputError(
+                f"{what} is a tensor of {value.dtype} with layout {value.layout}: dense real numbers are needed"
+            )
+        return value.detach(), ()
+    if isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
+        return _joined([_numbers(part, what)[0] for part in value], torch.stack, what), ()
+    if hasattr(value, "to_numpy"):  # a data frame or series
+        value = value.to_numpy()
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError):
+        raise InputError(
+            f"{what}: lists of different lengths are not an array: pad them to one length"
+        ) from None
+    if array.dtype.kind not in "biuf":
+        held = "Python objects" if array.dtype.kind == "O" else f"{array.dtype}"
+        advice = ": number the classes from 0" if array.dtype.kind in "US" else ""
+        name = (
+            ""
+            if array.dtype.kind != "O" or array.ndim
+            else f" ({_kind(value)}; give transform=ToTensor() for images)"
+        )
+        raise InputError(f"{what} holds {held}{name}: numbers are needed{advice}")
+    array = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("="), copy=False)
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64)
+    elif array.dtype == np.longdouble and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    if not array.flags.writeable:
+        array = array.copy()
+    return torch.from_numpy(array.reshape(np.shape(value) if array.ndim else ())), ()
+
+
+def _labels(y: Any, n: int) -> Tensor:
+    """Class numbers, (n,) or (n, places...) int64."""
+    labels = _numbers(y, "y")[0].cpu()
+    if labels.dim() and len(labels) != n:
+        raise InputError(
+            f"y has shape {tuple(labels.shape)} and x holds {n} examples: one label per example is needed"
+        )
+    if labels.dim() == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dim() == 0:
+        raise InputError(f"y is the single number {labels.item()}: labels have shape ({n},)")
+    return labels_of(labels.numpy())
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Tensor | np.ndarray) or hasattr(value, "to_numpy") or hasattr(value, "__array__")
+
+
+def _kind(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__

@@ -1,33 +1,172 @@
 """`robustness`: models x sigmas x chips, in one call."""
 
+import operator
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any, SupportsIndex
 
+import numpy as np
+import torch
 from torch import nn
 
-from crossbar_sim.crossbar.checks import as_typed
+from crossbar_sim import __version__
+from crossbar_sim.crossbar import threads
+from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.crossbar.overrides import at_sigma
 from crossbar_sim.crossbar.presets import design_given
+from crossbar_sim.data.load import FORMS, given
 from crossbar_sim.errors import InputError, held, warn
-from crossbar_sim.nn import chips as handle
-from crossbar_sim.nn.convert import patterns
+from crossbar_sim.nn.analog import chips as handle
+from crossbar_sim.nn.analog.conversion import patterns
 from crossbar_sim.robustness import sensitivity
-from crossbar_sim.robustness.asked import few_asked, models_asked, plan_asked
-from crossbar_sim.robustness.cluster import check_cluster, cluster
+from crossbar_sim.robustness.cluster import check_cluster, cluster, leave_if_importing
 from crossbar_sim.robustness.evaluator import Subject
-from crossbar_sim.robustness.experiment import PROTOCOL
-from crossbar_sim.robustness.histograms import conductance_histograms
-from crossbar_sim.robustness.local_workers import leave_if_importing
-from crossbar_sim.robustness.plans import Plan
+from crossbar_sim.robustness.examples import Examples
+from crossbar_sim.robustness.plans import MOST_CHIP, PROTOCOL, EveryImage, HalfWidth, Plan
 from crossbar_sim.robustness.runner import Executor, InProcess, Progress, naming, run_plan
-from crossbar_sim.robustness.subjects import Model, prepare
-from crossbar_sim.robustness.sweep import Sweep
-from crossbar_sim.robustness.sweep_notes import warnings_of
+from crossbar_sim.robustness.sweep import Sweep, warnings_of
+from crossbar_sim.robustness.tasks import Model, fingerprint, prepare
 from crossbar_sim.store.records import Task
 from crossbar_sim.store.results import MEMORY, Results
+from crossbar_sim.validate import as_typed
+
+# What `robustness` was asked for, in any of the forms that it takes: refused in one sentence, or made definite.
+
+
+CHIPS = 20
+"""Of the protocol."""
+
+
+def plan_asked(
+    chips: SupportsIndex | Iterable[SupportsIndex] | None, half_width: float | None, plan: Plan | None
+) -> Plan:
+    """The one that is asked for.
+
+    Raises:
+        InputError: if two are, or chips are no whole numbers.
+    """
+    given = {"chips": chips, "half_width": half_width, "plan": plan}
+    two = [name for name, value in given.items() if value is not None]
+    if len(two) > 1:
+        raise InputError(
+            f"{' and '.join(two)} are two budgets: give chips (all images on these), or half_width (as many chips and "
+            "images as that takes)"
+        )
+    if plan is not None:
+        return plan
+    if half_width is not None:
+        return HalfWidth(half_width)
+    chips = CHIPS if chips is None else chips
+    try:
+        numbers = (
+            tuple(map(operator.index, chips))
+            if isinstance(chips, Iterable)
+            else tuple(range(operator.index(chips)))
+        )
+    except (TypeError, OverflowError, MemoryError):
+        raise InputError(f"chips={chips!r}: expected a number of chips, or their numbers") from None
+    if isinstance(chips, bool) or not all(0 <= chip < MOST_CHIP for chip in numbers):
+        raise InputError(f"chips={chips!r}: chips are numbered from 0 to {MOST_CHIP - 1}")
+    return EveryImage(numbers)
+
+
+def few_asked(chips: SupportsIndex) -> int:
+    """How many chips per-layer sensitivity is measured on.
+
+    Raises:
+        InputError: if that is no whole number >= 0.
+    """
+    try:
+        few = operator.index(chips)
+    except TypeError:
+        few = -1
+    if few < 0:
+        raise InputError(f"sensitivity_chips={chips!r}: expected 0 (none) or more chips")
+    return few
+
+
+def models_asked(
+    models: Mapping[str, nn.Module] | Iterable[Model] | nn.Module,
+    data: Any,
+) -> list[Model]:
+    """Models with their examples.
+
+    Raises:
+        InputError: if they, or the data, are of no form that `robustness` takes.
+    """
+    if not isinstance(models, Mapping):
+        if isinstance(models, nn.Module):
+            return models_asked({type(models).__name__: models}, data)
+        if isinstance(models, str | type) or not isinstance(models, Iterable):
+            raise InputError('models: expected label -> module, such as {"erm": network}')
+        listed = list(models)
+        if not all(isinstance(model, Model) for model in listed):
+            raise InputError('models without labels: expected label -> module, such as {"erm": network}')
+        return listed
+    for label, module in models.items():
+        if not isinstance(module, nn.Module):
+            kind = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
+            raise InputError(f"models: {label!r} is {kind}, expected a torch.nn.Module (an instance)")
+    if data is None:
+        raise InputError(f"data is missing: give {FORMS}")
+    examples = given(data)
+    known = examples.identity()
+    return [
+        Model(
+            str(label), module, Examples(examples.x, examples.y, known, examples.notes),
+            {"fingerprint": fingerprint(module)},
+            about={"version": __version__, "torch": torch.__version__},
+        )
+        for label, module in models.items()
+    ]  # fmt: skip
+
+
+# What the conductances of a model look like on one chip, before and after drift.
+
+
+BINS = 60
+
+WINDOW = 1.5
+"""Bins reach from 0 to this many g_max; the last one holds all that lies above."""
+
+
+def conductance_histograms(analog: nn.Module) -> list[dict[str, Any]]:
+    """One histogram per matrix on arrays, of the chip that the model is programmed to.
+
+    Cells that are meant to be at g_min (one of each pair) would hide the others and are only counted.
+
+    Returns:
+        For each matrix: name, edges (BINS + 1, S), target and drifted (BINS counts of cells), idle (cells at g_min).
+    """
+    design = handle.design(analog)
+    hardware, mapping = design.hardware, design.hardware.mapping
+    edges = np.linspace(0.0, WINDOW * mapping.g_max, BINS + 1)
+    found = []
+    for slot, module in handle.slots(analog):
+        if slot.ideal or slot.layout.order == "vector":
+            continue
+        columns = slot.columns(module).detach().float().cpu().contiguous().numpy()
+        scale, key = mapping.scale(columns), design.key(slot.name)
+        counts, idle = np.zeros((2, BINS), np.int64), 0
+        for plane in range(mapping.planes):
+            for part in threads.chunks(columns.size):
+                stages = hardware.stages(columns, scale, key, design.chip, plane, part)
+                busy = stages.target > np.float32(mapping.g_min)
+                idle += int(busy.size - np.count_nonzero(busy))
+                for row, cells in zip(counts, (stages.target, stages.drifted), strict=True):
+                    inside = np.minimum(cells[busy], edges[-1])
+                    row += np.histogram(inside, edges)[0]
+        found.append(
+            {
+                "name": slot.name,
+                "edges": [float(edge) for edge in edges],
+                "target": counts[0].tolist(),
+                "drifted": counts[1].tolist(),
+                "idle": idle,
+            }
+        )
+    return found
 
 
 def robustness(

@@ -10,18 +10,415 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Development, Split
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn import chips as handle
-from crossbar_sim.nn.operands import mapped
+from crossbar_sim.nn.analog import chips
+from crossbar_sim.nn.analog import chips as handle
+from crossbar_sim.nn.analog.copying import base_of
+from crossbar_sim.nn.analog.fidelity import InPlace
+from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.evaluate import BLOCK, outputs
+from crossbar_sim.nn.networks.coded import Coded
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import Key
-from crossbar_sim.robustness.affine import Affine
-from crossbar_sim.robustness.readout import Readout
 from crossbar_sim.robustness.score import Reference, Score, finite_score
+
+# The affine correction: after each layer on arrays, a digital scale and shift per channel.
+#
+# They are fitted by least squares to what the clean model computes there for the same images, layer after layer
+# in the
+# order of the forward, each with the corrections before it at work. Labels are not needed.
+
+
+PLACES = 32
+"""Pixels (or tokens) of an image that a fit looks at: every so many. More tell little and cost memory."""
+
+_CONVOLUTIONS = (
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """What correcting any chip needs to know of the clean model.
+
+    Args:
+        targets: layer -> (values, channels) float32: its clean outputs at some places.
+        products: outputs of all these layers per image: each is multiplied once.
+    """
+
+    targets: dict[str, Tensor]
+    products: int
+
+    @classmethod
+    def of(cls, clean: nn.Module, x: Tensor) -> "Affine":
+        """Run the images through a model without hardware.
+
+        Args:
+            clean: analog, with no layer on its arrays: normalisation may be folded into its layers.
+            x: (n, ...) images, run as one batch.
+
+        Raises:
+            InputError: if no layer on arrays is a module that the forward calls.
+        """
+        targets: dict[str, Tensor] = {}
+        sizes: dict[str, int] = {}
+
+        def look(name: str, module: nn.Module, y: Tensor) -> Tensor:
+            if name not in targets:
+                targets[name] = _places(module, y).cpu().clone()
+            sizes[name] = sizes.get(name, 0) + y.numel() // len(x)
+            return y
+
+        with _hooks(clean, look):
+            outputs(clean, x, len(x))
+        if not targets:
+            raise InputError(
+                f"{type(clean).__name__} calls none of its layers as modules (an exported graph calls operators), so "
+                "there is nowhere to correct them: calibrate with kind='readout'"
+            )
+        return cls(targets, sum(sizes.values()))
+
+    @property
+    def channels(self) -> int:
+        """How many scales, and how many shifts."""
+        return sum(target.shape[1] for target in self.targets.values())
+
+    @contextmanager
+    def fitted(self, analog: nn.Module, x: Tensor) -> Iterator[nn.Module]:
+        """Inside, the model's layers are corrected for its present chip.
+
+        Args:
+            analog: programmed.
+            x: the images that the targets are of.
+        """
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+
+        def correct(name: str, module: nn.Module, y: Tensor) -> Tensor:
+            if name not in found:  # the first call, with all images: later ones only read
+                scale, shift = least_squares(_places(module, y).cpu(), self.targets[name])
+                found[name] = (scale.to(y), shift.to(y))
+            scale, shift = found[name]
+            shape = [1] * y.dim()
+            shape[_channel(module, y)] = -1
+            return y * scale.view(shape) + shift.view(shape)
+
+        with _hooks(analog, correct):
+            outputs(analog, x, len(x))
+            yield analog
+
+
+def least_squares(y: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and shift per channel that take y nearest to target.
+
+    Args:
+        y, target: (values, channels).
+
+    Returns:
+        (channels,) each, float32, finite: 0 and the target's mean where a channel never changes.
+    """
+    a, b = y.double(), target.double()
+    mean, wanted = a.mean(0), b.mean(0)
+    spread = (a - mean).square().mean(0)
+    scale = ((a - mean) * (b - wanted)).mean(0) / spread
+    # what rounding alone makes of a constant channel is no signal
+    usable = scale.isfinite() & (spread > 1e-12 * a.square().mean(0))
+    scale = torch.where(usable, scale, torch.zeros_like(scale))
+    shift = wanted - torch.where(usable, scale * mean, torch.zeros_like(mean))
+    return scale.float(), shift.float()
+
+
+def _channel(module: nn.Module, y: Tensor) -> int:
+    """Which dimension of a layer's output counts its channels: bit lines."""
+    spatial = isinstance(module, _CONVOLUTIONS)
+    return 1 if spatial and y.dim() > 2 else y.dim() - 1
+
+
+def _places(module: nn.Module, y: Tensor) -> Tensor:
+    """Outputs (b, ...) as (values, channels), at most `PLACES` values per image."""
+    rows = y.movedim(_channel(module, y), -1)
+    rows = rows.reshape(len(y), -1, rows.shape[-1])
+    if rows.shape[1] > PLACES:
+        chosen = torch.arange(PLACES, device=y.device) * rows.shape[1] // PLACES
+        rows = rows[:, chosen]
+    return rows.reshape(-1, rows.shape[-1]).float()
+
+
+@contextmanager
+def _hooks(model: nn.Module, change: Any) -> Iterator[None]:
+    """Inside, change(layer, module, output) takes the place of the output of each layer on arrays."""
+    # a model that is one layer is called by its class there
+    inner = model.original if isinstance(model, InPlace) else model
+    modules = {base_of(inner).__name__: inner, **dict(inner.named_modules())}
+    handles = []
+
+    def hooked(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, y: Any) -> Any:
+            if isinstance(y, Tensor):
+                return change(name, module, y)
+            return (
+                change(name, module, y[0]),
+                *y[1:],
+            )  # attention and recurrent layers give more than outputs
+
+        return hook
+
+    try:
+        for layer in chips.layers(model):
+            if layer.analog and layer.name in modules:
+                handles.append(modules[layer.name].register_forward_hook(hooked(layer.name)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+# The read-out refit: the last linear layer, kept digital, is fitted anew to what a chip makes of a few images.
+#
+# Drift in the layers before moves and stretches the features, but for small networks leaves most of what they
+# know: a
+# linear layer that has seen some of a chip's own features reads them again. It is multinomial logistic
+# regression with
+# a Gaussian prior around the clean layer's weights, which a chip of little drift hardly leaves. How much the clean
+# weights are worth on this chip is asked first: they are scaled by the temperature that fits its images best,
+# almost 1
+# at no drift and almost 0 where drift has left nothing of them.
+
+
+STRENGTH = 3.0
+"""Of the prior, as the inverse variance of a weight per standardised feature. Chosen on MNIST's validation images:
+0.3 to 30 differ by less than a point up to sigma 1.2, see docs/methods.md."""
+
+_BIAS = 0.01
+"""A bias is held so much less than a weight."""
+
+_STEPS, _INNER, _TOLERANCE = 40, 60, 1e-4
+
+
+class _Tap(TorchFunctionMode):
+    """Inside, the last product of a linear layer is remembered (this thread only)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: tuple[Tensor, Tensor, Tensor | None, Tensor] | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call `func`, and keep input, weight, bias and output of a linear layer."""
+        y = func(*args, **(kwargs or {}))
+        if func in (F.linear, torch.ops.aten.linear.default):
+            named = dict(zip(("input", "weight", "bias"), args, strict=False)) | (kwargs or {})
+            self.last = (named["input"], named["weight"], named.get("bias"), y)
+        return y
+
+
+class _Features(nn.Module):
+    """A model that stops before its last linear layer: (b, ...) to features (b, f)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.training = model, False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the last linear layer is given."""
+        with _Tap() as tap:
+            self.model(x)
+        assert tap.last is not None
+        return tap.last[0]
+
+
+class Refitted(_Features):
+    """A programmed model whose last linear layer is digital, with weights fitted to this chip.
+
+    Args:
+        model: analog, on its chip.
+        weight, bias: (classes, f) and (classes,).
+    """
+
+    def __init__(self, model: nn.Module, weight: Tensor, bias: Tensor) -> None:
+        super().__init__(model)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (b, ...) to logits (b, classes)."""
+        weight: Any = self.weight
+        bias: Any = self.bias
+        return F.linear(super().forward(x), weight, bias)
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """What refitting the last layer of any chip needs to know of the clean model.
+
+    Args:
+        classes, features: of the layer.
+        weight, bias: its clean values (classes, features) and (classes,), the centre of the prior.
+    """
+
+    classes: int
+    features: int
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, clean: nn.Module, x: Tensor, fixed: int | None = None) -> "Readout":
+        """Look for the last linear layer of a model.
+
+        Args:
+            clean: computes without hardware.
+            x: some images; a batch of the model's fixed size, if it has one.
+
+        Raises:
+            InputError: if the model does not end in a linear layer of one row of features per image.
+        """
+        few = x[: fixed or 2].clone()  # the forward may write to it
+        with torch.inference_mode(), _Tap() as tap:
+            y = clean(few)
+        name = type(clean).__name__
+        if tap.last is None:
+            raise InputError(f"{name} has no linear layer to refit: calibrate with kind='affine'")
+        features, weight, bias, last = tap.last
+        codes = clean.codes if isinstance(clean, Coded) else None
+        if codes is None and not (isinstance(y, Tensor) and torch.equal(y, last)):
+            raise InputError(
+                f"the outputs of {name} are not those of its last linear layer, which could be refitted: "
+                "calibrate with kind='affine'"
+            )
+        if features.dim() != 2:
+            raise InputError(
+                f"the last linear layer takes inputs of shape {tuple(features.shape)}: a refit needs one row of "
+                "features per image"
+            )
+        centre, shift = weight, torch.zeros(len(weight)) if bias is None else bias
+        if (
+            codes is not None
+        ):  # a score is the sum of the outputs that the code word has, up to what all classes share
+            centre, shift = codes @ weight, codes @ shift.to(weight)
+        return cls(
+            len(centre), int(features.shape[1]), centre.detach().cpu().clone(), shift.detach().cpu().clone()
+        )
+
+    def fit(self, analog: nn.Module, x: Tensor, y: Tensor, fixed: int | None = None) -> Refitted:
+        """The model with its last layer fitted to images that are run on its present chip.
+
+        Raises:
+            InputError: if a feature is not finite.
+        """
+        features = torch.cat(outputs(_Features(analog), x, BLOCK, fixed))
+        if not features.isfinite().all():
+            raise InputError(
+                "the features of this chip are not finite: nothing can be fitted to them; lower sigma"
+            )
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)  # several threads would change the order of sums
+        try:
+            weight, bias = refit(features.cpu(), y.cpu(), self)
+        finally:
+            torch.set_num_threads(before)
+        return Refitted(analog, weight.to(features.device), bias.to(features.device))
+
+
+def refit(features: Tensor, y: Tensor, prior: Readout) -> tuple[Tensor, Tensor]:
+    """Multinomial logistic regression around a prior, by Newton's method with conjugate gradients.
+
+    Minimises sum_i -ln softmax(z_i W)[y_i] + sum r (W - W_0)^2 / 2 over W, with standardised features z and a last
+    one for the bias. Convex, so the end does not depend on the way.
+
+    Args:
+        features: (n, f); y: (n,) int64.
+        prior: the clean layer.
+
+    Returns:
+        Weight (classes, f) and bias (classes,) for features as they are, float32.
+    """
+    x = features.double()
+    mean, deviation = x.mean(0), x.std(0, correction=0)
+    largest = deviation.max().clamp_min(1e-30)
+    # A feature that never changes here says nothing: it must not come to speak loudly on other images.
+    deviation = torch.where(deviation > 1e-6 * largest, deviation, largest)
+    z = torch.cat([(x - mean) / deviation, x.new_ones(len(x), 1)], 1)
+    onehot = F.one_hot(y, prior.classes).double()
+    weight = prior.weight.double()
+    centre = torch.cat([(weight * deviation).T, (weight @ mean + prior.bias.double())[None]])
+    centre *= _temperature(z @ centre, onehot)
+    rates = z.new_full((z.shape[1], 1), STRENGTH)
+    rates[-1] *= _BIAS
+    found = _newton(z, onehot, centre, rates)
+    scaled = found[:-1] / deviation[:, None]
+    return scaled.T.float().contiguous(), (found[-1] - mean @ scaled).float()
+
+
+def _temperature(logits: Tensor, onehot: Tensor) -> float:
+    """The t >= 0 that minimises the cross-entropy of t * logits: convex, by Newton's method kept to factors of 2."""
+    t = 1 / max(1.0, float(logits.std()))
+    for _ in range(60):
+        p = torch.softmax(t * logits, 1)
+        slope = float(((p - onehot) * logits).sum())
+        curvature = float((p * logits.square()).sum() - (p * logits).sum(1).square().sum())
+        new = min(max(t - slope / max(curvature, 1e-30), t / 2), 2 * t)
+        if abs(new - t) <= 1e-4 * t:
+            return new
+        t = new
+    return t
+
+
+def _newton(z: Tensor, onehot: Tensor, centre: Tensor, rates: Tensor) -> Tensor:
+    """The minimum that `refit` speaks of: z (n, p), onehot (n, k), centre (p, k), rates (p, 1) -> (p, k)."""
+
+    def cost(w: Tensor) -> float:
+        logits = z @ w
+        entropy = torch.logsumexp(logits, 1).sum() - (logits * onehot).sum()
+        return float(entropy + 0.5 * (rates * (w - centre).square()).sum())
+
+    w, at = centre.clone(), cost(centre)
+    squares = z.square().T
+    first: float | None = None
+    for _ in range(_STEPS):
+        p = torch.softmax(z @ w, 1)
+        gradient = z.T @ (p - onehot) + rates * (w - centre)
+        norm = float(gradient.norm())
+        first = norm if first is None else first
+        if norm <= _TOLERANCE * len(z):
+            break
+        step = _conjugate(
+            z, p, rates, gradient, squares @ (p * (1 - p)) + rates, min(0.3, (norm / first) ** 0.5)
+        )
+        along, share = float((gradient * step).sum()), 1.0
+        while share > 1e-6 and cost(w + share * step) > at + 1e-4 * share * along:
+            share /= 2
+        w = w + share * step
+        at = cost(w)
+    return w
+
+
+def _conjugate(
+    z: Tensor, p: Tensor, rates: Tensor, gradient: Tensor, diagonal: Tensor, enough: float
+) -> Tensor:
+    """-H^-1 gradient, nearly: conjugate gradients, preconditioned by the diagonal of the Hessian H."""
+    step, left = torch.zeros_like(gradient), -gradient
+    scaled = left / diagonal
+    way, power = scaled, (left * scaled).sum()
+    stop = enough * float(gradient.norm())
+    for _ in range(_INNER):
+        along = z @ way
+        turned = p * along
+        bent = z.T @ (turned - p * turned.sum(1, keepdim=True)) + rates * way
+        share = power / (way * bent).sum()
+        step, left = step + share * way, left - share * bent
+        if float(left.norm()) <= stop:
+            break
+        scaled = left / diagonal
+        fresh = (left * scaled).sum()
+        way, power = scaled + fresh / power * way, fresh
+    return step
+
 
 KINDS = ("readout", "affine", "both")
 

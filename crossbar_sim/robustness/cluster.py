@@ -5,20 +5,226 @@ a pure function of its place, it does not matter how often it is tried.
 """
 
 import logging
+import multiprocessing
 import pickle
+import signal
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing import resource_tracker
 from numbers import Integral
+from threading import Event, Thread
 from typing import Any
 
 from crossbar_sim.crossbar import threads
 from crossbar_sim.errors import InputError
-from crossbar_sim.robustness import dask_futures
-from crossbar_sim.robustness.dask_futures import Futures
 from crossbar_sim.robustness.evaluator import Job, Subject
-from crossbar_sim.robustness.local_workers import local_client
 from crossbar_sim.robustness.runner import Progress, Work, naming, several
 from crossbar_sim.store.records import Trial
+
+# Waiting for what Dask workers were given to do, without waiting for ever: they, or their scheduler, may be lost.
+
+
+WAIT = 60.0
+"""Seconds for a scheduler's first worker to come, or for one to come back when all are lost."""
+
+LOOK, CHECK = 0.02, 5.0
+"""Seconds between two looks for what is done, and between two at the number of workers."""
+
+ATTEMPTS = 20
+"""Workers that may die over one piece of work before it is taken for the cause."""
+
+
+class _Waiting(Exception):
+    """A result is still to come."""
+
+
+class Futures:
+    """What a Dask client's workers do.
+
+    Args:
+        client: of `distributed`.
+        where: what its scheduler is called in errors.
+        kept: what is not lost with it, for errors too.
+    """
+
+    def __init__(self, client: Any, where: str, kept: str) -> None:
+        self.client, self.where, self.kept = client, where, kept
+        self.seen = self.checked = time.monotonic()  # a worker, and that there is one
+
+    def finished(self, futures: list[Any]) -> Iterator[Any]:
+        """The futures, as they are done.
+
+        Raises:
+            InputError: if the scheduler is lost, or all workers are and none comes back.
+        """
+        from distributed import as_completed
+
+        waiting = as_completed(futures)
+        self.seen = self.checked = time.monotonic()
+        while not waiting.is_empty():
+            if waiting.has_ready():
+                yield from waiting.next_batch(block=False)
+                self.seen = self.checked = time.monotonic()
+            else:
+                time.sleep(LOOK)
+                self._look()
+
+    def result(self, future: Any, what: str) -> Any:
+        """What one that is done gave; what it raised, it raises here.
+
+        Raises:
+            InputError: if workers died over it, one after the other; and as `finished`.
+        """
+        from distributed.scheduler import KilledWorker
+
+        while True:
+            try:
+                with self.reached(future):
+                    return future.result(timeout=CHECK)
+            except KilledWorker as error:
+                raise InputError(
+                    f"{ATTEMPTS} workers in turn died over {what}: is there enough memory on them? ({error})"
+                ) from error
+            except _Waiting:  # done, but lost with its worker before it came here: it is done again
+                self._look()
+
+    @contextmanager
+    def reached(self, future: Any = None) -> Iterator[None]:
+        """Say that the scheduler is lost where that is why a call failed; what the work itself raised passes."""
+        from distributed import CancelledError
+        from distributed.comm import CommClosedError
+
+        try:
+            yield
+        except (CancelledError, CommClosedError, OSError) as error:  # TimeoutError is an OSError
+            if future is not None and future.status == "error":
+                raise
+            if future is not None and future.status != "cancelled" and self._answers():
+                raise _Waiting from None  # a worker is lost, or its result is late
+            raise InputError(
+                f"the Dask scheduler at {self.where} is lost: {self.kept}; run again to go on"
+            ) from error
+
+    def _look(self) -> None:
+        """Now and then, see whether there is a worker; give up when there has been none for `WAIT` seconds."""
+        if time.monotonic() - self.checked < CHECK:
+            return
+        with self.reached():
+            there = bool(self.client.nthreads())
+        self.checked = time.monotonic()
+        if there:
+            self.seen = self.checked
+        elif self.checked - self.seen > WAIT:
+            raise InputError(
+                f"all workers of {self.where} are lost, and none has come for {WAIT:g} s: {self.kept}; "
+                "start workers and run again"
+            )
+
+    def _answers(self) -> bool:
+        """Whether the scheduler is there."""
+        try:
+            self.client.nthreads()
+        except Exception:
+            return False
+        return bool(self.client.status == "running")
+
+
+# Dask workers as processes of this machine, which neither hear Ctrl-C nor write to the terminal.
+
+
+CLOSING, STOPPING = 20.0, 2.5
+"""Seconds for the workers to end by themselves: after the work, and when it was interrupted."""
+
+
+@contextmanager
+def local_client(workers: int) -> Iterator[Any]:
+    """A `distributed.Client` of so many processes of this machine with one thread each, closed at the end.
+
+    Ctrl-C reaches every process of a terminal. Here the command alone is to hear it, and to close its workers: they
+    are started by a thread that blocks SIGINT, for threads and processes inherit that from the one that makes them.
+    Python raises KeyboardInterrupt in the main thread alone, so that neither the start nor the end, which are in that
+    other thread, can be cut in the middle: the main thread only waits for them.
+
+    Raises:
+        InputError: if they do not start.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    if hasattr(signal, "pthread_sigmask"):
+        # before the worker that would start it: Python 3.11 lifts the block in the thread that does
+        resource_tracker.ensure_running()
+    environment = dict(dask.config.get("distributed.nanny.pre-spawn-environ", None) or {})
+    if not sys.warnoptions:
+        environment["PYTHONWARNINGS"] = (
+            "ignore"  # torch's, on its own future: nothing that a user could change
+        )
+
+    def start(opened: ExitStack) -> Any:
+        with dask.config.set({"distributed.nanny.pre-spawn-environ": environment}):
+            local = opened.enter_context(
+                LocalCluster(
+                    n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
+                )
+            )  # fmt: skip
+        return opened.enter_context(Client(local))
+
+    opened, begun, over = ExitStack(), Future[Any](), Event()
+
+    def live() -> None:
+        _deaf()
+        with suppress(Exception), opened:  # workers that do not end in time are killed below
+            try:
+                begun.set_result(start(opened))
+            except BaseException as error:
+                begun.set_exception(error)
+            over.wait()
+
+    thread = Thread(target=live, name="workers", daemon=True)
+    thread.start()
+    patience = STOPPING
+    try:
+        try:
+            client = begun.result()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"{workers} Dask workers could not be started ({error}): in a script, put what calls for workers "
+                'under  if __name__ == "__main__":  because workers import the script'
+            ) from error
+        yield client
+        patience = CLOSING
+    finally:
+        over.set()
+        thread.join(patience)
+        if thread.is_alive():
+            kill_workers()
+
+
+def kill_workers() -> None:
+    """End the workers that are left, whatever they are doing: all that matters of their work is on the disk."""
+    for process in multiprocessing.active_children():
+        if process.name.startswith("Dask"):
+            process.kill()
+
+
+def leave_if_importing() -> None:
+    """End a worker that imports a script which asks for workers again: its parent says what is wrong.
+
+    It is at the beginning of a process made by multiprocessing that this can be, and only where the script does not
+    guard its work with `if __name__ == "__main__":`.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit(1)
+
+
+def _deaf() -> None:
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
 
 BLOCKS = 8
 """Blocks per worker and curve: enough that none waits long at the end, or loses much when it dies."""
@@ -138,7 +344,7 @@ def cluster(
     except ImportError:
         raise InputError("workers need Dask: pip install '.[cluster]' in a clone") from None
     settings = {
-        "distributed.scheduler.allowed-failures": dask_futures.ATTEMPTS,
+        "distributed.scheduler.allowed-failures": ATTEMPTS,
         "distributed.worker.daemon": True,
         "distributed.admin.large-graph-warning-threshold": "1TB",
     }
@@ -161,10 +367,10 @@ def _await_worker(client: Any, scheduler: str, progress: Progress | None) -> Non
     if progress is not None and not client.nthreads():
         progress(0, 1, f"waiting for a worker of {scheduler}")
     try:
-        client.wait_for_workers(1, timeout=dask_futures.WAIT)
+        client.wait_for_workers(1, timeout=WAIT)
     except OSError as error:  # a TimeoutError is one
         raise InputError(
-            f"the Dask scheduler at {scheduler} has no worker, and none came within {dask_futures.WAIT:g} s: start "
+            f"the Dask scheduler at {scheduler} has no worker, and none came within {WAIT:g} s: start "
             f"some with dask worker {scheduler}"
         ) from error
 

@@ -9,30 +9,28 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from crossbar_sim.crossbar.checks import finite
-from crossbar_sim.crossbar.config import to_dict
+from crossbar_sim.crossbar.configuration import to_dict
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.presets import design_given
 from crossbar_sim.data import Development
-from crossbar_sim.data.given import given
+from crossbar_sim.data.load import given
 from crossbar_sim.errors import InputError, held, warn
-from crossbar_sim.nn import chips as handle
-from crossbar_sim.nn.convert import patterns, to_analog
-from crossbar_sim.nn.design import CellMaps, Maps
-from crossbar_sim.nn.effects import idle_effects, layer_effects, read_linearly
+from crossbar_sim.nn.analog import chips as handle
+from crossbar_sim.nn.analog.chips import remap_arrays, remap_errors, remap_sentence
+from crossbar_sim.nn.analog.conversion import Operands, patterns, to_analog
+from crossbar_sim.nn.analog.effects import idle_effects, layer_effects, read_linearly
+from crossbar_sim.nn.analog.fidelity import faithful
+from crossbar_sim.nn.analog.operands import settled
+from crossbar_sim.nn.analog.state import CellMaps, Layer, Maps
 from crossbar_sim.nn.evaluate import BLOCK
-from crossbar_sim.nn.faithful import faithful
-from crossbar_sim.nn.kept_state import left_on
-from crossbar_sim.nn.layer import Layer
-from crossbar_sim.nn.operands import settled
-from crossbar_sim.nn.remapped import remap_arrays, remap_errors, remap_sentence
-from crossbar_sim.nn.unmapped import Operands
+from crossbar_sim.nn.module_state import left_on
 from crossbar_sim.rng import STREAM_VERSION
-from crossbar_sim.robustness import cautions
+from crossbar_sim.robustness import score as cautions
 from crossbar_sim.robustness.calibration import Calibration, Calibrator
 from crossbar_sim.robustness.score import METRICS, Reference, Score, collect, finite_score
 from crossbar_sim.robustness.sensitivity import add_drops, some
 from crossbar_sim.robustness.statistics import Summary, Yield, summarise, yield_at
+from crossbar_sim.validate import finite
 
 Progress = Callable[[int, int, str], None]
 

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.detection_map import BLOCK, precision, truth
-from crossbar_sim.nn.detection_task import check_task, detects
+from crossbar_sim.nn.detection import BLOCK, check_task, detects, precision, truth
 from crossbar_sim.nn.evaluate import outputs
 from crossbar_sim.robustness.score import DETECTION_METRICS, Reference, Score
 

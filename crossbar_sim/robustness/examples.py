@@ -11,14 +11,14 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data import Splits, load_data
 from crossbar_sim.errors import InputError, held
-from crossbar_sim.nn.chips import layers
-from crossbar_sim.nn.inputs import tokens, whole_numbers
-from crossbar_sim.nn.loading import LoadedModel
-from crossbar_sim.nn.operands import mapped
+from crossbar_sim.nn.analog.chips import layers
+from crossbar_sim.nn.analog.conversion import Operands
+from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.evaluate import tokens, whole_numbers
+from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.nn.seeding import permutation
-from crossbar_sim.nn.unmapped import Operands
 from crossbar_sim.rng import Key
-from crossbar_sim.robustness import cautions
+from crossbar_sim.robustness import score
 
 UNSEEN = (
     "the model's inputs are not known from its file, so it was not run: layers that its forward never runs may be "
@@ -119,7 +119,7 @@ def seen_in(
     loaded.module.eval()
     with held():
         analog, seen = mapped(loaded.module, hardware, x, 0, 0, only, skip, fixed=loaded.batch)
-    return seen, tuple(cautions.of_operands(layers(analog), seen))
+    return seen, tuple(score.of_operands(layers(analog), seen))
 
 
 def _random(loaded: LoadedModel, n: int, shape: tuple[int, ...] | None, seed: int) -> Examples:

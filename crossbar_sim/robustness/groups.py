@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from crossbar_sim.crossbar.checks import unknown
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness.comparisons import holm
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.statistics import Interval, mean_interval
 from crossbar_sim.robustness.sweep import Sweep
 from crossbar_sim.store.records import Task, canonical
+from crossbar_sim.validate import unknown
 
 _SEEDED = re.compile(r"(?P<group>.+), seed \d+")
 _ROUNDING = 1e-12

@@ -9,8 +9,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from crossbar_sim.crossbar.config import from_dict
-from crossbar_sim.crossbar.overrides import alike
+from crossbar_sim.crossbar.configuration import alike, from_dict
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness import two_stage
 from crossbar_sim.robustness.evaluator import Job, Subject
@@ -18,6 +17,10 @@ from crossbar_sim.store.records import Task, Trial
 
 MOST_PILOT, MOST = 100_000, 1e12
 """Chips of a pilot, and anything else, that a plan in a file may ask for."""
+
+PROTOCOL = tuple(round(0.05 * i, 2) for i in range(31))
+"""The sigmas of the BayesFT paper's curves: 0 to 1.5 in 31 points."""
+
 
 MOST_CHIP = 2**32
 """Numbers of chips lie below it."""

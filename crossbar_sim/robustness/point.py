@@ -6,11 +6,16 @@ from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from crossbar_sim.robustness.drawn_yield import yield_drawn
+from crossbar_sim.robustness.drawn_scores import (
+    MOST_CHIPS,
+    components,
+    drawn_interval,
+    rule_of_three,
+    yield_drawn,
+)
 from crossbar_sim.robustness.plans import exact, plan_of
 from crossbar_sim.robustness.statistics import Summary, Yield, summarise, tail_caution, yield_at
 from crossbar_sim.robustness.two_stage import Done
-from crossbar_sim.robustness.variance_components import MOST_CHIPS, components, drawn_interval, rule_of_three
 from crossbar_sim.store.records import Task, Trial
 
 

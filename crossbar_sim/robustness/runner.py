@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from crossbar_sim.crossbar import threads
-from crossbar_sim.crossbar.overrides import alike, at_sigma
+from crossbar_sim.crossbar.configuration import alike, at_sigma
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness.evaluator import Job, Subject
 from crossbar_sim.robustness.plans import Plan

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossbar_sim.crossbar.overrides import at_sigma
+from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn import chips as handle
+from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.evaluator import Subject

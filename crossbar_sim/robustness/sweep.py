@@ -1,26 +1,160 @@
 """What a sweep found: models by sigmas by chips, as numbers with error bars."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crossbar_sim.crossbar.checks import unknown
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness.comparisons import Paired, adjusted, paired
 from crossbar_sim.robustness.curves import Crossing, area, crossing
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.statistics import Interval
-from crossbar_sim.robustness.sweep_details import alike
-from crossbar_sim.robustness.sweep_notes import notes_of, warnings_of
-from crossbar_sim.robustness.task_labels import labels_of
 from crossbar_sim.store.records import Task, canonical
 from crossbar_sim.store.results import Results
+from crossbar_sim.validate import unknown
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
+
+
+# Which of the details that a file holds of several models a report shows: measured alike, as far as they are.
+
+
+_NUMBER = re.compile(r"=([^ ]+)")
+
+
+def alike(details: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Label -> kind -> one detail of that kind: the settings that most models share, then those with the largest sigma.
+
+    Args:
+        details: label -> name in the file, such as "sensitivity sigma=0.6 chips=5" -> content.
+    """
+    shared = Counter(_settings(name) for names in details.values() for name in names)
+    found: dict[str, dict[str, Any]] = {}
+    for label, names in details.items():
+        ordered = sorted(names, key=lambda name: (shared[_settings(name)], *_settings(name)[1:], name))
+        found[label] = {_settings(name)[0]: names[name] for name in ordered}
+    return found
+
+
+def _settings(name: str) -> tuple[str, tuple[float, ...]]:
+    """(kind, its numbers): ("sensitivity", (0.6, 5.0))."""
+    kind, _, rest = name.partition(" ")
+    try:
+        return kind, tuple(float(number) for number in _NUMBER.findall(rest))
+    except ValueError:
+        return kind, ()
+
+
+# What a sweep's tasks tell beside their numbers: notes on models and data, and what may not mean what it seems to.
+
+
+def notes_of(task: Task) -> list[str]:
+    """How the model's file and its data were taken."""
+    return [*_texts(task.about.get("loading")), *_texts(task.about.get("notes"))]
+
+
+def warnings_of(task: Task) -> list[str]:
+    """What was asked for and cannot act, and what the score may not mean."""
+    return _texts(task.about.get("warnings"))
+
+
+def told(tasks: Mapping[str, Task]) -> Iterator[tuple[str, str]]:
+    """("note" or "warning", sentence) of all tasks, each once; begun with the labels where it is not of all."""
+    for kind, of in (("note", notes_of), ("warning", warnings_of)):
+        whose: dict[str, list[str]] = {}
+        for label, task in tasks.items():
+            for sentence in dict.fromkeys(of(task)):
+                whose.setdefault(sentence, []).append(label)
+        for sentence, labels in whose.items():
+            yield kind, sentence if len(labels) == len(tasks) else f"{', '.join(labels)}: {sentence}"
+
+
+def tails(curves: Mapping[str, Sequence[Point]]) -> Iterator[str]:
+    """For every model whose chips' scores have a long tail: where, and the sentence of the first such sigma."""
+    for label, points in curves.items():
+        found = [point for point in points if point.caution is not None]
+        if found:
+            sigmas = ", ".join(f"{point.sigma:g}" for point in found[:8]) + (
+                ", ..." if len(found) > 8 else ""
+            )
+            first = "" if len(found) == 1 else f"; at {found[0].sigma:g}"
+            yield f"{label}, sigma {sigmas}{first}: {found[0].caution}"
+
+
+def _texts(value: Any) -> list[str]:
+    """The sentences of a list that a file may hold anything in place of."""
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+# What the tasks of a file are called: those of one label by what differs between them.
+
+
+MOST, LONGEST = 3, 24
+"""Differences that a label may name, and characters of each; beyond that the task's id tells more."""
+
+_UNTOLD = ("model", "fingerprint")
+"""Keys whose values are hashes."""
+
+
+def labels_of(tasks: Sequence[Task]) -> list[str]:
+    """The tasks' labels; those that occur twice, as after two sweeps into one file, with what differs.
+
+    "erm (all images)" and "erm (images drawn)"; "erm (levels 16)"; with the beginning of the id where no few words
+    tell tasks apart.
+    """
+    groups: dict[str, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault(task.label, []).append(task)
+    taken = set(groups)
+    called: dict[str, str] = {}
+    for label, members in groups.items():
+        if len(members) == 1:
+            called[members[0].id] = label
+            continue
+        told = [list(_words([task.identity for task in members], i)) for i in range(len(members))]
+        names = [f"{label} ({', '.join(words)})" for words in told]
+        short = all(words and len(words) <= MOST and max(map(len, words)) <= LONGEST for words in told)
+        if not short or len(set(names)) < len(names) or taken & set(names):
+            names = [f"{label} [{task.id[:6]}]" for task in members]
+        taken |= set(names)
+        called |= {task.id: name for task, name in zip(members, names, strict=True)}
+    return [called[task.id] for task in tasks]
+
+
+def _words(identities: Sequence[Any], which: int, key: str = "") -> Iterator[str]:
+    """What is special of one of several values that lie under one key."""
+    if len({canonical(value) for value in identities}) == 1 or key in _UNTOLD:
+        return
+    if key == "images" and all(isinstance(value, Mapping) for value in identities):
+        yield from _images(identities, which)
+    elif all(isinstance(value, Mapping) for value in identities):
+        for name in sorted({name for value in identities for name in value}):
+            yield from _words([value.get(name) for value in identities], which, name)
+    else:
+        value = identities[which]
+        if value is None or value is False or value == []:
+            yield f"no {key}"
+        elif value is True or isinstance(value, Mapping):
+            yield key
+        else:
+            yield f"{key} {value if isinstance(value, str | int | float) else canonical(value)}"
+
+
+def _images(taken: Sequence[Mapping[str, Any]], which: int) -> Iterator[str]:
+    """How many images were asked for; the rest of a plan follows from that and from the model."""
+    mine = taken[which]
+    if len({canonical(value.get("drawn")) for value in taken}) > 1:
+        yield "images drawn" if mine.get("drawn") else "all images"
+    for name, unit in (("count", "images"), ("half", "half-width")):
+        values = [value.get(name) for value in taken if name == "count" or value.get("drawn")]
+        if len({canonical(value) for value in values}) > 1 and name in mine:
+            yield f"{mine[name]} {unit}"
 
 
 _PAIRED = ("seed", "stream", "data", "metric")
@@ -276,7 +410,7 @@ class Sweep:
 
     def plot(self, path: str | None = None) -> "Figure":
         """Robustness curves with 95 % bands; written where a path (.png, .pdf, .svg) is given."""
-        from crossbar_sim.robustness.curve_figure import draw_curves
+        from crossbar_sim.report.sweep_figures import draw_curves
 
         return draw_curves(self, path)
 

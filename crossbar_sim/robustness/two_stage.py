@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.robustness.statistics import Interval
-from crossbar_sim.robustness.variance_components import (
+from crossbar_sim.robustness.drawn_scores import (
     Components,
     Cost,
     best_images,
@@ -25,6 +24,7 @@ from crossbar_sim.robustness.variance_components import (
     image_variance,
     plain_protocol,
 )
+from crossbar_sim.robustness.statistics import Interval
 from crossbar_sim.store.records import Trial
 
 STRIDE = 0.75

@@ -4,12 +4,11 @@ BoTorch (pip install '.[search]' in a clone) is imported when a search begins, n
 """
 
 from crossbar_sim.search.bayesft import BayesFT
-from crossbar_sim.search.loop import Found, search
-from crossbar_sim.search.objective import DriftedScore, Measured
 from crossbar_sim.search.space import Dimension, Space
-from crossbar_sim.search.study import Best, Study
+from crossbar_sim.search.study import Best, Found, Study, search
 from crossbar_sim.search.study_file import Tried
 from crossbar_sim.search.surrogate import Surrogate
+from crossbar_sim.search.trial import DriftedScore, Measured
 
 __all__ = [
     "BayesFT",

@@ -6,10 +6,10 @@ from typing import Any
 
 from crossbar_sim.baselines.method import Method
 from crossbar_sim.baselines.settings import METHODS, TRAINING, method_of
-from crossbar_sim.crossbar.checks import is_whole, show, unknown
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.search.bayesft import POLISH, TRIAL, BayesFT
+from crossbar_sim.validate import is_whole, show, unknown
 
 RESTART_EPOCHS = 10
 """Of a trial that trains from scratch, unless told otherwise."""

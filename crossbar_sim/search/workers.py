@@ -6,9 +6,8 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from crossbar_sim.crossbar import threads
-from crossbar_sim.nn.sending import packed, unpacked
-from crossbar_sim.robustness.cluster import cluster
-from crossbar_sim.robustness.dask_futures import Futures
+from crossbar_sim.nn.pickling import packed, unpacked
+from crossbar_sim.robustness.cluster import Futures, cluster
 
 KEPT = "the trials that are done are kept in the study file, if one was given"
 

@@ -12,22 +12,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crossbar_sim.store.chip_file import ChipFile, read_chip
-    from crossbar_sim.store.describe import describe_chip
+    from crossbar_sim.store.chip_file import ChipFile, describe_chip, read_chip
+    from crossbar_sim.store.chip_layout import FORMAT, FORMAT_VERSION, StoredArray
     from crossbar_sim.store.export import export_chip
-    from crossbar_sim.store.layout import FORMAT, FORMAT_VERSION
     from crossbar_sim.store.records import Task, Trial
     from crossbar_sim.store.results import Results
-    from crossbar_sim.store.stored_array import StoredArray
 
 _HOMES = {
-    "chip_file": ("ChipFile", "read_chip"),
-    "describe": ("describe_chip",),
+    "chip_file": (
+        "ChipFile",
+        "describe_chip",
+        "read_chip",
+    ),
+    "chip_layout": (
+        "FORMAT",
+        "FORMAT_VERSION",
+        "StoredArray",
+    ),
     "export": ("export_chip",),
-    "layout": ("FORMAT", "FORMAT_VERSION"),
-    "records": ("Task", "Trial"),
+    "records": (
+        "Task",
+        "Trial",
+    ),
     "results": ("Results",),
-    "stored_array": ("StoredArray",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

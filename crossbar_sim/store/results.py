@@ -6,19 +6,104 @@ with Results.open("runs.db") as results:
     results.trials(task.id)
 """
 
+import csv
+import io
+import itertools
+import json
 import operator
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.store import results_file as files
-from crossbar_sim.store import results_values as values
+from crossbar_sim.files import replacing
+from crossbar_sim.store import results_file
 from crossbar_sim.store.records import Task, Trial, canonical
-from crossbar_sim.store.results_values import Count, Disagreement
+from crossbar_sim.text import parse_json, spreadsheet_cell, visible
+
+# What goes into a results file's columns, and comes out of them checked.
+
+
+class Disagreement(InputError):
+    """Two different values for one thing.
+
+    Args:
+        message: a sentence with both values, without the name of a file.
+        where: (table, task id, and what names the thing within the task).
+    """
+
+    def __init__(self, message: str, where: tuple[Any, ...]) -> None:
+        super().__init__(message)
+        self.where = where
+
+
+class Count(NamedTuple):
+    """How many chips were measured on so many images at one sigma, and the mean of their values."""
+
+    sigma: float
+    images: int
+    chips: int
+    mean: float
+
+
+def read_task(path: str, task_id: str, label: str, identity: str, about: str, clean: float) -> Task:
+    """A row of the table of tasks.
+
+    Raises:
+        InputError: if it is not what its id says.
+    """
+    what = f"task {task_id[:12]!r}"
+    try:
+        task = Task(label, _read_json(identity, what), clean, _read_json(about, what))
+        same = task.id == task_id and canonical(task.identity) == identity
+    except InputError as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+    if not same:
+        raise InputError(
+            f"{path} is damaged or was changed: the identity of {what} has the SHA-256 {task.id[:12]}; "
+            "take a copy that is whole, or run it again into a new file"
+        )
+    return task
+
+
+def read_detail(path: str, name: str, content: str) -> Any:
+    """The value of a detail.
+
+    Raises:
+        InputError: if it is no JSON.
+    """
+    try:
+        return _read_json(content, f"detail {name!r}")
+    except InputError as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+
+
+def text(label: str) -> str:
+    """A name of a file may hold bytes that are no characters; SQLite's text may not."""
+    return label.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def score(value: float, variance: float) -> str:
+    """A trial's value, for a sentence."""
+    return f"{value!r}" + (f" (variance {variance!r})" if variance else "")
+
+
+def short(content: str) -> str:
+    """JSON for a sentence: what is long is cut."""
+    plain = "".join(c if c.isprintable() else "?" for c in content[:80])
+    return plain if len(content) <= 80 else f"{plain[:77]}..."
+
+
+def _read_json(content: str, what: str) -> Any:
+    try:
+        return parse_json(content)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} cannot be read as JSON ({error})") from None
+
 
 MEMORY = ":memory:"
 """Of a results file that is nowhere else."""
@@ -29,10 +114,10 @@ _PLACE = "task = ? AND sigma = ? AND chip = ? AND metric = ? AND images = ?"
 class Results:
     """An open results file. Several processes may have it open; one writes at a time and the others wait."""
 
-    def __init__(self, opened: files.Opened, path: str, readonly: bool) -> None:
+    def __init__(self, opened: results_file.Opened, path: str, readonly: bool) -> None:
         self.path = path
         self.readonly = readonly
-        self._opened: files.Opened | None = opened
+        self._opened: results_file.Opened | None = opened
         self._known: dict[str, Task] = {}
         self._where = None if path == MEMORY else os.path.abspath(path)
         self._file = _file_of(self._where)
@@ -55,13 +140,13 @@ class Results:
         if not name:
             raise InputError("the path of the results file is empty: name a file")
         if name == MEMORY:
-            return cls(files.open_memory(), name, readonly=False)
-        opened = files.open_to_read(name) if readonly else files.open_to_write(name, create)
+            return cls(results_file.open_memory(), name, readonly=False)
+        opened = results_file.open_to_read(name) if readonly else results_file.open_to_write(name, create)
         results = cls(opened, name, readonly)
         try:
             results.tasks()  # each one is what its id says, or the file is refused and stays as it is
             if not readonly:
-                files.start_writing(opened.connection, name)
+                results_file.start_writing(opened.connection, name)
         except BaseException:
             results.close()
             raise
@@ -74,7 +159,7 @@ class Results:
             return
         try:
             if not self.readonly and self._file is not None and self._file == _file_of(self._where):
-                files.settle(opened.connection)
+                results_file.settle(opened.connection)
         finally:
             opened.close()
 
@@ -124,7 +209,7 @@ class Results:
         Raises:
             InputError: if the clean score differs from the one that is there, or as `transaction`.
         """
-        label, identity, about = values.text(task.label), canonical(task.identity), canonical(task.about)
+        label, identity, about = text(task.label), canonical(task.identity), canonical(task.about)
         with self.transaction():
             added = self._run(
                 "INSERT INTO tasks (id, label, identity, about, clean) VALUES (?, ?, ?, ?, ?) "
@@ -172,7 +257,7 @@ class Results:
         if there != (value, variance):
             raise Disagreement(
                 f"task {task.label!r} ({task.id[:12]}), sigma {sigma!r}, chip {place[2]}, {place[4]} images: "
-                f"{task.metric} is {values.score(*there)} and now {values.score(value, variance)}",
+                f"{task.metric} is {score(*there)} and now {score(value, variance)}",
                 ("trials", *place),
             )
 
@@ -185,7 +270,7 @@ class Results:
         rows = self._select("SELECT id, label, identity, about, clean FROM tasks ORDER BY number")
         for task_id, label, identity, about, clean in rows:
             if task_id not in self._known:
-                self._known[task_id] = values.read_task(self.path, task_id, label, identity, about, clean)
+                self._known[task_id] = read_task(self.path, task_id, label, identity, about, clean)
         return tuple(self._known[row[0]] for row in rows)
 
     def trials(self, task_id: str) -> tuple[Trial, ...]:
@@ -212,8 +297,8 @@ class Results:
         while True:
             try:
                 rows = cursor.fetchmany(1000)
-            except files.ERRORS as error:
-                raise files.told(error, self.path) from error
+            except results_file.ERRORS as error:
+                raise results_file.told(error, self.path) from error
             if not rows:
                 return
             for row in rows:
@@ -267,15 +352,15 @@ class Results:
                 )
                 if there != text:
                     raise Disagreement(
-                        f"task {task.label!r} ({task.id[:12]}): {name} is {values.short(there)} "
-                        f"and now {values.short(text)}",
+                        f"task {task.label!r} ({task.id[:12]}): {name} is {short(there)} "
+                        f"and now {short(text)}",
                         ("details", task.id, name),
                     )
 
     def details(self, task_id: str) -> dict[str, Any]:
         """What is kept beside the trials of a task, by name."""
         rows = self._select("SELECT name, content FROM details WHERE task = ? ORDER BY name", task_id)
-        return {str(name): values.read_detail(self.path, name, content) for name, content in rows}
+        return {str(name): read_detail(self.path, name, content) for name, content in rows}
 
     @property
     def _connection(self) -> sqlite3.Connection:
@@ -286,15 +371,15 @@ class Results:
     def _run(self, statement: str, *parameters: Any) -> sqlite3.Cursor:
         try:
             return self._connection.execute(statement, parameters)
-        except files.ERRORS as error:
-            raise files.told(error, self.path) from error
+        except results_file.ERRORS as error:
+            raise results_file.told(error, self.path) from error
 
     def _select(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         cursor = self._run(statement, *parameters)
         try:
             return cursor.fetchall()
-        except files.ERRORS as error:
-            raise files.told(error, self.path) from error
+        except results_file.ERRORS as error:
+            raise results_file.told(error, self.path) from error
 
     def _task(self, task_id: str) -> Task:
         if task_id not in self._known:
@@ -313,3 +398,237 @@ def _file_of(path: str | None) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return found.st_dev, found.st_ino
+
+
+# The union of results files.
+
+
+BLOCK = 10_000
+"""Trials in memory at a time."""
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merged file holds, and how much of it was not there before."""
+
+    tasks: int
+    trials: int
+    new_tasks: int
+    new_trials: int
+
+
+def merge(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> MergeReport:
+    """Write the union of results files by (task, sigma, chip, metric, images); sources stay as they are.
+
+    An output that is there takes part, whether it is named among the sources or not, and gets all or nothing. Of a
+    task's label and description, and of equal trials, the first file's are kept.
+
+    Raises:
+        InputError: if two files disagree (with the row and both files), or one cannot be read or written.
+    """
+    if not sources:
+        raise InputError("nothing to merge: name one results file or more")
+    target = os.fspath(output)
+    if target == MEMORY:
+        raise InputError("':memory:' is no file: name the file to write")
+    with ExitStack() as stack:
+        opened: list[Results] = []
+        for source in [os.fspath(name) for name in sources]:
+            if not any(_same(source, known) for known in (target, *(r.path for r in opened))):
+                opened.append(stack.enter_context(Results.open(source, readonly=True)))
+        if os.path.exists(target):
+            with Results.open(target, create=False) as results:
+                return _unite(opened, results, target)
+        _refuse_leftovers(os.path.realpath(target))
+        with replacing(target) as temporary:
+            try:
+                with Results.open(temporary) as results:
+                    report = _unite(opened, results, target)
+                if any(os.path.exists(f"{temporary}{end}") for end in ("-wal", "-journal")):
+                    raise InputError(f"cannot write {target}: the disk may be full")
+            except InputError as error:
+                raise InputError(str(error).replace(str(temporary), target)) from error
+            finally:
+                for end in ("-wal", "-shm", "-journal"):
+                    with suppress(OSError):
+                        os.unlink(f"{temporary}{end}")
+        return report
+
+
+def _unite(sources: Sequence[Results], results: Results, target: str) -> MergeReport:
+    tasks, trials = _count(results)
+    with results.transaction(lasting=True):
+        for i, source in enumerate(sources):
+            try:
+                _add(source, results)
+            except Disagreement as error:
+                holders = (other.path for other in sources[:i] if _holds(other, error.where))
+                first = next(holders, target)
+                raise InputError(
+                    f"{first} and {source.path} disagree: {error}; nothing was written"
+                ) from None
+        all_tasks, all_trials = _count(results)
+    return MergeReport(all_tasks, all_trials, all_tasks - tasks, all_trials - trials)
+
+
+def _add(source: Results, results: Results) -> None:
+    for task in source.tasks():
+        results.add_task(task)
+        trials = source.each_trial(task.id)
+        while block := tuple(itertools.islice(trials, BLOCK)):
+            results.add(task.id, block)
+        for name, content in source.details(task.id).items():
+            results.set_detail(task.id, name, content)
+
+
+def _count(results: Results) -> tuple[int, int]:
+    tasks = results.tasks()
+    return len(tasks), sum(p.chips for task in tasks for p in results.counts(task.id))
+
+
+def _holds(results: Results, where: tuple[Any, ...]) -> bool:
+    """Whether a file has a value for what two disagree on."""
+    table, task_id, *place = where
+    if all(task.id != task_id for task in results.tasks()):
+        return False
+    if table == "trials":
+        sigma, chip, _, images = place
+        return results.has_trial(task_id, sigma, chip, images)
+    return table == "tasks" or place[0] in results.details(task_id)
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return False
+
+
+def _refuse_leftovers(target: str) -> None:
+    """A journal of a file that is not there would be taken for the new file's."""
+    for end in ("-wal", "-journal"):
+        if os.path.exists(target + end):
+            raise InputError(
+                f"{target} is not there, but {target}{end} of it is: put both together, or remove it"
+            )
+
+
+# Results as flat tables: CSV, JSON, Parquet, and a short listing for people (docs/results-file.md).
+
+
+COLUMNS = (
+    "label", "task", "model_sha256", "metric", "sigma", "chip", "value", "images", "variance", "seconds",
+)  # fmt: skip
+"""Of every table, in this order."""
+
+
+GROUP = 100_000
+"""Rows of a Parquet file that are in memory at a time."""
+
+
+def rows(results: Results) -> Iterator[dict[str, Any]]:
+    """One flat row per trial: by task in order of insertion, then by (sigma, chip, images)."""
+    for task in results.tasks():
+        named = (task.label, task.id, _model(task), task.metric)
+        for t in results.each_trial(task.id):
+            values = (t.sigma, t.chip, t.value, t.images, t.variance, t.seconds)
+            yield dict(zip(COLUMNS, named + values, strict=True))
+
+
+def csv_lines(table: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """CSV with a header, a row at a time; floats have the digits that they need to read back equal.
+
+    In text, characters that a terminal might obey are written out, and what a spreadsheet would run as a formula
+    begins with an apostrophe.
+    """
+    line = io.StringIO()
+    writer = csv.writer(line, lineterminator="\n")
+    for cells in itertools.chain(
+        [COLUMNS], ([spreadsheet_cell(row[name]) for name in COLUMNS] for row in table)
+    ):
+        writer.writerow(cells)
+        yield line.getvalue()
+        line.seek(0)
+        line.truncate()
+
+
+def json_lines(table: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """A JSON array with one object per line, an object at a time."""
+    before = "[\n"
+    for row in table:
+        yield before + json.dumps(dict(row), allow_nan=False)
+        before = ",\n"
+    yield "[]\n" if before == "[\n" else "\n]\n"
+
+
+def write_parquet(table: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
+    """Write a Parquet file, whole or not at all.
+
+    Raises:
+        InputError: if pyarrow is not installed, or the file cannot be written.
+    """
+    try:
+        import pyarrow  # type: ignore[import-untyped]
+        from pyarrow import parquet
+    except ImportError:
+        raise InputError(
+            "Parquet files need the tables extra: pip install '.[tables]' in a clone (csv and json do without)"
+        ) from None
+    kinds = {"chip": pyarrow.int64(), "images": pyarrow.int64()}
+    texts = COLUMNS[: COLUMNS.index("sigma")]
+    schema = pyarrow.schema(
+        [
+            (name, pyarrow.string() if name in texts else kinds.get(name, pyarrow.float64()))
+            for name in COLUMNS
+        ]
+    )
+    waiting = iter(table)
+    with replacing(path) as temporary, parquet.ParquetWriter(str(temporary), schema) as file:
+        while block := list(itertools.islice(waiting, GROUP)):
+            columns = {name: [row[name] for row in block] for name in COLUMNS}
+            file.write_table(pyarrow.table(columns, schema=schema))
+
+
+def listing(results: Results) -> list[str]:
+    """What a file holds, a line per task."""
+    head = ("label", "metric", "sigmas", "chips", "images", "clean", "mean over chips")
+    lines = [head]
+    total = 0
+    for task in results.tasks():
+        points = results.counts(task.id)
+        total += sum(p.chips for p in points)
+        sigmas = sorted({p.sigma for p in points})
+        # The mean of the images that most chips saw: a pilot's few images say less.
+        told = [max((p for p in points if p.sigma == s), key=lambda p: (p.chips, p.images)) for s in sigmas]
+        span = f" ({_range(sigmas, 'g')})" if len(sigmas) > 1 else f" ({sigmas[0]:g})" if sigmas else ""
+        lines.append(
+            (
+                visible(task.label), visible(task.metric), f"{len(sigmas)}{span}",
+                _range([p.chips for p in told], "d"), _range([p.images for p in told], "d"),
+                f"{task.clean:.4f}", _range([p.mean for p in told], ".4f"),
+            )
+        )  # fmt: skip
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    count = len(lines) - 1
+    told_file = f"{results.path}: {count} task{'s' * (count != 1)}, {total} trial{'s' * (total != 1)}"
+    if count == 0:
+        return [told_file]
+    table = [
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
+    ]
+    return [told_file, "", *table]
+
+
+def _range(values: Iterable[float], form: str) -> str:
+    known = sorted(values)
+    if not known:
+        return "-"
+    low, high = (format(v, form) for v in (known[0], known[-1]))
+    return low if low == high else f"{low} to {high}"
+
+
+def _model(task: Task) -> str:
+    """The SHA-256 of the model, as far as its identity tells one."""
+    model = task.identity.get("model")
+    found = model.get("sha256", model.get("fingerprint")) if isinstance(model, Mapping) else model
+    return found if isinstance(found, str) else ""

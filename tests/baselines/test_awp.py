@@ -12,7 +12,7 @@ from crossbar_sim.baselines.awp import Awp, attack, perturbed, value_range
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.networks import build
 from crossbar_sim.nn.seeding import seeded
-from crossbar_sim.nn.training import Training
+from crossbar_sim.nn.training.settings import Training
 
 SHORT = Training(epochs=15, batch=64, lr=1e-2)
 

@@ -11,25 +11,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crossbar_sim.baselines.analog_step import AnalogStep, as_deployed
-from crossbar_sim.baselines.drift_aware import DriftAware, factor_copies, weight_layers
-from crossbar_sim.baselines.drifted_step import DriftedStep, batched, chip_by_chip
-from crossbar_sim.baselines.sequences import Sequence
-from crossbar_sim.baselines.training_chips import TrainingChips
+from crossbar_sim.baselines.drift_aware import (
+    AnalogStep,
+    DriftAware,
+    DriftedStep,
+    TrainingChips,
+    as_deployed,
+    batched,
+    chip_by_chip,
+    factor_copies,
+    weight_layers,
+)
+from crossbar_sim.baselines.drift_aware import BatchedSequence as Sequence
 from crossbar_sim.crossbar.drift import LogNormalDrift, NormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.mapping import Differential
 from crossbar_sim.data import Development, load_data
 from crossbar_sim.errors import InputError, held
 from crossbar_sim.nn import MLP, LeNet5
-from crossbar_sim.nn.chips import layers as layers_of
-from crossbar_sim.nn.chips import set_chip
-from crossbar_sim.nn.convert import to_analog
-from crossbar_sim.nn.operands import mapped
-from crossbar_sim.nn.optimiser import Optimiser
+from crossbar_sim.nn.analog.chips import layers as layers_of
+from crossbar_sim.nn.analog.chips import set_chip
+from crossbar_sim.nn.analog.conversion import to_analog
+from crossbar_sim.nn.analog.operands import mapped
 from crossbar_sim.nn.seeding import seeded
-from crossbar_sim.nn.train import accuracy
-from crossbar_sim.nn.training import Training
+from crossbar_sim.nn.training.loop import Optimiser, accuracy
+from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.rng import Key
 
 

@@ -14,7 +14,7 @@ from crossbar_sim.baselines.ftna import Ftna, with_bits
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import load_model, save_checkpoint
 from crossbar_sim.nn.networks import Coded, build
-from crossbar_sim.nn.training import Training
+from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.robustness import deploy
 
 SHORT = Training(epochs=12, batch=64, lr=1e-2)

@@ -19,8 +19,8 @@ from crossbar_sim.baselines.settings import method_of, setting
 from crossbar_sim.data import Development, load_data
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import MLP
-from crossbar_sim.nn.train import Epoch
-from crossbar_sim.nn.training import Training
+from crossbar_sim.nn.training.loop import Epoch
+from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.rng import Key
 
 SHORT = Training(2, 100, 5e-3)
@@ -100,7 +100,7 @@ def test_data_with_test_images_cannot_be_passed() -> None:
 
 def test_erm_is_the_plain_loop(digits: Development) -> None:
     from crossbar_sim.baselines.method import fresh
-    from crossbar_sim.nn.train import fit
+    from crossbar_sim.nn.training.loop import fit
 
     model = fresh(build, Key(0))
     fit(model, digits.train, digits.validation, training=SHORT, key=Key(0))

@@ -9,10 +9,10 @@ from crossbar_sim.baselines.redundancy import AveragedOutputs, cells, compare
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import load_data
 from crossbar_sim.errors import InputError
-from crossbar_sim.fitting import save_network
+from crossbar_sim.experiments.networks import save_network
 from crossbar_sim.nn import MLP
-from crossbar_sim.nn.loading import load_model
-from crossbar_sim.nn.training import Training
+from crossbar_sim.nn.files.loading import load_model
+from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.rng import Key
 
 

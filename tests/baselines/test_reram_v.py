@@ -15,7 +15,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn import set_chip, to_analog
 from crossbar_sim.nn.networks import build
 from crossbar_sim.nn.seeding import seeded
-from crossbar_sim.nn.training import Training
+from crossbar_sim.nn.training.settings import Training
 
 PAPER = Hardware.preset("bayesft", sigma=1.2)
 QUICK = Training(epochs=5, batch=64, lr=3e-3)

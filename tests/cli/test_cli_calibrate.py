@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from cli_runs import strict_json
 
-from crossbar_sim.calibrating import _amperes
-from crossbar_sim.crossbar.config import load_hardware
+from crossbar_sim.commands.calibrate import _amperes
+from crossbar_sim.crossbar.configuration import load_hardware
 
 CONVERTERS = ("--adc-bits", "6", "--dac-bits", "7", "--dac-range", "calibrated")
 QUICK = ("--sensitivity-chips", "0", "--chips", "3", "--images", "100", "--sigma", "0.1")

@@ -10,7 +10,7 @@ from PIL import Image
 from crossbar_sim.cli import cli
 from crossbar_sim.commands.data import data
 from crossbar_sim.data import load_data, make_pedestrians
-from crossbar_sim.data.catalogue import CATALOGUE
+from crossbar_sim.data.places import CATALOGUE
 
 
 @pytest.fixture(autouse=True)

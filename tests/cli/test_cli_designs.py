@@ -13,8 +13,7 @@ import torch
 from cli_runs import QUICK, Command, Files
 from torch import nn
 
-from crossbar_sim.crossbar.config import from_json, to_dict
-from crossbar_sim.crossbar.config_text import forms, from_text
+from crossbar_sim.crossbar.configuration import forms, from_json, from_text, to_dict
 from crossbar_sim.crossbar.presets import preset, preset_names
 
 IDEAL = "--preset ideal"

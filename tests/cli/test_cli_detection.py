@@ -7,7 +7,7 @@ from cli_runs import strict_json
 from detectors import TINY, drawn
 from PIL import Image
 
-from crossbar_sim.nn.loading import load_model
+from crossbar_sim.nn.files.loading import load_model
 
 for needed in ("torchvision", "torchmetrics", "pycocotools", "botorch"):
     pytest.importorskip(needed, reason=f"detection from the command line takes {needed}")

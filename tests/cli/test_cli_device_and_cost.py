@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "crossbar" / "device_fit")
 
 from made_devices import measure
 
-from crossbar_sim.crossbar.config import load_hardware
+from crossbar_sim.crossbar.configuration import load_hardware
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from cli_runs import ARGUMENTS, QUICK, Command, Files, strict_json
 from torch import nn
 
 import crossbar_sim
-from crossbar_sim.crossbar.config import from_dict
+from crossbar_sim.crossbar.configuration import from_dict
 from crossbar_sim.data import Splits
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from cli_runs import strict_json
 
-from crossbar_sim.nn.loading import load_model
+from crossbar_sim.nn.files.loading import load_model
 
 QUICK = (
     "search", "--network", "mlp", "--network-arguments", '{"hidden": [24, 16]}', "--data", "digits", "--sigma", 0.5,

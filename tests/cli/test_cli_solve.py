@@ -173,11 +173,11 @@ def test_files_that_are_none(command, tables, tmp_path):
 
 
 def test_what_cannot_be_solved_is_refused_with_its_reason(command, tables, tmp_path, monkeypatch):
-    from crossbar_sim.crossbar.wires import linear
+    from crossbar_sim.crossbar.wires import nodes
 
-    monkeypatch.setattr(linear, "MOST_STEPS", 1)
+    monkeypatch.setattr(nodes, "MOST_STEPS", 1)
     assert command("solve", *tables, "--wire-ohm", 100).code == 0  # by elimination
-    monkeypatch.setattr(linear, "fits_memory", lambda *_: False)
+    monkeypatch.setattr(nodes, "fits_memory", lambda *_: False)
     kept = tmp_path / "i.csv"
     done = command("solve", *tables, "--wire-ohm", 100, "-o", kept)
     assert done.code == 2

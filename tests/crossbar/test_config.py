@@ -12,12 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossbar_sim import ALL_DRIFTS, Differential, GammaDrift, Hardware, InputError, LogNormalDrift, Offset
-from crossbar_sim.crossbar import config
-from crossbar_sim.crossbar.config_parts import LATER
-from crossbar_sim.crossbar.converters import DAC
+from crossbar_sim.crossbar import configuration
+from crossbar_sim.crossbar.configuration import LATER
+from crossbar_sim.crossbar.converters import DAC, LayerRange, Ranges
 from crossbar_sim.crossbar.devices import PolynomialNoise, ProgrammingNoise, StuckCells
-from crossbar_sim.crossbar.families import CHOICES, FAMILIES
-from crossbar_sim.crossbar.ranges import LayerRange, Ranges
+from crossbar_sim.crossbar.hardware import CHOICES, FAMILIES
 
 
 def between(low: float, high: float) -> st.SearchStrategy[float]:
@@ -97,12 +96,14 @@ ANY = st.builds(
 @settings(max_examples=200, deadline=None)
 @given(ANY)
 def test_every_design_survives_every_format(hardware):
-    as_dict = config.to_dict(hardware)
-    assert config.from_dict(as_dict) == hardware
-    assert config.from_dict(json.loads(json.dumps(as_dict))) == hardware
-    assert config.from_json(config.to_json(hardware)) == hardware
-    assert config.from_toml(config.to_toml(hardware)) == hardware
-    assert config.to_json(config.from_toml(config.to_toml(hardware))) == config.to_json(hardware)
+    as_dict = configuration.to_dict(hardware)
+    assert configuration.from_dict(as_dict) == hardware
+    assert configuration.from_dict(json.loads(json.dumps(as_dict))) == hardware
+    assert configuration.from_json(configuration.to_json(hardware)) == hardware
+    assert configuration.from_toml(configuration.to_toml(hardware)) == hardware
+    assert configuration.to_json(
+        configuration.from_toml(configuration.to_toml(hardware))
+    ) == configuration.to_json(hardware)
 
 
 @settings(max_examples=200, deadline=None)
@@ -112,13 +113,13 @@ def test_random_bytes_are_a_design_or_one_sentence(tmp_path_factory, data):
     for name in ("x.toml", "x.json"):
         (folder / name).write_bytes(data)
         try:
-            config.load_hardware(folder / name)
+            configuration.load_hardware(folder / name)
         except InputError as error:
             assert "\n" not in str(error)  # noqa: PT017 - most bytes are refused, none must be
 
 
 def test_a_dictionary_has_every_field_and_the_kinds():
-    data = config.to_dict(Hardware(drift=GammaDrift(0.3), stuck=StuckCells(off=0.1)))
+    data = configuration.to_dict(Hardware(drift=GammaDrift(0.3), stuck=StuckCells(off=0.1)))
     assert list(data) == [f.name for f in fields(Hardware) if f.name not in LATER]
     assert data["drift"] == {"kind": "gamma", "sigma": 0.3}
     assert data["stuck"] == {"kind": "stuck", "off": 0.1, "on": 0.0}
@@ -127,24 +128,24 @@ def test_a_dictionary_has_every_field_and_the_kinds():
 
 
 def test_a_design_without_periphery_has_the_dictionary_that_results_were_kept_under():
-    data = config.to_dict(Hardware())
+    data = configuration.to_dict(Hardware())
     assert not set(data) & {"dac", "adc", "read_noise", "wires", "ranges"}
     assert "cell_bits" not in data["mapping"]
-    assert config.to_dict(Hardware(dac=DAC()))["dac"]["kind"] == "dac"
+    assert configuration.to_dict(Hardware(dac=DAC()))["dac"]["kind"] == "dac"
     sliced = Hardware(Differential(levels=16, cell_bits=2))
-    assert config.to_dict(sliced)["mapping"]["cell_bits"] == 2
-    assert config.from_toml(config.to_toml(sliced)) == sliced
+    assert configuration.to_dict(sliced)["mapping"]["cell_bits"] == 2
+    assert configuration.from_toml(configuration.to_toml(sliced)) == sliced
 
 
 def test_what_is_left_out_takes_the_default():
-    assert config.from_dict({}) == Hardware()
-    assert config.from_toml('bias = "row"\n[mapping]\nkind = "offset"') == Hardware(
+    assert configuration.from_dict({}) == Hardware()
+    assert configuration.from_toml('bias = "row"\n[mapping]\nkind = "offset"') == Hardware(
         mapping=Offset(), bias="row"
     )
 
 
 def test_equal_designs_are_written_alike():
-    assert config.to_json(Hardware(drift=LogNormalDrift(1))) == config.to_json(
+    assert configuration.to_json(Hardware(drift=LogNormalDrift(1))) == configuration.to_json(
         Hardware(drift=LogNormalDrift(1.0))
     )
 
@@ -185,7 +186,7 @@ BAD = [
 @pytest.mark.parametrize(("data", "pieces"), BAD)
 def test_bad_tables_get_one_sentence_with_the_full_key(data, pieces):
     with pytest.raises(InputError) as caught:
-        config.from_dict(data, source="hw.toml")
+        configuration.from_dict(data, source="hw.toml")
     sentence = str(caught.value)
     assert sentence.startswith("hw.toml: ")
     assert "\n" not in sentence
@@ -216,7 +217,7 @@ def test_bad_files_get_one_sentence_with_the_path(tmp_path, name):
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(InputError) as caught:
-        config.load_hardware(path)
+        configuration.load_hardware(path)
     assert str(path) in str(caught.value)
     assert piece in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -239,7 +240,7 @@ def test_files_that_are_no_files(tmp_path):
     }
     for path, piece in cases.items():
         with pytest.raises(InputError, match=piece) as caught:
-            config.load_hardware(path)
+            configuration.load_hardware(path)
         assert "\n" not in str(caught.value)
 
 
@@ -248,29 +249,29 @@ def test_a_file_without_permission(tmp_path):
     path = tmp_path / "secret.toml"
     path.touch(mode=0)
     with pytest.raises(InputError, match="Permission denied"):
-        config.load_hardware(path)
+        configuration.load_hardware(path)
 
 
 def test_files_are_read_by_their_suffix(tmp_path):
     hardware = Hardware(drift=GammaDrift(0.3), mapping=Offset(levels=16))
-    (tmp_path / "a.toml").write_text(config.to_toml(hardware))
-    (tmp_path / "a.JSON").write_text("\ufeff" + config.to_json(hardware), "utf-8")
-    assert config.load_hardware(tmp_path / "a.toml") == hardware
-    assert config.load_hardware(str(tmp_path / "a.JSON")) == hardware
+    (tmp_path / "a.toml").write_text(configuration.to_toml(hardware))
+    (tmp_path / "a.JSON").write_text("\ufeff" + configuration.to_json(hardware), "utf-8")
+    assert configuration.load_hardware(tmp_path / "a.toml") == hardware
+    assert configuration.load_hardware(str(tmp_path / "a.JSON")) == hardware
 
 
 def test_parts_from_the_words_of_a_command_line():
-    assert config.law_from_text("gamma:sigma=0.3") == GammaDrift(0.3)
-    assert config.mapping_from_text(" offset: g_min=1e-6 ,g_max=1e-4,levels=16,clip=none") == Offset(
+    assert configuration.law_from_text("gamma:sigma=0.3") == GammaDrift(0.3)
+    assert configuration.mapping_from_text(" offset: g_min=1e-6 ,g_max=1e-4,levels=16,clip=none") == Offset(
         1e-6, 1e-4, 16
     )
-    assert config.mapping_from_text("offset") == Offset()
-    assert config.programming_from_text("constant:sigma=.05") == ProgrammingNoise(0.05)
-    assert config.programming_from_text(
+    assert configuration.mapping_from_text("offset") == Offset()
+    assert configuration.programming_from_text("constant:sigma=.05") == ProgrammingNoise(0.05)
+    assert configuration.programming_from_text(
         "polynomial:coefficients=1e-6/-2E-7,reference=4e-5"
     ) == PolynomialNoise((1e-6, -2e-7), 4e-5)
-    assert config.from_text("stuck", "stuck:off=0.01") == StuckCells(off=0.01)
-    assert config.from_text("drift", "none") is None
+    assert configuration.from_text("stuck", "stuck:off=0.01") == StuckCells(off=0.01)
+    assert configuration.from_text("drift", "none") is None
 
 
 @pytest.mark.parametrize(
@@ -306,18 +307,18 @@ def test_parts_from_the_words_of_a_command_line():
 )
 def test_bad_words_get_one_sentence(family, text, piece):
     with pytest.raises(InputError) as caught:
-        config.from_text(family, text)
+        configuration.from_text(family, text)
     assert piece in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_the_forms_name_every_law_and_field():
-    listed = dict(config.forms("drift"))
+    listed = dict(configuration.forms("drift"))
     assert len(listed) == len(ALL_DRIFTS)
     assert "retention:nu=NUMBER,time=NUMBER,[t0=NUMBER],[nu_sigma=NUMBER]" in listed
     assert all(summary.startswith("Eq. (") for summary in listed.values())
 
 
 def test_pydantic_is_loaded_only_by_reading():
-    code = "import sys, crossbar_sim.crossbar.config; sys.exit('pydantic' in sys.modules)"
+    code = "import sys, crossbar_sim.crossbar.configuration; sys.exit('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

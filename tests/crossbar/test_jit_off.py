@@ -13,8 +13,7 @@ import pytest
 from law_examples import KINDS, LAWS
 
 from crossbar_sim import ALL_MAPPINGS, Hardware, Key, LogNormalDrift, ProgrammingNoise, StuckCells
-from crossbar_sim.crossbar.converters import DAC
-from crossbar_sim.crossbar.drive import drive
+from crossbar_sim.crossbar.converters import DAC, drive
 from crossbar_sim.crossbar.stream import Stream
 
 KEY = Key(31).fold("jit")

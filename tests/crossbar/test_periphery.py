@@ -8,10 +8,7 @@ import periphery_twin
 import pytest
 
 from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift, Offset
-from crossbar_sim.crossbar.converters import ADC, DAC
-from crossbar_sim.crossbar.drive import drive
-from crossbar_sim.crossbar.mismatch import mismatch
-from crossbar_sim.crossbar.ranges import LayerRange, Ranges
+from crossbar_sim.crossbar.converters import ADC, DAC, LayerRange, Ranges, drive, mismatch
 from crossbar_sim.crossbar.stream import Stream
 
 KEY = Key(3).fold("fc1")

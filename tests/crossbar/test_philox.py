@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossbar_sim import Key
-from crossbar_sim.crossbar import kernels, philox
+from crossbar_sim.crossbar import kernels
 from crossbar_sim.crossbar.stream import Stream
 
 LN_ULP, SIN_ULP, EXP_ULP = 0.9, 3.0, 1.2
@@ -62,12 +62,12 @@ def each(function):
 
 @pytest.fixture(scope="module")
 def minus_two_ln():
-    return each(philox.minus_two_ln)
+    return each(kernels.minus_two_ln)
 
 
 @pytest.fixture(scope="module")
 def sin_pi():
-    return each(philox.sin_pi)
+    return each(kernels.sin_pi)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def exp2():
     @numba.njit(error_model="numpy")
     def loop(high, low, z, out):
         for i in range(z.size):
-            out[i] = philox.exp2(high, low, z[i])
+            out[i] = kernels.exp2(high, low, z[i])
 
     def apply(rate, z):
         out = np.empty(z.size, np.float32)
@@ -91,7 +91,7 @@ def normals():
     @numba.njit(error_model="numpy")
     def loop(a, b, out):
         for i in range(a.size):
-            out[0, i], out[1, i] = philox.normals(a[i], b[i])
+            out[0, i], out[1, i] = kernels.normals(a[i], b[i])
 
     def apply(a, b):
         out = np.empty((2, a.size), np.float32)
@@ -261,7 +261,7 @@ def test_no_word_pair_leaves_the_range(normals):
 
 
 def test_uniforms_never_reach_zero_and_stay_within_one():
-    uniform = each(philox.uniform)
+    uniform = each(kernels.uniform)
     u = uniform(EXTREMES)
     assert u.tolist() == [reference.uniform(int(word)) for word in EXTREMES]
     assert u[0] == np.float32(2.0**-33)

@@ -20,8 +20,8 @@ from crossbar_sim import (
     RetentionDrift,
     StuckCells,
 )
-from crossbar_sim.crossbar import config
-from crossbar_sim.crossbar.drive import drive
+from crossbar_sim.crossbar import configuration
+from crossbar_sim.crossbar.converters import LayerRange, Ranges, drive
 from crossbar_sim.crossbar.presets import (
     Preset,
     Range,
@@ -30,8 +30,7 @@ from crossbar_sim.crossbar.presets import (
     preset,
     preset_names,
 )
-from crossbar_sim.crossbar.ranges import LayerRange, Ranges
-from crossbar_sim.crossbar.usage import Magnitudes, Usage, count_outputs, currents
+from crossbar_sim.crossbar.readout import Magnitudes, Usage, count_outputs, currents
 
 US = 1e-6
 DAY = 86400.0
@@ -50,7 +49,7 @@ def test_every_preset_is_complete_valid_and_survives_a_file(name):
     assert chosen.sources
     assert chosen.not_modelled
     assert chosen.warnings() == ()
-    assert config.from_toml(config.to_toml(chosen.hardware)) == chosen.hardware
+    assert configuration.from_toml(configuration.to_toml(chosen.hardware)) == chosen.hardware
     for valid in chosen.valid:  # a misspelt key would never warn
         assert valid.value(chosen.hardware) is not None
         assert valid.unit
@@ -69,7 +68,7 @@ def test_device_presets_add_biases_digitally_and_let_each_cell_vary(name):
 def test_every_number_of_a_preset_has_its_source(name):
     """Every number that is not the default of its class is listed with where it is from, and nothing else is."""
     chosen = preset(name)
-    given, plain = flat(config.to_dict(chosen.hardware)), flat(config.to_dict(Hardware()))
+    given, plain = flat(configuration.to_dict(chosen.hardware)), flat(configuration.to_dict(Hardware()))
     numbers = {
         key
         for key, value in given.items()

@@ -3,10 +3,9 @@
 import pytest
 
 from crossbar_sim import Differential, Hardware, InputError, LogNormalDrift
-from crossbar_sim.crossbar import config
-from crossbar_sim.crossbar.converters import ADC
-from crossbar_sim.crossbar.overrides import dropped_ranges, override
-from crossbar_sim.crossbar.ranges import LayerRange, Ranges
+from crossbar_sim.crossbar import configuration
+from crossbar_sim.crossbar.configuration import dropped_ranges, override
+from crossbar_sim.crossbar.converters import ADC, LayerRange, Ranges
 
 
 def test_equal_ranges_are_equal_in_any_order_and_survive_a_file():
@@ -15,10 +14,10 @@ def test_equal_ranges_are_equal_in_any_order_and_survive_a_file():
     assert ranges == Ranges.of([("fc1.weight", a), ("fc2.weight", b)])
     assert ranges.get("fc1.weight") == a
     assert ranges.get("fc3.weight") is None
-    text = config.to_toml(Hardware(ranges=ranges))
+    text = configuration.to_toml(Hardware(ranges=ranges))
     assert '[ranges."fc1.weight"]' in text
-    assert config.from_toml(text).ranges == ranges
-    assert hash(ranges) == hash(config.from_toml(text).ranges)
+    assert configuration.from_toml(text).ranges == ranges
+    assert hash(ranges) == hash(configuration.from_toml(text).ranges)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +35,7 @@ def test_equal_ranges_are_equal_in_any_order_and_survive_a_file():
 )
 def test_bad_tables_get_one_sentence(table, piece):
     with pytest.raises(InputError) as caught:
-        config.from_dict({"ranges": table}, "hw.toml")
+        configuration.from_dict({"ranges": table}, "hw.toml")
     assert piece in str(caught.value)
     assert "\n" not in str(caught.value)
 

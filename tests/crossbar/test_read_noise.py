@@ -8,7 +8,7 @@ from scipy import stats
 
 from crossbar_sim import Differential, Hardware, Key, Offset
 from crossbar_sim.crossbar import threads
-from crossbar_sim.crossbar.read_noise import GaussianReadNoise, TelegraphNoise
+from crossbar_sim.crossbar.converters import GaussianReadNoise, TelegraphNoise
 from crossbar_sim.crossbar.stream import Stream
 
 KEY = Key(11).fold("fc1")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from crossbar_sim import Hardware, InputError, LogNormalDrift
-from crossbar_sim.crossbar.checks import show
-from crossbar_sim.crossbar.families import CHOICES, FAMILIES
+from crossbar_sim.crossbar.hardware import CHOICES, FAMILIES
+from crossbar_sim.validate import show
 
 POSSIBLE = {
     "lognormal": {"sigma": 0.6},

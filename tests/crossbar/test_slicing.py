@@ -14,7 +14,7 @@ from torch import nn
 
 from crossbar_sim import Differential, Hardware, Key, LogNormalDrift, Offset
 from crossbar_sim.crossbar.converters import ADC, DAC
-from crossbar_sim.crossbar.gradient import slope
+from crossbar_sim.crossbar.hardware import slope
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.nn import to_analog
 

@@ -105,7 +105,7 @@ def test_program_is_independent_of_threads_and_chunks(hardware, cut):
 
 
 def test_a_chunk_is_a_multiple_of_a_group():
-    from crossbar_sim.crossbar.philox import GROUP
+    from crossbar_sim.crossbar.kernels import GROUP
 
     assert threads.CHUNK % GROUP == 0
     assert GROUP == 256

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from crossbar_sim import Differential, Hardware, Key, LogNormalDrift, Offset
-from crossbar_sim.crossbar.config import from_toml, to_toml
+from crossbar_sim.crossbar.configuration import from_toml, to_toml
 from crossbar_sim.crossbar.converters import ADC, DAC
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.crossbar.wires import Wires

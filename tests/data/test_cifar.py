@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossbar_sim.data import cifar, files, load_cifar10
-from crossbar_sim.data.catalogue import CATALOGUE
-from crossbar_sim.data.places import find_cifar10
+from crossbar_sim.data import cifar, images, load_cifar10
+from crossbar_sim.data.places import CATALOGUE, find_cifar10
 from crossbar_sim.errors import InputError
 
 Write = Callable[..., dict[str, np.ndarray]]
@@ -153,7 +152,7 @@ def test_more_than_the_machines_memory_is_refused(
     tmp_path: Path, write_cifar10: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_cifar10(tmp_path / FOLDER)
-    monkeypatch.setattr(files, "memory", lambda: 100)
+    monkeypatch.setattr(images, "memory", lambda: 100)
     refused(tmp_path, "GiB of memory")
 
 

@@ -3,7 +3,7 @@ import torch
 from sklearn.datasets import load_digits as embedded
 
 from crossbar_sim.data import Splits, load_digits
-from crossbar_sim.data.splitting import stratified
+from crossbar_sim.data.dataset import stratified
 from crossbar_sim.rng import Key
 
 

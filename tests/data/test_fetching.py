@@ -20,8 +20,7 @@ from pathlib import Path
 import pytest
 
 from crossbar_sim.data import load_data, load_pennfudan, make_pedestrians
-from crossbar_sim.data.fetch import fetch
-from crossbar_sim.data.sources import SOURCES, Resource, Source
+from crossbar_sim.data.fetch import SOURCES, Resource, Source, fetch
 from crossbar_sim.errors import InputError
 
 MNIST = [resource.file for resource in SOURCES["mnist"].resources]
@@ -315,7 +314,7 @@ def test_a_killed_fetch_leaves_no_half_set_and_the_next_one_finishes(small: Serv
 
 def test_no_torch_is_needed_to_fetch() -> None:
     code = (
-        "import sys; import crossbar_sim.data.fetch, crossbar_sim.data.catalogue, crossbar_sim.commands.data;"
+        "import sys; import crossbar_sim.data.fetch, crossbar_sim.data.places, crossbar_sim.commands.data;"
         "sys.exit('torch' in sys.modules or 'pooch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossbar_sim.data import files, load_data, load_gtsrb
-from crossbar_sim.data.gtsrb_tables import read_table
+from crossbar_sim.data import images, load_data, load_gtsrb
+from crossbar_sim.data.gtsrb import read_table
 from crossbar_sim.data.images import resize_sampled
 from crossbar_sim.data.places import find_gtsrb
 from crossbar_sim.errors import InputError
@@ -206,7 +206,7 @@ def test_damaged_images_and_too_many_are_refused(
     refused(tmp_path, "00001_00002.ppm.*cannot be opened")
     path.unlink()
     path.write_bytes(good)
-    monkeypatch.setattr(files, "memory", lambda: 100)
+    monkeypatch.setattr(images, "memory", lambda: 100)
     refused(tmp_path, "GiB of memory")
 
 

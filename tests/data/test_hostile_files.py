@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from crossbar_sim.data import load_cifar10, load_folder, load_mnist, load_npy, load_npz
-from crossbar_sim.data.gtsrb_tables import read_table
+from crossbar_sim.data.cifar import read_pickle
+from crossbar_sim.data.fetch import unpack
+from crossbar_sim.data.gtsrb import read_table
 from crossbar_sim.data.idx import read_idx
 from crossbar_sim.data.images import header, opened, pixels
-from crossbar_sim.data.pickles import read_pickle
-from crossbar_sim.data.unpacking import unpack
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
 

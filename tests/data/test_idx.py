@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crossbar_sim.data import files, load_fashion_mnist, load_mnist
-from crossbar_sim.data.catalogue import CATALOGUE
+from crossbar_sim.data import images, load_fashion_mnist, load_mnist
 from crossbar_sim.data.idx import read_idx
-from crossbar_sim.data.places import DATA_VARIABLE, find_idx
+from crossbar_sim.data.places import CATALOGUE, DATA_VARIABLE, find_idx
 from crossbar_sim.errors import InputError
 
 Idx = Callable[[np.ndarray], bytes]
@@ -78,7 +77,7 @@ def test_an_absurd_header_is_refused_before_anything_is_allocated(
 def test_more_than_the_machines_memory_is_refused(
     refused: Callable[[bytes, str], None], idx: Idx, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "memory", lambda: 100)
+    monkeypatch.setattr(images, "memory", lambda: 100)
     refused(idx(CUBE), "GiB of memory")
     refused(gzip.compress(idx(CUBE)), "GiB of memory")
 

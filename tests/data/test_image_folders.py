@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crossbar_sim.data import files, load_data, load_folder
+from crossbar_sim.data import images, load_data, load_folder
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
 
@@ -166,7 +166,7 @@ def test_links_to_images_and_folders_are_followed(classes: Path, tmp_path: Path)
 
 
 def test_more_than_the_machines_memory_is_refused(classes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "memory", lambda: 100)
+    monkeypatch.setattr(images, "memory", lambda: 100)
     refused(classes, "GiB of memory")
 
 

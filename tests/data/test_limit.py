@@ -3,8 +3,8 @@
 import torch
 
 from crossbar_sim.data import Split, Splits, load_data
-from crossbar_sim.data.limit import limited
-from crossbar_sim.data.moons import load_moons
+from crossbar_sim.data.dataset import limited
+from crossbar_sim.data.embedded import load_moons
 from crossbar_sim.rng import Key
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crossbar_sim.data import files, load_data, load_npy, load_npz
+from crossbar_sim.data import images, load_data, load_npy, load_npz
 from crossbar_sim.errors import InputError
 
 X = np.linspace(-1, 2, 24, dtype=np.float32).reshape(4, 3, 2)
@@ -82,7 +82,7 @@ def test_what_is_no_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "y.npy").write_bytes(b"no array")
     refused(path, "y.npy: the header of y")
     (tmp_path / "y.npy").unlink()
-    monkeypatch.setattr(files, "memory", lambda: 100)
+    monkeypatch.setattr(images, "memory", lambda: 100)
     refused(path, "GiB of memory")
     path.unlink()
     os.mkfifo(path)

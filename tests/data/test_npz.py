@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossbar_sim.data import files, load_npz
+from crossbar_sim.data import images, load_npz
 from crossbar_sim.errors import InputError
 
 X = np.linspace(-1, 2, 24, dtype=np.float32).reshape(4, 3, 2)
@@ -155,7 +155,7 @@ def test_a_claim_beyond_any_compression_is_refused(path: Path) -> None:
 
 def test_more_than_the_machines_memory_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(path, x=X)
-    monkeypatch.setattr(files, "memory", lambda: 100)
+    monkeypatch.setattr(images, "memory", lambda: 100)
     refused(path, "GiB of memory")
 
 

@@ -11,13 +11,13 @@ from crossbar_sim.data import (
     DetectionDevelopment,
     DetectionSplit,
     Scenes,
-    files,
+    images,
     load_data,
     load_pennfudan,
     make_pedestrians,
 )
+from crossbar_sim.data.dataset import limited
 from crossbar_sim.data.detection import scenes
-from crossbar_sim.data.limit import limited
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
 
@@ -113,7 +113,7 @@ def test_missing_folders_and_too_few_images_are_refused(tmp_path: Path) -> None:
 
 
 def test_more_than_the_machines_memory_is_refused(street: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "memory", lambda: 100)
+    monkeypatch.setattr(images, "memory", lambda: 100)
     refused(street, "GiB of memory")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crossbar_sim.data.pickles import read_pickle
+from crossbar_sim.data.cifar import read_pickle
 from crossbar_sim.errors import InputError
 
 PATH = Path("some/batch")

@@ -1,6 +1,6 @@
 import numpy as np
 
-from crossbar_sim.data.splitting import by_group, last_of_each_class, stratified
+from crossbar_sim.data.dataset import by_group, last_of_each_class, stratified
 from crossbar_sim.rng import Key
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from crossbar_sim.data.unpacking import unpack
+from crossbar_sim.data.fetch import unpack
 from crossbar_sim.errors import InputError
 
 Make = Callable[..., Path]

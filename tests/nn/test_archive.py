@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.archive import check_archive, load_archive
-from crossbar_sim.nn.loading import load_model
+from crossbar_sim.nn.files.archive import check_archive, load_archive
+from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.nn.networks import MLP, LeNet5
 
 

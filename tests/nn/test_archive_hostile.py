@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.archive import check_archive, load_archive, rebuild
-from crossbar_sim.nn.archive_expressions import check_expression
-from crossbar_sim.nn.archive_operators import check_operator
-from crossbar_sim.nn.loading import load_model
+from crossbar_sim.nn.files.archive import check_archive, load_archive, rebuild
+from crossbar_sim.nn.files.exported_graph import check_expression, check_operator
+from crossbar_sim.nn.files.loading import load_model
 
 X = torch.ones(2, 4)
 

@@ -15,7 +15,7 @@ from crossbar_sim import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import layers, to_analog
 from crossbar_sim.nn.evaluate import answer_of, outputs, run_over, several
-from crossbar_sim.nn.loading import load_model
+from crossbar_sim.nn.files.loading import load_model
 
 
 class Net(nn.Module):

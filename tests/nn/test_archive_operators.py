@@ -15,12 +15,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn import archive_bounds, archive_trial
-from crossbar_sim.nn.archive import load_archive
-from crossbar_sim.nn.archive_expressions import check_expression, check_expressions
-from crossbar_sim.nn.archive_operators import OPERATORS, check_operator
-from crossbar_sim.nn.archive_trial import FirstRun
-from crossbar_sim.nn.loading import load_model
+from crossbar_sim.nn.files import operator_bounds, trial_evaluation
+from crossbar_sim.nn.files.archive import load_archive
+from crossbar_sim.nn.files.exported_graph import (
+    OPERATORS,
+    check_expression,
+    check_expressions,
+    check_operator,
+)
+from crossbar_sim.nn.files.loading import load_model
+from crossbar_sim.nn.files.trial_evaluation import FirstRun
 
 X = torch.sin(torch.arange(4 * 64.0)).reshape(4, 1, 8, 8)
 A = torch.ops.aten
@@ -211,11 +215,11 @@ def test_arguments_that_torch_does_not_check_are_refused_when_they_are_computed(
     packet, which = name.split(".")
     named = {"rounding_mode": "trunc"} if packet == "div" else {}
     with pytest.raises(InputError, match=says):
-        archive_bounds.Checked(getattr(getattr(A, packet), which))(*arguments, **named)
+        operator_bounds.Checked(getattr(getattr(A, packet), which))(*arguments, **named)
 
 
 def test_quotients_that_have_a_result_are_computed():
-    divided = archive_bounds.Checked(A.div.Tensor_mode)
+    divided = operator_bounds.Checked(A.div.Tensor_mode)
     assert divided(_full((2,), -7), _full((2,), 2), rounding_mode="trunc").tolist() == [-3, -3]
     assert divided(_full((2,), LEAST), torch.tensor([-1.0, 1]), rounding_mode="trunc").tolist() == [
         2.0**63,
@@ -225,7 +229,7 @@ def test_quotients_that_have_a_result_are_computed():
 
 def test_no_other_bytes_are_written_to_truth_values():
     truths = torch.tensor([True, False])
-    seen = archive_bounds.Checked(A.view.dtype)(truths, torch.uint8)
+    seen = operator_bounds.Checked(A.view.dtype)(truths, torch.uint8)
     assert seen.tolist() == [1, 0]
     seen.fill_(7)
     assert int(truths.sum()) == 1
@@ -249,13 +253,13 @@ def test_regions_outside_of_the_batch_or_too_large_are_refused(name, rois):
     x, rois = X.expand(-1, 4, -1, -1).contiguous(), torch.tensor(rois)
     rest = {"roi_align": (1.0, 2, 2, 0, False), "roi_pool": (1.0, 2, 2), "ps_roi_align": (1.0, 2, 2, 1)}[name]
     with pytest.raises(InputError, match="region"):
-        archive_bounds.Checked(operator)(x, rois, *rest)
+        operator_bounds.Checked(operator)(x, rois, *rest)
 
 
 def test_weights_of_other_sizes_never_reach_the_kernel_of_a_recurrent_layer():
     lstm, x = nn.LSTM(8, 6), _rows(X)
     state = [torch.zeros(1, 8, 6)] * 2
-    checked = archive_bounds.Checked(A.lstm.input)
+    checked = operator_bounds.Checked(A.lstm.input)
     good = [*lstm._flat_weights]
     checked(x, state, good, True, 1, 0.0, False, False, False)
     for bad in (
@@ -272,7 +276,7 @@ def test_weights_of_other_sizes_never_reach_the_kernel_of_a_recurrent_layer():
 
 def test_lengths_of_another_shape_never_reach_the_kernel_of_weight_norm():
     with pytest.raises(InputError, match="lengths"):
-        archive_bounds.Checked(A._weight_norm.default)(torch.ones(1, 2), torch.tensor(2.0), 0)
+        operator_bounds.Checked(A._weight_norm.default)(torch.ones(1, 2), torch.tensor(2.0), 0)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +344,7 @@ class Ends(nn.Module):
 
 def tried(how):
     model = Ends(how)
-    archive_trial.try_first(model)
+    trial_evaluation.try_first(model)
     return model
 
 
@@ -354,8 +358,8 @@ def tried(how):
     ],
 )
 def test_what_happens_to_the_child_is_one_line_and_the_caller_goes_on(how, says, monkeypatch):
-    monkeypatch.setattr(archive_trial, "STALLED", 0.5)
-    monkeypatch.setattr(archive_trial, "_in_new_interpreter", lambda model, inputs, failure: failure)
+    monkeypatch.setattr(trial_evaluation, "STALLED", 0.5)
+    monkeypatch.setattr(trial_evaluation, "_in_new_interpreter", lambda model, inputs, failure: failure)
     model = tried(how)
     for _ in range(2):  # a second call is no way around it
         with pytest.raises(InputError, match=says) as caught:
@@ -378,12 +382,14 @@ class Waits(nn.Module):
 
 
 def test_a_fork_that_cannot_go_on_says_nothing_of_the_model(monkeypatch):
-    second, results = archive_trial._in_new_interpreter, []
-    monkeypatch.setattr(archive_trial, "_in_new_interpreter", lambda *given: results.append(second(*given)))
-    monkeypatch.setattr(archive_trial, "STALLED", 1.0)
+    second, results = trial_evaluation._in_new_interpreter, []
+    monkeypatch.setattr(
+        trial_evaluation, "_in_new_interpreter", lambda *given: results.append(second(*given))
+    )
+    monkeypatch.setattr(trial_evaluation, "STALLED", 1.0)
     monkeypatch.setitem(globals(), "HERE", [os.getpid()])
     with ThreadPoolExecutor(1) as pool:  # from a thread, as on a Dask worker
-        pool.submit(archive_trial._try, Waits(), (X,)).result()
+        pool.submit(trial_evaluation._try, Waits(), (X,)).result()
     assert results == [None]
 
 
@@ -400,8 +406,8 @@ def test_a_child_is_over_when_it_says_so_whoever_else_holds_its_pipe(monkeypatch
     later = threading.Timer(20, lambda: [os.close(writer) for writer in held])
     later.start()
     began = time.monotonic()
-    assert archive_trial._forked(Ends(lambda: None), (X,)) is None
-    assert archive_trial._forked(Ends(lambda: os._exit(7)), (X,)) == "exit 7"
+    assert trial_evaluation._forked(Ends(lambda: None), (X,)) is None
+    assert trial_evaluation._forked(Ends(lambda: os._exit(7)), (X,)) == "exit 7"
     assert time.monotonic() - began < 15
     later.function()
     later.cancel()

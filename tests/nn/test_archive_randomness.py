@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.archive import load_archive
+from crossbar_sim.nn.files.archive import load_archive
 
 # Banned in this repository, since it takes no key: that such an operator is in a file is what is tested.
 noise_like = torch.randn_like  # noqa: TID251

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.checkpoint import FORMAT, _Undrawn, save_checkpoint
-from crossbar_sim.nn.loading import load_model
+from crossbar_sim.nn.files.checkpoint import FORMAT, _Undrawn, save_checkpoint
+from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.nn.networks import MLP, NETWORKS, LeNet5, build
 
 

@@ -6,8 +6,9 @@ from analog_models import DRIFT, LAYERS, PLAIN, made, numbers
 from torch import nn
 
 from crossbar_sim import Differential, Hardware, InputError, Offset
-from crossbar_sim.nn import chips, to_analog
-from crossbar_sim.nn.analog import arrays_of
+from crossbar_sim.nn import to_analog
+from crossbar_sim.nn.analog import chips
+from crossbar_sim.nn.analog.layers import arrays_of
 
 
 def net() -> nn.Module:

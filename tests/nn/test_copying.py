@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from crossbar_sim import Hardware, InputError
 from crossbar_sim.nn import layers, to_analog
-from crossbar_sim.nn.copying import copy_module
+from crossbar_sim.nn.analog.copying import copy_module
 from crossbar_sim.robustness import deploy
 
 Pair = namedtuple("Pair", ["h", "c"])

@@ -8,11 +8,12 @@ from detectors import TINY, drawn
 
 from crossbar_sim import Hardware, Key
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn import chips, fit, seeded, to_analog
-from crossbar_sim.nn.checkpoint import restore, save_checkpoint
+from crossbar_sim.nn import fit, seeded, to_analog
+from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.dropout_sites import rates, set_rates
+from crossbar_sim.nn.files.checkpoint import restore, save_checkpoint
 from crossbar_sim.nn.networks import build
-from crossbar_sim.nn.training import Training
+from crossbar_sim.nn.training.settings import Training
 
 pytest.importorskip("torchvision", reason="Mask R-CNN is torchvision's")
 pytest.importorskip("torchmetrics", reason="mean average precision is torchmetrics'")
@@ -196,7 +197,7 @@ def simple_precision(found, truth, overlap):
 
 
 def test_precision_is_what_its_definition_gives():
-    from crossbar_sim.nn.detection_map import precision
+    from crossbar_sim.nn.detection import precision
 
     draw = random.Random(3)
     truth, found = [], torch.zeros(6, 5, 6)
@@ -217,7 +218,7 @@ def test_precision_is_what_its_definition_gives():
 
 
 def test_precision_at_its_ends_and_of_boxes_that_are_no_numbers():
-    from crossbar_sim.nn.detection_map import precision
+    from crossbar_sim.nn.detection import precision
 
     truth = [torch.tensor([[1.0, 2, 30, 40]]), torch.tensor([[5.0, 6, 20, 30]])]
     right = torch.zeros(2, 3, 6)

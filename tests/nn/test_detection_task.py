@@ -15,11 +15,11 @@ from crossbar_sim.baselines.erm import Erm
 from crossbar_sim.data import Development, load_data
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import fit
-from crossbar_sim.nn.augment import Augment
-from crossbar_sim.nn.detection_task import check_task, detects, task_loss
+from crossbar_sim.nn.detection import check_task, detects, task_loss
 from crossbar_sim.nn.networks import build
 from crossbar_sim.nn.networks.detection import objects
-from crossbar_sim.nn.training import Training
+from crossbar_sim.nn.training.augment import Augment
+from crossbar_sim.nn.training.settings import Training
 
 
 def test_objects_of_an_image_are_its_numbers_in_ascending_order():
@@ -92,7 +92,7 @@ def test_without_torchvision_there_is_one_line(monkeypatch):
 
 
 def test_without_torchmetrics_there_is_one_line(monkeypatch):
-    from crossbar_sim.nn.detection_map import precision
+    from crossbar_sim.nn.detection import precision
 
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     monkeypatch.setitem(sys.modules, "torchmetrics.detection", None)

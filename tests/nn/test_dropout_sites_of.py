@@ -13,7 +13,7 @@ from torch import nn
 
 from crossbar_sim import Hardware, InputError, Key
 from crossbar_sim.nn import seeded, to_analog
-from crossbar_sim.nn.chain_steps import steps_of
+from crossbar_sim.nn.analog.chain import steps_of
 from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates, sites, with_dropout
 from crossbar_sim.nn.networks import MLP
 

@@ -15,8 +15,9 @@ from crossbar_sim import (
     StuckCells,
 )
 from crossbar_sim.crossbar.stream import Stream
-from crossbar_sim.nn import chips, set_chip, to_analog
-from crossbar_sim.nn.effects import idle_effects, layer_effects
+from crossbar_sim.nn import set_chip, to_analog
+from crossbar_sim.nn.analog import chips
+from crossbar_sim.nn.analog.effects import idle_effects, layer_effects
 
 
 def tiny() -> nn.Module:

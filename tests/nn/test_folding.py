@@ -8,7 +8,8 @@ from analog_models import DRIFT, made, numbers
 from torch import nn
 
 from crossbar_sim import Differential, Hardware, InputError
-from crossbar_sim.nn import chips, to_analog
+from crossbar_sim.nn import to_analog
+from crossbar_sim.nn.analog import chips
 
 BIASES = ["digital", "row", "drifting"]
 IMAGE = numbers(2, 2, 8, 8)

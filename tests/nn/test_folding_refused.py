@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, weight_norm
 
 from crossbar_sim import InputError
-from crossbar_sim.nn import chips, to_analog
+from crossbar_sim.nn import to_analog
+from crossbar_sim.nn.analog import chips
 
 
 def pair() -> nn.Module:

@@ -8,7 +8,7 @@ from law_examples import LAWS
 from torch import nn
 
 from crossbar_sim import ALL_MAPPINGS, Differential, Hardware, Key, LogNormalDrift, Offset, StuckCells
-from crossbar_sim.crossbar.gradient import slope
+from crossbar_sim.crossbar.hardware import slope
 from crossbar_sim.nn import set_chip, to_analog
 
 KEY, CHIP = Key(3).fold("w"), 4

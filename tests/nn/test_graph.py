@@ -10,7 +10,8 @@ from analog_models import DRIFT, LAYERS, PLAIN, Case, first, made, numbers
 from torch import nn
 
 from crossbar_sim import Differential, Hardware, InputError
-from crossbar_sim.nn import chips, set_chip, to_analog
+from crossbar_sim.nn import set_chip, to_analog
+from crossbar_sim.nn.analog import chips
 
 DRIFTED = Hardware(Differential(1e-6), drift=DRIFT)
 

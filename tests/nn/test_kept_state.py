@@ -15,9 +15,9 @@ from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import to_analog
-from crossbar_sim.nn.chips import set_chip
+from crossbar_sim.nn.analog.chips import set_chip
 from crossbar_sim.nn.evaluate import check_repeats, outputs, run_over
-from crossbar_sim.nn.kept_state import left_on
+from crossbar_sim.nn.module_state import left_on
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness import deploy

@@ -8,8 +8,9 @@ from analog_models import DRIFT, LAYERS, first, made, numbers
 from torch import nn
 
 from crossbar_sim import ALL_MAPPINGS, Differential, Hardware, Key, LogNormalDrift, Offset
-from crossbar_sim.nn import chips, to_analog
-from crossbar_sim.nn.analog import arrays_of
+from crossbar_sim.nn import to_analog
+from crossbar_sim.nn.analog import chips
+from crossbar_sim.nn.analog.layers import arrays_of
 
 CHIP, SEED = 3, 11
 

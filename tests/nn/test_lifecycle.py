@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from crossbar_sim import Differential, Hardware, InputError, LogNormalDrift
-from crossbar_sim.nn import chips, only_layers, set_chip, set_hardware, to_analog
-from crossbar_sim.nn.analog import arrays_of
+from crossbar_sim.nn import only_layers, set_chip, set_hardware, to_analog
+from crossbar_sim.nn.analog import chips
+from crossbar_sim.nn.analog.layers import arrays_of
 from crossbar_sim.nn.evaluate import outputs
 
 

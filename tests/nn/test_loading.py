@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.checkpoint import save_checkpoint
-from crossbar_sim.nn.loading import load_model
+from crossbar_sim.nn.files.checkpoint import save_checkpoint
+from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.nn.networks import MLP, LeNet5
 
 

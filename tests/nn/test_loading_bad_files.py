@@ -18,9 +18,9 @@ from torch import nn
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import memory
-from crossbar_sim.nn.loading import load_model
+from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.nn.networks import MLP
-from crossbar_sim.store.guard import is_hdf5
+from crossbar_sim.store.hdf5 import is_hdf5
 
 
 def refusal(path, **arguments) -> str:

@@ -6,7 +6,7 @@ from crossbar_sim import Key
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import load_model, seeded
 from crossbar_sim.nn.networks import MLP, LeNet5, build
-from crossbar_sim.nn.networks.normalisation import of_images, of_values
+from crossbar_sim.nn.networks.base import of_images, of_values
 
 
 def test_default_mlp_is_the_papers():

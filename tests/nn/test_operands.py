@@ -15,8 +15,9 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from crossbar_sim import CrossbarWarning, Hardware, InputError
 from crossbar_sim.baselines import redundancy
-from crossbar_sim.nn import chips, to_analog
-from crossbar_sim.nn.operands import operands
+from crossbar_sim.nn import to_analog
+from crossbar_sim.nn.analog import chips
+from crossbar_sim.nn.analog.operands import operands
 from crossbar_sim.robustness import deploy
 from crossbar_sim.search import DriftedScore
 from crossbar_sim.store import read_chip
@@ -320,7 +321,7 @@ class TiedConvolutions(nn.Module):
 
 @pytest.mark.parametrize("kind", ["tied", "twice", "transposed", "convolutions"])
 def test_shared_weights_are_one_set_of_cells(kind, tmp_path):
-    from crossbar_sim.nn.loading import load_model
+    from crossbar_sim.nn.files.loading import load_model
 
     model = (TiedConvolutions() if kind == "convolutions" else Tied(kind)).eval()
     torch.export.save(torch.export.export(model, (X,)), tmp_path / "m.pt2")
@@ -347,7 +348,7 @@ def test_ordinary_models_are_what_their_classes_say():
 
 def test_a_sweep_counts_and_names_as_a_deployment_does():
     from crossbar_sim.robustness.examples import Examples
-    from crossbar_sim.robustness.subjects import Model, prepare
+    from crossbar_sim.robustness.tasks import Model, prepare
 
     model = Model("m", Auxiliary().eval(), Examples(X, None, {"name": "x"}), {"sha256": "0"})
     task, subject = prepare(model, BAYESFT, 0, None, None, (), lambda s: {"count": 6, "drawn": False}, 0.6)

@@ -11,13 +11,13 @@ from torch import nn
 
 from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift, Offset
 from crossbar_sim.crossbar import threads
-from crossbar_sim.crossbar.converters import ADC, DAC
-from crossbar_sim.crossbar.read_noise import GaussianReadNoise
-from crossbar_sim.nn import chips, seeded, tiled_convolution, to_analog
-from crossbar_sim.nn.chain import Chain
-from crossbar_sim.nn.effects import idle_effects, layer_effects, read_linearly
+from crossbar_sim.crossbar.converters import ADC, DAC, GaussianReadNoise
+from crossbar_sim.nn import seeded, to_analog
+from crossbar_sim.nn.analog import chips, products
+from crossbar_sim.nn.analog.chain import Chain
+from crossbar_sim.nn.analog.effects import idle_effects, layer_effects, read_linearly
+from crossbar_sim.nn.analog.torch_core import effective_weight
 from crossbar_sim.nn.evaluate import outputs
-from crossbar_sim.nn.twin import effective_weight
 
 PLAIN = Hardware(Differential(1e-6, 5e-5), LogNormalDrift(0.4), tile=(7, 4))
 IDEAL = replace(PLAIN, dac=DAC(), adc=ADC(range="max"))
@@ -62,8 +62,8 @@ def test_images_as_they_lie_and_unfolded_give_the_same(name, mapping, bias, monk
     case, model = LAYERS[name], made(LAYERS[name].build)
     hardware = replace(COARSE, mapping=mapping, bias=bias)
     usual = run(to_analog(model, hardware), case)
-    monkeypatch.setattr(tiled_convolution.Window, "flat", None)
-    monkeypatch.setattr(tiled_convolution, "WORKSPACE", 1)  # an image at a time
+    monkeypatch.setattr(products.Window, "flat", None)
+    monkeypatch.setattr(products, "WORKSPACE", 1)  # an image at a time
     close(run(to_analog(model, hardware), case), usual, 1e-6)
 
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from crossbar_sim import Differential, Hardware, InputError, LogNormalDrift
 from crossbar_sim.crossbar.converters import ADC, DAC
-from crossbar_sim.crossbar.usage import Magnitudes, Usage
+from crossbar_sim.crossbar.readout import Magnitudes, Usage
 from crossbar_sim.nn import calibrate_ranges, to_analog
-from crossbar_sim.nn.range_calibration import needs_calibration
+from crossbar_sim.nn.analog.range_calibration import needs_calibration
 
 MODEL = made(lambda: nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 3)))
 X = numbers(300, 20)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from crossbar_sim.nn.reads import Reads, reads_per_inference
+from crossbar_sim.robustness.array_work import Reads, reads_per_inference
 
 
 def weights_of(model: nn.Module) -> dict:

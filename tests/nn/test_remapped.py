@@ -8,9 +8,10 @@ from torch import nn
 
 from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift, Offset, StuckCells
 from crossbar_sim.crossbar.converters import ADC, DAC
-from crossbar_sim.nn import chips, seeded, to_analog
-from crossbar_sim.nn.effects import layer_effects
-from crossbar_sim.nn.remapped import remap_arrays, remap_errors, remap_sentence
+from crossbar_sim.nn import seeded, to_analog
+from crossbar_sim.nn.analog import chips
+from crossbar_sim.nn.analog.chips import remap_arrays, remap_errors, remap_sentence
+from crossbar_sim.nn.analog.effects import layer_effects
 
 STUCK = StuckCells(0.04, 0.02)
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from analog_models import made, numbers
 from torch import nn
 
-from crossbar_sim.nn import routes
-from crossbar_sim.nn.routes import FastRoutes
+from crossbar_sim.nn import fast_operators
+from crossbar_sim.nn.fast_operators import FastRoutes
 
 INF, NAN = float("inf"), float("nan")
 POOLS = [
@@ -37,7 +37,7 @@ def test_max_pool2d_is_torchs_to_the_bit(pool, kind):
     kernel, stride, padding = pool
     x = image(kind)
     expected = F.max_pool2d(x, kernel, stride or None, padding)
-    got = routes.max_pool2d(x, kernel, stride, padding)
+    got = fast_operators.max_pool2d(x, kernel, stride, padding)
     assert got.shape == expected.shape
     assert torch.equal(got.nan_to_num(77.0), expected.nan_to_num(77.0))
     assert torch.equal(got.isnan(), expected.isnan())
@@ -49,14 +49,14 @@ def test_max_pool2d_is_torchs_to_the_bit(pool, kind):
 )
 def test_other_pooling_is_torchs_own(kw):
     x = numbers(2, 3, 9, 10)
-    got, expected = routes.max_pool2d(x, 2, **kw), F.max_pool2d(x, 2, **kw)
+    got, expected = fast_operators.max_pool2d(x, 2, **kw), F.max_pool2d(x, 2, **kw)
     for a, b in zip(*((y if isinstance(y, tuple) else (y,)) for y in (got, expected)), strict=True):
         assert torch.equal(a, b)
 
 
 def test_pooling_of_other_tensors():
     for x in (numbers(2, 3, 8, 8).double(), torch.empty(0, 3, 8, 8), numbers(2, 3, 8, 8).requires_grad_()):
-        y = routes.max_pool2d(x, 2)
+        y = fast_operators.max_pool2d(x, 2)
         assert torch.equal(y, F.max_pool2d(x, 2))
         assert y.requires_grad == x.requires_grad
 
@@ -70,7 +70,7 @@ def test_what_torch_refuses_is_refused(arguments):
     with pytest.raises((RuntimeError, TypeError)) as expected:
         F.max_pool2d(x, *arguments)
     with pytest.raises((RuntimeError, TypeError)) as got:
-        routes.max_pool2d(x, *arguments)
+        fast_operators.max_pool2d(x, *arguments)
     assert str(got.value).split("\n")[0] == str(expected.value).split("\n")[0]
 
 
@@ -79,20 +79,20 @@ def test_what_torch_refuses_is_refused(arguments):
 def test_linear_is_torchs(shape, bias):
     x, w = numbers(*shape) if 0 not in shape else torch.empty(shape), numbers(17, 40)
     b = numbers(17) if bias else None
-    got, expected = routes.linear(x, w, b), F.linear(x, w, b)
+    got, expected = fast_operators.linear(x, w, b), F.linear(x, w, b)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     assert got.shape == expected.shape
 
 
 def test_linear_on_odd_memory():
     x, w, b = numbers(40, 30).T, numbers(40, 17).T, numbers(34)[::2]
-    torch.testing.assert_close(routes.linear(x, w, b), F.linear(x, w, b), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(fast_operators.linear(x, w, b), F.linear(x, w, b), rtol=1e-5, atol=1e-5)
     for out in (torch.empty(0, 40), torch.empty(3, 0)):
-        y = routes.linear(numbers(2, out.shape[1]) if out.shape[1] else torch.empty(2, 0), out)
+        y = fast_operators.linear(numbers(2, out.shape[1]) if out.shape[1] else torch.empty(2, 0), out)
         assert y.shape == (2, out.shape[0])
     x = numbers(3, 40)
     x[0, 0] = NAN
-    assert routes.linear(x, numbers(17, 40)).isnan().any(1).tolist() == [True, False, False]
+    assert fast_operators.linear(x, numbers(17, 40)).isnan().any(1).tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -103,16 +103,16 @@ def test_linear_of_wrong_shapes_is_refused(x, w, b):
     with pytest.raises(RuntimeError) as expected:
         F.linear(numbers(*x), numbers(*w), b)
     with pytest.raises(RuntimeError) as got:
-        routes.linear(numbers(*x), numbers(*w), b)
+        fast_operators.linear(numbers(*x), numbers(*w), b)
     assert str(got.value) == str(expected.value)
 
 
 def test_linear_keeps_gradients_and_precisions():
     x, w = numbers(3, 40), numbers(17, 40).requires_grad_()
-    assert routes.linear(x, w).requires_grad
-    assert routes.linear(x.double(), w.detach().double()).dtype == torch.float64
+    assert fast_operators.linear(x, w).requires_grad
+    assert fast_operators.linear(x.double(), w.detach().double()).dtype == torch.float64
     with torch.no_grad():
-        assert not routes.linear(x, w).requires_grad
+        assert not fast_operators.linear(x, w).requires_grad
 
 
 @pytest.fixture
@@ -120,13 +120,13 @@ def counted(monkeypatch):
     """Names of the routes taken."""
     taken = []
     for name in ("linear", "max_pool2d"):
-        plain = getattr(routes, name)
+        plain = getattr(fast_operators, name)
 
         def spy(*args, name=name, plain=plain, **kw):
             taken.append(name)
             return plain(*args, **kw)
 
-        monkeypatch.setattr(routes, name, spy)
+        monkeypatch.setattr(fast_operators, name, spy)
     return taken
 
 

@@ -9,11 +9,10 @@ from torch.nn.utils import parametrizations, prune
 
 from crossbar_sim import Hardware, InputError
 from crossbar_sim.nn import to_analog
-from crossbar_sim.nn.checkpoint import save_checkpoint
-from crossbar_sim.nn.loading import load_model
+from crossbar_sim.nn.files.checkpoint import save_checkpoint
+from crossbar_sim.nn.files.loading import load_model
+from crossbar_sim.nn.files.state_dict import check_model, chosen, fill, tables
 from crossbar_sim.nn.networks import MLP, LeNet5
-from crossbar_sim.nn.state_dict import check_model, fill
-from crossbar_sim.nn.weight_table import chosen, tables
 
 
 class WithBuffer(nn.Module):
@@ -347,7 +346,7 @@ def test_what_torch_loads_gives_torchs_numbers(name, wrap, tmp_path, monkeypatch
         if versions is not None:
             state._metadata = {f"module.{n}".rstrip("."): about for n, about in versions.items()}
         torch.save(state, tmp_path / "m.pth")
-    monkeypatch.setattr("crossbar_sim.nn.loading.build_architecture", lambda *_: make())
+    monkeypatch.setattr("crossbar_sim.nn.files.loading.build_architecture", lambda *_: make())
     module = load_model(tmp_path / "m.pth", "a:net").module
     torch.testing.assert_close(module(x), right.eval()(x), rtol=0, atol=0)
     if name != "weight_g and weight_v":  # which stay parametrised, and are on no array
@@ -479,7 +478,7 @@ PAIRS = [
 
 @pytest.fixture
 def built(monkeypatch):
-    monkeypatch.setattr("crossbar_sim.nn.loading.build_architecture", lambda *_: net())
+    monkeypatch.setattr("crossbar_sim.nn.files.loading.build_architecture", lambda *_: net())
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)

@@ -9,7 +9,7 @@ from torch import nn
 from crossbar_sim.data import Development, Split, load_data
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.seeding import seeded
-from crossbar_sim.nn.train import Epoch, FitReport, accuracy, fit, one_cycle
+from crossbar_sim.nn.training.loop import Epoch, FitReport, accuracy, fit, one_cycle
 from crossbar_sim.rng import Key
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.augment import Augment, Normalise
+from crossbar_sim.nn.training.augment import Augment, Normalise
 from crossbar_sim.rng import Key
 
 CPU = torch.device("cpu")

@@ -14,10 +14,10 @@ from torch import nn
 
 from crossbar_sim.data import Development, Split, load_data
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.augment import Augment
 from crossbar_sim.nn.seeding import seeded
-from crossbar_sim.nn.train import Epoch, FitReport, fit
-from crossbar_sim.nn.training import Training
+from crossbar_sim.nn.training.augment import Augment
+from crossbar_sim.nn.training.loop import Epoch, FitReport, fit
+from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.rng import Key
 
 EPOCHS = 4

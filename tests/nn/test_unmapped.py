@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from crossbar_sim import InputError
-from crossbar_sim.nn import chips, to_analog
-from crossbar_sim.nn.layer import Layer
+from crossbar_sim.nn import to_analog
+from crossbar_sim.nn.analog import chips
+from crossbar_sim.nn.analog.state import Layer
 
 X = numbers(4, 6)
 

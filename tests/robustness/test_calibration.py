@@ -15,9 +15,15 @@ from crossbar_sim.nn import set_chip, to_analog
 from crossbar_sim.nn.evaluate import outputs
 from crossbar_sim.nn.networks import Coded, build
 from crossbar_sim.nn.seeding import seeded
-from crossbar_sim.robustness.affine import least_squares
-from crossbar_sim.robustness.calibration import KINDS, Calibration, Calibrator, calibrated_scores
-from crossbar_sim.robustness.readout import Readout, refit
+from crossbar_sim.robustness.calibration import (
+    KINDS,
+    Calibration,
+    Calibrator,
+    Readout,
+    calibrated_scores,
+    least_squares,
+    refit,
+)
 from crossbar_sim.robustness.score import Reference
 
 PAPER = Hardware.preset("bayesft", sigma=0.9)

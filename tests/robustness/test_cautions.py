@@ -12,10 +12,9 @@ from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift
 from crossbar_sim.crossbar import threads
 from crossbar_sim.nn import seeded, to_analog
 from crossbar_sim.robustness import deploy
-from crossbar_sim.robustness.cautions import of_tail
 from crossbar_sim.robustness.point import Point
-from crossbar_sim.robustness.score import Reference, Score
-from crossbar_sim.robustness.sweep_notes import tails
+from crossbar_sim.robustness.score import Reference, Score, of_tail
+from crossbar_sim.robustness.sweep import tails
 from crossbar_sim.store import export_chip, read_chip
 from crossbar_sim.store.records import Trial
 

@@ -15,14 +15,14 @@ import pytest
 
 from crossbar_sim import InputError, Key
 from crossbar_sim.nn import seeded
-from crossbar_sim.nn.checkpoint import save_checkpoint
+from crossbar_sim.nn.files.checkpoint import save_checkpoint
 from crossbar_sim.nn.networks import build
+from crossbar_sim.robustness import cluster as dask_futures
 from crossbar_sim.robustness import cluster as module
-from crossbar_sim.robustness import dask_futures, robustness
-from crossbar_sim.robustness.cluster import cluster
-from crossbar_sim.robustness.local_workers import local_client
-from crossbar_sim.search.loop import search
+from crossbar_sim.robustness import robustness
+from crossbar_sim.robustness.cluster import cluster, local_client
 from crossbar_sim.search.space import Space
+from crossbar_sim.search.study import search
 from crossbar_sim.store.results import Results
 
 pytestmark = pytest.mark.skipif(

@@ -16,10 +16,15 @@ from scipy.special import betaincinv
 
 from crossbar_sim.robustness.comparisons import paired
 from crossbar_sim.robustness.curves import Crossing, area, crossing
-from crossbar_sim.robustness.drawn_yield import yield_drawn
+from crossbar_sim.robustness.drawn_scores import (
+    Components,
+    chips_for,
+    drawn_interval,
+    half_width,
+    yield_drawn,
+)
 from crossbar_sim.robustness.statistics import mean_interval, yield_at
 from crossbar_sim.robustness.two_stage import Done, Plan
-from crossbar_sim.robustness.variance_components import Components, chips_for, drawn_interval, half_width
 from crossbar_sim.store.records import Trial
 
 EXPERIMENTS = 10_000

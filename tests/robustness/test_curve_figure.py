@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from test_figure import png_size
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.robustness.curve_figure import draw_curves, draw_figures
+from crossbar_sim.report.sweep_figures import draw_curves, draw_figures
 from crossbar_sim.robustness.sweep import Sweep
 
 ALL = {

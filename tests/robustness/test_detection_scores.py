@@ -12,9 +12,9 @@ from crossbar_sim import Hardware
 from crossbar_sim.crossbar import threads
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import to_analog
+from crossbar_sim.report.detection_figure import draw_boxes, spread
 from crossbar_sim.robustness import robustness
 from crossbar_sim.robustness.deploy import deploy
-from crossbar_sim.robustness.detection_figure import draw_boxes, spread
 from crossbar_sim.robustness.detection_score import DetectionReference, reference_of
 from crossbar_sim.robustness.score import Reference
 from crossbar_sim.store.results import Results
@@ -46,7 +46,7 @@ def test_an_oracle_is_right_until_its_weights_drift(sweep):
 
 
 def test_a_chips_score_is_that_of_all_its_boxes_together(scenes, sweep):
-    from crossbar_sim.nn.detection_map import precision, truth
+    from crossbar_sim.nn.detection import precision, truth
 
     analog = to_analog(Oracle().eval(), Hardware.preset("bayesft", sigma=0.2), seed=0, chip=3)
     with torch.no_grad():

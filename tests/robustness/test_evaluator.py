@@ -12,15 +12,14 @@ from torch import nn
 
 from crossbar_sim import Hardware, InputError, Key
 from crossbar_sim.crossbar import threads
-from crossbar_sim.crossbar.overrides import at_sigma
+from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.nn.evaluate import BLOCK
-from crossbar_sim.nn.loading import load_model
+from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.nn.networks import build
+from crossbar_sim.nn.pickling import packed, unpacked
 from crossbar_sim.nn.seeding import seeded
-from crossbar_sim.nn.sending import packed, unpacked
 from crossbar_sim.robustness import evaluator as module
-from crossbar_sim.robustness.evaluator import Evaluator, Job, Subject
-from crossbar_sim.robustness.measuring import AnyModel, OfChain
+from crossbar_sim.robustness.evaluator import AnyModel, Evaluator, Job, OfChain, Subject
 from crossbar_sim.robustness.score import Reference
 
 PAPER = Hardware.preset("bayesft")

@@ -6,7 +6,7 @@ from torch import nn
 
 from crossbar_sim import InputError
 from crossbar_sim.data import Split, Splits
-from crossbar_sim.nn.loading import LoadedModel
+from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.robustness.examples import Examples, find_examples
 
 

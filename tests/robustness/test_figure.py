@@ -18,12 +18,13 @@ from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.mapping import Differential, Offset
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn import chips, to_analog
+from crossbar_sim.nn import to_analog
+from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.seeding import seeded
+from crossbar_sim.report import boundary_figure
+from crossbar_sim.report.figure import ConductanceMap, _figure, conductance_maps, draw
 from crossbar_sim.rng import Key
-from crossbar_sim.robustness import boundary_figure
 from crossbar_sim.robustness.examples import Examples
-from crossbar_sim.robustness.figure import ConductanceMap, _figure, conductance_maps, draw
 from crossbar_sim.robustness.score import Score
 
 FULL = Hardware(
@@ -122,7 +123,7 @@ def test_the_users_own_style_and_state_are_left_alone(tmp_path: Path) -> None:
         draw(deployment(), tmp_path / "styled.png")
         assert dict(matplotlib.rcParams) == before
     assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "styled.png").read_bytes()
-    code = "import sys, crossbar_sim.robustness.figure; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, crossbar_sim.report.figure; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
 
 

@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.robustness.group_figure import band_words, draw_groups
+from crossbar_sim.report import page_text
+from crossbar_sim.report.headline import answer
+from crossbar_sim.report.sweep_figures import band_words, draw_groups
 from crossbar_sim.robustness.groups import (
     boundless,
     compared,
@@ -22,8 +24,6 @@ from crossbar_sim.robustness.groups import (
     groups_of,
     seeded,
 )
-from crossbar_sim.robustness.page import page_text
-from crossbar_sim.robustness.page.headline import answer
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.sweep import Sweep
 from crossbar_sim.store.records import Trial

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from make_sweep_example import make
 
+from crossbar_sim.report import page_text
 from crossbar_sim.robustness import Sweep
-from crossbar_sim.robustness.page import page_text
 from crossbar_sim.store.results import Results
 
 KEPT = sorted((Path(__file__).parents[1] / "data").glob("v*/sweep.db"))

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from made_sweeps import sweep
 
+from crossbar_sim import report
 from crossbar_sim.errors import InputError
-from crossbar_sim.robustness import page as public
-from crossbar_sim.robustness.page import page_text, write_page
-from crossbar_sim.robustness.page.curve_chart import MOST_POINTS
-from crossbar_sim.robustness.page.downloads import MOST_TRIALS
-from crossbar_sim.robustness.page.headline import answer, listed_sigmas
-from crossbar_sim.robustness.page.look import Names, Scale
-from crossbar_sim.robustness.page.numbers import ahead, default_threshold, thresholds
+from crossbar_sim.report import page_text, write_page
+from crossbar_sim.report.charts import MOST_POINTS
+from crossbar_sim.report.headline import answer, listed_sigmas
+from crossbar_sim.report.look import Names, Scale
+from crossbar_sim.report.page_tables import MOST_TRIALS
+from crossbar_sim.report.rows import ahead, default_threshold, thresholds
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.sweep import Sweep
 from crossbar_sim.store.records import Task
@@ -401,7 +401,7 @@ def test_without_its_libraries_the_page_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(InputError, match="pip install") as caught:
-        public.__getattr__("write_page")
+        report.__getattr__("write_page")
     assert "\n" not in str(caught.value)
 
 

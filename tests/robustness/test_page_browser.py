@@ -7,7 +7,7 @@ import pytest
 from browser import CHROMIUM, DRIVER, Browser, chromium
 from made_sweeps import SIGMAS, sweep
 
-from crossbar_sim.robustness.page import write_page
+from crossbar_sim.report import write_page
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None,

@@ -12,8 +12,7 @@ from crossbar_sim.crossbar import threads
 from crossbar_sim.data import Split, load_data
 from crossbar_sim.nn import seeded
 from crossbar_sim.nn.networks import build
-from crossbar_sim.robustness import Sweep, deploy, robustness
-from crossbar_sim.robustness import runner as runner_module
+from crossbar_sim.robustness import Sweep, deploy, robustness, runner
 from crossbar_sim.robustness.plans import EveryImage
 from crossbar_sim.store.results import Results
 
@@ -50,7 +49,7 @@ def test_order_threads_blocks_and_company_change_nothing(data, monkeypatch):
     try:
         for count, grown in itertools.product((1, 3), (lambda n, s: 1, lambda n, s: 2 * n)):
             threads.set_threads(count)
-            monkeypatch.setattr(runner_module, "_grown", grown)
+            monkeypatch.setattr(runner, "_grown", grown)
             assert trials(robustness(models, data, sigmas=SIGMAS[::-1], chips=range(9))) == first
     finally:
         threads.set_threads(before)
@@ -62,13 +61,13 @@ def test_what_is_in_the_file_is_not_measured_again(data, tmp_path, monkeypatch):
     path = tmp_path / "runs.db"
     robustness({"a": net()}, data, sigmas=SIGMAS[:2], chips=4, results=path)
     asked = []
-    whole = runner_module.InProcess.run
+    whole = runner.InProcess.run
 
     def spy(self, work, done):
         asked.extend((item.job.sigma, item.job.chips) for item in work)
         whole(self, work, done)
 
-    monkeypatch.setattr(runner_module.InProcess, "run", spy)
+    monkeypatch.setattr(runner.InProcess, "run", spy)
     grown = robustness({"a": net()}, data, sigmas=SIGMAS, chips=6, results=path)
     assert asked == [(0.0, (4, 5)), (0.5, (4, 5)), (1.0, (0, 1, 2, 3, 4, 5))]
     asked.clear()

@@ -13,12 +13,12 @@ from crossbar_sim import CrossbarWarning, Hardware, InputError, Key
 from crossbar_sim.data import Split, load_data
 from crossbar_sim.nn import seeded
 from crossbar_sim.nn.networks import build
+from crossbar_sim.report.headline import answer
+from crossbar_sim.report.rows import ahead
+from crossbar_sim.report.terminal_sweep import show_sweep
 from crossbar_sim.robustness import Point, Sweep, robustness
-from crossbar_sim.robustness.page.headline import answer
-from crossbar_sim.robustness.page.numbers import ahead
+from crossbar_sim.robustness.drawn_scores import MOST_CHIPS, Cost
 from crossbar_sim.robustness.plans import exact, plan_of
-from crossbar_sim.robustness.sweep_view import show_sweep
-from crossbar_sim.robustness.variance_components import MOST_CHIPS, Cost
 from crossbar_sim.store.records import Task, canonical
 
 

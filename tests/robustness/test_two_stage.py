@@ -6,11 +6,7 @@ import pytest
 
 from crossbar_sim import Key
 from crossbar_sim.errors import InputError
-from crossbar_sim.robustness.drawn_images import MOST_CLASSES, Strata, allocate, draw, estimate
-from crossbar_sim.robustness.drawn_yield import shrunk, yield_drawn
-from crossbar_sim.robustness.statistics import mean_interval, yield_at
-from crossbar_sim.robustness.two_stage import Done, Measure, Plan
-from crossbar_sim.robustness.variance_components import (
+from crossbar_sim.robustness.drawn_scores import (
     Components,
     Cost,
     best_images,
@@ -20,7 +16,12 @@ from crossbar_sim.robustness.variance_components import (
     drawn_interval,
     half_width,
     plain_protocol,
+    shrunk,
+    yield_drawn,
 )
+from crossbar_sim.robustness.evaluator import MOST_CLASSES, Strata, allocate, draw, estimate
+from crossbar_sim.robustness.statistics import mean_interval, yield_at
+from crossbar_sim.robustness.two_stage import Done, Measure, Plan
 from crossbar_sim.store.records import Trial
 
 LABELS = np.repeat([7, 3, 5, 4], [500, 300, 190, 10])

@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.report.headline import answer, crossing_words
+from crossbar_sim.report.rows import told
 from crossbar_sim.robustness.comparisons import paired
 from crossbar_sim.robustness.curves import area, crossing
+from crossbar_sim.robustness.drawn_scores import rule_of_three
 from crossbar_sim.robustness.groups import group_curve, group_tests, groups_in, seeded
-from crossbar_sim.robustness.page.headline import answer, crossing_words
-from crossbar_sim.robustness.page.layers import told
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.statistics import summarise
-from crossbar_sim.robustness.sweep import Sweep
-from crossbar_sim.robustness.sweep_details import alike
-from crossbar_sim.robustness.task_labels import labels_of
-from crossbar_sim.robustness.variance_components import rule_of_three
+from crossbar_sim.robustness.sweep import Sweep, alike, labels_of
 from crossbar_sim.store.records import Task, Trial
 
 SEEDS = ("plain, seed 0", "plain, seed 1", "aware, seed 0", "aware, seed 1")

@@ -10,15 +10,15 @@ from rich.text import Text
 
 from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.nn.layer import Layer
-from crossbar_sim.nn.matrices import Layout
-from crossbar_sim.nn.slot import Slot
-from crossbar_sim.robustness import view, wording
+from crossbar_sim.nn.analog.matrices import Layout
+from crossbar_sim.nn.analog.state import Layer, Slot
+from crossbar_sim.report import terminal as view
+from crossbar_sim.report import wording
+from crossbar_sim.report.terminal import progress, show
+from crossbar_sim.report.wording import decimals, fixed, say, shorten
 from crossbar_sim.robustness.deploy import Deployment, LayerReport, Sensitivity
 from crossbar_sim.robustness.score import Score
 from crossbar_sim.robustness.statistics import summarise
-from crossbar_sim.robustness.view import progress, show
-from crossbar_sim.robustness.wording import decimals, fixed, say, shorten
 
 HARDWARE = Hardware(drift=LogNormalDrift(0.6), drift_per="weight")
 SCORES = (0.91,) * 13 + (0.93,) + (0.62,) * 5 + (0.6,)

@@ -9,7 +9,7 @@ from crossbar_sim import Key
 from crossbar_sim.crossbar import threads
 from crossbar_sim.data import load_data
 from crossbar_sim.nn.networks import build
-from crossbar_sim.nn.training import Training
+from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.search import BayesFT, Space, search
 
 SPACE = Space.of({"x": (-1.0, 2.0), "y": (0.0, 1.0)})

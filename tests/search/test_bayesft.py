@@ -11,10 +11,10 @@ from torch import nn
 from crossbar_sim import Hardware, InputError, Key
 from crossbar_sim.data import Development, Split
 from crossbar_sim.nn.networks import build
-from crossbar_sim.nn.training import Training
-from crossbar_sim.robustness.subjects import fingerprint
+from crossbar_sim.nn.training.settings import Training
+from crossbar_sim.robustness.tasks import fingerprint
 from crossbar_sim.search import BayesFT, Dimension, DriftedScore, Space, Study
-from crossbar_sim.search.theta import Theta, ThetaFile, _agreed
+from crossbar_sim.search.bayesft import Theta, ThetaFile, _agreed
 
 QUICK = BayesFT(
     sigma=0.5, trials=5, chips=6, images=200, fresh_chips=10, training_chips=4, initial=3, rates=(0.0, 0.5),

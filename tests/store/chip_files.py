@@ -8,8 +8,8 @@ from torch import nn
 
 from crossbar_sim import Hardware
 from crossbar_sim.nn import to_analog
-from crossbar_sim.nn.analog import arrays_of
-from crossbar_sim.nn.chips import design, slots
+from crossbar_sim.nn.analog.chips import design, slots
+from crossbar_sim.nn.analog.layers import arrays_of
 from crossbar_sim.store import export_chip, read_chip
 
 

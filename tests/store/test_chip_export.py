@@ -18,9 +18,9 @@ from torch import nn
 from crossbar_sim import Hardware, InputError, LogNormalDrift, Offset, StuckCells
 from crossbar_sim.crossbar import threads
 from crossbar_sim.nn import to_analog
-from crossbar_sim.nn.chips import design
+from crossbar_sim.nn.analog.chips import design
 from crossbar_sim.rng import STREAM_VERSION
-from crossbar_sim.store import describe_chip, read_chip, sink
+from crossbar_sim.store import describe_chip, hdf5, read_chip
 
 HARDWARE = Hardware(
     Offset(levels=9, scale_per="column"), LogNormalDrift(0.3), stuck=StuckCells(0.1), bias="row"
@@ -112,18 +112,18 @@ def test_a_failed_write_leaves_what_was_there(old: bytes | None, tmp_path: Path,
         path.write_bytes(old)
     analog = to_analog(two_layers(), HARDWARE)
     export(analog, tmp_path / "whole.h5", HARDWARE)
-    whole = sink.Sink.write
+    whole = hdf5.Sink.write
     for last in range(10_000):
         left = [last]
 
-        def write(self: sink.Sink, data: object, left: list[int] = left) -> int:
+        def write(self: hdf5.Sink, data: object, left: list[int] = left) -> int:
             left[0] -= 1
             if left[0] < 0 and self.error is None:
                 self.error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return whole(self, data)
 
         with monkeypatch.context() as patch:
-            patch.setattr(sink.Sink, "write", write)
+            patch.setattr(hdf5.Sink, "write", write)
             if last == 0:
                 with pytest.raises(InputError, match="No space left"):
                     export(analog, path, HARDWARE)

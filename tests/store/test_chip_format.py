@@ -12,7 +12,7 @@ from torch import nn
 
 from crossbar_sim import Differential, Hardware, LogNormalDrift, Offset
 from crossbar_sim.nn import to_analog
-from crossbar_sim.nn.chips import slots
+from crossbar_sim.nn.analog.chips import slots
 from crossbar_sim.store import describe_chip, read_chip
 
 FORMAT = Path(__file__).parents[2] / "docs" / "format.md"

@@ -11,10 +11,10 @@ from chip_files import names, two_layers
 
 from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift, Offset, Wires
 from crossbar_sim.crossbar.array import read_weight
-from crossbar_sim.crossbar.checks import UnitWarning
 from crossbar_sim.nn import to_analog
-from crossbar_sim.nn.chips import design
+from crossbar_sim.nn.analog.chips import design
 from crossbar_sim.store import describe_chip, read_chip
+from crossbar_sim.validate import UnitWarning
 
 WINDOW = Differential(2e-6, 8e-5)
 W = (np.sin(np.arange(35.0)) / 3).reshape(5, 7).astype(np.float32)
@@ -80,7 +80,7 @@ def test_a_scale_in_the_file_needs_no_hardware(tmp_path: Path) -> None:
 
 
 def test_chunks_and_layouts_of_any_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossbar_sim.store.values.CELLS", 4)
+    monkeypatch.setattr("crossbar_sim.store.chip_layout.CELLS", 4)
     for mapping, columns in ((WINDOW, 5), (Offset(2e-6, 8e-5), 6)):
         g = measured(mapping.planes, columns)
         expected = read_weight(g, mapping, mapping.scale(W)).T

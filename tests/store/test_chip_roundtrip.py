@@ -24,10 +24,10 @@ from crossbar_sim import (
     TelegraphNoise,
     Wires,
 )
-from crossbar_sim.nn import chips, to_analog
-from crossbar_sim.nn.chips import design, slots
-from crossbar_sim.nn.remapped import remap_arrays
-from crossbar_sim.store import layout, read_chip
+from crossbar_sim.nn import to_analog
+from crossbar_sim.nn.analog import chips
+from crossbar_sim.nn.analog.chips import design, remap_arrays, slots
+from crossbar_sim.store import chip_layout, read_chip
 
 DRIFT = LogNormalDrift(0.6)
 ALL = Hardware(
@@ -244,9 +244,9 @@ def test_an_exported_program(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(300, 257), (3, 9000), (9000, 3)])
 def test_many_pieces(shape: tuple[int, int], mapping: Differential, tmp_path: Path, monkeypatch) -> None:
     """With pieces of a few kilobytes: starts that are no multiple of 256, rows that are cut."""
-    monkeypatch.setattr(layout, "CELLS", 2048)
-    monkeypatch.setattr(layout, "_CHUNK", 512)
-    monkeypatch.setattr("crossbar_sim.store.values.CELLS", 512)
+    monkeypatch.setattr(chip_layout, "CELLS", 2048)
+    monkeypatch.setattr(chip_layout, "_CHUNK", 512)
+    monkeypatch.setattr("crossbar_sim.store.chip_layout.CELLS", 512)
     hardware = Hardware(mapping, drift=DRIFT, stuck=StuckCells(0.1))
     model = fill(nn.Linear(*shape, bias=False))
     simulated, read = simulated_and_read(model, hardware, tmp_path / "chip.h5", rows(shape[0]))
@@ -255,13 +255,13 @@ def test_many_pieces(shape: tuple[int, int], mapping: Differential, tmp_path: Pa
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 10**6), (10**7, 3), (4096, 4096), (27, 64), (784, 193)])
 def test_pieces_cover_a_plane_once(shape: tuple[int, int]) -> None:
-    chunk = layout.chunk_shape(*shape)
+    chunk = chip_layout.chunk_shape(*shape)
     assert chunk[0] * chunk[1] <= 1 << 16
     assert chunk[0] * chunk[1] >= min(1 << 12, shape[0] * shape[1])
     cells = 0
-    for high, wide in layout.runs(*shape):
+    for high, wide in chip_layout.runs(*shape):
         size = (high.stop - high.start) * (wide.stop - wide.start)
-        assert size <= layout.CELLS
+        assert size <= chip_layout.CELLS
         assert (high.start % chunk[0], wide.start % chunk[1]) == (0, 0)
         assert high == slice(0, shape[0]) or wide.stop == wide.start + 1
         cells += size
@@ -337,12 +337,12 @@ def test_names_cannot_collide() -> None:
         "a%2Fb.weight", "a.weight_ih_l0", "weight", "g_drifted",
         "a.g_drifted.weight", "..weight", "\0.weight",
     ]  # fmt: skip
-    groups = [layout.group_of(name) for name in cases]
+    groups = [chip_layout.group_of(name) for name in cases]
     # "a" alone is a parameter of the model itself, and no model has a layer of that name beside it.
-    assert layout.group_of("a") == layout.group_of("a.weight") == ("a",)
-    paths = [layout.path_of(g) for g in groups if g != ("a",)]
+    assert chip_layout.group_of("a") == chip_layout.group_of("a.weight") == ("a",)
+    paths = [chip_layout.path_of(g) for g in groups if g != ("a",)]
     assert len(set(paths)) == len(paths)
-    assert not any(part in (*layout.STAGES, "faults") for g in groups for part in g[1:])
+    assert not any(part in (*chip_layout.STAGES, "faults") for g in groups for part in g[1:])
     assert not any("\0" in part or "/" in part or part in ("", ".") for g in groups for part in g)
     for name in ("a.weight", "a.b.weight", "a.g_drifted", "a/b%.weight", "a.b"):
-        assert layout.name_of(layout.group_of(name)) == name
+        assert chip_layout.name_of(chip_layout.group_of(name)) == name

@@ -14,8 +14,7 @@ from results_worker import block
 
 from crossbar_sim import InputError
 from crossbar_sim.store.records import Task, Trial
-from crossbar_sim.store.results import Results
-from crossbar_sim.store.results_merge import MergeReport, merge
+from crossbar_sim.store.results import MergeReport, Results, merge
 
 
 def part(path: Path, one: Task, rows: list[Trial], **details: object) -> Path:

@@ -12,7 +12,7 @@ from make_results_example import DETAIL, FIRST, FIRST_TRIALS, SECOND, SECOND_TRI
 from results_files import changed, content, made, task, trials
 
 from crossbar_sim import InputError
-from crossbar_sim.store import results_schema
+from crossbar_sim.store import results_file
 from crossbar_sim.store.results import Results
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "results-file.md").read_text("utf-8")
@@ -51,9 +51,9 @@ def test_today_gives_the_same_file(tmp_path: Path) -> None:
 
 def test_the_document_has_the_schema() -> None:
     (shown,) = blocks("sql")
-    assert " ".join(shown.split()) == " ".join("; ".join((*results_schema.SCHEMA, "")).split()).rstrip()
-    assert f"0x{results_schema.APPLICATION_ID:08x}" in DOCUMENT
-    assert f"`user_version` | {results_schema.version()} " in DOCUMENT
+    assert " ".join(shown.split()) == " ".join("; ".join((*results_file.SCHEMA, "")).split()).rstrip()
+    assert f"0x{results_file.APPLICATION_ID:08x}" in DOCUMENT
+    assert f"`user_version` | {results_file.version()} " in DOCUMENT
 
 
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
@@ -105,7 +105,7 @@ def test_an_older_file_than_the_first_is_refused(tmp_path: Path) -> None:
 def old(path: Path) -> Path:
     """A file of a version 0 that never was: trials had no variance, and there were no details."""
     made(path)
-    trials_table = results_schema.SCHEMA[1]
+    trials_table = results_file.SCHEMA[1]
     without = "\n".join(line for line in trials_table.splitlines() if "variance" not in line)
     return changed(
         path,
@@ -120,12 +120,12 @@ def old(path: Path) -> Path:
 
 def upgrade(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE trials RENAME TO kept")
-    connection.execute(results_schema.SCHEMA[1])
+    connection.execute(results_file.SCHEMA[1])
     connection.execute(
         "INSERT INTO trials SELECT task, sigma, chip, metric, images, value, 0.0, seconds FROM kept"
     )
     connection.execute("DROP TABLE kept")
-    connection.execute(results_schema.SCHEMA[2])
+    connection.execute(results_file.SCHEMA[2])
 
 
 def fail(connection: sqlite3.Connection) -> None:
@@ -136,8 +136,8 @@ def fail(connection: sqlite3.Connection) -> None:
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Any:
     def use(*migrations: Any) -> None:
-        monkeypatch.setattr(results_schema, "OLDEST", 1 - len(migrations))
-        monkeypatch.setattr(results_schema, "MIGRATIONS", migrations)
+        monkeypatch.setattr(results_file, "OLDEST", 1 - len(migrations))
+        monkeypatch.setattr(results_file, "MIGRATIONS", migrations)
 
     return use
 

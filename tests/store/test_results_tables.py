@@ -12,11 +12,18 @@ from results_files import SHA, task, trials
 
 from crossbar_sim import InputError
 from crossbar_sim.files import write_text
-from crossbar_sim.store import results_merge
+from crossbar_sim.store import results as results_merge
 from crossbar_sim.store.records import Task, Trial
-from crossbar_sim.store.results import Results
-from crossbar_sim.store.results_merge import merge
-from crossbar_sim.store.results_tables import COLUMNS, csv_lines, json_lines, listing, rows, write_parquet
+from crossbar_sim.store.results import (
+    COLUMNS,
+    Results,
+    csv_lines,
+    json_lines,
+    listing,
+    merge,
+    rows,
+    write_parquet,
+)
 
 HARD = [5e-324, 1.7976931348623157e308, -2 / 3, 0.1 + 0.2, 1e22, 123456789.12345679]
 

@@ -1,8 +1,14 @@
 """First-order energy, latency and area, each number with its source. An estimate, not a sign-off (docs/cost.md)."""
 
-from crossbar_sim.crossbar.cost.adc_survey import conversion_energy, converter_area
 from crossbar_sim.crossbar.cost.model import PARTS, Converters, Cost, Work, adc_of, cost_of, total
-from crossbar_sim.crossbar.cost.technology import Constant, Technology, technology, technology_names
+from crossbar_sim.crossbar.cost.technology import (
+    Constant,
+    Technology,
+    conversion_energy,
+    converter_area,
+    technology,
+    technology_names,
+)
 
 __all__ = [
     "PARTS", "Constant", "Converters", "Cost", "Technology", "Work", "adc_of", "conversion_energy",

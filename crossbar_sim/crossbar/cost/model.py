@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossbar_sim.crossbar.array import Geometry
-from crossbar_sim.crossbar.checks import require
-from crossbar_sim.crossbar.cost.adc_survey import LEAST_BITS, conversion_energy, converter_area
-from crossbar_sim.crossbar.cost.technology import Technology
+from crossbar_sim.crossbar.cost.technology import LEAST_BITS, Technology, conversion_energy, converter_area
 from crossbar_sim.crossbar.cost.technology import technology as technology_of
 from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.validate import require
 
 PARTS = ("adc", "dac", "cells", "sample_hold", "shift_add", "registers", "tile")
 """What energy and area consist of, in the order of a report."""

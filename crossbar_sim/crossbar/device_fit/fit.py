@@ -7,11 +7,11 @@ from warnings import warn
 import numpy as np
 from numpy.typing import NDArray
 
-from crossbar_sim.crossbar.config import to_dict, to_toml
-from crossbar_sim.crossbar.device_fit import laws
+from crossbar_sim.crossbar.configuration import to_dict, to_toml
+from crossbar_sim.crossbar.device_fit import estimation
+from crossbar_sim.crossbar.device_fit.estimation import Estimate, estimate, resampled
 from crossbar_sim.crossbar.device_fit.measurements import LEAST_ROWS, Float64, Measurements, scattered
 from crossbar_sim.crossbar.device_fit.quality import CUT, Quality, judge, plausible, screened
-from crossbar_sim.crossbar.device_fit.robust import Estimate, estimate, resampled
 from crossbar_sim.crossbar.devices import MeasuredNoise, PolynomialNoise
 from crossbar_sim.crossbar.drift import MeasuredRelaxation, RelaxationShift, RetentionDrift
 from crossbar_sim.crossbar.hardware import Hardware
@@ -147,7 +147,7 @@ def fit_device(data: Measurements, law: str = "auto") -> DeviceFit:
     allowed = _laws(data, law)
     y = data.measured - data.target
     unit = 1.4826 * float(np.median(np.abs(y - np.median(y)))) or float(y.std()) or abs(float(y[0]))
-    scales = laws.Scales(data.g_max, unit)
+    scales = estimation.Scales(data.g_max, unit)
     kept = screened(data)
     for _ in range(3):  # the form is chosen among the rows that take part, which the form decides
         before = kept
@@ -155,9 +155,9 @@ def fit_device(data: Measurements, law: str = "auto") -> DeviceFit:
         found, kept = _settled(data, scales, form, start, kept)
         if np.mean(before != kept) < 0.005:
             break
-    at = laws.moments(form, data, scales, found.parameters)
+    at = estimation.moments(form, data, scales, found.parameters)
     mean, spread = at.mean * unit, at.spread * unit
-    values = found.parameters * laws.in_units(form, scales)
+    values = found.parameters * estimation.in_units(form, scales)
     names = dict(zip(form.names, values.tolist(), strict=True))
     ends = _intervals(_part(data, kept), scales, form, found)
     parameters = tuple(
@@ -179,11 +179,11 @@ def fit_device(data: Measurements, law: str = "auto") -> DeviceFit:
 
 def _laws(data: Measurements, law: str) -> tuple[str, ...]:
     """The laws to choose from."""
-    if law not in ("auto", *laws.LAWS):
-        raise InputError(f"law={law!r} is unknown; known: auto, {', '.join(laws.LAWS)}")
-    log = {name: laws.logarithm(name, data) for name in ("relaxation", "retention")}
+    if law not in ("auto", *estimation.LAWS):
+        raise InputError(f"law={law!r} is unknown; known: auto, {', '.join(estimation.LAWS)}")
+    log = {name: estimation.logarithm(name, data) for name in ("relaxation", "retention")}
     able = [name for name, values in log.items() if np.unique(values).size > 1]
-    if "relaxation" in able and laws.separable(data) and np.unique(data.target).size > 1:
+    if "relaxation" in able and estimation.separable(data) and np.unique(data.target).size > 1:
         able.append("measured_relaxation")
     if law not in ("auto", "none", *able):
         needs = {
@@ -207,12 +207,18 @@ def _part(data: Measurements, rows: NDArray[np.bool_]) -> Measurements:
     return Measurements(data.target[rows], data.measured[rows], data.time[rows], cell)
 
 
-def _estimate(data: Measurements, scales: laws.Scales, form: laws.Form, start: Float64) -> Estimate:
+def _estimate(
+    data: Measurements, scales: estimation.Scales, form: estimation.Form, start: Float64
+) -> Estimate:
     y = (data.measured - data.target) / scales.error
-    return estimate(y, lambda theta: laws.moments(form, data, scales, theta), start, data.cell, data.floored)
+    return estimate(
+        y, lambda theta: estimation.moments(form, data, scales, theta), start, data.cell, data.floored
+    )
 
 
-def _chosen(data: Measurements, scales: laws.Scales, allowed: tuple[str, ...]) -> tuple[laws.Form, Float64]:
+def _chosen(
+    data: Measurements, scales: estimation.Scales, allowed: tuple[str, ...]
+) -> tuple[estimation.Form, Float64]:
     """The form with the least criterion, of those that make a device, and its parameters on part of the rows."""
     few = _some(data, ENOUGH)
     form, start = _polynomials(few, scales)
@@ -223,7 +229,9 @@ def _chosen(data: Measurements, scales: laws.Scales, allowed: tuple[str, ...]) -
             tried += _by_conductance(
                 few, scales, constant, _begin(few, scales, constant, start), len(allowed) == 1
             )
-            if not laws.early(few):  # s(g) may be all of the spread at 1 s, and the programming error none
+            if not estimation.early(
+                few
+            ):  # s(g) may be all of the spread at 1 s, and the programming error none
                 exact = replace(constant, spread=0)
                 begin = _begin(few, scales, exact, start[: form.mean])
                 begin[-2] = start[form.mean]
@@ -235,7 +243,7 @@ def _chosen(data: Measurements, scales: laws.Scales, allowed: tuple[str, ...]) -
             tried.append((other, _estimate(few, scales, other, _begin(few, scales, other, start))))
     tried.sort(key=lambda t: _criterion(t[1], few))
     for one, found in tried[:-1]:
-        values = found.parameters * laws.in_units(one, scales)
+        values = found.parameters * estimation.in_units(one, scales)
         try:
             _hardware(one, dict(zip(one.names, values.tolist(), strict=True)), data)
         except InputError:  # an exponent beyond what the law takes
@@ -245,8 +253,8 @@ def _chosen(data: Measurements, scales: laws.Scales, allowed: tuple[str, ...]) -
 
 
 def _by_conductance(
-    data: Measurements, scales: laws.Scales, constant: laws.Form, start: Float64, forced: bool
-) -> list[tuple[laws.Form, Estimate]]:
+    data: Measurements, scales: estimation.Scales, constant: estimation.Form, start: Float64, forced: bool
+) -> list[tuple[estimation.Form, Estimate]]:
     """The best relaxation that depends on the conductance, by adding coefficients one at a time.
 
     None where the constant one is better, unless `forced`.
@@ -277,29 +285,35 @@ def _by_conductance(
 
 
 def _settled(
-    data: Measurements, scales: laws.Scales, form: laws.Form, start: Float64, kept: NDArray[np.bool_]
+    data: Measurements,
+    scales: estimation.Scales,
+    form: estimation.Form,
+    start: Float64,
+    kept: NDArray[np.bool_],
 ) -> tuple[Estimate, NDArray[np.bool_]]:
     """The form fitted to the rows that it does not find far off, and which these are."""
     y, seen = (data.measured - data.target) / scales.error, []
     while True:
         found = _estimate(_part(data, kept), scales, form, start)
         seen.append(kept)
-        at = laws.moments(form, data, scales, found.parameters)
+        at = estimation.moments(form, data, scales, found.parameters)
         kept = plausible(data, (y - at.mean) / np.maximum(at.spread, np.finfo(float).tiny))
         if any(np.array_equal(kept, one) for one in seen) or len(seen) == MOST_ROUNDS:
             return found, seen[-1]
         start = found.parameters
 
 
-def _intervals(data: Measurements, scales: laws.Scales, form: laws.Form, found: Estimate) -> Float64:
+def _intervals(
+    data: Measurements, scales: estimation.Scales, form: estimation.Form, found: Estimate
+) -> Float64:
     """The 95 % intervals of the parameters, in their units, (p, 2)."""
-    units = laws.in_units(form, scales)
+    units = estimation.in_units(form, scales)
     half = 1.96 * np.sqrt(np.diag(found.covariance))
     ends = found.parameters[:, None] + np.array([-1.0, 1.0]) * half[:, None]
     own = [i for i, name in enumerate(form.names) if name.startswith(("drift.s", "drift.spread"))]
-    if form.law in laws.RELAXATIONS and not form.relaxed_at_once:
+    if form.law in estimation.RELAXATIONS and not form.relaxed_at_once:
         ends[own[-1]] = _undetermined(data, scales, form, found.parameters, half[own[-1]])
-    elif form.law in laws.RELAXATIONS and not laws.early(data) and data.target.size <= RESAMPLED:
+    elif form.law in estimation.RELAXATIONS and not estimation.early(data) and data.target.size <= RESAMPLED:
         other = np.quantile(_bootstrap(data, scales, form, found, own), (0.025, 0.975), axis=0).T
         ends[own, 0] = np.fmin(ends[own, 0], other[:, 0])
         ends[own, 1] = np.fmax(ends[own, 1], other[:, 1])
@@ -308,7 +322,7 @@ def _intervals(data: Measurements, scales: laws.Scales, form: laws.Form, found: 
 
 
 def _bootstrap(
-    data: Measurements, scales: laws.Scales, form: laws.Form, found: Estimate, own: list[int]
+    data: Measurements, scales: estimation.Scales, form: estimation.Form, found: Estimate, own: list[int]
 ) -> Float64:
     """A relaxation's s and q in bootstrap samples of cells, with the sign of the estimate, (SAMPLES, own)."""
     cells = np.arange(data.target.size) if data.cell is None else data.cell
@@ -318,7 +332,7 @@ def _bootstrap(
     counts = np.stack([np.bincount(row, minlength=number) for row in drawn])
     y = (data.measured - data.target) / scales.error
     thetas = resampled(
-        y, lambda t: laws.moments(form, data, scales, t), found.parameters, cells, counts, data.floored
+        y, lambda t: estimation.moments(form, data, scales, t), found.parameters, cells, counts, data.floored
     )[:, own]
     late = np.sign(thetas @ _at_the_end(form, data)) * np.sign(
         found.parameters[own] @ _at_the_end(form, data)
@@ -327,14 +341,14 @@ def _bootstrap(
     return signed
 
 
-def _at_the_end(form: laws.Form, data: Measurements) -> Float64:
+def _at_the_end(form: estimation.Form, data: Measurements) -> Float64:
     """What s and q are multiplied by in the spread at the last time and half of the largest conductance."""
     powers = 0.5 ** np.arange(form.drift_spread)
-    return np.concatenate([powers, powers * float(laws.logarithm(form.law, data).max())])
+    return np.concatenate([powers, powers * float(estimation.logarithm(form.law, data).max())])
 
 
 def _undetermined(
-    data: Measurements, scales: laws.Scales, form: laws.Form, theta: Float64, half: float
+    data: Measurements, scales: estimation.Scales, form: estimation.Form, theta: Float64, half: float
 ) -> tuple[float, float]:
     """The interval of q where s cannot be told from it: from the largest s that the spreads allow, to s = 0.
 
@@ -342,15 +356,15 @@ def _undetermined(
     D = (s + q ln t)^2 - s^2 all describe the measurements alike.
     """
     q = abs(float(theta[-1]))
-    if laws.early(data):  # D may be all s
+    if estimation.early(data):  # D may be all s
         return -half, q + half
-    log = float(laws.logarithm(form.law, data).max())
+    log = float(estimation.logarithm(form.law, data).max())
     first = replace(form, law="none")
-    s = float(laws.moments(first, data, scales, theta[: form.mean + form.spread]).spread.min())
+    s = float(estimation.moments(first, data, scales, theta[: form.mean + form.spread]).spread.min())
     return (float(np.hypot(s, q * log)) - s) / log - half, q + half
 
 
-def _warnings(data: Measurements, form: laws.Form) -> tuple[str, ...]:
+def _warnings(data: Measurements, form: estimation.Form) -> tuple[str, ...]:
     """What a user of the fit has to know beside its quality."""
     out = []
     if data.negative:
@@ -358,7 +372,7 @@ def _warnings(data: Measurements, form: laws.Form) -> tuple[str, ...]:
             f"{data.negative} of {data.target.size} readings lie below 0 S (down to {data.lowest:.3g} S, an offset of "
             "the instrument?): each counts as 0 S or below"
         )
-    if form.law in laws.RELAXATIONS and not form.relaxed_at_once:
+    if form.law in estimation.RELAXATIONS and not form.relaxed_at_once:
         out.append(MERGED)
     return tuple(out)
 
@@ -377,10 +391,12 @@ def _criterion(found: Estimate, data: Measurements, together: bool = True) -> fl
     return found.objective + number * float(np.log(observations))
 
 
-def _polynomials(data: Measurements, scales: laws.Scales) -> tuple[laws.Form, Float64]:
+def _polynomials(data: Measurements, scales: estimation.Scales) -> tuple[estimation.Form, Float64]:
     """The best polynomials of the error just after programming, by adding coefficients one at a time."""
     # At 1 s a relaxation has begun, at its t0 a retention has not.
-    first = (data.time <= laws.begins("retention", data)) & (data.time < laws.begins("relaxation", data))
+    first = (data.time <= estimation.begins("retention", data)) & (
+        data.time < estimation.begins("relaxation", data)
+    )
     if not first.any():
         first = data.time == data.time.min()
     if np.count_nonzero(first) < LEAST_ROWS:
@@ -388,7 +404,7 @@ def _polynomials(data: Measurements, scales: laws.Scales) -> tuple[laws.Form, Fl
     enough = np.count_nonzero(first) >= LEAST_ROWS and data.target[first].max() == data.g_max
     early = _part(data, first) if enough and not first.all() else data
     most = min(MOST_DEGREE + 1, np.unique(early.target).size)
-    form, start = laws.Form("none", 0, 1), np.ones(1)
+    form, start = estimation.Form("none", 0, 1), np.ones(1)
     best = _estimate(early, scales, form, start)
     while True:
         tried = []
@@ -400,7 +416,7 @@ def _polynomials(data: Measurements, scales: laws.Scales) -> tuple[laws.Form, Fl
             if max(mean, spread) <= most:
                 a, c = best.parameters[: form.mean], best.parameters[form.mean :]
                 begin = np.concatenate([a, np.zeros(mean - form.mean), c, np.zeros(spread - form.spread)])
-                other = laws.Form("none", mean, spread)
+                other = estimation.Form("none", mean, spread)
                 tried.append((other, _estimate(early, scales, other, begin)))
         better = min(tried, key=lambda t: _criterion(t[1], early, False), default=None)
         if better is None or _criterion(better[1], early, False) >= _criterion(best, early, False):
@@ -408,23 +424,25 @@ def _polynomials(data: Measurements, scales: laws.Scales) -> tuple[laws.Form, Fl
         form, best = better
 
 
-def _with_law(form: laws.Form, law: str, data: Measurements) -> laws.Form:
-    return laws.Form(law, form.mean, form.spread, law in laws.RELAXATIONS and laws.separable(data))
+def _with_law(form: estimation.Form, law: str, data: Measurements) -> estimation.Form:
+    return estimation.Form(
+        law, form.mean, form.spread, law in estimation.RELAXATIONS and estimation.separable(data)
+    )
 
 
-def _begin(data: Measurements, scales: laws.Scales, form: laws.Form, start: Float64) -> Float64:
+def _begin(data: Measurements, scales: estimation.Scales, form: estimation.Form, start: Float64) -> Float64:
     """Polynomials as found, and a drift that is there but small."""
     own = np.full(len(form.names) - start.size, 0.1)
     if own.size:
         y = (data.measured - data.target) / scales.error
         y = np.clip(y - np.median(y), -10, 10)
-        log = laws.logarithm(form.law, data)
+        log = estimation.logarithm(form.law, data)
         slope = float(np.polyfit(log, y, 1)[0])
         own[0] = -slope * 2 if form.law == "retention" else slope
     return np.concatenate([start, own])
 
 
-def _hardware(form: laws.Form, names: dict[str, float], data: Measurements) -> Hardware:
+def _hardware(form: estimation.Form, names: dict[str, float], data: Measurements) -> Hardware:
     g_min = float(data.target.min()) if np.float32(data.target.min()) < np.float32(data.g_max) else 0.0
 
     def polynomial(name: str) -> tuple[float, ...]:
@@ -448,7 +466,7 @@ def _hardware(form: laws.Form, names: dict[str, float], data: Measurements) -> H
             )
     elif form.law == "retention":
         nu, nu_sigma = names["drift.nu"], abs(names["drift.nu_sigma"])
-        drift = RetentionDrift(nu, last, laws.begins("retention", data), nu_sigma)
+        drift = RetentionDrift(nu, last, estimation.begins("retention", data), nu_sigma)
     return Hardware(Differential(g_min, data.g_max), drift, noise)
 
 

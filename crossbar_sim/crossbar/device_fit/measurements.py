@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from crossbar_sim.crossbar.checks import show
 from crossbar_sim.errors import InputError
 from crossbar_sim.tables import UNITS, Line, is_number, read_lines, unit_of, unit_scale
 from crossbar_sim.text import visible
+from crossbar_sim.validate import show
 
 Float64 = NDArray[np.float64]
 

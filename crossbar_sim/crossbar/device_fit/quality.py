@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from crossbar_sim.crossbar.device_fit.estimation import SPREAD_ERROR, spread_of
 from crossbar_sim.crossbar.device_fit.measurements import Float64, Measurements
-from crossbar_sim.crossbar.device_fit.robust import SPREAD_ERROR, spread_of
 
 CUT = 4.0
 """Rows beyond so many spreads take no part in the fit; of normal errors 6 in 100,000 do."""

@@ -8,9 +8,9 @@
 | Quantiser, Noise | converters and read noise as arrays | converters |
 """
 
-from crossbar_sim.crossbar.tiled.converters import Noise as Noise
-from crossbar_sim.crossbar.tiled.converters import Quantiser as Quantiser
-from crossbar_sim.crossbar.tiled.convolution import convolution as convolution
+from crossbar_sim.crossbar.tiled.planes import Noise as Noise
+from crossbar_sim.crossbar.tiled.planes import Quantiser as Quantiser
 from crossbar_sim.crossbar.tiled.planes import TiledPlanes as TiledPlanes
+from crossbar_sim.crossbar.tiled.product import convolution as convolution
 from crossbar_sim.crossbar.tiled.product import product as product
 from crossbar_sim.crossbar.tiled.product import tiled_product as tiled_product

@@ -1,6 +1,6 @@
 """Our own networks, by name: `build("mlp", hidden=(64,))`; docs/networks.md has a table of them.
 
-Names with hyphens are ours: `resnet18`, `vgg11` and the like are torchvision's (`nn/architectures.py`).
+Names with hyphens are ours: `resnet18`, `vgg11` and the like are torchvision's (`nn/files/architectures.py`).
 """
 
 import inspect
@@ -9,14 +9,10 @@ from typing import Any
 from torch import nn
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.networks.averaged import AveragedOutputs
-from crossbar_sim.nn.networks.coded import Coded
+from crossbar_sim.nn.networks.coded import AveragedOutputs, Coded
 from crossbar_sim.nn.networks.detection import MaskRCNN
-from crossbar_sim.nn.networks.lenet5 import LeNet5
-from crossbar_sim.nn.networks.mlp import MLP
-from crossbar_sim.nn.networks.plain import VGG11, AlexNet
+from crossbar_sim.nn.networks.feedforward import MLP, VGG11, AlexNet, LeNet5, SpatialTransformerNet
 from crossbar_sim.nn.networks.residual import PreActResNet18, PreActResNet50, PreActResNet152, ResNet18
-from crossbar_sim.nn.networks.stn import SpatialTransformerNet
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "mlp": MLP,

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.networks.base import Network
-from crossbar_sim.nn.networks.normalisation import NORMALISATIONS
-from crossbar_sim.nn.networks.sites import count, dropout_rates
+from crossbar_sim.nn.networks.base import NORMALISATIONS, Network, count, dropout_rates
 
 BACKBONES = {"small": 128, "resnet50-fpn": 800}
 """By name, and how many pixels the longer side of an image has inside, unless told otherwise."""

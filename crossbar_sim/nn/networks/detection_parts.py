@@ -12,7 +12,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
 
-from crossbar_sim.nn.networks.normalisation import of_images
+from crossbar_sim.nn.networks.base import of_images
 
 MAPS, HIDDEN = 48, 96
 """Of the small one: maps of the pyramid, and the width of its box head."""

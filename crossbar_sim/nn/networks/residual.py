@@ -6,10 +6,16 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.networks.base import Network
-from crossbar_sim.nn.networks.initialisation import he, quiet_branches
-from crossbar_sim.nn.networks.normalisation import normalisation_name, of_images
-from crossbar_sim.nn.networks.sites import activation_type, count, dropout_rates
+from crossbar_sim.nn.networks.base import (
+    Network,
+    activation_type,
+    count,
+    dropout_rates,
+    he,
+    normalisation_name,
+    of_images,
+    quiet_branches,
+)
 
 STEMS = ("cifar", "imagenet")
 

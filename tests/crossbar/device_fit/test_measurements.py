@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from crossbar_sim import InputError
-from crossbar_sim.crossbar.device_fit import Measurements, read_measurements
-from crossbar_sim.crossbar.device_fit import measurements as tables
+from crossbar_sim.crossbar.device_fit import Measurements, measurements, read_measurements
 
 HEAD = "target_S,measured_S,time_s\n"
 GOOD = [f"{1e-6 * i},{1.1e-6 * i},{i % 3}" for i in range(1, 13)]
@@ -92,10 +91,10 @@ def test_what_is_no_table_at_all(tmp_path):
 
 def test_tables_that_are_too_large_are_refused_before_they_fill_the_memory(tmp_path, monkeypatch):
     path = write(tmp_path / "m.csv", HEAD + "\n".join(GOOD))
-    monkeypatch.setattr(tables, "MOST_ROWS", 10)
+    monkeypatch.setattr(measurements, "MOST_ROWS", 10)
     with pytest.raises(InputError, match="more than 10 rows: draw a random part"):
         read_measurements(path)
-    monkeypatch.setattr(tables, "MOST_BYTES", 100)
+    monkeypatch.setattr(measurements, "MOST_BYTES", 100)
     with pytest.raises(InputError, match="MiB"):
         read_measurements(path)
 

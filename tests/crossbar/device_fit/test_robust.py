@@ -10,25 +10,25 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from made_devices import measure
 
-from crossbar_sim.crossbar.device_fit import laws, robust
+from crossbar_sim.crossbar.device_fit import estimation
 
 
-@pytest.mark.parametrize("law", laws.LAWS)
+@pytest.mark.parametrize("law", estimation.LAWS)
 @pytest.mark.parametrize("relaxed_at_once", [False, True])
 def test_derivatives_of_moments_and_objective_are_those_of_differences(law, relaxed_at_once):
     data = measure(law, cells=2)
-    form = laws.Form(law, 2, 3, relaxed_at_once)
-    scales = laws.Scales(data.g_max, 1e-6)
+    form = estimation.Form(law, 2, 3, relaxed_at_once)
+    scales = estimation.Scales(data.g_max, 1e-6)
     theta = np.linspace(0.3, 0.9, len(form.names))
     y, cut = (data.measured - data.target) / scales.error, data.floored
     assert cut.any()
 
     def values(at):
-        m = laws.moments(form, data, scales, at)
-        return m.mean, m.spread, robust.scores(y, cut, m)[0]
+        m = estimation.moments(form, data, scales, at)
+        return m.mean, m.spread, estimation.scores(y, cut, m)[0]
 
-    at = laws.moments(form, data, scales, theta)
-    exact = at.by_mean, at.by_spread, robust.scores(y, cut, at)[1]
+    at = estimation.moments(form, data, scales, theta)
+    exact = at.by_mean, at.by_spread, estimation.scores(y, cut, at)[1]
     for i in range(theta.size):
         step = np.zeros_like(theta)
         step[i] = 1e-6
@@ -43,14 +43,14 @@ def test_the_loss_is_consistent_for_normal_errors():
     def model(theta):
         one = np.ones_like(y)
         zero = np.zeros_like(y)
-        return robust.Moments(
+        return estimation.Moments(
             one * theta[0],
             one * np.exp(theta[1]),
             np.stack([one, zero], 1),
             np.stack([zero, one * np.exp(theta[1])], 1),
         )
 
-    found = robust.estimate(y, model, np.zeros(2))
+    found = estimation.estimate(y, model, np.zeros(2))
     assert found.converged
     errors = np.sqrt(np.diag(found.covariance))
     assert abs(found.parameters[0] - 3) < 4 * errors[0]
@@ -62,9 +62,9 @@ def test_the_loss_is_consistent_for_normal_errors():
 
 def test_the_spread_of_a_sample_and_its_error():
     rng = np.random.default_rng(2)
-    logs = [np.log(robust.spread_of(rng.standard_normal(100))) for _ in range(400)]
+    logs = [np.log(estimation.spread_of(rng.standard_normal(100))) for _ in range(400)]
     assert np.mean(logs) == pytest.approx(0, abs=0.02)
-    assert np.std(logs) * 10 == pytest.approx(robust.SPREAD_ERROR, rel=0.12)
+    assert np.std(logs) * 10 == pytest.approx(estimation.SPREAD_ERROR, rel=0.12)
     wild = np.concatenate([rng.standard_normal(980), np.full(20, 1e6)])
-    assert robust.spread_of(wild) == pytest.approx(1, rel=0.1)
-    assert robust.spread_of(np.ones(5)) == 0
+    assert estimation.spread_of(wild) == pytest.approx(1, rel=0.1)
+    assert estimation.spread_of(np.ones(5)) == 0

@@ -41,7 +41,7 @@ def results() -> dict[str, np.ndarray]:
 
 def micro_columns() -> int:
     """One whole panel and two columns more."""
-    from crossbar_sim.crossbar.tiled.micro import WIDTH
+    from crossbar_sim.crossbar.tiled.kernels import WIDTH
 
     return WIDTH + 2
 

@@ -4,8 +4,8 @@ import numba
 import numpy as np
 import pytest
 
-from crossbar_sim.crossbar.tiled import registers
-from crossbar_sim.crossbar.tiled.registers import Shape, make_accumulate, make_convert, make_store, shape_for
+from crossbar_sim.crossbar.tiled import kernels
+from crossbar_sim.crossbar.tiled.kernels import Shape, make_accumulate, make_convert, make_store, shape_for
 
 DEPTH, COLUMNS, INPUTS = 7, 48, 8
 F32 = np.float32
@@ -21,16 +21,16 @@ F32 = np.float32
     ],
 )
 def test_the_shape_fills_the_registers(features, shape):
-    registers = 32 if "neon" in features or features.get("avx512f") else 16
+    kernels = 32 if "neon" in features or features.get("avx512f") else 16
     assert shape_for(features) == shape
-    assert shape.rows * shape.vectors + shape.vectors + 1 <= registers
+    assert shape.rows * shape.vectors + shape.vectors + 1 <= kernels
 
 
 def test_this_processors_shape_is_one_of_them():
-    assert Shape(registers.ROWS, registers.VECTORS, registers.LANES) in (
+    assert Shape(kernels.ROWS, kernels.VECTORS, kernels.LANES) in (
         Shape(8, 3, 16), Shape(6, 2, 8), Shape(8, 3, 4), Shape(4, 2, 4),
     )  # fmt: skip
-    assert registers.SHAPE.width == registers.WIDTH
+    assert kernels.SHAPE.width == kernels.WIDTH
 
 
 def read(shape, data):

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from crossbar.wires.circuits import Circuit, dense_nodal, random_tile
 
-from crossbar_sim.crossbar.wires import Outcome, Wires, solve_nodes
-from crossbar_sim.crossbar.wires import linear as linear_module
+from crossbar_sim.crossbar.wires import Outcome, Wires, nodes, solve_nodes
 
 METHODS = ("fast", "exact")
 CIRCUITS = [
@@ -86,8 +85,8 @@ def test_no_input_gives_no_current():
 
 
 def test_running_out_of_steps_is_said(monkeypatch):
-    monkeypatch.setattr(linear_module, "MOST_STEPS", 2)
-    monkeypatch.setattr(linear_module, "fits_memory", lambda *_: False)
+    monkeypatch.setattr(nodes, "MOST_STEPS", 2)
+    monkeypatch.setattr(nodes, "fits_memory", lambda *_: False)
     g, v = np.full((40, 40), 1e-2), np.ones(40)
     found = solve_nodes(g, v, Wires(5, 5))
     assert found.outcome is Outcome.STEPS
@@ -98,8 +97,8 @@ def test_running_out_of_steps_is_said(monkeypatch):
 
 
 def test_the_worst_outcome_of_several_inputs_is_the_whole_one(monkeypatch):
-    monkeypatch.setattr(linear_module, "MOST_STEPS", 2)
-    monkeypatch.setattr(linear_module, "fits_memory", lambda *_: False)
+    monkeypatch.setattr(nodes, "MOST_STEPS", 2)
+    monkeypatch.setattr(nodes, "fits_memory", lambda *_: False)
     inputs = np.stack([np.zeros(40), np.ones(40)])
     found = solve_nodes(np.full((40, 40), 1e-2), inputs, Wires(5, 5))
     assert found.outcomes == (Outcome.SOLVED, Outcome.STEPS)

@@ -12,7 +12,7 @@ from crossbar_sim.crossbar.wires import (
     Sinh,
     Wires,
     currents_by_solving_each_input,
-    nonohmic,
+    nodes,
     solve_nodes,
 )
 
@@ -102,7 +102,7 @@ def test_what_a_law_does_not_hold_for_is_refused(make, text):
 
 
 def test_running_out_of_newton_steps_is_said(monkeypatch):
-    monkeypatch.setattr(nonohmic, "MOST_NEWTON", 1)
+    monkeypatch.setattr(nodes, "MOST_NEWTON", 1)
     g, v = np.full((3, 3), 1e-3), np.ones(3)
     assert solve_nodes(g, v, WIRES, Sinh(5.0)).outcome is Outcome.NEWTON
     with pytest.raises(InputError, match="Newton"):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from crossbar_sim import InputError
-from crossbar_sim.crossbar.wires import Sinh, Wires, exact, solve_nodes
+from crossbar_sim.crossbar.wires import Sinh, Wires, solve_nodes
+from crossbar_sim.crossbar.wires import wires as exact
 
 
 @pytest.mark.parametrize(

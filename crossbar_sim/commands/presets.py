@@ -1,0 +1,33 @@
+"""`crossbar-sim presets`: published designs."""
+
+import click
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--laws", is_flag=True, help="List what --drift, --mapping and --programming take.")
+def presets(name: str | None, laws: bool) -> None:
+    """List the published designs, or print NAME as a file for --hardware.
+
+    \b
+    Examples:
+      crossbar-sim presets
+      crossbar-sim presets reram_wan2022 > mine.toml
+    """
+    from crossbar_sim.crossbar.configuration import forms, to_toml
+    from crossbar_sim.crossbar.presets import preset, preset_names
+
+    if laws:
+        for family in ("drift", "mapping", "programming"):
+            click.echo(f"{family}:")
+            for form, text in forms(family):
+                click.echo(f"  {form:<58} {text}")
+    elif name is None:
+        for known in preset_names():
+            click.echo(f"{known:<16} {preset(known).summary}")
+        click.echo("\nDetails: crossbar-sim presets NAME")
+    else:
+        found = preset(name)
+        for text in found.about():
+            click.echo(f"# {text}")
+        click.echo(to_toml(found.hardware), nl=False)

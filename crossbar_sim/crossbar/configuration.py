@@ -1,0 +1,580 @@
+"""Designs as text: TOML, JSON and command-line forms of a `Hardware`, and overrides of one."""
+
+import json
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, fields, is_dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from crossbar_sim.crossbar.converters import ADC, DAC, GaussianReadNoise, Ranges
+from crossbar_sim.crossbar.devices import PolynomialNoise, ProgrammingNoise, StuckCells
+from crossbar_sim.crossbar.drift import Law, LogNormalDrift, RelaxationShift
+from crossbar_sim.crossbar.hardware import FAMILIES, Hardware
+from crossbar_sim.crossbar.mapping import Mapping
+from crossbar_sim.crossbar.wires import Wires
+from crossbar_sim.errors import InputError
+from crossbar_sim.text import check_depth, parse_json
+from crossbar_sim.validate import show, unknown
+
+# From plain tables to dataclasses and back: what config.py and config_text.py share.
+
+
+_WORDS = {
+    float: "a finite number",
+    int: "a whole number",
+    type(None): "nothing",
+    tuple[float, ...]: "a list of finite numbers",
+    tuple[int, int]: "a list of two whole numbers",
+}
+
+
+@cache
+def _adapter(annotation: Any) -> Any:
+    from pydantic import TypeAdapter  # on first use: `crossbar-sim --help` must not wait for it
+
+    return TypeAdapter(annotation, config={"strict": True, "allow_inf_nan": False})
+
+
+def words(annotation: Any) -> str:
+    """What a field of that annotation holds, for people."""
+    if annotation in _WORDS:
+        return _WORDS[annotation]
+    if get_origin(annotation) is Literal:
+        return f"one of {', '.join(map(repr, get_args(annotation)))}"
+    return " or ".join(map(words, get_args(annotation))) or "another value"
+
+
+def build(cls: type, table: dict[str, Any], where: str) -> Any:
+    """A dataclass from a plain table.
+
+    Args:
+        cls: the dataclass.
+        table: its fields; lists stand for tuples, and parts (FAMILIES) are built already.
+        where: what comes before a key in a sentence, such as "drift.".
+
+    Raises:
+        InputError: naming the full key, what was given, and what is allowed.
+    """
+    from pydantic import ValidationError
+
+    annotations: dict[str, Any] = {f.name: f.type for f in fields(cls)}
+    for key in table:
+        if key not in annotations:
+            given = f"{where}{key}" if isinstance(key, str) else key
+            raise InputError(unknown("the key", given, [f"{where}{name}" for name in annotations]))
+    for field in fields(cls):
+        if field.default is MISSING and field.name not in table:
+            raise InputError(f"{where}{field.name} is missing: expected {words(field.type)}")
+    values = {}
+    for key, value in table.items():
+        value = tuple(value) if isinstance(value, list) else value
+        try:
+            values[key] = value if key in FAMILIES else _adapter(annotations[key]).validate_python(value)
+        except ValidationError:
+            expected = words(annotations[key])
+            raise InputError(f"{where}{key}={show(table[key])}: expected {expected}") from None
+    try:
+        return cls(**values)
+    except InputError as error:  # its sentence begins with the field's name
+        raise InputError(f"{where}{error}") from None
+
+
+def build_part(name: str, table: object) -> Any:
+    """The part of Hardware called `name` (see FAMILIES) from its table; `kind` says which class.
+
+    Raises:
+        InputError: as `build`, and for a missing or unknown kind.
+    """
+    family = FAMILIES[name]
+    if table is None and family.optional:
+        return None
+    kinds = family.kinds
+    known = ", ".join(kinds)
+    if name == "ranges":
+        return Ranges.from_table(table)
+    if not isinstance(table, dict):
+        raise InputError(f"{name}={show(table)}: expected a table with a kind, one of {known}")
+    if "kind" not in table:
+        raise InputError(f"{name}.kind is missing: expected one of {known}")
+    kind = table["kind"]
+    if not isinstance(kind, str) or kind not in kinds:
+        raise InputError(unknown(f"the {name}.kind", kind, kinds))
+    return build(kinds[kind], {k: v for k, v in table.items() if k != "kind"}, f"{name}.")
+
+
+LATER = frozenset({"dac", "adc", "read_noise", "wires", "ranges", "cell_bits", "encoding"})
+"""Fields that came after results had been kept: in no identity while they are None."""
+
+
+def plain_fields(owner: Any) -> dict[str, Any]:
+    """Every field of a dataclass by name, in `plain` form."""
+    values = {f.name: getattr(owner, f.name) for f in fields(owner)}
+    return {name: plain(v) for name, v in values.items() if v is not None or name not in LATER}
+
+
+def plain(value: Any) -> Any:
+    """The JSON-able form of a field: parts as tables with their kind first, tuples as lists.
+
+    Raises:
+        InputError: for what no file can hold.
+    """
+    if isinstance(value, Ranges):
+        return value.table()
+    if is_dataclass(value) and not isinstance(value, type):
+        kind: dict[str, Any] = {"kind": getattr(value, "kind", type(value).__name__)}
+        return kind | plain_fields(value)
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise InputError(f"{show(value)} cannot be written to a file: expected numbers, words or lists")
+
+
+# Parts of a Hardware in one word of a command line: `gamma:sigma=0.3`, `offset:levels=16`.
+#
+# A part is `kind` or `kind:key=value,key=value`. A value is a decimal number, `none`, a word, or for
+# a list numbers joined by slashes: `polynomial:coefficients=3e-7/1.6e-5,reference=4e-5`.
+
+
+# Python's own float() would also take 1_000, nan and other scripts' digits
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[eE][+-]?[0-9]{1,4})?")
+
+
+def from_text(family: str, text: str) -> Any:
+    """The part of Hardware that `text` describes.
+
+    Args:
+        family: a part of Hardware: "mapping", "drift", "programming", "stuck", "dac", "adc", ...
+        text: `kind:key=value,...`, or "none" for an ideal part.
+
+    Returns:
+        A mapping, drift law, programming noise or stuck cells; None for "none".
+
+    Raises:
+        InputError: naming the full key, what was given, and what is allowed.
+
+    >>> from_text("drift", "gamma:sigma=0.3")
+    GammaDrift(sigma=0.3)
+    """
+    if family not in FAMILIES or family == "ranges":  # ranges are a table for each layer
+        raise InputError(unknown("the part", family, [name for name in FAMILIES if name != "ranges"]))
+    if not isinstance(text, str):
+        raise InputError(f"{family}={show(text)}: expected kind:key=value,key=value")
+    if text.strip() == "none" and FAMILIES[family].optional:
+        return None
+    kind, colon, rest = (piece.strip() for piece in text.partition(":"))
+    kinds = FAMILIES[family].kinds
+    if kind not in kinds:
+        raise InputError(unknown(f"the {family}", kind, kinds))
+    lists = {f.name for f in fields(kinds[kind]) if get_origin(f.type) is tuple}
+    table: dict[str, Any] = {}
+    for piece in rest.split(",") if colon else []:
+        key, equals, value = (part.strip() for part in piece.partition("="))
+        if not (key and equals and value):
+            raise InputError(f"{family} {show(text)}: expected kind:key=value,key=value")
+        if key in table:
+            raise InputError(f"{family} {show(text)}: the key {show(key)} is given twice")
+        table[key] = [_value(v) for v in value.split("/")] if key in lists else _value(value)
+    return build(kinds[kind], table, f"{family}.")
+
+
+def law_from_text(text: str) -> Law | None:
+    """The drift law of `--drift`; see `from_text`."""
+    law: Law | None = from_text("drift", text)
+    return law
+
+
+def mapping_from_text(text: str) -> Mapping:
+    """The mapping of `--mapping`; see `from_text`."""
+    mapping: Mapping = from_text("mapping", text)
+    return mapping
+
+
+def programming_from_text(text: str) -> ProgrammingNoise | PolynomialNoise | None:
+    """The noise of `--programming`; see `from_text`."""
+    noise: ProgrammingNoise | PolynomialNoise | None = from_text("programming", text)
+    return noise
+
+
+def forms(family: str) -> tuple[tuple[str, str], ...]:
+    """Every form that `from_text` takes, each with the first line of its class's docstring.
+
+    A key in brackets may be left out.
+
+    >>> forms("drift")[0][0]
+    'lognormal:sigma=NUMBER'
+    """
+    listed = []
+    for kind, cls in FAMILIES[family].kinds.items():
+        keys = [(f"{f.name}={_placeholder(f.type)}", f.default is MISSING) for f in fields(cls)]
+        text = ",".join(key if needed else f"[{key}]" for key, needed in keys)
+        listed.append((f"{kind}:{text}", (cls.__doc__ or "").strip().partition("\n")[0]))
+    return tuple(listed)
+
+
+def _placeholder(annotation: Any) -> str:
+    """The metavariable of a field: NUMBER, INTEGER, NUMBER/NUMBER/..., or the allowed words."""
+    if get_origin(annotation) is Literal:
+        return "|".join(get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return "NUMBER/NUMBER/..."
+    simple = {float: "NUMBER", int: "INTEGER", type(None): "none"}
+    members = get_args(annotation)
+    if any(get_origin(member) is Literal for member in members):  # left out where it is none
+        members = tuple(member for member in members if member is not type(None))
+    return simple.get(annotation) or "|".join(map(_placeholder, members))
+
+
+def _value(text: str) -> Any:
+    if text == "none":
+        return None
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    return float(text) if _NUMBER.fullmatch(text) else text
+
+
+# `Hardware` to and from dictionaries, JSON, TOML, files, and the words of a command line.
+#
+# Reading is strict: a key that is not known, a string where a number belongs, true for 1, NaN, a
+# value out of range: each is refused with one sentence that names the full key and what is allowed.
+# Keys left out take the defaults of `Hardware`. In TOML, which has no null, what is None is left out.
+
+
+__all__ = [
+    "forms", "from_dict", "from_json", "from_text", "from_toml", "law_from_text", "load_hardware",
+    "mapping_from_text", "parse_toml", "programming_from_text", "read_text", "to_dict", "to_json",
+    "to_toml",
+]  # fmt: skip
+
+LIMIT = 2**16
+"""Bytes of the largest hardware file read; real ones have about a thousand."""
+
+
+def to_dict(hardware: Hardware) -> dict[str, Any]:
+    """Every field, in the order of the dataclass, as JSON-able values; parts carry their `kind`.
+
+    Converters, read noise, wires, ranges and cell_bits are left out where they are None: a design without them has
+    the dictionary, and so the identity in results, that it had before they existed.
+
+    Equal designs give equal dictionaries, and `from_dict` gives back an equal design.
+    """
+    return plain_fields(hardware)
+
+
+def from_dict(data: object, source: str = "hardware") -> Hardware:
+    """The design that a dictionary describes.
+
+    Args:
+        data: as `to_dict` makes it; keys may be left out.
+        source: where it comes from (a file's name): the beginning of every error.
+
+    Raises:
+        InputError: naming the source, the full key, what was given, and what is allowed.
+    """
+    if not isinstance(data, dict):
+        raise InputError(f"{source}: {show(data)} is no table of hardware keys such as drift = {{...}}")
+    try:
+        parts = {key: build_part(key, v) if key in FAMILIES else v for key, v in data.items()}
+        hardware: Hardware = build(Hardware, parts, "")
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+    return hardware
+
+
+def to_json(hardware: Hardware) -> str:
+    """The design as JSON, one key per line."""
+    return json.dumps(to_dict(hardware), indent=2, allow_nan=False)
+
+
+def from_json(text: str, source: str = "hardware") -> Hardware:
+    """The design that a JSON text describes; see `from_dict`."""
+    return from_dict(_parsed(_json, text, source), source)
+
+
+def to_toml(hardware: Hardware) -> str:
+    """The design as TOML; what is None is left out."""
+    import tomli_w
+
+    return tomli_w.dumps(_without_none(to_dict(hardware)))
+
+
+def from_toml(text: str, source: str = "hardware") -> Hardware:
+    """The design that a TOML text describes; see `from_dict`."""
+    return from_dict(parse_toml(text, source), source)
+
+
+def parse_toml(text: str, source: str) -> dict[str, Any]:
+    """The tables of a TOML text.
+
+    Raises:
+        InputError: if it is no TOML, names a key twice, or is nested too deeply.
+    """
+    table: dict[str, Any] = _parsed(tomllib.loads, text, source)
+    return table
+
+
+def load_hardware(path: str | os.PathLike[str]) -> Hardware:
+    """The design in a .toml or .json file.
+
+    Raises:
+        InputError: if the file cannot be read or its contents cannot be used; see `from_dict`.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"path={show(path)}: expected the path of a .toml or .json file")
+    path = Path(path)
+    source = _name(path)
+    readers = {".toml": from_toml, ".json": from_json}
+    if path.suffix.lower() not in readers:
+        raise InputError(f"{source}: a hardware file ends in .toml or .json")
+    return readers[path.suffix.lower()](read_text(path), source)
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of a small regular file.
+
+    Raises:
+        InputError: if it is missing, no regular file, out of reach, above LIMIT bytes or no text.
+    """
+    source = _name(path)
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):  # reading a pipe or a device may never end
+            kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+            raise InputError(f"{source} is {kind}: give the path of a .toml or .json file")
+        with open(path, "rb") as file:
+            data = file.read(LIMIT + 1)
+    except FileNotFoundError:
+        raise InputError(f"{source}: there is no such file; check the path") from None
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{source} cannot be read ({why}): check the path and its permissions") from None
+    if len(data) > LIMIT:
+        raise InputError(f"{source} has more than {LIMIT} bytes: it is no hardware file")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source}: byte {error.start} is no UTF-8 text: is it a hardware file?") from None
+
+
+def _name(path: Path) -> str:
+    return str(path) if str(path).isprintable() else show(str(path))
+
+
+def _parsed(parse: Callable[[str], Any], text: str, source: str) -> Any:
+    language = "JSON" if parse is _json else "TOML"
+    try:
+        value = parse(text)
+        check_depth(value)  # the dots of a TOML key nest without recursion
+        return value
+    except RecursionError:
+        raise InputError(f"{source}: the {language} is nested too deeply for a hardware file") from None
+    except ValueError as error:
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"{source}: the {language} cannot be read: {why}") from None
+
+
+def _json(text: str) -> Any:
+    return parse_json(text, _once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in table:
+            raise ValueError(f"the key {show(key)} is given twice")
+        table[key] = value
+    return table
+
+
+def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in table.items() if value is not None}
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in kept.items()}
+
+
+# A design with some of its values replaced by name: what presets, files and flags share.
+
+
+MAPPING_KEYS = ("g_min", "g_max", "levels", "scale_per", "clip", "copies", "cell_bits")
+
+PERIPHERY = {
+    "dac_bits": ("dac", "bits"),
+    "dac_range": ("dac", "range"),
+    "adc_bits": ("adc", "bits"),
+    "adc_range": ("adc", "range"),
+    "adc_per": ("adc", "per"),
+}
+"""Conveniences that set one field of a converter, which is added where the design has none."""
+
+FLAT = (
+    *MAPPING_KEYS, "sigma", "time", "programming_sigma", "stuck_off", "stuck_on",
+    *PERIPHERY, "read_noise_sigma", "wire_ohm",
+)  # fmt: skip
+"""The conveniences of `override` beside the fields of Hardware."""
+
+OVERRIDES = (*(f.name for f in fields(Hardware)), *FLAT)
+
+SETS = {
+    "drift": "drift",
+    "sigma": "drift",
+    "programming": "programming",
+    "programming_sigma": "programming",
+    "read_noise": "read_noise",
+    "read_noise_sigma": "read_noise",
+    "wires": "wires",
+    "wire_ohm": "wires",
+}
+"""Overrides that replace a whole part: two for the same part contradict each other."""
+
+RANGED = ("mapping", "tile", "wires", "dac", "adc")
+"""The fields that decide what converters see: ranges calibrated with others do not fit."""
+
+
+def override(hardware: Hardware, **flat: Any) -> Hardware:
+    """`hardware` with values replaced.
+
+    Its `ranges` were calibrated with its mapping, tiles, wires and converters: where one of these changes and no
+    `ranges` are given, they are dropped (`dropped_ranges` says so), to be calibrated anew.
+
+    Args:
+        hardware: the design.
+        flat: fields of Hardware, which come first, and these, which act on what is then there:
+
+            * g_min, g_max (S), levels, scale_per, clip, copies, cell_bits: of the mapping;
+            * sigma: log-normal drift with this sigma of ln g, in place of any drift; None: none;
+            * time: seconds since programming, where the drift law has a time;
+            * programming_sigma: constant programming noise, a fraction of g_max; None: none;
+            * stuck_off, stuck_on: probabilities;
+            * dac_bits, dac_range, adc_bits, adc_range, adc_per: of the converters, which a design without
+              them gets with these values;
+            * read_noise_sigma: Gaussian read noise, a fraction of g_max; None: none;
+            * wire_ohm: ohm per wire segment, of word and bit lines; None: ideal wires.
+
+    Raises:
+        InputError: for an unknown name, an impossible value, or two overrides of the same thing.
+
+    >>> override(Hardware(), sigma=0.6, copies=4).mapping.copies
+    4
+    """
+    for name in flat:
+        if name not in OVERRIDES:
+            raise InputError(unknown("the override", name, OVERRIDES))
+    check_conflicts(flat, SETS)
+    before = hardware
+    hardware = replace(hardware, **{k: v for k, v in flat.items() if k not in FLAT})
+    changes: dict[str, Any] = {}
+    of_mapping: dict[str, Any] = {k: v for k, v in flat.items() if k in MAPPING_KEYS}
+    if of_mapping:
+        changes["mapping"] = replace(hardware.mapping, **of_mapping)
+    if "sigma" in flat:
+        changes["drift"] = None if flat["sigma"] is None else LogNormalDrift(flat["sigma"])
+    if "time" in flat:
+        changes["drift"] = _at_time(changes.get("drift", hardware.drift), flat["time"])
+    if "programming_sigma" in flat:
+        sigma = flat["programming_sigma"]
+        changes["programming"] = None if sigma is None else ProgrammingNoise(sigma)
+    stuck = {key.removeprefix("stuck_"): flat[key] for key in ("stuck_off", "stuck_on") if key in flat}
+    if stuck:
+        changes["stuck"] = replace(hardware.stuck or StuckCells(), **stuck)
+    for part, cls in (("dac", DAC), ("adc", ADC)):
+        of_part = {
+            field: flat[key] for key, (owner, field) in PERIPHERY.items() if owner == part and key in flat
+        }
+        if of_part:
+            changes[part] = _with(changes.get(part, getattr(hardware, part)), cls, of_part)
+    if "read_noise_sigma" in flat:
+        sigma = flat["read_noise_sigma"]
+        changes["read_noise"] = None if sigma is None else GaussianReadNoise(sigma)
+    if "wire_ohm" in flat:
+        ohm = flat["wire_ohm"]
+        changes["wires"] = None if ohm is None else Wires(ohm, ohm)
+    if "ranges" not in flat and _ranged(replace(hardware, **changes), before):
+        changes["ranges"] = None
+    return replace(hardware, **changes)
+
+
+def dropped_ranges(before: Hardware, after: Hardware) -> tuple[str, ...]:
+    """A sentence where `override` made `after` of `before` and dropped its ranges."""
+    if before.ranges is None or after.ranges is not None:
+        return ()
+    return (
+        f"the design's converter ranges were calibrated with another {' and '.join(_ranged(after, before))}: they are "
+        "left out, and chosen anew for a converter whose range is 'calibrated'",
+    )
+
+
+def _ranged(one: Hardware, other: Hardware) -> list[str]:
+    """The fields of `RANGED` in which two designs differ."""
+    return [name for name in RANGED if getattr(one, name) != getattr(other, name)]
+
+
+def _with(part: Any, cls: Any, values: dict[str, Any]) -> Any:
+    """A converter with values replaced, or a new one; the error names it."""
+    try:
+        return cls(**values) if part is None else replace(part, **values)
+    except InputError as error:
+        raise InputError(f"{cls.kind}.{error}") from None
+
+
+def check_conflicts(names: Iterable[str], sets: dict[str, str]) -> None:
+    """Refuse two overrides of which one would silently do nothing.
+
+    Args:
+        names: the overrides given.
+        sets: the part that each of them replaces, where it replaces one.
+
+    Raises:
+        InputError: naming both.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        part = sets.get(name)
+        if part in seen:
+            raise InputError(f"{seen[part]} and {name} both set the {part}: give one of them")
+        if part is not None:
+            seen[part] = name
+
+
+def at_sigma(hardware: Hardware, sigma: float) -> Hardware:
+    """`hardware` at one point of a sweep: its drift law with this sigma, log-normal where it has none.
+
+    Raises:
+        InputError: if the drift law has no sigma, or not this one.
+    """
+    drift: Any = hardware.drift
+    if drift is None:
+        return replace(hardware, drift=LogNormalDrift(sigma))
+    if not any(f.name == "sigma" for f in fields(drift)):
+        timed = any(f.name == "time" for f in fields(drift))
+        raise InputError(
+            f"a sweep varies sigma, but the design has {drift.kind} drift, which has none: deploy takes it as it is"
+            f"{' (and at any --time)' if timed else ''}; or sweep another law, such as --drift lognormal:sigma=0"
+        )
+    return replace(hardware, drift=replace(drift, sigma=sigma))
+
+
+def alike(hardware: Hardware) -> bool:
+    """Whether all chips of the design are the same: nothing in it is random."""
+    drift = hardware.drift
+    still = drift is None or (getattr(drift, "sigma", None) == 0 and not isinstance(drift, RelaxationShift))
+    parts = (hardware.programming, hardware.stuck, hardware.read_noise)
+    adc = hardware.adc
+    equal = adc is None or (adc.gain_sigma == 0 and adc.offset_sigma == 0)
+    return still and equal and all(part is None for part in parts)
+
+
+def _at_time(drift: Any, time: object) -> Any:
+    if drift is not None and any(f.name == "time" for f in fields(drift)):
+        return replace(drift, time=time)
+    law = "no drift" if drift is None else f"{drift.kind} drift"
+    raise InputError(
+        f"time={show(time)} has nothing to act on: the design has {law}; "
+        "laws with a time are retention, relaxation and measured_relaxation"
+    )

@@ -1,0 +1,180 @@
+"""The trainings of an experiment: all checked before the first begins, each done once."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from crossbar_sim.baselines.method import Method
+from crossbar_sim.baselines.reram_v import ReramV
+from crossbar_sim.data import Development, Split, Splits
+from crossbar_sim.errors import InputError
+from crossbar_sim.experiments.networks import Named, save_network, validation_in_words
+from crossbar_sim.experiments.schema import Experiment, ToTrain
+from crossbar_sim.nn.detection import check_task
+from crossbar_sim.nn.dropout_sites import set_rates
+from crossbar_sim.nn.seeding import seeded
+from crossbar_sim.nn.training.settings import check_fits
+from crossbar_sim.report.wording import say
+from crossbar_sim.rng import Key
+from crossbar_sim.robustness.examples import Examples
+from crossbar_sim.robustness.plans import HalfWidth
+from crossbar_sim.robustness.tasks import metric_of
+from crossbar_sim.search import BayesFT
+from crossbar_sim.search.by_name import any_method, needed_hardware
+from crossbar_sim.search.network import Searched
+from crossbar_sim.search.surrogate import check_installed
+from crossbar_sim.store.records import canonical
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """One training, found possible.
+
+    Args:
+        label: of the model.
+        given: what the file says.
+        made: builds its network.
+        method: trains it.
+        path: where the trained network is kept, under a name that holds all that decides it.
+    """
+
+    label: str
+    given: ToTrain
+    made: Named
+    method: Method
+    path: Path
+
+
+@contextmanager
+def named(label: str) -> Iterator[None]:
+    """Put a model's label before what is wrong with it."""
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if text.startswith(label) else f"{label}: {text}") from error
+
+
+def check_judged(
+    experiment: Experiment, model: nn.Module, examples: Examples, fixed: int | None = None
+) -> None:
+    """Refuse a model that cannot be judged as the file says, trained or not.
+
+    Raises:
+        InputError: if its metric is none of it, or the half-width is none of its metric.
+    """
+    metric = metric_of(model, examples, experiment.metric, fixed)
+    if isinstance(experiment.plan, HalfWidth):
+        experiment.plan.check_metric(metric)
+
+
+def plan_trainings(experiment: Experiment, splits: Splits, test: Split, folder: Path) -> dict[str, Planned]:
+    """Every training of the file, after all that can be wrong with it has been looked for.
+
+    Args:
+        experiment: the file.
+        splits: the data, with its training examples limited; limits of test examples decide no training.
+        test: the examples that all are tried on.
+        folder: where trained networks are kept.
+
+    Raises:
+        InputError: naming the model, if its method, settings or network are impossible, or do not fit the data, or
+            if it cannot be judged as the file says.
+    """
+    planned = {}
+    built: dict[str, nn.Module] = {}
+    for label, given in experiment.models.items():
+        if not isinstance(given, ToTrain):
+            continue
+        with named(label):
+            if given.method == ReramV.kind:
+                raise InputError(
+                    "reram-v retrains a network for one chip, and an experiment would sweep it over others: use "
+                    "crossbar-sim train --method reram-v; benchmarks/bayesft/own_chips.py compares own and other chips"
+                )
+            method = any_method(
+                given.method,
+                given.settings,
+                given.training,
+                needed_hardware(given.method, experiment.hardware),
+            )
+            made = Named.of(given.network, given.arguments, splits)
+            with seeded(Key(0)):
+                name = canonical([made.network, dict(made.arguments)])
+                if name not in built:
+                    built[name] = made()
+                    _check_data(built[name], splits.development)
+                    check_judged(experiment, built[name], Examples(test.x, test.y, {}))
+                _check_rates(method, built[name], made)
+            what = [given.network, dict(given.arguments), repr(method), given.seed, splits.fingerprint]
+            digest = hashlib.sha256(canonical(what).encode()).hexdigest()
+        planned[label] = Planned(label, given, made, method, folder / f"{_plain(label)}-{digest[:12]}.pt")
+    return planned
+
+
+def train(planned: Planned, splits: Splits, data: str, console: Console) -> Path:
+    """The checkpoint of a training; made unless it is there. A killed one goes on where it was.
+
+    Raises:
+        InputError: naming the model, if it cannot be trained or saved.
+    """
+    path, given = planned.path, planned.given
+    if path.exists():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {path.parent}: {error.strerror}") from error
+    say(console, f"training {planned.label}: {given.network} by {given.method} on {splits.name}")
+    searched = isinstance(planned.method, BayesFT)
+    state = path.with_suffix(".study.db" if searched else ".state")
+    with named(planned.label):
+        done = planned.method.fit(planned.made, splits.development, Key(given.seed), checkpoint=state)
+        told: dict[str, Any] = {"validation_accuracy": done.report.validation_accuracy, **done.notes}
+        save_network(path, done.model, data, json.loads(json.dumps(told, default=str)))
+    if searched:
+        rates = ", ".join(f"{name} {rate:.2f}" for name, rate in done.notes["rates"].items())
+        say(console, f"  found {rates}; the trials are in {state}")
+    elif done.report.validation_accuracy is not None:
+        say(console, f"  {validation_in_words(done.model, done.report.validation_accuracy)}")
+    if not searched:
+        state.unlink(missing_ok=True)
+    return path
+
+
+def _check_data(model: nn.Module, development: Development) -> None:
+    """Refuse a network that the examples do not fit."""
+    splits = (development.train, development.validation)
+    if any(split.y is None for split in splits):
+        raise InputError("the training or validation examples have no labels: training needs y")
+    tops = [int(split.y.max()) for split in splits if split.y is not None]
+    if development.train.y is not None and check_task(model, development.train.y):
+        return
+    check_fits(model, development.train.x, max(tops))
+
+
+def _check_rates(method: Method, model: nn.Module, made: Named) -> None:
+    """Refuse dropout rates that the network has no sites for."""
+    if isinstance(method, BayesFT):
+        check_installed()
+        sigmas = method.training_sigma if isinstance(method.training_sigma, tuple) else None
+        Searched.of(made, Key(0), method.rates, sigmas, method.width)
+        return
+    rates = getattr(method, "rate", None)
+    if rates is None:
+        rates = getattr(method, "dropout", None)
+    if rates is not None:
+        set_rates(copy.deepcopy(model), rates)
+
+
+def _plain(label: str) -> str:
+    """A label as part of a file's name."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in label)[:40]

@@ -1,0 +1,224 @@
+"""Chips of a model: changing the chip or the design, many chips of one matrix, and remapped chips."""
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from crossbar_sim.crossbar import hardware as core
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.kernels import kernel, lognormal_weights
+from crossbar_sim.crossbar.remapping import remap_chip
+from crossbar_sim.crossbar.stream import Float32, Stream
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.analog.layers import arrays_of
+from crossbar_sim.nn.analog.state import Design, Layer, Slot
+from crossbar_sim.rng import Key
+
+# One matrix on many chips: the bits of `Hardware.effective_weight`, without what that costs per call.
+#
+# For small networks the checks, keys and calls of one array on one chip take longer than its weights.
+
+
+@kernel
+def lognormal_chips(
+    w: Any, out: Any, scale: Any, inverse: Any, factor: Any, high: Any, low: Any, k0: Any, k1: Any, chips: Any
+) -> None:
+    """`lognormal_weights` of chip after chip: `out` is (chips, weights) flat.
+
+    Cached by this file's time stamp alone: after editing kernels.py or philox.py, touch this file.
+    """
+    n = w.size
+    for i in range(chips.size):
+        mine = out[i * n : (i + 1) * n]
+        lognormal_weights(w, mine, scale, inverse, factor, high, low, 0, k0, k1, 0, chips[i], 0)
+
+
+class ChipWriter:
+    """Writes what a matrix is on chips of one design; made once per design and matrix.
+
+    Args:
+        hardware: the design.
+        columns: the transposed matrix (cols, rows), C-contiguous float32, finite.
+        key: the array's name.
+        scale: `hardware.mapping.scale(columns)`.
+    """
+
+    def __init__(self, hardware: Hardware, columns: Float32, key: Key, scale: Float32) -> None:
+        self.hardware, self.columns, self.key, self.scale = hardware, columns, key, scale
+        self.rates: tuple[Any, ...] | None = None
+        if hardware._one_pass(scale):
+            inverse = hardware.mapping.inverse(scale)
+            name = Stream.of(key.fold("drift"), 0)
+            self.rates = (scale[0], inverse[0], *hardware.drift.rates, name.k0, name.k1)  # type: ignore[union-attr]
+
+    def write(self, chips: NDArray[np.uint32], out: Float32) -> None:
+        """The effective weights of chips into the first places of out (places, cols, rows), C-contiguous."""
+        if self.rates is None:
+            for chip, one in zip(chips.tolist(), out, strict=False):
+                self.hardware.effective_weight(self.columns, self.key, chip, one, self.scale)
+        else:
+            lognormal_chips(self.columns.reshape(-1), out.reshape(-1), *self.rates, chips)
+
+
+# Handling an analog model: its layers, its chip, its design, which layers take part.
+
+
+def design(model: nn.Module) -> Design:
+    """What the analog layers of the model share.
+
+    Raises:
+        InputError: if the model is not analog, or was put together from several analog models.
+    """
+    found = _designs(model)
+    if len(found) > 1:
+        raise InputError(
+            f"{type(model).__name__} holds layers of {len(found)} analog models: handle each by itself, or put "
+            "the clean models together and call to_analog once"
+        )
+    for shared in found:
+        return shared
+    raise InputError(f"{type(model).__name__} is not analog: make it so with to_analog(model, hardware)")
+
+
+def _designs(model: nn.Module) -> list[Design]:
+    found = (arrays_of(module) for module in model.modules())
+    return list({id(arrays.design): arrays.design for arrays in found if arrays is not None}.values())
+
+
+def layers(model: nn.Module) -> tuple[Layer, ...]:
+    """What became of every layer with parameters, in the model's order."""
+    return design(model).layers
+
+
+def set_chip(model: nn.Module, chip: int) -> None:
+    """Reprogram the model to another chip; the buffers of its arrays are reused."""
+    design(model).set_chip(chip)
+
+
+def set_hardware(model: nn.Module, hardware: Hardware) -> None:
+    """Reprogram the model with another design of the same bias, normalisation and other.
+
+    Raises:
+        InputError: if those differ: they decide which parameters have arrays at all.
+    """
+    shared = design(model)
+    for name in ("bias", "normalisation", "other"):
+        old, new = getattr(shared.hardware, name), getattr(hardware, name)
+        if old != new:
+            raise InputError(f"{name}={new!r} where the model was mapped with {old!r}: call to_analog again")
+    shared.set_hardware(hardware)
+
+
+def slots(model: nn.Module) -> Iterator[tuple[Slot, nn.Module]]:
+    """Every array of the model with the layer that holds it."""
+    for module in model.modules():
+        arrays = arrays_of(module)
+        for slot in () if arrays is None else dict.fromkeys(arrays.slots.values()):
+            yield slot, module
+
+
+def program(model: nn.Module) -> None:
+    """Program every array that takes part now rather than at its first reading."""
+    for slot, module in slots(model):
+        arrays = arrays_of(module)
+        assert arrays is not None
+        if not slot.ideal and arrays.design.runs(slot.layer):
+            arrays.refresh(module, slot)
+
+
+@contextmanager
+def _setting(found: list[Design], field: str, value: object) -> Iterator[None]:
+    """Inside, `field` of every design is `value`."""
+    before = [getattr(shared, field) for shared in found]
+    for shared in found:
+        setattr(shared, field, value)
+    try:
+        yield
+    finally:
+        for shared, old in zip(found, before, strict=True):
+            setattr(shared, field, old)
+
+
+def only_layers(model: nn.Module, names: Iterable[str] | None) -> AbstractContextManager[None]:
+    """Inside, the named layers alone are on their arrays (None: all); nothing is reprogrammed."""
+    return _setting([design(model)], "active", None if names is None else frozenset(names))
+
+
+def frozen(model: nn.Module) -> AbstractContextManager[None]:
+    """Promise that the clean parameters stay as they are inside: going from chip to chip checks them once."""
+    program(model)
+    return _setting([design(model)], "frozen", True)
+
+
+def locked(model: nn.Module) -> AbstractContextManager[None]:
+    """Program a model, if it is analog, and hold it like that: inside, threads may share it for inference."""
+    program(model)
+    return _setting(_designs(model), "locked", True)
+
+
+# Fault-aware mapping of a whole model: each chip's arrays lie where its stuck cells harm them least.
+
+
+def remap_arrays(model: nn.Module) -> None:
+    """From now on place every array by the stuck cells of its chip (`crossbar.remapping`).
+
+    Args:
+        model: analog; arrays are rewritten when they are next read.
+
+    Raises:
+        InputError: if its conductances come from a file.
+    """
+    shared = design(model)
+    if shared.maps is not None:
+        raise InputError("conductances from a file lie where they were measured: they cannot be remapped")
+    shared.remap, shared.generation = True, shared.generation + 1
+
+
+def remap_errors(model: nn.Module) -> dict[str, dict[str, float]]:
+    """Relative error of each layer's weights by the stuck cells of the present chip, before and after remapping.
+
+    Returns:
+        {layer: {"before": error, "after": error}}, |W' - W| / |W| (Frobenius), by stuck cells alone; "*" is
+        all layers.
+    """
+    shared = design(model)
+    squares: dict[str, list[float]] = {}
+    for slot, module in slots(model):
+        if slot.ideal:
+            continue
+        columns = slot.columns(module).detach().float().cpu().contiguous().numpy()
+        found = remap_chip(shared.hardware, columns, shared.key(slot.name), shared.chip, slot.layout.groups)
+        size = core.square(columns)
+        for name in (slot.layer, "*"):
+            sums = squares.setdefault(name, [0.0, 0.0, 0.0])
+            sums[0] += size * found.before**2
+            sums[1] += size * found.after**2
+            sums[2] += size
+    return {
+        layer: {"before": math.sqrt(before / size), "after": math.sqrt(after / size)}
+        for layer, (before, after, size) in squares.items()
+        if size > 0
+    }
+
+
+def remap_sentence(model: nn.Module, errors: dict[str, dict[str, float]]) -> tuple[str, bool]:
+    """What remapping did on the present chip, and whether that is anything at all."""
+    shared = design(model)
+    if shared.hardware.stuck is None:
+        return "remap was requested but moved nothing: the design has no stuck cells", False
+    every = errors.get("*", {"before": 0.0, "after": 0.0})
+    if every["before"] == 0 or not np.isfinite(every["before"]):
+        return (
+            f"remap was requested but moved nothing on chip {shared.chip}: no stuck cell changes a weight",
+            False,
+        )
+    text = (
+        f"remapping lowered the weights' error by stuck cells from {every['before']:.1%} to {every['after']:.1%} "
+        f"on chip {shared.chip}"
+    )
+    return text, True

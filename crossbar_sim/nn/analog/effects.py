@@ -1,0 +1,200 @@
+"""What every requested effect did to every layer: the relative change of its weights, one effect at a time.
+
+Converters and read noise act on products: of those, the relative change of the layer's outputs.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crossbar_sim.crossbar import hardware as core
+from crossbar_sim.crossbar.converters import Driven
+from crossbar_sim.crossbar.devices import PolynomialNoise
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.remapping import remap_chip
+from crossbar_sim.crossbar.stream import Float32
+from crossbar_sim.nn.analog import chips
+from crossbar_sim.nn.analog.products import Tiled
+from crossbar_sim.nn.analog.state import CellMaps, Layer
+from crossbar_sim.nn.evaluate import run_over
+
+_NOTHING = 1e-6
+"""Changes below this are float32 rounding: the effect did nothing."""
+
+MAPS = "map"
+"""The effect of conductances that came from a file."""
+
+
+EXAMPLES = 64
+"""Examples on which the effects on products are measured."""
+
+
+def layer_effects(
+    model: torch.nn.Module, x: Tensor | None = None, fixed: int | None = None
+) -> dict[str, dict[str, float]]:
+    """Per layer and effect, the change it caused on the present chip: |W_with - W_without| / |W|, Frobenius.
+
+    Effects are switched on one after the other in their physical order, on the same random cells, so that
+    each number is what that effect added to the ones before it. Of converters and read noise it is the change of
+    the layer's outputs y in place of W, for the same inputs.
+
+    Args:
+        model: analog.
+        x: inputs (n, ...); the first of them show the effects on products. None: those are left out.
+        fixed: the one batch size that the model accepts.
+
+    Returns:
+        {layer: {effect: relative change}}; layers whose clean weights are all zero are left out.
+    """
+    shared = chips.design(model)
+    squares: dict[str, dict[str, float]] = {}
+    sizes: dict[str, float] = {}
+    for slot, module in chips.slots(model):
+        if slot.ideal:
+            continue
+        with torch.no_grad():
+            columns = slot.columns(module).detach().float().cpu().contiguous().numpy()
+        changes = squares.setdefault(slot.layer, {})
+        sizes[slot.layer] = sizes.get(slot.layer, 0.0) + core.square(columns)
+        if shared.maps is not None:
+            mapped = shared.maps(slot.name, columns)
+            change = 0.0 if mapped is None else core.square(mapped - columns)
+            changes[MAPS] = changes.get(MAPS, 0.0) + change
+            continue
+        key, groups = shared.key(slot.name), slot.layout.groups
+        if shared.remap:  # on the cells where the weights lie
+            lying = remap_chip(shared.hardware, columns, key, shared.chip, groups)
+            columns = np.ascontiguousarray(lying.place(columns.T).T)
+        caused = core.changes(shared.hardware, columns, key, shared.chip, groups)
+        for effect, square in caused.items():
+            changes[effect] = changes.get(effect, 0.0) + square
+    found = {
+        layer: {effect: float(np.sqrt(square / sizes[layer])) for effect, square in changes.items()}
+        for layer, changes in squares.items()
+        if sizes[layer] > 0
+    }
+    if (
+        x is not None
+        and shared.hardware.reading
+        and (shared.maps is None or isinstance(shared.maps, CellMaps))
+    ):
+        for layer, changes in product_effects(model, x[:EXAMPLES], fixed).items():
+            found.setdefault(layer, {}).update(changes)
+    return found
+
+
+def product_effects(
+    model: torch.nn.Module, x: Tensor, fixed: int | None = None
+) -> dict[str, dict[str, float]]:
+    """Per layer whose products go through converters, what each part changed: |y_with - y_without| / |y|.
+
+    Every part is added to those before it, on the same inputs: those that the layer sees with everything on.
+    """
+    shared = chips.design(model)
+    names = shared.hardware.reading
+    squares: dict[str, NDArray[np.float64]] = {}
+
+    def probe(tiled: Tiled, group: int, v: Float32, driven: Driven, first: int) -> None:
+        block, total = tiled.blocks[group], squares.setdefault(tiled.slot.layer, np.zeros(len(names) + 1))
+        plain = block.drive(v, ())
+        before = block.read(plain, 0, first, ())
+        total[-1] += core.square(before)
+        for i in range(len(names)):
+            acting = names[: i + 1]
+            after = block.read(driven if "dac" in acting else plain, 0, first, acting)
+            total[i] += core.square(after - before)
+            before = after
+
+    shared.probe = probe
+    try:
+        run_over(model, x, len(x) or 1, fixed)
+    finally:
+        shared.probe = None
+    return {
+        layer: {name: float(np.sqrt(total[i] / total[-1])) for i, name in enumerate(names)}
+        for layer, total in squares.items()
+        if total[-1] > 0
+    }
+
+
+def read_linearly(model: torch.nn.Module, effects: dict[str, dict[str, float]]) -> list[str]:
+    """Sentences on arrays whose products went through no converter although the design has some, all or a part.
+
+    To be asked after the model has run.
+    """
+    shared = chips.design(model)
+    if not shared.hardware.reading or (shared.maps is not None and not isinstance(shared.maps, CellMaps)):
+        return []
+    names = shared.hardware.reading
+    left = [
+        layer.name
+        for layer in shared.layers
+        if layer.analog and not any(name in effects.get(layer.name, {}) for name in names)
+    ]
+    partly = [layer.name for layer in shared.layers if layer.name in shared.past and layer.name not in left]
+    told = []
+    if left:
+        told += [
+            f"{', '.join(names)} act on linear layers and convolutions: {', '.join(left)} computed with linearly read "
+            "weights"
+        ]
+    if partly:
+        told += [
+            f"{', '.join(partly)}: the forward also computes with the weights in another way (their transpose, a "
+            f"cast), and there {', '.join(names)} do not act"
+        ]
+    return told
+
+
+def idle_effects(effects: dict[str, dict[str, float]], hardware: Hardware, chip: int) -> list[str]:
+    """One sentence for every requested effect that changed nothing, in all layers or in some."""
+    sentences = []
+    for effect in (*hardware.effects, *hardware.reading):
+        idle = [layer for layer, changes in effects.items() if changes.get(effect, 1.0) < _NOTHING]
+        if not idle:
+            continue
+        value = getattr(hardware, effect, None) or getattr(hardware.mapping, effect, None)
+        where = "any layer" if len(idle) == len(effects) else ", ".join(idle)
+        sentences.append(f"{effect} ({value}) was requested but changed nothing in {where} on chip {chip}")
+    return sentences
+
+
+# Sentences on requests of a design that cannot act on a model: for reports, and for those who call `to_analog`.
+
+
+def of_design(hardware: Hardware, layers: tuple[Layer, ...]) -> Iterator[str]:
+    """Requests that change nothing in this design or model, and a fit used where it has no meaning."""
+    mapping = hardware.mapping
+    if not any(layer.analog for layer in layers):
+        why = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:2])
+        only = (
+            "only digital parameters drift" if any(layer.slots for layer in layers) else "and nothing drifts"
+        )
+        yield f"no layer is on an array, {only} ({why})"
+    if mapping.copies > 1 and not hardware.effects and not hardware.reading:
+        yield f"copies={mapping.copies} does nothing where no effect acts on a cell"
+    if hardware.normalisation == "folded" and not any("folded into" in layer.reason for layer in layers):
+        yield "normalisation=folded was requested, but no batch normalisation alone follows a mapped layer"
+    if hardware.drift_per == "weight" and mapping.planes_per_copy == 1:
+        yield "drift_per=weight does nothing with the offset mapping: a weight is one cell there"
+    if hardware.bias == "row":
+        left = [layer.name for layer in layers if layer.analog and not any(s.bias for s in layer.matrices)]
+        if left:
+            yield f"bias=row adds no row in {', '.join(left)}: no bias, or one that cannot join its matrix"
+    if isinstance(hardware.programming, PolynomialNoise):
+        yield from _of_fit(hardware.programming, mapping.g_min, mapping.g_max)
+
+
+def _of_fit(noise: PolynomialNoise, low: float, high: float) -> Iterator[str]:
+    """A polynomial below 0 is used where it was not fitted; it counts as 0, which flatters the hardware."""
+    for i in range(101):
+        g = low + (high - low) * i / 100
+        if sum(c * (g / noise.reference) ** k for k, c in enumerate(noise.coefficients)) < 0:
+            yield (
+                f"the programming noise's polynomial is negative at {g * 1e6:.3g} uS, inside the window of "
+                f"{low * 1e6:.3g} to {high * 1e6:.3g} uS: cells there count as exact; keep to the fit's range"
+            )
+            return

@@ -1,0 +1,493 @@
+"""Which weights a forward really multiplies its inputs with: seen by running it once on real inputs.
+
+The class of a layer says which of its parameters should be the matrix of a product. A forward need not do that: it may
+compute another weight first (its sign, a standardised weight), take the clean parameter from `parameters()`, from a
+closure or a cache, be handed another weight by `torch.func.functional_call`, or not run at all in evaluation. Here the
+model runs once with copies of its clean weights in place of the programmed ones, and every operator is followed: which
+of its operands are those copies, which are computed from them, and which depend on the inputs.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.errors import held, warn
+from crossbar_sim.nn.analog import chips
+from crossbar_sim.nn.analog.conversion import Operand, Operands, check_any, is_matrix, patterns, to_analog
+from crossbar_sim.nn.analog.effects import of_design
+from crossbar_sim.nn.analog.exported_products import factors_of, is_unflattened, product_at
+from crossbar_sim.nn.analog.fidelity import InPlace, faithful
+from crossbar_sim.nn.analog.layers import arrays_of
+from crossbar_sim.nn.analog.matrices import Layout, Matrix, matrices
+from crossbar_sim.nn.analog.state import Design, Slot, reading
+from crossbar_sim.nn.evaluate import BLOCK, one_thread, torch_threads_kept
+from crossbar_sim.nn.module_state import watched
+
+
+def mapped(
+    model: nn.Module,
+    hardware: Hardware,
+    x: Tensor,
+    seed: int = 0,
+    chip: int = 0,
+    only: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
+    clean: tuple[Tensor, Tensor] | None = None,
+    fixed: int | None = None,
+) -> tuple[nn.Module, Operands | None]:
+    """The analog model, with those weights on arrays that its forward multiplies its inputs with.
+
+    Args:
+        model: clean, in evaluation mode.
+        hardware, seed, chip, only, skip: see `to_analog`.
+        x: inputs (n, ...), of which the first few are run.
+        clean: see `faithful`.
+        fixed: the one batch size that the model accepts.
+
+    Returns:
+        The model as `faithful` gives it, and what its forward does with its parameters (see `operands`).
+
+    Warns:
+        CrossbarWarning: as `to_analog`.
+
+    Raises:
+        InputError: as `to_analog` and `faithful`.
+    """
+    only, skip = None if only is None else patterns(only), patterns(skip)
+    with held():
+
+        def make(seen: Operands | None) -> nn.Module:
+            made = to_analog(model, hardware, seed, chip, only, skip, seen)
+            return faithful(made, model, x, clean, fixed)
+
+        analog, seen = settled(make, x, fixed)
+    warn(of_design(hardware, chips.layers(analog)))
+    return analog, seen
+
+
+def settled(
+    make: Callable[[Operands | None], nn.Module], x: Tensor, fixed: int | None = None
+) -> tuple[nn.Module, Operands | None]:
+    """An analog model that is made again with what its forward was seen to do, and what that is.
+
+    Args:
+        make: an analog model, with what is known of its forward.
+        x, fixed: see `operands`.
+
+    Raises:
+        InputError: if nothing of the model is on an array by its classes, and no product was seen.
+    """
+    analog = make(None)
+    seen = operands(analog, x, fixed)
+    if seen is None or not (seen.found or seen.matrices):
+        check_any(analog, chips.layers(analog))
+    if seen is None or seen.usual:
+        return analog, seen
+    analog = make(seen)
+    if seen.agrees:
+        return analog, seen
+    again = operands(analog, x, fixed)  # a parameter that has an array only now may be taken past it
+    if again is not None:
+        seen = Operands({**seen.found, **again.found}, seen.matrices)
+        if not all(operand.way in ("product", "operand") for operand in again.found.values()):
+            analog = make(seen)
+    return analog, seen
+
+
+def operands(analog: nn.Module, x: Tensor, fixed: int | None = None) -> Operands | None:
+    """Run a model twice on a few inputs and say what its forward does with the parameters on arrays.
+
+    What the forward leaves on the model is put back. The second run shows which tensors the first one has left where
+    that is not possible: in a closure, a global, a cache of functools.
+
+    Args:
+        analog: from `to_analog`; nothing is programmed.
+        x: inputs (n, ...), of which the first few are taken.
+        fixed: the one batch size that the model accepts.
+
+    Returns:
+        None where the forward cannot be followed: it fails when its operators are watched.
+    """
+    design = chips.design(analog)
+    device = next((p.device for p in analog.parameters()), x.device)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # or attention would be one operator
+    try:
+        # some models take more inputs than two, or exactly so many as there are
+        for count in dict.fromkeys((fixed,) if fixed else (2, min(len(x), BLOCK))):
+            few = x[:count]
+            if fixed is not None and len(few) < fixed:
+                few = torch.cat([few, few[-1:].expand(fixed - len(few), *few.shape[1:])])
+            with suppress(
+                Exception
+            ):  # whatever watching breaks in a user's forward: the clean model has run before
+                return _seen(analog, design, few.to(device))
+        return None
+    finally:
+        design.recorder = None
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _seen(analog: nn.Module, design: Design, x: Tensor) -> Operands:
+    recorder = design.recorder = _Recorder(analog)
+    recorder.run(analog, x)
+    kept = recorder.kept()
+    if kept:
+        recorder = design.recorder = _Recorder(analog, kept)
+        recorder.run(analog, x)
+    agrees = {name: matrix.layout for name, matrix in recorder.matrices.items()} == recorder.held
+    return Operands(recorder.result(), recorder.matrices, agrees)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A tensor that a forward begins with: a parameter, as its array gives it or as it is."""
+
+    name: str
+    way: Literal["array", "clean", "kept"]
+
+
+@dataclass
+class _About:
+    """What is known of the tensor in one piece of memory.
+
+    Args:
+        fed: it depends on the inputs.
+        exact: the parameters that its values are, maybe in another order or shape.
+        made: the parameters that it is computed from, each with the operator that did.
+        tensor: keeps the memory from being used again.
+    """
+
+    fed: bool = False
+    exact: frozenset[_Source] = frozenset()
+    made: dict[_Source, str] = field(default_factory=dict)
+    tensor: Tensor | None = None
+
+    @property
+    def stored(self) -> bool:
+        """Whether it is made of parameters alone."""
+        return not self.fed and bool(self.exact or self.made)
+
+
+class _Recorder:
+    """One run: what every tensor is made of, and which parameters products and other operators take."""
+
+    def __init__(self, analog: nn.Module, kept: Mapping[int, _About] | None = None) -> None:
+        self.about: dict[int, _About] = {}
+        self.touched: set[str] = set()
+        self.handed: set[str] = set()
+        self.products: set[_Source] = set()
+        self.computed: dict[_Source, str] = {}
+        self.taken: dict[_Source, str] = {}
+        self.names: dict[tuple[int, str], str] = {}
+        self.provided: dict[str, str] = {}
+        self.copies: dict[str, Tensor] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.bases: set[int] = set()
+        self.matrices: dict[str, Matrix] = {}
+        self.held: dict[str, Layout] = {}
+        self.depth = 0
+        # an original that is analog while it runs has its arrays from its copy, with the same names
+        roots = [analog.copied, analog.original] if isinstance(analog, InPlace) else [analog]
+        for name, module in (pair for root in roots for pair in root.named_modules()):
+            arrays = arrays_of(module)
+            for buffer in module._buffers.values():
+                if buffer is not None:
+                    made = {_Source("", "clean"): "buffer"}
+                    self.about.setdefault(_place(buffer), _About(made=made, tensor=buffer))
+            for parameter, value in module._parameters.items():
+                if value is None or value.is_meta:
+                    continue
+                full = f"{name}.{parameter}" if name else parameter
+                self.names[id(module), parameter] = full
+                if value.is_contiguous() and not self.known(module, parameter):
+                    self.shapes[full] = tuple(value.shape)
+                    self.bases.add(_place(value))
+                known = self.about.setdefault(_place(value), _About(tensor=value))
+                known.exact |= {_Source(full, "clean")}
+                if arrays is not None and parameter in arrays.slots:
+                    self.provided[full] = parameter
+                    slot = arrays.slots[parameter]
+                    if slot.weight == parameter and full in self.shapes and slot.layout.order != "vector":
+                        self.held[full] = slot.layout
+                    if parameter in arrays.programmed:  # by a run before
+                        held = arrays.programmed[parameter]
+                        self.about[_place(held)] = _About(
+                            exact=frozenset({_Source(full, "kept")}), tensor=held
+                        )
+        self.about.update(kept or {})
+
+    @staticmethod
+    def known(module: nn.Module, parameter: str) -> bool:
+        """Whether the module's class or graph says what the parameter is."""
+        if isinstance(module, fx.GraphModule | nn.utils.parametrize.ParametrizationList):
+            return True
+        return is_unflattened(module) or any(parameter == m.weight for m in matrices(module))
+
+    def run(self, analog: nn.Module, x: Tensor) -> None:
+        """One forward; what it leaves on the model is put back."""
+        given = x.clone()  # a forward may change its input
+        self.about[_place(given)] = _About(fed=True, tensor=given)
+        with (
+            torch_threads_kept(),
+            watched(analog),
+            torch.inference_mode(),
+            reading(0, len(given)),
+            _Mode(self),
+        ):
+            one_thread()  # of two examples: threads would wait for one another
+            analog(given)
+
+    def kept(self) -> dict[int, _About]:
+        """What is known of tensors made of programmed weights that somebody still holds after the run."""
+        held: dict[int, tuple[StorageWeakRef, _About]] = {}
+        for place, about in self.about.items():
+            array = [s for s in (*about.exact, *about.made) if s.way == "array"]
+            if array and not about.fed and about.tensor is not None:
+                exact = frozenset(_Source(s.name, "kept") for s in about.exact)
+                made = {_Source(s.name, "kept"): operator for s, operator in about.made.items()}
+                held[place] = StorageWeakRef(about.tensor.untyped_storage()), _About(False, exact, made)
+        self.about, self.copies = {}, {}
+        return {place: about for place, (storage, about) in held.items() if not storage.expired()}
+
+    def read(self, module: nn.Module, slot: Slot, parameter: str) -> Tensor | None:
+        """In place of a programmed parameter: a copy of the clean one, known by its memory."""
+        name = self.names.get((id(module), parameter), parameter)
+        self.touched.add(name)
+        if name not in self.copies:
+            clean = slot.clean(module)[0 if parameter == slot.weight else 1]
+            if clean is None:
+                return None
+            self.copies[name] = copied = clean.detach().clone()
+            if name in self.shapes:
+                self.bases.add(_place(copied))
+            self.about[_place(copied)] = _About(exact=frozenset({_Source(name, "array")}), tensor=copied)
+        return self.copies[name]
+
+    def hand(self, module: nn.Module, parameter: str) -> None:
+        """Note a parameter in place of which the forward handed another tensor to its layer."""
+        self.handed.add(self.names.get((id(module), parameter), parameter))
+
+    def operator(self, func: Any, args: Sequence[Any], tensors: list[Tensor], outputs: list[Tensor]) -> None:
+        """Note what one operator took and what its results are made of."""
+        packet = func.overloadpacket.__name__
+        abouts = [self.about.get(_place(t)) or _About() for t in tensors]
+        if packet.startswith(_SHAPES):
+            for out in outputs:
+                self.about.pop(_place(out), None)
+            return
+        if _is_product(packet):
+            self._product(packet, abouts)
+            if not self.depth:
+                self._matrix(str(func), args)
+        fed = any(about.fed for about in abouts)
+        if fed:
+            for about in abouts:
+                if about.stored:
+                    for source in (*about.exact, *about.made):
+                        self.taken.setdefault(source, about.made.get(source, packet))
+        exact: frozenset[_Source] = frozenset()
+        made: dict[_Source, str] = {}
+        same = not fed and _keeps_values(packet) and all(o.is_floating_point() for o in outputs)
+        for about in () if fed else abouts:
+            made.update(about.made)
+            if same:
+                exact |= about.exact
+            else:
+                made.update({source: packet for source in about.exact if source not in made})
+        inputs = {_place(t) for t in tensors}
+        for out in outputs:
+            place = _place(out)
+            if place in inputs and not func._schema.is_mutable:
+                continue  # a view
+            new = _About(fed, frozenset() if fed else exact, {} if fed else made)
+            if new.stored:
+                new.tensor = out
+            self.about[place] = new
+
+    def _product(self, packet: str, abouts: list[_About]) -> None:
+        recurrent = "rnn" in packet or "lstm" in packet or "gru" in packet
+        factors = abouts[1:] if recurrent else abouts[-2:] if packet in _ADDED else abouts[:2]
+        layer = recurrent or packet == "linear" or "conv" in packet
+        for i, about in enumerate(factors):
+            if about.fed:
+                continue
+            others = [other for j, other in enumerate(factors) if j != i]
+            if not layer and all(other.stored for other in others):
+                continue  # of two weights, or of a weight and a buffer: no input takes part
+            self.products |= about.exact
+            for source, operator in about.made.items():
+                self.computed.setdefault(source, operator)
+
+    def _matrix(self, op: str, args: Sequence[Any]) -> None:
+        """Note how a product takes a parameter that is no matrix by the class of its module."""
+        first = factors_of(op)
+        for place, value in enumerate(args):
+            if not isinstance(value, Tensor) or _place(value) not in self.bases:
+                continue
+            if first is not None and place in (first, first + 1):
+                other = args[2 * first + 1 - place]
+                if isinstance(other, Tensor) and (self.about.get(_place(other)) or _About()).stored:
+                    continue
+            for source in self.about[_place(value)].exact:
+                way = "array" if source.name in self.provided else "clean"
+                found = None
+                if source.way == way and source.name in self.shapes:
+                    found = product_at(op, place, args, value, self.shapes[source.name])
+                if found is not None:
+                    new = self._with_bias(source.name, found[1], found[2])
+                    old = self.matrices.get(source.name, new)
+                    self.matrices[source.name] = min(old, new, key=lambda matrix: matrix.layout.rank())
+
+    def _with_bias(self, name: str, layout: Layout, bias: Any) -> Matrix:
+        """As `graph.uses` has it: the bias joins if it is a parameter of the same module, one value per bit line."""
+        holder, _, weight = name.rpartition(".")
+        about = self.about.get(_place(bias)) if isinstance(bias, Tensor) else None
+        for source in () if about is None or bias.shape != (layout.groups * layout.cols,) else about.exact:
+            if source.name.rpartition(".")[0] == holder and self.shapes.get(source.name) == tuple(bias.shape):
+                return Matrix(weight, source.name.rpartition(".")[2], layout)
+        return Matrix(weight, None, layout)
+
+    def result(self) -> dict[str, Operand]:
+        """What was done with every parameter that an array provides."""
+        return {name: self._of(name) for name in self.provided}
+
+    def _of(self, name: str) -> Operand:
+        array, clean, kept = (_Source(name, way) for way in ("array", "clean", "kept"))  # type: ignore[arg-type]
+        past = clean in self.products or clean in self.computed or clean in self.taken
+        if array in self.products:
+            return Operand("product", also_past=clean in self.products)
+        if kept in self.products or kept in self.computed or kept in self.taken:
+            return Operand("kept", self.computed.get(kept, ""))
+        if array in self.computed:
+            return Operand("computed", self.computed[array], past)
+        if array in self.taken:
+            return Operand("operand", self.taken[array], past)
+        if past:
+            return Operand("past", also_past=True)
+        if name in self.handed:
+            return Operand("handed")
+        return Operand("read" if name in self.touched else "unused")
+
+
+class _Mode(TorchDispatchMode):
+    """Shows a recorder every operator."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        packet = func.overloadpacket.__name__
+        if not _is_product(packet) and not _keeps_values(packet) and func._can_decompose():
+            self.recorder.depth += 1  # an exported graph keeps the operator as it is
+            try:
+                with self:
+                    found = func.decompose(*args, **kwargs)
+            finally:
+                self.recorder.depth -= 1
+            if found is not NotImplemented:
+                return found
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        out = func(*args, **kwargs)
+        self.recorder.operator(func, args, tensors, [t for t in tree_leaves(out) if isinstance(t, Tensor)])
+        return out
+
+
+_ADDED = ("addmm", "baddbmm", "addmv", "addbmm", "_addmm_activation", "sparse_addmm")
+_MULTIPLIED = ("linear", "matmul", "mm", "bmm", "mv", "mkldnn_linear", "dot")
+_RECURRENT = (
+    "lstm",
+    "gru",
+    "rnn_tanh",
+    "rnn_relu",
+    "lstm_cell",
+    "gru_cell",
+    "rnn_tanh_cell",
+    "rnn_relu_cell",
+)
+
+
+def _is_product(packet: str) -> bool:
+    if packet in _ADDED or packet in _MULTIPLIED or packet in _RECURRENT:
+        return True
+    return "rnn_layer" in packet or packet == "_cudnn_rnn" or (
+        "conv" in packet and "backward" not in packet and "convert" not in packet
+    )  # fmt: skip
+
+
+_VALUES = frozenset(
+    {
+        "_reshape_alias", "_reshape_copy", "_to_copy", "_unsafe_view", "alias", "alias_copy", "as_strided",
+        "atleast_1d", "atleast_2d", "atleast_3d", "block_diag", "cat", "chunk", "clone", "concat",
+        "concatenate", "constant_pad_nd", "contiguous", "copy", "copy_", "detach", "detach_",
+        "diagonal_scatter", "expand", "expand_as", "expand_copy", "flatten", "flip", "gather", "hstack",
+        "index", "index_put", "index_put_", "index_select", "lift", "lift_fresh", "mT", "movedim", "narrow",
+        "numpy_T", "pad", "permute", "permute_copy", "pin_memory", "ravel", "repeat", "repeat_interleave",
+        "reshape", "reshape_as", "resolve_conj", "resolve_neg", "roll", "select", "select_copy",
+        "select_scatter", "slice", "slice_copy", "slice_scatter", "split", "split_copy", "split_with_sizes",
+        "split_with_sizes_copy", "squeeze", "squeeze_copy", "stack", "swapaxes", "swapdims", "t", "t_copy",
+        "tensor_split", "tile", "to", "to_dtype", "transpose", "transpose_copy", "unbind", "unflatten",
+        "unfold", "unsafe_chunk", "unsafe_split", "unsafe_split_with_sizes", "unsqueeze", "unsqueeze_copy",
+        "view", "view_as", "view_copy", "vstack",
+    }
+)  # fmt: skip
+"""Operators whose results hold the values of their operands and zeros, maybe in another order."""
+
+_SHAPES = ("empty", "zeros", "ones", "full", "rand", "new_", "arange", "eye", "linspace", "scalar_tensor")
+"""How the names of operators begin that take nothing but the shape of a tensor."""
+
+
+def _keeps_values(packet: str) -> bool:
+    return packet in _VALUES
+
+
+def _place(t: Tensor) -> int:
+    """What tells a tensor's memory; tensors without memory by themselves."""
+    try:
+        return int(t.untyped_storage().data_ptr()) or id(t)
+    except (RuntimeError, NotImplementedError):
+        return id(t)
+
+
+def tried_alone(module: nn.Module) -> dict[str, Matrix]:
+    """How a layer of a class of its own multiplies its inputs with its parameters, without any input at hand.
+
+    A copy of the layer runs on small random inputs whose last dimension is one of its parameters' sizes; the products
+    show how a parameter is a matrix.
+
+    Args:
+        module: with parameters of its own and no layers with parameters below it.
+
+    Returns:
+        {parameter: matrix} where every input that the layer takes shows the same; empty where it takes none.
+    """
+    own = {n: p for n, p in module._parameters.items() if is_matrix(p)}
+    sizes = sorted({size for p in own.values() if p is not None for size in p.shape if size > 1})
+    lead = {p.shape[0] for p in own.values() if p is not None and p.ndim > 2}
+    shapes = [(*first, size) for size in sizes for first in ((2,), (2, 3), *((n, 2) for n in sorted(lead)))]
+    found: dict[str, set[Matrix]] = {}
+    try:
+        alone = copy.deepcopy(module).cpu().float().eval()
+        with torch.random.fork_rng(devices=[]):
+            for shape in shapes:
+                recorder = _Recorder(alone)
+                x = torch.linspace(-1, 1, math.prod(shape)).reshape(shape)
+                with suppress(Exception):  # most of these inputs do not fit
+                    recorder.run(alone, x)
+                    for name, matrix in recorder.matrices.items():
+                        found.setdefault(name, set()).add(matrix)
+    except Exception:  # a layer that cannot be copied
+        return {}
+    return {name: next(iter(ways)) for name, ways in found.items() if len(ways) == 1 and name in own}

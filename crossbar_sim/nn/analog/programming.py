@@ -1,0 +1,157 @@
+"""Programming the arrays of a model: the Numba core on the CPU, its torch twin elsewhere."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from crossbar_sim.crossbar.array import multiplying
+from crossbar_sim.crossbar.hardware import slope as core_slope
+from crossbar_sim.crossbar.readout import Periphery, Readout
+from crossbar_sim.crossbar.remapping import remapped_planes, remapped_weight
+from crossbar_sim.crossbar.stream import Float32
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.analog import torch_core
+from crossbar_sim.nn.analog.products import Tiled
+from crossbar_sim.nn.analog.state import CellMaps, Design, Slot
+
+
+def check_finite(columns: Tensor, name: str) -> None:
+    """Refuse weights that no conductance can stand for.
+
+    Raises:
+        InputError: naming the parameter and how many values are NaN or infinite.
+    """
+    if columns.numel() and not bool(torch.isfinite(columns.sum())) and not columns.isfinite().all():
+        bad = int((~columns.isfinite()).sum())
+        raise InputError(
+            f"{name} holds {bad} NaN or infinite values of {columns.numel()}: train or export the model again"
+        )
+
+
+def program_into(
+    design: Design,
+    slot: Slot,
+    module: nn.Module,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    state: tuple[object, ...],
+) -> None:
+    """Write the programmed weight (and bias row) of `slot` into preallocated buffers.
+
+    Where the matrix is the weight's own memory, it is read and written in place, without a copy; what depends
+    on the clean values alone (that they are finite, their scale) is looked up once per `state` of them.
+    """
+    assert weight is not None
+    columns = slot.columns(module).detach()
+    direct = (
+        bias is None
+        and design.maps is None
+        and not design.remap
+        and slot.layout.order in ("out_in", "vector")
+        and weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+    )
+    if direct:
+        w, out = columns.contiguous().numpy(), weight.view(columns.shape).numpy()
+        scale = _scale(design, slot, state, columns, w)
+        design.hardware.effective_weight(
+            w, design.key(slot.name), design.chip, out, scale, slot.layout.groups
+        )
+        return
+    check_finite(columns, slot.name)
+    write(slot, program(design, slot.name, columns, slot.layout.groups), weight, bias)
+
+
+def write(slot: Slot, programmed: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+    """Write a programmed matrix (cols, rows) into the buffers of its parameters."""
+    for buffer, value in zip((weight, bias), slot.split(programmed), strict=True):
+        if buffer is not None and value is not None:
+            buffer.copy_(value)
+
+
+def _scale(design: Design, slot: Slot, state: tuple[object, ...], columns: Tensor, w: Float32) -> Float32:
+    """The mapping's scale of the clean matrix, kept as long as matrix and mapping are the same."""
+    tag = (design.hardware.mapping, *state)
+    known = slot.scale
+    if known is None or known[0] != tag:
+        check_finite(columns, slot.name)
+        known = slot.scale = (tag, design.hardware.mapping.scale(w))
+    return known[1]
+
+
+def program(design: Design, name: str, columns: Tensor, groups: int = 1) -> Tensor:
+    """The programmed matrix of `columns` (groups cols, rows), on its device, in its dtype."""
+    key = design.key(name)
+    if design.maps is not None:
+        w = columns.detach().float().cpu().contiguous().numpy()
+        found = design.maps(name, w, groups) if isinstance(design.maps, CellMaps) else design.maps(name, w)
+        return columns.detach() if found is None else torch.from_numpy(found).to(columns)
+    if design.remap:
+        placed = remapped_weight(
+            design.hardware, columns.detach().float().cpu().contiguous().numpy(), key, design.chip, groups
+        )
+        return torch.from_numpy(placed).to(columns)
+    if columns.device.type != "cpu":
+        return torch_core.effective_weight(design.hardware, columns.float(), key, design.chip).to(
+            columns.dtype
+        )
+    w = columns.detach().float().contiguous().numpy()
+    effective = design.hardware.effective_weight(w, key, design.chip, groups=groups)
+    return torch.from_numpy(effective).to(columns.dtype)
+
+
+def gain(
+    design: Design, name: str, columns: Tensor, trained: bool = True, groups: int = 1
+) -> tuple[Tensor, Tensor | None]:
+    """The programmed matrix and, if `trained`, its derivative by each weight, both (cols, rows)."""
+    key, detached = design.key(name), columns.detach()
+    check_finite(detached, name)
+    programmed = program(design, name, detached, groups)
+    if not trained:
+        return programmed, None
+    if design.maps is not None or design.remap:  # neither has a derivative of its own: straight through
+        return programmed, torch.ones_like(detached)
+    if columns.device.type != "cpu":
+        return programmed, torch_core.slope(design.hardware, detached.float(), key, design.chip).to(
+            columns.dtype
+        )
+    w = detached.float().contiguous().numpy()
+    return programmed, torch.from_numpy(core_slope(design.hardware, w, key, design.chip)).to(columns.dtype)
+
+
+def tiled_of(design: Design, slot: Slot, module: nn.Module) -> Tiled:
+    """The array of `slot` with its converters on the present chip, one block for each group.
+
+    Raises:
+        InputError: for maps that give weights and no conductances, and away from the CPU.
+    """
+    hardware, key, chip, maps = design.hardware, design.key(slot.name), design.chip, design.maps
+    if maps is not None and not isinstance(maps, CellMaps):
+        raise InputError(
+            f"{slot.name}: maps that give weights are read linearly for now: leave out dac, adc and read_noise, or "
+            "read the conductances from a chip file"
+        )
+    columns = slot.columns(module).detach()
+    if columns.device.type != "cpu":
+        raise InputError(f"{slot.name}: converters and read noise are simulated on the CPU: use --device cpu")
+    check_finite(columns, slot.name)
+    w = columns.float().contiguous().numpy()
+    groups, cols = slot.layout.groups, slot.layout.cols
+    mapping, tile_rows = hardware.mapping, hardware.tile[0]
+    if maps is not None:
+        planes, mapping, scale, tile_rows, key, chip = maps.array(slot.name, w, groups, design)
+    else:
+        scale = mapping.scale(w)
+        placed = remapped_planes if design.remap else multiplying
+        planes = placed(hardware, w, scale, key, chip, groups)
+    periphery = Periphery.of(hardware, key, chip)
+    blocks = []
+    for g in range(groups):
+        own = slice(g * cols, (g + 1) * cols)
+        part = planes[:, own]
+        if mapping.planes_per_copy == 1:
+            part = np.concatenate([part, planes[:, -1:]], axis=1)
+        of_block = scale if scale.size == 1 else scale[own]
+        wide = np.ascontiguousarray(part.transpose(0, 2, 1))
+        blocks.append(Readout(wide, mapping, of_block, tile_rows, periphery, own.start, g, groups * cols))
+    return Tiled(slot, design, tuple(blocks))

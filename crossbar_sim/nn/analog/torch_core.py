@@ -1,0 +1,225 @@
+"""The torch twin of the core: the same stream and the same physics in plain torch, for any device.
+
+The integer words are the core's bit for bit. Logarithms, cosines and exponentials are torch's, in float64, so
+conductances agree with the CPU kernels to the last float32 places (tested on the CPU: relative 5e-7 for the
+log-normal law). Simple rather than fast; tuned GPU kernels are a later matter.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crossbar_sim.crossbar import drift as laws
+from crossbar_sim.crossbar.devices import PolynomialNoise, ProgrammingNoise
+from crossbar_sim.crossbar.drift import Law
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.mapping import Mapping
+from crossbar_sim.crossbar.stream import Stream
+from crossbar_sim.errors import InputError
+from crossbar_sim.rng import Key
+
+_LOW = 0xFFFFFFFF
+
+
+def _times(m: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low 32 bits of m x for 32-bit m and x held in int64, without overflow into the sign."""
+    low = (m & 0xFFFF) * x
+    high = (m >> 16) * x + (low >> 16)
+    return high >> 16, ((high & 0xFFFF) << 16) | (low & 0xFFFF)
+
+
+def words(n: int, stream: Stream, device: torch.device | str = "cpu") -> Tensor:
+    """The uint32 of cells 0 .. n as int64, shape (n,); docs/randomness.md."""
+    counters = torch.arange(-(-n // 256) * 64, device=device, dtype=torch.int64)
+    c0 = counters
+    c1, c2, c3 = (torch.full_like(counters, value) for value in (stream.plane, stream.chip, stream.event))
+    k0, k1 = stream.k0, stream.k1
+    for _ in range(10):
+        high0, low0 = _times(0xD2511F53, c0)
+        high1, low1 = _times(0xCD9E8D57, c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + 0x9E3779B9) & _LOW, (k1 + 0xBB67AE85) & _LOW
+    runs = torch.stack([c.reshape(-1, 64) for c in (c0, c1, c2, c3)], dim=1)
+    return runs.reshape(-1)[:n]
+
+
+def uniform(w: Tensor) -> Tensor:
+    """Words as float32 values in (0, 1], rounded as the core does, in float64."""
+    rounded = w.float().double()
+    return (rounded * 2.0**-32 + 2.0**-33).float().double()
+
+
+def normals(n: int, stream: Stream, device: torch.device | str = "cpu") -> Tensor:
+    """Standard normals of cells 0 .. n, float64, shape (n,)."""
+    whole = -(-n // 256) * 256
+    runs = words(whole, stream, device).reshape(-1, 4, 64)
+    a, b = runs[:, 0::2], runs[:, 1::2]
+    radius = torch.sqrt(-2 * torch.log(uniform(a)))
+    signed = (b << 1) & _LOW
+    angle = torch.where(signed >= 2**31, signed - 2**32, signed).float().double() * 2.0**-32 * math.pi
+    radius = torch.where(b >= 2**31, -radius, radius)
+    pairs = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=2)
+    return pairs.reshape(-1)[:n]
+
+
+def _standard(law: Law, n: int, stream: Stream, device: torch.device) -> Tensor:
+    """Draws of mean 0 and variance 1 of the spread laws."""
+    if isinstance(law, laws.NormalDrift | laws.NormalShift):
+        return normals(n, stream, device)
+    w = words(n, stream, device)
+    if isinstance(law, laws.UniformDrift | laws.UniformShift):
+        return (uniform(w) - 0.5) * math.sqrt(12)
+    magnitude = -torch.log(uniform((w << 1) & _LOW)) / math.sqrt(2)
+    return torch.where(w >= 2**31, -magnitude, magnitude)
+
+
+def drift(law: Law, g: Tensor, stream: Stream) -> Tensor:
+    """Conductances (n,) after drift, as `law.cells` computes them for a whole plane.
+
+    Raises:
+        InputError: for a law that has no twin.
+    """
+    n, device = g.numel(), g.device
+    if isinstance(law, laws.LogNormalDrift):
+        return g * torch.exp(law.sigma * normals(n, stream, device)).float()
+    if isinstance(law, laws.RetentionDrift):
+        exponent = law.nu + law.nu_sigma * normals(n, stream, device)
+        return g * torch.pow(torch.tensor(law.time / law.t0, device=device).double(), -exponent).float()
+    if isinstance(law, laws.RelaxationShift):
+        return (g + law.mean + law.spread * normals(n, stream, device)).clamp(min=0).float()
+    if isinstance(law, laws.MeasuredRelaxation):
+        r = g.double() / law.reference
+        mean, spread = (sum(c * r**k for k, c in enumerate(part)) for part in law.at_time)
+        z = normals(n, stream, device)
+        return (g + mean + torch.as_tensor(spread).abs() * z).clamp(min=0).float()
+    if isinstance(law, laws.GammaDrift):
+        table = torch.from_numpy(law.table()).to(device)
+        position = (normals(n, stream, device) + law.Z) * (law.PIECES / (2 * law.Z))
+        piece = position.long().clamp(0, law.PIECES - 1)
+        c, t = table[piece].double(), position - piece
+        return g * torch.exp2(c[:, 0] + t * (c[:, 1] + t * (c[:, 2] + t * c[:, 3]))).float()
+    if isinstance(law, laws.ParetoDrift):
+        w = words(n, stream, device)
+        x = (1 - 1 / law.alpha) * uniform(w) ** (-1 / law.alpha)
+        return g * torch.where(w == 0, torch.full_like(x, 2.0 ** (32 / law.alpha)), x).float()
+    if isinstance(law, laws.BernoulliDrift):
+        return torch.where(words(n, stream, device) < int(law.p * 2**32), torch.zeros_like(g), g)
+    sigma = getattr(law, "sigma", None)
+    if sigma is None or law.kind.split("_")[0] not in ("normal", "uniform", "laplace"):
+        raise InputError(
+            f"drift law {law.kind!r} runs on the CPU only: add it to crossbar_sim/nn/analog/torch_core.py"
+        )
+    d = _standard(law, n, stream, device)
+    if law.multiplicative:
+        return (g * (1 + sigma * d)).clamp(min=0).float()
+    return (g + sigma * d).clamp(min=0).float()
+
+
+def _program(noise: ProgrammingNoise | PolynomialNoise, g: Tensor, z: Tensor, g_max: float) -> Tensor:
+    """Eq. (6) for a whole plane."""
+    if isinstance(noise, ProgrammingNoise):
+        return (g + noise.sigma * g_max * z).clamp(min=0).float()
+    r = g.double() / noise.reference
+    sigma = sum(c * r**k for k, c in enumerate(noise.coefficients))
+    mean = sum(c * r**k for k, c in enumerate(getattr(noise, "mean", ())))  # of MeasuredNoise alone
+    return (g + mean + torch.as_tensor(sigma).clamp(min=0) * z).clamp(min=0).float()
+
+
+def _target(mapping: Mapping, columns: Tensor, scale: Tensor, sign: float) -> Tensor:
+    """Eq. (2) to (4): the plane's targets, flat; the reference column is appended by the caller."""
+    if mapping.levels is None:
+        g = mapping.middle + sign * scale.reshape(-1, 1) * columns
+        return g.clamp(mapping.g_min, mapping.g_max).reshape(-1)
+    # Double precision and the rule of the core for what lies half-way: a tie would be a whole step apart.
+    x = columns.double() * (scale.double() * (sign / mapping.step)).reshape(-1, 1)
+    x = mapping.middle_level + torch.maximum(x, x * (1 + 2**-23 + 2**-40))
+    level = torch.floor(x + 0.5).clamp(0, mapping.levels - 1)
+    low, step = float(np.float32(mapping.g_min)), float(np.float32(mapping.step))
+    return (level * step + low).float().clamp(max=mapping.g_max).reshape(-1)
+
+
+def _scale(mapping: Mapping, columns: Tensor) -> Tensor:
+    """Eq. (1) by the core itself: one number per matrix or column is not worth a second formula."""
+    scale = mapping.scale(columns.detach().cpu().contiguous().numpy())
+    return torch.from_numpy(scale).to(columns.device)
+
+
+def _planes(
+    hardware: Hardware, columns: Tensor, scale: Tensor, key: Key, chip: int, plane: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One plane after drift, its healthy cells, and the drift factor of each cell: flat."""
+    mapping, device = hardware.mapping, columns.device
+    sign = -1.0 if mapping.planes_per_copy == 2 and plane % 2 else 1.0
+    g = _target(mapping, columns, scale, sign)
+    if mapping.planes_per_copy == 1:
+        zeros = torch.zeros(1, columns.shape[1], device=device)
+        g = torch.cat([g, _target(mapping, zeros, scale[:1], 1.0)])
+    n = g.numel()
+    healthy = torch.ones(n, dtype=torch.bool, device=device)
+    if hardware.programming is not None:
+        z = normals(n, Stream.of(key.fold("programming"), chip, plane), device)
+        g = _program(hardware.programming, g, z, mapping.g_max)
+    if hardware.stuck is not None:
+        w = words(n, Stream.of(key.fold("stuck"), chip, plane), device)
+        off, on = w < int(hardware.stuck.off * 2**32), w >= 2**32 - int(hardware.stuck.on * 2**32)
+        g = torch.where(on, torch.full_like(g, mapping.g_max), g)
+        g, healthy = torch.where(off, torch.full_like(g, mapping.g_min), g), ~(on | off)
+    factor = torch.ones(n, device=device)
+    if hardware.drift is not None:
+        together = plane - plane % mapping.planes_per_copy if hardware.drift_per == "weight" else plane
+        stream = Stream.of(key.fold("drift"), chip, together)
+        g = drift(hardware.drift, g, stream)
+        if hardware.drift.multiplicative:
+            factor = drift(hardware.drift, factor, stream)
+    return g, healthy, factor
+
+
+def check(hardware: Hardware) -> None:
+    """Refuse designs that have no twin.
+
+    Raises:
+        InputError: naming what is simulated on the CPU only.
+    """
+    alone = [*hardware.reading]
+    alone += ["wires"] * (hardware.wires is not None) + ["cell_bits"] * (
+        hardware.mapping.cell_bits is not None
+    )
+    if alone:
+        raise InputError(f"{', '.join(alone)}: simulated on the CPU only, use --device cpu")
+
+
+def effective_weight(hardware: Hardware, columns: Tensor, key: Key, chip: int) -> Tensor:
+    """`Hardware.effective_weight` on the device of `columns` (cols, rows) float32.
+
+    Raises:
+        InputError: for what the CPU alone simulates.
+    """
+    check(hardware)
+    mapping = hardware.mapping
+    scale = _scale(mapping, columns)
+    total = torch.zeros_like(columns)
+    for first in range(0, mapping.planes, mapping.planes_per_copy):
+        g = _planes(hardware, columns, scale, key, chip, first)[0]
+        if mapping.planes_per_copy == 2:
+            minus = _planes(hardware, columns, scale, key, chip, first + 1)[0]
+            total += (g - minus).reshape(columns.shape)
+        else:
+            total += g[: columns.numel()].reshape(columns.shape) - g[columns.numel() :]
+    return total / (scale.reshape(-1, 1) * mapping.copies)
+
+
+def slope(hardware: Hardware, columns: Tensor, key: Key, chip: int) -> Tensor:
+    """The twin of `crossbar.gradient.slope`, shape of `columns`."""
+    mapping = hardware.mapping
+    scale = _scale(mapping, columns)
+    total = torch.zeros(columns.numel(), device=columns.device)
+    for first in range(0, mapping.planes, mapping.planes_per_copy):
+        parts = []
+        for plane in range(first, first + mapping.planes_per_copy):
+            _, healthy, factor = _planes(hardware, columns, scale, key, chip, plane)
+            parts.append((factor * healthy)[: columns.numel()])
+        total += torch.where(columns.reshape(-1) >= 0, parts[0], parts[-1])
+    limit = mapping.span * (mapping.g_max - mapping.g_min) / scale.reshape(-1, 1)
+    return total.reshape(columns.shape) / mapping.copies * (columns.abs() <= limit * (1 + 1e-6))

@@ -1,0 +1,185 @@
+"""Our checkpoint: a network's name, arguments, weights and the name of its data, as plain values.
+
+The file is a `torch.save` of one dict, loadable with `weights_only=True`: no class of ours or of
+the user is in it, so reading it runs no code.
+
+    {"format": "crossbar-sim checkpoint", "format_version": 1, "network": "mlp",
+     "arguments": {...}, "data": "digits", "state_dict": {...}, "notes": {...}}
+"""
+
+import io
+import os
+from collections.abc import Mapping
+from sys import intern
+from typing import Any, BinaryIO, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from crossbar_sim.errors import InputError
+from crossbar_sim.files import replacing
+from crossbar_sim.nn.files.state_dict import check_fit, check_size, fill
+from crossbar_sim.nn.networks import build
+
+FORMAT = "crossbar-sim checkpoint"
+FORMAT_VERSION = 1
+
+_PLAIN = (bool, int, float, str)
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    network: str,
+    arguments: Mapping[str, Any],
+    data: str,
+    notes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint, or leave what is at `path` as it was.
+
+    Args:
+        path: the file; an existing one is replaced once the new one is complete on disk.
+        model: a network whose `state_dict` fits `build(network, **arguments)`.
+        network: its name in `NETWORKS`.
+        arguments: its plain arguments, such as `model.arguments`.
+        data: the name of the data set that it was trained on.
+        notes: plain values for people (method, epochs, accuracy); never read by the loader.
+
+    Raises:
+        InputError: the network cannot be rebuilt from its description, a value is not plain, or
+            the file cannot be written.
+    """
+    # A pickle refers to a text that it has already, if it is the same object: interned, equal ones always are.
+    state = {intern(name): value.detach().cpu() for name, value in nn.Module.state_dict(model).items()}
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "network": intern(str(network)),
+        "arguments": _plain("arguments", dict(arguments)),
+        "data": intern(str(data)),
+        "state_dict": state,
+        "notes": _plain("notes", dict(notes or {})),
+    }
+    # Refuse now what could not be loaded later.
+    restore(content)
+    write_tensors(path, content)
+
+
+def write_tensors(path: str | os.PathLike[str], content: object) -> None:
+    """`torch.save` to a file, whole or not at all; equal contents give equal bytes, whatever the file is called.
+
+    `torch.save` writes the name of the file that it opens into the archive. Here it gets a stream, which has no name.
+
+    Raises:
+        InputError: with the system's reason, if the file cannot be written; what was at `path` is as it was.
+    """
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        stream: Any = _Stream(file)
+        try:
+            torch.save(content, stream)
+            file.flush()
+        except RuntimeError as error:  # torch's own, which says nothing about the cause
+            raise stream.error or OSError(str(error).splitlines()[0]) from error
+
+
+class _Stream(io.RawIOBase):
+    """Passes bytes on to a file, and keeps the error if it does not take them."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """See `io.RawIOBase`."""
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def is_checkpoint(content: object) -> TypeGuard[dict[str, Any]]:
+    """Say whether a loaded object claims to be a checkpoint of ours."""
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def restore(content: Mapping[str, Any]) -> tuple[nn.Module, str, str | None, tuple[str, ...]]:
+    """Rebuild the model from a checkpoint's content.
+
+    Returns:
+        The model with its weights, the network's name, the data set's name or None, and sentences
+        on what was converted.
+
+    Raises:
+        InputError: the version is another, a field is missing or wrong, or the weights do not fit.
+    """
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"checkpoint format_version {version!r} is not the one this crossbar-sim reads "
+            f"({FORMAT_VERSION}): use the version that wrote it, or save it again"
+        )
+    for field, kind in (("network", str), ("arguments", dict), ("state_dict", dict)):
+        if not isinstance(content.get(field), kind):
+            raise InputError(f"checkpoint field {field!r} is missing or not a {kind.__name__}")
+    name, state, whose = (
+        content["network"],
+        content["state_dict"],
+        f"network {content['network']!r} of this checkpoint",
+    )
+    arguments = {str(key): value for key, value in content["arguments"].items()}
+    # What a file claims is allocated only when the weights have been found to be as large.
+    check_size({"": state})
+    with torch.device("meta"), _Undrawn():
+        check_fit(_built(name, arguments), state, whose)
+    # Drawing initial weights that are replaced at once must not move the caller's generator.
+    with torch.random.fork_rng(devices=[]):
+        model = _built(name, arguments)
+    converted = fill(model, state, whose)
+    data = content.get("data")
+    return model, name, data if isinstance(data, str) else None, converted
+
+
+class _Undrawn(TorchFunctionMode):
+    """No initial weights are drawn: on the meta device there are none, and asking for them loads torch's compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init" or func in (Tensor.normal_, Tensor.uniform_):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _built(name: str, arguments: dict[str, Any]) -> nn.Module:
+    try:
+        return build(name, **arguments)
+    except InputError:
+        raise
+    except Exception as error:
+        # Arguments of a file may be of any type and size, which constructors and torch refuse in many ways.
+        raise InputError(
+            f"the arguments of this checkpoint make no network {name[:60]!r} ({type(error).__name__}: "
+            f"{(str(error).splitlines() or [''])[0][:120]}): the file is damaged; save it again"
+        ) from error
+
+
+def _plain(field: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {intern(str(key)): _plain(f"{field}.{key}", item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(field, item) for item in value)
+    for kind in _PLAIN:
+        if isinstance(value, kind):
+            # numpy's float64 is a float, but would pickle as numpy's.
+            return intern(str(value)) if kind is str else kind(value)
+    if value is None:
+        return None
+    raise InputError(
+        f"{field} is a {type(value).__name__}: a checkpoint holds only numbers, text, lists and dicts"
+    )

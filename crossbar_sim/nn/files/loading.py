@@ -1,0 +1,467 @@
+"""Model files: which kind a file is, and loading each kind."""
+
+import hashlib
+import io
+import os
+import pickle
+import stat
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from crossbar_sim.errors import InputError
+from crossbar_sim.files import memory
+from crossbar_sim.nn.files import checkpoint
+from crossbar_sim.nn.files.architectures import WAYS, build_architecture
+from crossbar_sim.nn.files.archive import (
+    EXPORT_HINT,
+    LOADING,
+    batches,
+    is_archive,
+    load_archive,
+    other_inputs,
+    read_members,
+    regions,
+    tensor_inputs,
+)
+from crossbar_sim.nn.files.operator_bounds import guard
+from crossbar_sim.nn.files.state_dict import (
+    Table,
+    check_model,
+    check_size,
+    chosen,
+    conversion_notes,
+    fill,
+    likely,
+    selected,
+    tables,
+)
+from crossbar_sim.nn.files.trial_evaluation import try_first
+from crossbar_sim.nn.networks import NETWORKS
+from crossbar_sim.text import check_depth
+
+# What a file is, from its first bytes and zip members, and what to do if it is no model.
+
+
+_EXPORT = f"export the model from PyTorch instead: {EXPORT_HINT}"
+
+# Beginning of the file, what it is, what to do.
+_SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer, not the file itself",
+        "fetch the contents with `git lfs pull`",
+    ),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file (a Keras model, or a chip file)", _EXPORT),
+    (b"GGUF", "a GGUF file", _EXPORT),
+    (
+        b"\x93NUMPY",
+        "a NumPy array",
+        "weights go in a state_dict: torch.save(model.state_dict(), ...)",
+    ),
+    (b"\x1f\x8b", "a gzip file", "unpack it first"),
+    (b"BZh", "a bzip2 file", "unpack it first"),
+    (b"\xfd7zXZ", "an xz file", "unpack it first"),
+    (b"7z\xbc\xaf", "a 7-Zip file", "unpack it first"),
+    (b"SQLite format 3", "an SQLite database", _EXPORT),
+    (b"\x7fELF", "a compiled program", _EXPORT),
+    (b"%PDF", "a PDF document", _EXPORT),
+    (b"\x89PNG", "a PNG image", _EXPORT),
+    (b"\xff\xd8\xff", "a JPEG image", _EXPORT),
+)
+
+
+_HEAD = 4096
+_SPARSE = 2**30
+_SPARSE_RATIO = 20
+
+
+def read_file(path: Path) -> bytes:
+    """Read a model file; raises InputError for a directory or what cannot be read."""
+    if path.is_dir():
+        saved_model = (path / "saved_model.pb").exists() or (path / "saved_model.pbtxt").exists()
+        what = "a TensorFlow SavedModel directory" if saved_model else "a directory"
+        then = _EXPORT if saved_model else "name the model file inside it"
+        raise InputError(f"{path} is {what}: {then}")
+    try:
+        # Without waiting for a pipe's other end, should it have become one.
+        with open(
+            path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+        ) as file:
+            _check_regular(path, os.fstat(file.fileno()))
+            head = file.read(_HEAD)
+            if head:
+                _check_start(head, path)
+            file.seek(0)
+            content = file.read()
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: check the path of the model file") from None
+    except (OSError, ValueError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise InputError(f"cannot read {path}: {reason}; check its permissions and its disk") from error
+    if not content:
+        raise InputError(f"{path} is empty: copy or save the model again")
+    return content
+
+
+def _check_regular(path: Path, state: os.stat_result) -> None:
+    """Refuse what has no end, or is larger than the memory that it would be read into."""
+    if not stat.S_ISREG(state.st_mode):
+        kind = "a pipe" if stat.S_ISFIFO(state.st_mode) else "a device or socket"
+        raise InputError(f"{path} is {kind}, not a regular file: name a model file")
+    if state.st_size > memory():
+        raise InputError(
+            f"{path} has {state.st_size / 2**30:.3g} GiB and this machine {memory() / 2**30:.3g} GiB of memory, into "
+            "which a model is read: is it the right file?"
+        )
+    stored = getattr(state, "st_blocks", None)
+    if stored is not None and state.st_size > _SPARSE and _SPARSE_RATIO * 512 * stored < state.st_size:
+        raise InputError(
+            f"{path} claims {state.st_size} bytes and takes {512 * stored} on the disk: most of it was never written "
+            "(an interrupted download?); copy it again"
+        )
+
+
+def kind_of(content: bytes, path: Path) -> str:
+    """Say how to read a model file: "archive" (torch.export) or "torch" (torch.save).
+
+    Raises:
+        InputError: the file is something else; the sentence says what, and what to do.
+    """
+    _check_start(content, path)
+    if content.startswith(b"PK"):
+        return _kind_of_zip(content, path)
+    if content[0] == 0x80 and len(content) > 2 and content[1] <= 5:
+        return "torch"
+    # safetensors: the length of a JSON header, then the header.
+    if content[8:9] == b"{" and int.from_bytes(content[:8], "little") < len(content):
+        raise InputError(
+            f"{path} is a safetensors file: load it with safetensors.torch.load_file and "
+            "torch.save the dictionary, then name its network with --arch"
+        )
+    if content[4:8] == b"TFL3":
+        raise InputError(f"{path} is a TensorFlow Lite model: {_EXPORT}")
+    # ONNX is a protobuf whose first fields are the IR version and the producer's name.
+    if content[0] == 0x08 and (path.suffix.lower() == ".onnx" or content[2:3] == b"\x12"):
+        raise InputError(f"{path} is an ONNX model: {_EXPORT}")
+    if _is_text(content[:4096]):
+        raise InputError(f"{path} is a text file: {_EXPORT}")
+    raise InputError(f"{path} is not a model file that crossbar-sim knows (or it is damaged): {_EXPORT}")
+
+
+def _check_start(content: bytes, path: Path) -> None:
+    """Raise InputError if the first bytes are those of a file that is no model."""
+    for start, what, then in _SIGNATURES:
+        if content.startswith(start):
+            raise InputError(f"{path} is {what}: {then}")
+
+
+def _kind_of_zip(content: bytes, path: Path) -> str:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = archive.namelist()
+            if is_archive(names):
+                return "archive"
+            read_members(archive, len(content))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except Exception as error:
+        # zipfile raises several kinds of errors for damaged directories.
+        raise InputError(
+            f"{path} is a truncated or damaged zip file: copy it again from its source, or save it again"
+        ) from error
+    inner = {name.partition("/")[2] for name in names}
+    if "constants.pkl" in inner and any(name.startswith("code/") for name in inner):
+        raise InputError(f"{path} is a TorchScript archive, which carries code of its own: {_EXPORT}")
+    if "data.pkl" in inner:
+        return "torch"
+    if {"config.json", "model.weights.h5"} <= set(names):
+        raise InputError(f"{path} is a Keras model: {_EXPORT}")
+    if names and all(name.endswith(".npy") for name in names):
+        raise InputError(
+            f"{path} is a NumPy .npz archive: images and labels go to --data; weights go in a "
+            "state_dict, torch.save(model.state_dict(), ...)"
+        )
+    raise InputError(f"{path} is a zip file, but not one of PyTorch's: {_EXPORT}")
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        # A character may be cut at the end of the excerpt.
+        if error.start < len(content) - 3:
+            return False
+        text = content[: error.start].decode("utf-8")
+    return all(letter.isprintable() or letter in "\t\r\n" for letter in text)
+
+
+# One door for model files: `load_model(path)`.
+#
+# A model file is untrusted: nothing here runs code that a file brings, unless the caller says
+# `trust_pickle=True` or names code of their own with `arch="module:factory"`.
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to be programmed, and what its file said about it.
+
+    Attributes:
+        module: in evaluation mode, float32, on the CPU.
+        source: "torch.export archive", "crossbar-sim checkpoint", "state_dict" or "pickled module".
+        sha256: of the file's bytes, in hexadecimal.
+        name: the network's name, or the file's.
+        data: name of the data set that it was trained on, if the file says so.
+        input_shape: of one image, without the batch, if known.
+        batch: the batch size that a graph is fed which does not accept any, else None: its only one if it was
+            exported without dynamic shapes, or the largest up to 500 within its limits.
+        notes: sentences on what was changed in loading.
+        limits: the smallest and the largest batch (None: no end) of a graph that was exported with such limits.
+    """
+
+    module: nn.Module
+    source: str
+    sha256: str
+    name: str
+    data: str | None = None
+    input_shape: tuple[int, ...] | None = None
+    batch: int | None = None
+    notes: tuple[str, ...] = ()
+    limits: tuple[int, int | None] | None = None
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    arch: str | None = None,
+    arch_arguments: Mapping[str, Any] | None = None,
+    trust_pickle: bool = False,
+    weights: str | None = None,
+) -> LoadedModel:
+    """Load a model file.
+
+    Args:
+        path: a torch.export archive, a checkpoint of ours, a state_dict, or a pickled module.
+        arch: the network that a state_dict belongs to: "mlp", "lenet5", a torchvision name, or
+            "package.module:factory"; only for a state_dict.
+        arch_arguments: arguments of that network; what the weights' shapes tell need not be given.
+        trust_pickle: load a pickled module, running whatever code the file holds.
+        weights: which of a file's tables of weights to load, by its key ("state_dict_ema", "ema.module"), or what
+            the names of the weights begin with; only for a state_dict. A file with tables that differ, such as raw
+            and averaged weights, is refused without it.
+
+    Raises:
+        InputError: the file cannot be read or used; the message is one line with cause and remedy.
+    """
+    path = Path(path)
+    try:
+        return _load(path, arch, arch_arguments, trust_pickle, weights)
+    except InputError as error:
+        message = " ".join(str(error).split())
+        if str(path) not in message:
+            message = f"{path}: {message}"
+        raise InputError(message) from error
+
+
+def _load(
+    path: Path,
+    arch: str | None,
+    arguments: Mapping[str, Any] | None,
+    trust_pickle: bool,
+    weights: str | None,
+) -> LoadedModel:
+    file = io.BytesIO(read_file(path))
+    kind, sha256 = _identify(file, path)
+    if kind == "archive":
+        _refuse_arch(arch, weights, "a torch.export archive")
+        return _from_archive(file, path, sha256)
+    loaded = _torch_load(file, trust_pickle)
+    file.close()
+    _check_nesting(loaded)
+    if isinstance(loaded, nn.Module):
+        _refuse_arch(arch, weights, "a pickled module")
+        return _from_module(loaded, path, sha256)
+    if checkpoint.is_checkpoint(loaded):
+        _refuse_arch(arch, weights, "a crossbar-sim checkpoint")
+        model, name, data, notes = checkpoint.restore(loaded)
+        source = "crossbar-sim checkpoint"
+    else:
+        found = tables(loaded)
+        check_size(found)
+        if arch is None:
+            first = found[likely(found)]
+            raise InputError(
+                f"{path} is a state_dict ({len(first)} tensors, the first {next(iter(first))[:60]!r}), which does not "
+                f"say of which network: {WAYS}"
+            )
+        model, notes = _from_tables(loaded, found, arch, arguments, weights, trust_pickle)
+        name, data, source = arch, None, "state_dict"
+    return LoadedModel(model.eval(), source, sha256, name, data, _input_shape(model), None, notes)
+
+
+def _from_tables(
+    content: object,
+    found: Mapping[str, Table],
+    arch: str,
+    arguments: Mapping[str, Any] | None,
+    weights: str | None,
+    trust_pickle: bool,
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network with the file's weights: those that are named, else the only ones that fit it."""
+    notes: tuple[str, ...] = ()
+    if weights is None:
+        guess = likely(found)
+        model = build_architecture(arch, arguments, found[guess]).float()
+        key, notes = chosen(content, found, nn.Module.state_dict(model))
+        state = found[key]
+        if key != guess:  # its shapes may be of another network of that name
+            model = build_architecture(arch, arguments, state).float()
+    else:
+        state = selected(found, weights)
+        model = build_architecture(arch, arguments, state).float()
+    return model, notes + fill(model, state, f"network {arch!r}", trust_pickle)
+
+
+def _identify(file: io.BytesIO, path: Path) -> tuple[str, str]:
+    # A function, so that the bytes have no name outside of it and are freed with the file.
+    content = file.getvalue()
+    return kind_of(content, path), hashlib.sha256(content).hexdigest()
+
+
+def _from_archive(file: io.BytesIO, path: Path, sha256: str) -> LoadedModel:
+    program, graph = load_archive(file)
+    shapes = tensor_inputs(graph)
+    if len(shapes) != 1 or not shapes[0]:
+        raise InputError(
+            f"the archived model takes {len(shapes)} tensors: crossbar-sim feeds one, of shape "
+            "(batch, ...); wrap the model and export it again"
+        )
+    constants, rest = other_inputs(graph)
+    if rest:
+        raise InputError(
+            f"the archived model takes {', '.join(rest)} besides a tensor: wrap it so that forward takes one tensor, "
+            "and export it again"
+        )
+    notes = [f"the archived model computes with {', '.join(constants)}, as exported"] if constants else []
+    for name, value in program.state_dict.items():
+        if value.is_floating_point() and value.dtype != torch.float32:
+            raise InputError(
+                f"{name} in the archive is {str(value.dtype).removeprefix('torch.')} and its graph "
+                "computes in that type: call model.float() and export it again"
+            )
+    try:
+        with LOADING:
+            module = program.module()
+    except Exception as error:
+        # A graph that is consistent in its parts can still make no whole, in any way.
+        raise InputError(
+            f"torch {torch.__version__} cannot make a module of this archive "
+            f"({type(error).__name__}): export it again with this version, {EXPORT_HINT}"
+        ) from error
+    check_model(module)
+    # torch forbids train() and eval() on the instance, since the graph is fixed; a caller that
+    # prepares any model with eval() means no harm, and the archive was checked to be in that mode.
+    for forbidden in ("train", "eval"):
+        module.__dict__.pop(forbidden, None)
+    module.eval()
+    guard(module)
+    try_first(module)
+    known = [size for size in shapes[0][1:] if size is not None]
+    shape = tuple(known) if len(known) == len(shapes[0]) - 1 else None
+    batch, limits = batches(program)
+    return LoadedModel(
+        module,
+        "torch.export archive",
+        sha256,
+        path.stem,
+        None,
+        shape,
+        batch,
+        (*notes, *regions(graph)),
+        limits,
+    )
+
+
+def _from_module(model: nn.Module, path: Path, sha256: str) -> LoadedModel:
+    try:
+        notes = conversion_notes(dict(model.named_parameters()))
+        check_model(model)
+        return LoadedModel(
+            model.cpu().float().eval(),
+            "pickled module",
+            sha256,
+            path.stem,
+            None,
+            _input_shape(model),
+            None,
+            notes,
+        )
+    except InputError:
+        raise
+    except Exception as error:
+        # A module pickled by another version of its class may lack any attribute.
+        raise InputError(f"the pickled module is unusable ({error}); {_export_instead()}") from error
+
+
+def _torch_load(file: io.BytesIO, trust_pickle: bool) -> object:
+    """Unpickle without code if possible, with code if that is trusted."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            if not trust_pickle:
+                raise InputError(
+                    "the file is a pickled Python object (or a damaged file), and loading it can "
+                    f"run any code; {_export_instead()}, or pass --trust-pickle if you trust where "
+                    "it comes from"
+                ) from error
+        except Exception as error:
+            raise InputError(
+                f"the file is truncated or damaged ({type(error).__name__}): copy it again from "
+                "its source, or save it again"
+            ) from error
+        file.seek(0)
+        try:
+            return torch.load(file, map_location="cpu", weights_only=False)
+        except Exception as error:
+            first = (str(error).splitlines() or [""])[0][:200]
+            raise InputError(
+                f"the pickled object cannot be loaded ({type(error).__name__}: {first}); its "
+                f"classes must be importable here, or {_export_instead()}"
+            ) from error
+
+
+def _check_nesting(loaded: object) -> None:
+    try:
+        check_depth(loaded)
+    except ValueError as error:
+        raise InputError(
+            f"the file holds values {error}: save a state_dict, which holds tensors by name"
+        ) from None
+
+
+def _export_instead() -> str:
+    return f"export the model where its code is: {EXPORT_HINT}"
+
+
+def _refuse_arch(arch: str | None, weights: str | None, what: str) -> None:
+    if arch is not None:
+        raise InputError(f"the file is {what}, which knows its network: leave out --arch {arch}")
+    if weights is not None:
+        raise InputError(f"the file is {what}, which has one set of weights: leave out --weights {weights}")
+
+
+def _input_shape(model: nn.Module) -> tuple[int, ...] | None:
+    """Of a network of ours that is for square images."""
+    arguments = getattr(model, "arguments", None)
+    if type(model) in NETWORKS.values() and isinstance(arguments, dict) and "size" in arguments:
+        return (arguments.get("channels", 3), arguments["size"], arguments["size"])
+    return None

@@ -1,0 +1,756 @@
+"""State dicts: found in a file, matched to a network, loaded by torch's own strict loader."""
+
+import inspect
+import re
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
+
+from crossbar_sim.errors import InputError
+
+# Tables of weights in what torch.load returned: which there are, which is meant, and what their names are.
+
+
+Table = Mapping[str, Any]
+
+_USUAL = ("state_dict", "model_state_dict", "model")
+# Wrappers of a module put these into its names: torch.compile, FSDP, checkpointed activations; and DDP, in front.
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_SILENT = ("module", *_WRAPPERS)
+# torch.optim.swa_utils.AveragedModel wraps the model too, and counts beside it.
+_COUNTER = "n_averaged"
+_EXTRA = "_extra_state"
+_OPTIMISER = re.compile(r"optim|sched|scaler", re.IGNORECASE)
+_AVERAGED = re.compile(
+    r"(?<![a-z])(ema|swa|avg|averaged?|averages|averaging|shadow|polyak|teacher)(?![a-z])", re.I
+)
+_DEPTH, _ENTRIES = 4, 1000
+_NAMES_SHOWN = 6
+TOP = "."
+"""What `--weights` calls the tensors at the top of a file that holds tables too."""
+
+
+def tables(content: object) -> dict[str, Table]:
+    """Every table of tensors in a file, by where it is: "", "state_dict", "ema.module".
+
+    Raises:
+        InputError: there is none.
+    """
+    found: dict[str, Table] = {}
+    if isinstance(content, Mapping):
+        _collect(content, "", _DEPTH, found)
+        if found and "" not in found:
+            loose = {
+                n: v for n, v in content.items() if isinstance(n, str) and isinstance(v, Tensor) and v.ndim
+            }
+            if loose:
+                found[TOP] = loose
+    if not found:
+        _refuse(content)
+    return found
+
+
+def _collect(value: Mapping[Any, Any], path: str, depth: int, found: dict[str, Table]) -> None:
+    if _is_table(value):
+        found[path] = value
+    elif depth and len(value) <= _ENTRIES:
+        for key, item in value.items():
+            if isinstance(item, Mapping) and not _OPTIMISER.search(str(key)):
+                _collect(item, f"{path}.{key}" if path else str(key), depth - 1, found)
+
+
+def _is_table(value: Mapping[Any, Any]) -> bool:
+    named = all(
+        isinstance(name, str) and (isinstance(v, Tensor) or is_extra(name)) for name, v in value.items()
+    )
+    return named and any(isinstance(v, Tensor) for v in value.values())
+
+
+def is_extra(name: str) -> bool:
+    """Whether a name is one of a module's extra state, which may be of any type."""
+    return name == _EXTRA or name.endswith(f".{_EXTRA}")
+
+
+def _refuse(content: object) -> None:
+    """Raise the InputError for a file without any table of weights."""
+    if not isinstance(content, Mapping):
+        raise InputError(
+            f"the file holds a {type(content).__name__}, not a table of weights: save one with "
+            "torch.save(model.state_dict(), ...)"
+        )
+    usual = next((content[key] for key in _USUAL if isinstance(content.get(key), Mapping)), content)
+    if not usual:
+        raise InputError("the file holds an empty table of weights: save the trained model's state_dict()")
+    name, value = next((n, v) for n, v in usual.items() if not (isinstance(n, str) and isinstance(v, Tensor)))
+    raise InputError(
+        f"the file's entry {str(name)[:60]!r} ({type(value).__name__}) is not a tensor with a name: save the weights "
+        "alone with torch.save(model.state_dict(), ...), or under the key 'state_dict'"
+    )
+
+
+def likely(found: Mapping[str, Table]) -> str:
+    """Where the weights of a file most probably are, before their network is known."""
+    return next((key for key in ("", *_USUAL) if key in found), next(iter(found)))
+
+
+def selected(found: Mapping[str, Table], key: str) -> Table:
+    """The table that `--weights` names: by where it is, or by what its names begin with.
+
+    Raises:
+        InputError: there is none.
+    """
+    if key in found:
+        return found[key]
+    begins = key.rstrip(".") + "."
+    for table in found.values():
+        part = renamed(table, lambda name: name.removeprefix(begins) if name.startswith(begins) else None)
+        if part:
+            return part
+    below = [path for path in found if path.startswith(begins)]
+    if len(below) == 1:
+        return found[below[0]]
+    there = ", ".join(path[:60] or "one table without a name" for path in list(found)[:_NAMES_SHOWN])
+    raise InputError(f"the file has no weights under {key[:60]!r}: it holds {there}")
+
+
+def chosen(content: object, found: Mapping[str, Table], network: Table) -> tuple[str, tuple[str, ...]]:
+    """Which table of a file is that of a network, and sentences on it.
+
+    Args:
+        content: what the file holds.
+        found: its tables, see `tables`.
+        network: the network's own table.
+
+    Raises:
+        InputError: two tables that differ fit, such as raw and averaged weights.
+    """
+    fitting = [path for path, table in found.items() if _fits(table, network)]
+    best = likely({path: found[path] for path in fitting} or found)
+    if not fitting:  # hooks of the network may give it other names: then what looks like the best one
+        fitting = [path for path in found if path == best or _fits(found[path], found[best])]
+        usual = best in ("", *_USUAL)
+        fitting = fitting if usual else [path for path in found if "." not in path]
+    rivals = [path for path in fitting if path != best and not _same(found[path], found[best])]
+    if rivals:
+        names = [best, *rivals]
+        raise InputError(
+            f"the file holds {len(names)} tables of weights ({_listed(names)}), which are not the same: "
+            f"choose one with --weights, such as --weights {rivals[0][:60]}"
+        )
+    notes = [] if best in ("", *_USUAL) else [f"the weights are those under {best[:60]!r} in the file"]
+    left = [key for key in _averaged(content) if key not in found]
+    if left:
+        notes.append(
+            f"the file also has {_listed(left)}, which may be averaged weights but is no table of named tensors: the "
+            f"weights that were loaded are {f'those under {best[:60]!r}' if best else 'the others'}"
+        )
+    return best, tuple(notes)
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = [name[:60] for name in names][:_NAMES_SHOWN]
+    return ", ".join(shown) + (", ..." if len(names) > _NAMES_SHOWN else "")
+
+
+def _averaged(content: object) -> Iterator[str]:
+    """The entries of a file whose name says that they are averaged weights, and that hold tensors of some kind."""
+    if not isinstance(content, Mapping) or len(content) > _ENTRIES:
+        return
+    for key, value in content.items():
+        parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+        deeper = any(
+            isinstance(v, Tensor) or (isinstance(v, list) and v and isinstance(v[0], Tensor)) for v in parts
+        )
+        if _AVERAGED.search(str(key).replace("_", " ")) and deeper:
+            yield str(key)
+
+
+def _fits(table: Table, network: Table) -> bool:
+    """Whether at least half of the network's names are in the table, as they are or with something before them."""
+    return any(2 * count >= len(network) for count in _prefixes(table, network).values())
+
+
+def _same(one: Table, other: Table) -> bool:
+    """Whether two tables hold the same numbers under the same names."""
+    if one.keys() != other.keys():
+        return False
+    pairs = ((one[name], other[name]) for name in one)
+    return all(
+        isinstance(a, Tensor)
+        and isinstance(b, Tensor)
+        and a.layout == b.layout == torch.strided
+        and not (a.is_quantized or b.is_quantized)
+        and a.dtype == b.dtype
+        and torch.equal(a, b)
+        for a, b in pairs
+    )
+
+
+def _prefixes(table: Iterable[str], network: Collection[str]) -> dict[str, int]:
+    """What stands before names of the network in the table, and before how many of them."""
+    counts: dict[str, int] = {}
+    for name in table:
+        parts = [part for part in name.split(".") if part not in _WRAPPERS]
+        for k in range(len(parts)):
+            if ".".join(parts[k:]) in network:
+                before = "".join(f"{part}." for part in parts[:k])
+                counts[before] = counts.get(before, 0) + 1
+    return counts
+
+
+def renamed(table: Table, name_of: Callable[[str], str | None]) -> Table:
+    """The table under other names (None: left out), and torch's versions of its modules with it."""
+    new: OrderedDict[str, Any] = OrderedDict()
+    for name, value in table.items():
+        other = name_of(name)
+        if other is not None:
+            new[other] = value
+    versions = getattr(table, "_metadata", None)
+    if isinstance(versions, Mapping):
+        kept = ((name_of(f"{module}.x" if module else "x"), about) for module, about in versions.items())
+        new._metadata = {  # type: ignore[attr-defined]
+            other.removesuffix("x").removesuffix("."): about for other, about in kept if other is not None
+        }
+    return new
+
+
+def readings(table: Table, network: Table, whose: str) -> list[tuple[Table, str]]:
+    """The table under each of the names that it may mean, likeliest first, and a sentence on what was changed.
+
+    Args:
+        table: of the file.
+        network: the network's own.
+        whose: names the network in errors.
+
+    Raises:
+        InputError: the network's names are there twice, behind different prefixes.
+    """
+    found = [(table, "")]
+    plain = renamed(table, _unwrapped)
+    if plain.keys() != table.keys() and len(plain) == len(table):
+        found.append((plain, ""))
+    bare = plain
+    while bare and all(name.startswith(f"{_SILENT[0]}.") for name in bare if name != _COUNTER):
+        bare = renamed(bare, lambda name: None if name == _COUNTER else name.removeprefix(f"{_SILENT[0]}."))
+        found.append((bare, ""))
+    prefixes = {p: n for p, n in _prefixes(table, network).items() if 2 * n >= len(network)}
+    best = max(prefixes.values(), default=0)
+    # A name of the network may end as another one does ("body.weight", "weight"): the most names decide.
+    fitting = [prefix for prefix, count in prefixes.items() if count == best]
+    for prefix in () if "" in fitting else fitting:
+        inside = renamed(plain, lambda n, p=prefix: n.removeprefix(p) if n.startswith(p) else None)  # type: ignore[misc]
+        # Names of other shapes under the prefix are those of another network.
+        if len(fitting) > 1 and not _shaped(inside, network):
+            continue
+        left = [name for name in plain if not name.startswith(prefix) and name != _COUNTER]
+        if left:
+            rivals = [p for p in fitting if p != prefix and any(n.startswith(p) for n in left)]
+            what = f"names of {whose} begin with {prefix[:60]!r}" + "".join(
+                f" and with {p[:60]!r}" for p in rivals[:3]
+            )
+            raise InputError(
+                f"the weights do not fit {whose} as they are: {len(left)} of the {len(table)} names are others "
+                f"({_listed(left)}), and the {what}: choose with --weights {prefix.rstrip('.')[:60]}"
+                + "".join(f" or --weights {p.rstrip('.')[:60]}" for p in rivals[:3])
+            )
+        silent = all(part in _SILENT for part in prefix.rstrip(".").split("."))
+        said = "" if silent else f"the names of the weights begin with {prefix[:60]!r}: it was taken off"
+        found.append((inside, said))
+    for wrapper in _SILENT:
+        # The factory wraps its network, and the file is of the network alone.
+        if network and all(name.startswith(f"{wrapper}.") for name in network):
+            found.append((renamed(table, lambda name, w=wrapper: f"{w}.{name}"), ""))  # type: ignore[misc]
+    return sorted(found, key=lambda reading: (-len(reading[0].keys() & network.keys()), len(reading[0])))
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _shaped(table: Table, network: Table) -> bool:
+    """Whether the tensors that both have are of the same shapes."""
+    pairs = ((table[name], network[name]) for name in table.keys() & network.keys())
+    return all(
+        a.shape == b.shape
+        for a, b in pairs
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and not (is_lazy(a) or is_lazy(b))
+    )
+
+
+def prefix_of(names: Collection[str], state: Mapping[str, Any]) -> str:
+    """What stands before every one of `names` in `state`, such as "model."; empty if it is nothing, or not the same."""
+    first = next(iter(names), None)
+    if first is None or first in state:
+        return ""
+    found = (name.removesuffix(first) for name in state if name.endswith(f".{first}"))
+    return next((prefix for prefix in found if all(prefix + name in state for name in names)), "")
+
+
+# A table of weights put into a network, and what weights may be.
+
+
+_SHOWN = 3
+
+_LARGEST_RATIO = 20
+_SMALL = 64 * 2**20
+
+
+def fill(model: nn.Module, state: Mapping[Any, Any], whose: str, trusted: bool = False) -> tuple[str, ...]:
+    """Load `state` into `model` by the model's own `load_state_dict(strict=True)`, with its hooks and versions.
+
+    A table that torch refuses is tried again with what can be completed: the other names of tied weights, and
+    weights that pruning, weight_norm or spectral_norm keep in parts.
+
+    Args:
+        model: changed in place.
+        state: tensors by name; other floating types are converted to the model's, and a prefix that all names
+            have before the model's ("model.") is taken off.
+        whose: names the model in errors.
+        trusted: whether extra state of bytes, which may be code, is handed to its module.
+
+    Returns:
+        Sentences on what was converted.
+
+    Raises:
+        InputError: names or shapes differ (the first few are given), a parameter is not real-valued
+        and finite, a buffer has NaN, or the model has tensors without shape or values.
+    """
+    network = _network(model, whose)
+    _check_entries(state)
+    first: _Misfit | None = None
+    for table, renaming in readings(state, network, whose):
+        held, kept = _extra_states(table, model, trusted)
+        complete, about = _completed(held, network, model)
+        exact = held.keys() == network.keys()
+        fault: _Misfit | None = None
+        for given, said in ((held, ()), (complete, about)):
+            if given is complete and (exact or not about):
+                continue
+            try:
+                left = _load(model, given, network, whose, copies=not exact)
+            except _Misfit as error:
+                fault = error
+                continue
+            notes = (renaming, *said, *kept, *_torn(given, model), *_conversions(given, network), *left)
+            return tuple(note for note in notes if note)
+        first = first or fault
+    assert first is not None
+    raise InputError(str(first)) from first
+
+
+class _Misfit(InputError):
+    """Names, shapes or a hook of the model's refuse a table, which another reading of it may pass."""
+
+
+def _load(model: nn.Module, table: Table, network: Table, whose: str, copies: bool) -> tuple[str, ...]:
+    """Load the table as torch does; sentences on what that left.
+
+    Args:
+        copies: give tensors to the model's hooks that these may change.
+
+    Raises:
+        _Misfit: the model does not take it.
+        InputError: a weight is no conductance.
+    """
+    for name, value in table.items():
+        if isinstance(value, Tensor):
+            own = network.get(name)
+            real = isinstance(own, nn.Parameter) and (own.is_floating_point() or own.is_complex())
+            check_weight(name, value, parameter=real, values=False)
+            if isinstance(own, Tensor) and value.is_complex() and not own.is_complex():
+                raise InputError(f"{name} is complex in the file and real in {whose}: check --arch")
+    given: OrderedDict[str, Any] = OrderedDict(
+        (name, value.clone() if copies and isinstance(value, Tensor) else value)
+        for name, value in table.items()
+    )
+    given._metadata = _versions(table)  # type: ignore[attr-defined]
+    before = _marks(model)
+    takes = inspect.signature(model.load_state_dict).parameters
+    strict = {"strict": True} if "strict" in takes else {}
+    try:
+        with torch.no_grad():
+            model.load_state_dict(given, **strict)
+    except Exception as error:  # of the user's own code too: of any kind
+        faults = _faults(table, network)
+        frames = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+        if "set_extra_state" in frames:
+            faults = f"set_extra_state refuses what the file has ({_first_line(error)})"
+        faults = faults or f"its load_state_dict refuses them ({_first_line(error)})"
+        raise _Misfit(f"the weights do not fit {whose}: {faults}; check --arch and its arguments") from error
+    _finish_lazy(model)
+    model.float()
+    for name, parameter in model.named_parameters():
+        check_weight(name, parameter, parameter.is_floating_point() or parameter.is_complex())
+    for name, buffer in model.named_buffers():
+        check_weight(name, buffer, parameter=False)
+    return _untouched(model, before)
+
+
+def _network(model: nn.Module, whose: str) -> dict[str, Any]:
+    """The model's own table: parameters and buffers by every name, and what its modules keep beside."""
+    network = dict(nn.Module.state_dict(model, keep_vars=True))
+    for name, value in network.items():
+        if isinstance(value, Tensor) and not is_lazy(value) and value.is_meta:
+            raise InputError(
+                f"{name} of {whose} is on the meta device, without values: make the model on the CPU"
+            )
+    return network
+
+
+def _versions(table: Table) -> dict[str, dict[str, Any]]:
+    """The versions of the modules that torch saved with a table, for their hooks."""
+    versions = getattr(table, "_metadata", None)
+    if not isinstance(versions, Mapping):
+        return {}
+    return {
+        module: {key: value for key, value in about.items() if key != "assign_to_params_buffers"}
+        for module, about in versions.items()
+        if isinstance(module, str) and isinstance(about, Mapping)
+    }
+
+
+def check_fit(model: nn.Module, state: Mapping[str, Any], whose: str) -> None:
+    """Refuse a table whose names or shapes are not the model's, which may be on the meta device.
+
+    Raises:
+        InputError: with the first few names.
+    """
+    _check_entries(state)
+    faults = _faults(state, nn.Module.state_dict(model))
+    if faults:
+        raise InputError(f"the weights do not fit {whose}: {faults}; check --arch and its arguments")
+
+
+def _check_entries(state: Mapping[Any, Any]) -> None:
+    for name, value in state.items():
+        if not isinstance(name, str) or not (isinstance(value, Tensor) or is_extra(name)):
+            raise InputError(
+                f"entry {str(name)[:60]!r} of the weights is a {type(value).__name__}, not a tensor"
+            )
+
+
+def _faults(state: Mapping[str, Any], network: Table) -> str:
+    """Names and shapes in which a table differs from the network's own; empty if in none."""
+    missing = [name for name in network if name not in state]
+    unexpected = [name for name in state if name not in network]
+    shapes = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in network.items()
+        if isinstance(value, Tensor)
+        and isinstance(state.get(name), Tensor)
+        and not (is_lazy(value) or is_lazy(state[name]))
+        and state[name].shape != value.shape
+    ]
+    what = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+    return ", ".join(f"{len(found)} {kind} ({_few(found)})" for kind, found in what if found)
+
+
+def check_size(tables: Mapping[str, Table]) -> None:
+    """Refuse tensors that claim far more values than the file holds, by strides of 0 or by sharing.
+
+    Raises:
+        InputError: with both numbers.
+    """
+    claimed, storages = 0, {}
+    for table in tables.values():
+        for value in table.values():
+            if (
+                isinstance(value, Tensor)
+                and value.layout == torch.strided
+                and not (value.is_meta or is_lazy(value))
+            ):
+                claimed += value.numel() * value.element_size()
+                storages[value.untyped_storage()._cdata] = value.untyped_storage().nbytes()
+    stored = sum(storages.values())
+    if claimed > max(_SMALL, _LARGEST_RATIO * stored):
+        raise InputError(
+            f"the tensors of the file claim {claimed} bytes and it has {stored}: it is damaged or made to fill memory"
+        )
+
+
+def _extra_states(table: Table, model: nn.Module, trusted: bool) -> tuple[Table, tuple[str, ...]]:
+    """The table without extra state that may be code, in whose place the model's own stays; and sentences on all."""
+    modules = {
+        f"{name}.{_EXTRA}" if name else _EXTRA: module
+        for name, module in model.named_modules(remove_duplicate=False)
+        if type(module).get_extra_state is not nn.Module.get_extra_state
+    }
+    held, notes = OrderedDict(table), []
+    held._metadata = _versions(table)  # type: ignore[attr-defined]
+    for name, module in modules.items():
+        if name not in table:
+            continue
+        own = module.get_extra_state()
+        if not trusted and (_may_be_code(table[name]) or _may_be_code(own)):
+            # Some modules keep a pickle in it, and reading that would run a file's code.
+            held[name] = own
+            notes.append(
+                f"{name} holds bytes, which may be code: it was left as the network makes it (--trust-pickle loads it)"
+            )
+        else:
+            notes.append(f"{name} was given to {type(module).__name__}.set_extra_state")
+    return held, tuple(notes)
+
+
+def _may_be_code(value: object, depth: int = 8) -> bool:
+    if isinstance(value, Tensor):
+        return value.dtype == torch.uint8
+    if isinstance(value, Mapping):
+        return depth == 0 or any(_may_be_code(v, depth - 1) for item in value.items() for v in item)
+    if isinstance(value, list | tuple | set):
+        return depth == 0 or any(_may_be_code(v, depth - 1) for v in value)
+    return value is not None and not isinstance(value, bool | int | float | complex | str)
+
+
+# What a table lacks, and torch's loader does not know to make
+
+
+def _completed(table: Table, network: Table, model: nn.Module) -> tuple[Table, tuple[str, ...]]:
+    """The table with the weights that can be made from what it has, and sentences on them (none: nothing was)."""
+    new: OrderedDict[str, Any] = OrderedDict(table)
+    new._metadata = _versions(table)  # type: ignore[attr-defined]
+    notes: list[str] = []
+    for name in network:
+        if name not in new:
+            parts = _parts(name, new, model)
+            if parts is not None:
+                how, value, used = parts
+                new[name] = value
+                for part in used:
+                    del new[part]
+                notes.append(f"{name} was computed from the parts that {how} keeps in the file")
+    for names in _aliases(model):
+        known = [name for name in names if name in new]
+        for name in names if known else ():
+            if name in network and name not in new:
+                new[name] = new[known[0]]
+                notes.append(f"{name} is not in the file: in the network it is the same tensor as {known[0]}")
+    for name, own in model.named_buffers(remove_duplicate=False):
+        there = new.get(name)
+        if name not in network and isinstance(there, Tensor) and _equal(there, own):
+            del new[name]
+            notes.append(f"{name} of the file is what the network computes itself, and was left out")
+    if len(notes) > _SHOWN:
+        notes = [*notes[:_SHOWN], f"and {len(notes) - _SHOWN} more of these changes to the file's weights"]
+    return new, tuple(notes)
+
+
+def _parts(name: str, table: Table, model: nn.Module) -> tuple[str, Tensor, list[str]] | None:
+    """A weight that was saved in parts: (by what, its value, the names of the parts); None if it was not."""
+    holder, _, weight = name.rpartition(".")
+    dot = f"{holder}." * bool(holder)
+    new = f"{dot}parametrizations.{weight}"
+
+    def tensors(*names: str) -> list[Tensor] | None:
+        found = [table.get(each) for each in names]
+        plain = [
+            t for t in found if isinstance(t, Tensor) and t.is_floating_point() and t.layout == torch.strided
+        ]
+        return plain if len(plain) == len(names) else None
+
+    for names in ([f"{name}_g", f"{name}_v"], [f"{new}.original0", f"{new}.original1"]):
+        pair = tensors(*names)
+        if pair and _normed(*pair):
+            g, v = pair
+            across = [d for d in range(g.ndim) if g.shape[d] != 1]
+            whole = g.ndim == 0
+            return "weight_norm", torch._weight_norm(v, g, -1 if whole else (across or [0])[0]), names
+    for names in (
+        [f"{name}_orig", f"{name}_u", f"{name}_v"],
+        [f"{new}.original", f"{new}.0._u", f"{new}.0._v"],
+    ):
+        three = tensors(*names)
+        if three:
+            w, u, v = three
+            kind = type(dict(model.named_modules()).get(holder)).__name__
+            for dim in (1, 0) if "ConvTranspose" in kind else (0, 1):
+                if w.ndim > dim and u.shape == (w.shape[dim],) and u.numel() * v.numel() == w.numel():
+                    flat = w.movedim(dim, 0).reshape(len(u), -1)
+                    return "spectral_norm", w / torch.dot(u, torch.mv(flat, v)), names
+    original, mask = table.get(f"{name}_orig"), table.get(f"{name}_mask")
+    if isinstance(original, Tensor) and isinstance(mask, Tensor) and original.shape == mask.shape:
+        return "pruning", original * mask.to(original.dtype), [f"{name}_orig", f"{name}_mask"]
+    return None
+
+
+def _normed(g: Tensor, v: Tensor) -> bool:
+    """Whether g can be the norms of v along all dimensions but one, or of all of it."""
+    if g.ndim == 0:
+        return True
+    along = [d for d in range(g.ndim) if g.shape[d] != 1]
+    return g.ndim == v.ndim and len(along) <= 1 and all(g.shape[d] == v.shape[d] for d in along)
+
+
+def _aliases(model: nn.Module) -> list[list[str]]:
+    """Names of parameters and buffers that are one tensor in the model, by its object or its memory."""
+    groups: dict[object, list[str]] = {}
+    named = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    for name, value in named:
+        key: object = id(value)
+        if not is_lazy(value) and value.layout == torch.strided and value.numel():
+            place = value.untyped_storage()._cdata, value.storage_offset()
+            key = (*place, value.shape, value.stride(), value.dtype)
+        groups.setdefault(key, []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _torn(table: Table, model: nn.Module) -> Iterator[str]:
+    """Sentences on names that are one tensor in the network and differ in the file."""
+    for names in _aliases(model):
+        there = [name for name in names if isinstance(table.get(name), Tensor)]
+        other = next((name for name in there[1:] if not _equal(table[name], table[there[0]])), None)
+        if other is not None:
+            yield (
+                f"{there[0]} and {other} differ in the file and are one tensor in the network: the last of them was "
+                "loaded, as torch does; check that --arch is the network that was saved"
+            )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    plain = one.layout == other.layout == torch.strided and not (one.is_quantized or other.is_quantized)
+    return plain and not (one.is_meta or other.is_meta) and torch.equal(one, other.to(one.dtype))
+
+
+# Models whose loading is their own
+
+
+def _marks(model: nn.Module) -> dict[str, tuple[object, ...]]:
+    """What tells that a parameter was written to, of a model whose classes load in a way of their own."""
+    own = [type(model).load_state_dict is not nn.Module.load_state_dict]
+    own += [type(m)._load_from_state_dict is not nn.Module._load_from_state_dict for m in model.modules()]
+    norms = nn.modules.batchnorm._NormBase
+    if not own[0] and not any(
+        o and not isinstance(m, norms) for o, m in zip(own[1:], model.modules(), strict=True)
+    ):
+        return {}
+    return {name: _mark(value) for name, value in model.named_parameters() if not is_lazy(value)}
+
+
+def _mark(value: Tensor) -> tuple[object, ...]:
+    return id(value), value._version, value.data_ptr(), float(value.detach().real.double().sum())
+
+
+def _untouched(model: nn.Module, before: dict[str, tuple[object, ...]]) -> tuple[str, ...]:
+    """A sentence on parameters that a model's own way of loading has left as they were."""
+    left = [n for n, value in model.named_parameters() if n in before and before[n] == _mark(value)]
+    if not left:
+        return ()
+    return (
+        f"the network's own load_state_dict accepts the file but leaves {len(left)} parameters as the network "
+        f"initialises them ({_few(left)}): their values are not those of the file",
+    )
+
+
+def _finish_lazy(model: nn.Module) -> None:
+    """Make lazy layers whose shapes the file has told ordinary ones, as their first input would."""
+    for module in model.modules():
+        if not isinstance(module, LazyModuleMixin) or module.has_uninitialized_params():  # type: ignore[misc]
+            continue
+        weight: Any = getattr(module, "weight", None)
+        if weight is None:
+            weight = getattr(module, "running_mean", None)
+        if weight is None or not hasattr(module, "_initialize_hook"):
+            continue
+        if isinstance(module, nn.Linear):
+            x = weight.new_zeros(1, weight.shape[1])
+        elif isinstance(module, nn.modules.conv._ConvNd):
+            module.in_channels = int(
+                weight.shape[0] if module.transposed else weight.shape[1] * module.groups
+            )
+            x = weight.new_zeros(1, module.in_channels, *[1] * (weight.ndim - 2))
+        elif isinstance(module, nn.modules.batchnorm._NormBase):
+            module.num_features = len(weight)
+            x = weight.new_zeros(1, len(weight))
+        else:
+            continue
+        module._infer_parameters(module, (x,))  # type: ignore[misc]
+
+
+def check_weight(name: str, value: Tensor, parameter: bool = True, values: bool = True) -> None:
+    """Raise InputError for what no conductance can hold (not real, dense and finite), or no buffer should (NaN).
+
+    Args:
+        name: for errors.
+        value: of a parameter or buffer.
+        parameter: whether it is one whose numbers must be finite.
+        values: whether the numbers are looked at; else the type alone.
+    """
+    if is_lazy(value):
+        raise InputError(f"{name} has no shape yet: run the lazy model once on an input, and save it then")
+    if value.is_quantized or (parameter and not value.is_floating_point() and not value.is_complex()):
+        raise InputError(
+            f"{name} is stored as {_type(value)} integers: save the network before quantisation, "
+            "in float32, and let the hardware's levels quantise it"
+        )
+    if parameter and value.is_complex():
+        raise InputError(
+            f"{name} is complex ({_type(value)}): a conductance is a real number; store real and "
+            "imaginary parts as two weights"
+        )
+    if value.layout != torch.strided or value.is_meta:
+        kind = "without values" if value.is_meta else "sparse"
+        raise InputError(f"{name} is {kind}: save it as an ordinary dense tensor")
+    if values and (value.is_floating_point() or value.is_complex()):
+        # In float32, where a weight will live: a float64 may be too large for it.
+        plain = value.detach().float() if value.is_floating_point() else value.detach()
+        # A buffer may be a mask of -inf, which is no work of training; a normalisation's statistics are.
+        finite = parameter or name.endswith(("running_mean", "running_var"))
+        bad = int((~torch.isfinite(plain) if finite else torch.isnan(plain)).sum())
+        if bad:
+            raise InputError(
+                f"{name} has {bad} of {plain.numel()} values that are {'NaN or infinite' if finite else 'NaN'}: "
+                "training diverged or the file is damaged; save a healthy model"
+            )
+
+
+def check_model(model: nn.Module) -> None:
+    """Check every parameter and buffer of a model as `check_weight` does."""
+    for name, weight in model.named_parameters():
+        check_weight(name, weight)
+    for name, buffer in model.named_buffers():
+        check_weight(name, buffer, parameter=False)
+
+
+def _conversions(table: Table, network: Table) -> tuple[str, ...]:
+    """`conversion_notes` on the weights of a table that are numbers in the network, too."""
+    found = {
+        name: value
+        for name, value in table.items()
+        if isinstance(value, Tensor)
+        and not is_extra(name)
+        and (name not in network or (isinstance(network[name], Tensor) and network[name].is_floating_point()))
+    }
+    return conversion_notes(found)
+
+
+def conversion_notes(weights: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """One sentence per floating type other than float32: these are computed with in float32."""
+    counts: dict[str, int] = {}
+    for value in weights.values():
+        if value.is_floating_point() and value.dtype != torch.float32:
+            counts[_type(value)] = counts.get(_type(value), 0) + 1
+    return tuple(
+        f"{number} {kind} tensors were converted to float32" for kind, number in sorted(counts.items())
+    )
+
+
+def _few(names: list[str]) -> str:
+    more = ", ..." if len(names) > _SHOWN else ""
+    return ", ".join(name[:120] for name in names[:_SHOWN]) + more
+
+
+def _type(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else (lines or [""])[0]
+    return f"{type(error).__name__}: {said[:200]}"

@@ -1,0 +1,642 @@
+"""The training loop: optimiser, schedule, checkpoints, validation."""
+
+import hashlib
+import math
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crossbar_sim.data.load import split_given
+from crossbar_sim.errors import InputError, warn
+from crossbar_sim.files import check_writable
+from crossbar_sim.nn.detection import check_task, detector_precision, detects, task_loss
+from crossbar_sim.nn.evaluate import inputs_for
+from crossbar_sim.nn.files.checkpoint import write_tensors
+from crossbar_sim.nn.seeding import permutation, seeded
+from crossbar_sim.nn.training.settings import (
+    Step,
+    Training,
+    check_fits,
+    check_training,
+    labelled,
+    near_chance,
+)
+from crossbar_sim.rng import Key, as_key
+from crossbar_sim.text import check_depth
+
+# The optimiser of the training loop: Adam or SGD, on one flat buffer where that is safe.
+
+
+WARM_UP = 0.3
+"""The share of the steps in which the learning rate rises."""
+
+MOMENTUM = 0.9
+"""Of SGD."""
+
+
+def one_cycle(step: int, steps: int) -> float:
+    """The learning rate of `step` (0 .. steps - 1) as a share of the highest.
+
+    One cycle in the manner of Smith and Topin (arXiv:1708.07120): linear from 1/25 up over the
+    first 30 % of the steps, then half a cosine down, never quite to 0.
+
+    >>> one_cycle(3, 10), round(one_cycle(9, 10), 3)
+    (1.0, 0.05)
+    """
+    top = int(WARM_UP * steps)
+    if step < top:
+        return 0.04 + 0.96 * step / top
+    return 0.5 * (1 + math.cos(math.pi * (step - top) / (steps - top)))
+
+
+class Optimiser:
+    """Adam (decoupled weight decay) or SGD for the parameters of a model that require a gradient.
+
+    On the CPU, small networks spend more time on calls per parameter than on the arithmetic: there the parameters
+    are views of one buffer while they are trained, and so are their gradients. `close` gives them their own memory
+    back. GPUs have kernels for lists of parameters, and changes through a view raise no version of a parameter.
+
+    Args:
+        model: on its device.
+        training: rates, decay, clipping.
+        steps: how many there will be.
+
+    Raises:
+        InputError: if nothing requires a gradient.
+    """
+
+    def __init__(self, model: nn.Module, training: Training, steps: int) -> None:
+        self.training, self.steps = training, steps
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise InputError("the model has no parameter that requires a gradient: nothing to train")
+        self.own = [p.data for p in self.parameters]
+        self.flat: nn.Parameter | None = None
+        self.views: list[Tensor] = []
+        last = training.channels_last
+        if _flattens(self.parameters):
+            self.flat = nn.Parameter(
+                torch.cat([_memory(p.detach(), last).reshape(-1) for p in self.parameters])
+            )
+            self.flat.grad = torch.zeros_like(self.flat)
+            sizes = [p.numel() for p in self.parameters]
+            values, gradients = self.flat.detach().split(sizes), self.flat.grad.split(sizes)
+            self.views = [_shaped(g, p, last) for g, p in zip(gradients, self.parameters, strict=True)]
+            for p, value in zip(self.parameters, values, strict=True):
+                p.data = _shaped(value, p, last)
+        elif last and not _share_memory(self.parameters):
+            for p in self.parameters:
+                if p.dim() == 4:
+                    p.data = p.data.contiguous(memory_format=torch.channels_last)
+        self.optimised = self.parameters if self.flat is None else [self.flat]
+        self.torch = _torch_optimiser(self.optimised, training)
+        self.zero()
+
+    def zero(self) -> None:
+        """Begin a step: gradients are None, or zeros of the buffer."""
+        if self.flat is None:
+            for p in self.parameters:
+                p.grad = None
+            return
+        assert self.flat.grad is not None
+        self.flat.grad.zero_()
+        for p, view in zip(self.parameters, self.views, strict=True):
+            p.grad = view
+
+    def step(self, done: int) -> None:
+        """Take step number `done` (from 0) along what is in the gradients."""
+        self._gather()
+        training = self.training
+        share = one_cycle(done, self.steps) if training.schedule == "one-cycle" else 1.0
+        self.torch.param_groups[0]["lr"] = training.lr * share
+        if training.clip is not None:
+            for p in self.optimised:
+                if p.grad is not None:
+                    p.grad.clamp_(-training.clip, training.clip)
+        self.torch.step()
+
+    def _gather(self) -> None:
+        """Copy gradients that a method has put in place of the buffer's (None: there is none)."""
+        for p, view in zip(self.parameters, self.views, strict=False):
+            if p.grad is not view:
+                if p.grad is None:
+                    view.zero_()
+                else:
+                    view.copy_(p.grad)
+
+    def close(self) -> None:
+        """Give the parameters their own memory back, with what they have learnt, and drop the gradients."""
+        for p, own in zip(self.parameters, self.own, strict=True):
+            if p.data_ptr() != own.data_ptr():  # it has moved
+                own.copy_(p.data)
+                p.data = own
+            p.grad = None
+
+
+def _memory(p: Tensor, channels_last: bool) -> Tensor:
+    """In the order in which it is to lie in memory."""
+    return p.permute(0, 2, 3, 1) if channels_last and p.dim() == 4 else p
+
+
+def _shaped(part: Tensor, like: Tensor, channels_last: bool) -> Tensor:
+    """A flat part of memory in that order, as a tensor of the shape of `like`."""
+    if channels_last and like.dim() == 4:
+        rows, channels, height, width = like.shape
+        return part.view(rows, height, width, channels).permute(0, 3, 1, 2)
+    return part.view_as(like)
+
+
+def _share_memory(parameters: list[nn.Parameter]) -> bool:
+    return len({p.untyped_storage().data_ptr() for p in parameters}) < len(parameters)
+
+
+def _flattens(parameters: list[nn.Parameter]) -> bool:
+    """Whether they can be views of one buffer: plain float32 on the CPU, none sharing memory with another."""
+    return not _share_memory(parameters) and all(
+        p.dtype == torch.float32 and p.device.type == "cpu" and p.is_contiguous() and p.numel()
+        for p in parameters
+    )
+
+
+def _torch_optimiser(parameters: list[nn.Parameter], training: Training) -> torch.optim.Optimizer:
+    # No foreach and no plain loop over parameters: the fused kernels are one pass over memory.
+    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+    if training.optimiser == "sgd":
+        return torch.optim.SGD(
+            parameters, training.lr, momentum=MOMENTUM, weight_decay=training.weight_decay, fused=fused
+        )
+    return torch.optim.AdamW(parameters, training.lr, weight_decay=training.weight_decay, fused=fused)
+
+
+# Checkpoints of a training: all that it takes to go on as if nothing had happened.
+#
+# The file is a `torch.save` of one dict of tensors and plain values, loadable with `weights_only=True`. It
+# holds what
+# the training was told (as text and digests) and where it is: weights, moments of the optimiser, states of torch's
+# generators, the history, the best weights so far. Shuffling and augmentation are drawn by name and need no state.
+
+
+FORMAT = "crossbar-sim training"
+FORMAT_VERSION = 1
+
+# What torch raises for files that it did not write, or that end too early, or that hold more than plain values.
+_NO_CHECKPOINT = (
+    pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError
+)  # fmt: skip
+
+
+@dataclass
+class State:
+    """Where a training is.
+
+    Args:
+        history: (number, loss, validation accuracy or None) of the epochs done.
+        best: (epoch, accuracy, state_dict) of the best weights so far, where they are kept.
+        seconds: spent so far.
+    """
+
+    history: list[tuple[int, float, float | None]] = field(default_factory=list)
+    best: tuple[int, float, dict[str, Tensor]] | None = None
+    seconds: float = 0.0
+
+
+class TrainingFile:
+    """A training's checkpoint at `path`, of a run that `identity` describes, in words.
+
+    Args:
+        path: the file; it need not be there.
+        identity: what the run is made of: name of a part -> what it is.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], identity: Mapping[str, str]) -> None:
+        self.path, self.identity = path, dict(identity)
+
+    def write(self, model: nn.Module, optimiser: Optimiser, state: State) -> None:
+        """Replace the file once the new one is complete on disk.
+
+        Raises:
+            InputError: with the system's reason; the file is as it was.
+        """
+        content = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "identity": self.identity,
+            "model": snapshot(model),
+            "optimiser": optimiser.torch.state_dict(),
+            "generators": _generators(),
+            "history": state.history,
+            "best": state.best,
+            "seconds": state.seconds,
+        }
+        write_tensors(self.path, content)
+
+    def read(self, model: nn.Module, optimiser: Optimiser) -> State:
+        """Put model, optimiser and generators where the file says; where there is no file, leave them.
+
+        Raises:
+            InputError: if it is no checkpoint of a training, or of another one, or could not be replaced.
+        """
+        check_writable(self.path)  # now rather than after an epoch
+        if not Path(self.path).exists():
+            return State()
+        content = _load(self.path)
+        for part, ours in self.identity.items():
+            if content["identity"].get(part) != ours:
+                raise InputError(
+                    f"{self.path} is the checkpoint of a training with another {part}: continue that one, or name "
+                    "another file; nothing was overwritten"
+                )
+        try:
+            put_back(model, content["model"])
+            optimiser.torch.load_state_dict(content["optimiser"])
+            state = State(content["history"], content["best"], content["seconds"])
+            _set_generators(content["generators"])
+        except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+            raise InputError(f"{self.path} is damaged: remove it and train anew") from error
+        return state
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers."""
+    return {name: tensor.detach().clone() for name, tensor in _tensors(model)}
+
+
+def put_back(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Write a snapshot into the parameters and buffers, in place."""
+    with torch.no_grad():
+        for name, tensor in _tensors(model):
+            tensor.copy_(tensors[name])
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    # Buffers that a state_dict leaves out matter as much to going on.
+    return [*model.named_parameters(), *((f"buffer {name}", b) for name, b in model.named_buffers())]
+
+
+def identity(model: nn.Module, told: Mapping[str, object], examples: Mapping[str, Any]) -> dict[str, str]:
+    """What a training is made of, as text and digests: compared part by part.
+
+    Args:
+        model: as it begins.
+        told: name -> anything with a telling repr: settings, key, method.
+        examples: name -> (x, y) tensors, or None.
+    """
+    shapes = [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in _tensors(model)]
+    parts = {"network": _digest([f"{model}", *shapes])}
+    parts |= {name: repr(value) for name, value in told.items()}
+    for name, tensors in examples.items():
+        parts[name] = "none" if tensors is None else _digest(tensors)
+    parts["initial weights"] = _digest([t for _, t in _tensors(model)])
+    return parts
+
+
+def _digest(parts: Any) -> str:
+    state = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            raw = part.detach().cpu().contiguous().reshape(-1)
+            state.update(f"{part.dtype} {tuple(part.shape)}".encode())
+            state.update(raw.view(torch.uint8).numpy().data if raw.numel() else b"")
+        else:
+            state.update(str(part).encode())
+    return state.hexdigest()
+
+
+def _load(path: str | os.PathLike[str]) -> dict[str, Any]:
+    refusal = f"{path} is no checkpoint of a training: name another file; nothing was overwritten"
+    try:
+        with open(path, "rb") as file:
+            try:
+                content = torch.load(file, map_location="cpu", weights_only=True)
+                check_depth(content)
+            except _NO_CHECKPOINT as error:
+                raise InputError(refusal) from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(refusal)
+    if content.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: format_version {content.get('format_version')!r} of a training's checkpoint is not the one that "
+            f"this crossbar-sim reads ({FORMAT_VERSION}): use the version that wrote it"
+        )
+    if not isinstance(content.get("identity"), dict):
+        raise InputError(refusal)
+    return content
+
+
+def _generators() -> list[Tensor]:
+    return [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+
+
+def _set_generators(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states[1:])
+
+
+# The one training loop. A method is its loss step.
+
+
+_EVALUATION_BATCH = 1024
+
+
+LossStep = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(model in training mode, x of a batch, y of a batch) -> the loss, a scalar to differentiate."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training examples: its number from 1, its mean loss per example, and the
+    validation accuracy after it (`None` without validation examples), of a detector its mean average precision.
+    """
+
+    number: int
+    loss: float
+    validation_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a training run did; equal for equal runs, `seconds` apart.
+
+    `kept` is the epoch whose weights were kept because they were the best; None: those of the last.
+    """
+
+    history: tuple[Epoch, ...]
+    steps: int
+    seconds: float = field(compare=False)
+    kept: int | None = None
+
+    @property
+    def epochs(self) -> int:
+        """How many passes over the training examples."""
+        return len(self.history)
+
+    @property
+    def validation_accuracy(self) -> float | None:
+        """Of the weights that were kept."""
+        return self.history[-1 if self.kept is None else self.kept - 1].validation_accuracy
+
+
+def cross_entropy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The plain loss step (empirical risk minimisation); a detector brings its own loss."""
+    return task_loss(model, x, y)
+
+
+def fit(
+    model: nn.Module,
+    train: Any,
+    validation: Any = None,
+    *,
+    epochs: int | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
+    key: Key | int = 0,
+    training: Training | None = None,
+    loss_step: LossStep | None = None,
+    step: Step | None = None,
+    method: str = "",
+    progress: Callable[[Epoch], None] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> FitReport:
+    """Train a network in place: Adam and a one-cycle learning rate unless told otherwise, data in memory.
+
+    The weights that remain are those of the last step, and nothing is selected on the validation examples, unless
+    `training.patience` asks for it. Batches are as equal as they can be (no small last one).
+    The same key gives the same weights, bit for bit on one kind of processor: a network below a million
+    parameters trains on one thread, which is also the fastest; a larger one on torch's threads, whose
+    number then matters. Afterwards the model is in eval mode.
+
+    Args:
+        model: maps (b, ...) to logits (b, classes); it stays on its device, the data goes there.
+        train: what it learns from: a `Split`, (x, y), a torch Dataset or DataLoader (`data.given`).
+        validation: what its accuracy is reported on after every epoch, in the same forms.
+        epochs, batch, lr: short for `training=Training(epochs, batch, lr)`.
+        key: shuffling, dropout and augmentation start from it (an integer: `Key(integer)`); initialisation is the
+            caller's.
+        training: everything else about how.
+        loss_step: the method, as a loss; None is `cross_entropy`.
+        step: the method, as a whole gradient step, in place of a loss.
+        method: what loss_step or step is, settings included, in words: a checkpoint of another is refused.
+        progress: called after every epoch.
+        checkpoint: a file that is replaced after every epoch. If it is there, training goes on from it and ends
+            with the weights it would have had without a stop.
+
+    Raises:
+        InputError: if an argument is out of range, examples have no labels or do not fit the model,
+            nothing can be trained, the checkpoint is of another training, or the loss stops being finite (the
+            model is then spoilt).
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model={_shown(model)}: expected a torch.nn.Module, an instance and not its class")
+    key = as_key(key)
+    train = split_given(train, "train")
+    validation = None if validation is None else split_given(validation, "validation")
+    how = _training(training, epochs=epochs, batch=batch, lr=lr)
+    if loss_step is not None and step is not None:
+        raise InputError("a method is either a loss_step or a step: give one of them")
+    if how.patience is not None and validation is None:
+        raise InputError(f"patience={how.patience} needs validation examples to judge by")
+    started = time.perf_counter()
+    with seeded(key.fold("fit")), _few_threads(model), _on_device(model, how.device) as device:
+        x, y = labelled("train", train, device)
+        held = None if validation is None else labelled("validation", validation, device)
+        scenes = check_task(model, y)
+        if not scenes:
+            x = inputs_for(model.eval(), x)[0]
+            held = None if held is None else (inputs_for(model, held[0])[0], held[1])
+        if not scenes and loss_step is None and step is None:
+            check_fits(model, x, max(int(y.max()), -1 if held is None else int(held[1].max())))
+        if how.augment is not None:
+            if scenes:
+                raise InputError(
+                    f"augment={how.augment}: it would move the images and not their objects; leave it out"
+                )
+            how.augment.check(x)
+        file = None
+        if checkpoint is not None:
+            told = {"training": how, "key": key, "method": method or _name(step or loss_step)}
+            file = TrainingFile(
+                checkpoint, identity(model, told, {"training data": (x, y), "validation data": held})
+            )
+        run = _Run(model, how, step or _of_loss(loss_step or cross_entropy), key, x, y)
+        try:
+            state = State() if file is None else file.read(model, run.optimiser)
+            spent = state.seconds
+            while not _finished(state, how):
+                run.epoch(state)
+                score = None if held is None else accuracy(model, *held)
+                state.history[-1] = (*state.history[-1][:2], score)
+                better = score is not None and (state.best is None or score > state.best[1])
+                if how.patience is not None and score is not None and better:
+                    state.best = (len(state.history), score, snapshot(model))
+                state.seconds = spent + time.perf_counter() - started
+                if file is not None:
+                    file.write(model, run.optimiser, state)
+                if progress is not None:
+                    progress(Epoch(*state.history[-1]))
+            if state.best is not None:
+                put_back(model, state.best[2])
+        finally:
+            run.optimiser.close()
+            model.eval()
+    if held is not None and not scenes and state.history:
+        score = state.history[-1 if state.best is None else state.best[0] - 1][2]
+        warn(near_chance(score, held[1], x))
+    history = tuple(Epoch(*each) for each in state.history)
+    kept = None if state.best is None else state.best[0]
+    seconds = spent + time.perf_counter() - started
+    return FitReport(history, len(history) * run.per_epoch, seconds, kept)
+
+
+class _Run:
+    """What the steps of one training share."""
+
+    def __init__(
+        self, model: nn.Module, training: Training, step: Step, key: Key, x: torch.Tensor, y: torch.Tensor
+    ) -> None:
+        self.model, self.training, self.step, self.key, self.x, self.y = model, training, step, key, x, y
+        self.per_epoch = math.ceil(len(x) / training.batch)
+        self.steps = self.per_epoch * training.epochs
+        self.optimiser = Optimiser(model, training, self.steps)
+
+    def epoch(self, state: State) -> None:
+        """Go once over the examples, and add the epoch to the history.
+
+        Raises:
+            InputError: if the loss stops being finite.
+        """
+        x, y, training = self.x, self.y, self.training
+        number = len(state.history) + 1
+        order = permutation(len(x), self.key.fold("shuffle", str(number)), x.device)
+        augment = training.augment
+        if augment is not None:
+            drawn = augment.draw(len(x), self.key.fold("augment", str(number)), x.device)
+        # No cache of bfloat16 weights: a method changes them in place within a step.
+        half = torch.autocast(
+            x.device.type, torch.bfloat16, enabled=training.precision == "bfloat16", cache_enabled=False
+        )
+        self.model.train()
+        total = torch.zeros((), dtype=torch.float64, device=x.device)
+        for i, chosen in enumerate(order.tensor_split(self.per_epoch)):
+            done = (number - 1) * self.per_epoch + i
+            images = x[chosen] if augment is None else augment.apply(x[chosen], drawn[chosen])
+            if training.channels_last and images.dim() == 4:
+                images = images.contiguous(memory_format=torch.channels_last)
+            self.optimiser.zero()
+            with half, _views_told(training):
+                loss = self.step(self.model, images, y[chosen], done / self.steps)
+            self.optimiser.step(done)
+            total += loss.detach() * len(chosen)
+        # Asked once per epoch: reading a number back stalls a GPU.
+        mean = float(total) / len(x)
+        if not math.isfinite(mean):
+            raise InputError(
+                f"the loss became {mean} in epoch {number} of {training.epochs} at lr={training.lr:g}: "
+                "lower the learning rate, or scale the examples to about 0 .. 1"
+            )
+        state.history.append((number, mean, None))
+
+
+@contextmanager
+def _views_told(training: Training) -> Iterator[None]:
+    """A `view` that channels in the last place forbid, in a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        if training.channels_last and "view size is not compatible" in str(error):
+            raise InputError(
+                "the model's forward calls view on what a convolution gives, which channels_last forbids: write "
+                "flatten or reshape there, or train without channels_last"
+            ) from error
+        raise
+
+
+def _finished(state: State, training: Training) -> bool:
+    done = len(state.history)
+    waited = (
+        training.patience is not None and state.best is not None and done - state.best[0] >= training.patience
+    )
+    return done >= training.epochs or waited
+
+
+def _of_loss(loss_step: LossStep) -> Step:
+    """The gradient step of a loss."""
+
+    def step(model: nn.Module, x: torch.Tensor, y: torch.Tensor, share: float) -> torch.Tensor:
+        loss = loss_step(model, x, y)
+        loss.backward()
+        return loss.detach()
+
+    return step
+
+
+def _shown(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def _name(function: object) -> str:
+    return getattr(function, "__qualname__", type(function).__qualname__)
+
+
+def _training(training: Training | None, **short: Any) -> Training:
+    given = {name: value for name, value in short.items() if value is not None}
+    if training is not None:
+        check_training(training)
+        if given:
+            raise InputError(f"{', '.join(given)} beside training: put it into the Training")
+        return training
+    if "epochs" not in given:
+        raise InputError("epochs is missing: give epochs, or training=Training(...)")
+    return Training(**given)
+
+
+@contextmanager
+def _on_device(model: nn.Module, name: str | None) -> Iterator[torch.device]:
+    """Train on another device, and bring the model back."""
+    before = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = before if name is None else torch.device(name)
+    if device != before:
+        model.to(device)
+    try:
+        yield device
+    finally:
+        if device != before:
+            model.to(before)
+
+
+@contextmanager
+def _few_threads(model: nn.Module) -> Iterator[None]:
+    """One torch thread for small networks: their steps are shorter than waking the others up."""
+    before = torch.get_num_threads()
+    if sum(p.numel() for p in model.parameters()) < 1_000_000:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
+    """The share of examples whose largest logit is their label's; of a detector its mean average precision.
+
+    Leaves the model in eval mode.
+    """
+    if detects(model):
+        return detector_precision(model, x, y).map
+    model.eval()
+    with torch.no_grad():
+        right = sum(
+            int((model(a.clone()).argmax(1) == b).sum())  # a forward may write to its input
+            for a, b in zip(x.split(_EVALUATION_BATCH), y.split(_EVALUATION_BATCH), strict=True)
+        )
+    return right / len(x)

@@ -1,0 +1,200 @@
+"""Settings of a training, and the checks of them."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Literal, Protocol
+
+import torch
+from torch import nn
+
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.training.augment import Augment
+
+# How to train, as a value: what all methods share.
+
+
+Step = Callable[[nn.Module, torch.Tensor, torch.Tensor, float], torch.Tensor]
+"""A method's part of an optimisation step: (model in training mode, x, y, share of the training done in 0 .. 1).
+
+It leaves the gradient in `.grad` of the parameters, which is None or zero when it begins, and the parameters as they
+were; it returns the loss, a mean over the examples, detached. Random numbers come from torch's default generators,
+which the loop seeds and its checkpoints keep, or from keys; a step keeps nothing else from call to call.
+"""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train: everything but the method, the model and the data.
+
+    Args:
+        epochs: passes over the training examples.
+        batch: at most so many examples per step.
+        lr: the highest learning rate.
+        optimiser: "adam" or "sgd" (momentum 0.9).
+        schedule: "one-cycle" (linear up over 30 % of the steps, cosine down) or "constant".
+        weight_decay: decoupled for Adam (AdamW), in the gradient for SGD.
+        clip: every component of the gradient is held in -clip .. clip; None: not.
+        patience: stop after so many epochs without a better validation accuracy, and keep the best weights; None:
+            train to the end and keep the last.
+        precision: "float32", or "bfloat16" autocast of the steps (parameters and evaluation stay in float32).
+        channels_last: lay images and convolutions' weights out with the channels last in memory, which most
+            convolutions are faster on; sums are then taken in another order. A model whose forward calls `view` on
+            what a convolution gives cannot be trained so.
+        augment: what is done to the training images.
+        device: where to train ("cuda"), the model is put back afterwards; None: where the model is.
+
+    Raises:
+        InputError: naming the field, what was given and what is allowed.
+    """
+
+    epochs: int = 10
+    batch: int = 128
+    lr: float = 1e-3
+    optimiser: Literal["adam", "sgd"] = "adam"
+    schedule: Literal["one-cycle", "constant"] = "one-cycle"
+    weight_decay: float = 0.0
+    clip: float | None = None
+    patience: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
+    augment: Augment | None = None
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        for what in ("epochs", "batch", "patience"):
+            value = getattr(self, what)
+            if what == "patience" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{what}={value!r}: an integer >= 1 is needed")
+        if not _number(self.lr) or not 0 < self.lr < math.inf:  # NaN is refused too
+            raise InputError(f"lr={self.lr!r}: a learning rate is a finite number > 0")
+        if not _number(self.weight_decay) or not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay={self.weight_decay!r}: a finite number >= 0 is needed")
+        if self.clip is not None and not (_number(self.clip) and 0 < self.clip < math.inf):
+            raise InputError(f"clip={self.clip!r}: a finite number > 0 is needed, or None")
+        for what, words in (
+            ("optimiser", ("adam", "sgd")),
+            ("schedule", ("one-cycle", "constant")),
+            ("precision", ("float32", "bfloat16")),
+        ):
+            if getattr(self, what) not in words:
+                raise InputError(f"{what}={getattr(self, what)!r} must be one of {', '.join(words)}")
+        if not isinstance(self.channels_last, bool):
+            raise InputError(f"channels_last={self.channels_last!r}: True or False is needed")
+        if self.augment is not None and not isinstance(self.augment, Augment):
+            raise InputError(f"augment={self.augment!r}: an Augment is needed, or None")
+        if self.device is not None:
+            _check_device(self.device)
+
+    def __repr__(self) -> str:
+        # Checkpoints, studies and experiments are known by this text: a field that came after them is in it only where
+        # it acts, so that they stay what they were.
+        named = [f.name for f in fields(self) if f.name != "channels_last" or self.channels_last]
+        return f"Training({', '.join(f'{name}={getattr(self, name)!r}' for name in named)})"
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_device(name: object) -> None:
+    try:
+        device = torch.device(name)  # type: ignore[call-overload]
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device={name!r} is no device: cpu, cuda or cuda:1, say") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device={name!r}: torch sees {torch.cuda.device_count()} GPUs here")
+
+
+# What a training looks at before it begins: examples that have labels and fit the model.
+
+
+class Examples(Protocol):
+    """Labelled examples, e.g. a `Split`: x (n, ...) float32, y (n,) int64."""
+
+    @property
+    def x(self) -> torch.Tensor: ...  # noqa: D102
+    @property
+    def y(self) -> torch.Tensor | None: ...  # noqa: D102
+
+
+def labelled(what: str, examples: Examples, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """x and y on the device, or one sentence."""
+    if examples.y is None:
+        raise InputError(f"the {what} examples have no labels: training needs y")
+    if len(examples.x) == 0 or len(examples.x) != len(examples.y):
+        raise InputError(
+            f"the {what} examples are {len(examples.x)} and their labels {len(examples.y)}: "
+            "as many of both are needed, and at least one"
+        )
+    scenes = examples.y.dim() == 3 and examples.y.dtype == torch.uint8
+    if not (scenes or examples.y.dim() == 1) or int(examples.y.min()) < 0:
+        raise InputError(
+            f"the {what} labels have shape {tuple(examples.y.shape)}: training takes one class number per example; "
+            "train a model of tokens in your own loop, and deploy it"
+        )
+    return examples.x.to(device), examples.y.to(device)
+
+
+def near_chance(score: float | None, y: torch.Tensor, x: torch.Tensor) -> Iterator[str]:
+    """A sentence with likely causes where a clean model is hardly better than the most frequent class.
+
+    Args:
+        score: its accuracy.
+        y: labels (n,) or (n, places...); negative ones are not judged.
+        x: the inputs, whose range is a likely cause.
+    """
+    labels = y[y >= 0]
+    counts = torch.bincount(labels)
+    classes, n = int((counts > 0).sum()), int(labels.numel())
+    if score is None or classes < 2 or n < 50:
+        return
+    chance = max(float(counts.max()) / n, 1 / classes)
+    if score > chance + 3 * (chance * (1 - chance) / n) ** 0.5 + 0.02:
+        return
+    causes = []
+    if x.is_floating_point():
+        low, high = (float(v) for v in torch.aminmax(x))
+        if high > 2:
+            causes.append(
+                f"the inputs lie in {low:.4g} .. {high:.4g}: a model that was trained on pixels in 0 .. 1 needs them "
+                "divided by 255 (save x as uint8, or divide)"
+            )
+    causes.append(
+        "another normalisation or order of the channels than in training, other class numbers, or no training"
+    )
+    yield (
+        f"the clean model is right on {score:.1%}, and the most frequent class is {chance:.1%} of the labels: it is "
+        f"near chance before any chip; likely causes: {'; '.join(causes)}"
+    )
+
+
+def check_training(training: object) -> None:
+    """Refuse what does not say how to train.
+
+    Raises:
+        InputError: naming what was given.
+    """
+    if not isinstance(training, Training):
+        shown = f"the class {training.__name__}" if isinstance(training, type) else type(training).__name__
+        raise InputError(f"training={shown}: expected an instance such as Training(epochs=10)")
+
+
+def check_fits(model: nn.Module, x: torch.Tensor, top: int) -> None:
+    """Try one example, so that data which does not fit is one sentence and not a failed step."""
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits = model(x[:1].clone())
+    except RuntimeError as error:
+        line = (str(error).splitlines() or ["no reason given"])[0]
+        raise InputError(
+            f"the model does not take examples of shape {tuple(x.shape[1:])}: {line[:160]}"
+        ) from error
+    if logits.ndim != 2 or logits.shape[1] <= top:
+        raise InputError(
+            f"the model gives {tuple(logits.shape)} for one example and the largest label is "
+            f"{top}: logits of shape (1, classes) with classes >= {top + 1} are needed"
+        )

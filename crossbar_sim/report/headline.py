@@ -1,0 +1,332 @@
+"""The answer where networks were trained several times: which way to train holds longest, and how sure."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+from crossbar_sim.report.look import Names, Scale, number, percent, sigma_text, span_text
+from crossbar_sim.report.rows import (
+    Overall,
+    ahead,
+    apart_at,
+    default_threshold,
+    differing,
+    once,
+    overall,
+    ranked,
+    shared_sigmas,
+)
+from crossbar_sim.report.wording import limit_text
+from crossbar_sim.robustness.curves import Crossing
+from crossbar_sim.robustness.groups import compared, groups_in, seeded, unlike_tasks
+from crossbar_sim.robustness.statistics import Interval, mean_interval
+from crossbar_sim.robustness.sweep import Sweep
+
+ALPHA = 0.05
+MOST = 4
+"""Groups that are named one by one."""
+
+
+def group_headline(sweep: Sweep, scale: Scale, where: str) -> str:
+    """Which group has the best mean over the sigmas, and which others it cannot be told from.
+
+    The random unit is the training seed: a network counts by its mean over chips and sigmas, groups are compared by
+    Welch's t with Holm's correction over all others.
+
+    Args:
+        sweep: with several networks in a group at least.
+        scale: of its metric.
+        where: the sigmas, in words.
+    """
+    groups, sigmas = groups_in(sweep), shared_sigmas(sweep)
+    names = Names.of(list(groups)).whole
+    if not sigmas:
+        return f"{_listed(names.values())} were measured at no common sigma, so that they are not compared."
+    scores = {
+        group: [overall(sweep, label, sigmas).estimate for label in members]
+        for group, members in groups.items()
+    }
+    if differ := unlike_tasks(sweep.tasks.values()):
+        told = "; ".join(
+            f"{names[group]} {_group_estimate(found, scale)}" for group, found in [*scores.items()][:MOST]
+        )
+        return (
+            f"These ways to train were not measured alike ({', '.join(differ)} differ) and are not compared. Their "
+            f"mean {scale.name} {where}: {told}{' and others' * (len(scores) > MOST)}."
+        )
+    best = max(scores, key=lambda group: _mean(scores[group]))
+    superlative = "highest" if scale.more_is_better else "lowest"
+    first = f"{names[best]} has the {superlative} mean {scale.name} {where}, {_group_estimate(scores[best], scale)}"
+    if len(groups) == 1:
+        return f"{first}."
+    every = compared({group: {0.0: values} for group, values in scores.items()}, best)
+    tests = [test for test in every if test.adjusted is not None]
+    close = [names[test.group] for test in tests if test.adjusted is None or test.adjusted >= ALPHA]
+    single = [names[test.group] for test in every if test.adjusted is None]
+    how = "Welch's t over networks" + (", Holm's correction" if len(tests) > 1 else "")
+    rest = f"; {_listed(single)} cannot be tested without a spread between networks" if single else ""
+    if not tests:
+        return f"{first}{rest}."
+    if not close:
+        others = "the other way" if len(tests) == 1 else f"any of {len(tests)} other ways"
+        return f"{first}, and that is more than chance against {others} to train ({how}){rest}."
+    return f"{first}, but cannot be told from {_listed(close)} ({how}){rest}."
+
+
+def _listed(names: Iterable[str]) -> str:
+    every = list(names)
+    return ", ".join(every[:MOST]) + " and others" * (len(every) > MOST)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _group_estimate(values: Sequence[float], scale: Scale) -> str:
+    found = mean_interval(values)
+    if found is None:
+        return f"{percent(scale.shown(_mean(values)))} (one network: no interval over training seeds)"
+    span = span_text(*scale.span(found.low, found.high))
+    value = percent(scale.shown(found.estimate), found.half_width)
+    return f"{value} (95 % interval over {len(values)} training seeds {span} %)"
+
+
+# The answer in plain sentences: which model holds longest, by how much, how sure.
+
+
+MOST_CROSSINGS = 3
+"""Models whose crossings are told in words; the others are in the table."""
+
+MOST_APART = 4
+"""Models that are told one by one."""
+
+MOST_SIGMAS = 6
+"""Sigmas that are listed one by one."""
+
+
+def answer(sweep: Sweep, threshold: float | None) -> list[str]:
+    """The same for a terminal; threshold as for a page."""
+    limit = default_threshold(sweep) if threshold is None else threshold
+    sentences = headline(sweep, Names.of(sweep.labels), Scale.of(sweep.metric), limit)
+    return [*sentences, *mixed_words(sweep)]
+
+
+def mixed_words(sweep: Sweep) -> list[str]:
+    """A sentence on models that were not measured alike; none where they were."""
+    mixed = differing(sweep)
+    return (
+        [f"These models were not measured alike. What differs between them: {', '.join(mixed)}."]
+        if mixed
+        else []
+    )
+
+
+def headline(sweep: Sweep, names: Names, scale: Scale, threshold: float | None) -> list[str]:
+    """The sentences at the top of the page: of groups of training seeds where there are any, else of models.
+
+    Args:
+        sweep: of one metric, every model with at least one point.
+        names: of its models.
+        scale: of its metric.
+        threshold: as shown; None: nothing is said of it.
+    """
+    whole, sweep = sweep, once(sweep)
+    again = [names.whole[label] for label in whole.labels if label not in sweep.labels]
+    left = [f"Measured on other images as well, and not ranked: {', '.join(again)}."] if again else []
+    if seeded(sweep):
+        return [group_headline(sweep, scale, _where(sweep)), *left]
+    order = ranked(sweep)
+    if len(order) == 1:
+        sentences = [_alone(sweep, order[0][0], order[0][1], names, scale)]
+    else:
+        sentences = [_best(sweep, order, names, scale)]
+    if threshold is not None:
+        told = list(_falls(sweep, [label for label, _ in order[:MOST_CROSSINGS]], names, scale, threshold))
+        if told:
+            sentences.append(f"{'; '.join(told)}.")
+    return [*sentences, *left]
+
+
+def _alone(sweep: Sweep, label: str, found: Overall, names: Names, scale: Scale) -> str:
+    clean = scale.shown(sweep.tasks[label].clean)
+    return (
+        f"{names.whole[label]} has a mean {scale.name} of {_estimate(found, scale)} {_where(sweep)}, "
+        f"against {percent(clean)} clean."
+    )
+
+
+def _best(sweep: Sweep, order: list[tuple[str, Overall]], names: Names, scale: Scale) -> str:
+    """Who is ahead, as far as the paired differences to all others allow to say."""
+    (best, found), (second, next_best), *_ = order
+    if not shared_sigmas(sweep):
+        return _apart(sweep, order, names, scale)
+    others = [label for label, _ in order[1:]]
+    level = 1 - 0.05 / len(others)  # Bonferroni: one claim on all of them
+    leads = {label: ahead(sweep, best, label, level) for label in others}
+    close = [label for label in others if not _clear(leads[label])]
+    what = f"mean {scale.name} {_where(sweep)}"
+    first, runner = names.whole[best], names.whole[second]
+    if found.interval is None and next_best.interval is None:
+        return (
+            f"{first} has the {_superlative(scale)} {what}: {_estimate(found, scale)}, before {runner} with "
+            f"{_estimate(next_best, scale)}; one chip cannot tell whether that is more than chance."
+        )
+    if not close:
+        told = "" if len(others) == 1 else f", the next of {len(others)} others"
+        return (
+            f"{first} holds best: its {what} is {_estimate(found, scale)}, {_lead(leads[second], scale)} than that "
+            f"of {runner}{told}{_adjusted(len(others))}."
+        )
+    if len(others) == 1:
+        if leads[second] is None:
+            other = "other chips or other data" if sweep.unlike(best, second) else "other chips"
+            return (
+                f"{first} and {runner} were measured on {other} and are not compared chip by chip: "
+                f"their {what} is {_estimate(found, scale)} and {_estimate(next_best, scale)}."
+            )
+        alone = _at_single_sigmas(sweep, best, [second], names)
+        over = "" if not alone else " by their mean over the sigmas"
+        return (
+            f"{first} and {runner} cannot be told apart{over}: their {what} is {_estimate(found, scale)} and "
+            f"{_estimate(next_best, scale)}{_difference(leads[second])}.{alone}"
+        )
+    apart = [label for label in others if leads[label] is None]
+    listed = ", ".join(names.whole[label] for label in close[:4]) + (" and others" if len(close) > 4 else "")
+    if apart:
+        return (
+            f"{first} has the {_superlative(scale)} {what}, {_estimate(found, scale)}; it cannot be told from, or was "
+            f"not measured on the same chips and data as, {listed}{_adjusted(len(others))}."
+        )
+    return (
+        f"{first} has the {_superlative(scale)} {what}, {_estimate(found, scale)}, but cannot be told from {listed} "
+        f"on the same chips{_adjusted(len(others))}.{_at_single_sigmas(sweep, best, close, names)}"
+    )
+
+
+def _at_single_sigmas(sweep: Sweep, best: str, close: list[str], names: Names) -> str:
+    """A sentence on the sigmas at which models differ whose means over the sigmas do not; empty where there is none."""
+    parts = []
+    for label in close[:MOST_APART]:
+        found = apart_at(sweep, best, label)
+        if found and len(shared_sigmas(sweep)) > 1:
+            listed = listed_sigmas([sigma for sigma, _ in found])
+            parts.append(f"from {names.whole[label]} at {listed} ({_p_words([p for _, p in found])})")
+    if not parts:
+        return ""
+    return f" At single sigmas {names.whole[best]} differs {'; '.join(parts)}, paired t, Holm-corrected."
+
+
+def listed_sigmas(sigmas: list[float]) -> str:
+    """ "sigma 0.3", "sigma 0.3 and 0.6", "sigma 0.1, 0.2, 0.3 and 4 more up to 1.2" """
+    shown = [sigma_text(sigma) for sigma in sigmas]
+    if len(shown) > MOST_SIGMAS:
+        more = len(shown) - MOST_SIGMAS + 1
+        return f"sigma {', '.join(shown[: MOST_SIGMAS - 1])} and {more} more up to {shown[-1]}"
+    return f"sigma {', '.join(shown[:-1])} and {shown[-1]}" if len(shown) > 1 else f"sigma {shown[0]}"
+
+
+def _p_words(values: list[float]) -> str:
+    """ "p = 0.0029", of several "p at most 0.0029" """
+    if max(values) < 1e-4:
+        return "p < 0.0001"
+    return f"p {'=' if len(values) == 1 else 'at most'} {max(values):.2g}"
+
+
+def _apart(sweep: Sweep, order: list[tuple[str, Overall]], names: Names, scale: Scale) -> str:
+    """Models without a sigma that all have, each by itself."""
+    told = []
+    for label, found in order[:MOST_APART]:
+        first, last = (sigma_text(sweep.curve(label)[end].sigma) for end in (0, -1))
+        where = f"over sigma {first} to {last}" if first != last else f"at sigma {first}"
+        told.append(f"{names.whole[label]} has {_estimate(found, scale)} {where}")
+    more = f"; and {len(order) - len(told)} others" if len(order) > len(told) else ""
+    return (
+        f"These models were measured at no common sigma and are not compared. Their mean {scale.name}: "
+        f"{'; '.join(told)}{more}."
+    )
+
+
+def _falls(sweep: Sweep, labels: list[str], names: Names, scale: Scale, threshold: float) -> Iterator[str]:
+    verb = "falls below" if scale.more_is_better else "rises above"
+    told = False
+    for label in labels:
+        found = sweep.crossing(label, scale.shown(threshold))
+        if found is None:
+            continue
+        begin = "that of" if told else "The mean of"
+        verb_phrase = "" if told else f"{verb} {limit_text(threshold, 0)} "
+        yield f"{begin} {names.whole[label]} {verb_phrase}{crossing_words(found)}"
+        told = True
+
+
+def crossing_words(found: Crossing) -> str:
+    """Where a curve crosses: "at sigma 0.31 (0.29 to 0.33)"."""
+    first, last = (sigma_text(end) for end in found.range)
+    if found.where == "below":
+        return f"before sigma {first}, the first one{_open(found)}"
+    if found.where == "beyond":
+        return f"nowhere up to sigma {last}{_open(found)}"
+    return f"at sigma {found.sigma:.3g}{_open(found)}"
+
+
+def _open(found: Crossing) -> str:
+    first, last = (sigma_text(end) for end in found.range)
+    if not found.known or (found.where == "beyond" and found.low is None):
+        return ""
+    if found.where == "below" and found.high == found.range[0]:  # and so is the whole interval
+        return ""
+    if found.where == "beyond":
+        return f" (95 % interval from {found.low:.3g})" if found.low != found.range[1] else ""
+    low = f"below {first}" if found.low is None else f"{found.low:.3g}"
+    high = f"beyond {last}" if found.high is None else f"{found.high:.3g}"
+    return f" ({low} to {high})"
+
+
+def _where(sweep: Sweep) -> str:
+    sigmas = shared_sigmas(sweep)
+    if len(sigmas) == 1:
+        return f"at sigma {sigma_text(sigmas[0])}"
+    if not sigmas:
+        return "over the sigmas of each"
+    return f"over sigma {sigma_text(sigmas[0])} to {sigma_text(sigmas[-1])}"
+
+
+def _estimate(found: Overall, scale: Scale) -> str:
+    if found.interval is None:
+        return f"{percent(scale.shown(found.estimate))} (one chip: no interval)"
+    span = scale.span(found.interval.low, found.interval.high)
+    value = percent(scale.shown(found.estimate), found.interval.half_width)
+    return f"{value} (95 % interval {span_text(*span)} %)"
+
+
+def _clear(lead: Overall | None) -> bool:
+    return lead is not None and lead.interval is not None and lead.interval.low > 0
+
+
+def _lead(lead: Overall | None, scale: Scale) -> str:
+    """ "5.1 points (4.6 to 5.6) more" """
+    assert lead is not None  # for a clear one
+    assert lead.interval is not None
+    return f"{points(lead.interval)} {'more' if scale.more_is_better else 'less'}"
+
+
+def _difference(lead: Overall | None) -> str:
+    return (
+        ""
+        if lead is None or lead.interval is None
+        else f", a difference of {points(lead.interval)} on the same chips"
+    )
+
+
+def points(interval: Interval) -> str:
+    """A difference in points with its interval: "5.1 points (4.6 to 5.6)"."""
+    return (
+        f"{number(interval.estimate, interval.half_width)} points ({span_text(interval.low, interval.high)})"
+    )
+
+
+def _superlative(scale: Scale) -> str:
+    return "highest" if scale.more_is_better else "lowest"
+
+
+def _adjusted(others: int) -> str:
+    return "" if others == 1 else f" (intervals of differences at 95 % for all {others} together)"

@@ -1,0 +1,385 @@
+"""The report of `deploy` on a terminal."""
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from crossbar_sim.nn.analog.effects import MAPS
+from crossbar_sim.report.wording import (
+    MEASURES,
+    Pen,
+    decimals,
+    digits_of,
+    filled,
+    fixed,
+    limit_text,
+    loss,
+    oriented,
+    shorten,
+    visible,
+)
+from crossbar_sim.robustness.calibration import Calibrator
+from crossbar_sim.robustness.deploy import Deployment, LayerReport
+from crossbar_sim.robustness.score import collect
+from crossbar_sim.robustness.statistics import summarise
+
+# The table of layers: what became of each, what effects did to it, what it costs alone.
+
+
+NAME = 28
+"""Columns that a name may be shortened to before the table is divided."""
+
+BAR = 10
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of the layers' table; those of one group stay together."""
+
+    group: int
+    header: str
+    cells: list[str]
+    right: bool = True
+
+    @property
+    def width(self) -> int:
+        return max(cell_len(line) for text in (self.header, *self.cells) for line in text.split("\n"))
+
+
+def _columns(deployment: Deployment, reports: Sequence[LayerReport]) -> list[_Column]:
+    found = [r.as_dict() for r in reports]
+    columns = [
+        _Column(0, "\nkind", [d["kind"] for d in found], False),
+        _Column(0, "rows ×\ncolumns", [_size(r) for r in reports]),
+        _Column(0, "\ntiles", [f"{d['tiles']:,}" if d["tiles"] else "" for d in found]),
+        _Column(0, "\ncells", [f"{d['cells']:,}" if d["cells"] else "" for d in found]),
+        _Column(0, "in\nuse", [used(d["utilisation"]) if d["cells"] else "" for d in found]),
+    ]
+    for effect in dict.fromkeys(effect for r in reports for effect in r.effects):
+        cells = [_relative(r.effects[effect]) if effect in r.effects else "" for r in reports]
+        columns.append(_Column(1, f"changed\nby {effect}", cells))
+    if any(r.sensitivity for r in reports):
+        largest = max(max(loss(r) for r in reports), 1e-12)
+        columns.append(_Column(2, f"{MEASURES[deployment.metric].loss} alone\n(points)", _losses(reports)))
+        columns.append(_Column(2, "\n", [_bar(max(loss(r), 0) / largest) for r in reports], False))
+    return columns
+
+
+def _size(report: LayerReport) -> str:
+    """Rows and columns of its matrices; equal ones are counted."""
+    counts: dict[str, int] = {}
+    for g in report.layer.geometries(report.hardware):
+        text = f"{g.rows}×{g.cols}" + (f" (×{g.groups})" if g.groups > 1 else "")
+        counts[text] = counts.get(text, 0) + 1
+    texts = [f"{n} of {text}" if n > 1 else text for text, n in counts.items()]
+    return "\n".join(texts) or "digital"
+
+
+def _relative(change: float) -> str:
+    """A relative change in per cent with two digits."""
+    if not 1e-6 <= change < 1e4:
+        return "none" if change < 1e-6 else f"{change:.0e} times"
+    digits = max(1 - math.floor(math.log10(100 * change)), 0)
+    return f"{100 * change:.{digits}f} %"
+
+
+def used(part: float) -> str:
+    """A share of cells in per cent."""
+    return "<0.1 %" if 0 < part < 5e-4 else f"{100 * part:.{int(part < 0.0995)}f} %"
+
+
+def _losses(reports: Sequence[LayerReport]) -> list[str]:
+    """Losses with the half-width of their interval, decimal points one below the other."""
+    drops = [r.sensitivity.drop if r.sensitivity else None for r in reports]
+    means = _aligned([fixed(d.mean, min(digits_of(d), 2)) if d else "" for d in drops])
+    halves = [d and d.ci95 and fixed((d.ci95[1] - d.ci95[0]) / 2, min(digits_of(d), 2)) for d in drops]
+    if not any(halves):
+        return means
+    ends = _aligned([half or "" for half in halves])
+    return [f"{m} {'±' if half else ' '} {end}" for m, half, end in zip(means, halves, ends, strict=True)]
+
+
+def _aligned(numbers: list[str]) -> list[str]:
+    behind = [len(n) - n.index(".") if "." in n else 0 for n in numbers]
+    padded = [n + " " * (max(behind) - b) for n, b in zip(numbers, behind, strict=True)]
+    return [n.rjust(max(map(len, padded))) for n in padded]
+
+
+def _bar(part: float) -> str:
+    eighths = round(8 * BAR * min(part, 1.0))
+    return "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
+
+
+def tables(deployment: Deployment, reports: Sequence[LayerReport], width: int, pen: Pen) -> Iterator[Table]:
+    """One table if all columns fit into the width, else several, each with the names."""
+    names = [visible(r.layer.name) for r in reports]
+    longest = max(map(cell_len, ("layer", *names)))
+    columns = [
+        _Column(c.group, pen(c.header), [pen(t) for t in c.cells], c.right)
+        for c in _columns(deployment, reports)
+    ]
+    parts: list[list[_Column]] = [[]]
+    for group in sorted({c.group for c in columns}):
+        new = [c for c in columns if c.group == group]
+        if parts[-1] and min(longest, NAME) + sum(c.width + 2 for c in parts[-1] + new) > width:
+            parts.append([])
+        parts[-1] += new
+    for part in parts if reports else []:
+        room = max(width - sum(c.width + 2 for c in part), 12)
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+        table.add_column("\nlayer", overflow="fold", width=min(longest, room))
+        for column in part:
+            table.add_column(column.header, justify="right" if column.right else "left", overflow="fold")
+        for i, name in enumerate(shorten(names, room)):
+            table.add_row(
+                Text(pen(name)), *(Text(c.cells[i], "cyan" if c.header == "\n" else "") for c in part)
+            )
+        yield table
+
+
+# The report of `deploy` for a person: the answer first, then how sure it is, then layer by layer.
+
+
+PATIENCE = 1.0
+"""Seconds of work before a progress bar appears."""
+
+ALL_LAYERS, FEW_LAYERS = 24, 12
+"""A table has every layer up to the first number; beyond it the most sensitive, so many."""
+
+
+def show(deployment: Deployment, console: Console) -> None:
+    """Print the report.
+
+    Args:
+        deployment: what `deploy` found.
+        console: where to; its width and encoding decide the layout.
+    """
+    pen = Pen(console.encoding)
+
+    def say(text: str, style: str = "") -> None:
+        console.print(Text(filled(pen(text), console.width), style))
+
+    say(_answer(deployment), "bold")
+    console.print()
+    facts = list(_facts(deployment))
+    label = max(len(name) for name, _ in facts) + 2
+    for name, text in facts:
+        console.print(Text.assemble((name.ljust(label), "cyan"), filled(pen(text), console.width, label)))
+    console.print()
+    reports = [r for r in deployment.layers if r.layer.slots]
+    chosen = reports
+    if len(reports) > ALL_LAYERS:
+        chosen = sorted(reports, key=loss, reverse=True)[:FEW_LAYERS]
+    for table in tables(deployment, chosen, console.width, pen):
+        console.print(table)
+        console.print()
+    for line in _footnotes(deployment, len(reports) - len(chosen)):
+        say(line, "dim")
+    for note in deployment.notes:
+        say(f"note: {note}", "dim")
+    for warning in deployment.warnings:
+        say(f"warning: {warning}", "yellow")
+
+
+def _judged(deployment: Deployment) -> str:
+    """What the main score is a share of: examples, or their tokens or pixels where each has a class."""
+    unit = (deployment.judged or {}).get("unit")
+    return f"{unit}s" if unit and deployment.metric in ("accuracy", "agreement") else _what(deployment)
+
+
+def _what(deployment: Deployment) -> str:
+    name = str((deployment.identity.get("data") or {}).get("name"))
+    return {"digits": "images", "mnist": "images", "random inputs": "inputs"}.get(name, "examples")
+
+
+def _from_file(deployment: Deployment) -> bool:
+    return any(MAPS in report.effects for report in deployment.layers)
+
+
+def _answer(deployment: Deployment) -> str:
+    measure, total = MEASURES[deployment.metric], oriented(deployment)
+    digits, n = digits_of(total), len(deployment.scores)
+    ci = total.ci95
+    one = "the chip of the file" if _from_file(deployment) else f"chip {deployment.chips[0]}"
+    return measure.answer.format(
+        chips=f"{n} chips" if n > 1 else one,
+        mean=f"{fixed(total.mean, digits)} %",
+        what=_judged(deployment),
+        ci=f" (95 % interval {fixed(ci[0], digits)} to {fixed(ci[1], digits)} %)"
+        if ci
+        else " (one chip: no interval)",
+        clean=f"{fixed(deployment.clean.value(deployment.metric), max(digits, 1))} %",
+    )
+
+
+def _calibrated(deployment: Deployment, calibrator: Calibrator) -> str:
+    """What the digital fix of each chip bought, and what it takes."""
+    measure = MEASURES[deployment.metric]
+    without = summarise(measure.sign * score.value(deployment.metric) for score in deployment.uncalibrated)
+    digits = digits_of(without)
+    text = f"{calibrator.calibration.kind}; without it {fixed(without.mean, digits)} %"
+    if without.ci95 is not None:
+        text += f" (95 % interval {fixed(without.ci95[0], digits)} to {fixed(without.ci95[1], digits)} %)"
+    return f"{text}; {calibrator.cost}"
+
+
+def _facts(deployment: Deployment) -> Iterator[tuple[str, str]]:
+    """The block under the answer: (what, in words)."""
+    measure, total, n = MEASURES[deployment.metric], oriented(deployment), len(deployment.scores)
+    digits = digits_of(total)
+    if total.std == 0:
+        yield "spread", f"none: all {n} chips score the same"
+    elif total.std is not None and total.ci95 is not None:
+        low, high = (
+            f"{fixed(value, digits)} % (chip {deployment.chips[total.per_chip.index(value)]})"
+            for value in (total.min, total.max)
+        )
+        yield "spread", (f"{fixed(total.std, decimals(total.std))} points between chips (standard deviation)")
+        yield "worst", low if measure.sign > 0 else high
+        yield "best", high if measure.sign > 0 else low
+        yield (
+            "quantiles",
+            "   ".join(
+                f"{100 * float(level):.0f} %: {fixed(value, digits)}"
+                for level, value in total.quantiles.items()
+            )
+            + "  (in %)",
+        )
+        if measure.sign > 0 and not 0 <= total.ci95[0] <= total.ci95[1] <= 1:
+            yield "mind", ("the interval leaves 0 to 100 %: too few or too unequal chips for a Student t")
+    if deployment.calibrator is not None:
+        yield "calibrated", _calibrated(deployment, deployment.calibrator)
+    passing = deployment.passing
+    if passing is not None:
+        reached = sum(score.value(deployment.metric) >= passing.threshold for score in deployment.scores)
+        whole = 0 if n < 400 else 1
+        limit = limit_text(measure.sign * passing.threshold, digits)
+        share, low, high = (fixed(v, whole) for v in (passing.value, *passing.ci95))
+        yield (
+            "yield",
+            (f"{reached} of {n} chips {measure.passing} {limit}: yield {share} % ({low} to {high} %)"),
+        )
+    others = []
+    for name in ("agreement", "output_error"):
+        values = collect(deployment.scores, name) if name != deployment.metric else []
+        if values:
+            other = summarise(values)
+            mean = fixed(other.mean, digits_of(other))
+            others.append(f"{MEASURES[name].name} {mean} %")
+    if others:
+        yield "also", ", ".join(others) + (" (means)" if n > 1 else "")
+    yield "hardware", _hardware(deployment)
+    if not _from_file(deployment):
+        first, last = deployment.chips[0], deployment.chips[-1]
+        run = f"{first} to {last}" if deployment.chips == tuple(range(first, last + 1)) else "as chosen"
+        yield "chips", f"{run if n > 1 else first} of seed {deployment.seed}"
+    mapped = [g for r in deployment.layers for g in r.layer.geometries(r.hardware)]
+    cells, tiles = sum(g.cells for g in mapped), sum(g.tiles for g in mapped)
+    tall, wide = deployment.hardware.tile
+    area = max(tiles * tall * wide, 1)
+    layers = sum(r.layer.analog for r in deployment.layers)
+    yield (
+        "arrays",
+        (
+            f"{layers} layer{'s'[: layers != 1]} on {tiles:,} tiles of {tall}×{wide}, "
+            f"{cells:,} cells, {used(cells / area)} in use"
+        ),
+    )
+    yield from _not_on_arrays(deployment)
+
+
+def _hardware(deployment: Deployment) -> str:
+    hardware, mapping = deployment.hardware, deployment.hardware.mapping
+    window = f"{mapping.kind} {1e6 * mapping.g_min:g} to {1e6 * mapping.g_max:g} µS"
+    if _from_file(deployment):
+        return f"{window}; conductances from a file"
+    around = (hardware.wires, hardware.dac, hardware.read_noise, hardware.adc)
+    parts = [repr(part) for part in (hardware.programming, hardware.stuck) if part is not None]
+    parts += [f"{hardware.drift!r} per {hardware.drift_per}"] * (hardware.drift is not None)
+    parts += [repr(part) for part in around if part is not None]
+    parts += [f"{mapping.levels} levels"] * (mapping.levels is not None)
+    parts += [f"{mapping.cell_bits} bits a cell"] * (mapping.cell_bits is not None)
+    parts += [f"{mapping.copies} cells in parallel"] * (mapping.copies > 1)
+    return f"{window}; {'; '.join(parts) or 'no imperfection asked for'}"
+
+
+def _not_on_arrays(deployment: Deployment) -> Iterator[tuple[str, str]]:
+    """Layers, and matrices of layers, that stayed digital, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for layer in (r.layer for r in deployment.layers if not r.layer.analog):
+        reason = "folded into the layer before" if layer.reason.startswith("folded into") else layer.reason
+        reasons.setdefault(reason, []).append(layer.name)
+    for layer in (r.layer for r in deployment.layers):
+        for parameter, why in layer.left:
+            reasons.setdefault(why, []).append(f"{layer.name}.{parameter}")
+    for i, (reason, names) in enumerate(reasons.items()):
+        more = f" and {len(names) - 4} more" if len(names) > 5 else ""
+        yield ("" if i else "digital"), f"{', '.join(shorten(names, 32)[: 4 if more else 5])}{more}: {reason}"
+
+
+def _footnotes(deployment: Deployment, hidden: int) -> Iterator[str]:
+    if hidden:
+        yield f"{hidden} more layers, less sensitive or not measured, are in the report of --json."
+    measured = next((r.sensitivity for r in deployment.layers if r.sensitivity), None)
+    if measured is not None:
+        n = len(measured.drop.per_chip)
+        yield (
+            f"Alone: only this layer is on the chip, the others compute clean; {n} chip{'s'[: n > 1]}, "
+            f"{measured.images:,} {_what(deployment)}{'' if n > 1 else '; one chip: no interval'}."
+        )
+    if len(deployment.scores) > 1:
+        yield "Intervals are 95 %: Student t over chips for means, Wilson for the yield."
+    elif deployment.passing is not None:
+        yield "The interval of the yield is Wilson's, 95 %."
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
+    """Give a callback (done, total, what) that moves a bar, on a terminal and for work of over a second.
+
+    Args:
+        console: of standard error; the bar is gone at the end.
+    """
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield lambda done, total, what: None
+        return
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    bar = Progress(*columns, console=console, transient=True)
+    task, pen, lock, over = (
+        bar.add_task("clean model", total=None),
+        Pen(console.encoding),
+        threading.Lock(),
+        False,
+    )
+
+    def begin() -> None:
+        with lock:
+            if not over:
+                bar.start()
+
+    def step(done: int, total: int, what: str) -> None:
+        bar.update(task, completed=done, total=total, description=pen(shorten([what], 36)[0]))
+
+    timer = threading.Timer(PATIENCE, begin)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield step
+    finally:
+        timer.cancel()
+        with lock:
+            over = True
+            bar.stop()

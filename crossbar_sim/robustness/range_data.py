@@ -1,0 +1,97 @@
+"""Inputs that converter ranges are calibrated on, and designs whose ranges are calibrated on the way."""
+
+from typing import Any
+
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.data import Splits, load_data
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.analog.range_calibration import calibrate_ranges, needs_calibration
+from crossbar_sim.nn.evaluate import inputs_for
+from crossbar_sim.nn.files.loading import LoadedModel
+from crossbar_sim.nn.seeding import permutation
+from crossbar_sim.rng import Key
+from crossbar_sim.robustness.examples import RANDOM, find_examples
+
+IMAGES = 512
+"""Examples that converters are calibrated on."""
+
+
+def calibrated_for(
+    loaded: LoadedModel,
+    hardware: Hardware,
+    *,
+    data: str | None,
+    data_dir: str | None,
+    input_shape: tuple[int, ...] | None,
+    seed: int,
+    only: tuple[str, ...],
+    skip: tuple[str, ...],
+    own: str | None = None,
+) -> tuple[Hardware, tuple[str, ...]]:
+    """The design itself where no range is to be calibrated, else with ranges, and sentences for the report."""
+    if not needs_calibration(hardware):
+        if own is not None:
+            raise InputError(
+                "--calibration-data has nothing to act on: no converter has the range 'calibrated'"
+            )
+        return hardware, ()
+    if own is None:
+        x, told = calibration_inputs(loaded, data, data_dir, IMAGES, input_shape, seed)
+    else:
+        x, told = chosen_inputs(loaded, own, data_dir, IMAGES, seed)
+    loaded.module.eval()
+    calibrated, reports = calibrate_ranges(
+        loaded.module, hardware, x, only=only or None, skip=skip, seed=seed, fixed=loaded.batch
+    )
+    worst = max((r.output_clipped or 0.0 for r in reports), default=0.0)
+    used = [r.output_used for r in reports if r.output_used is not None]
+    codes = f", {min(used):.0f} to {max(used):.0f} % of the codes used" if used else ""
+    return calibrated, (
+        f"converter ranges were calibrated on {told}: up to {worst:.2g} % of the conversions clipped{codes} "
+        "(crossbar-sim calibrate says more, and keeps them)",
+    )
+
+
+def calibration_inputs(
+    loaded: LoadedModel,
+    data: str | None,
+    data_dir: str | None,
+    images: int,
+    input_shape: tuple[int, ...] | None,
+    seed: int,
+) -> tuple[Any, str]:
+    """Inputs (n, ...) that no score is reported on, and what they are, in words.
+
+    Training examples drawn by the seed; without data, random inputs.
+
+    Raises:
+        InputError: if the data have test examples alone.
+    """
+    if images < 1:
+        raise InputError(f"--images {images}: at least one example is needed")
+    name = data or loaded.data
+    if name is None or input_shape is not None:
+        found = find_examples(loaded, data, data_dir, min(images, RANDOM), input_shape, seed + 1)
+        return found.x, f"{len(found.x)} random inputs"
+    splits: Splits = load_data(name, data_dir)
+    split = splits.train or splits.validation
+    if split is None:
+        raise InputError(
+            f"{splits.name} has test examples alone, and converters are not calibrated on those that scores are "
+            "reported on: add x_train (and y_train) to the .npz, give deploy and sweep other "
+            "examples with --calibration-data FILE, or set a range such as --adc-range max"
+        )
+    chosen = permutation(len(split.x), Key(seed).fold("converter images"))[:images].sort().values
+    which = "training" if splits.train is not None else "validation"
+    return split.x[chosen], f"{len(chosen)} {which} examples of {splits.name}"
+
+
+def chosen_inputs(
+    loaded: LoadedModel, own: str, data_dir: str | None, images: int, seed: int
+) -> tuple[Any, str]:
+    """Inputs of data that the user names for calibration alone: of its training split, or all that there is."""
+    splits: Splits = load_data(own, data_dir)
+    split = splits.train or splits.test
+    chosen = permutation(len(split.x), Key(seed).fold("converter images"))[:images].sort().values
+    x, _ = inputs_for(loaded.module, split.x[chosen])
+    return x, f"{len(chosen)} examples of {splits.name}"

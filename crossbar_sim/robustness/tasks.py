@@ -1,0 +1,212 @@
+"""Tasks of a sweep: models, data and designs as the results file names them."""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crossbar_sim import __version__
+from crossbar_sim.crossbar.configuration import at_sigma, to_dict
+from crossbar_sim.crossbar.converters import Ranges
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.analog import chips
+from crossbar_sim.nn.analog.effects import idle_effects, layer_effects, read_linearly
+from crossbar_sim.nn.evaluate import BLOCK
+from crossbar_sim.nn.files.loading import LoadedModel
+from crossbar_sim.rng import STREAM_VERSION
+from crossbar_sim.robustness import score
+from crossbar_sim.robustness.detection_score import reference_of
+from crossbar_sim.robustness.evaluator import Subject
+from crossbar_sim.robustness.examples import Examples
+from crossbar_sim.store.records import Task
+
+# From a model and its examples to a task: its identity, and what a worker needs to measure its chips.
+
+
+IDENTITY = 1
+"""Of the form of a task's identity: raised when a key of it changes its meaning."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model to be swept.
+
+    Args:
+        label: what reports call it.
+        module: the clean model.
+        examples: what it is tried on.
+        identity: of the model: the SHA-256 of its file and how that was read, or of its parameters.
+        fixed: the one batch size that it accepts, if there is one.
+        about: what else a report may tell.
+        ranges: of the converters in its layers, where they were calibrated for it.
+    """
+
+    label: str
+    module: nn.Module
+    examples: Examples
+    identity: Mapping[str, Any]
+    fixed: int | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    ranges: Ranges | None = None
+
+
+def model_of_file(
+    label: str, path: str, loaded: LoadedModel, examples: Examples, ways: Mapping[str, Any]
+) -> Model:
+    """A model that was read from a file, to be swept.
+
+    Args:
+        label, path: what to call it, and where it was.
+        loaded: what the file held.
+        examples: what it is tried on.
+        ways: "arch", "arch_arguments", parsed, and "weights": how the file was read, which is part of the identity.
+    """
+    identity: dict[str, Any] = {
+        "sha256": loaded.sha256,
+        "arch": ways["arch"],
+        "arch_arguments": dict(ways["arch_arguments"]) if ways["arch_arguments"] else None,
+    }
+    if ways.get("weights") is not None:  # absent else, so that other models keep their identity
+        identity["weights"] = ways["weights"]
+    about = {
+        "file": os.path.basename(path),
+        "network": loaded.name,
+        "source": loaded.source,
+        "parameters": sum(p.numel() for p in loaded.module.parameters()),
+        "version": __version__,
+        "torch": torch.__version__,
+        "loading": list(loaded.notes),
+    }
+    return Model(label, loaded.module, examples, identity, loaded.batch, about)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 (hex) of a model in memory: its layers as torch prints them, and every parameter and buffer.
+
+    Buffers that a state_dict leaves out (as the code words of `Coded`) count too.
+
+    The code of a forward of one's own is not in it: a model whose code has changed needs another label and
+    results file.
+    """
+    state = hashlib.sha256(repr(module).encode())
+    if isinstance(module, torch.fx.GraphModule):
+        state.update(module.code.encode())
+    kept = module.state_dict()
+    left_out = {name: b for name, b in module.named_buffers(remove_duplicate=False) if name not in kept}
+    for name, tensor in (*kept.items(), *left_out.items()):
+        if isinstance(tensor, Tensor):
+            plain = tensor.detach().cpu().contiguous()
+            state.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
+            state.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
+def metric_of(
+    module: nn.Module,
+    examples: Examples,
+    asked: str | None,
+    fixed: int | None = None,
+    axis: int | None = None,
+) -> str:
+    """What a model will be judged by, found on two of its examples, before the work.
+
+    Args:
+        module: the model, trained or not; it is put in evaluation mode.
+        examples: what it is tried on.
+        asked: the metric asked for, or None.
+        fixed: the one batch size that it accepts, if there is one.
+        axis: of the classes in its outputs, or None.
+
+    Raises:
+        InputError: if model, examples and metric do not go together.
+    """
+    with suppress(NotImplementedError):  # an exported graph knows one mode
+        module.eval()
+    few = slice(fixed or 2)
+    y = None if examples.y is None else examples.y[few]
+    return reference_of(module, examples.x[few], y, BLOCK, fixed, axis).metric(asked)
+
+
+def prepare(
+    model: Model,
+    hardware: Hardware,
+    seed: int,
+    metric: str | None,
+    only: tuple[str, ...] | None,
+    skip: tuple[str, ...],
+    images: Callable[[Subject], Mapping[str, Any]],
+    sigma: float,
+    axis: int | None = None,
+) -> tuple[Task, Subject]:
+    """The task of a model on a design, and its subject; the clean model runs once.
+
+    Args:
+        model: with its examples.
+        hardware: the design; the sigma of its drift law is what is swept and has no place in the identity.
+        seed: of all chips.
+        metric: the one asked for, or None.
+        only, skip: see `to_analog`.
+        images: how they are taken: of a plan.
+        sigma: where it is looked at whether all that the design asks for acts; no part of the identity.
+        axis: of the classes in the model's outputs; None: found as `Reference.of` does.
+
+    Raises:
+        InputError: if model, examples, design and metric do not go together.
+    """
+    if model.ranges is not None:
+        hardware = replace(hardware, ranges=model.ranges)
+    with suppress(NotImplementedError):  # an exported graph knows one mode
+        model.module.eval()
+    examples = model.examples
+    if len(examples.x) == 0:
+        raise InputError("the data hold no example")
+    reference = reference_of(model.module, examples.x, examples.y, BLOCK, model.fixed, axis)
+    chosen = reference.metric(metric)
+    reference.check_metric(chosen)
+    clean = reference.clean_score().value(chosen)
+    subject = Subject(model.module, hardware, reference, chosen, seed, only, skip)
+    analog = subject.look(at_sigma(hardware, sigma))
+    design = to_dict(at_sigma(hardware, 0.0))
+    design["drift"] = {**design["drift"], "sigma": None}
+    identity = {
+        "identity": IDENTITY,
+        "model": dict(model.identity),
+        "data": {key: examples.identity.get(key) for key in ("fingerprint", "images", "labelled")}
+        # random inputs follow from the seed and their shape
+        | ({} if examples.identity.get("fingerprint") else {"shape": list(examples.x.shape[1:])}),
+        "hardware": design,
+        "only": None if only is None else sorted(only),
+        "skip": sorted(skip),
+        "seed": seed,
+        "stream": STREAM_VERSION,
+        "metric": chosen,
+        "images": dict(images(subject)),
+        # where it is the second, as for all networks with one class per example, it goes without saying
+        **({} if reference.axis in (None, 1) else {"class_axis": reference.axis}),
+    }
+    judged = reference.about()
+    about = {
+        "data": examples.identity.get("name"),
+        "notes": [*examples.notes, *score.of_places(reference)],
+        "warnings": [*score.of_reference(reference, chosen, metric), *_idle(analog, subject, sigma)],
+        **({} if judged is None else {"judged": judged}),
+        **model.about,
+    }
+    return Task(model.label, identity, clean, about), subject
+
+
+def _idle(analog: nn.Module, subject: Subject, sigma: float) -> list[str]:
+    """What the design asks for and does not act on this model, looked at on chip 0."""
+    hardware = chips.design(analog).hardware
+    effects = layer_effects(analog, subject.reference.x, subject.reference.fixed)
+    found = [*idle_effects(effects, hardware, 0), *read_linearly(analog, effects)]
+    if sigma == 0:  # then drift was not asked for
+        found = [sentence for sentence in found if not sentence.startswith("drift ")]
+    layers = chips.layers(analog)
+    return [*score.of_operands(layers, subject.seen), *score.of_design(hardware, layers), *found]

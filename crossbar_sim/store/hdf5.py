@@ -1,0 +1,559 @@
+"""Reading HDF5 files that nobody has checked: structure, sizes and checksums before any data."""
+
+import math
+import mmap
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+from h5py import h5d, h5l, h5o, h5t, h5z
+from numpy.typing import NDArray
+
+from crossbar_sim.crossbar import threads
+from crossbar_sim.errors import InputError
+from crossbar_sim.validate import show
+
+# Strings of variable length lie in HDF5's global heaps, and a damaged heap makes HDF5 2.0 loop for ever.
+
+
+_MARK = b"GCOL\x01"
+_HEADER = 16
+
+
+def check_heaps(file: h5py.File) -> None:
+    """Walk the file's global heaps as HDF5 would, before it does.
+
+    Raises:
+        InputError: if one has an object that is smaller than its header or reaches beyond its heap.
+    """
+    if file.id.get_create_plist().get_sizes() != (8, 8):
+        raise InputError("has no 8-byte lengths, as HDF5 files have: write it with h5py")
+    status = os.stat(file.filename)
+    if not _sound(file.filename, status.st_ino, status.st_size, status.st_mtime_ns):
+        raise InputError("has a damaged heap of strings; copy or export it again")
+
+
+@lru_cache(maxsize=4)
+def _sound(filename: str, *_identity: int) -> bool:
+    """Whether all heaps of the file, of that state, are as they should be."""
+    with (
+        open(filename, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        at = data.find(_MARK)
+        while at >= 0:
+            if not _sound_heap(data, at):
+                return False
+            at = data.find(_MARK, at + 1)
+    return True
+
+
+def _sound_heap(data: mmap.mmap, at: int) -> bool:
+    """One collection: a header with its size, then objects (number, count, size, data); 0 is free space."""
+    if at + _HEADER > len(data):
+        return False
+    end = at + int(struct.unpack_from("<Q", data, at + 8)[0])
+    if end > len(data):
+        return False
+    at += _HEADER
+    while at + _HEADER <= end:
+        number, size = struct.unpack_from("<H6xQ", data, at)
+        step = size if number == 0 else _HEADER + (size + 7) // 8 * 8
+        if step < _HEADER or at + step > end:
+            return False
+        at += step
+    return True
+
+
+# What every access to a chip file goes through: the file is untrusted, and HDF5 raises anything.
+
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_MATLAB = b"MATLAB "
+_BLOCK = 512
+"""MATLAB's save -v7.3 writes HDF5 behind a block of so many bytes, which begins with its name."""
+_TEXT_LIMIT = 1 << 16
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[h5py.File]:
+    """The file, open for reading; all that goes wrong inside is one sentence that begins with its name.
+
+    Raises:
+        InputError: if it is missing, no HDF5, damaged, or the block inside refuses it.
+    """
+    name = str(path) if str(path).isprintable() else show(str(path))
+    try:
+        _check_file(path)
+        # A file system without locks, or one mounted read-only, is none of the reader's business.
+        with h5py.File(path, "r", locking="best-effort") as file:
+            yield file
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    except Exception as error:
+        # h5py raises OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeDecodeError, ...
+        # on damaged bytes; what HDF5 says may have many lines.
+        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())[:160]
+        raise InputError(
+            f"{name}: is damaged or was not written completely "
+            f"({reason or type(error).__name__}); copy or export it again"
+        ) from None
+
+
+def _check_file(path: Path) -> None:
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):  # reading a pipe or a device may never end
+            kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
+            raise InputError(f"is {kind}; name a chip file")
+        with open(path, "rb") as file:
+            start = file.read(_BLOCK + len(SIGNATURE))
+    except FileNotFoundError:
+        raise InputError("there is no such file; check the path") from None
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot be opened ({why}); check the path and its permissions") from None
+    if not start:
+        raise InputError("is empty; export or copy it again")
+    # HDF5 would look for its signature further on too, in files that are something else first.
+    if not _is_hdf5(start):
+        if start.startswith(_MATLAB):
+            raise InputError(
+                "is a MATLAB file of version 5, not HDF5: read it with scipy.io.loadmat and write its conductances "
+                "with h5py (docs/format.md, 'What a reader does')"
+            )
+        raise InputError("is not an HDF5 file; write one with crossbar-sim export")
+
+
+def is_hdf5(path: str | os.PathLike[str]) -> bool:
+    """Whether a regular file is HDF5, of MATLAB too; False for what cannot be read."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            return _is_hdf5(file.read(_BLOCK + len(SIGNATURE)))
+    except (OSError, ValueError):
+        return False
+
+
+def _is_hdf5(start: bytes) -> bool:
+    return start.startswith(SIGNATURE) or is_matlab(start)
+
+
+def is_matlab(start: bytes) -> bool:
+    """Whether a file begins as MATLAB's HDF5 files (version 7.3) do."""
+    return start.startswith(_MATLAB) and start[_BLOCK:].startswith(SIGNATURE)
+
+
+def text(item: h5py.HLObject, name: str) -> str | None:
+    """A string attribute, None if there is none.
+
+    Raises:
+        InputError: if it is no single string, or has more than 64 KiB.
+    """
+    attribute = _attribute(item, name)
+    if attribute is None:
+        return None
+    if attribute.get_type().get_class() != h5py.h5t.STRING or attribute.shape not in ((), (1,)):
+        raise InputError(f"the attribute {name} is no string; write one string")
+    if attribute.get_storage_size() > _TEXT_LIMIT:
+        raise InputError(f"the attribute {name} has more than {_TEXT_LIMIT} bytes")
+    if attribute.get_type().is_variable_str():
+        check_heaps(item.file)
+    value = item.attrs[name]
+    value = value[0] if isinstance(value, np.ndarray) else value
+    value = value.decode() if isinstance(value, bytes) else str(value)
+    if len(value) > _TEXT_LIMIT:  # of variable length: as long as the file can hold
+        raise InputError(f"the attribute {name} has more than {_TEXT_LIMIT} characters")
+    return str(value).rstrip("\0")
+
+
+def numbers(item: h5py.HLObject, name: str, most: int) -> np.ndarray | None:
+    """A numeric attribute as an array (n,), None if there is none.
+
+    Raises:
+        InputError: if it has more than `most` values or dimensions, or holds anything but finite numbers.
+    """
+    attribute = _attribute(item, name)
+    if attribute is None:
+        return None
+    shape = attribute.shape
+    plain = attribute.get_type().get_class() in (h5py.h5t.INTEGER, h5py.h5t.FLOAT)
+    if not plain or shape is None or len(shape) > 1 or int(np.prod(shape, dtype=object)) > most:
+        raise InputError(
+            f"the attribute {name} of shape {shape} must be a number or a list of up to {most} numbers"
+        )
+    values = np.atleast_1d(np.asarray(item.attrs[name]))
+    if values.dtype.kind not in "iuf" or not np.all(np.isfinite(values)):
+        raise InputError(f"the attribute {name} holds what is no finite number")
+    return values
+
+
+def whole(item: h5py.HLObject, name: str, low: int, high: int) -> int | None:
+    """An attribute that is one whole number in low .. high, None if there is none.
+
+    Raises:
+        InputError: if it is anything else.
+    """
+    values = numbers(item, name, 1)
+    if values is None:
+        return None
+    if values.size != 1 or values[0] != np.floor(values[0]) or not low <= int(values[0]) <= high:
+        raise InputError(f"the attribute {name} is no whole number in {low} .. {high}")
+    return int(values[0])
+
+
+def number(item: h5py.HLObject, name: str) -> float | None:
+    """An attribute that is one finite number, None if there is none.
+
+    Raises:
+        InputError: if it is anything else.
+    """
+    values = numbers(item, name, 1)
+    if values is not None and values.size != 1:
+        raise InputError(f"the attribute {name} is no number")
+    return None if values is None else float(values[0])
+
+
+def _attribute(item: h5py.HLObject, name: str) -> h5py.h5a.AttrID | None:
+    if not h5py.h5a.exists(item.id, name.encode()):
+        return None
+    return h5py.h5a.open(item.id, name.encode())
+
+
+# Reading chunks without HDF5's own filters, which believe what a chunk says of itself.
+#
+# HDF5 2.0 unpacks a deflate stream to whatever length it has: a longer one than the chunk fills the memory,
+# and behind a shorter one it reads on into memory of this process. Here every stream is cut at the size that
+# the chunk must have, and refused unless it ends there. It is also faster: chunks are unpacked on all threads.
+
+
+FILTERS = (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32)
+"""Those that are undone here."""
+
+_SUM = 4
+
+
+class DamagedChunkError(Exception):
+    """A chunk is not what it must be; `guard.reading` makes it a sentence."""
+
+
+def read(dataset: h5py.Dataset, high: slice, wide: slice) -> NDArray[Any]:
+    """All planes of some rows and columns.
+
+    Args:
+        dataset: (planes, rows, columns), opened and checked by `dataset`.
+        high, wide: rows and columns.
+
+    Raises:
+        DamagedChunkError: if a chunk does not have its checksum or its size.
+        OSError: if HDF5 cannot read it at all.
+    """
+    if dataset.chunks is None:
+        return np.asarray(dataset[:, high, wide])
+    wanted = (slice(0, dataset.shape[0]), high, wide)
+    sizes = dataset.chunks
+    out = np.empty([part.stop - part.start for part in wanted], dataset.dtype)
+    filters = _filters(dataset)
+
+    def copy(corner: tuple[int, ...]) -> None:
+        chunk = _chunk(dataset, corner, filters)
+        there, here = [], []
+        for first, size, part in zip(corner, sizes, wanted, strict=True):
+            start, stop = max(first, part.start), min(first + size, part.stop)
+            there.append(slice(start - part.start, stop - part.start))
+            here.append(slice(start - first, stop - first))
+        out[tuple(there)] = chunk[tuple(here)]
+
+    starts = (
+        range(part.start // size * size, part.stop, size) for part, size in zip(wanted, sizes, strict=True)
+    )
+    threads.run(copy, product(*starts))
+    return out
+
+
+def check_filters(dataset: h5py.Dataset, name: str) -> None:
+    """Refuse filters that are not undone here, and two compressions on top of each other.
+
+    Raises:
+        InputError: naming the filter.
+    """
+    codes = [code for code, _ in _filters(dataset)]
+    unknown = [code for code in codes if code not in FILTERS]
+    if unknown or codes.count(h5z.FILTER_DEFLATE) > 1:
+        what = f"HDF5 filter {unknown[0]}" if unknown else "gzip more than once"
+        raise InputError(f"{name} is compressed with {what}: save it with gzip, once, or without compression")
+
+
+def _filters(dataset: h5py.Dataset) -> list[tuple[int, tuple[int, ...]]]:
+    """(code, values) of the filters, in the order in which they were applied."""
+    plan = dataset.id.get_create_plist()
+    found = (plan.get_filter(index) for index in range(plan.get_nfilters()))
+    return [(entry[0], tuple(entry[2])) for entry in found]
+
+
+def _chunk(
+    dataset: h5py.Dataset, corner: tuple[int, ...], filters: list[tuple[int, tuple[int, ...]]]
+) -> NDArray[Any]:
+    dtype, shape = dataset.dtype, dataset.chunks
+    size = int(np.prod(shape)) * dtype.itemsize
+    stored = dataset.id.get_chunk_info_by_coord(corner)
+    if stored.byte_offset is None:
+        return np.full(shape, dataset.fillvalue, dtype)
+    if stored.size > 2 * size + 1024:  # no compression makes it that much larger
+        raise DamagedChunkError(f"a chunk of {size} bytes is stored in {stored.size}")
+    mask, data = dataset.id.read_direct_chunk(corner)
+    for index in reversed(range(len(filters))):
+        code, values = filters[index]
+        if mask >> index & 1:
+            # A writer may skip a compression that does not help; never a checksum.
+            if code != h5z.FILTER_DEFLATE:
+                raise DamagedChunkError("a chunk is exempt from its checksum")
+        elif code == h5z.FILTER_DEFLATE:
+            data = _inflate(data, size + _SUM)
+        elif code == h5z.FILTER_SHUFFLE:
+            data = _unshuffle(data, values[0] if values else dtype.itemsize)
+        else:
+            data = _verify(data)
+    if len(data) != size:
+        raise DamagedChunkError(f"a chunk has {len(data)} bytes instead of {size}")
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _inflate(data: bytes, most: int) -> bytes:
+    stream = zlib.decompressobj()
+    unpacked = stream.decompress(data, most + 1)
+    if len(unpacked) > most or not stream.eof:
+        raise DamagedChunkError("a compressed chunk does not end where it must")
+    return unpacked
+
+
+def _unshuffle(data: bytes, width: int) -> bytes:
+    """Undo the shuffle filter: all first bytes of the values, all second bytes, ...; a rest stays."""
+    count = len(data) // width if width else 0
+    if width < 2 or count < 2:
+        return data
+    whole = np.frombuffer(data, np.uint8, count * width).reshape(width, count)
+    return whole.T.tobytes() + data[count * width :]
+
+
+def _verify(data: bytes) -> bytes:
+    """Check and cut off Fletcher's checksum: ones' complement sums of 16-bit words, high byte first."""
+    content, given = data[:-_SUM], int.from_bytes(data[-_SUM:], "little")
+    padded = content + b"\0" if len(content) % 2 else content
+    words = np.frombuffer(padded, ">u2").astype(np.uint64)
+    total = int(words.sum())
+    twice = int((words * np.arange(len(words), 0, -1, dtype=np.uint64)).sum())
+    if len(data) < _SUM or _ones(twice) << 16 | _ones(total) != given:
+        raise DamagedChunkError("a chunk does not have its checksum")
+    return content
+
+
+def _ones(value: int) -> int:
+    """Reduced to 16 bits by adding the carries: multiples of 65535 other than 0 become 65535."""
+    return (value - 1) % 65535 + 1 if value else 0
+
+
+# Opening one dataset of an untrusted file: everything is looked at before a value is read.
+
+
+SIEMENS = {"S": 1.0, "mS": 1e-3, "uS": 1e-6, "µS": 1e-6, "μS": 1e-6, "nS": 1e-9}
+"""The units that a file may be in. The micro sign and the Greek letter are two characters."""
+
+CHUNK_LIMIT = 1 << 24
+"""Bytes of the largest chunk: HDF5 takes a whole one into memory."""
+
+# No deflate stream unpacks to more than 1032 times its size (zlib's technical notes).
+_EXPANSION = 1032
+
+_FLOATS = (h5t.IEEE_F32LE, h5t.IEEE_F32BE, h5t.IEEE_F64LE, h5t.IEEE_F64BE)
+_BYTES = (h5t.STD_U8LE, h5t.STD_U8BE)
+_INTEGERS = (h5t.STD_I32LE, h5t.STD_I32BE)
+_KINDS = {h5o.TYPE_GROUP: "a group", h5o.TYPE_DATASET: "a dataset"}
+
+
+def child(group: h5py.Group, name: str, kind: int) -> bool:
+    """Whether the group has `name`, as an object of this file and of that kind.
+
+    Raises:
+        InputError: if it is a link to elsewhere, which a file from elsewhere must not make us follow, or
+            another kind of object.
+    """
+    link = name.encode(errors="surrogateescape")
+    if not group.id.links.exists(link):
+        return False
+    if group.id.links.get_info(link).type != h5l.TYPE_HARD:
+        raise InputError(
+            f"{show(name)} in {show(group.name)} is a soft or external link, which are not followed: "
+            "copy what it points to into the file"
+        )
+    if h5o.get_info(group.id, link).type != kind:
+        raise InputError(f"{show(name)} in {show(group.name)} is not {_KINDS[kind]}")
+    return True
+
+
+def open_conductances(group: h5py.Group, name: str) -> tuple[h5py.Dataset, float] | None:
+    """A dataset of conductances and what one of its units is in S; None if there is none.
+
+    Raises:
+        InputError: saying what is wrong with it and how it should be.
+    """
+    dataset = _open(group, name, _FLOATS, "float32 or float64")
+    if dataset is None:
+        return None
+    units = text(dataset, "units")
+    if units is None:
+        raise InputError(f'has no units: set the attribute units of {name} to "S" or "uS"')
+    if units not in SIEMENS:
+        raise InputError(f"units {show(units)} of {name} are unknown; known: {', '.join(SIEMENS)}")
+    _check_complete(dataset, name)
+    return dataset, SIEMENS[units]
+
+
+def open_faults(group: h5py.Group, name: str) -> h5py.Dataset | None:
+    """The map of fault codes, None if there is none; refused like `open_conductances`."""
+    return _open(group, name, _BYTES, "uint8")
+
+
+def open_lines(group: h5py.Group, name: str) -> h5py.Dataset | None:
+    """Numbers of word or bit lines, None if there are none; refused like `open_conductances`."""
+    dataset = _open(group, name, _INTEGERS, "int32")
+    if dataset is not None:
+        _check_complete(dataset, name)
+    return dataset
+
+
+def _open(group: h5py.Group, name: str, types: tuple[h5t.TypeID, ...], words: str) -> h5py.Dataset | None:
+    if not child(group, name, h5o.TYPE_DATASET):
+        return None
+    found = h5d.open(group.id, name.encode())
+    layout = found.get_create_plist()
+    # Asked before the shape: the shape of a virtual dataset may already open other files.
+    if layout.get_layout() == h5d.VIRTUAL or layout.get_external_count():
+        raise InputError(f"{name} lies in other files, which are not read: copy it into this one")
+    if not any(found.get_type().equal(known) for known in types):
+        raise InputError(f"{name} is not {words}: save it as {words}")
+    if len(found.shape or ()) != 3:
+        shape = "no shape" if found.shape is None else f"shape {found.shape}"
+        raise InputError(f"{name} has {shape[:80]}: expected (planes, rows, columns)")
+    dataset = h5py.Dataset(found)
+    check_filters(dataset, name)
+    if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > CHUNK_LIMIT:
+        raise InputError(
+            f"{name} has chunks {dataset.chunks} of more than {CHUNK_LIMIT >> 20} MiB: save it with "
+            "smaller ones"
+        )
+    return dataset
+
+
+def _check_complete(dataset: h5py.Dataset, name: str) -> None:
+    """Refuse what claims more than its bytes can hold, or was never written as a whole.
+
+    HDF5 reads a chunk that is not there as a fill value, without a word.
+    """
+    claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
+    stored = dataset.id.get_storage_size()
+    if claimed > _EXPANSION * stored or stored > dataset.file.id.get_filesize():
+        raise InputError(
+            f"{name} claims shape {dataset.shape} and has {stored} bytes: it was not "
+            "written completely, or is damaged; export or copy it again"
+        )
+    if dataset.chunks is None:
+        return
+    seen = set()
+    dataset.id.chunk_iter(lambda chunk: seen.add(chunk.chunk_offset))
+    sizes = zip(dataset.shape, dataset.chunks, strict=True)
+    if len(seen) != math.prod(-(-length // chunk) for length, chunk in sizes):
+        raise InputError(
+            f"{name} lacks some of its chunks or has odd ones: it was not written completely, or is "
+            "damaged; export or copy it again"
+        )
+
+
+# Writing HDF5 so that a full disk is an error and not a crash.
+
+
+class Sink:
+    """The file that HDF5 writes to. After the first failed write it takes the rest and drops it.
+
+    HDF5 cannot close a file whose last blocks cannot be written: it keeps it open and crashes when the
+    process ends. So it is never told; `check` raises what went wrong.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the OSError of the first write that failed, if one did."""
+        if self.error is not None:
+            raise self.error
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`, or drop it."""
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while self.error is None and done < len(view):
+                done += self.file.write(view[done:])
+        except OSError as error:
+            self.error = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the length."""
+        try:
+            if self.error is None:
+                return self.file.truncate(size)
+        except OSError as error:
+            self.error = error
+        return size or 0
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a position."""
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """The position."""
+        return self.file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        """Read what was written before."""
+        return self.file.read(size)
+
+    def readinto(self, buffer: Any) -> int:
+        """The same, into memory of HDF5's."""
+        return int(self.file.readinto(buffer))  # type: ignore[attr-defined]
+
+    def flush(self) -> None:
+        """Nothing is kept back; the caller syncs the file when it is complete."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[tuple[h5py.File, Sink]]:
+    """An HDF5 file that any library from 1.8 (2008) on reads, and the sink to check while writing.
+
+    Raises:
+        OSError: of the first write that failed.
+    """
+    with open(path, "r+b", buffering=0) as raw:
+        sink = Sink(raw)  # type: ignore[arg-type]
+        try:
+            # 1.8 is also the first with checksummed headers and attributes above 64 KiB.
+            with h5py.File(sink, "w", libver=("v108", "v108")) as file:
+                yield file, sink
+        except Exception:
+            sink.check()  # what HDF5 makes of dropped blocks is not the cause
+            raise
+        sink.check()
