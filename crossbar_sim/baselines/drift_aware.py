@@ -33,9 +33,9 @@ from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError, held, warn
 from crossbar_sim.nn.analog.chain import ELEMENTWISE, FUNCTIONS
 from crossbar_sim.nn.analog.chips import layers, set_chip, set_hardware, slots
-from crossbar_sim.nn.analog.conversion import Operands
+from crossbar_sim.nn.analog.conversion import mapped
 from crossbar_sim.nn.analog.matrices import matrices
-from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.detection import detects, task_loss
 from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates
 from crossbar_sim.nn.seeding import normals, uniforms

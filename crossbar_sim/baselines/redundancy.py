@@ -16,8 +16,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Split
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.chips import layers
-from crossbar_sim.nn.analog.conversion import to_analog
-from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.analog.conversion import mapped, to_analog
 from crossbar_sim.nn.networks import AveragedOutputs as AveragedOutputs
 from crossbar_sim.robustness import robustness
 

@@ -23,7 +23,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import replacing
 from crossbar_sim.nn.analog import chips as handle
-from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.analog.conversion import mapped
 from crossbar_sim.report.figure import METADATA
 from crossbar_sim.report.look import COLOURS, Names
 from crossbar_sim.report.sweep_figures import looks

@@ -19,7 +19,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import replacing
 from crossbar_sim.nn.analog import chips
-from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.analog.conversion import mapped
 from crossbar_sim.nn.detection import BLOCK, check_task, truth
 from crossbar_sim.nn.evaluate import outputs
 from crossbar_sim.report.figure import METADATA

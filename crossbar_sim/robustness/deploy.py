@@ -17,10 +17,10 @@ from crossbar_sim.data.load import given
 from crossbar_sim.errors import InputError, held, warn
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.chips import remap_arrays, remap_errors, remap_sentence
-from crossbar_sim.nn.analog.conversion import Operands, patterns, to_analog
+from crossbar_sim.nn.analog.conversion import patterns, settled, to_analog
 from crossbar_sim.nn.analog.effects import idle_effects, layer_effects, read_linearly
 from crossbar_sim.nn.analog.fidelity import faithful
-from crossbar_sim.nn.analog.operands import settled
+from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.state import CellMaps, Layer, Maps
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.module_state import left_on

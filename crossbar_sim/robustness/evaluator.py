@@ -20,10 +20,10 @@ from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.chain import Chain
-from crossbar_sim.nn.analog.conversion import Operands, to_analog
+from crossbar_sim.nn.analog.conversion import mapped, to_analog
 from crossbar_sim.nn.analog.copying import copy_module
 from crossbar_sim.nn.analog.fidelity import faithful, is_copy
-from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.evaluate import one_thread, outputs, torch_threads_kept
 from crossbar_sim.nn.pickling import packed, unpacked
 from crossbar_sim.rng import Key

@@ -12,8 +12,8 @@ from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data import Splits, load_data
 from crossbar_sim.errors import InputError, held
 from crossbar_sim.nn.analog.chips import layers
-from crossbar_sim.nn.analog.conversion import Operands
-from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.analog.conversion import mapped
+from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.evaluate import tokens, whole_numbers
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.nn.seeding import permutation

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.analog.conversion import NO_OPERAND, Operands
+from crossbar_sim.nn.analog.conversion import NO_OPERAND
 from crossbar_sim.nn.analog.effects import of_design as of_design
+from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.state import Layer
 from crossbar_sim.nn.class_axis import class_axis, traced_axis, undecided
 from crossbar_sim.nn.detection import detects

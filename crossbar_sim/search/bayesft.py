@@ -21,7 +21,7 @@ from crossbar_sim.data import Development, Splits
 from crossbar_sim.errors import InputError, held, warn
 from crossbar_sim.files import check_writable
 from crossbar_sim.nn.analog.chips import layers
-from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.analog.conversion import mapped
 from crossbar_sim.nn.dropout_sites import remove_found
 from crossbar_sim.nn.files.checkpoint import write_tensors
 from crossbar_sim.nn.training.loop import Epoch, FitReport

@@ -31,8 +31,7 @@ from crossbar_sim.errors import InputError, held
 from crossbar_sim.nn import MLP, LeNet5
 from crossbar_sim.nn.analog.chips import layers as layers_of
 from crossbar_sim.nn.analog.chips import set_chip
-from crossbar_sim.nn.analog.conversion import to_analog
-from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.analog.conversion import mapped, to_analog
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.training.loop import Optimiser, accuracy
 from crossbar_sim.nn.training.settings import Training

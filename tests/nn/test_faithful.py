@@ -12,7 +12,8 @@ from crossbar_sim import Hardware, InputError
 from crossbar_sim.data import Split, Splits
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.analog.chips import design, set_chip
-from crossbar_sim.nn.analog.fidelity import InPlace, faithful
+from crossbar_sim.nn.analog.fidelity import faithful
+from crossbar_sim.nn.analog.layers import InPlace
 from crossbar_sim.nn.evaluate import outputs
 from crossbar_sim.robustness import deploy, robustness
 from crossbar_sim.robustness.calibration import Calibration

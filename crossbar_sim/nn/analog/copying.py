@@ -409,3 +409,14 @@ _RULES: dict[type, Callable[[_Copier, Any], Any]] = {
     weakref.WeakValueDictionary: _Copier._weak_values,
     weakref.WeakKeyDictionary: _Copier._weak_keys,
 }
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of a DataParallel, or of what torch.compile returns: its layers have their own names."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif type(model).__module__.startswith("torch._dynamo") and hasattr(model, "_orig_mod"):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model

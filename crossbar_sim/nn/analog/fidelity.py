@@ -20,54 +20,13 @@ from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
-from crossbar_sim.nn.analog.conversion import unwrapped
-from crossbar_sim.nn.analog.copying import exchange
-from crossbar_sim.nn.analog.layers import ATTRIBUTE, Parameters, arrays_of, keep_class
-from crossbar_sim.nn.analog.matrices import RANK
+from crossbar_sim.nn.analog.copying import unwrapped
+from crossbar_sim.nn.analog.layers import InPlace, arrays_of, keep_class
 from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.evaluate import few_of, few_outputs
 
 _NEAR, _NEAR_HALF = 1e-4, 3e-2
 """Differences of outputs, relative to the largest, that rounding can make; in half precision."""
-
-_INSTALLING = threading.RLock()
-
-
-class InPlace(nn.Module):
-    """The original, whose layers are analog while it runs: for models of which no copy can be made.
-
-    Runs come one after the other, in whichever threads.
-
-    Args:
-        original: the clean model.
-        copied: what `to_analog` made of it; the arrays are its layers'.
-    """
-
-    def __init__(self, original: nn.Module, copied: nn.Module) -> None:
-        super().__init__()
-        self.copied, self.original, self.training = copied, original, False
-        pairs = zip(original.modules(), copied.modules(), strict=True)
-        self._pairs = [(o, a) for o, a in pairs if ATTRIBUTE in vars(a) or RANK in vars(a)]
-
-    def forward(self, *args: Any, **keywords: Any) -> Any:
-        """Of the original, on the arrays."""
-        with _INSTALLING:
-            before = [(o, type(o), o._parameters) for o, _ in self._pairs]
-            try:
-                for o, a in self._pairs:
-                    o.__dict__.update({name: vars(a)[name] for name in (ATTRIBUTE, RANK) if name in vars(a)})
-                    if isinstance(a._parameters, Parameters):
-                        o.__dict__["_parameters"] = a._parameters
-                    if type(a) is not type(o):
-                        exchange(o, type(a))
-                return self.original(*args, **keywords)
-            finally:
-                for o, cls, parameters in before:
-                    if type(o) is not cls:
-                        exchange(o, cls)
-                    o.__dict__["_parameters"] = parameters
-                    for name in (ATTRIBUTE, RANK):
-                        o.__dict__.pop(name, None)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ parameters, and a gradient reaches them through the array.
 """
 
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from crossbar_sim.nn.analog.copying import Silent, base_of, copy_graph, derive, exchange, restore
+from crossbar_sim.nn.analog.matrices import RANK
 from crossbar_sim.nn.analog.products import Tiled, on_tiles
 from crossbar_sim.nn.analog.programming import gain, program_into, tiled_of, write
 from crossbar_sim.nn.analog.state import Design, Slot
@@ -339,3 +341,43 @@ def keep_class(module: nn.Module) -> None:
         parameters.module = module
         module.__dict__["_parameters"] = parameters
     restore(module)
+
+
+_INSTALLING = threading.RLock()
+
+
+class InPlace(nn.Module):
+    """The original, whose layers are analog while it runs: for models of which no copy can be made.
+
+    Runs come one after the other, in whichever threads.
+
+    Args:
+        original: the clean model.
+        copied: what `to_analog` made of it; the arrays are its layers'.
+    """
+
+    def __init__(self, original: nn.Module, copied: nn.Module) -> None:
+        super().__init__()
+        self.copied, self.original, self.training = copied, original, False
+        pairs = zip(original.modules(), copied.modules(), strict=True)
+        self._pairs = [(o, a) for o, a in pairs if ATTRIBUTE in vars(a) or RANK in vars(a)]
+
+    def forward(self, *args: Any, **keywords: Any) -> Any:
+        """Of the original, on the arrays."""
+        with _INSTALLING:
+            before = [(o, type(o), o._parameters) for o, _ in self._pairs]
+            try:
+                for o, a in self._pairs:
+                    o.__dict__.update({name: vars(a)[name] for name in (ATTRIBUTE, RANK) if name in vars(a)})
+                    if isinstance(a._parameters, Parameters):
+                        o.__dict__["_parameters"] = a._parameters
+                    if type(a) is not type(o):
+                        exchange(o, type(a))
+                return self.original(*args, **keywords)
+            finally:
+                for o, cls, parameters in before:
+                    if type(o) is not cls:
+                        exchange(o, cls)
+                    o.__dict__["_parameters"] = parameters
+                    for name in (ATTRIBUTE, RANK):
+                        o.__dict__.pop(name, None)

@@ -9,7 +9,7 @@ of its operands are those copies, which are computed from them, and which depend
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,88 +20,66 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.errors import held, warn
 from crossbar_sim.nn.analog import chips
-from crossbar_sim.nn.analog.conversion import Operand, Operands, check_any, is_matrix, patterns, to_analog
-from crossbar_sim.nn.analog.effects import of_design
 from crossbar_sim.nn.analog.exported_products import factors_of, is_unflattened, product_at
-from crossbar_sim.nn.analog.fidelity import InPlace, faithful
-from crossbar_sim.nn.analog.layers import arrays_of
-from crossbar_sim.nn.analog.matrices import Layout, Matrix, matrices
+from crossbar_sim.nn.analog.layers import InPlace, arrays_of
+from crossbar_sim.nn.analog.matrices import Layout, Matrix, is_matrix, matrices
 from crossbar_sim.nn.analog.state import Design, Slot, reading
 from crossbar_sim.nn.evaluate import BLOCK, one_thread, torch_threads_kept
 from crossbar_sim.nn.module_state import watched
 
+Way = Literal["product", "computed", "operand", "past", "kept", "handed", "read", "unused"]
+"""What a forward does with a parameter:
 
-def mapped(
-    model: nn.Module,
-    hardware: Hardware,
-    x: Tensor,
-    seed: int = 0,
-    chip: int = 0,
-    only: Iterable[str] | None = None,
-    skip: Iterable[str] = (),
-    clean: tuple[Tensor, Tensor] | None = None,
-    fixed: int | None = None,
-) -> tuple[nn.Module, Operands | None]:
-    """The analog model, with those weights on arrays that its forward multiplies its inputs with.
-
-    Args:
-        model: clean, in evaluation mode.
-        hardware, seed, chip, only, skip: see `to_analog`.
-        x: inputs (n, ...), of which the first few are run.
-        clean: see `faithful`.
-        fixed: the one batch size that the model accepts.
-
-    Returns:
-        The model as `faithful` gives it, and what its forward does with its parameters (see `operands`).
-
-    Warns:
-        CrossbarWarning: as `to_analog`.
-
-    Raises:
-        InputError: as `to_analog` and `faithful`.
-    """
-    only, skip = None if only is None else patterns(only), patterns(skip)
-    with held():
-
-        def make(seen: Operands | None) -> nn.Module:
-            made = to_analog(model, hardware, seed, chip, only, skip, seen)
-            return faithful(made, model, x, clean, fixed)
-
-        analog, seen = settled(make, x, fixed)
-    warn(of_design(hardware, chips.layers(analog)))
-    return analog, seen
+product: it is the matrix of a product;
+computed: a product takes a tensor computed from it;
+operand: another operator takes it with something that depends on the inputs (a bias, a table);
+past: operators take the clean parameter, not what the array gives;
+kept: a product takes a copy that an earlier forward kept;
+handed: the layer computes with a weight that the forward hands to it (`functional_call`);
+read: it is read, and no operator takes it together with an input;
+unused: it is not read.
+"""
 
 
-def settled(
-    make: Callable[[Operands | None], nn.Module], x: Tensor, fixed: int | None = None
-) -> tuple[nn.Module, Operands | None]:
-    """An analog model that is made again with what its forward was seen to do, and what that is.
+@dataclass(frozen=True)
+class Operand:
+    """What a forward does with one parameter: the way, by which operator, and whether it also takes the clean one."""
+
+    way: Way
+    operator: str = ""
+    also_past: bool = False
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What one forward does with the parameters of a model: {name of the parameter: what}.
 
     Args:
-        make: an analog model, with what is known of its forward.
-        x, fixed: see `operands`.
-
-    Raises:
-        InputError: if nothing of the model is on an array by its classes, and no product was seen.
+        found: by the parameter's name in the module that holds it ("fc.weight"), for those that a module's arrays
+            provide.
+        matrices: {name of the parameter: how a product takes it}, for those that are no matrix by the class of what
+            holds them: a parameter of a class of one's own.
+        agrees: whether the arrays of the model that was looked at hold these so.
     """
-    analog = make(None)
-    seen = operands(analog, x, fixed)
-    if seen is None or not (seen.found or seen.matrices):
-        check_any(analog, chips.layers(analog))
-    if seen is None or seen.usual:
-        return analog, seen
-    analog = make(seen)
-    if seen.agrees:
-        return analog, seen
-    again = operands(analog, x, fixed)  # a parameter that has an array only now may be taken past it
-    if again is not None:
-        seen = Operands({**seen.found, **again.found}, seen.matrices)
-        if not all(operand.way in ("product", "operand") for operand in again.found.values()):
-            analog = make(seen)
-    return analog, seen
+
+    found: Mapping[str, Operand] = field(default_factory=dict)
+    matrices: Mapping[str, Matrix] = field(default_factory=dict)
+    agrees: bool = True
+
+    @property
+    def usual(self) -> bool:
+        """Whether every parameter is what its kind of layer makes of it: the matrix of a product, a bias, a factor."""
+        return self.agrees and all(operand.way in ("product", "operand") for operand in self.found.values())
+
+    def within(self, holder: str) -> tuple[Matrix, ...]:
+        """The matrices that a module of that name holds, although its class does not say so."""
+        found = self.matrices.items()
+        return tuple(matrix for name, matrix in found if name.rpartition(".")[0] == holder)
+
+    def of(self, holder: str, parameter: str) -> Operand | None:
+        """What was seen of a parameter; None if it was not looked at."""
+        return self.found.get(f"{holder}.{parameter}" if holder else parameter)
 
 
 def operands(analog: nn.Module, x: Tensor, fixed: int | None = None) -> Operands | None:

@@ -19,7 +19,7 @@ from crossbar_sim.crossbar.readout import EFFECTS, Magnitudes, Usage, count_inpu
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
-from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.analog.conversion import mapped
 from crossbar_sim.nn.analog.products import Tiled
 from crossbar_sim.nn.evaluate import run_over
 from crossbar_sim.validate import SINGLE, require

@@ -1,5 +1,6 @@
 """What our networks have in common: they know the arguments that rebuild them."""
 
+import inspect
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral, Real
@@ -173,3 +174,24 @@ class Network(nn.Module):
     def dropout_sites(self) -> Iterator[nn.modules.dropout._DropoutNd]:
         """The dropout layers in the order of their rates, which is that of their registration."""
         return (module for module in self.modules() if isinstance(module, OWN))
+
+
+NETWORKS: dict[str, type[nn.Module]] = {}
+"""Every network class by its name; `crossbar_sim.nn.networks` fills it."""
+
+
+def build(name: str, **arguments: Any) -> nn.Module:
+    """Build the network called `name`; its class documents the arguments.
+
+    Raises:
+        InputError: the name is not in `NETWORKS`, or an argument is unknown or out of range.
+    """
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise InputError(f"network {name!r} is unknown: choose from {', '.join(NETWORKS)}")
+    allowed = inspect.signature(NETWORKS[name]).parameters
+    for argument in arguments:
+        if argument not in allowed:
+            raise InputError(
+                f"network {name!r} takes no argument {argument!r}: its arguments are {', '.join(allowed)}"
+            )
+    return NETWORKS[name](**arguments)

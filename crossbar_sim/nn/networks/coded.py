@@ -8,9 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.networks.base import count
-
-# A network with several outputs per class, which are averaged.
+from crossbar_sim.nn.networks.base import build, count
 
 
 class AveragedOutputs(nn.Module):
@@ -74,16 +72,11 @@ class AveragedOutputs(nn.Module):
 
 
 def _averaged_name(name: str, arguments: dict[str, Any], outputs: int) -> nn.Module:
-    from crossbar_sim.nn.networks import build  # which lists this class too
-
     if name in ("averaged", "coded"):
         raise InputError(f"network 'averaged' takes a network of single outputs, not {name!r}")
     if "classes" in arguments:
         raise InputError("classes go beside the network's arguments: it has copies x classes outputs")
     return build(name, **arguments, classes=outputs)
-
-
-# A network whose outputs are the bits of code words, decoded to one score per class.
 
 
 class Coded(nn.Module):
@@ -155,8 +148,6 @@ def check_codes(codes: Iterable[str]) -> tuple[str, ...]:
 
 
 def _named(name: str, arguments: dict[str, Any], bits: int) -> tuple[nn.Module, dict[str, Any]]:
-    from crossbar_sim.nn.networks import build  # which lists this class too
-
     if name == "coded":
         raise InputError("network 'coded' takes a network that is not itself coded")
     if arguments.setdefault("classes", bits) != bits:
