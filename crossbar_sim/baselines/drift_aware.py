@@ -3,13 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from os import PathLike
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from crossbar_sim.baselines.dropout import check_rates
@@ -31,11 +30,11 @@ from crossbar_sim.crossbar.presets import design_given
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError, held, warn
-from crossbar_sim.nn.analog.chain import ELEMENTWISE, FUNCTIONS
 from crossbar_sim.nn.analog.chips import layers, set_chip, set_hardware, slots
 from crossbar_sim.nn.analog.conversion import mapped
 from crossbar_sim.nn.analog.matrices import matrices
 from crossbar_sim.nn.analog.operands import Operands
+from crossbar_sim.nn.analog.sequential import TracedStep, flatten, trace_sequential
 from crossbar_sim.nn.detection import detects, task_loss
 from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates
 from crossbar_sim.nn.seeding import normals, uniforms
@@ -47,10 +46,6 @@ from crossbar_sim.robustness.score import of_operands
 # Networks that are linear layers one after another, run on several chips at once by batched products.
 
 
-Part = nn.Module | Callable[[Tensor], Tensor]
-DROPOUTS = (nn.Dropout, nn.AlphaDropout)
-
-
 class BatchedSequence:
     """A network as its linear layers, activations and dropout in order; `of` recognises one.
 
@@ -59,40 +54,18 @@ class BatchedSequence:
         flattens: whether images are flattened before the first of them.
     """
 
-    def __init__(self, parts: list[Part], flattens: bool) -> None:
+    def __init__(self, parts: list[TracedStep], flattens: bool) -> None:
         self.parts, self.flattens = parts, flattens
 
     @classmethod
     def of(cls, model: nn.Module) -> "BatchedSequence | None":
-        """The sequence that a model is; None: it is anything more.
-
-        The forward is traced with a stand-in for the images, which a forward that looks at their values refuses.
-        """
-        if isinstance(model, fx.GraphModule) or any(_watched(module) for module in model.modules()):
+        """The sequence of a sequential model that flattens its inputs first, if at all; None for any other model."""
+        steps = trace_sequential(model)
+        if steps is None:
             return None
-        try:
-            nodes = list(fx.Tracer().trace(model).nodes)
-        except Exception:  # of the user's own code, on values that are none
-            return None
-        parts: list[Part] = []
-        flattens = False
-        for before, node in pairwise(nodes):
-            # each takes what the one before it gives, and nobody else does
-            if node.all_input_nodes != [before] or len(before.users) != 1:
-                return None
-            if node.op == "output":
-                if not isinstance(node.args[0], fx.Node):
-                    return None
-            elif _flattens(model, node):
-                if parts:
-                    return None
-                flattens = True
-            else:
-                part = _part(model, node)
-                if part is None:
-                    return None
-                parts.append(part)
-        return cls(parts, flattens) if any(isinstance(part, nn.Linear) for part in parts) else None
+        parts = [step for step in steps if step is not flatten]
+        flattens = len(steps) - len(parts)
+        return None if flatten in steps[flattens:] else cls(parts, flattens > 0)
 
     def takes(self, x: Tensor) -> bool:
         """Whether images (b, ...) are such as its first layer multiplies, once they are flat."""
@@ -118,34 +91,6 @@ class BatchedSequence:
             else:
                 x = part(x)
         return x
-
-
-def _watched(module: nn.Module) -> bool:
-    """Whether the module does more than its class says."""
-    return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
-
-
-def _flattens(model: nn.Module, node: fx.Node) -> bool:
-    arguments = [*node.args[1:], *node.kwargs.values()]
-    if node.op == "call_module":
-        module = model.get_submodule(str(node.target))
-        return type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1)
-    if node.target in (torch.flatten, "flatten"):
-        return bool(arguments == [1]) and "end_dim" not in node.kwargs
-    if node.target in ("view", "reshape"):  # x.view(-1, 784)
-        return bool(len(arguments) == 2 and arguments[0] == -1) and type(arguments[1]) is int
-    return False
-
-
-def _part(model: nn.Module, node: fx.Node) -> Part | None:
-    if node.op == "call_module":
-        module = model.get_submodule(str(node.target))
-        known = (nn.Linear, *DROPOUTS, *ELEMENTWISE, nn.Identity)
-        return module if type(module) in known else None
-    if node.op == "call_function" and node.target in FUNCTIONS and not set(node.kwargs) - {"inplace"}:
-        function: Any = node.target
-        return function if len(node.args) == 1 else None
-    return None
 
 
 # Chips to train on: fresh in every step, and none that an evaluation meets.

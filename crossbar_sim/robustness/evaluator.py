@@ -19,11 +19,11 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips as handle
-from crossbar_sim.nn.analog.chain import Chain
 from crossbar_sim.nn.analog.conversion import mapped, to_analog
 from crossbar_sim.nn.analog.copying import copy_module
 from crossbar_sim.nn.analog.fidelity import faithful, is_copy
 from crossbar_sim.nn.analog.operands import Operands
+from crossbar_sim.nn.analog.sequential import SequentialChips
 from crossbar_sim.nn.evaluate import one_thread, outputs, torch_threads_kept
 from crossbar_sim.nn.pickling import packed, unpacked
 from crossbar_sim.rng import Key
@@ -266,9 +266,9 @@ class AnyModel:
 
 
 class OfChain:
-    """A few chips of a `Chain` at a time, for accuracy and agreement."""
+    """A few chips of a `SequentialChips` at a time, for accuracy and agreement."""
 
-    def __init__(self, subject: "Subject", chain: Chain) -> None:
+    def __init__(self, subject: "Subject", chain: SequentialChips) -> None:
         self.subject, self.chain, self.key, self.size = subject, chain, Key(subject.seed), chain.size
         reference = subject.reference
         labels = reference.y if subject.metric == "accuracy" else reference.predicted
@@ -474,13 +474,13 @@ def _measurers(subject: Subject) -> list[Measurer]:
     count = threads.threads() if small and all(p.device.type == "cpu" for p in parameters) else 1
     chain = _chain(subject, analog, hardware) if small else None
     if chain is not None:
-        return [OfChain(subject, each) for each in (chain, *(chain.twin() for _ in range(1, count)))]
+        return [OfChain(subject, each) for each in (chain, *(chain.for_thread() for _ in range(1, count)))]
     memo = {id(p): p for p in analog.parameters()}
     copies = [analog, *(copy_module(analog, dict(memo)) for _ in range(1, count))]
     return [AnyModel(subject, each) for each in copies]
 
 
-def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> Chain | None:
+def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> SequentialChips | None:
     """The model as a chain, if it is one and gives what its own forward gives, to the bit."""
     reference = subject.reference
     one = reference.classes and reference.predicted.dim() == 1 and reference.judged is None
@@ -488,8 +488,8 @@ def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> Chain | N
         return None
     # on a copy of its own: to look for a chain traces the forward, which may leave things on the model
     traced = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip, subject.seen)
-    chain = Chain.of(traced)
-    if chain is None or not chain.takes(reference.x):
+    chain = SequentialChips.of(traced)
+    if chain is None or not chain.accepts(reference.x):
         return None
     few = reference.x[:CHECKED]
     chain.program(hardware, (0,))

@@ -14,8 +14,8 @@ from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.converters import ADC, DAC, GaussianReadNoise
 from crossbar_sim.nn import seeded, to_analog
 from crossbar_sim.nn.analog import chips, products
-from crossbar_sim.nn.analog.chain import Chain
 from crossbar_sim.nn.analog.effects import idle_effects, layer_effects, read_linearly
+from crossbar_sim.nn.analog.sequential import SequentialChips
 from crossbar_sim.nn.analog.torch_core import effective_weight
 from crossbar_sim.nn.evaluate import outputs
 
@@ -312,8 +312,8 @@ def test_what_cannot_be_is_refused_in_one_line():
 
 def test_a_chain_is_not_taken_where_products_are_converted():
     model = made(lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)))
-    assert Chain.of(to_analog(model, PLAIN)) is not None
-    assert Chain.of(to_analog(model, COARSE)) is None
+    assert SequentialChips.of(to_analog(model, PLAIN)) is not None
+    assert SequentialChips.of(to_analog(model, COARSE)) is None
 
 
 @pytest.mark.parametrize("bias", ["digital", "row"])

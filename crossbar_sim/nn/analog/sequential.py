@@ -1,4 +1,10 @@
-"""Chains of layers that are evaluated on many chips at once."""
+"""Sequential networks (linear layers and activations one after another), evaluated on many chips at once.
+
+Calling the modules of a small network, with their properties and checks for stale arrays, takes several times as long
+as its arithmetic. `SequentialChips` knows the steps beforehand and writes the weights of several chips at a time. Each
+chip still runs separately, in the operations of the model's own forward: results are bit-identical, whichever chips
+are written together.
+"""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -21,98 +27,86 @@ from crossbar_sim.nn.analog.state import Slot
 from crossbar_sim.nn.fast_operators import product
 from crossbar_sim.rng import check_chip
 
-# Which models are chains: found by tracing the forward, so that a network of any class can be one.
+TracedStep = nn.Module | Callable[[Tensor], Tensor]
 
-
-Step = nn.Linear | Callable[[Tensor], Tensor]
-
-ELEMENTWISE = (
+ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid,
     nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Softplus, nn.Softsign,
 )  # fmt: skip
-"""Activations without parameters or randomness."""
+"""Elementwise, without parameters or randomness."""
 
-NOTHING = (nn.Identity, nn.Dropout, nn.AlphaDropout)
-"""What does nothing in evaluation mode."""
+IDENTITIES = (nn.Identity, nn.Dropout, nn.AlphaDropout)
+"""Layers that are the identity in evaluation mode."""
 
 FUNCTIONS = (F.relu, torch.relu, F.tanh, torch.tanh, F.sigmoid, torch.sigmoid, F.gelu, F.silu)
 """Activations as functions."""
 
 
-def steps_of(model: nn.Module) -> tuple[list[Step], bool] | None:
-    """Linear layers and activations in order, and whether images are flattened before the first layer.
+def flatten(x: Tensor) -> Tensor:
+    """Flatten all but the first dimension: stands for every way to write that in a traced forward."""
+    return x.flatten(1)
 
-    None where the model is anything more, or is not in evaluation mode. The forward is traced with a stand-in for
-    the images, which a forward that looks at their values refuses.
+
+def trace_sequential(model: nn.Module) -> list[TracedStep] | None:
+    """The steps of a model that applies linear layers, activations and dropout one after another.
+
+    The forward is traced with symbolic inputs, so that a network of any class can qualify; a forward that depends on
+    the values of its inputs does not.
+
+    Returns:
+        Modules, activation functions and `flatten`, in order, at least one of them a linear layer; None if the model
+        does anything else, or has forward hooks.
     """
-    if isinstance(model, fx.GraphModule) or any(_watched(module) for module in model.modules()):
+    if isinstance(model, fx.GraphModule) or any(_is_hooked(module) for module in model.modules()):
         return None
     try:
         nodes = list(fx.Tracer().trace(model).nodes)
-    except Exception:  # of the user's own code, on values that are none
+    except Exception:  # raised by the user's own code on symbolic values
         return None
-    found: list[Step | str] = []
+    steps: list[TracedStep] = []
     for before, node in pairwise(nodes):
-        # each takes what the one before it gives, and nobody else does
-        step = _step(model, node) if node.all_input_nodes == [before] and len(before.users) == 1 else None
+        # each node takes the result of the one before it, which nothing else takes
+        if node.all_input_nodes != [before] or len(before.users) != 1:
+            return None
+        if node.op == "output":
+            if not isinstance(node.args[0], fx.Node):
+                return None
+            continue
+        step = _step(model, node)
         if step is None:
             return None
-        found.append(step)
-    layers = [i for i, step in enumerate(found) if isinstance(step, nn.Linear)]
-    if not layers:
-        return None
-    return [step for step in found if not isinstance(step, str)], "flatten" in found[: layers[0]]
+        steps.append(step)
+    return steps if any(isinstance(step, nn.Linear) for step in steps) else None
 
 
-def _watched(module: nn.Module) -> bool:
-    """Whether the module does more than its class says, or is not in evaluation mode."""
-    return (
-        module.training
-        or bool(module._forward_hooks or module._forward_pre_hooks)
-        or "forward" in vars(module)
-    )
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
 
 
-def _step(model: nn.Module, node: fx.Node) -> Step | str | None:
-    """What a node does: a step, "flatten", "nothing", or None for anything else."""
-    if node.op == "output":
-        return "nothing" if isinstance(node.args[0], fx.Node) else None
+def _step(model: nn.Module, node: fx.Node) -> TracedStep | None:
+    """The step that a node performs; None for an unsupported operation."""
     if node.op == "call_module":
-        return _module(model.get_submodule(str(node.target)))
+        module = model.get_submodule(str(node.target))
+        base = base_of(module)
+        if base is nn.Flatten:
+            return flatten if (module.start_dim, module.end_dim) == (1, -1) else None
+        return module if base in (nn.Linear, *ACTIVATIONS, *IDENTITIES) else None
     arguments = [*node.args[1:], *node.kwargs.values()]
     if node.target in (torch.flatten, "flatten"):
-        return "flatten" if arguments == [1] and "end_dim" not in node.kwargs else None
+        return flatten if arguments == [1] and "end_dim" not in node.kwargs else None
     if node.target in ("view", "reshape"):  # x.view(-1, 784)
-        return "flatten" if len(arguments) == 2 and arguments[0] == -1 and type(arguments[1]) is int else None
+        return flatten if len(arguments) == 2 and arguments[0] == -1 and type(arguments[1]) is int else None
     if node.op == "call_function" and node.target in FUNCTIONS and not set(node.kwargs) - {"inplace"}:
         function: Any = node.target
         return function if len(node.args) == 1 else None
     return None
 
 
-def _module(module: nn.Module) -> Step | str | None:
-    base = base_of(module)
-    if base is nn.Flatten:
-        return "flatten" if (module.start_dim, module.end_dim) == (1, -1) else None
-    if base in NOTHING:
-        return "nothing"
-    return module if base is nn.Linear or base in ELEMENTWISE else None
+MAX_WEIGHTS = 1 << 17
+"""Weights written at a time: they stay in the second-level cache."""
 
-
-# Chains: networks that are linear layers one after another, with activations between, run without their modules.
-#
-# A small network computes in a tenth of a millisecond what its modules, properties and checks for stale arrays take
-# several times as long to call. A chain knows the steps beforehand, and writes the weights of several chips at
-# a time.
-# Each chip still runs by itself, in the operations of the model's own forward: the same bits, whichever others are
-# written with it.
-
-
-WEIGHTS = 1 << 17
-"""Weights written at a time, which stay in the second-level cache: of small networks those of several chips."""
-
-MOST = 16
-"""Chips written at a time: with more there is nothing left to save."""
+MAX_CHIPS = 16
+"""Chips written at a time: more save nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,15 +126,16 @@ class _Parameter:
     array: _Array | None
 
 
-class Chain:
-    """A chain with memory for the weights of `size` chips; `of` recognises one.
+class SequentialChips:
+    """A sequential analog model with memory for the weights of `size` chips; `of` recognises one.
 
     Args:
         model: analog; its clean parameters are shared, and its own arrays not used.
-        steps, flattens: of `steps_of`.
+        steps: linear layers and activations in order.
+        flattens: whether images are flattened before the first linear layer.
     """
 
-    def __init__(self, model: nn.Module, steps: list[Step], flattens: bool) -> None:
+    def __init__(self, model: nn.Module, steps: list[TracedStep], flattens: bool) -> None:
         self.design, self.steps, self.flattens = design(model), _prepared(steps), flattens
         layers = [step for step in steps if isinstance(step, nn.Linear)]
         self.features = layers[0].in_features
@@ -149,27 +144,29 @@ class Chain:
             _parameter(hardware, layer, name) for layer in layers for name in ("weight", "bias")
         ]
         weights = sum(p.clean.numel() for p in self.parameters if p is not None)
-        self.size = max(1, min(MOST, WEIGHTS // max(weights, 1)))
+        self.size = max(1, min(MAX_CHIPS, MAX_WEIGHTS // max(weights, 1)))
         self._take_memory()
 
     @classmethod
-    def of(cls, model: nn.Module) -> "Chain | None":
-        """The chain that an analog model is; None: it is anything more."""
+    def of(cls, model: nn.Module) -> "SequentialChips | None":
+        """The chips of a sequential analog model in evaluation mode; None: the model does anything more."""
         if design(model).hardware.reading:  # converters work product by product
             return None
-        found = steps_of(model)
-        if found is None or not all(_simple(step) for step in found[0] if isinstance(step, nn.Linear)):
+        steps = None if any(module.training for module in model.modules()) else trace_sequential(model)
+        if steps is None or not all(_is_plain(step) for step in steps if isinstance(step, nn.Linear)):
             return None
-        return cls(model, *found)
+        first = next(i for i, step in enumerate(steps) if isinstance(step, nn.Linear))
+        kept = [step for step in steps if step is not flatten and not isinstance(step, IDENTITIES)]
+        return cls(model, kept, flatten in steps[:first])
 
-    def twin(self) -> "Chain":
-        """The same chain with memory of its own: for another thread."""
+    def for_thread(self) -> "SequentialChips":
+        """The same model with memory of its own: for another thread."""
         other = copy.copy(self)
         other._take_memory()
         return other
 
-    def takes(self, x: Tensor) -> bool:
-        """Whether inputs (n, ...) are such as the chain was made for."""
+    def accepts(self, x: Tensor) -> bool:
+        """Whether inputs (n, ...) have the dtype, device and size that the steps were made for."""
         flat = x.dim() == 2 or (x.dim() > 2 and self.flattens)
         plain = x.dtype == torch.float32 and x.device.type == "cpu"
         return flat and plain and x[:1].numel() == self.features
@@ -212,7 +209,7 @@ class Chain:
         return h
 
 
-def _prepared(steps: list[Step]) -> list[Callable[[Tensor], Tensor] | None]:
+def _prepared(steps: list[TracedStep]) -> list[Callable[[Tensor], Tensor] | None]:
     """None for a linear layer; a ReLU overwrites what a layer gave, since a fresh tensor costs more than it does."""
     first = next(i for i, step in enumerate(steps) if isinstance(step, nn.Linear))
     prepared: list[Callable[[Tensor], Tensor] | None] = []
@@ -227,8 +224,8 @@ def _slots(layer: nn.Linear) -> dict[str, Slot]:
     return {} if arrays is None else arrays.slots
 
 
-def _simple(layer: nn.Linear) -> bool:
-    """Whether each array of the layer is one parameter as it lies in memory."""
+def _is_plain(layer: nn.Linear) -> bool:
+    """Whether each array of the layer is one whole float32 parameter in CPU memory."""
     for slot in _slots(layer).values():
         if slot.fold or slot.ideal or slot.bias or slot.layout.order not in ("out_in", "vector"):
             return False
