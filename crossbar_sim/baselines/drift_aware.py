@@ -30,7 +30,7 @@ from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError, held, warn
 from crossbar_sim.nn.analog.chips import layers, set_chip, set_hardware, slots
-from crossbar_sim.nn.analog.conversion import mapped
+from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.analog.matrices import matrices
 from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.sequential import TracedStep, flatten, trace_sequential
@@ -184,7 +184,7 @@ def as_deployed(
             their kind of layer multiplies with them.
 
     Raises:
-        InputError: as `mapped`.
+        InputError: as `map_model`.
     """
     modes = [(module, module.training) for module in model.modules()]
     # The loop keeps all parameters in one memory, and operands are told apart by theirs.
@@ -194,7 +194,7 @@ def as_deployed(
         for p, values in shared:
             p.data = values.clone()
         with torch.random.fork_rng(devices=cuda), torch.autocast(x.device.type, enabled=False):
-            analog, seen = mapped(model.eval(), hardware, x, seed, chip)
+            analog, seen = map_model(model.eval(), hardware, x, seed, chip)
     finally:
         for module, training in modes:
             module.training = training
@@ -360,8 +360,8 @@ def _all_drift(model: nn.Module, hardware: Hardware, x: Tensor) -> bool:
         if not slot.ideal
         for name in slot.names
     }
-    unused = {name for name, operand in seen.found.items() if operand.way == "unused"}
-    past = any(operand.also_past for operand in seen.found.values())
+    unused = {name for name, operand in seen.by_name.items() if operand.way == "unused"}
+    past = any(operand.also_bypassed for operand in seen.by_name.values())
     return not past and all(id(p) in drifting for name, p in model.named_parameters() if name not in unused)
 
 

@@ -16,7 +16,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Split
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.chips import layers
-from crossbar_sim.nn.analog.conversion import mapped, to_analog
+from crossbar_sim.nn.analog.conversion import map_model, to_analog
 from crossbar_sim.nn.networks import AveragedOutputs as AveragedOutputs
 from crossbar_sim.robustness import robustness
 
@@ -49,7 +49,7 @@ def cells(model: nn.Module, hardware: Hardware, x: Tensor | None = None) -> int:
         x: inputs (n, ...): layers whose weights the forward does not multiply them with are not counted. None: every
             layer counts.
     """
-    analog = to_analog(model, hardware) if x is None else mapped(model, hardware, x)[0]
+    analog = to_analog(model, hardware) if x is None else map_model(model, hardware, x)[0]
     return sum(g.cells for layer in layers(analog) for g in layer.geometries(hardware))
 
 

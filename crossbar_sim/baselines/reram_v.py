@@ -185,7 +185,7 @@ def diagnose(analog: nn.Module, model: nn.Module | None = None) -> dict[str, Ten
         InputError: if normalisation is folded into an array: its weights are no parameters that could be retrained
             one by one; or if no parameter has an array.
     """
-    shared = chips.design(analog)
+    shared = chips.analog_state(analog)
     named = {id(p): name for name, p in (analog if model is None else model).named_parameters()}
     found: dict[str, Tensor] = {}
     for slot, module in chips.slots(analog):

@@ -61,7 +61,7 @@ def describe(
     hardware = Hardware()
     try:
         seen, said = seen_in(loaded, hardware)
-        analog = to_analog(loaded.module, hardware, seen=seen)
+        analog = to_analog(loaded.module, hardware, operands=seen)
     except InputError as error:  # worth saying, but no reason to say nothing else
         yield "layers", f"cannot be deployed: {error}"
         return

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from crossbar_sim.crossbar.hardware import Hardware
     from crossbar_sim.experiments.networks import Named
     from crossbar_sim.nn.training.settings import Training
-    from crossbar_sim.search import BayesFT, Study, Tried
+    from crossbar_sim.search import BayesFT, Study, Trial
 
 
 @click.command(no_args_is_help=True)
@@ -177,7 +177,7 @@ def run_search(
     made = Named.of(network, parsed_arguments(network_arguments), splits)
     console = terminal(stderr=json_path == "-")
 
-    def told(trial: Tried, opened: Study) -> None:
+    def told(trial: Trial, opened: Study) -> None:
         best = opened.best()
         say(
             console,

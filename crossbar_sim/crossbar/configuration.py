@@ -559,7 +559,7 @@ def at_sigma(hardware: "Hardware", sigma: float) -> "Hardware":
     return replace(hardware, drift=replace(drift, sigma=sigma))
 
 
-def alike(hardware: "Hardware") -> bool:
+def is_deterministic(hardware: "Hardware") -> bool:
     """Whether all chips of the design are the same: nothing in it is random."""
     drift = hardware.drift
     still = drift is None or (getattr(drift, "sigma", None) == 0 and not isinstance(drift, RelaxationShift))

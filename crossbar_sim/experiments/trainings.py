@@ -29,7 +29,7 @@ from crossbar_sim.robustness.plans import HalfWidth
 from crossbar_sim.robustness.tasks import metric_of
 from crossbar_sim.search import BayesFT
 from crossbar_sim.search.by_name import any_method, needed_hardware
-from crossbar_sim.search.network import Searched
+from crossbar_sim.search.network import SearchedNetwork
 from crossbar_sim.search.surrogate import check_installed
 from crossbar_sim.store.records import canonical
 
@@ -166,7 +166,7 @@ def _check_rates(method: Method, model: nn.Module, made: Named) -> None:
     if isinstance(method, BayesFT):
         check_installed()
         sigmas = method.training_sigma if isinstance(method.training_sigma, tuple) else None
-        Searched.of(made, Key(0), method.rates, sigmas, method.width)
+        SearchedNetwork.of(made, Key(0), method.rates, sigmas, method.width)
         return
     rates = getattr(method, "rate", None)
     if rates is None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crossbar_sim.crossbar import threads
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.chips import locked
-from crossbar_sim.nn.analog.state import reading
+from crossbar_sim.nn.analog.state import numbered_reads
 from crossbar_sim.nn.fast_operators import FastRoutes
 from crossbar_sim.nn.module_state import watched
 
@@ -63,7 +63,7 @@ def outputs(
         missing = (fixed or 0) - len(piece)
         if missing > 0:
             piece = torch.cat([piece, piece[-1:].expand(missing, *piece.shape[1:])])
-        with torch.inference_mode(), reading(part.start, len(piece)):
+        with torch.inference_mode(), numbered_reads(part.start, len(piece)):
             y = _forward(model, piece, fast and device.type == "cpu")
         y = y[: len(piece) - max(missing, 0)]
         results[i] = y if reduce is None else reduce(y, part)
@@ -177,7 +177,7 @@ def run_over(model: nn.Module, x: Tensor, block: int, fixed: int | None = None) 
             piece = x[start : start + size]
             if fixed is not None and len(piece) < fixed:
                 piece = x[torch.arange(start, start + fixed, device=x.device) % len(x)]
-            with torch.inference_mode(), reading(start, len(piece)):
+            with torch.inference_mode(), numbered_reads(start, len(piece)):
                 _answer(model, piece)
 
 

@@ -23,7 +23,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import replacing
 from crossbar_sim.nn.analog import chips as handle
-from crossbar_sim.nn.analog.conversion import mapped
+from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.report.figure import METADATA
 from crossbar_sim.report.look import COLOURS, Names
 from crossbar_sim.report.sweep_figures import looks
@@ -104,7 +104,7 @@ def decisions(
         grid: (side, side, 2).
         examples: to count what is right.
     """
-    analog, _ = mapped(module, at_sigma(hardware, sigma), examples.x, seed, chips[0])
+    analog, _ = map_model(module, at_sigma(hardware, sigma), examples.x, seed, chips[0])
     side = len(grid)
     scores, right = [], []
     with torch.no_grad():

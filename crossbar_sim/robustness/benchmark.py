@@ -138,7 +138,7 @@ def conductance_histograms(analog: nn.Module) -> list[dict[str, Any]]:
     Returns:
         For each matrix: name, edges (BINS + 1, S), target and drifted (BINS counts of cells), idle (cells at g_min).
     """
-    design = handle.design(analog)
+    design = handle.analog_state(analog)
     hardware, mapping = design.hardware, design.hardware.mapping
     edges = np.linspace(0.0, WINDOW * mapping.g_max, BINS + 1)
     found = []

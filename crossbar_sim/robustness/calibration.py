@@ -19,7 +19,7 @@ from crossbar_sim.data import Development, Split
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog import chips as handle
-from crossbar_sim.nn.analog.conversion import mapped
+from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.analog.copying import base_of
 from crossbar_sim.nn.analog.layers import InPlace
 from crossbar_sim.nn.evaluate import BLOCK, outputs
@@ -608,7 +608,7 @@ def calibrated_scores(
         model.eval()
     metric = reference.metric(metric)
     reference.check_metric(metric)
-    analog, _ = mapped(model, hardware, reference.x, seed, 0, only, skip, reference.few, reference.fixed)
+    analog, _ = map_model(model, hardware, reference.x, seed, 0, only, skip, reference.few, reference.fixed)
     calibrator = Calibrator.of(analog, calibration, development, seed, reference.fixed)
     scores = []
     with handle.frozen(analog):

@@ -16,9 +16,9 @@ from crossbar_sim.data.load import given
 from crossbar_sim.errors import InputError, held, warn
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.chips import remap_arrays, remap_errors, remap_sentence
-from crossbar_sim.nn.analog.conversion import patterns, settled, to_analog
+from crossbar_sim.nn.analog.conversion import map_traced, patterns, to_analog
 from crossbar_sim.nn.analog.effects import idle_effects, layer_effects, read_linearly
-from crossbar_sim.nn.analog.fidelity import faithful
+from crossbar_sim.nn.analog.fidelity import ensure_equivalent
 from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.state import CellMaps, Layer, Maps
 from crossbar_sim.nn.evaluate import BLOCK
@@ -257,7 +257,7 @@ def deploy(
         with held():  # what it would warn of is among this report's warnings
             analog = to_analog(model, hardware, seed, numbers[0], only, skip, seen)
         if maps is not None:
-            handle.design(analog).set_maps(maps)
+            handle.analog_state(analog).set_maps(maps)
         if remap:
             remap_arrays(analog)
         return analog
@@ -276,9 +276,9 @@ def deploy(
     first = analog
 
     def make(seen: Operands | None) -> nn.Module:
-        return faithful(first if seen is None else made(seen), model, x, reference.few, fixed)
+        return ensure_equivalent(first if seen is None else made(seen), model, x, reference.few, fixed)
 
-    analog, seen = settled(make, x, fixed)
+    analog, seen = map_traced(make, x, fixed)
     total = _work(analog, len(numbers), sensitivity_chips)
     notes = (*notes, *cautions.of_state(left_on(model)), *cautions.of_places(reference))
     asked, metric = metric, reference.metric(metric)

@@ -14,14 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar import threads
-from crossbar_sim.crossbar.configuration import alike, at_sigma
+from crossbar_sim.crossbar.configuration import at_sigma, is_deterministic
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips as handle
-from crossbar_sim.nn.analog.conversion import mapped, to_analog
+from crossbar_sim.nn.analog.conversion import map_model, to_analog
 from crossbar_sim.nn.analog.copying import copy_module
-from crossbar_sim.nn.analog.fidelity import faithful, is_copy
+from crossbar_sim.nn.analog.fidelity import ensure_equivalent, is_copy
 from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.sequential import SequentialChips
 from crossbar_sim.nn.evaluate import one_thread, outputs, torch_threads_kept
@@ -232,7 +232,7 @@ class AnyModel:
 
     def __init__(self, subject: "Subject", analog: nn.Module) -> None:
         self.subject, self.analog, self.key = subject, analog, Key(subject.seed)
-        self.design = handle.design(analog)
+        self.design = handle.analog_state(analog)
         self.design.frozen = True  # nobody trains it: clean values are looked at once
 
     def trials(
@@ -366,7 +366,9 @@ class Subject:
             InputError: if no analog model is.
         """
         made = to_analog(self.module, hardware, self.seed, 0, self.only, self.skip, self.seen)
-        return faithful(made, self.module, self.reference.x, self.reference.few, self.reference.fixed)
+        return ensure_equivalent(
+            made, self.module, self.reference.x, self.reference.few, self.reference.fixed
+        )
 
     def look(self, hardware: Hardware) -> nn.Module:
         """As `analog`, and `seen` is found by running the forward.
@@ -375,7 +377,7 @@ class Subject:
             InputError: if no analog model is the clean one.
         """
         reference = self.reference
-        analog, self.seen = mapped(
+        analog, self.seen = map_model(
             self.module,
             hardware,
             reference.x,
@@ -442,7 +444,7 @@ class Evaluator:
             InputError: if a chip's score does not exist.
         """
         hardware = at_sigma(self.subject.hardware, job.sigma)
-        once = alike(hardware) and job.images is None
+        once = is_deterministic(hardware) and job.images is None
         chips = job.chips[:1] if once else job.chips
         size = max(1, min(self.size, -(-len(chips) // self.count)))  # no thread without work
         groups = [chips[part] for part in threads.chunks(len(chips), size)]

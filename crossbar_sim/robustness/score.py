@@ -386,8 +386,8 @@ def of_operands(layers: tuple[Layer, ...], seen: Operands | None) -> Iterator[st
     named = {name for names in whose.values() for name in names}
     past = [
         name
-        for name, operand in seen.found.items()
-        if (operand.also_past or operand.way in ("past", "kept")) and name.rpartition(".")[0] not in named
+        for name, operand in seen.by_name.items()
+        if (operand.also_bypassed or operand.way in ("past", "kept")) and name.rpartition(".")[0] not in named
     ]
     if past and named != {layer.name for layer in layers}:
         yield f"{_listed(past)}: the forward also takes the clean values, past the array, which do not drift"

@@ -203,7 +203,7 @@ def prepare(
 
 def _idle(analog: nn.Module, subject: Subject, sigma: float) -> list[str]:
     """What the design asks for and does not act on this model, looked at on chip 0."""
-    hardware = chips.design(analog).hardware
+    hardware = chips.analog_state(analog).hardware
     effects = layer_effects(analog, subject.reference.x, subject.reference.fixed)
     found = [*idle_effects(effects, hardware, 0), *read_linearly(analog, effects)]
     if sigma == 0:  # then drift was not asked for

@@ -5,21 +5,26 @@ BoTorch (pip install '.[search]' in a clone) is imported when a search begins, n
 
 from crossbar_sim.search.bayesft import BayesFT
 from crossbar_sim.search.space import Dimension, Space
-from crossbar_sim.search.study import Best, Found, Study, search
-from crossbar_sim.search.study_file import Tried
+from crossbar_sim.search.study import Best, SearchResult, Study, search
+from crossbar_sim.search.study_file import Trial
 from crossbar_sim.search.surrogate import Surrogate
-from crossbar_sim.search.trial import DriftedScore, Measured
+from crossbar_sim.search.trial import ChipScores, DriftedScore
+
+Found, Measured, Tried = SearchResult, ChipScores, Trial  # their names up to version 0.1
 
 __all__ = [
     "BayesFT",
     "Best",
+    "ChipScores",
     "Dimension",
     "DriftedScore",
     "Found",
     "Measured",
+    "SearchResult",
     "Space",
     "Study",
     "Surrogate",
+    "Trial",
     "Tried",
     "search",
 ]

@@ -20,7 +20,7 @@ from crossbar_sim.data import Development, Splits
 from crossbar_sim.errors import InputError, held, warn
 from crossbar_sim.files import check_writable
 from crossbar_sim.nn.analog.chips import layers
-from crossbar_sim.nn.analog.conversion import mapped
+from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.dropout_sites import remove_found
 from crossbar_sim.nn.files.checkpoint import write_tensors
 from crossbar_sim.nn.training.loop import Epoch, FitReport
@@ -28,20 +28,20 @@ from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key
 from crossbar_sim.robustness.score import of_operands
 from crossbar_sim.robustness.tasks import fingerprint
-from crossbar_sim.search.network import SIGMA, WIDTH, Searched
+from crossbar_sim.search.network import SIGMA, WIDTH, SearchedNetwork
 from crossbar_sim.search.space import HIGH, LOW
-from crossbar_sim.search.study import Best, Study, Told, check_trials, check_workers, drive
-from crossbar_sim.search.study_file import Tried
+from crossbar_sim.search.study import Best, Study, TrialCallback, check_trials, check_workers, drive
+from crossbar_sim.search.study_file import Trial
 from crossbar_sim.search.surrogate import Acquisition, check_acquisition, check_installed
 from crossbar_sim.search.trial import (
     ALGORITHMS,
     Algorithm,
-    Carried,
+    ChipScores,
     DriftedScore,
-    FromScratch,
-    Measured,
-    Scored,
+    FromScratchTrial,
+    ScoredTrial,
     Trainer,
+    WarmStartTrial,
     Weights,
     weights_of,
 )
@@ -156,9 +156,9 @@ def alternate(
     file: ThetaFile,
     first: Weights,
     trials: int,
-    trial: Carried,
+    trial: WarmStartTrial,
     pool: Workers,
-    progress: Told | None,
+    progress: TrialCallback | None,
 ) -> Weights:
     """Algorithm 1: theta and alpha in turns.
 
@@ -220,7 +220,7 @@ def _agreed(study: Study, file: ThetaFile, first: Theta) -> Theta:
     )
 
 
-def _tell(study: Study, outcomes: Sequence[Any], progress: Told | None) -> None:
+def _tell(study: Study, outcomes: Sequence[Any], progress: TrialCallback | None) -> None:
     for told in study.tell_all(outcomes):
         if progress is not None:
             progress(told, study)
@@ -349,7 +349,7 @@ class BayesFT(Method):
         checkpoint: Path | None = None,
         workers: int | None = None,
         scheduler: str | None = None,
-        on_trial: Told | None = None,
+        on_trial: TrialCallback | None = None,
     ) -> Trained:
         """Search, and train the winner.
 
@@ -376,13 +376,13 @@ class BayesFT(Method):
         check_workers(workers, scheduler, self.batch)
         study, theta = _files(study, checkpoint)
         sigmas = self.training_sigma if isinstance(self.training_sigma, tuple) else None
-        network = Searched.of(build, key, self.rates, sigmas, self.width)
+        network = SearchedNetwork.of(build, key, self.rates, sigmas, self.width)
         trainer = Trainer(network, development, *self._gradient(), self.design)
         score = DriftedScore.of(
             development.validation, self.design, self.sigma, self.chips, self.images, key.fold("search")
         )
         first = network.make(network.space.point([0.0] * len(network.space)), key)
-        analog, seen = mapped(
+        analog, seen = map_model(
             first.eval(), at_sigma(self.design, self.sigma), score.x
         )  # warns of what cannot act
         warn(of_operands(layers(analog), seen))
@@ -404,10 +404,10 @@ class BayesFT(Method):
             stack.enter_context(held())  # of trials, which are not what is returned
             if self.algorithm == "restart":
                 model, report, best = self._restart(
-                    FromScratch(trainer, self.training, score, key), opened, pool, on_trial, progress
+                    FromScratchTrial(trainer, self.training, score, key), opened, pool, on_trial, progress
                 )
             else:
-                trial = Carried(trainer, self.training, score, key)
+                trial = WarmStartTrial(trainer, self.training, score, key)
                 file = ThetaFile(theta, opened.identity)
                 model, report, best = self._alternate(trial, first, opened, file, pool, on_trial, progress)
             notes = self._notes(network, best, opened, clean)
@@ -423,17 +423,17 @@ class BayesFT(Method):
         return self.algorithm, 0.0 if self.training_chips == 0 else float(number), max(1, self.training_chips)
 
     def _restart(
-        self, trial: FromScratch, study: Study, pool: Workers, told: Told | None,
-        progress: Callable[[Epoch], None] | None,
+        self, trial: FromScratchTrial, study: Study, pool: Workers,
+        told: TrialCallback | None, progress: Callable[[Epoch], None] | None,
     ) -> tuple[nn.Module, FitReport, Best]:  # fmt: skip
-        drive(study, self.trials, Scored(trial), pool, told)
+        drive(study, self.trials, ScoredTrial(trial), pool, told)
         best = study.best()
         model, report = trial.model(best.trial.number, best.point, progress=progress, report=True)
         return model, report, best
 
     def _alternate(
-        self, trial: Carried, first: nn.Module, study: Study, file: ThetaFile, pool: Workers, told: Told | None,
-        progress: Callable[[Epoch], None] | None,
+        self, trial: WarmStartTrial, first: nn.Module, study: Study, file: ThetaFile, pool: Workers,
+        told: TrialCallback | None, progress: Callable[[Epoch], None] | None,
     ) -> tuple[nn.Module, FitReport, Best]:  # fmt: skip
         weights = alternate(study, file, weights_of(first), self.trials, trial, pool, told)
         best = study.best()
@@ -459,7 +459,7 @@ class BayesFT(Method):
             development.validation, self.design, self.sigma, self.fresh_chips, None, key.fold("fresh")
         )
 
-    def _notes(self, network: Searched, best: Best, study: Study, clean: Measured) -> dict[str, Any]:
+    def _notes(self, network: SearchedNetwork, best: Best, study: Study, clean: ChipScores) -> dict[str, Any]:
         point, trials = dict(best.point), study.trials
         return {
             "method": self.kind,
@@ -471,7 +471,7 @@ class BayesFT(Method):
             "trial": best.trial.number,
             "trials": len(trials),
             "untrained": clean.mean,
-            "searched": _told(Measured(_scores(best.trial))),
+            "searched": _told(ChipScores(_scores(best.trial))),
             "posterior": {"mean": best.mean, "sd": best.sd},
             "history": [
                 {"number": t.number, "point": dict(t.point), "value": t.value, "variance": t.variance}
@@ -489,13 +489,13 @@ class BayesFT(Method):
         }  # fmt: skip
 
 
-def _told(found: Measured) -> dict[str, Any]:
+def _told(found: ChipScores) -> dict[str, Any]:
     interval = found.interval
     ci95 = None if interval is None else [interval.low, interval.high]
     return {"mean": found.mean, "ci95": ci95, "chips": len(found.scores)}
 
 
-def _scores(trial: Tried) -> tuple[float, ...]:
+def _scores(trial: Trial) -> tuple[float, ...]:
     """Of a trial's chips, which a study file may be without.
 
     Raises:

@@ -17,7 +17,7 @@ SIGMA, WIDTH = "training sigma", "width"
 
 
 @dataclass(frozen=True, eq=False)
-class Searched:
+class SearchedNetwork:
     """What a network is searched over.
 
     Args:
@@ -38,7 +38,7 @@ class Searched:
         bounds: tuple[float, float],
         sigma: tuple[float, float] | None,
         width: tuple[float, float] | None,
-    ) -> "Searched":
+    ) -> "SearchedNetwork":
         """Find the sites of what `build` makes.
 
         Raises:
@@ -48,7 +48,7 @@ class Searched:
         if not LOW <= low < high < 1:
             raise InputError(f"rates={bounds!r}: dropout rates lie in 0 <= low < high < 1, e.g. (0, {HIGH})")
         point = {} if width is None else {WIDTH: (width[0] + width[1]) / 2}
-        model = made(build, point, key)
+        model = build_network(build, point, key)
         sites = site_names(model)
         dimensions = [Dimension(name, low, high) for name in sites]
         if sigma is not None:
@@ -59,7 +59,7 @@ class Searched:
 
     def make(self, point: Mapping[str, float], key: Key) -> nn.Module:
         """A fresh network at a point, its rates set."""
-        model = made(self.build, point, key)
+        model = build_network(self.build, point, key)
         if site_names(model) != self.sites:
             raise InputError(
                 f"the network has the dropout sites {', '.join(site_names(model))} at this point and "
@@ -77,7 +77,7 @@ class Searched:
         return {name: point[name] for name in self.sites}
 
 
-def made(build: Build, point: Mapping[str, float], key: Key) -> nn.Module:
+def build_network(build: Build, point: Mapping[str, float], key: Key) -> nn.Module:
     """What `build` makes, initialised by the key; at the point's width where it has one."""
     if WIDTH not in point:
         return fresh(build, key)

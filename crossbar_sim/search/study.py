@@ -23,7 +23,7 @@ import torch
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import STREAM_VERSION, Key
 from crossbar_sim.search.space import Point, Space
-from crossbar_sim.search.study_file import StudyFile, Tried
+from crossbar_sim.search.study_file import StudyFile, Trial
 from crossbar_sim.search.surrogate import (
     Acquisition,
     Surrogate,
@@ -43,7 +43,7 @@ class Best:
         mean, sd: of the function there, posterior.
     """
 
-    trial: Tried
+    trial: Trial
     mean: float
     sd: float
 
@@ -116,7 +116,7 @@ class Study:
         self._file.close()
 
     @property
-    def trials(self) -> tuple[Tried, ...]:
+    def trials(self) -> tuple[Trial, ...]:
         """Those that are done, in the order of their numbers."""
         return self._file.trials()
 
@@ -145,7 +145,7 @@ class Study:
         *,
         seconds: float = 0.0,
         notes: Mapping[str, Any] | None = None,
-    ) -> Tried:
+    ) -> Trial:
         """Keep what came out of one trial.
 
         Raises:
@@ -155,7 +155,7 @@ class Study:
 
     def tell_all(
         self, outcomes: Sequence[tuple[int, float, float | None, float, Mapping[str, Any]]]
-    ) -> list[Tried]:
+    ) -> list[Trial]:
         """Keep (number, value, variance, seconds, notes) of several trials, all or none.
 
         Raises:
@@ -172,7 +172,7 @@ class Study:
                     f"trial {number} gave {value!r} with variance {variance!r}: finite numbers are needed, the "
                     "variance >= 0 or None"
                 )
-            told.append(Tried(number, asked[number], float(value), _plain(variance), seconds, dict(notes)))
+            told.append(Trial(number, asked[number], float(value), _plain(variance), seconds, dict(notes)))
         if len({trial.variance is None for trial in (*self.trials, *told)}) > 1:
             raise InputError("the variance is known of some trials only: tell it of all of them, or of none")
         self._file.add(told)
@@ -198,13 +198,13 @@ class Study:
         i = int(mean.argmax())
         return Best(trials[i], float(mean[i]), math.sqrt(float(variance[i])))
 
-    def _check_trials(self, trials: Sequence[Tried]) -> None:
+    def _check_trials(self, trials: Sequence[Trial]) -> None:
         """Refuse trials of a file that this study cannot have proposed."""
         self.space.unit(trial.point for trial in trials)
         if len({trial.variance is None for trial in trials}) > 1:
             raise InputError("the variance is known of some trials only")
 
-    def _surrogate(self, trials: Sequence[Tried]) -> Surrogate:
+    def _surrogate(self, trials: Sequence[Trial]) -> Surrogate:
         if not trials:
             raise InputError("the study has no trial yet: ask, measure and tell")
         y = torch.tensor([trial.value for trial in trials], dtype=torch.float64)
@@ -212,7 +212,7 @@ class Study:
         variance = torch.tensor(known, dtype=torch.float64) if known else None
         return Surrogate(self.space.unit(trial.point for trial in trials), y, variance, extra=self.extra)
 
-    def _batch(self, start: int, before: Sequence[Tried]) -> list[dict[str, float]]:
+    def _batch(self, start: int, before: Sequence[Trial]) -> list[dict[str, float]]:
         if start < self.initial:
             places = first_points(self.initial, len(self.space), self.key.fold("first points"))[start:][
                 : self.batch
@@ -243,16 +243,16 @@ def _plain(variance: float | None) -> float | None:
 Objective = Callable[[dict[str, float], Key], float | tuple[float, float]]
 """(point, key of the trial) -> what came out, more being better; with its variance, where that is known."""
 
-Told = Callable[[Tried, Study], None]
+TrialCallback = Callable[[Trial, Study], None]
 """Called after every trial."""
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search found: the trial of which most is expected, and all trials."""
 
     best: Best
-    trials: tuple[Tried, ...]
+    trials: tuple[Trial, ...]
 
 
 def search(
@@ -267,9 +267,9 @@ def search(
     batch: int = 1,
     workers: int | None = None,
     scheduler: str | None = None,
-    progress: Told | None = None,
+    progress: TrialCallback | None = None,
     identity: Mapping[str, Any] | None = None,
-) -> Found:
+) -> SearchResult:
     """Maximise a noisy function with a Gaussian process.
 
     Args:
@@ -299,7 +299,7 @@ def search(
         workers_of(workers, scheduler) as pool,
     ):
         drive(open_study, trials, _Call(objective, key), pool, progress)
-        return Found(open_study.best(), open_study.trials)
+        return SearchResult(open_study.best(), open_study.trials)
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,7 +319,7 @@ def drive(
     trials: int,
     call: Callable[[int, dict[str, float]], tuple[float, float | None, Mapping[str, Any]]],
     pool: Workers,
-    progress: Told | None,
+    progress: TrialCallback | None,
 ) -> None:
     """Trials that need nothing of each other: each is kept as soon as it is done.
 

@@ -47,7 +47,7 @@ _TABLES = (
 
 
 @dataclass(frozen=True)
-class Tried:
+class Trial:
     """A trial that is done.
 
     Args:
@@ -94,12 +94,12 @@ class StudyFile:
         """Twice is fine."""
         self.connection.close()
 
-    def trials(self) -> tuple[Tried, ...]:
+    def trials(self) -> tuple[Trial, ...]:
         """In the order of their numbers."""
         with self._telling():
             return self._read()
 
-    def add(self, trials: Sequence[Tried]) -> None:
+    def add(self, trials: Sequence[Trial]) -> None:
         """Keep trials, all or none; when it returns, a kill loses nothing.
 
         Raises:
@@ -159,7 +159,7 @@ class StudyFile:
                 "here; name another file, or search as it was"
             )
 
-    def _read(self) -> tuple[Tried, ...]:
+    def _read(self) -> tuple[Trial, ...]:
         rows = self.connection.execute(
             "SELECT number, point, value, variance, seconds, notes FROM trials ORDER BY number"
         )
@@ -216,7 +216,7 @@ def _create(connection: sqlite3.Connection) -> None:
 
 def _tried(
     number: int, point: str, value: float, variance: float | None, seconds: float, notes: str
-) -> Tried:
+) -> Trial:
     """A row of the table of trials.
 
     Raises:
@@ -231,7 +231,7 @@ def _tried(
         raise ValueError(
             f"trial {number} holds {value!r}, {variance!r} and {seconds!r}: not three finite numbers"
         )
-    return Tried(number, where, value, variance, seconds, told)
+    return Trial(number, where, value, variance, seconds, told)
 
 
 def _is_finite(value: object) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from crossbar_sim.baselines.drift_aware import DriftAware
-from crossbar_sim.crossbar.configuration import alike, at_sigma
+from crossbar_sim.crossbar.configuration import at_sigma, is_deterministic
 from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Development, Split
@@ -24,13 +24,13 @@ from crossbar_sim.rng import Key
 from crossbar_sim.robustness.detection_score import reference_of
 from crossbar_sim.robustness.evaluator import Job, Subject
 from crossbar_sim.robustness.statistics import Interval, mean_interval
-from crossbar_sim.search.network import SIGMA, Searched
+from crossbar_sim.search.network import SIGMA, SearchedNetwork
 
 # What a search is after: the mean score over chips of a design, on validation examples, and how sure it is.
 
 
 @dataclass(frozen=True)
-class Measured:
+class ChipScores:
     """The scores of chips."""
 
     scores: tuple[float, ...]
@@ -97,7 +97,7 @@ class DriftedScore:
             x, y = x[chosen], y[chosen]
         return cls(x, y, hardware, sigma, chips, key.fold("chips").integer())
 
-    def measure(self, model: nn.Module) -> Measured:
+    def measure(self, model: nn.Module) -> ChipScores:
         """Score a clean model, in evaluation mode, on the chips.
 
         Raises:
@@ -107,16 +107,16 @@ class DriftedScore:
         subject = Subject(model, self.hardware, reference, reference.metric(None), self.seed)
         with held():  # of every trial
             subject.look(at_sigma(self.hardware, self.sigma))
-        if alike(at_sigma(self.hardware, self.sigma)):
+        if is_deterministic(at_sigma(self.hardware, self.sigma)):
             (only,) = subject.evaluator.measure(Job(self.sigma, (0,)))
-            return Measured((only.value,))
+            return ChipScores((only.value,))
         trials = subject.evaluator.measure(Job(self.sigma, tuple(range(self.chips))))
-        return Measured(tuple(trial.value for trial in trials))
+        return ChipScores(tuple(trial.value for trial in trials))
 
 
 def as_text(scores: Sequence[float]) -> str:
     """`93.21 % +- 0.40 (20 chips)`."""
-    found = Measured(tuple(scores))
+    found = ChipScores(tuple(scores))
     interval = found.interval
     sure = "" if interval is None else f" +- {100 * interval.half_width:.2f}"
     return f"{100 * found.mean:.2f} %{sure}"
@@ -141,7 +141,7 @@ class Trainer:
         hardware: the design that the gradient goes through.
     """
 
-    network: Searched
+    network: SearchedNetwork
     development: Development
     algorithm: Algorithm
     sigma: float
@@ -197,7 +197,7 @@ class Trainer:
 
 
 @dataclass(frozen=True, eq=False)
-class FromScratch:
+class FromScratchTrial:
     """A trial that needs nothing of the others: a fresh network, trained at its point."""
 
     trainer: Trainer
@@ -211,16 +211,16 @@ class FromScratch:
         model = self.trainer.network.make(point, key)
         return model, self.trainer.train(model, point, self.training, key, **more)  # type: ignore[arg-type]
 
-    def __call__(self, number: int, point: Mapping[str, float]) -> Measured:
+    def __call__(self, number: int, point: Mapping[str, float]) -> ChipScores:
         """The scores of its chips."""
         return self.score.measure(self.model(number, point)[0])
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
+class ScoredTrial:
     """A trial as what `drive` calls."""
 
-    trial: FromScratch
+    trial: FromScratchTrial
 
     def __call__(self, number: int, point: dict[str, float]) -> tuple[float, float | None, Mapping[str, Any]]:
         """(mean, variance, notes with the scores of chips)."""
@@ -229,7 +229,7 @@ class Scored:
 
 
 @dataclass(frozen=True, eq=False)
-class Carried:
+class WarmStartTrial:
     """A trial that goes on from weights: lines 3 to 5 of Algorithm 1."""
 
     trainer: Trainer
@@ -244,7 +244,9 @@ class Carried:
         model.load_state_dict(weights)
         return model.eval()
 
-    def __call__(self, number: int, point: Mapping[str, float], weights: Weights) -> tuple[Measured, Weights]:
+    def __call__(
+        self, number: int, point: Mapping[str, float], weights: Weights
+    ) -> tuple[ChipScores, Weights]:
         """The scores of its chips, and the weights to go on from."""
         model = self.model(point, weights)
         self.trainer.train(model, point, self.training, self.key.fold("trial", str(number)))

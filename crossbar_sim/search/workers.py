@@ -21,7 +21,7 @@ class Workers(Protocol):
         """(position of the item, what the function gave, seconds), in any order, each as soon as it is there."""
 
 
-class Here:
+class LocalWorkers:
     """One after the other, in this process."""
 
     def run(
@@ -33,7 +33,7 @@ class Here:
             yield i, found, seconds
 
 
-class OnDask:
+class DaskWorkers:
     """On the workers of a client. The function is sent once, with all that belongs to it, such as data."""
 
     def __init__(self, client: Any, where: str) -> None:
@@ -74,10 +74,10 @@ def workers_of(workers: int | None, scheduler: str | None) -> Iterator[Workers]:
         InputError: as `cluster`.
     """
     if workers is None and scheduler is None:
-        yield Here()
+        yield LocalWorkers()
     else:
         with cluster(workers, scheduler) as found:
-            yield OnDask(found.client, found.where)
+            yield DaskWorkers(found.client, found.where)
 
 
 def timed(function: Callable[..., Any], item: tuple[Any, ...]) -> tuple[Any, float]:

@@ -18,7 +18,7 @@ from crossbar_sim.crossbar.mapping import Differential, Mapping
 from crossbar_sim.crossbar.remapping import Remapping
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.analog.state import CellMaps, Cells, Design
+from crossbar_sim.nn.analog.state import AnalogState, CellMaps, Cells
 from crossbar_sim.rng import Key
 from crossbar_sim.store import hdf5
 from crossbar_sim.store.chip_layout import (
@@ -331,7 +331,7 @@ class FileMaps(CellMaps):
         self._look_at(name, largest)
         return found
 
-    def array(self, name: str, columns: Float32, groups: int, design: Design) -> Cells:
+    def array(self, name: str, columns: Float32, groups: int, design: AnalogState) -> Cells:
         """See `CellMaps`. Noise and mismatch are named as in the simulation that the file says it is from."""
         with hdf5.reading(self.chip.path) as file:
             opened = open_array(file, group_of(name))

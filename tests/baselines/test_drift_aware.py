@@ -31,7 +31,7 @@ from crossbar_sim.errors import InputError, held
 from crossbar_sim.nn import MLP, LeNet5
 from crossbar_sim.nn.analog.chips import layers as layers_of
 from crossbar_sim.nn.analog.chips import set_chip
-from crossbar_sim.nn.analog.conversion import mapped, to_analog
+from crossbar_sim.nn.analog.conversion import map_model, to_analog
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.training.loop import Optimiser, accuracy
 from crossbar_sim.nn.training.settings import Training
@@ -413,7 +413,7 @@ KINDS: dict[str, tuple[Any, set[str], str]] = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("flat", [False, True])
 def test_training_has_the_layers_of_an_evaluation_on_arrays(kind: str, flat: bool) -> None:
-    """The same mapping as `mapped` gives for an evaluation, also where the loop keeps parameters in one memory."""
+    """The same mapping as `map_model` gives for an evaluation, also where the loop keeps parameters in one memory."""
     make, digital, says = KINDS[kind]
     x, y = examples()
     design = Hardware.preset("bayesft", bias="digital", normalisation="digital", other="digital")
@@ -434,7 +434,7 @@ def test_training_has_the_layers_of_an_evaluation_on_arrays(kind: str, flat: boo
     analog, count = step._analog(model, x)
     found = {layer.name: layer.analog for layer in layers_of(analog)}
     with held():
-        wanted = layers_of(mapped(model.eval(), design, x)[0])
+        wanted = layers_of(map_model(model.eval(), design, x)[0])
     assert found == {layer.name: layer.analog for layer in wanted}
     assert {name for name, on in found.items() if not on} == digital
     assert count == 2 - (bool(digital) and kind != "parametrised")

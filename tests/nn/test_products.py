@@ -164,7 +164,7 @@ def test_groups_share_their_reference_columns_converter():
     adc = ADC(bits=8, per="column", range=1e-3, gain_sigma=0.1)
     analog = to_analog(conv, Hardware(Offset(0.0, 1e-4), dac=DAC(bits=6), adc=adc))
     blocks = []
-    chips.design(analog).probe = lambda tiled, *_: blocks.extend(tiled.blocks)
+    chips.analog_state(analog).probe = lambda tiled, *_: blocks.extend(tiled.blocks)
     with torch.no_grad():
         analog(numbers(1, 4, 2, 2))
     one, two = (block.quantiser(1.0).gain[0, 0] for block in blocks[:2])
@@ -300,12 +300,12 @@ def test_a_product_past_the_converters_is_told():
 def test_what_cannot_be_is_refused_in_one_line():
     model = made(small)
     analog = to_analog(model, COARSE)
-    chips.design(analog).set_maps(lambda name, columns: columns)
+    chips.analog_state(analog).set_maps(lambda name, columns: columns)
     with pytest.raises((InputError, RuntimeError), match="read linearly for now"), torch.no_grad():
         analog(IMAGES)
     for part in ({"dac": DAC(bits=8)}, {"mapping": Differential(levels=16, cell_bits=2)}):
         with pytest.raises(InputError, match="simulated on the CPU only"):
-            effective_weight(Hardware(**part), torch.ones(2, 3), chips.design(analog).key("w"), 0)
+            effective_weight(Hardware(**part), torch.ones(2, 3), chips.analog_state(analog).key("w"), 0)
     with pytest.raises(InputError, match="needs ranges"), torch.no_grad():
         to_analog(model, replace(COARSE, adc=ADC(bits=6)))(IMAGES)
 

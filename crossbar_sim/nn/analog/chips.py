@@ -16,7 +16,7 @@ from crossbar_sim.crossbar.remapping import remap_chip
 from crossbar_sim.crossbar.stream import Float32, Stream
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.layers import arrays_of
-from crossbar_sim.nn.analog.state import Design, Layer, Slot
+from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, Layer
 from crossbar_sim.rng import Key
 
 # One matrix on many chips: the bits of `Hardware.effective_weight`, without what that costs per call.
@@ -68,7 +68,7 @@ class ChipWriter:
 # Handling an analog model: its layers, its chip, its design, which layers take part.
 
 
-def design(model: nn.Module) -> Design:
+def analog_state(model: nn.Module) -> AnalogState:
     """What the analog layers of the model share.
 
     Raises:
@@ -85,19 +85,19 @@ def design(model: nn.Module) -> Design:
     raise InputError(f"{type(model).__name__} is not analog: make it so with to_analog(model, hardware)")
 
 
-def _designs(model: nn.Module) -> list[Design]:
+def _designs(model: nn.Module) -> list[AnalogState]:
     found = (arrays_of(module) for module in model.modules())
     return list({id(arrays.design): arrays.design for arrays in found if arrays is not None}.values())
 
 
 def layers(model: nn.Module) -> tuple[Layer, ...]:
     """What became of every layer with parameters, in the model's order."""
-    return design(model).layers
+    return analog_state(model).layers
 
 
 def set_chip(model: nn.Module, chip: int) -> None:
     """Reprogram the model to another chip; the buffers of its arrays are reused."""
-    design(model).set_chip(chip)
+    analog_state(model).set_chip(chip)
 
 
 def set_hardware(model: nn.Module, hardware: Hardware) -> None:
@@ -106,7 +106,7 @@ def set_hardware(model: nn.Module, hardware: Hardware) -> None:
     Raises:
         InputError: if those differ: they decide which parameters have arrays at all.
     """
-    shared = design(model)
+    shared = analog_state(model)
     for name in ("bias", "normalisation", "other"):
         old, new = getattr(shared.hardware, name), getattr(hardware, name)
         if old != new:
@@ -114,7 +114,7 @@ def set_hardware(model: nn.Module, hardware: Hardware) -> None:
     shared.set_hardware(hardware)
 
 
-def slots(model: nn.Module) -> Iterator[tuple[Slot, nn.Module]]:
+def slots(model: nn.Module) -> Iterator[tuple[ArraySlot, nn.Module]]:
     """Every array of the model with the layer that holds it."""
     for module in model.modules():
         arrays = arrays_of(module)
@@ -132,7 +132,7 @@ def program(model: nn.Module) -> None:
 
 
 @contextmanager
-def _setting(found: list[Design], field: str, value: object) -> Iterator[None]:
+def _setting(found: list[AnalogState], field: str, value: object) -> Iterator[None]:
     """Inside, `field` of every design is `value`."""
     before = [getattr(shared, field) for shared in found]
     for shared in found:
@@ -146,13 +146,13 @@ def _setting(found: list[Design], field: str, value: object) -> Iterator[None]:
 
 def only_layers(model: nn.Module, names: Iterable[str] | None) -> AbstractContextManager[None]:
     """Inside, the named layers alone are on their arrays (None: all); nothing is reprogrammed."""
-    return _setting([design(model)], "active", None if names is None else frozenset(names))
+    return _setting([analog_state(model)], "active", None if names is None else frozenset(names))
 
 
 def frozen(model: nn.Module) -> AbstractContextManager[None]:
     """Promise that the clean parameters stay as they are inside: going from chip to chip checks them once."""
     program(model)
-    return _setting([design(model)], "frozen", True)
+    return _setting([analog_state(model)], "frozen", True)
 
 
 def locked(model: nn.Module) -> AbstractContextManager[None]:
@@ -173,7 +173,7 @@ def remap_arrays(model: nn.Module) -> None:
     Raises:
         InputError: if its conductances come from a file.
     """
-    shared = design(model)
+    shared = analog_state(model)
     if shared.maps is not None:
         raise InputError("conductances from a file lie where they were measured: they cannot be remapped")
     shared.remap, shared.generation = True, shared.generation + 1
@@ -186,7 +186,7 @@ def remap_errors(model: nn.Module) -> dict[str, dict[str, float]]:
         {layer: {"before": error, "after": error}}, |W' - W| / |W| (Frobenius), by stuck cells alone; "*" is
         all layers.
     """
-    shared = design(model)
+    shared = analog_state(model)
     squares: dict[str, list[float]] = {}
     for slot, module in slots(model):
         if slot.ideal:
@@ -208,7 +208,7 @@ def remap_errors(model: nn.Module) -> dict[str, dict[str, float]]:
 
 def remap_sentence(model: nn.Module, errors: dict[str, dict[str, float]]) -> tuple[str, bool]:
     """What remapping did on the present chip, and whether that is anything at all."""
-    shared = design(model)
+    shared = analog_state(model)
     if shared.hardware.stuck is None:
         return "remap was requested but moved nothing: the design has no stuck cells", False
     every = errors.get("*", {"before": 0.0, "after": 0.0})

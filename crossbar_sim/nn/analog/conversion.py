@@ -14,7 +14,7 @@ from crossbar_sim.nn.analog import chips, exported_products
 from crossbar_sim.nn.analog.copying import base_of, copy_module, restore, unwrapped
 from crossbar_sim.nn.analog.effects import of_design
 from crossbar_sim.nn.analog.exported_products import UNUSED, Use, is_unflattened
-from crossbar_sim.nn.analog.fidelity import faithful
+from crossbar_sim.nn.analog.fidelity import ensure_equivalent
 from crossbar_sim.nn.analog.layers import arrays_of, make_analog
 from crossbar_sim.nn.analog.matrices import (
     DIGITAL,
@@ -28,8 +28,8 @@ from crossbar_sim.nn.analog.matrices import (
     is_matrix,
     matrices,
 )
-from crossbar_sim.nn.analog.operands import Operand, Operands, operands, tried_alone
-from crossbar_sim.nn.analog.state import Design, Layer, Slot, count_shared
+from crossbar_sim.nn.analog.operands import Operand, Operands, trace_alone, trace_operands
+from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, Layer, count_shared
 from crossbar_sim.rng import check_chip
 
 
@@ -40,7 +40,7 @@ def to_analog(
     chip: int = 0,
     only: Iterable[str] | None = None,
     skip: Iterable[str] = (),
-    seen: Operands | None = None,
+    operands: Operands | None = None,
 ) -> nn.Module:
     """A copy of the model with its layers on simulated arrays; clean parameters are shared, not copied.
 
@@ -51,7 +51,7 @@ def to_analog(
         seed, chip: which random sample of it.
         only, skip: names of layers, or patterns such as "encoder.*" (one text may list several with commas); the rest
             stays digital and clean.
-        seen: what a forward does with the parameters (see `nn.operands`): those that no product takes are on
+        operands: what a forward does with the parameters (see `nn.operands`): those that no product takes are on
             no array. None: every layer multiplies with its weight, as its class does; a layer of a class of your own
             is tried by itself on small inputs.
 
@@ -93,17 +93,17 @@ def to_analog(
     memo = {id(t): t for t in tensors}
     exported = isinstance(model, torch.fx.GraphModule) and exported_products.is_graph(model)
     analog = copy_module(model, memo, share=True)
-    design = Design(hardware, seed, check_chip(chip))
+    design = AnalogState(hardware, seed, check_chip(chip))
     design.key("")  # refuses an impossible seed now rather than in the first forward
     choice = _Choice(None if only is None else patterns(only), patterns(skip))
     builder = _GraphBuilder if exported else _Builder
-    tried = Operands() if exported or seen is not None else _tried(model)
-    layers = count_shared(builder(analog, hardware, choice, seen or tried).build())
+    tried = Operands() if exported or operands is not None else _tried(model)
+    layers = count_shared(builder(analog, hardware, choice, operands or tried).build())
     choice.check([layer.name for layer in layers])
-    if seen is None and (exported or not any(of_own_class(model))):  # else a run may show one
-        check_any(model, layers)
+    if operands is None and (exported or not any(custom_modules(model))):  # else a run may show one
+        check_mapped(model, layers)
     for layer in layers:
-        modules: dict[int, tuple[nn.Module, list[Slot]]] = {}
+        modules: dict[int, tuple[nn.Module, list[ArraySlot]]] = {}
         for slot in layer.slots:
             holder = analog.get_submodule(layer.name) if _is_module(analog, layer.name) else analog
             modules.setdefault(id(holder), (holder, []))[1].append(slot)
@@ -118,12 +118,12 @@ def to_analog(
         make_analog(analog, [], design)  # a graph copies itself in a way that knows no analog layers
     design.layers = tuple(layers)
     warn(of_design(hardware, design.layers))
-    if seen is None and not exported:
-        warn(_unknown(layers, tried, dict(of_own_class(model))))
+    if operands is None and not exported:
+        warn(_unknown(layers, tried, dict(custom_modules(model))))
     return analog
 
 
-def mapped(
+def map_model(
     model: nn.Module,
     hardware: Hardware,
     x: Tensor,
@@ -140,67 +140,67 @@ def mapped(
         model: clean, in evaluation mode.
         hardware, seed, chip, only, skip: see `to_analog`.
         x: inputs (n, ...), of which the first few are run.
-        clean: see `faithful`.
+        clean: see `ensure_equivalent`.
         fixed: the one batch size that the model accepts.
 
     Returns:
-        The model as `faithful` gives it, and what its forward does with its parameters (see `operands`).
+        The model as `ensure_equivalent` gives it, and what its forward does with its parameters (see `trace_operands`).
 
     Warns:
         CrossbarWarning: as `to_analog`.
 
     Raises:
-        InputError: as `to_analog` and `faithful`.
+        InputError: as `to_analog` and `ensure_equivalent`.
     """
     only, skip = None if only is None else patterns(only), patterns(skip)
     with held():
 
-        def make(seen: Operands | None) -> nn.Module:
-            made = to_analog(model, hardware, seed, chip, only, skip, seen)
-            return faithful(made, model, x, clean, fixed)
+        def make(operands: Operands | None) -> nn.Module:
+            made = to_analog(model, hardware, seed, chip, only, skip, operands)
+            return ensure_equivalent(made, model, x, clean, fixed)
 
-        analog, seen = settled(make, x, fixed)
+        analog, operands = map_traced(make, x, fixed)
     warn(of_design(hardware, chips.layers(analog)))
-    return analog, seen
+    return analog, operands
 
 
-def settled(
+def map_traced(
     make: Callable[[Operands | None], nn.Module], x: Tensor, fixed: int | None = None
 ) -> tuple[nn.Module, Operands | None]:
     """An analog model that is made again with what its forward was seen to do, and what that is.
 
     Args:
         make: an analog model, with what is known of its forward.
-        x, fixed: see `operands`.
+        x, fixed: see `trace_operands`.
 
     Raises:
         InputError: if nothing of the model is on an array by its classes, and no product was seen.
     """
     analog = make(None)
-    seen = operands(analog, x, fixed)
-    if seen is None or not (seen.found or seen.matrices):
-        check_any(analog, chips.layers(analog))
-    if seen is None or seen.usual:
-        return analog, seen
-    analog = make(seen)
-    if seen.agrees:
-        return analog, seen
-    again = operands(analog, x, fixed)  # a parameter that has an array only now may be taken past it
+    operands = trace_operands(analog, x, fixed)
+    if operands is None or not (operands.by_name or operands.matrices):
+        check_mapped(analog, chips.layers(analog))
+    if operands is None or operands.is_standard:
+        return analog, operands
+    analog = make(operands)
+    if operands.agrees:
+        return analog, operands
+    again = trace_operands(analog, x, fixed)  # a parameter that has an array only now may be taken past it
     if again is not None:
-        seen = Operands({**seen.found, **again.found}, seen.matrices)
-        if not all(operand.way in ("product", "operand") for operand in again.found.values()):
-            analog = make(seen)
-    return analog, seen
+        operands = Operands({**operands.by_name, **again.by_name}, operands.matrices)
+        if not all(operand.way in ("product", "operand") for operand in again.by_name.values()):
+            analog = make(operands)
+    return analog, operands
 
 
 def _tried(model: nn.Module) -> Operands:
     """How layers of own classes multiply with their parameters, where that shows without inputs of the model."""
     found: dict[str, Matrix] = {}
-    for name, module in of_own_class(model):
+    for name, module in custom_modules(model):
         if not any(True for child in module.children() for _ in child.parameters()) and not any(
             p is not None and p.is_meta for p in module._parameters.values()
         ):
-            found |= {f"{name}.{p}" if name else p: matrix for p, matrix in tried_alone(module).items()}
+            found |= {f"{name}.{p}" if name else p: matrix for p, matrix in trace_alone(module).items()}
     return Operands({}, found)
 
 
@@ -224,7 +224,7 @@ def _unknown(layers: list[Layer], tried: Operands, own: Mapping[str, nn.Module])
         )
 
 
-def check_any(model: nn.Module, layers: Sequence[Layer]) -> None:
+def check_mapped(model: nn.Module, layers: Sequence[Layer]) -> None:
     """Refuse a model of which nothing is on an array.
 
     Raises:
@@ -286,9 +286,11 @@ class _Choice:
 class _Builder:
     """Decides, layer by layer, what goes on arrays: for models of layers with a forward of their own."""
 
-    def __init__(self, model: nn.Module, hardware: Hardware, choice: _Choice, seen: Operands | None) -> None:
+    def __init__(
+        self, model: nn.Module, hardware: Hardware, choice: _Choice, operands: Operands | None
+    ) -> None:
         self.model, self.hardware, self.choice = model, hardware, choice
-        self.operands = seen or Operands()
+        self.operands = operands or Operands()
         self.holders = {id(module): name for name, module in model.named_modules()}
         self.first: dict[int, str] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -305,8 +307,10 @@ class _Builder:
         if not exported_products.is_unflattened(module):
             found = matrices(module)
             known = {matrix.weight for matrix in found}
-            seen = self.operands.within(self.holders.get(id(module), ""))
-            return found + tuple(m for m in seen if m.weight not in known and m.weight in module._parameters)
+            traced = self.operands.within(self.holders.get(id(module), ""))
+            return found + tuple(
+                m for m in traced if m.weight not in known and m.weight in module._parameters
+            )
         used = exported_products.uses(module).values()
         return tuple(use.matrix for use in used if use.matrix and use.parameter in module._parameters)
 
@@ -323,7 +327,7 @@ class _Builder:
             }:
                 layers.append(Layer(name, type(module).__name__, False, CONSTANTS))
         gone = {norm for norm, _ in folds.values()}
-        layers = [layer for layer in layers if layer.name not in gone] + list(hidden(self.model))
+        layers = [layer for layer in layers if layer.name not in gone] + list(unregistered_layers(self.model))
         return layers + [Layer(n, "BatchNorm", False, f"folded into {at}") for at, (n, _) in folds.items()]
 
     def folds(self) -> dict[str, tuple[str, Fold]]:
@@ -350,8 +354,8 @@ class _Builder:
         if hasattr(module, "parametrizations") and not found:
             own = [p for p, value in module._parameters.items() if value is not None]
             return self.digital(name, module, kind, own, False, PARAMETRISED)
-        seen = {m.weight: self.seen(module, m.weight) for m in found}
-        refused = {p: operand for p, operand in seen.items() if operand and operand.way != "product"}
+        traced = {m.weight: self.operand_of(module, m.weight) for m in found}
+        refused = {p: operand for p, operand in traced.items() if operand and operand.way != "product"}
         found = tuple(matrix for matrix in found if matrix.weight not in refused)
         if refused and not found:
             return self.refused(name, kind, module, refused)
@@ -367,7 +371,7 @@ class _Builder:
             why = "a parameter that its kind of layer does not have: export the model, and products with it are found"
             reasons = {p: why_no_operand(refused[p]) if p in refused else why for p in rest}
             return self.on_arrays(name, kind, slots, module, reasons)
-        idle = [self.seen(module, p) for p in rest]
+        idle = [self.operand_of(module, p) for p in rest]
         if rest and all(operand is not None and operand.way == "unused" for operand in idle):
             return Layer(name, kind, False, f"{why_digital(module)}; {NEVER_READ}")
         normalisation = isinstance(module, NORMALISATION)
@@ -377,7 +381,9 @@ class _Builder:
                 return self.digital(name, module, kind, rest, True, used[0].reason)
         return self.digital(name, module, kind, rest, normalisation, why_digital(module))
 
-    def rest(self, name: str, module: nn.Module, found: tuple[Matrix, ...], rest: list[str]) -> list[Slot]:
+    def rest(
+        self, name: str, module: nn.Module, found: tuple[Matrix, ...], rest: list[str]
+    ) -> list[ArraySlot]:
         """The vectors beside the matrices of a layer: its biases; what a whole model holds may be anything."""
         layer = module is not self.model or bool(matrices(module))
         biases = [p for p in rest if layer or p in {matrix.bias for matrix in found}]
@@ -385,7 +391,7 @@ class _Builder:
         slots = self.vectors(name, module, others, self.hardware.other == "drifting")
         return slots + self.vectors(name, module, biases, self.hardware.bias == "drifting")
 
-    def seen(self, module: nn.Module, parameter: str) -> Operand | None:
+    def operand_of(self, module: nn.Module, parameter: str) -> Operand | None:
         """What the forward was seen to do with a parameter of the module; None if that is not known."""
         return self.operands.of(self.holders.get(id(module), ""), parameter)
 
@@ -396,7 +402,7 @@ class _Builder:
         return self.digital(name, module, kind, rest, False, why_no_operand(first))
 
     def on_arrays(
-        self, name: str, kind: str, slots: list[Slot], module: nn.Module, rest: dict[str, str]
+        self, name: str, kind: str, slots: list[ArraySlot], module: nn.Module, rest: dict[str, str]
     ) -> Layer:
         """The layer, and which of its other parameters `rest` {name: why} are matrices that are on none."""
         drifting = {slot.weight for slot in slots}
@@ -428,31 +434,31 @@ class _Builder:
         """Whether a parameter is the bias of a kind of layer that could be on arrays."""
         return isinstance(module, tuple(RULES)) and "bias" in parameter
 
-    def slot(self, layer: str, module: nn.Module, matrix: Matrix, fold: Fold | None) -> Slot:
+    def slot(self, layer: str, module: nn.Module, matrix: Matrix, fold: Fold | None) -> ArraySlot:
         bias = matrix.bias if self.hardware.bias == "row" else None
         if fold is not None and self.hardware.bias == "row":
             bias = "bias"
         place = id(module._parameters[matrix.weight])
         layout = matrix.layout if fold is not None else self.tied.get(place, matrix.layout)
-        return Slot(self.first[place], layer, layout, matrix.weight, bias, fold)
+        return ArraySlot(self.first[place], layer, layout, matrix.weight, bias, fold)
 
-    def folded_bias(self, layer: str, module: nn.Module, fold: Fold) -> Slot:
+    def folded_bias(self, layer: str, module: nn.Module, fold: Fold) -> ArraySlot:
         weight = module._parameters["weight"]
         assert weight is not None
         name = self.first[id(weight)].removesuffix("weight") + "bias"
         layout = Layout((len(weight),), "vector")
-        return Slot(name, layer, layout, "bias", fold=fold, ideal=self.hardware.bias != "drifting")
+        return ArraySlot(name, layer, layout, "bias", fold=fold, ideal=self.hardware.bias != "drifting")
 
-    def vectors(self, layer: str, module: nn.Module, names: list[str], drifting: bool) -> list[Slot]:
+    def vectors(self, layer: str, module: nn.Module, names: list[str], drifting: bool) -> list[ArraySlot]:
         slots = []
         for parameter in names if drifting else ():
             value = module._parameters[parameter]
-            operand = self.seen(module, parameter)
+            operand = self.operand_of(module, parameter)
             if operand is not None and operand.way in ("past", "kept", "handed", "unused"):
                 continue  # what its cells hold, no operator takes
             if value is not None and value.is_floating_point():
                 layout = self.tied.get(id(value), Layout(tuple(value.shape), "vector"))
-                slots.append(Slot(self.first[id(value)], layer, layout, parameter))
+                slots.append(ArraySlot(self.first[id(value)], layer, layout, parameter))
         return slots
 
 
@@ -490,7 +496,7 @@ class _GraphBuilder(_Builder):
                 layers.append(self.holder(name, name, module, list(module._parameters), folds))
             else:  # parameters of the model itself: each is a layer of its own
                 layers += [self.holder(p, "", module, [p], folds) for p in module._parameters]
-        layers += constants(exported_products.constant_uses(self.model))
+        layers += constant_layers(exported_products.constant_uses(self.model))
         return layers + [Layer(n, "batch_norm", False, f"folded into {at}") for at, (n, _) in folds.items()]
 
     def holder(
@@ -566,7 +572,7 @@ _LISTED = "held where torch does not look for layers (a plain list, say): it sta
 _CONSTANT = "a weight that is no parameter: it stays digital and exact; make it an nn.Parameter"
 
 
-def of_own_class(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def custom_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The modules of no known class that hold matrices, which only a run of the forward shows the use of."""
     known = (*RULES, *NORMALISATION, *DIGITAL, nn.utils.parametrize.ParametrizationList)
     for name, module in model.named_modules():
@@ -624,12 +630,12 @@ def is_computed(parameter: str, operator: str) -> bool:
     return computed or operator.startswith("_weight_norm")
 
 
-def constants(uses: Iterable[Use]) -> list[Layer]:
+def constant_layers(uses: Iterable[Use]) -> list[Layer]:
     """Lines for buffers and constants that take part in matrix products of an exported graph."""
     return [Layer(use.parameter, use.kind, False, _CONSTANT) for use in uses]
 
 
-def hidden(model: nn.Module) -> Iterator[Layer]:
+def unregistered_layers(model: nn.Module) -> Iterator[Layer]:
     """Lines for weights of a model of modules that are in no parameter of it.
 
     Quantised layers, layers in plain containers, and buffers or plain tensors with the name of a weight

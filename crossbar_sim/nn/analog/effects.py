@@ -49,7 +49,7 @@ def layer_effects(
     Returns:
         {layer: {effect: relative change}}; layers whose clean weights are all zero are left out.
     """
-    shared = chips.design(model)
+    shared = chips.analog_state(model)
     squares: dict[str, dict[str, float]] = {}
     sizes: dict[str, float] = {}
     for slot, module in chips.slots(model):
@@ -93,7 +93,7 @@ def product_effects(
 
     Every part is added to those before it, on the same inputs: those that the layer sees with everything on.
     """
-    shared = chips.design(model)
+    shared = chips.analog_state(model)
     names = shared.hardware.reading
     squares: dict[str, NDArray[np.float64]] = {}
 
@@ -125,7 +125,7 @@ def read_linearly(model: torch.nn.Module, effects: dict[str, dict[str, float]]) 
 
     To be asked after the model has run.
     """
-    shared = chips.design(model)
+    shared = chips.analog_state(model)
     if not shared.hardware.reading or (shared.maps is not None and not isinstance(shared.maps, CellMaps)):
         return []
     names = shared.hardware.reading
@@ -134,7 +134,9 @@ def read_linearly(model: torch.nn.Module, effects: dict[str, dict[str, float]]) 
         for layer in shared.layers
         if layer.analog and not any(name in effects.get(layer.name, {}) for name in names)
     ]
-    partly = [layer.name for layer in shared.layers if layer.name in shared.past and layer.name not in left]
+    partly = [
+        layer.name for layer in shared.layers if layer.name in shared.bypassed and layer.name not in left
+    ]
     told = []
     if left:
         told += [

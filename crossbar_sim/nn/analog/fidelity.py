@@ -53,7 +53,7 @@ class _Finding:
         return self.same and not self.foreign and not self.unread
 
 
-def faithful(
+def ensure_equivalent(
     analog: nn.Module,
     model: nn.Module,
     x: Tensor,
@@ -112,7 +112,7 @@ def _look(analog: nn.Module, model: nn.Module, few: Tensor, wanted: Tensor, fixe
 
     A network of thresholds may turn the rounding of a weight into another output: so its weights decide.
     """
-    shared = chips.design(analog)
+    shared = chips.analog_state(analog)
     slots = [slot.name for slot, _ in chips.slots(analog) if not slot.ideal]
     foreign: dict[str, None] = {}
     names = {} if isinstance(analog, InPlace) else {id(m): n or "the model" for n, m in model.named_modules()}
@@ -146,7 +146,7 @@ def _look(analog: nn.Module, model: nn.Module, few: Tensor, wanted: Tensor, fixe
 @contextmanager
 def _ideal(analog: nn.Module) -> Iterator[None]:
     """Inside, the model is on ideal hardware, with the same layers mapped and normalisations folded."""
-    shared = chips.design(analog)
+    shared = chips.analog_state(analog)
     hardware, maps, remap = shared.hardware, shared.maps, shared.remap
     choices = {name: getattr(hardware, name) for name in ("bias", "normalisation", "other")}
     try:

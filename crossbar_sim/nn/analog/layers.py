@@ -19,7 +19,7 @@ from crossbar_sim.nn.analog.copying import Silent, base_of, copy_graph, derive, 
 from crossbar_sim.nn.analog.matrices import RANK
 from crossbar_sim.nn.analog.products import Tiled, on_tiles
 from crossbar_sim.nn.analog.programming import gain, program_into, tiled_of, write
-from crossbar_sim.nn.analog.state import Design, Slot
+from crossbar_sim.nn.analog.state import AnalogState, ArraySlot
 
 
 class _Through(torch.autograd.Function):
@@ -47,7 +47,7 @@ class Arrays:
         design: shared by all layers of the model.
     """
 
-    def __init__(self, slots: dict[str, Slot], design: Design) -> None:
+    def __init__(self, slots: dict[str, ArraySlot], design: AnalogState) -> None:
         self.slots, self.design = slots, design
         self._forget()
 
@@ -86,7 +86,7 @@ class Arrays:
         self.refresh(module, slot)
         return self._on_tiles(module, slot, self.programmed[parameter])
 
-    def _handed(self, module: nn.Module, slot: Slot, parameter: str) -> Tensor | None:
+    def _handed(self, module: nn.Module, slot: ArraySlot, parameter: str) -> Tensor | None:
         """The tensor that the model's own forward has put in place of the parameter, by `functional_call`.
 
         It is an activation, or was read from another array: on no array of this layer, and not to drift twice. Where
@@ -106,17 +106,17 @@ class Arrays:
             self.design.recorder.hand(module, parameter)
         return value
 
-    def _on_tiles(self, module: nn.Module, slot: Slot, programmed: Tensor | None) -> Tensor | None:
+    def _on_tiles(self, module: nn.Module, slot: ArraySlot, programmed: Tensor | None) -> Tensor | None:
         """The programmed values, attached to their array where that has converters or read noise."""
         if programmed is None or not self.design.tiled(slot):
             return programmed
         return on_tiles(programmed, self.tiled.get(slot.weight) or self._converted(module, slot))
 
-    def _converted(self, module: nn.Module, slot: Slot) -> Tiled:
+    def _converted(self, module: nn.Module, slot: ArraySlot) -> Tiled:
         self.tiled[slot.weight] = tiled_of(self.design, slot, module)
         return self.tiled[slot.weight]
 
-    def _with_own_memory(self, module: nn.Module, slot: Slot, parameter: str) -> Tensor | None:
+    def _with_own_memory(self, module: nn.Module, slot: ArraySlot, parameter: str) -> Tensor | None:
         """As `read`, with a gradient to the clean parameter if that takes one.
 
         The programmed values get memory of their own: a graph may still need chip 1 when chip 2 is programmed, also
@@ -138,12 +138,12 @@ class Arrays:
             return values if clean is None else values.view_as(clean)
         return _Through.apply(clean, values, slope)
 
-    def _tag(self, module: nn.Module, slot: Slot) -> tuple[object, ...]:
+    def _tag(self, module: nn.Module, slot: ArraySlot) -> tuple[object, ...]:
         """Equal as long as design, chip and clean values are the same."""
         known = self.tags.get(slot.weight) if self.design.frozen else None
         return (self.design.generation, *(slot.state(module) if known is None else known[1:]))
 
-    def refresh(self, module: nn.Module, slot: Slot) -> None:
+    def refresh(self, module: nn.Module, slot: ArraySlot) -> None:
         """Program the slot's array into its memory unless that is up to date."""
         tag = self._tag(module, slot)
         if self.tags.get(slot.weight) == tag or slot.on_meta(module):
@@ -231,7 +231,7 @@ _FUNCTIONAL = torch.nn.utils.stateless._functional_call.__code__
 _CALL = nn.Module._call_impl.__code__
 
 
-def _called_within(design: Design) -> bool:
+def _called_within(design: AnalogState) -> bool:
     """Whether a `functional_call` in progress was made by the forward of a model of this design."""
     frame, functional = sys._getframe(1), False
     while frame is not None:
@@ -299,7 +299,7 @@ def _rebuild(base: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
     return made
 
 
-def make_analog(module: nn.Module, slots: list[Slot], design: Design) -> None:
+def make_analog(module: nn.Module, slots: list[ArraySlot], design: AnalogState) -> None:
     """Exchange the module's class for its analog one, in place."""
     by_name = {name: slot for slot in slots for name in slot.names}
     module.__dict__[ATTRIBUTE] = Arrays(by_name, design)

@@ -24,7 +24,7 @@ from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.exported_products import factors_of, is_unflattened, product_at
 from crossbar_sim.nn.analog.layers import InPlace, arrays_of
 from crossbar_sim.nn.analog.matrices import Layout, Matrix, is_matrix, matrices
-from crossbar_sim.nn.analog.state import Design, Slot, reading
+from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, numbered_reads
 from crossbar_sim.nn.evaluate import BLOCK, one_thread, torch_threads_kept
 from crossbar_sim.nn.module_state import watched
 
@@ -48,7 +48,7 @@ class Operand:
 
     way: Way
     operator: str = ""
-    also_past: bool = False
+    also_bypassed: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,21 +56,21 @@ class Operands:
     """What one forward does with the parameters of a model: {name of the parameter: what}.
 
     Args:
-        found: by the parameter's name in the module that holds it ("fc.weight"), for those that a module's arrays
+        by_name: by the parameter's name in the module that holds it ("fc.weight"), for those that a module's arrays
             provide.
         matrices: {name of the parameter: how a product takes it}, for those that are no matrix by the class of what
             holds them: a parameter of a class of one's own.
         agrees: whether the arrays of the model that was looked at hold these so.
     """
 
-    found: Mapping[str, Operand] = field(default_factory=dict)
+    by_name: Mapping[str, Operand] = field(default_factory=dict)
     matrices: Mapping[str, Matrix] = field(default_factory=dict)
     agrees: bool = True
 
     @property
-    def usual(self) -> bool:
+    def is_standard(self) -> bool:
         """Whether every parameter is what its kind of layer makes of it: the matrix of a product, a bias, a factor."""
-        return self.agrees and all(operand.way in ("product", "operand") for operand in self.found.values())
+        return self.agrees and all(operand.way in ("product", "operand") for operand in self.by_name.values())
 
     def within(self, holder: str) -> tuple[Matrix, ...]:
         """The matrices that a module of that name holds, although its class does not say so."""
@@ -79,10 +79,10 @@ class Operands:
 
     def of(self, holder: str, parameter: str) -> Operand | None:
         """What was seen of a parameter; None if it was not looked at."""
-        return self.found.get(f"{holder}.{parameter}" if holder else parameter)
+        return self.by_name.get(f"{holder}.{parameter}" if holder else parameter)
 
 
-def operands(analog: nn.Module, x: Tensor, fixed: int | None = None) -> Operands | None:
+def trace_operands(analog: nn.Module, x: Tensor, fixed: int | None = None) -> Operands | None:
     """Run a model twice on a few inputs and say what its forward does with the parameters on arrays.
 
     What the forward leaves on the model is put back. The second run shows which tensors the first one has left where
@@ -96,7 +96,7 @@ def operands(analog: nn.Module, x: Tensor, fixed: int | None = None) -> Operands
     Returns:
         None where the forward cannot be followed: it fails when its operators are watched.
     """
-    design = chips.design(analog)
+    design = chips.analog_state(analog)
     device = next((p.device for p in analog.parameters()), x.device)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # or attention would be one operator
@@ -116,7 +116,7 @@ def operands(analog: nn.Module, x: Tensor, fixed: int | None = None) -> Operands
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _seen(analog: nn.Module, design: Design, x: Tensor) -> Operands:
+def _seen(analog: nn.Module, design: AnalogState, x: Tensor) -> Operands:
     recorder = design.recorder = _Recorder(analog)
     recorder.run(analog, x)
     kept = recorder.kept()
@@ -220,7 +220,7 @@ class _Recorder:
             torch_threads_kept(),
             watched(analog),
             torch.inference_mode(),
-            reading(0, len(given)),
+            numbered_reads(0, len(given)),
             _Mode(self),
         ):
             one_thread()  # of two examples: threads would wait for one another
@@ -238,7 +238,7 @@ class _Recorder:
         self.about, self.copies = {}, {}
         return {place: about for place, (storage, about) in held.items() if not storage.expired()}
 
-    def read(self, module: nn.Module, slot: Slot, parameter: str) -> Tensor | None:
+    def read(self, module: nn.Module, slot: ArraySlot, parameter: str) -> Tensor | None:
         """In place of a programmed parameter: a copy of the clean one, known by its memory."""
         name = self.names.get((id(module), parameter), parameter)
         self.touched.add(name)
@@ -344,7 +344,7 @@ class _Recorder:
         array, clean, kept = (_Source(name, way) for way in ("array", "clean", "kept"))  # type: ignore[arg-type]
         past = clean in self.products or clean in self.computed or clean in self.taken
         if array in self.products:
-            return Operand("product", also_past=clean in self.products)
+            return Operand("product", also_bypassed=clean in self.products)
         if kept in self.products or kept in self.computed or kept in self.taken:
             return Operand("kept", self.computed.get(kept, ""))
         if array in self.computed:
@@ -352,7 +352,7 @@ class _Recorder:
         if array in self.taken:
             return Operand("operand", self.taken[array], past)
         if past:
-            return Operand("past", also_past=True)
+            return Operand("past", also_bypassed=True)
         if name in self.handed:
             return Operand("handed")
         return Operand("read" if name in self.touched else "unused")
@@ -439,7 +439,7 @@ def _place(t: Tensor) -> int:
         return id(t)
 
 
-def tried_alone(module: nn.Module) -> dict[str, Matrix]:
+def trace_alone(module: nn.Module) -> dict[str, Matrix]:
     """How a layer of a class of its own multiplies its inputs with its parameters, without any input at hand.
 
     A copy of the layer runs on small random inputs whose last dimension is one of its parameters' sizes; the products

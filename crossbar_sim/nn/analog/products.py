@@ -15,7 +15,7 @@ from crossbar_sim.crossbar.converters import Driven
 from crossbar_sim.crossbar.readout import EFFECTS, Readout
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.analog.state import Design, Slot, next_read
+from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, next_read
 
 # An array of a layer with its converters, and the products of linear layers with it.
 
@@ -34,8 +34,8 @@ class Tiled:
         blocks: one readout for each group.
     """
 
-    slot: Slot
-    design: Design
+    slot: ArraySlot
+    design: AnalogState
     blocks: tuple[Readout, ...]
 
     @property
@@ -209,7 +209,7 @@ class OnTiles(Tensor):
         if isinstance(result, Tensor) and result.is_floating_point():  # and no shape, no device
             for value in torch.utils._pytree.tree_leaves((args, kwargs)):
                 if isinstance(value, OnTiles):
-                    value.tiled.design.past.add(value.tiled.slot.layer)
+                    value.tiled.design.bypassed.add(value.tiled.slot.layer)
         return result
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -19,11 +19,11 @@ from torch import Tensor, fx, nn
 
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.stream import Float32
-from crossbar_sim.nn.analog.chips import ChipWriter, design
+from crossbar_sim.nn.analog.chips import ChipWriter, analog_state
 from crossbar_sim.nn.analog.copying import base_of
 from crossbar_sim.nn.analog.layers import arrays_of
 from crossbar_sim.nn.analog.programming import check_finite
-from crossbar_sim.nn.analog.state import Slot
+from crossbar_sim.nn.analog.state import ArraySlot
 from crossbar_sim.nn.fast_operators import product
 from crossbar_sim.rng import check_chip
 
@@ -136,7 +136,7 @@ class SequentialChips:
     """
 
     def __init__(self, model: nn.Module, steps: list[TracedStep], flattens: bool) -> None:
-        self.design, self.steps, self.flattens = design(model), _prepared(steps), flattens
+        self.design, self.steps, self.flattens = analog_state(model), _prepared(steps), flattens
         layers = [step for step in steps if isinstance(step, nn.Linear)]
         self.features = layers[0].in_features
         hardware = self.design.hardware
@@ -150,7 +150,7 @@ class SequentialChips:
     @classmethod
     def of(cls, model: nn.Module) -> "SequentialChips | None":
         """The chips of a sequential analog model in evaluation mode; None: the model does anything more."""
-        if design(model).hardware.reading:  # converters work product by product
+        if analog_state(model).hardware.reading:  # converters work product by product
             return None
         steps = None if any(module.training for module in model.modules()) else trace_sequential(model)
         if steps is None or not all(_is_plain(step) for step in steps if isinstance(step, nn.Linear)):
@@ -219,7 +219,7 @@ def _prepared(steps: list[TracedStep]) -> list[Callable[[Tensor], Tensor] | None
     return prepared
 
 
-def _slots(layer: nn.Linear) -> dict[str, Slot]:
+def _slots(layer: nn.Linear) -> dict[str, ArraySlot]:
     arrays = arrays_of(layer)
     return {} if arrays is None else arrays.slots
 

@@ -35,7 +35,7 @@ class _Held:
         return id(self.tensor)
 
 
-def state(parameter: Tensor | None) -> tuple[object, ...]:
+def version_of(parameter: Tensor | None) -> tuple[object, ...]:
     """Changes whenever the parameter's values may have changed."""
     if parameter is None:
         return ()
@@ -66,7 +66,7 @@ def _fingerprint(parameter: Tensor) -> int:
 
 
 @dataclass(eq=False)
-class Slot:
+class ArraySlot:
     """One array of a layer: the parameters it stands for.
 
     Args:
@@ -98,7 +98,7 @@ class Slot:
 
     def state(self, module: nn.Module) -> tuple[object, ...]:
         """Equal as long as the clean values are the same."""
-        return tuple(map(state, self.sources(module)))
+        return tuple(map(version_of, self.sources(module)))
 
     def on_meta(self, module: nn.Module) -> bool:
         """Whether there are shapes only, and nothing to program."""
@@ -158,17 +158,17 @@ class Layer:
     kind: str
     analog: bool
     reason: str
-    slots: tuple[Slot, ...] = field(default=(), repr=False)
+    slots: tuple[ArraySlot, ...] = field(default=(), repr=False)
     left: tuple[tuple[str, str], ...] = ()
     shared: tuple[str, ...] = ()
 
     @property
-    def matrices(self) -> tuple[Slot, ...]:
+    def matrices(self) -> tuple[ArraySlot, ...]:
         """The arrays of its weight matrices."""
         return tuple(slot for slot in self.slots if self.analog and slot.layout.order != "vector")
 
     @property
-    def counted(self) -> tuple[Slot, ...]:
+    def counted(self) -> tuple[ArraySlot, ...]:
         """The arrays of its weight matrices that no layer before it has: shared weights are one set of cells."""
         found = {slot.name: slot for slot in reversed(self.matrices) if slot.name not in self.shared}
         return tuple(slot for slot in self.matrices if found.get(slot.name) is slot)
@@ -237,10 +237,10 @@ class CellMaps(ABC):
 
     @abstractmethod
     def __call__(self, name: str, columns: Float32, groups: int | None = None) -> Float32 | None:
-        """The matrix (cols, rows) that an array stands for, None where there is none; see `Design`."""
+        """The matrix (cols, rows) that an array stands for, None where there is none; see `AnalogState`."""
 
     @abstractmethod
-    def array(self, name: str, columns: Float32, groups: int, design: "Design") -> Cells:
+    def array(self, name: str, columns: Float32, groups: int, design: "AnalogState") -> Cells:
         """The cells of an array that is there, for its converters.
 
         Args:
@@ -251,7 +251,7 @@ class CellMaps(ABC):
 
 
 @dataclass(eq=False)
-class Design:
+class AnalogState:
     """One object per model, held by every analog layer: reprogramming is setting a field here.
 
     Args:
@@ -269,10 +269,10 @@ class Design:
         generation: raised whenever programmed weights have become stale.
         effects: of converters and read noise, those that act for the moment; None: all of the design's.
         probe: called before every product through converters; see `nn.tiled`.
-        past: layers with converters from whose weights something was computed past them.
+        bypassed: layers with converters from whose weights something was computed past them.
         touched: names of the arrays that have been read, for as long as somebody collects them; None: nobody does.
         recorder: gives what layers read in place of their arrays while `nn.operands` watches a forward.
-        reads: how often each array with converters has been read since the chip was set, outside of `reading`.
+        reads: how often each array with converters has been read since the chip was set, outside of `numbered_reads`.
     """
 
     hardware: Hardware
@@ -287,7 +287,7 @@ class Design:
     effects: tuple[str, ...] | None = None
     probe: Any = None
     reads: dict[str, int] = field(default_factory=dict)
-    past: set[str] = field(default_factory=set)
+    bypassed: set[str] = field(default_factory=set)
     remap: bool = False
     touched: set[str] | None = None
     recorder: Any = None
@@ -296,7 +296,7 @@ class Design:
         """Whether the layer is on its arrays at present."""
         return self.active is None or layer in self.active
 
-    def tiled(self, slot: "Slot") -> bool:
+    def tiled(self, slot: "ArraySlot") -> bool:
         """Whether the array's products go through converters, or its reads have noise."""
         if not self.hardware.reading or slot.ideal or slot.layout.order == "vector":
             return False
@@ -354,7 +354,7 @@ _pass = _Pass()
 
 
 @contextmanager
-def reading(first: int, count: int | None = None) -> Iterator[None]:
+def numbered_reads(first: int, count: int | None = None) -> Iterator[None]:
     """Inside, on this thread, examples are numbered from `first` on and reads from 0.
 
     Args:
@@ -369,7 +369,7 @@ def reading(first: int, count: int | None = None) -> Iterator[None]:
         _pass.first, _pass.count, _pass.counts = before
 
 
-def next_read(design: "Design", name: str, items: int, leading: int) -> tuple[int, int]:
+def next_read(design: "AnalogState", name: str, items: int, leading: int) -> tuple[int, int]:
     """(event, number of the first item) of the read of the array called `name` that comes now.
 
     Args:
