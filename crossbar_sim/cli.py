@@ -30,7 +30,7 @@ from crossbar_sim.commands.sensitivity import sensitivity
 from crossbar_sim.commands.solve import solve
 from crossbar_sim.commands.sweep import sweep
 from crossbar_sim.commands.train import train
-from crossbar_sim.errors import InputError, held
+from crossbar_sim.errors import InputError, silenced_warnings
 from crossbar_sim.text import visible
 
 
@@ -145,7 +145,7 @@ def run(arguments: list[str]) -> int:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # torch's, on its own future: nothing that a user could change
     try:
-        with held():  # commands print the sentences themselves
+        with silenced_warnings():  # commands print the sentences themselves
             cli.main(arguments, prog_name="crossbar-sim", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())

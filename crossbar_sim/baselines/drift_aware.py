@@ -24,11 +24,11 @@ from crossbar_sim.baselines.method import (
 from crossbar_sim.crossbar import kernels, threads
 from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.crossbar.drift import LogNormalDrift
-from crossbar_sim.crossbar.hardware import Hardware, design_given
+from crossbar_sim.crossbar.hardware import Hardware, as_hardware
 from crossbar_sim.crossbar.mapping import Differential
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data import Development
-from crossbar_sim.errors import InputError, held, warn
+from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog.chips import layers, set_chip, set_hardware, slots
 from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.analog.matrices import matrices
@@ -348,7 +348,7 @@ def _all_drift(model: nn.Module, hardware: Hardware, x: Tensor) -> bool:
     Where the network cannot be mapped at all, so that no evaluation says more, every parameter drifts.
     """
     try:
-        with held():  # the step on arrays will say it
+        with silenced_warnings():  # the step on arrays will say it
             analog, seen = as_deployed(model, at_sigma(hardware, 0.0), x, 0)
     except InputError:
         return True
@@ -486,7 +486,7 @@ class DriftAware(Method):
     def __post_init__(self) -> None:
         check_training(self.training)
         if self.hardware is not None:
-            object.__setattr__(self, "hardware", design_given(self.hardware))
+            object.__setattr__(self, "hardware", as_hardware(self.hardware))
         if isinstance(self.chips, bool) or not isinstance(self.chips, int) or self.chips < 1:
             raise InputError(f"chips={self.chips!r}: an integer >= 1 is needed")
         if self.chips > self.training.batch:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from crossbar_sim.baselines.drift_aware import as_deployed
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
-from crossbar_sim.crossbar.hardware import Hardware, design_given
+from crossbar_sim.crossbar.hardware import Hardware, as_hardware
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
@@ -69,7 +69,7 @@ class ReramV(Method):
 
     def __post_init__(self) -> None:
         check_training(self.training)
-        object.__setattr__(self, "hardware", design_given(self.hardware))
+        object.__setattr__(self, "hardware", as_hardware(self.hardware))
         check_chip(self.chip)
         Key(self.seed)
         plain = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)

@@ -275,7 +275,7 @@ _NOTHING = np.float32(1 / SINGLE)
 """Inputs up to this large are driven as 0: a code for each would leave single precision."""
 
 
-class Driven(NamedTuple):
+class DacOutput(NamedTuple):
     """What one product drives.
 
     Args:
@@ -291,7 +291,7 @@ class Driven(NamedTuple):
     unit: Float32
 
 
-def drive(x: Float32, dac: DAC | None, calibrated: LayerRange | None, name: str) -> Driven:
+def drive(x: Float32, dac: DAC | None, calibrated: LayerRange | None, name: str) -> DacOutput:
     """Eq. (18) to (20).
 
     Args:
@@ -304,7 +304,7 @@ def drive(x: Float32, dac: DAC | None, calibrated: LayerRange | None, name: str)
         InputError: if the range was not calibrated, or the inputs hold NaN or infinite values.
     """
     if dac is None:  # the product checks its inputs
-        return Driven(x[None], np.ones(1, np.float32), 1.0, np.ones(1, np.float32))
+        return DacOutput(x[None], np.ones(1, np.float32), 1.0, np.ones(1, np.float32))
     check_inputs(x)  # codes would not show it: they are clipped
     top = 1.0 if dac.bits is None else float(dac.top)
     largest = full_scale_inputs(x, dac, calibrated, name)
@@ -316,7 +316,7 @@ def drive(x: Float32, dac: DAC | None, calibrated: LayerRange | None, name: str)
     split = codes.reshape(reads, *flat.shape)
     _codes(flat, largest, f32(top), dac.bits is not None, dac.phases, f32(base), split)
     weights = np.outer([1.0, -1.0][: dac.phases], base ** np.arange(dac.slices))
-    return Driven(codes, weights.reshape(-1).astype(np.float32), float(dac.full_scale), unit)
+    return DacOutput(codes, weights.reshape(-1).astype(np.float32), float(dac.full_scale), unit)
 
 
 @inlined

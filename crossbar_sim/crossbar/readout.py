@@ -12,7 +12,7 @@ from crossbar_sim.crossbar import kernels
 from crossbar_sim.crossbar.converters import (
     ADC,
     DAC,
-    Driven,
+    DacOutput,
     GaussianReadNoise,
     LayerRange,
     TelegraphNoise,
@@ -231,7 +231,7 @@ class Readout:
             self._of_rows(each[None]).astype(np.float32), tile_rows=max(self.planes.shape[1], 1)
         )
 
-    def drive(self, x: Float32, effects: tuple[str, ...] = EFFECTS) -> Driven:
+    def drive(self, x: Float32, effects: tuple[str, ...] = EFFECTS) -> DacOutput:
         """What the DACs make of inputs (b, ...)."""
         p = self.periphery
         return drive(x, p.dac if "dac" in effects else None, p.ranges, p.name)
@@ -253,7 +253,7 @@ class Readout:
         return self.read(self.drive(x, effects), event, first, effects)
 
     def read(
-        self, driven: Driven, event: int = 0, first: int = 0, effects: tuple[str, ...] = EFFECTS
+        self, driven: DacOutput, event: int = 0, first: int = 0, effects: tuple[str, ...] = EFFECTS
     ) -> Float32:
         """As `product`, for driven input vectors (reads, b, m)."""
         if not self.planes.shape[1]:  # no word lines, no current, and no range for one
@@ -271,7 +271,7 @@ class Readout:
 
     def images(
         self,
-        driven: Driven,
+        driven: DacOutput,
         window: dict[str, Any],
         first_channel: int,
         event: int,
@@ -326,7 +326,7 @@ class Readout:
         return "read_noise" in effects and self.periphery.read_noise is not None
 
     def _stream(
-        self, planes: TiledPlanes, driven: Driven, event: int, effects: tuple[str, ...]
+        self, planes: TiledPlanes, driven: DacOutput, event: int, effects: tuple[str, ...]
     ) -> Stream | None:
         """The name of a read's noise: every group of a convolution has planes of random numbers of its own."""
         if not self._noisy(effects):
@@ -481,7 +481,7 @@ class Usage:
         return 100.0 * float(np.mean(self.seen))
 
 
-def currents(readout: Readout, driven: Driven) -> Iterator[tuple[int, int, int, Float32]]:
+def currents(readout: Readout, driven: DacOutput) -> Iterator[tuple[int, int, int, Float32]]:
     """(read, row tile, weight slice, currents (b, n) in A at 1 V) of every conversion, without read noise.
 
     Args:
@@ -498,12 +498,12 @@ def currents(readout: Readout, driven: Driven) -> Iterator[tuple[int, int, int, 
                 yield r, t, slices[r], i * np.float32(unit_of(readout.mapping) / driven.full_scale)
 
 
-def count_inputs(x: Float32, driven: Driven, usage: Usage) -> None:
+def count_inputs(x: Float32, driven: DacOutput, usage: Usage) -> None:
     """Add what the DACs make of inputs x (b, m) to `usage`; codes are of the magnitude, before slicing."""
     usage.add(x / driven.unit[:, None])
 
 
-def count_outputs(readout: Readout, driven: Driven, usage: Usage) -> None:
+def count_outputs(readout: Readout, driven: DacOutput, usage: Usage) -> None:
     """Add what the ADCs make of driven input vectors to `usage`."""
     quantiser, unit = readout.quantiser(1.0), np.float32(unit_of(readout.mapping))
     if quantiser is None:

@@ -74,7 +74,7 @@ def load_data(
     if not isinstance(name_or_path, str | os.PathLike):
         # MOVED  # it calls this function
 
-        found = given(name_or_path)
+        found = as_example_set(name_or_path)
         split = found.split()
         top = None if split.y is None else int(split.y.max()) + 1
         return Splits(found.name, None, None, split, top, found.notes)
@@ -158,7 +158,7 @@ _BATCH = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class ExampleSet:
     """Examples as they were given.
 
     Args:
@@ -216,7 +216,7 @@ class Given:
         }
 
 
-def given(data: Any, y: Any = None, what: str = "data") -> Given:
+def as_example_set(data: Any, y: Any = None, what: str = "data") -> ExampleSet:
     """Examples, and their labels where there are any.
 
     Args:
@@ -246,10 +246,10 @@ def given(data: Any, y: Any = None, what: str = "data") -> Given:
     if isinstance(data, Splits):
         _no_labels_beside(y, what)
         test = data.test
-        return Given(test.x, test.y, data.name, data.notes, data.fingerprint)
+        return ExampleSet(test.x, test.y, data.name, data.notes, data.fingerprint)
     if isinstance(data, Split):
         _no_labels_beside(y, what)
-        return Given(data.x, data.y, scenes=data if type(data) is not Split else None)
+        return ExampleSet(data.x, data.y, scenes=data if type(data) is not Split else None)
     found = _pair(data, what)
     if found is None:
         inputs, labels = data, y
@@ -264,7 +264,7 @@ def given(data: Any, y: Any = None, what: str = "data") -> Given:
             f"x has shape {tuple(x.shape)}: examples have shape (n, ...) with at least one example of at least one "
             "value; a single feature is (n, 1)"
         )
-    return Given(x, None if labels is None else _labels(labels, len(x)), notes=notes)
+    return ExampleSet(x, None if labels is None else _labels(labels, len(x)), notes=notes)
 
 
 def split_given(data: Any, what: str = "data") -> Split:
@@ -273,7 +273,7 @@ def split_given(data: Any, what: str = "data") -> Split:
     Raises:
         InputError: in one line, if this is not data.
     """
-    return data if isinstance(data, Split) else given(data, what=what).split()
+    return data if isinstance(data, Split) else as_example_set(data, what=what).split()
 
 
 def development_given(data: Any) -> Development:

@@ -35,7 +35,7 @@ from crossbar_sim.store.records import canonical
 
 
 @dataclass(frozen=True, eq=False)
-class Planned:
+class PlannedTraining:
     """One training, found possible.
 
     Args:
@@ -76,7 +76,9 @@ def check_judged(
         experiment.plan.check_metric(metric)
 
 
-def plan_trainings(experiment: Experiment, splits: Splits, test: Split, folder: Path) -> dict[str, Planned]:
+def plan_trainings(
+    experiment: Experiment, splits: Splits, test: Split, folder: Path
+) -> dict[str, PlannedTraining]:
     """Every training of the file, after all that can be wrong with it has been looked for.
 
     Args:
@@ -116,11 +118,13 @@ def plan_trainings(experiment: Experiment, splits: Splits, test: Split, folder: 
                 _check_rates(method, built[name], made)
             what = [given.network, dict(given.arguments), repr(method), given.seed, splits.fingerprint]
             digest = hashlib.sha256(canonical(what).encode()).hexdigest()
-        planned[label] = Planned(label, given, made, method, folder / f"{_plain(label)}-{digest[:12]}.pt")
+        planned[label] = PlannedTraining(
+            label, given, made, method, folder / f"{_plain(label)}-{digest[:12]}.pt"
+        )
     return planned
 
 
-def train(planned: Planned, splits: Splits, data: str, console: Console) -> Path:
+def train(planned: PlannedTraining, splits: Splits, data: str, console: Console) -> Path:
     """The checkpoint of a training; made unless it is there. A killed one goes on where it was.
 
     Raises:

@@ -13,9 +13,9 @@ from torch import nn
 from crossbar_sim import __version__
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.configuration import at_sigma
-from crossbar_sim.crossbar.hardware import Hardware, design_given
-from crossbar_sim.data.load import FORMS, given
-from crossbar_sim.errors import InputError, held, warn
+from crossbar_sim.crossbar.hardware import Hardware, as_hardware
+from crossbar_sim.data.load import FORMS, as_example_set
+from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.conversion import patterns
 from crossbar_sim.robustness import sensitivity
@@ -109,7 +109,7 @@ def models_asked(
             raise InputError(f"models: {label!r} is {kind}, expected a torch.nn.Module (an instance)")
     if data is None:
         raise InputError(f"data is missing: give {FORMS}")
-    examples = given(data)
+    examples = as_example_set(data)
     known = examples.identity()
     return [
         Model(
@@ -235,7 +235,7 @@ def robustness(
     if workers is not None:
         leave_if_importing()
     numbers = check_sigmas(sigmas)
-    design = design_given(hardware)
+    design = as_hardware(hardware)
     for sigma in numbers:
         at_sigma(design, sigma)  # an impossible one is refused before the work
     plan = plan_asked(chips, half_width, plan)
@@ -250,7 +250,10 @@ def robustness(
         )
         tasks = []
         for model in given:
-            with naming(model.label, len(given) > 1), held():  # said below, with the model's name
+            with (
+                naming(model.label, len(given) > 1),
+                silenced_warnings(),
+            ):  # said below, with the model's name
                 tasks.append(
                     prepare(
                         model, design, seed, metric, selected, left_out, plan.images, numbers[-1], class_axis
@@ -263,11 +266,11 @@ def robustness(
         executor: Executor = InProcess(file)
         if workers is not None or scheduler is not None:
             executor = stack.enter_context(cluster(workers, scheduler, progress))
-        with held():
+        with silenced_warnings():
             run_plan(tasks, numbers, plan, file, executor, progress)
         if few:
             for task, subject in tasks:
-                with naming(task.label, len(tasks) > 1), held():
+                with naming(task.label, len(tasks) > 1), silenced_warnings():
                     add_details(task, subject, file, numbers, few)
         return Sweep.read(file, {task.id: task.label for task, _ in tasks}, plan.chips, numbers)
 

@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar.configuration import to_dict
-from crossbar_sim.crossbar.hardware import Hardware, design_given
+from crossbar_sim.crossbar.hardware import Hardware, as_hardware
 from crossbar_sim.data import Development
-from crossbar_sim.data.load import given
-from crossbar_sim.errors import InputError, held, warn
+from crossbar_sim.data.load import as_example_set
+from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.chips import remap_arrays, remap_errors, remap_sentence
 from crossbar_sim.nn.analog.conversion import map_traced, patterns, to_analog
@@ -225,10 +225,10 @@ def deploy(
     if not isinstance(model, nn.Module):
         kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise InputError(f"model is {kind}: expected a torch.nn.Module (an instance)")
-    hardware = design_given(hardware)
+    hardware = as_hardware(hardware)
     if isinstance(x, Tensor) and len(x) == 0:
         raise InputError("the data hold no example")
-    examples = given(x, y, "x")
+    examples = as_example_set(x, y, "x")
     x, y, notes = examples.x, examples.y, (*notes, *examples.notes)
     try:
         numbers = (
@@ -254,7 +254,7 @@ def deploy(
     only, skip = None if only is None else patterns(only), patterns(skip)
 
     def made(seen: Operands | None) -> nn.Module:
-        with held():  # what it would warn of is among this report's warnings
+        with silenced_warnings():  # what it would warn of is among this report's warnings
             analog = to_analog(model, hardware, seed, numbers[0], only, skip, seen)
         if maps is not None:
             handle.analog_state(analog).set_maps(maps)

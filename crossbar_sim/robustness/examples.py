@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data import Splits, load_data
-from crossbar_sim.errors import InputError, held
+from crossbar_sim.errors import InputError, silenced_warnings
 from crossbar_sim.nn.analog.chips import layers
 from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.analog.operands import Operands
@@ -117,7 +117,7 @@ def seen_in(
             # a graph holds no operator that it never runs
             return None, () if isinstance(loaded.module, torch.fx.GraphModule) else (UNSEEN,)
     loaded.module.eval()
-    with held():
+    with silenced_warnings():
         analog, seen = map_model(loaded.module, hardware, x, 0, 0, only, skip, fixed=loaded.batch)
     return seen, tuple(score.of_operands(layers(analog), seen))
 

@@ -15,9 +15,9 @@ from torch import nn
 
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development
 from crossbar_sim.crossbar.configuration import at_sigma, to_dict
-from crossbar_sim.crossbar.hardware import Hardware, design_given
+from crossbar_sim.crossbar.hardware import Hardware, as_hardware
 from crossbar_sim.data import Development, Splits
-from crossbar_sim.errors import InputError, held, warn
+from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.files import check_writable
 from crossbar_sim.nn.analog.chips import layers
 from crossbar_sim.nn.analog.conversion import map_model
@@ -289,7 +289,7 @@ class BayesFT(Method):
 
     def __post_init__(self) -> None:
         if self.hardware is not None:
-            object.__setattr__(self, "hardware", design_given(self.hardware))
+            object.__setattr__(self, "hardware", as_hardware(self.hardware))
         for training in (self.training, self.polish):
             if training is not None:
                 check_training(training)
@@ -386,7 +386,7 @@ class BayesFT(Method):
             first.eval(), at_sigma(self.design, self.sigma), score.x
         )  # warns of what cannot act
         warn(of_operands(layers(analog), seen))
-        with held():
+        with silenced_warnings():
             clean = score.measure(first)  # what does not fit is refused before the search
         identity = {
             "bayesft": self._identity(),
@@ -401,7 +401,7 @@ class BayesFT(Method):
             workers_of(workers, scheduler) as pool,
             ExitStack() as stack,
         ):  # fmt: skip
-            stack.enter_context(held())  # of trials, which are not what is returned
+            stack.enter_context(silenced_warnings())  # of trials, which are not what is returned
             if self.algorithm == "restart":
                 model, report, best = self._restart(
                     FromScratchTrial(trainer, self.training, score, key), opened, pool, on_trial, progress
@@ -412,7 +412,7 @@ class BayesFT(Method):
                 model, report, best = self._alternate(trial, first, opened, file, pool, on_trial, progress)
             notes = self._notes(network, best, opened, clean)
         model.to("cpu").eval()
-        with held():
+        with silenced_warnings():
             notes["fresh"] = _told(self._fresh(development, key).measure(model))
         return Trained(model, report, notes)
 

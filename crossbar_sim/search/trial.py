@@ -13,7 +13,7 @@ from crossbar_sim.crossbar.configuration import at_sigma, is_deterministic
 from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Development, Split
-from crossbar_sim.errors import InputError, held
+from crossbar_sim.errors import InputError, silenced_warnings
 from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.dropout_sites import remove_found
 from crossbar_sim.nn.evaluate import BLOCK
@@ -105,7 +105,7 @@ class DriftedScore:
         """
         reference = reference_of(model, self.x, self.y, BLOCK)
         subject = Subject(model, self.hardware, reference, reference.metric(None), self.seed)
-        with held():  # of every trial
+        with silenced_warnings():  # of every trial
             subject.look(at_sigma(self.hardware, self.sigma))
         if is_deterministic(at_sigma(self.hardware, self.sigma)):
             (only,) = subject.evaluator.measure(Job(self.sigma, (0,)))

@@ -52,7 +52,7 @@ class Placement(NamedTuple):
     height: int
 
 
-class Opened(NamedTuple):
+class OpenArray(NamedTuple):
     """An array with its datasets: `unit` is what one unit of `drifted` is in S."""
 
     array: StoredArray
@@ -62,7 +62,7 @@ class Opened(NamedTuple):
     placement: Placement | None = None
 
 
-def open_arrays(file: h5py.File) -> Iterator[Opened]:
+def open_arrays(file: h5py.File) -> Iterator[OpenArray]:
     """Every array of the file, in its order.
 
     Raises:
@@ -92,7 +92,7 @@ def open_arrays(file: h5py.File) -> Iterator[Opened]:
         raise InputError("its group /layers is empty: it has no conductances; export it again")
 
 
-def open_array(file: h5py.File, groups: tuple[str, ...]) -> Opened:
+def open_array(file: h5py.File, groups: tuple[str, ...]) -> OpenArray:
     """One array, checked as far as it can be without reading its planes.
 
     Raises:
@@ -120,7 +120,7 @@ def _is_array(group: h5py.Group, name: str) -> bool:
     return any(dataset in group[name] for dataset in (*STAGES, FAULTS))
 
 
-def _open_array(group: h5py.Group, groups: tuple[str, ...]) -> Opened:
+def _open_array(group: h5py.Group, groups: tuple[str, ...]) -> OpenArray:
     stages, units = {}, {}
     for name in STAGES:
         opened = open_conductances(group, name)
@@ -155,7 +155,7 @@ def _open_array(group: h5py.Group, groups: tuple[str, ...]) -> Opened:
         value = hdf5.whole(group, name, 0, 2**63 - 1)
         if value is not None and value not in allowed:
             raise InputError(f"the attribute {name} says {value} and the shape is {drifted.shape}")
-    return Opened(array, drifted, units[DRIFTED], faults, _placement(group, array.shape))
+    return OpenArray(array, drifted, units[DRIFTED], faults, _placement(group, array.shape))
 
 
 def _placement(group: h5py.Group, shape: tuple[int, int, int]) -> Placement | None:
@@ -343,7 +343,7 @@ class FileMaps(CellMaps):
         return Cells(*cells, hardware.tile[0], key, number)
 
     def _cells(
-        self, opened: Opened, columns: Float32, hardware: Hardware | None, groups: int
+        self, opened: OpenArray, columns: Float32, hardware: Hardware | None, groups: int
     ) -> tuple[tuple[Float32, Mapping, Float32], float]:
         """The planes that multiply, in the order of the matrix, with mapping and scale; the largest conductance."""
         planes, mapping, scale = opened.array.planes(opened.drifted, opened.unit, columns, hardware)
@@ -367,7 +367,7 @@ class FileMaps(CellMaps):
             warnings.warn(sentence, UnitWarning, stacklevel=2)
 
 
-def placement(opened: Opened, size: tuple[int, ...], mapping: Mapping, together: bool) -> Remapping:
+def placement(opened: OpenArray, size: tuple[int, ...], mapping: Mapping, together: bool) -> Remapping:
     """Where the weights of a remapped array lie.
 
     Args:
@@ -495,7 +495,7 @@ def hardware_in_words(hardware: Hardware) -> str:
     return "; ".join(words)
 
 
-def _array_in_words(opened: Opened) -> str:
+def _array_in_words(opened: OpenArray) -> str:
     planes, rows, cols = opened.array.shape
     words = f"{planes} x {rows} x {cols}"
     spread = _spread(opened)
@@ -508,7 +508,7 @@ def _array_in_words(opened: Opened) -> str:
     return f"{words}, {off + on} stuck cells" + (f" ({off} off, {on} on)" if off + on else "")
 
 
-def _spread(opened: Opened) -> tuple[float, float, float] | None:
+def _spread(opened: OpenArray) -> tuple[float, float, float] | None:
     """Least, median and greatest drifted conductance in S; None without cells."""
     dataset = opened.drifted
     step = max(1, dataset.size // _SAMPLE)

@@ -27,7 +27,7 @@ from crossbar_sim.crossbar.drift import LogNormalDrift, NormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.mapping import Differential
 from crossbar_sim.data import Development, load_data
-from crossbar_sim.errors import InputError, held
+from crossbar_sim.errors import InputError, silenced_warnings
 from crossbar_sim.nn import MLP, LeNet5
 from crossbar_sim.nn.analog.chips import layers as layers_of
 from crossbar_sim.nn.analog.chips import set_chip
@@ -433,7 +433,7 @@ def test_training_has_the_layers_of_an_evaluation_on_arrays(kind: str, flat: boo
         optimiser.close()
     analog, count = step._analog(model, x)
     found = {layer.name: layer.analog for layer in layers_of(analog)}
-    with held():
+    with silenced_warnings():
         wanted = layers_of(map_model(model.eval(), design, x)[0])
     assert found == {layer.name: layer.analog for layer in wanted}
     assert {name for name, on in found.items() if not on} == digital

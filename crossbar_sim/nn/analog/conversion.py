@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from crossbar_sim.crossbar.hardware import Hardware, design_given
-from crossbar_sim.errors import InputError, held, warn
+from crossbar_sim.crossbar.hardware import Hardware, as_hardware
+from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog import chips, exported_products
 from crossbar_sim.nn.analog.copying import base_of, copy_module, restore, unwrapped
 from crossbar_sim.nn.analog.effects import of_design
@@ -69,7 +69,7 @@ def to_analog(
     if not isinstance(model, nn.Module):
         kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise InputError(f"model is {kind}: expected a torch.nn.Module (an instance)")
-    hardware = design_given(hardware)
+    hardware = as_hardware(hardware)
     model = unwrapped(model)
     if any(arrays_of(module) is not None for module in model.modules()):
         raise InputError(
@@ -153,7 +153,7 @@ def map_model(
         InputError: as `to_analog` and `ensure_equivalent`.
     """
     only, skip = None if only is None else patterns(only), patterns(skip)
-    with held():
+    with silenced_warnings():
 
         def make(operands: Operands | None) -> nn.Module:
             made = to_analog(model, hardware, seed, chip, only, skip, operands)

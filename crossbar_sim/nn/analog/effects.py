@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crossbar_sim.crossbar import hardware as core
-from crossbar_sim.crossbar.converters import Driven
+from crossbar_sim.crossbar.converters import DacOutput
 from crossbar_sim.crossbar.devices import PolynomialNoise
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.remapping import remap_chip
@@ -97,7 +97,7 @@ def product_effects(
     names = shared.hardware.reading
     squares: dict[str, NDArray[np.float64]] = {}
 
-    def probe(tiled: Tiled, group: int, v: Float32, driven: Driven, first: int) -> None:
+    def probe(tiled: Tiled, group: int, v: Float32, driven: DacOutput, first: int) -> None:
         block, total = tiled.blocks[group], squares.setdefault(tiled.slot.layer, np.zeros(len(names) + 1))
         plain = block.drive(v, ())
         before = block.read(plain, 0, first, ())
