@@ -187,19 +187,13 @@ def as_deployed(
         InputError: as `map_model`.
     """
     modes = [(module, module.training) for module in model.modules()]
-    # The loop keeps all parameters in one memory, and operands are told apart by theirs.
-    shared = [(p, p.data) for p in model.parameters() if p.untyped_storage().nbytes() != p.nbytes]
     cuda = [x.device] if x.device.type == "cuda" else []
     try:
-        for p, values in shared:
-            p.data = values.clone()
         with torch.random.fork_rng(devices=cuda), torch.autocast(x.device.type, enabled=False):
             analog, seen = map_model(model.eval(), hardware, x, seed, chip)
     finally:
         for module, training in modes:
             module.training = training
-        for p, values in shared:
-            p.data = values
     warn(of_operands(layers(analog), seen))
     return analog, seen
 

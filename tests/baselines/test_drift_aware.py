@@ -33,7 +33,7 @@ from crossbar_sim.nn.analog.chips import layers as layers_of
 from crossbar_sim.nn.analog.chips import set_chip
 from crossbar_sim.nn.analog.conversion import map_model, to_analog
 from crossbar_sim.nn.seeding import seeded
-from crossbar_sim.nn.training.loop import Optimiser, accuracy
+from crossbar_sim.nn.training.loop import accuracy
 from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.rng import Key
 
@@ -411,16 +411,14 @@ KINDS: dict[str, tuple[Any, set[str], str]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("flat", [False, True])
-def test_training_has_the_layers_of_an_evaluation_on_arrays(kind: str, flat: bool) -> None:
-    """The same mapping as `map_model` gives for an evaluation, also where the loop keeps parameters in one memory."""
+def test_training_has_the_layers_of_an_evaluation_on_arrays(kind: str) -> None:
+    """The same mapping as `map_model` gives for an evaluation."""
     make, digital, says = KINDS[kind]
     x, y = examples()
     design = Hardware.preset("bayesft", bias="digital", normalisation="digital", other="digital")
     with seeded(Key(1)):
         model = make().train()
     step = AnalogStep(design, lambda share, n: [0.5] * n, 2, 2, Key(0))
-    optimiser = Optimiser(model, Training(epochs=1), 2) if flat else None
     before = torch.get_rng_state()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -429,8 +427,6 @@ def test_training_has_the_layers_of_an_evaluation_on_arrays(kind: str, flat: boo
         first = len(said)
         for _ in range(2):
             step(model, x, y, 0.0)
-    if optimiser is not None:
-        optimiser.close()
     analog, count = step._analog(model, x)
     found = {layer.name: layer.analog for layer in layers_of(analog)}
     with silenced_warnings():

@@ -32,9 +32,6 @@ from crossbar_sim.nn.training.settings import (
 from crossbar_sim.rng import Key, as_key
 from crossbar_sim.text import check_depth
 
-# The optimiser of the training loop: Adam or SGD, on one flat buffer where that is safe.
-
-
 WARM_UP = 0.3
 """The share of the steps in which the learning rate rises."""
 
@@ -58,19 +55,15 @@ def one_cycle(step: int, steps: int) -> float:
 
 
 class Optimiser:
-    """Adam (decoupled weight decay) or SGD for the parameters of a model that require a gradient.
-
-    On the CPU, small networks spend more time on calls per parameter than on the arithmetic: there the parameters
-    are views of one buffer while they are trained, and so are their gradients. `close` gives them their own memory
-    back. GPUs have kernels for lists of parameters, and changes through a view raise no version of a parameter.
+    """Adam (decoupled weight decay) or SGD, by torch, for the parameters of a model that require a gradient.
 
     Args:
         model: on its device.
         training: rates, decay, clipping.
-        steps: how many there will be.
+        steps: the number of steps in the whole training.
 
     Raises:
-        InputError: if nothing requires a gradient.
+        InputError: if no parameter requires a gradient.
     """
 
     def __init__(self, model: nn.Module, training: Training, steps: int) -> None:
@@ -78,102 +71,73 @@ class Optimiser:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise InputError("the model has no parameter that requires a gradient: nothing to train")
-        self.own = [p.data for p in self.parameters]
-        self.flat: nn.Parameter | None = None
-        self.views: list[Tensor] = []
-        last = training.channels_last
-        if _flattens(self.parameters):
-            self.flat = nn.Parameter(
-                torch.cat([_memory(p.detach(), last).reshape(-1) for p in self.parameters])
+        self.original = [p.data for p in self.parameters]
+        shared = len({p.untyped_storage().data_ptr() for p in self.parameters}) < len(self.parameters)
+        if training.channels_last and not shared:
+            for p in self.parameters:
+                p.data = _channels_last(p.data)
+        # The fused kernels are one pass over memory.
+        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in self.parameters)
+        decay = training.weight_decay
+        self.torch: torch.optim.Optimizer
+        if training.optimiser == "sgd":
+            self.torch = torch.optim.SGD(
+                self.parameters, training.lr, momentum=MOMENTUM, weight_decay=decay, fused=fused
             )
-            self.flat.grad = torch.zeros_like(self.flat)
-            sizes = [p.numel() for p in self.parameters]
-            values, gradients = self.flat.detach().split(sizes), self.flat.grad.split(sizes)
-            self.views = [_shaped(g, p, last) for g, p in zip(gradients, self.parameters, strict=True)]
-            for p, value in zip(self.parameters, values, strict=True):
-                p.data = _shaped(value, p, last)
-        elif last and not _share_memory(self.parameters):
-            for p in self.parameters:
-                if p.dim() == 4:
-                    p.data = p.data.contiguous(memory_format=torch.channels_last)
-        self.optimised = self.parameters if self.flat is None else [self.flat]
-        self.torch = _torch_optimiser(self.optimised, training)
-        self.zero()
-
-    def zero(self) -> None:
-        """Begin a step: gradients are None, or zeros of the buffer."""
-        if self.flat is None:
-            for p in self.parameters:
-                p.grad = None
-            return
-        assert self.flat.grad is not None
-        self.flat.grad.zero_()
-        for p, view in zip(self.parameters, self.views, strict=True):
-            p.grad = view
+        else:
+            self.torch = torch.optim.AdamW(self.parameters, training.lr, weight_decay=decay, fused=fused)
+        self.torch.zero_grad()
 
     def step(self, done: int) -> None:
-        """Take step number `done` (from 0) along what is in the gradients."""
-        self._gather()
+        """Take step number `done` (from 0) along the gradients; a missing gradient counts as zero."""
         training = self.training
         share = one_cycle(done, self.steps) if training.schedule == "one-cycle" else 1.0
         self.torch.param_groups[0]["lr"] = training.lr * share
-        if training.clip is not None:
-            for p in self.optimised:
-                if p.grad is not None:
-                    p.grad.clamp_(-training.clip, training.clip)
+        for p in self.parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+            elif training.clip is not None:
+                p.grad.clamp_(-training.clip, training.clip)
         self.torch.step()
 
-    def _gather(self) -> None:
-        """Copy gradients that a method has put in place of the buffer's (None: there is none)."""
-        for p, view in zip(self.parameters, self.views, strict=False):
-            if p.grad is not view:
-                if p.grad is None:
-                    view.zero_()
-                else:
-                    view.copy_(p.grad)
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore a state_dict of `torch`, or one of version 0.1.0, which kept all parameters in one flat tensor."""
+        flat = state["state"].get(0, {})
+        sizes = [p.numel() for p in self.parameters]
+        if any(value.shape == (sum(sizes),) != self.parameters[0].shape for value in flat.values()):
+            parts = {
+                name: value.split(sizes) if value.dim() else [value.clone() for _ in sizes]
+                for name, value in flat.items()
+            }
+            states = {
+                i: {
+                    name: part[i] if not part[i].dim() else self._unflatten(part[i], p)
+                    for name, part in parts.items()
+                }
+                for i, p in enumerate(self.parameters)
+            }
+            groups = [{**state["param_groups"][0], "params": list(states)}]
+            state = {"state": states, "param_groups": groups}
+        self.torch.load_state_dict(state)
+
+    def _unflatten(self, part: Tensor, like: Tensor) -> Tensor:
+        if not self.training.channels_last or like.dim() != 4:
+            return part.view(like.shape)
+        rows, channels, height, width = like.shape
+        return part.view(rows, height, width, channels).permute(0, 3, 1, 2)
 
     def close(self) -> None:
-        """Give the parameters their own memory back, with what they have learnt, and drop the gradients."""
-        for p, own in zip(self.parameters, self.own, strict=True):
-            if p.data_ptr() != own.data_ptr():  # it has moved
-                own.copy_(p.data)
-                p.data = own
+        """Put the trained values back into the parameters' original memory, and drop the gradients."""
+        for p, original in zip(self.parameters, self.original, strict=True):
+            if p.data_ptr() != original.data_ptr():
+                original.copy_(p.data)
+                p.data = original
             p.grad = None
 
 
-def _memory(p: Tensor, channels_last: bool) -> Tensor:
-    """In the order in which it is to lie in memory."""
-    return p.permute(0, 2, 3, 1) if channels_last and p.dim() == 4 else p
-
-
-def _shaped(part: Tensor, like: Tensor, channels_last: bool) -> Tensor:
-    """A flat part of memory in that order, as a tensor of the shape of `like`."""
-    if channels_last and like.dim() == 4:
-        rows, channels, height, width = like.shape
-        return part.view(rows, height, width, channels).permute(0, 3, 1, 2)
-    return part.view_as(like)
-
-
-def _share_memory(parameters: list[nn.Parameter]) -> bool:
-    return len({p.untyped_storage().data_ptr() for p in parameters}) < len(parameters)
-
-
-def _flattens(parameters: list[nn.Parameter]) -> bool:
-    """Whether they can be views of one buffer: plain float32 on the CPU, none sharing memory with another."""
-    return not _share_memory(parameters) and all(
-        p.dtype == torch.float32 and p.device.type == "cpu" and p.is_contiguous() and p.numel()
-        for p in parameters
-    )
-
-
-def _torch_optimiser(parameters: list[nn.Parameter], training: Training) -> torch.optim.Optimizer:
-    # No foreach and no plain loop over parameters: the fused kernels are one pass over memory.
-    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-    if training.optimiser == "sgd":
-        return torch.optim.SGD(
-            parameters, training.lr, momentum=MOMENTUM, weight_decay=training.weight_decay, fused=fused
-        )
-    return torch.optim.AdamW(parameters, training.lr, weight_decay=training.weight_decay, fused=fused)
+def _channels_last(weight: Tensor) -> Tensor:
+    """A copy of a convolution's weight with the channels last in memory; any other parameter itself."""
+    return weight if weight.dim() != 4 else weight.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 # Checkpoints of a training: all that it takes to go on as if nothing had happened.
@@ -256,7 +220,7 @@ class TrainingFile:
                 )
         try:
             put_back(model, content["model"])
-            optimiser.torch.load_state_dict(content["optimiser"])
+            optimiser.load_state(content["optimiser"])
             state = State(content["history"], content["best"], content["seconds"])
             _set_generators(content["generators"])
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
@@ -532,7 +496,7 @@ class _Run:
             images = x[chosen] if augment is None else augment.apply(x[chosen], drawn[chosen])
             if training.channels_last and images.dim() == 4:
                 images = images.contiguous(memory_format=torch.channels_last)
-            self.optimiser.zero()
+            self.optimiser.torch.zero_grad()
             with half, _views_told(training):
                 loss = self.step(self.model, images, y[chosen], done / self.steps)
             self.optimiser.step(done)
