@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterable
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,6 +133,31 @@ def as_typed(value: float) -> float:
 def is_whole(value: object) -> bool:
     """True for an integer (a boolean is none)."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_integer(value: object) -> bool:
+    """True for a plain int (a boolean is not one, nor is a NumPy integer, which JSON cannot hold)."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """True for an int or a float, NaN and infinities included (a boolean is not one)."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_rate(value: object) -> bool:
+    """True for a real number in [0, 1), such as a dropout rate."""
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < 1
+
+
+def check_integer(name: str, value: object, low: int) -> None:
+    """Refuse anything but a plain int of at least `low`.
+
+    Raises:
+        InputError: "name=value: an integer >= low is needed".
+    """
+    if not (isinstance(value, int) and is_integer(value) and value >= low):
+        raise InputError(f"{name}={show(value)}: an integer >= {low} is needed")
 
 
 def check_weights(w: NDArray[np.float32], what: str = "the weight matrix") -> None:

@@ -41,6 +41,7 @@ from crossbar_sim.nn.training.loop import Epoch
 from crossbar_sim.nn.training.settings import Step, Training, check_training
 from crossbar_sim.rng import Key, as_key
 from crossbar_sim.robustness.score import of_operands
+from crossbar_sim.validate import check_integer, is_number
 
 # Networks that are linear layers one after another, run on several chips at once by batched products.
 
@@ -481,13 +482,12 @@ class DriftAware(Method):
         check_training(self.training)
         if self.hardware is not None:
             object.__setattr__(self, "hardware", as_hardware(self.hardware))
-        if isinstance(self.chips, bool) or not isinstance(self.chips, int) or self.chips < 1:
-            raise InputError(f"chips={self.chips!r}: an integer >= 1 is needed")
+        check_integer("chips", self.chips, 1)
         if self.chips > self.training.batch:
             raise InputError(
                 f"chips={self.chips} with batch={self.training.batch}: every chip needs an example at least"
             )
-        if isinstance(self.ramp, bool) or not isinstance(self.ramp, int | float) or not 0 <= self.ramp <= 1:
+        if not (is_number(self.ramp) and 0 <= self.ramp <= 1):
             raise InputError(f"ramp={self.ramp!r}: a share of the training in 0 .. 1")
         check_switch("temperature", self.temperature)
         if self.dropout is not None:

@@ -15,9 +15,6 @@ from torch.overrides import TorchFunctionMode
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.evaluate import answer_of, run_over
 
-IGNORED = -100
-"""The label of a position that is not judged (padding), as in torch's cross-entropy; every negative label counts so."""
-
 _LAST = {
     "linear", "bilinear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "addbmm", "embedding",
     "lstm", "gru", "rnn_tanh", "rnn_relu", "mv", "chain_matmul", "multi_dot", "_embedding_bag", "embedding_bag",

@@ -5,7 +5,7 @@ little digital arithmetic behind the arrays: `readout` (see `readout.py`) and `a
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.analog.copying import base_of
 from crossbar_sim.nn.analog.layers import InPlace
-from crossbar_sim.nn.evaluate import BLOCK, outputs
+from crossbar_sim.nn.evaluate import BLOCK, outputs, set_evaluation_mode
 from crossbar_sim.nn.networks.coded import Coded
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import Key
@@ -604,8 +604,7 @@ def calibrated_scores(
     Raises:
         InputError: if model, data, design and calibration do not go together.
     """
-    with suppress(NotImplementedError):  # an exported graph knows one mode
-        model.eval()
+    set_evaluation_mode(model)
     metric = reference.metric(metric)
     reference.check_metric(metric)
     analog, _ = map_model(model, hardware, reference.x, seed, 0, only, skip, reference.few, reference.fixed)

@@ -3,7 +3,6 @@
 import operator
 import os
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,7 +20,7 @@ from crossbar_sim.nn.analog.effects import idle_effects, layer_effects, read_lin
 from crossbar_sim.nn.analog.fidelity import ensure_equivalent
 from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.state import CellMaps, Layer, Maps
-from crossbar_sim.nn.evaluate import BLOCK
+from crossbar_sim.nn.evaluate import BLOCK, set_evaluation_mode
 from crossbar_sim.nn.module_state import left_on
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness import score as cautions
@@ -249,8 +248,7 @@ def deploy(
         )
     if threshold is not None and not (finite(threshold) and threshold >= 0):
         raise InputError(f"threshold={threshold!r}: expected a score such as 0.9")
-    with suppress(NotImplementedError):  # an exported graph knows one mode
-        model.eval()  # or dropout would be at work, and batch normalisation take statistics of its own
+    set_evaluation_mode(model)
     only, skip = None if only is None else patterns(only), patterns(skip)
 
     def made(seen: Operands | None) -> nn.Module:

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +16,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.effects import idle_effects, layer_effects, read_linearly
-from crossbar_sim.nn.evaluate import BLOCK
+from crossbar_sim.nn.evaluate import BLOCK, set_evaluation_mode
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness import score
@@ -126,8 +125,7 @@ def metric_of(
     Raises:
         InputError: if model, examples and metric do not go together.
     """
-    with suppress(NotImplementedError):  # an exported graph knows one mode
-        module.eval()
+    set_evaluation_mode(module)
     few = slice(fixed or 2)
     y = None if examples.y is None else examples.y[few]
     return reference_of(module, examples.x[few], y, BLOCK, fixed, axis).metric(asked)
@@ -161,8 +159,7 @@ def prepare(
     """
     if model.ranges is not None:
         hardware = replace(hardware, ranges=model.ranges)
-    with suppress(NotImplementedError):  # an exported graph knows one mode
-        model.module.eval()
+    set_evaluation_mode(model.module)
     examples = model.examples
     if len(examples.x) == 0:
         raise InputError("the data hold no example")

@@ -30,7 +30,7 @@ from crossbar_sim.robustness.score import of_operands
 from crossbar_sim.robustness.tasks import fingerprint
 from crossbar_sim.search.network import SIGMA, WIDTH, SearchedNetwork
 from crossbar_sim.search.space import HIGH, LOW
-from crossbar_sim.search.study import Best, Study, TrialCallback, check_trials, check_workers, drive
+from crossbar_sim.search.study import Best, Study, TrialCallback, check_workers, drive
 from crossbar_sim.search.study_file import Trial
 from crossbar_sim.search.surrogate import Acquisition, check_acquisition, check_installed
 from crossbar_sim.search.trial import (
@@ -48,6 +48,7 @@ from crossbar_sim.search.trial import (
 from crossbar_sim.search.workers import Workers, workers_of
 from crossbar_sim.store.records import canonical
 from crossbar_sim.text import check_depth
+from crossbar_sim.validate import check_integer, is_number
 
 # Theta between the trials of an alternating search: one set of weights, kept in a file beside the study.
 #
@@ -293,13 +294,13 @@ class BayesFT(Method):
         for training in (self.training, self.polish):
             if training is not None:
                 check_training(training)
-        check_trials(self.trials)
+        check_integer("trials", self.trials, 1)
         check_acquisition(self.acquisition, self.batch)
         if self.algorithm not in ALGORITHMS:
             raise InputError(f"algorithm={self.algorithm!r} must be one of {', '.join(ALGORITHMS)}")
         given = self.training_sigma
         for what, sigma in (("sigma", self.sigma), *(("training_sigma", s) for s in _numbers(given))):
-            if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 <= sigma < math.inf:
+            if not (is_number(sigma) and 0 <= sigma < math.inf):
                 raise InputError(f"{what}={sigma!r}: a sigma is a finite number from 0 on")
         if given is not None and self.algorithm == "clean":
             raise InputError(
@@ -320,8 +321,7 @@ class BayesFT(Method):
             ("training_chips", self.training_chips, least),
             ("fresh_chips", self.fresh_chips, 2),
         ):
-            if isinstance(number, bool) or not isinstance(number, int) or number < low:
-                raise InputError(f"{what}={number!r}: an integer >= {low} is needed")
+            check_integer(what, number, low)
         if self.training_chips == 0 and given is not None:
             raise InputError(
                 f"training_chips=0 trains without drift, and training_sigma={given!r} is of the drift: give one of them"

@@ -22,7 +22,7 @@ import torch
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import STREAM_VERSION, Key
-from crossbar_sim.search.space import Point, Space
+from crossbar_sim.search.space import Space
 from crossbar_sim.search.study_file import StudyFile, Trial
 from crossbar_sim.search.surrogate import (
     Acquisition,
@@ -32,6 +32,7 @@ from crossbar_sim.search.surrogate import (
     first_points,
 )
 from crossbar_sim.search.workers import Workers, workers_of
+from crossbar_sim.validate import check_integer
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,7 @@ class Study:
     ) -> None:
         initial = default_initial(len(space)) if initial is None else initial
         for what, number in (("initial", initial), ("batch", batch)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise InputError(f"{what}={number!r}: an integer >= 1 is needed")
+            check_integer(what, number, 1)
         check_acquisition(acquisition, batch)
         check_installed()
         self.space, self.key, self.acquisition, self.batch, self.extra = space, key, acquisition, batch, extra
@@ -228,11 +228,6 @@ def default_initial(dimensions: int) -> int:
     return max(5, min(2 * dimensions, 10))
 
 
-def told_variance(point: Point, outcome: float | tuple[float, float]) -> tuple[float, float | None]:
-    """An objective's answer as (value, variance or None)."""
-    return (outcome[0], outcome[1]) if isinstance(outcome, tuple) else (outcome, None)
-
-
 def _plain(variance: float | None) -> float | None:
     return None if variance is None else float(variance)
 
@@ -290,7 +285,7 @@ def search(
     >>> abs(found.best.point["x"] - 0.3) < 0.05
     True
     """
-    check_trials(trials)
+    check_integer("trials", trials, 1)
     check_workers(workers, scheduler, batch)
     with (
         Study(
@@ -338,16 +333,6 @@ def drive(
             told = study.tell(asked[i][0], value, variance, seconds=seconds, notes=notes)
             if progress is not None:
                 progress(told, study)
-
-
-def check_trials(trials: object) -> None:
-    """Refuse what is no number of trials.
-
-    Raises:
-        InputError: with what is needed.
-    """
-    if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
-        raise InputError(f"trials={trials!r}: an integer >= 1 is needed")
 
 
 def check_workers(workers: int | None, scheduler: str | None, batch: int) -> None:

@@ -8,7 +8,6 @@ rollback journal, on the disk when `add` returns. A killed search leaves one fil
 """
 
 import hashlib
-import math
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from crossbar_sim.files import check_writable
 from crossbar_sim.store.records import canonical
 from crossbar_sim.store.sqlite import check_beside, check_schema, harden, is_empty
 from crossbar_sim.text import parse_json, visible
+from crossbar_sim.validate import finite
 
 APPLICATION_ID = 0x78627364  # "xbsd"
 VERSION = 1
@@ -223,19 +223,15 @@ def _tried(
         TypeError, ValueError: if it is none that `add` writes.
     """
     where, told = parse_json(point), parse_json(notes)
-    if not isinstance(where, dict) or not all(_is_finite(place) for place in where.values()):
+    if not isinstance(where, dict) or not all(finite(place) for place in where.values()):
         raise ValueError(f"the point of trial {number} is {_short(where)}")
     if not isinstance(told, dict):
         raise ValueError(f"the notes of trial {number} are {_short(told)}")
-    if not (_is_finite(value) and _is_finite(seconds) and (variance is None or _is_finite(variance))):
+    if not (finite(value) and finite(seconds) and (variance is None or finite(variance))):
         raise ValueError(
             f"trial {number} holds {value!r}, {variance!r} and {seconds!r}: not three finite numbers"
         )
     return Trial(number, where, value, variance, seconds, told)
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _sentence(error: Exception, path: str) -> str:

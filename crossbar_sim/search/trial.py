@@ -25,6 +25,7 @@ from crossbar_sim.robustness.detection_score import reference_of
 from crossbar_sim.robustness.evaluator import Job, Subject
 from crossbar_sim.robustness.statistics import Interval, mean_interval
 from crossbar_sim.search.network import SIGMA, SearchedNetwork
+from crossbar_sim.validate import check_integer
 
 # What a search is after: the mean score over chips of a design, on validation examples, and how sure it is.
 
@@ -86,10 +87,8 @@ class DriftedScore:
         if split.y is None:
             raise InputError("the validation examples have no labels: the search needs y")
         for what, number, least in (("chips", chips, 2), ("images", images, 1)):
-            if number is None:
-                continue
-            if isinstance(number, bool) or not isinstance(number, int) or number < least:
-                raise InputError(f"{what}={number!r}: an integer >= {least} is needed")
+            if number is not None:
+                check_integer(what, number, least)
         at_sigma(hardware, sigma)
         x, y = split.x, split.y
         if images is not None and images < len(x):

@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.dropout_sites import OWN
+from crossbar_sim.validate import is_rate
 
 # First weights for deep networks, such that they train without normalisation too.
 
@@ -149,7 +150,7 @@ def dropout_rates(dropout: Any, sites: int) -> tuple[float, ...]:
             "give one rate for all or one per site"
         )
     for rate in given if several else [dropout]:
-        if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 <= float(rate) < 1:
+        if not is_rate(rate):
             raise InputError(f"dropout={dropout!r}: every rate must be a number in [0, 1)")
     return tuple(float(rate) for rate in given)
 
