@@ -1,4 +1,4 @@
-"""Designs as text: TOML, JSON and command-line forms of a `Hardware`, and overrides of one."""
+"""The parts of a `Hardware` as tables and text (TOML, JSON, command line), and a design with values replaced."""
 
 import json
 import os
@@ -9,19 +9,66 @@ from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
 
-from crossbar_sim.crossbar.converters import ADC, DAC, GaussianReadNoise, Ranges
-from crossbar_sim.crossbar.devices import PolynomialNoise, ProgrammingNoise, StuckCells
-from crossbar_sim.crossbar.drift import Law, LogNormalDrift, RelaxationShift
-from crossbar_sim.crossbar.hardware import FAMILIES, Hardware
-from crossbar_sim.crossbar.mapping import Mapping
+from crossbar_sim.crossbar.converters import ADC, ALL_READ_NOISE, DAC, GaussianReadNoise, Ranges
+from crossbar_sim.crossbar.devices import ALL_PROGRAMMING, PolynomialNoise, ProgrammingNoise, StuckCells
+from crossbar_sim.crossbar.drift import ALL_DRIFTS, Law, LogNormalDrift, RelaxationShift
+from crossbar_sim.crossbar.mapping import ALL_MAPPINGS, Mapping
 from crossbar_sim.crossbar.wires import Wires
 from crossbar_sim.errors import InputError
 from crossbar_sim.text import check_depth, parse_json
 from crossbar_sim.validate import show, unknown
 
-# From plain tables to dataclasses and back: what config.py and config_text.py share.
+if TYPE_CHECKING:
+    from crossbar_sim.crossbar.hardware import Hardware
+
+
+class Family(NamedTuple):
+    """The parts that one field of Hardware can hold.
+
+    Args:
+        bases: what a value must be an instance of.
+        members: the classes that have a `kind` in files and on the command line.
+        example: how a sentence describes such a part.
+        optional: whether None (ideal) is allowed.
+    """
+
+    bases: tuple[type, ...]
+    members: tuple[type, ...]
+    example: str
+    optional: bool = True
+
+    @property
+    def kinds(self) -> dict[str, Any]:
+        """The classes by kind."""
+        return {cls.kind: cls for cls in self.members}  # type: ignore[attr-defined]
+
+
+FAMILIES = {
+    "mapping": Family((Mapping,), ALL_MAPPINGS, "a mapping such as Differential(g_max=1e-4)", False),
+    "drift": Family((Law,), ALL_DRIFTS, "a drift law such as LogNormalDrift(0.6)"),
+    "programming": Family(
+        (ProgrammingNoise, PolynomialNoise),
+        ALL_PROGRAMMING,
+        "programming noise such as ProgrammingNoise(0.05)",
+    ),
+    "stuck": Family((StuckCells,), (StuckCells,), "stuck cells such as StuckCells(off=0.01)"),
+    "wires": Family((Wires,), (Wires,), "wires such as Wires(1.0, 1.0)"),
+    "dac": Family((DAC,), (DAC,), "a DAC such as DAC(bits=8)"),
+    "adc": Family((ADC,), (ADC,), "an ADC such as ADC(bits=8)"),
+    "read_noise": Family(ALL_READ_NOISE, ALL_READ_NOISE, "read noise such as GaussianReadNoise(0.01)"),
+    "ranges": Family((Ranges,), (Ranges,), "the ranges that a calibration wrote"),
+}
+"""The fields of Hardware that hold a part."""
+
+CHOICES = {
+    "drift_per": ("cell", "weight"),
+    "bias": ("digital", "row", "drifting"),
+    "normalisation": ("digital", "folded", "drifting"),
+    "other": ("digital", "drifting"),
+}
+"""The allowed words of each choice: also those of the command line's options."""
 
 
 _WORDS = {
@@ -184,24 +231,6 @@ def from_text(family: str, text: str) -> Any:
     return build(kinds[kind], table, f"{family}.")
 
 
-def law_from_text(text: str) -> Law | None:
-    """The drift law of `--drift`; see `from_text`."""
-    law: Law | None = from_text("drift", text)
-    return law
-
-
-def mapping_from_text(text: str) -> Mapping:
-    """The mapping of `--mapping`; see `from_text`."""
-    mapping: Mapping = from_text("mapping", text)
-    return mapping
-
-
-def programming_from_text(text: str) -> ProgrammingNoise | PolynomialNoise | None:
-    """The noise of `--programming`; see `from_text`."""
-    noise: ProgrammingNoise | PolynomialNoise | None = from_text("programming", text)
-    return noise
-
-
 def forms(family: str) -> tuple[tuple[str, str], ...]:
     """Every form that `from_text` takes, each with the first line of its class's docstring.
 
@@ -246,17 +275,11 @@ def _value(text: str) -> Any:
 # Keys left out take the defaults of `Hardware`. In TOML, which has no null, what is None is left out.
 
 
-__all__ = [
-    "forms", "from_dict", "from_json", "from_text", "from_toml", "law_from_text", "load_hardware",
-    "mapping_from_text", "parse_toml", "programming_from_text", "read_text", "to_dict", "to_json",
-    "to_toml",
-]  # fmt: skip
-
 LIMIT = 2**16
 """Bytes of the largest hardware file read; real ones have about a thousand."""
 
 
-def to_dict(hardware: Hardware) -> dict[str, Any]:
+def to_dict(hardware: "Hardware") -> dict[str, Any]:
     """Every field, in the order of the dataclass, as JSON-able values; parts carry their `kind`.
 
     Converters, read noise, wires, ranges and cell_bits are left out where they are None: a design without them has
@@ -267,46 +290,16 @@ def to_dict(hardware: Hardware) -> dict[str, Any]:
     return plain_fields(hardware)
 
 
-def from_dict(data: object, source: str = "hardware") -> Hardware:
-    """The design that a dictionary describes.
-
-    Args:
-        data: as `to_dict` makes it; keys may be left out.
-        source: where it comes from (a file's name): the beginning of every error.
-
-    Raises:
-        InputError: naming the source, the full key, what was given, and what is allowed.
-    """
-    if not isinstance(data, dict):
-        raise InputError(f"{source}: {show(data)} is no table of hardware keys such as drift = {{...}}")
-    try:
-        parts = {key: build_part(key, v) if key in FAMILIES else v for key, v in data.items()}
-        hardware: Hardware = build(Hardware, parts, "")
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
-    return hardware
-
-
-def to_json(hardware: Hardware) -> str:
+def to_json(hardware: "Hardware") -> str:
     """The design as JSON, one key per line."""
     return json.dumps(to_dict(hardware), indent=2, allow_nan=False)
 
 
-def from_json(text: str, source: str = "hardware") -> Hardware:
-    """The design that a JSON text describes; see `from_dict`."""
-    return from_dict(_parsed(_json, text, source), source)
-
-
-def to_toml(hardware: Hardware) -> str:
+def to_toml(hardware: "Hardware") -> str:
     """The design as TOML; what is None is left out."""
     import tomli_w
 
     return tomli_w.dumps(_without_none(to_dict(hardware)))
-
-
-def from_toml(text: str, source: str = "hardware") -> Hardware:
-    """The design that a TOML text describes; see `from_dict`."""
-    return from_dict(parse_toml(text, source), source)
 
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:
@@ -315,24 +308,31 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
     Raises:
         InputError: if it is no TOML, names a key twice, or is nested too deeply.
     """
-    table: dict[str, Any] = _parsed(tomllib.loads, text, source)
-    return table
+    return _parsed(tomllib.loads, text, source, "TOML")
 
 
-def load_hardware(path: str | os.PathLike[str]) -> Hardware:
-    """The design in a .toml or .json file.
+def parse_hardware_json(text: str, source: str) -> Any:
+    """What a JSON text holds; see `parse_toml`."""
+    return _parsed(lambda text: parse_json(text, _once), text, source, "JSON")
+
+
+PARSERS: dict[str, Callable[[str, str], Any]] = {".toml": parse_toml, ".json": parse_hardware_json}
+"""How a hardware file is read, by the ending of its name."""
+
+
+def read_table(path: str | os.PathLike[str]) -> tuple[Any, str]:
+    """What a .toml or .json file holds, and its name as sentences show it.
 
     Raises:
-        InputError: if the file cannot be read or its contents cannot be used; see `from_dict`.
+        InputError: if the file cannot be read.
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"path={show(path)}: expected the path of a .toml or .json file")
     path = Path(path)
     source = _name(path)
-    readers = {".toml": from_toml, ".json": from_json}
-    if path.suffix.lower() not in readers:
+    if path.suffix.lower() not in PARSERS:
         raise InputError(f"{source}: a hardware file ends in .toml or .json")
-    return readers[path.suffix.lower()](read_text(path), source)
+    return PARSERS[path.suffix.lower()](read_text(path), source), source
 
 
 def read_text(path: Path) -> str:
@@ -368,8 +368,7 @@ def _name(path: Path) -> str:
     return str(path) if str(path).isprintable() else show(str(path))
 
 
-def _parsed(parse: Callable[[str], Any], text: str, source: str) -> Any:
-    language = "JSON" if parse is _json else "TOML"
+def _parsed(parse: Callable[[str], Any], text: str, source: str, language: str) -> Any:
     try:
         value = parse(text)
         check_depth(value)  # the dots of a TOML key nest without recursion
@@ -379,10 +378,6 @@ def _parsed(parse: Callable[[str], Any], text: str, source: str) -> Any:
     except ValueError as error:
         why = " ".join(str(error).split())[:200]
         raise InputError(f"{source}: the {language} cannot be read: {why}") from None
-
-
-def _json(text: str) -> Any:
-    return parse_json(text, _once)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -419,8 +414,6 @@ FLAT = (
 )  # fmt: skip
 """The conveniences of `override` beside the fields of Hardware."""
 
-OVERRIDES = (*(f.name for f in fields(Hardware)), *FLAT)
-
 SETS = {
     "drift": "drift",
     "sigma": "drift",
@@ -437,7 +430,12 @@ RANGED = ("mapping", "tile", "wires", "dac", "adc")
 """The fields that decide what converters see: ranges calibrated with others do not fit."""
 
 
-def override(hardware: Hardware, **flat: Any) -> Hardware:
+def overrides(hardware: "Hardware") -> tuple[str, ...]:
+    """The names that `override` takes."""
+    return (*(f.name for f in fields(hardware)), *FLAT)
+
+
+def override(hardware: "Hardware", **flat: Any) -> "Hardware":
     """`hardware` with values replaced.
 
     Its `ranges` were calibrated with its mapping, tiles, wires and converters: where one of these changes and no
@@ -460,12 +458,13 @@ def override(hardware: Hardware, **flat: Any) -> Hardware:
     Raises:
         InputError: for an unknown name, an impossible value, or two overrides of the same thing.
 
+    >>> from crossbar_sim import Hardware
     >>> override(Hardware(), sigma=0.6, copies=4).mapping.copies
     4
     """
     for name in flat:
-        if name not in OVERRIDES:
-            raise InputError(unknown("the override", name, OVERRIDES))
+        if name not in (known := overrides(hardware)):
+            raise InputError(unknown("the override", name, known))
     check_conflicts(flat, SETS)
     before = hardware
     hardware = replace(hardware, **{k: v for k, v in flat.items() if k not in FLAT})
@@ -500,7 +499,7 @@ def override(hardware: Hardware, **flat: Any) -> Hardware:
     return replace(hardware, **changes)
 
 
-def dropped_ranges(before: Hardware, after: Hardware) -> tuple[str, ...]:
+def dropped_ranges(before: "Hardware", after: "Hardware") -> tuple[str, ...]:
     """A sentence where `override` made `after` of `before` and dropped its ranges."""
     if before.ranges is None or after.ranges is not None:
         return ()
@@ -510,7 +509,7 @@ def dropped_ranges(before: Hardware, after: Hardware) -> tuple[str, ...]:
     )
 
 
-def _ranged(one: Hardware, other: Hardware) -> list[str]:
+def _ranged(one: "Hardware", other: "Hardware") -> list[str]:
     """The fields of `RANGED` in which two designs differ."""
     return [name for name in RANGED if getattr(one, name) != getattr(other, name)]
 
@@ -542,7 +541,7 @@ def check_conflicts(names: Iterable[str], sets: dict[str, str]) -> None:
             seen[part] = name
 
 
-def at_sigma(hardware: Hardware, sigma: float) -> Hardware:
+def at_sigma(hardware: "Hardware", sigma: float) -> "Hardware":
     """`hardware` at one point of a sweep: its drift law with this sigma, log-normal where it has none.
 
     Raises:
@@ -560,7 +559,7 @@ def at_sigma(hardware: Hardware, sigma: float) -> Hardware:
     return replace(hardware, drift=replace(drift, sigma=sigma))
 
 
-def alike(hardware: Hardware) -> bool:
+def alike(hardware: "Hardware") -> bool:
     """Whether all chips of the design are the same: nothing in it is random."""
     drift = hardware.drift
     still = drift is None or (getattr(drift, "sigma", None) == 0 and not isinstance(drift, RelaxationShift))

@@ -8,14 +8,11 @@ from typing import Any
 
 from crossbar_sim.crossbar.configuration import (
     dropped_ranges,
-    from_dict,
-    load_hardware,
     override,
     parse_toml,
     read_text,
 )
-from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.crossbar.presets import preset
+from crossbar_sim.crossbar.hardware import Hardware, preset_design
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.training.augment import Augment
 from crossbar_sim.nn.training.settings import Training
@@ -440,15 +437,14 @@ def _hardware(given: Any, folder: Path) -> tuple[Hardware, tuple[str, ...]]:
 
 def _design(given: Any, folder: Path) -> tuple[Hardware, tuple[str, ...]]:
     if isinstance(given, str):
-        return load_hardware(folder / given), ()
+        return Hardware.load(folder / given), ()
     table = is_table(given, "hardware")
     if "preset" in table:
         flat = {key: value for key, value in table.items() if key != "preset"}
-        chosen = preset(table["preset"]).with_(**flat)
-        return chosen.hardware, chosen.warnings()
+        return preset_design(table["preset"], flat)
     if "file" in table:
         flat = {key: value for key, value in table.items() if key != "file"}
-        loaded = load_hardware(folder / str(table["file"]))
+        loaded = Hardware.load(folder / str(table["file"]))
         hardware = override(loaded, **flat)
         return hardware, dropped_ranges(loaded, hardware)
-    return from_dict(table), ()
+    return Hardware.from_dict(table), ()
