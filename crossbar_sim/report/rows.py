@@ -338,9 +338,7 @@ class View:
     def areas(self) -> dict[str, Estimate | None]:
         """Label -> the mean score over all sigmas of this model; None for one sigma."""
         found = {label: self.sweep.area(label) for label in self.labels}
-        return {
-            label: None if a is None else self.of_interval(a.estimate, a) for label, a in found.items()
-        }
+        return {label: None if a is None else self.of_interval(a.estimate, a) for label, a in found.items()}
 
     @functools.cached_property
     def models(self) -> tuple[ModelRow, ...]:
