@@ -172,8 +172,8 @@ def build_hardware(options: dict[str, Any]) -> tuple["Hardware", tuple[str, ...]
     Raises:
         InputError: if they contradict each other or hold an impossible value.
     """
-    from crossbar_sim.crossbar.configuration import dropped_ranges, from_text, load_hardware, override
-    from crossbar_sim.crossbar.presets import preset
+    from crossbar_sim.crossbar.configuration import dropped_ranges, from_text, override
+    from crossbar_sim.crossbar.hardware import Hardware, preset_design
 
     given = {name: options[name] for name in (*_FLAT, *_CHOICES) if options.get(name) is not None}
     if options.get("tile"):
@@ -188,11 +188,11 @@ def build_hardware(options: dict[str, Any]) -> tuple["Hardware", tuple[str, ...]
             raise InputError(
                 "--preset and --hardware both name a design: give one, and flags that override it"
             )
-        loaded = load_hardware(options["hardware_file"])
+        loaded = Hardware.load(options["hardware_file"])
         hardware = override(loaded, **given)
         return hardware, (*dropped_ranges(loaded, hardware), *hardware.mapping.cautions)
-    design = preset(options.get("preset") or "bayesft").with_(**given)
-    return design.hardware, (*design.warnings(), *design.hardware.mapping.cautions)
+    hardware, cautions = preset_design(options.get("preset") or "bayesft", given)
+    return hardware, (*cautions, *hardware.mapping.cautions)
 
 
 def _tile(text: str) -> tuple[int, int]:

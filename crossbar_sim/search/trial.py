@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from crossbar_sim.baselines.drift_aware import DriftAware
-from crossbar_sim.crossbar.configuration import alike, at_sigma
+from crossbar_sim.crossbar.configuration import at_sigma, is_deterministic
 from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Development, Split
@@ -102,7 +102,7 @@ class DriftedScore:
             InputError: if the model does not take the examples, or its outputs are not finite.
         """
         subject, _ = Subject.prepared(model, self.hardware, self.x, self.y, sigma=self.sigma, seed=self.seed)
-        if alike(at_sigma(self.hardware, self.sigma)):
+        if is_deterministic(at_sigma(self.hardware, self.sigma)):
             (only,) = subject.evaluator.measure(Job(self.sigma, (0,)))
             return Measured((only.value,))
         trials = subject.evaluator.measure(Job(self.sigma, tuple(range(self.chips))))
