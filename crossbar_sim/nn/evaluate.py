@@ -5,7 +5,7 @@ import dataclasses
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -25,12 +25,6 @@ _FEW, _LEAST = 8, 4
 
 _harmless: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 """Models whose first forward left its input as it was: their forwards get the examples themselves, not a copy."""
-
-
-def set_evaluation_mode(model: nn.Module) -> None:
-    """Put a model into evaluation mode; an exported graph, which has only one mode, stays as it is."""
-    with suppress(NotImplementedError):
-        model.eval()
 
 
 def outputs(
