@@ -22,7 +22,7 @@ from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.errors import InputError, silenced_warnings
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.chips import remap_arrays
-from crossbar_sim.nn.analog.conversion import patterns, settled, to_analog
+from crossbar_sim.nn.analog.conversion import map_traced, patterns, to_analog
 from crossbar_sim.nn.analog.copying import copy_module
 from crossbar_sim.nn.analog.effects import idle_effects, of_design, read_linearly
 from crossbar_sim.nn.analog.fidelity import ensure_equivalent, is_copy
@@ -520,7 +520,7 @@ class Subject:
                 analog = first if seen is None else mapped(seen)
                 return ensure_equivalent(analog, module, reference.x, reference.few, fixed)
 
-            analog, seen = settled(make, reference.x, fixed)
+            analog, seen = map_traced(make, reference.x, fixed)
         chosen = reference.metric(metric)
         reference.check_metric(chosen)
         subject = cls(module, hardware, reference, chosen, seed, names, left_out, seen, maps, remap)

@@ -8,18 +8,18 @@ from crossbar_sim.search.space import Dimension, Space
 from crossbar_sim.search.study import Best, SearchResult, Study, search
 from crossbar_sim.search.study_file import Trial
 from crossbar_sim.search.surrogate import Surrogate
-from crossbar_sim.search.trial import ChipScores, DriftedScore
+from crossbar_sim.search.trial import DriftedScore, ScoreSample
 
-Found, Measured, Tried = SearchResult, ChipScores, Trial  # their names up to version 0.1
+Found, Measured, Tried = SearchResult, ScoreSample, Trial  # their names up to version 0.1
 
 __all__ = [
     "BayesFT",
     "Best",
-    "ChipScores",
     "Dimension",
     "DriftedScore",
     "Found",
     "Measured",
+    "ScoreSample",
     "SearchResult",
     "Space",
     "Study",

@@ -36,10 +36,10 @@ from crossbar_sim.search.surrogate import Acquisition, check_acquisition, check_
 from crossbar_sim.search.trial import (
     ALGORITHMS,
     Algorithm,
-    ChipScores,
     DriftedScore,
     FromScratchTrial,
     ScoredTrial,
+    ScoreSample,
     Trainer,
     WarmStartTrial,
     Weights,
@@ -459,7 +459,9 @@ class BayesFT(Method):
             development.validation, self.design, self.sigma, self.fresh_chips, None, key.fold("fresh")
         )
 
-    def _notes(self, network: SearchedNetwork, best: Best, study: Study, clean: ChipScores) -> dict[str, Any]:
+    def _notes(
+        self, network: SearchedNetwork, best: Best, study: Study, clean: ScoreSample
+    ) -> dict[str, Any]:
         point, trials = dict(best.point), study.trials
         return {
             "method": self.kind,
@@ -471,7 +473,7 @@ class BayesFT(Method):
             "trial": best.trial.number,
             "trials": len(trials),
             "untrained": clean.mean,
-            "searched": _told(ChipScores(_scores(best.trial))),
+            "searched": _told(ScoreSample(_scores(best.trial))),
             "posterior": {"mean": best.mean, "sd": best.sd},
             "history": [
                 {"number": t.number, "point": dict(t.point), "value": t.value, "variance": t.variance}
@@ -489,7 +491,7 @@ class BayesFT(Method):
         }  # fmt: skip
 
 
-def _told(found: ChipScores) -> dict[str, Any]:
+def _told(found: ScoreSample) -> dict[str, Any]:
     interval = found.interval
     ci95 = None if interval is None else [interval.low, interval.high]
     return {"mean": found.mean, "ci95": ci95, "chips": len(found.scores)}

@@ -29,7 +29,7 @@ from crossbar_sim.validate import check_integer
 
 
 @dataclass(frozen=True)
-class ChipScores:
+class ScoreSample:
     """The scores of chips."""
 
     scores: tuple[float, ...]
@@ -94,7 +94,7 @@ class DriftedScore:
             x, y = x[chosen], y[chosen]
         return cls(x, y, hardware, sigma, chips, key.fold("chips").integer())
 
-    def measure(self, model: nn.Module) -> ChipScores:
+    def measure(self, model: nn.Module) -> ScoreSample:
         """Score a clean model, in evaluation mode, on the chips.
 
         Raises:
@@ -103,14 +103,14 @@ class DriftedScore:
         subject, _ = Subject.prepared(model, self.hardware, self.x, self.y, sigma=self.sigma, seed=self.seed)
         if is_deterministic(at_sigma(self.hardware, self.sigma)):
             (only,) = subject.evaluator.measure(Job(self.sigma, (0,)))
-            return ChipScores((only.value,))
+            return ScoreSample((only.value,))
         trials = subject.evaluator.measure(Job(self.sigma, tuple(range(self.chips))))
-        return ChipScores(tuple(trial.value for trial in trials))
+        return ScoreSample(tuple(trial.value for trial in trials))
 
 
 def as_text(scores: Sequence[float]) -> str:
     """`93.21 % +- 0.40 (20 chips)`."""
-    found = ChipScores(tuple(scores))
+    found = ScoreSample(tuple(scores))
     interval = found.interval
     sure = "" if interval is None else f" +- {100 * interval.half_width:.2f}"
     return f"{100 * found.mean:.2f} %{sure}"
@@ -205,7 +205,7 @@ class FromScratchTrial:
         model = self.trainer.network.make(point, key)
         return model, self.trainer.train(model, point, self.training, key, **more)  # type: ignore[arg-type]
 
-    def __call__(self, number: int, point: Mapping[str, float]) -> ChipScores:
+    def __call__(self, number: int, point: Mapping[str, float]) -> ScoreSample:
         """The scores of its chips."""
         return self.score.measure(self.model(number, point)[0])
 
@@ -240,7 +240,7 @@ class WarmStartTrial:
 
     def __call__(
         self, number: int, point: Mapping[str, float], weights: Weights
-    ) -> tuple[ChipScores, Weights]:
+    ) -> tuple[ScoreSample, Weights]:
         """The scores of its chips, and the weights to go on from."""
         model = self.model(point, weights)
         self.trainer.train(model, point, self.training, self.key.fold("trial", str(number)))
