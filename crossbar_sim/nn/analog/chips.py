@@ -1,71 +1,18 @@
-"""Chips of a model: changing the chip or the design, many chips of one matrix, and remapped chips."""
+"""Operations on analog models: change the chip or the design, select layers, remap arrays around stuck cells."""
 
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from crossbar_sim.crossbar import hardware as core
 from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.crossbar.kernels import kernel, lognormal_weights
 from crossbar_sim.crossbar.remapping import remap_chip
-from crossbar_sim.crossbar.stream import Float32, Stream
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.layers import arrays_of
 from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, Layer
-from crossbar_sim.rng import Key
-
-# One matrix on many chips: the bits of `Hardware.effective_weight`, without what that costs per call.
-#
-# For small networks the checks, keys and calls of one array on one chip take longer than its weights.
-
-
-@kernel
-def lognormal_chips(
-    w: Any, out: Any, scale: Any, inverse: Any, factor: Any, high: Any, low: Any, k0: Any, k1: Any, chips: Any
-) -> None:
-    """`lognormal_weights` of chip after chip: `out` is (chips, weights) flat.
-
-    Cached by this file's time stamp alone: after editing kernels.py or philox.py, touch this file.
-    """
-    n = w.size
-    for i in range(chips.size):
-        mine = out[i * n : (i + 1) * n]
-        lognormal_weights(w, mine, scale, inverse, factor, high, low, 0, k0, k1, 0, chips[i], 0)
-
-
-class ChipWriter:
-    """Writes what a matrix is on chips of one design; made once per design and matrix.
-
-    Args:
-        hardware: the design.
-        columns: the transposed matrix (cols, rows), C-contiguous float32, finite.
-        key: the array's name.
-        scale: `hardware.mapping.scale(columns)`.
-    """
-
-    def __init__(self, hardware: Hardware, columns: Float32, key: Key, scale: Float32) -> None:
-        self.hardware, self.columns, self.key, self.scale = hardware, columns, key, scale
-        self.rates: tuple[Any, ...] | None = None
-        if hardware._one_pass(scale):
-            inverse = hardware.mapping.inverse(scale)
-            name = Stream.of(key.fold("drift"), 0)
-            self.rates = (scale[0], inverse[0], *hardware.drift.rates, name.k0, name.k1)  # type: ignore[union-attr]
-
-    def write(self, chips: NDArray[np.uint32], out: Float32) -> None:
-        """The effective weights of chips into the first places of out (places, cols, rows), C-contiguous."""
-        if self.rates is None:
-            for chip, one in zip(chips.tolist(), out, strict=False):
-                self.hardware.effective_weight(self.columns, self.key, chip, one, self.scale)
-        else:
-            lognormal_chips(self.columns.reshape(-1), out.reshape(-1), *self.rates, chips)
-
-
-# Handling an analog model: its layers, its chip, its design, which layers take part.
 
 
 def analog_state(model: nn.Module) -> AnalogState:
@@ -159,9 +106,6 @@ def locked(model: nn.Module) -> AbstractContextManager[None]:
     """Program a model, if it is analog, and hold it like that: inside, threads may share it for inference."""
     program(model)
     return _setting(_designs(model), "locked", True)
-
-
-# Fault-aware mapping of a whole model: each chip's arrays lie where its stuck cells harm them least.
 
 
 def remap_arrays(model: nn.Module) -> None:

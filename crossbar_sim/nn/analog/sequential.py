@@ -15,17 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.crossbar.stream import Float32
-from crossbar_sim.nn.analog.chips import ChipWriter, analog_state
+from crossbar_sim.crossbar.kernels import lognormal_chips
+from crossbar_sim.crossbar.stream import Float32, Stream
+from crossbar_sim.nn.analog.chips import analog_state
 from crossbar_sim.nn.analog.copying import base_of
 from crossbar_sim.nn.analog.layers import arrays_of
 from crossbar_sim.nn.analog.programming import check_finite
 from crossbar_sim.nn.analog.state import ArraySlot
 from crossbar_sim.nn.fast_operators import product
-from crossbar_sim.rng import check_chip
+from crossbar_sim.rng import Key, check_chip
 
 TracedStep = nn.Module | Callable[[Tensor], Tensor]
 
@@ -100,6 +102,36 @@ def _step(model: nn.Module, node: fx.Node) -> TracedStep | None:
         function: Any = node.target
         return function if len(node.args) == 1 else None
     return None
+
+
+class ChipWriter:
+    """Computes the effective weights of one matrix on many chips: the bits of `Hardware.effective_weight`.
+
+    For small networks the checks, keys and calls of one array on one chip take longer than its weights; here they are
+    made once per design and matrix.
+
+    Args:
+        hardware: the design.
+        columns: the transposed matrix (cols, rows), C-contiguous float32, finite.
+        key: the array's name.
+        scale: `hardware.mapping.scale(columns)`.
+    """
+
+    def __init__(self, hardware: Hardware, columns: Float32, key: Key, scale: Float32) -> None:
+        self.hardware, self.columns, self.key, self.scale = hardware, columns, key, scale
+        self.rates: tuple[Any, ...] | None = None
+        if hardware._one_pass(scale):
+            inverse = hardware.mapping.inverse(scale)
+            name = Stream.of(key.fold("drift"), 0)
+            self.rates = (scale[0], inverse[0], *hardware.drift.rates, name.k0, name.k1)  # type: ignore[union-attr]
+
+    def write(self, chips: NDArray[np.uint32], out: Float32) -> None:
+        """The effective weights of chips into the first places of out (places, cols, rows), C-contiguous."""
+        if self.rates is None:
+            for chip, one in zip(chips.tolist(), out, strict=False):
+                self.hardware.effective_weight(self.columns, self.key, chip, one, self.scale)
+        else:
+            lognormal_chips(self.columns.reshape(-1), out.reshape(-1), *self.rates, chips)
 
 
 MAX_WEIGHTS = 1 << 17
