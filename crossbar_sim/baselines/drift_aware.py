@@ -1,4 +1,4 @@
-"""Drift-aware training: the network learns on chips, several fresh ones in every step."""
+"""Drift-aware training: every gradient step uses several newly drawn chips."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -49,7 +49,7 @@ RECIPE = Training(epochs=40, batch=256, lr=3e-3, clip=0.1)
 
 @dataclass(frozen=True)
 class DriftAware(Method):
-    """Every step is taken on `chips` fresh chips, each with its part of the batch, and averages their gradients.
+    """Each step draws `chips` new chips, gives each a part of the batch, and averages their gradients.
 
     Without `hardware`, a chip multiplies every parameter by exp(sigma z), as in BayesFT's protocol, and the gradient
     goes through that factor (reparametrisation). With a design, the network is mapped onto its arrays, and the
@@ -154,7 +154,7 @@ class DriftAware(Method):
         return done
 
     def step(self, model: nn.Module, key: Key) -> Step:
-        """What `nn.fit` is to do with the model in every step: for loops and searches of one's own."""
+        """The gradient step for `nn.fit`, also for custom training loops and searches."""
         if self.temperature and detects(model):
             raise InputError(
                 "temperature multiplies logits, and a detector's loss is made of more: set temperature=false"
@@ -186,7 +186,7 @@ def _limits(sigma: float | tuple[float, float]) -> tuple[float, float]:
 
 
 def weight_layers(model: nn.Module) -> int:
-    """How many weight layers a signal passes in a row, taken as the number of layers with weight matrices.
+    """Number of weight layers in series, taken as the number of layers with weight matrices.
 
     An upper limit where there are branches: residual networks do better with `temperature=False`.
     """
@@ -194,7 +194,7 @@ def weight_layers(model: nn.Module) -> int:
 
 
 def factor_copies(hardware: Hardware | None) -> int | None:
-    """Parallel cells per weight, if all that the design does is to multiply each parameter by log-normal factors.
+    """Parallel cells per weight, if the design only multiplies each parameter by log-normal factors; else None.
 
     Then a chip is a vector of factors, and needs no arrays. None: it does more.
     """
@@ -236,7 +236,7 @@ class BatchedSequence:
         return None if flatten in steps[flattens:] else cls(parts, flattens > 0)
 
     def takes(self, x: Tensor) -> bool:
-        """Whether images (b, ...) are such as its first layer multiplies, once they are flat."""
+        """Whether images (b, ...), flattened, have the size that the first layer needs."""
         first = next(part for part in self.parts if isinstance(part, nn.Linear))
         flat = x.dim() == 2 or (x.dim() > 2 and self.flattens)
         return flat and x[:1].numel() == first.in_features
@@ -274,7 +274,7 @@ def numbers(n: int) -> list[int]:
 
 
 class TrainingChips:
-    """Drift factors of all parameters of a model, in memory that is used again.
+    """Drift factors of all parameters of a model, in reused memory.
 
     Args:
         model: whose parameters drift, tied ones once, frozen ones too.
@@ -299,7 +299,7 @@ class TrainingChips:
         self.ones = np.ones(min(self.count, threads.CHUNK), np.float32)
 
     def draw(self, sigmas: Sequence[float]) -> None:
-        """Fill `all` and so `factors` for as many chips as there are sigmas; the rows behind them mean nothing."""
+        """Fill `all`, and so `factors`, for one chip per sigma; the remaining rows are undefined."""
         if self.device.type != "cpu":
             sigma = torch.ones(self.chips, 1, device=self.device)
             sigma[: len(sigmas), 0] = torch.tensor(sigmas, device=self.device)
@@ -336,7 +336,7 @@ class TrainingChips:
 def as_deployed(
     model: nn.Module, hardware: Hardware, x: Tensor, seed: int, chip: int = 0
 ) -> tuple[nn.Module, Operands | None]:
-    """The model on arrays as an evaluation maps it, for training: the same layers are on arrays in both.
+    """Map a model for training exactly as an evaluation maps it: the same layers are on arrays.
 
     The model runs in evaluation mode and keeps its mode, and no random number of the training is used.
 
@@ -368,7 +368,7 @@ def as_deployed(
 
 
 class AnalogStep:
-    """A `Step` on fresh chips of a design, one after the other; see `to_analog` for what the gradient is.
+    """A `Step` on newly drawn chips of a design, one after another; `to_analog` describes the gradient.
 
     Args:
         hardware: the design.
@@ -410,7 +410,7 @@ class AnalogStep:
         return total
 
     def _analog(self, model: nn.Module, x: Tensor) -> tuple[nn.Module, int]:
-        """The model on arrays, which shares its parameters and buffers, and how many weight layers a signal passes.
+        """The analog model, which shares parameters and buffers, and the number of its weight layers in series.
 
         Made once per model and device.
         """
@@ -423,7 +423,7 @@ class AnalogStep:
 
 
 def _digital(model: nn.Module, analog: nn.Module) -> int:
-    """How many layers with a weight matrix by their class are on no array."""
+    """Number of layers that have a weight matrix by their class but are on no array."""
     holders = dict(model.named_modules())
     found = [holders.get(layer.name, model) for layer in layers(analog) if not layer.analog]
     return sum(1 for module in found if matrices(module))
@@ -440,7 +440,7 @@ Sigmas = Callable[[float, int], Sequence[float]]
 
 
 class DriftedStep:
-    """A `Step` on fresh chips; the parameters are afterwards as they were, to the bit.
+    """A `Step` on newly drawn chips; the parameters are restored bit for bit afterwards.
 
     Args:
         sigmas: gives each chip's sigma.
@@ -485,7 +485,7 @@ class DriftedStep:
     def _prepared(
         self, model: nn.Module, x: Tensor
     ) -> tuple[TrainingChips, BatchedSequence | None, AnalogStep | None]:
-        """Memory for the draws, what the model is, and the step on arrays where factors would be another thing.
+        """Memory for the draws, the batched sequence (if any), and the step on arrays where factors do not suffice.
 
         Looked up once.
         """
@@ -506,7 +506,7 @@ class DriftedStep:
 
 
 def _all_drift(model: nn.Module, hardware: Hardware, x: Tensor) -> bool:
-    """Whether every parameter that an evaluation on the design reads drifts there, wherever it is read.
+    """Whether every parameter that an evaluation on the design reads is read with drift, everywhere.
 
     Where the network cannot be mapped at all, so that no evaluation says more, every parameter drifts.
     """
@@ -531,7 +531,7 @@ def _all_drift(model: nn.Module, hardware: Hardware, x: Tensor) -> bool:
 def batched(
     sequence: BatchedSequence, drawn: TrainingChips, x: Tensor, y: Tensor, temperatures: Sequence[float]
 ) -> Tensor:
-    """One product for all chips. Leaves the gradient, returns the loss."""
+    """Run all chips by batched products. Sets the gradients and returns the loss."""
     chips, n = len(temperatures), len(x)
     rows = -(-n // chips)
     x = x.flatten(1)
@@ -577,7 +577,7 @@ class _Drifted(torch.autograd.Function):
 def chip_by_chip(
     model: nn.Module, drawn: TrainingChips, x: Tensor, y: Tensor, temperatures: Sequence[float]
 ) -> Tensor:
-    """For any model: its parameters become those of one chip after the other. Leaves the gradient, returns the loss."""
+    """Run any model with the parameters of one chip after another. Sets the gradients and returns the loss."""
     chips = len(temperatures)
     parameters = drawn.parameters
     clean = [p.detach().clone() for p in parameters]

@@ -1,4 +1,4 @@
-"""Dropout at fixed rates: what BayesFT searches for, set by hand."""
+"""Dropout at fixed rates, given by the user."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,7 +98,7 @@ def to_alpha(model: nn.Module) -> None:
 
 
 def check_rates(name: str, given: object) -> None:
-    """Refuse what is no rate in [0, 1), and no tuple of such.
+    """Refuse anything but a rate in [0, 1) or a tuple of rates.
 
     Raises:
         InputError: naming the field.

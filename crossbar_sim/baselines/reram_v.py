@@ -1,4 +1,4 @@
-"""ReRAM-V: look at one chip's cells, give up those that cannot be corrected, and retrain the rest on that chip."""
+"""ReRAM-V: diagnose the cells of one chip, freeze those that cannot be corrected, retrain the others on that chip."""
 
 import copy
 import math
@@ -110,7 +110,7 @@ class ReramV(Method):
         *,
         progress: Callable[[Epoch], None] | None = None,
     ) -> Trained:
-        """The method on a network that is trained already, which stays as it is.
+        """Apply the method to a trained network, which is not changed.
 
         Args:
             model: clean.
@@ -168,7 +168,7 @@ class ReramV(Method):
 
 
 def diagnose(analog: nn.Module, model: nn.Module | None = None) -> dict[str, Tensor]:
-    """How far off each weight's cells are on the present chip: |ln(read / written)|, inf where they do not answer.
+    """Error of each weight's cells on the current chip: |ln(read / written)|, inf for stuck cells.
 
     Each array is written to full scale with the signs that its weights have, so that the cells are tested which carry
     them, and what differs from cell to cell stands out from what every cell has. It is undone by reprogramming.
@@ -214,7 +214,7 @@ def diagnose(analog: nn.Module, model: nn.Module | None = None) -> dict[str, Ten
 
 
 class _Scores:
-    """Validation accuracy on the chip itself and, in the mean, on fresh ones."""
+    """Validation accuracy on the chip itself, and the mean accuracy on new chips."""
 
     def __init__(self, analog: nn.Module, development: Development, chip: int) -> None:
         self.analog, self.chip = analog, chip

@@ -179,7 +179,7 @@ def _no_match(shape: tuple[int, ...], labels: tuple[int, ...]) -> str:
 
 
 class _Trace(TorchFunctionMode):
-    """Inside, it is kept for every tensor which of its axes holds the features of the last product."""
+    """Context that tracks which axis of every tensor holds the features of the last product."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -199,7 +199,7 @@ class _Trace(TorchFunctionMode):
         return answer
 
     def axis(self, tensor: Tensor) -> int | None:
-        """The axis of a tensor that was seen."""
+        """The tracked axis of a tensor."""
         kept = self.known.get(id(tensor))
         return None if kept is None else kept[1]
 

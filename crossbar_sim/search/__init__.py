@@ -1,4 +1,4 @@
-"""Search: dropout rates and other settings found by Bayesian optimisation of what chips make of a network.
+"""Search: Bayesian optimisation of dropout rates and other settings by a network's score on chips.
 
 BoTorch (pip install '.[search]' in a clone) is imported when a search begins, not here.
 """

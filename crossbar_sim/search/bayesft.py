@@ -1,4 +1,4 @@
-"""BayesFT: dropout rates found by Bayesian optimisation of the drifted score, in turns with the weights."""
+"""BayesFT: Bayesian optimisation of dropout rates by the score under drift, alternating with training."""
 
 import hashlib
 import math
@@ -61,7 +61,7 @@ POLISH = replace(TRIAL, epochs=10)
 
 @dataclass(frozen=True)
 class BayesFT(Method):
-    """Search for dropout rates with which the network survives drift (Algorithm 1 of the paper).
+    """Search for dropout rates that make the network robust to drift (Algorithm 1 of the paper).
 
     Each trial trains with the rates that the surrogate proposes, and measures the mean accuracy over chips on
     validation examples. The winner is the trial with the largest posterior mean; it is measured again on chips that
@@ -277,7 +277,7 @@ class BayesFT(Method):
         return model, report, best
 
     def _fresh(self, development: Development, key: Key) -> DriftedScore:
-        """Chips that decided nothing, on all validation examples."""
+        """The objective on held-out chips and all validation examples."""
         return DriftedScore.of(
             development.validation, self.design, self.sigma, self.fresh_chips, None, key.fold("fresh")
         )
@@ -305,7 +305,7 @@ class BayesFT(Method):
         }
 
     def _identity(self) -> dict[str, Any]:
-        """The settings that decide the trials; not how many there are, nor what comes after them."""
+        """The settings that determine the trials, without their number and the final training."""
         algorithm, sigma, chips = self._gradient()
         return {
             "algorithm": algorithm, "sigma": float(self.sigma), "training_sigma": sigma, "training_chips": chips,
@@ -321,7 +321,7 @@ def _told(found: ScoreSample) -> dict[str, Any]:
 
 
 def _scores(trial: Trial) -> tuple[float, ...]:
-    """Of a trial's chips, which a study file may be without.
+    """The scores of a trial's chips; a damaged study file may lack them.
 
     Raises:
         InputError: if it is.
@@ -350,7 +350,7 @@ def _files(study: Path | None, checkpoint: Path | None) -> tuple[Path | None, Pa
 
 
 def _fingerprint(development: Development) -> str:
-    """Of the examples that may be seen."""
+    """Fingerprint of the training and validation examples."""
     return Splits("", development.train, None, development.validation, None).fingerprint
 
 
@@ -367,7 +367,7 @@ FORMAT_VERSION = 1
 
 @dataclass
 class Theta:
-    """Weights, and where they come from.
+    """The weights between trials, and the trials that they have been through.
 
     Args:
         weights: a state_dict.
@@ -381,7 +381,7 @@ class Theta:
 
 
 class ThetaFile:
-    """Where theta is kept between trials; path None: nowhere.
+    """The file of theta between trials; path None: no file.
 
     Raises:
         InputError: if it could not be written there.
@@ -404,7 +404,7 @@ class ThetaFile:
         write_tensors(self.path, content)
 
     def read(self) -> Theta | None:
-        """What is there; None: nothing.
+        """The stored theta; None if there is no file.
 
         Raises:
             InputError: if it is something else, or belongs to another study.
@@ -465,7 +465,7 @@ def alternate(
     pool: Workers,
     progress: TrialCallback | None,
 ) -> Weights:
-    """Algorithm 1: theta and alpha in turns.
+    """Algorithm 1: update theta and alpha alternately.
 
     With one trial at a time that is the paper's. The trials of a larger batch start from the same theta, and the
     theta of the one that scored best goes on.
@@ -503,7 +503,7 @@ def alternate(
 
 
 def _agreed(study: Study, file: ThetaFile, first: Theta) -> Theta:
-    """Theta as far as the study is, which is told what it missed."""
+    """Theta in agreement with the study, which gets the outcomes that it lacks."""
     theta, done = file.read() or first, study.done
     shapes = [
         {name: (value.shape, value.dtype, value.layout) for name, value in one.weights.items()}

@@ -1,4 +1,4 @@
-"""A network at a point of the space: its dropout rates, its width, how it is trained."""
+"""The network at a point of the search space: dropout rates, width, training sigma."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SIGMA, WIDTH = "training sigma", "width"
 
 @dataclass(frozen=True, eq=False)
 class SearchedNetwork:
-    """What a network is searched over.
+    """A network with its dropout sites and its search space.
 
     Args:
         build: makes it; called with `width=...` where the width is searched.
@@ -39,7 +39,7 @@ class SearchedNetwork:
         sigma: tuple[float, float] | None,
         width: tuple[float, float] | None,
     ) -> "SearchedNetwork":
-        """Find the sites of what `build` makes.
+        """Find the dropout sites of the network that `build` makes.
 
         Raises:
             InputError: if it has none, or the bounds are no rates.
@@ -78,7 +78,7 @@ class SearchedNetwork:
 
 
 def build_network(build: Build, point: Mapping[str, float], key: Key) -> nn.Module:
-    """What `build` makes, initialised by the key; at the point's width where it has one."""
+    """The network that `build` makes, initialised by the key, with the point's width if it has one."""
     if WIDTH not in point:
         return fresh(build, key)
     anything: Any = build

@@ -1,4 +1,4 @@
-"""What is searched: named dimensions with bounds, and the unit cube that the surrogate lives in."""
+"""The search space: named dimensions with bounds, and its map to the unit cube of the surrogate."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Point = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Dimension:
-    """A number to be found.
+    """One dimension of a search space.
 
     Args:
         name: what tables and files call it.
@@ -45,7 +45,7 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """A box: dimensions in their order.
+    """A box: an ordered set of dimensions.
 
     Raises:
         InputError: if there is no dimension, or two have one name.
@@ -71,7 +71,7 @@ class Space:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the dimensions, in their order."""
+        """Names of the dimensions, in order."""
         return tuple(dimension.name for dimension in self.dimensions)
 
     def __len__(self) -> int:

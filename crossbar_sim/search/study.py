@@ -1,4 +1,4 @@
-"""A search as a value that survives: ask where to try, tell what came out, go on after a kill.
+"""A persistent search: `ask` for points, `tell` their values, and resume after an interruption.
 
     study = Study(Space.of({"x": (0.0, 1.0)}), Key(0), "mine.db")
     while study.done < 20:
@@ -37,7 +37,7 @@ from crossbar_sim.validate import check_integer
 
 @dataclass(frozen=True)
 class Best:
-    """The trial of which most is expected, by the surrogate: the luckiest one is not taken at its word.
+    """The trial with the largest posterior mean of the surrogate, not the largest observed value.
 
     Args:
         trial: it.
@@ -50,12 +50,12 @@ class Best:
 
     @property
     def point(self) -> Mapping[str, float]:
-        """Where it was tried."""
+        """The point of the trial."""
         return self.trial.point
 
 
 class Study:
-    """Ask/tell, with the history in a file.
+    """An ask/tell optimiser whose history is kept in a file.
 
     Args:
         space: what is searched.
@@ -112,22 +112,22 @@ class Study:
         self.close()
 
     def close(self) -> None:
-        """Twice is fine."""
+        """Close the file; calling it twice is allowed."""
         self._file.close()
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """Those that are done, in the order of their numbers."""
+        """The completed trials, in the order of their numbers."""
         return self._file.trials()
 
     @property
     def done(self) -> int:
-        """How many trials from 0 on are done without a gap."""
+        """Number of completed trials from 0 on without a gap."""
         numbers = {trial.number for trial in self.trials}
         return next(n for n in range(len(numbers) + 1) if n not in numbers)
 
     def ask(self) -> list[tuple[int, dict[str, float]]]:
-        """The trials of the next batch that are not done yet: (number, point) each, never none."""
+        """The pending trials of the next batch, (number, point) each; at least one."""
         trials = self.trials
         there = {trial.number for trial in trials}
         start = self.done // self.batch * self.batch
@@ -146,7 +146,7 @@ class Study:
         seconds: float = 0.0,
         notes: Mapping[str, Any] | None = None,
     ) -> Trial:
-        """Keep what came out of one trial.
+        """Record the outcome of one trial.
 
         Raises:
             InputError: as `tell_all`.
@@ -156,7 +156,7 @@ class Study:
     def tell_all(
         self, outcomes: Sequence[tuple[int, float, float | None, float, Mapping[str, Any]]]
     ) -> list[Trial]:
-        """Keep (number, value, variance, seconds, notes) of several trials, all or none.
+        """Record (number, value, variance, seconds, notes) of several trials, all or none.
 
         Raises:
             InputError: if a trial was not asked for, a number is not finite, variances are known of some trials only,
@@ -199,7 +199,7 @@ class Study:
         return Best(trials[i], float(mean[i]), math.sqrt(float(variance[i])))
 
     def _check_trials(self, trials: Sequence[Trial]) -> None:
-        """Refuse trials of a file that this study cannot have proposed."""
+        """Refuse trials that this study cannot have proposed."""
         self.space.unit(trial.point for trial in trials)
         if len({trial.variance is None for trial in trials}) > 1:
             raise InputError("the variance is known of some trials only")
@@ -224,7 +224,7 @@ class Study:
 
 
 def default_initial(dimensions: int) -> int:
-    """First points: 5 for one or two dimensions, two for each dimension more, at most 10."""
+    """Number of first points: two per dimension, at least 5 and at most 10."""
     return max(5, min(2 * dimensions, 10))
 
 
@@ -244,7 +244,7 @@ TrialCallback = Callable[[Trial, Study], None]
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found: the trial of which most is expected, and all trials."""
+    """The result of a search: the best trial by posterior mean, and all trials."""
 
     best: Best
     trials: tuple[Trial, ...]
@@ -299,7 +299,7 @@ def search(
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """An objective as what `drive` calls."""
+    """An objective in the form that `drive` calls."""
 
     objective: Objective
     key: Key
@@ -316,7 +316,7 @@ def drive(
     pool: Workers,
     progress: TrialCallback | None,
 ) -> None:
-    """Trials that need nothing of each other: each is kept as soon as it is done.
+    """Run independent trials; each is recorded as soon as it is done.
 
     Args:
         study: may hold trials already.
@@ -336,7 +336,7 @@ def drive(
 
 
 def check_workers(workers: int | None, scheduler: str | None, batch: int) -> None:
-    """Refuse workers that would have nothing to do.
+    """Refuse workers that would be idle.
 
     Raises:
         InputError: saying how to give them work.

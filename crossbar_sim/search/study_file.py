@@ -48,7 +48,7 @@ _TABLES = (
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial that is done.
+    """A completed trial.
 
     Args:
         number: from 0.
@@ -91,16 +91,16 @@ class StudyFile:
             raise
 
     def close(self) -> None:
-        """Twice is fine."""
+        """Close the file; calling it twice is allowed."""
         self.connection.close()
 
     def trials(self) -> tuple[Trial, ...]:
-        """In the order of their numbers."""
+        """All trials, in the order of their numbers."""
         with self._telling():
             return self._read()
 
     def add(self, trials: Sequence[Trial]) -> None:
-        """Keep trials, all or none; when it returns, a kill loses nothing.
+        """Record trials, all or none; they are on disk when it returns.
 
         Raises:
             InputError: if a trial is there already and differs, or the file cannot be written.

@@ -53,7 +53,7 @@ class ScoreSample:
 
 @dataclass(frozen=True, eq=False)
 class DriftedScore:
-    """The objective. All trials are measured on the same chips and examples.
+    """The objective: the mean score over chips. All trials are measured on the same chips and examples.
 
     What the chips have in common for all networks then cancels between trials, which makes the variance that the
     surrogate is told an upper bound.
@@ -124,7 +124,7 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Trainer:
-    """How theta is moved: line by line what the algorithms differ in.
+    """Trains a network at a point of the search space, as the chosen algorithm does.
 
     Args:
         network: and its space.
@@ -192,7 +192,7 @@ class Trainer:
 
 @dataclass(frozen=True, eq=False)
 class FromScratchTrial:
-    """A trial that needs nothing of the others: a fresh network, trained at its point."""
+    """An independent trial: a new network, trained at its point."""
 
     trainer: Trainer
     training: Training
@@ -200,7 +200,7 @@ class FromScratchTrial:
     key: Key
 
     def model(self, number: int, point: Mapping[str, float], **more: object) -> tuple[nn.Module, FitReport]:
-        """The network of a trial; asked again, the same to the bit."""
+        """The network of a trial; repeated calls return the same bits."""
         key = self.key.fold("trial", str(number))
         model = self.trainer.network.make(point, key)
         return model, self.trainer.train(model, point, self.training, key, **more)  # type: ignore[arg-type]
@@ -212,7 +212,7 @@ class FromScratchTrial:
 
 @dataclass(frozen=True, eq=False)
 class ScoredTrial:
-    """A trial as what `drive` calls."""
+    """A trial in the form that `drive` calls."""
 
     trial: FromScratchTrial
 
@@ -224,7 +224,7 @@ class ScoredTrial:
 
 @dataclass(frozen=True, eq=False)
 class WarmStartTrial:
-    """A trial that goes on from weights: lines 3 to 5 of Algorithm 1."""
+    """A trial that starts from given weights: lines 3 to 5 of Algorithm 1."""
 
     trainer: Trainer
     training: Training
@@ -248,7 +248,7 @@ class WarmStartTrial:
 
 
 def weights_of(model: nn.Module) -> Weights:
-    """Copies of all that a state_dict has, on the CPU."""
+    """Copies of all tensors of the state_dict, on the CPU."""
     return {
         name: value.detach().cpu().clone()
         for name, value in model.state_dict().items()

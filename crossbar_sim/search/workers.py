@@ -1,4 +1,4 @@
-"""Where trials run: here, or on Dask workers. What they give does not depend on it."""
+"""Where trials run: in this process or on Dask workers. The results are the same."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ class Workers(Protocol):
 
 
 class LocalWorkers:
-    """One after the other, in this process."""
+    """Runs one call after another in this process."""
 
     def run(
         self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]]
@@ -34,7 +34,7 @@ class LocalWorkers:
 
 
 class DaskWorkers:
-    """On the workers of a client. The function is sent once, with all that belongs to it, such as data."""
+    """Runs calls on the workers of a Dask client. The function is sent once, with its data."""
 
     def __init__(self, client: Any, where: str) -> None:
         self.client = client
@@ -68,7 +68,7 @@ class DaskWorkers:
 
 @contextmanager
 def workers_of(workers: int | None, scheduler: str | None) -> Iterator[Workers]:
-    """This process, or so many processes, or the workers of a Dask scheduler at an address.
+    """This process, a number of local processes, or the workers of a Dask scheduler.
 
     Raises:
         InputError: as `cluster`.
@@ -81,7 +81,7 @@ def workers_of(workers: int | None, scheduler: str | None) -> Iterator[Workers]:
 
 
 def timed(function: Callable[..., Any], item: tuple[Any, ...]) -> tuple[Any, float]:
-    """What the function gives, and the seconds that it took."""
+    """The function's result and the seconds that it took."""
     began = time.perf_counter()
     found = function(*item)
     return found, time.perf_counter() - began

@@ -38,7 +38,7 @@ def _designs(model: nn.Module) -> list[AnalogState]:
 
 
 def layers(model: nn.Module) -> tuple[Layer, ...]:
-    """What became of every layer with parameters, in the model's order."""
+    """The mapping of every layer with parameters, in the model's order."""
     return analog_state(model).layers
 
 
@@ -70,7 +70,7 @@ def slots(model: nn.Module) -> Iterator[tuple[ArraySlot, nn.Module]]:
 
 
 def program(model: nn.Module) -> None:
-    """Program every array that takes part now rather than at its first reading."""
+    """Program every active array now instead of at its first read."""
     for slot, module in slots(model):
         arrays = arrays_of(module)
         assert arrays is not None
@@ -80,7 +80,7 @@ def program(model: nn.Module) -> None:
 
 @contextmanager
 def _setting(found: list[AnalogState], field: str, value: object) -> Iterator[None]:
-    """Inside, `field` of every design is `value`."""
+    """Context in which `field` of every state is `value`."""
     before = [getattr(shared, field) for shared in found]
     for shared in found:
         setattr(shared, field, value)
@@ -92,24 +92,24 @@ def _setting(found: list[AnalogState], field: str, value: object) -> Iterator[No
 
 
 def only_layers(model: nn.Module, names: Iterable[str] | None) -> AbstractContextManager[None]:
-    """Inside, the named layers alone are on their arrays (None: all); nothing is reprogrammed."""
+    """Context in which only the named layers are on their arrays (None: all); nothing is reprogrammed."""
     return _setting([analog_state(model)], "active", None if names is None else frozenset(names))
 
 
 def frozen(model: nn.Module) -> AbstractContextManager[None]:
-    """Promise that the clean parameters stay as they are inside: going from chip to chip checks them once."""
+    """Context in which the clean parameters do not change, so that they are checked only once for many chips."""
     program(model)
     return _setting([analog_state(model)], "frozen", True)
 
 
 def locked(model: nn.Module) -> AbstractContextManager[None]:
-    """Program a model, if it is analog, and hold it like that: inside, threads may share it for inference."""
+    """Program an analog model, and keep it unchanged in this context: threads may share it for inference."""
     program(model)
     return _setting(_designs(model), "locked", True)
 
 
 def remap_arrays(model: nn.Module) -> None:
-    """From now on place every array by the stuck cells of its chip (`crossbar.remapping`).
+    """Place every array around the stuck cells of its chip from now on (`crossbar.remapping`).
 
     Args:
         model: analog; arrays are rewritten when they are next read.
@@ -151,7 +151,7 @@ def remap_errors(model: nn.Module) -> dict[str, dict[str, float]]:
 
 
 def remap_sentence(model: nn.Module, errors: dict[str, dict[str, float]]) -> tuple[str, bool]:
-    """What remapping did on the present chip, and whether that is anything at all."""
+    """A sentence on what remapping changed on the current chip, and whether it changed anything."""
     shared = analog_state(model)
     if shared.hardware.stuck is None:
         return "remap was requested but moved nothing: the design has no stuck cells", False

@@ -1,4 +1,4 @@
-"""`to_analog`: a model's copy whose products run on arrays, and which layers stay digital."""
+"""`to_analog` maps a model onto simulated arrays and decides which layers stay digital."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -134,7 +134,7 @@ def map_model(
     clean: tuple[Tensor, Tensor] | None = None,
     fixed: int | None = None,
 ) -> tuple[nn.Module, Operands | None]:
-    """The analog model, with those weights on arrays that its forward multiplies its inputs with.
+    """Map a model, with those weights on arrays that its forward really multiplies with its inputs.
 
     Args:
         model: clean, in evaluation mode.
@@ -167,7 +167,7 @@ def map_model(
 def map_traced(
     make: Callable[[Operands | None], nn.Module], x: Tensor, fixed: int | None = None
 ) -> tuple[nn.Module, Operands | None]:
-    """An analog model that is made again with what its forward was seen to do, and what that is.
+    """Map a model, trace the operands of its forward, and map it again if the trace shows another mapping.
 
     Args:
         make: an analog model, with what is known of its forward.
@@ -194,7 +194,7 @@ def map_traced(
 
 
 def _tried(model: nn.Module) -> Operands:
-    """How layers of own classes multiply with their parameters, where that shows without inputs of the model."""
+    """How layers of custom classes multiply with their parameters, where that shows without the model's inputs."""
     found: dict[str, Matrix] = {}
     for name, module in custom_modules(model):
         if not any(True for child in module.children() for _ in child.parameters()) and not any(
@@ -205,7 +205,7 @@ def _tried(model: nn.Module) -> Operands:
 
 
 def _unknown(layers: list[Layer], tried: Operands, own: Mapping[str, nn.Module]) -> Iterator[str]:
-    """Layers of own classes that were not understood."""
+    """Warnings for layers of custom classes whose products are unknown."""
     names = []
     for layer in layers:
         chosen = layer.reason not in (SKIPPED, NOT_CHOSEN)
@@ -271,20 +271,20 @@ class _Choice:
     skip: tuple[str, ...]
 
     def why_not(self, name: str) -> str:
-        """The reason to leave the layer digital, or nothing."""
+        """The reason to leave the layer digital; "" if there is none."""
         if self.only is not None and not any(fnmatchcase(name, p) for p in self.only):
             return NOT_CHOSEN
         return SKIPPED if any(fnmatchcase(name, p) for p in self.skip) else ""
 
     def check(self, names: list[str]) -> None:
-        """Refuse a pattern that matches nothing: it would silently do nothing."""
+        """Refuse a pattern that matches no layer."""
         for pattern in (*(self.only or ()), *self.skip):
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise InputError(f"no layer is called {pattern!r}; layers: {', '.join(names) or 'none'}")
 
 
 class _Builder:
-    """Decides, layer by layer, what goes on arrays: for models of layers with a forward of their own."""
+    """Decides layer by layer what is mapped, for models with a forward method."""
 
     def __init__(
         self, model: nn.Module, hardware: Hardware, choice: _Choice, operands: Operands | None
@@ -303,7 +303,7 @@ class _Builder:
                 self.tied[place] = min(self.tied.get(place, matrix.layout), matrix.layout, key=Layout.rank)
 
     def matrices(self, module: nn.Module) -> tuple[Matrix, ...]:
-        """The matrices of a layer by its class and by what was seen, or by the operators of a layer that is a graph."""
+        """The matrices of a layer by its class and by the trace, or by the operators of a layer that is a graph."""
         if not exported_products.is_unflattened(module):
             found = matrices(module)
             known = {matrix.weight for matrix in found}
@@ -384,7 +384,7 @@ class _Builder:
     def rest(
         self, name: str, module: nn.Module, found: tuple[Matrix, ...], rest: list[str]
     ) -> list[ArraySlot]:
-        """The vectors beside the matrices of a layer: its biases; what a whole model holds may be anything."""
+        """The other parameters of a layer with matrices: biases, or anything if the layer is the whole model."""
         layer = module is not self.model or bool(matrices(module))
         biases = [p for p in rest if layer or p in {matrix.bias for matrix in found}]
         others = [p for p in rest if p not in biases]
@@ -392,11 +392,11 @@ class _Builder:
         return slots + self.vectors(name, module, biases, self.hardware.bias == "drifting")
 
     def operand_of(self, module: nn.Module, parameter: str) -> Operand | None:
-        """What the forward was seen to do with a parameter of the module; None if that is not known."""
+        """The traced use of a parameter of the module; None if unknown."""
         return self.operands.of(self.holders.get(id(module), ""), parameter)
 
     def refused(self, name: str, kind: str, module: nn.Module, refused: dict[str, Operand]) -> Layer:
-        """A layer whose matrices no product of the forward takes."""
+        """A layer whose matrices are used by no product of the forward."""
         rest = [p for p, v in module._parameters.items() if v is not None]
         first = next(iter(refused.values()))
         return self.digital(name, module, kind, rest, False, why_no_operand(first))
@@ -404,7 +404,7 @@ class _Builder:
     def on_arrays(
         self, name: str, kind: str, slots: list[ArraySlot], module: nn.Module, rest: dict[str, str]
     ) -> Layer:
-        """The layer, and which of its other parameters `rest` {name: why} are matrices that are on none."""
+        """The report line of a mapped layer; `rest` {name: why} are its parameters that are not on arrays."""
         drifting = {slot.weight for slot in slots}
         left = tuple(
             (p, f"{why}; drifts per parameter" if p in drifting else why)
@@ -467,7 +467,7 @@ TIED = "tied"
 
 
 class _GraphBuilder(_Builder):
-    """The same for an exported graph: what a parameter is, is told by the operator that takes it."""
+    """The same for an exported graph, where the operator that takes a parameter determines its use."""
 
     def build(self) -> list[Layer]:
         assert isinstance(self.model, torch.fx.GraphModule)
@@ -573,7 +573,7 @@ _CONSTANT = "a weight that is no parameter: it stays digital and exact; make it 
 
 
 def custom_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of no known class that hold matrices, which only a run of the forward shows the use of."""
+    """Modules of custom classes that hold matrices, whose use only a run of the forward shows."""
     known = (*RULES, *NORMALISATION, *DIGITAL, nn.utils.parametrize.ParametrizationList)
     for name, module in model.named_modules():
         plain = not isinstance(module, (*known, torch.jit.ScriptModule, torch.fx.GraphModule))
@@ -605,7 +605,7 @@ def why_digital(module: nn.Module) -> str:
 
 
 def why_no_operand(operand: Operand) -> str:
-    """Why a matrix of a known kind of layer is on no array, from what its forward was seen to do with it."""
+    """Why a matrix of a known layer type is on no array, from the traced use in its forward."""
     if operand.way == "computed":
         return f"{COMPUTED} ({operand.operator}), which stays digital"
     if operand.way == "operand":
@@ -631,12 +631,12 @@ def is_computed(parameter: str, operator: str) -> bool:
 
 
 def constant_layers(uses: Iterable[Use]) -> list[Layer]:
-    """Lines for buffers and constants that take part in matrix products of an exported graph."""
+    """Report lines for buffers and constants in matrix products of an exported graph."""
     return [Layer(use.parameter, use.kind, False, _CONSTANT) for use in uses]
 
 
 def unregistered_layers(model: nn.Module) -> Iterator[Layer]:
-    """Lines for weights of a model of modules that are in no parameter of it.
+    """Report lines for weights of a model that are not among its parameters.
 
     Quantised layers, layers in plain containers, and buffers or plain tensors with the name of a weight
     (which one of another name is, such as a mask or a table of positions, cannot be told here).
@@ -672,7 +672,7 @@ def _items(value: object) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _is_weight(name: str, value: Tensor, module: nn.Module) -> bool:
-    """Whether a tensor that is no parameter is named as a weight, and not made of parameters or a mask of one."""
+    """Whether a tensor outside the parameters has a weight's name and is not computed from parameters or a mask."""
     made = any(f"{name}{end}" in module._parameters for end in ("_orig", "_g", "_v"))
     named = name in ("w", "W", "kernel") or "weight" in name
     return (

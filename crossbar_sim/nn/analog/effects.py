@@ -1,4 +1,4 @@
-"""What every requested effect did to every layer: the relative change of its weights, one effect at a time.
+"""The effect of every non-ideality on every layer: the relative change of its weights, one effect at a time.
 
 Converters and read noise act on products: of those, the relative change of the layer's outputs.
 """
@@ -35,7 +35,7 @@ EXAMPLES = 64
 def layer_effects(
     model: torch.nn.Module, x: Tensor | None = None, fixed: int | None = None
 ) -> dict[str, dict[str, float]]:
-    """Per layer and effect, the change it caused on the present chip: |W_with - W_without| / |W|, Frobenius.
+    """For each layer and effect, the change on the current chip: |W_with - W_without| / |W|, Frobenius norms.
 
     Effects are switched on one after the other in their physical order, on the same random cells, so that
     each number is what that effect added to the ones before it. Of converters and read noise it is the change of
@@ -89,7 +89,7 @@ def layer_effects(
 def product_effects(
     model: torch.nn.Module, x: Tensor, fixed: int | None = None
 ) -> dict[str, dict[str, float]]:
-    """Per layer whose products go through converters, what each part changed: |y_with - y_without| / |y|.
+    """For each layer with converters, the change by each effect: |y_with - y_without| / |y|.
 
     Every part is added to those before it, on the same inputs: those that the layer sees with everything on.
     """
@@ -168,7 +168,7 @@ def idle_effects(effects: dict[str, dict[str, float]], hardware: Hardware, chip:
 
 
 def of_design(hardware: Hardware, layers: tuple[Layer, ...]) -> Iterator[str]:
-    """Requests that change nothing in this design or model, and a fit used where it has no meaning."""
+    """Warnings about settings without effect on this design or model, and about fits used outside their range."""
     mapping = hardware.mapping
     if not any(layer.analog for layer in layers):
         why = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:2])
@@ -191,7 +191,7 @@ def of_design(hardware: Hardware, layers: tuple[Layer, ...]) -> Iterator[str]:
 
 
 def _of_fit(noise: PolynomialNoise, low: float, high: float) -> Iterator[str]:
-    """A polynomial below 0 is used where it was not fitted; it counts as 0, which flatters the hardware."""
+    """Warn where a fitted polynomial is negative: it is taken as 0, which underestimates the noise."""
     for i in range(101):
         g = low + (high - low) * i / 100
         if sum(c * (g / noise.reference) ** k for k, c in enumerate(noise.coefficients)) < 0:

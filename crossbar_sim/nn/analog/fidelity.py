@@ -1,4 +1,4 @@
-"""Whether an analog model is the model: with ideal hardware it must compute what the clean model computes.
+"""Equivalence check of an analog model: on ideal hardware it must compute what the clean model computes.
 
 `to_analog` has no inputs, so this is looked at where there are some, before any number is reported. What can go wrong:
 a copy runs layers of the original (kept in a global or on a class), a forward compares `type(layer)` with a class,
@@ -31,7 +31,7 @@ _NEAR, _NEAR_HALF = 1e-4, 3e-2
 
 @dataclass(frozen=True)
 class _Finding:
-    """What one run on ideal hardware has shown.
+    """The result of one run on ideal hardware.
 
     Args:
         difference: of the outputs, relative to the largest; infinite where the shapes differ, or it failed.
@@ -49,7 +49,7 @@ class _Finding:
 
     @property
     def fine(self) -> bool:
-        """Whether this is the model, all of it."""
+        """Whether the analog model is equivalent and complete."""
         return self.same and not self.foreign and not self.unread
 
 
@@ -60,7 +60,7 @@ def ensure_equivalent(
     clean: tuple[Tensor, Tensor] | None = None,
     fixed: int | None = None,
 ) -> nn.Module:
-    """The analog model, if on ideal hardware it is the clean one on a few inputs; else one that is.
+    """Return an analog model that is equal to the clean one on ideal hardware, on a few inputs.
 
     Args:
         analog: what `to_analog` made of `model`, in evaluation mode; it may be changed.
@@ -108,7 +108,7 @@ def ensure_equivalent(
 
 
 def _look(analog: nn.Module, model: nn.Module, few: Tensor, wanted: Tensor, fixed: int | None) -> _Finding:
-    """Run the analog model on ideal hardware, and if that differs, with clean weights.
+    """Run the analog model on ideal hardware and, if the outputs differ, with clean weights.
 
     A network of thresholds may turn the rounding of a weight into another output: so its weights decide.
     """
@@ -145,7 +145,7 @@ def _look(analog: nn.Module, model: nn.Module, few: Tensor, wanted: Tensor, fixe
 
 @contextmanager
 def _ideal(analog: nn.Module) -> Iterator[None]:
-    """Inside, the model is on ideal hardware, with the same layers mapped and normalisations folded."""
+    """Context in which the hardware is ideal, with the same layers mapped and normalisations folded."""
     shared = chips.analog_state(analog)
     hardware, maps, remap = shared.hardware, shared.maps, shared.remap
     choices = {name: getattr(hardware, name) for name in ("bias", "normalisation", "other")}
@@ -159,7 +159,7 @@ def _ideal(analog: nn.Module) -> Iterator[None]:
 
 
 def _compared(y: Tensor, wanted: Tensor, model: nn.Module) -> tuple[float, bool]:
-    """How far outputs are from the clean model's, relative to the largest, and whether rounding can do that."""
+    """Difference from the clean model's outputs, relative to the largest, and whether rounding explains it."""
     if y.shape != wanted.shape:
         return float("inf"), False
     if torch.equal(y, wanted):
@@ -180,7 +180,7 @@ def _refusal(
     finding: _Finding,
     fixed: int | None,
 ) -> InputError:
-    """Why no analog model is the model."""
+    """The error for a model of which no equivalent analog model was found."""
     if finding.error is not None and "cannot take inputs" not in str(finding.error):
         return finding.error
     try:
@@ -211,7 +211,7 @@ def _refusal(
 
 
 def _first_difference(analog: nn.Module, model: nn.Module, few: Tensor, fixed: int | None) -> str:
-    """Where the forwards part, in words; empty if no layer can be named."""
+    """Where the two forwards first differ, in words; empty if no layer can be named."""
     with _ideal(analog):
         theirs, ours = _calls(model, few, fixed), _calls(analog, few, fixed)
     before = ""

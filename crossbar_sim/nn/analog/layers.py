@@ -1,4 +1,4 @@
-"""Layers whose parameters read as what their array makes of them.
+"""Analog layers: reading one of their parameters returns the weights of its programmed array.
 
 An analog layer is the user's own layer with its class exchanged for a subclass in which, say, `weight` is a
 property: it gives the programmed weight, while the clean parameter stays where torch keeps it. So the
@@ -23,7 +23,7 @@ from crossbar_sim.nn.analog.state import AnalogState, ArraySlot
 
 
 class _Through(torch.autograd.Function):
-    """The programmed matrix forward; backward, its derivative with respect to the clean one."""
+    """Forward: the programmed matrix. Backward: its derivative with respect to the clean one."""
 
     @staticmethod
     def forward(ctx: Any, clean: Tensor, programmed: Tensor, slope: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class _Through(torch.autograd.Function):
 
 
 class Arrays:
-    """What makes a layer analog: its arrays, what the whole model shares, and what is programmed at present.
+    """The analog part of a layer: its arrays, the model's shared state, and the programmed values.
 
     It is the only attribute that a layer gets, under a name that is nobody else's: a layer may have a `read` or a
     `_design` of its own.
@@ -58,7 +58,7 @@ class Arrays:
         self.programmed: dict[str, Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles are without what the next reading programs."""
+        """Leave the programmed values out of copies and pickles: the next read makes them."""
         return {"slots": self.slots, "design": self.design}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -66,7 +66,7 @@ class Arrays:
         self._forget()
 
     def read(self, module: nn.Module, parameter: str) -> Tensor | None:
-        """What `parameter` of the layer is on the chip, programmed first if it has become stale."""
+        """The value of `parameter` on the chip; the array is programmed first if it is stale."""
         slot = self.slots[parameter]
         design = self.design
         if design.touched is not None:
@@ -87,7 +87,7 @@ class Arrays:
         return self._on_tiles(module, slot, self.programmed[parameter])
 
     def _handed(self, module: nn.Module, slot: ArraySlot, parameter: str) -> Tensor | None:
-        """The tensor that the model's own forward has put in place of the parameter, by `functional_call`.
+        """The tensor that the model's own forward substituted for the parameter by `functional_call`.
 
         It is an activation, or was read from another array: on no array of this layer, and not to drift twice. Where
         the caller of the model hands tensors to it, those are clean parameters and are programmed as any.
@@ -144,7 +144,7 @@ class Arrays:
         return (self.design.generation, *(slot.state(module) if known is None else known[1:]))
 
     def refresh(self, module: nn.Module, slot: ArraySlot) -> None:
-        """Program the slot's array into its memory unless that is up to date."""
+        """Program the slot's array unless it is up to date."""
         tag = self._tag(module, slot)
         if self.tags.get(slot.weight) == tag or slot.on_meta(module):
             return
@@ -187,7 +187,7 @@ class Analog(Silent):
 
 
 class AnalogGraph(Analog):
-    """For the root of an exported graph, which copies itself in a way of its own."""
+    """For the root of an exported graph, whose own `__deepcopy__` would lose the arrays."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """Copy the graph and all it holds, then make the copy analog again."""
@@ -300,7 +300,7 @@ def _rebuild(base: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
 
 
 def make_analog(module: nn.Module, slots: list[ArraySlot], design: AnalogState) -> None:
-    """Exchange the module's class for its analog one, in place."""
+    """Replace the module's class by its analog class, in place."""
     by_name = {name: slot for slot in slots for name in slot.names}
     module.__dict__[ATTRIBUTE] = Arrays(by_name, design)
     try:
@@ -329,7 +329,7 @@ class Parameters(dict[str, Any]):
 
 
 def keep_class(module: nn.Module) -> None:
-    """Give an analog layer its own class back, for a forward that asks `type(layer) is nn.Linear`; in place.
+    """Restore the class of an analog layer in place, for a forward that checks `type(layer) is nn.Linear`.
 
     For evaluation: `torch.func.functional_call` would take programmed values for parameters. Recurrent layers and
     graphs, which do not look their weights up in a way that could be changed, stay as they are.
@@ -347,7 +347,7 @@ _INSTALLING = threading.RLock()
 
 
 class InPlace(nn.Module):
-    """The original, whose layers are analog while it runs: for models of which no copy can be made.
+    """The original model, whose layers are analog while it runs: for models that cannot be copied.
 
     Runs come one after the other, in whichever threads.
 

@@ -1,4 +1,4 @@
-"""Which weights a forward really multiplies its inputs with: seen by running it once on real inputs.
+"""Operand tracing: run a forward once on real inputs to find which weights it really multiplies its inputs with.
 
 The class of a layer says which of its parameters should be the matrix of a product. A forward need not do that: it may
 compute another weight first (its sign, a standardised weight), take the clean parameter from `parameters()`, from a
@@ -44,7 +44,7 @@ unused: it is not read.
 
 @dataclass(frozen=True)
 class Operand:
-    """What a forward does with one parameter: the way, by which operator, and whether it also takes the clean one."""
+    """How a forward uses one parameter: the way, the operator, and whether it also uses the clean values."""
 
     way: Way
     operator: str = ""
@@ -53,7 +53,7 @@ class Operand:
 
 @dataclass(frozen=True)
 class Operands:
-    """What one forward does with the parameters of a model: {name of the parameter: what}.
+    """How one forward uses the parameters of a model.
 
     Args:
         by_name: by the parameter's name in the module that holds it ("fc.weight"), for those that a module's arrays
@@ -69,21 +69,21 @@ class Operands:
 
     @property
     def is_standard(self) -> bool:
-        """Whether every parameter is what its kind of layer makes of it: the matrix of a product, a bias, a factor."""
+        """Whether every parameter is used as its layer type does: the matrix of a product, a bias, a factor."""
         return self.agrees and all(operand.way in ("product", "operand") for operand in self.by_name.values())
 
     def within(self, holder: str) -> tuple[Matrix, ...]:
-        """The matrices that a module of that name holds, although its class does not say so."""
+        """The matrices found in the module of that name beyond those that its class defines."""
         found = self.matrices.items()
         return tuple(matrix for name, matrix in found if name.rpartition(".")[0] == holder)
 
     def of(self, holder: str, parameter: str) -> Operand | None:
-        """What was seen of a parameter; None if it was not looked at."""
+        """The use of a parameter; None if it was not traced."""
         return self.by_name.get(f"{holder}.{parameter}" if holder else parameter)
 
 
 def trace_operands(analog: nn.Module, x: Tensor, fixed: int | None = None) -> Operands | None:
-    """Run a model twice on a few inputs and say what its forward does with the parameters on arrays.
+    """Run a model twice on a few inputs and record how its forward uses the parameters on arrays.
 
     What the forward leaves on the model is put back. The second run shows which tensors the first one has left where
     that is not possible: in a closure, a global, a cache of functools.
@@ -129,7 +129,7 @@ def _seen(analog: nn.Module, design: AnalogState, x: Tensor) -> Operands:
 
 @dataclass(frozen=True)
 class _Source:
-    """A tensor that a forward begins with: a parameter, as its array gives it or as it is."""
+    """A parameter as an input of the forward: its array's values or its clean ones."""
 
     name: str
     way: Literal["array", "clean", "kept"]
@@ -137,7 +137,7 @@ class _Source:
 
 @dataclass
 class _About:
-    """What is known of the tensor in one piece of memory.
+    """What is known about the tensor at one memory location.
 
     Args:
         fed: it depends on the inputs.
@@ -158,7 +158,7 @@ class _About:
 
 
 class _Recorder:
-    """One run: what every tensor is made of, and which parameters products and other operators take."""
+    """Records one run: the sources of every tensor, and the parameters that products and other operators use."""
 
     def __init__(self, analog: nn.Module, kept: Mapping[int, _About] | None = None) -> None:
         self.about: dict[int, _About] = {}
@@ -213,7 +213,7 @@ class _Recorder:
         return is_unflattened(module) or any(parameter == m.weight for m in matrices(module))
 
     def run(self, analog: nn.Module, x: Tensor) -> None:
-        """One forward; what it leaves on the model is put back."""
+        """Run one forward; changes of the model's state are undone."""
         given = x.clone()  # a forward may change its input
         self.about[_place(given)] = _About(fed=True, tensor=given)
         with (
@@ -227,7 +227,7 @@ class _Recorder:
             analog(given)
 
     def kept(self) -> dict[int, _About]:
-        """What is known of tensors made of programmed weights that somebody still holds after the run."""
+        """Records of tensors computed from programmed weights that are still referenced after the run."""
         held: dict[int, tuple[StorageWeakRef, _About]] = {}
         for place, about in self.about.items():
             array = [s for s in (*about.exact, *about.made) if s.way == "array"]
@@ -239,7 +239,7 @@ class _Recorder:
         return {place: about for place, (storage, about) in held.items() if not storage.expired()}
 
     def read(self, module: nn.Module, slot: ArraySlot, parameter: str) -> Tensor | None:
-        """In place of a programmed parameter: a copy of the clean one, known by its memory."""
+        """A copy of the clean parameter, identified by its memory, in place of the programmed one."""
         name = self.names.get((id(module), parameter), parameter)
         self.touched.add(name)
         if name not in self.copies:
@@ -253,11 +253,11 @@ class _Recorder:
         return self.copies[name]
 
     def hand(self, module: nn.Module, parameter: str) -> None:
-        """Note a parameter in place of which the forward handed another tensor to its layer."""
+        """Record a parameter for which the forward passed another tensor to its layer."""
         self.handed.add(self.names.get((id(module), parameter), parameter))
 
     def operator(self, func: Any, args: Sequence[Any], tensors: list[Tensor], outputs: list[Tensor]) -> None:
-        """Note what one operator took and what its results are made of."""
+        """Record the operands of one operator and the sources of its results."""
         packet = func.overloadpacket.__name__
         abouts = [self.about.get(_place(t)) or _About() for t in tensors]
         if packet.startswith(_SHAPES):
@@ -308,7 +308,7 @@ class _Recorder:
                 self.computed.setdefault(source, operator)
 
     def _matrix(self, op: str, args: Sequence[Any]) -> None:
-        """Note how a product takes a parameter that is no matrix by the class of its module."""
+        """Record how a product uses a parameter that is not a matrix by its module's class."""
         first = factors_of(op)
         for place, value in enumerate(args):
             if not isinstance(value, Tensor) or _place(value) not in self.bases:
@@ -328,7 +328,7 @@ class _Recorder:
                     self.matrices[source.name] = min(old, new, key=lambda matrix: matrix.layout.rank())
 
     def _with_bias(self, name: str, layout: Layout, bias: Any) -> Matrix:
-        """As `graph.uses` has it: the bias joins if it is a parameter of the same module, one value per bit line."""
+        """As in `exported_products.uses`: the bias joins if the module holds it, with one value per bit line."""
         holder, _, weight = name.rpartition(".")
         about = self.about.get(_place(bias)) if isinstance(bias, Tensor) else None
         for source in () if about is None or bias.shape != (layout.groups * layout.cols,) else about.exact:
@@ -337,7 +337,7 @@ class _Recorder:
         return Matrix(weight, None, layout)
 
     def result(self) -> dict[str, Operand]:
-        """What was done with every parameter that an array provides."""
+        """The use of every parameter that is on an array."""
         return {name: self._of(name) for name in self.provided}
 
     def _of(self, name: str) -> Operand:
@@ -359,7 +359,7 @@ class _Recorder:
 
 
 class _Mode(TorchDispatchMode):
-    """Shows a recorder every operator."""
+    """Passes every operator to a recorder."""
 
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
@@ -432,7 +432,7 @@ def _keeps_values(packet: str) -> bool:
 
 
 def _place(t: Tensor) -> int:
-    """What tells a tensor's memory; tensors without memory by themselves."""
+    """An identifier of a tensor's memory, or of the tensor if it has none."""
     try:
         return int(t.untyped_storage().data_ptr()) or id(t)
     except (RuntimeError, NotImplementedError):
@@ -440,7 +440,7 @@ def _place(t: Tensor) -> int:
 
 
 def trace_alone(module: nn.Module) -> dict[str, Matrix]:
-    """How a layer of a class of its own multiplies its inputs with its parameters, without any input at hand.
+    """How a layer of a custom class multiplies its inputs with its parameters, found with generated inputs.
 
     A copy of the layer runs on small random inputs whose last dimension is one of its parameters' sizes; the products
     show how a parameter is a matrix.

@@ -1,4 +1,4 @@
-"""Programming the arrays of a model: the Numba core on the CPU, its torch twin elsewhere."""
+"""Programming the arrays of a model: by Numba kernels on the CPU, by the same formulas in torch on other devices."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Converter ranges from data: what every layer's DACs and ADCs see, and the ranges that suit it.
+"""Converter ranges calibrated on data: the values at every layer's DACs and ADCs, and the ranges that fit them.
 
 The conductances are those that the design aims at (mapping and levels, nothing random), so ranges belong to the
 design and are the same on all of its chips. Layers run linearly while ranges are found, so one layer's converters
@@ -33,7 +33,7 @@ VECTORS = 2048
 
 @dataclass(frozen=True)
 class RangeReport:
-    """What became of one array's converters.
+    """The calibrated converters of one array.
 
     Args:
         name: of the array.
@@ -131,7 +131,7 @@ def _full_scale(name: str, value: float) -> float:
 
 
 def _report(analog: nn.Module, run: Callable[..., None]) -> tuple[RangeReport, ...]:
-    """One more pass, with everything converting."""
+    """Measure how well the ranges fit, in one more pass with all converters active."""
     hardware = chips.analog_state(analog).hardware
     dac, adc = hardware.dac, hardware.adc
     inputs: dict[str, Usage] = {}

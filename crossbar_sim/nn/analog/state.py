@@ -1,4 +1,4 @@
-"""What the analog layers of a model share: the design, the chip, the arrays, and the numbering of reads."""
+"""State shared by the analog layers of a model: the design, the chip, the arrays, and the numbering of reads."""
 
 import math
 import threading
@@ -24,7 +24,7 @@ from crossbar_sim.rng import Key, check_chip
 
 @dataclass(frozen=True, eq=False)
 class _Held:
-    """A tensor that equals itself alone; held, so that no later tensor can take its place in memory."""
+    """A tensor compared by identity; the reference keeps its memory from being reused."""
 
     tensor: Tensor
 
@@ -36,7 +36,7 @@ class _Held:
 
 
 def version_of(parameter: Tensor | None) -> tuple[object, ...]:
-    """Changes whenever the parameter's values may have changed."""
+    """A tag that changes whenever the parameter's values may have changed."""
     if parameter is None:
         return ()
     version = -1 if parameter.is_inference() else parameter._version
@@ -67,7 +67,7 @@ def _fingerprint(parameter: Tensor) -> int:
 
 @dataclass(eq=False)
 class ArraySlot:
-    """One array of a layer: the parameters it stands for.
+    """One array of a layer and the parameters that it holds.
 
     Args:
         name: the array's name: that of its weight in the model (of the first module that has it, if shared).
@@ -88,11 +88,11 @@ class ArraySlot:
     scale: tuple[Any, Any] | None = field(default=None, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles begin without the cache."""
+        """Leave the cache out of copies and pickles."""
         return {**self.__dict__, "scale": None}
 
     def sources(self, module: nn.Module) -> list[Tensor | None]:
-        """Every tensor that the clean values are made of."""
+        """Every tensor that the clean values depend on."""
         sources: list[Tensor | None] = [module._parameters.get(name) for name in self.names]
         return sources if self.fold is None else sources + self.fold.sources(module)
 
@@ -122,7 +122,7 @@ class ArraySlot:
         return columns if bias is None else torch.cat([columns, bias.reshape(-1, 1)], dim=1)
 
     def split(self, columns: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The matrix (cols, rows) taken apart again: weight in the parameter's shape, and bias."""
+        """Split the matrix (cols, rows) into the weight, in the parameter's shape, and the bias."""
         if self.bias is None:
             return self.layout.parameter(columns), None
         return self.layout.parameter(columns[:, :-1]), columns[:, -1]
@@ -143,7 +143,7 @@ class ArraySlot:
 
 @dataclass(frozen=True)
 class Layer:
-    """What became of one layer: on arrays or digital, and why.
+    """How one layer was mapped: on arrays or digital, and why.
 
     Args:
         name: in the model; kind: its class, or its operator in an exported graph.
@@ -179,7 +179,7 @@ class Layer:
 
 
 def count_shared(layers: list[Layer]) -> list[Layer]:
-    """The layers, those with arrays that a layer before them has marked: a tied weight is one set of cells."""
+    """Mark layers whose arrays belong to an earlier layer: a tied weight is one set of cells."""
     first: dict[str, str] = {}
     marked = []
     for layer in layers:
@@ -223,7 +223,7 @@ class Cells(NamedTuple):
 
 
 class CellMaps(ABC):
-    """Maps that know the cells of each array, so that wires, converters and read noise can act on them."""
+    """Maps with the cells of each array, so that wires, converters and read noise can act on them."""
 
     own: Hardware | None
     """The design that the file was simulated with; None: it does not say."""
@@ -252,7 +252,7 @@ class CellMaps(ABC):
 
 @dataclass(eq=False)
 class AnalogState:
-    """One object per model, held by every analog layer: reprogramming is setting a field here.
+    """State of an analog model, shared by all its layers: setting a field here reprograms the model.
 
     Args:
         hardware: the design that every array is programmed with.
@@ -293,7 +293,7 @@ class AnalogState:
     recorder: Any = None
 
     def runs(self, layer: str) -> bool:
-        """Whether the layer is on its arrays at present."""
+        """Whether the layer is currently on its arrays."""
         return self.active is None or layer in self.active
 
     def tiled(self, slot: "ArraySlot") -> bool:
@@ -355,7 +355,7 @@ _pass = _Pass()
 
 @contextmanager
 def numbered_reads(first: int, count: int | None = None) -> Iterator[None]:
-    """Inside, on this thread, examples are numbered from `first` on and reads from 0.
+    """Context in which, on this thread, examples are numbered from `first` on and reads from 0.
 
     Args:
         first: the number of the first example.
@@ -370,7 +370,7 @@ def numbered_reads(first: int, count: int | None = None) -> Iterator[None]:
 
 
 def next_read(design: "AnalogState", name: str, items: int, leading: int) -> tuple[int, int]:
-    """(event, number of the first item) of the read of the array called `name` that comes now.
+    """(event, number of the first item) of the next read of the array called `name`.
 
     Args:
         design, name: which array.

@@ -1,4 +1,4 @@
-"""Arguments of listed operators that torch does not check itself, checked whenever the graph of an archive runs.
+"""Checks of operator arguments that torch does not check itself, at every run of an archive's graph.
 
 Each of these operators would read or write outside of its tensors, or fill all memory, with arguments that no export
 of a network has. In the graph a `Checked` takes its place, which looks at the arguments and then calls it.

@@ -1,4 +1,4 @@
-"""What our networks have in common: they know the arguments that rebuild them."""
+"""The base class of the networks, which keeps the arguments that rebuild it, and their shared building blocks."""
 
 import inspect
 import math
@@ -130,7 +130,7 @@ def count(name: str, value: object, low: int = 1) -> int:
 
 
 def layer_widths(hidden: object) -> tuple[int, ...]:
-    """Return the widths of hidden layers; raises InputError unless they are whole numbers of at least 1."""
+    """Return the widths of hidden layers; raises InputError unless they are integers of at least 1."""
     if isinstance(hidden, str) or not isinstance(hidden, Iterable):
         raise InputError(f"hidden={hidden!r} must be a sequence of layer widths")
     return tuple(count("hidden width", width) for width in hidden)

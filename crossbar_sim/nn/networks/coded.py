@@ -13,7 +13,7 @@ from crossbar_sim.validate import is_integer
 
 
 class AveragedOutputs(nn.Module):
-    """A network of copies x classes outputs as one of `classes`: the mean of each class's copies.
+    """A network with copies x classes outputs, whose copies are averaged to one output per class.
 
     Outputs i copies .. (i + 1) copies - 1 of the network are those of class i. The mean is digital. The output layer
     has the fewest inputs to average over and errs most; its copies are a small part of all cells.
@@ -50,7 +50,7 @@ class AveragedOutputs(nn.Module):
 
     @property
     def arguments(self) -> dict[str, Any] | None:
-        """What rebuilds it, dropout rates as they are now; None around a module of the user's."""
+        """The arguments that rebuild it, with the current dropout rates; None around a user's module."""
         if self.name is None:
             return None
         own: dict[str, Any] = dict(self.network.arguments)  # type: ignore[arg-type]
@@ -81,7 +81,7 @@ def _averaged_name(name: str, arguments: dict[str, Any], outputs: int) -> nn.Mod
 
 
 class Coded(nn.Module):
-    """A network with one output per bit, and what its outputs say about each class.
+    """A network with one output per bit of a code word, decoded to one score per class.
 
     Class k has a code word c_k of bits, and output z_j says that bit j is 1 with probability sigmoid(z_j):
 

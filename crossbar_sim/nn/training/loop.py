@@ -52,7 +52,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class FitReport:
-    """What a training run did; equal for equal runs, `seconds` apart.
+    """The record of a training run; equal for equal runs except for `seconds`.
 
     `kept` is the epoch whose weights were kept because they were the best; None: those of the last.
     """
@@ -69,7 +69,7 @@ class FitReport:
 
     @property
     def validation_accuracy(self) -> float | None:
-        """Of the weights that were kept."""
+        """Validation accuracy of the weights that were kept."""
         return self.history[-1 if self.kept is None else self.kept - 1].validation_accuracy
 
 
@@ -185,7 +185,7 @@ def fit(
 
 
 class _Run:
-    """What the steps of one training share."""
+    """The state shared by the steps of one training."""
 
     def __init__(
         self, model: nn.Module, training: Training, step: Step, key: Key, x: torch.Tensor, y: torch.Tensor
@@ -196,7 +196,7 @@ class _Run:
         self.optimiser = Optimiser(model, training, self.steps)
 
     def epoch(self, state: "State") -> None:
-        """Go once over the examples, and add the epoch to the history.
+        """Train for one epoch and add it to the history.
 
         Raises:
             InputError: if the loss stops being finite.
@@ -235,7 +235,7 @@ class _Run:
 
 @contextmanager
 def _views_told(training: Training) -> Iterator[None]:
-    """A `view` that channels in the last place forbid, in a sentence."""
+    """Turn torch's error about `view` with channels_last into an InputError."""
     try:
         yield
     except RuntimeError as error:
@@ -455,7 +455,7 @@ _NO_CHECKPOINT = (
 
 @dataclass
 class State:
-    """Where a training is.
+    """The progress of a training.
 
     Args:
         history: (number, loss, validation accuracy or None) of the epochs done.
@@ -469,7 +469,7 @@ class State:
 
 
 class TrainingFile:
-    """A training's checkpoint at `path`, of a run that `identity` describes, in words.
+    """The checkpoint of a training at `path`; `identity` describes the run in words.
 
     Args:
         path: the file; it need not be there.
@@ -499,7 +499,7 @@ class TrainingFile:
         write_tensors(self.path, content)
 
     def read(self, model: nn.Module, optimiser: Optimiser) -> State:
-        """Put model, optimiser and generators where the file says; where there is no file, leave them.
+        """Restore model, optimiser and generators from the file, if there is one.
 
         Raises:
             InputError: if it is no checkpoint of a training, or of another one, or could not be replaced.
@@ -542,7 +542,7 @@ def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def identity(model: nn.Module, told: Mapping[str, object], examples: Mapping[str, Any]) -> dict[str, str]:
-    """What a training is made of, as text and digests: compared part by part.
+    """The inputs of a training as text and digests, compared part by part.
 
     Args:
         model: as it begins.

@@ -168,7 +168,7 @@ def near_chance(score: float | None, y: torch.Tensor, x: torch.Tensor) -> Iterat
 
 
 def check_training(training: object) -> None:
-    """Refuse what does not say how to train.
+    """Refuse anything but a `Training`.
 
     Raises:
         InputError: naming what was given.
@@ -179,7 +179,7 @@ def check_training(training: object) -> None:
 
 
 def check_fits(model: nn.Module, x: torch.Tensor, top: int) -> None:
-    """Try one example, so that data which does not fit is one sentence and not a failed step."""
+    """Try one example, so that data of the wrong shape raise an InputError and not an error of torch."""
     model.eval()
     try:
         with torch.no_grad():
