@@ -101,7 +101,7 @@ def run_calibrate(
     from crossbar_sim.crossbar import threads as pool
     from crossbar_sim.crossbar.configuration import to_json, to_toml
     from crossbar_sim.nn.analog.range_calibration import calibrate_ranges
-    from crossbar_sim.report.wording import say, terminal
+    from crossbar_sim.report.console import say, terminal
     from crossbar_sim.robustness.range_data import calibration_inputs
 
     check_outputs((output, json_path), inputs, stream=json_path)

@@ -93,7 +93,7 @@ def run_cost(
         InputError: for anything that cannot be used; outputs are checked before the work.
     """
     from crossbar_sim.crossbar import cost as costs
-    from crossbar_sim.report.wording import say, terminal
+    from crossbar_sim.report.console import say, terminal
     from crossbar_sim.robustness.array_work import count
 
     check_outputs((json_path,), inputs, stream=json_path)
@@ -161,7 +161,7 @@ def _technology(
 def _show(each: list[costs.Cost], whole: costs.Cost, console: Console) -> None:
     from rich.table import Table
 
-    from crossbar_sim.report.wording import say
+    from crossbar_sim.report.console import say
 
     say(
         console,

@@ -147,8 +147,8 @@ def run_deploy(
     from crossbar_sim.crossbar import threads as pool
     from crossbar_sim.nn import to_analog
     from crossbar_sim.nn.analog.chips import slots
+    from crossbar_sim.report.console import say, terminal
     from crossbar_sim.report.terminal import progress, show
-    from crossbar_sim.report.wording import say, terminal
     from crossbar_sim.robustness.deploy import deploy
     from crossbar_sim.robustness.examples import find_examples, seen_in
     from crossbar_sim.robustness.range_data import calibrated_for

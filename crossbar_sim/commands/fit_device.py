@@ -63,8 +63,8 @@ def run_fit_device(
         InputError: for anything that cannot be used; outputs are checked before the work.
     """
     from crossbar_sim.crossbar.device_fit import fit_device, read_measurements
+    from crossbar_sim.report.console import say, terminal
     from crossbar_sim.report.device_figure import draw
-    from crossbar_sim.report.wording import say, terminal
 
     check_outputs((output, plot, json_path), (measured,), stream=json_path)
     if os.path.splitext(output)[1].lower() != ".toml":
@@ -101,7 +101,7 @@ def show(fit: DeviceFit, console: Console) -> None:
     """Print the law, its parameters with intervals, and how good it is."""
     import numpy as np
 
-    from crossbar_sim.report.wording import say
+    from crossbar_sim.report.console import say
 
     drift = {"none": "no drift", "relaxation": "a shift linear in ln t", "retention": "a power law of t"}
     drift["measured_relaxation"] = "a shift linear in ln t whose mean and spread depend on g"

@@ -140,7 +140,7 @@ def run_search(
     from crossbar_sim.nn import save_checkpoint
     from crossbar_sim.nn.detection import detects
     from crossbar_sim.nn.networks import NETWORKS
-    from crossbar_sim.report.wording import say, terminal
+    from crossbar_sim.report.console import say, terminal
     from crossbar_sim.rng import Key
     from crossbar_sim.search import BayesFT
     from crossbar_sim.search.bayesft import TRIAL
@@ -276,7 +276,7 @@ def _show(found: Trained, method: BayesFT, console: Console) -> None:
     """The trials as a table, best first, and the winner."""
     from rich.table import Table
 
-    from crossbar_sim.report.wording import say
+    from crossbar_sim.report.console import say
     from crossbar_sim.robustness.statistics import half_width
 
     notes = found.notes

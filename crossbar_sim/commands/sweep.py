@@ -175,10 +175,11 @@ def run_sweep(
     """
     from crossbar_sim.crossbar import threads as pool
     from crossbar_sim.nn.detection import detects
+    from crossbar_sim.report.console import say, terminal
+    from crossbar_sim.report.formatting import MEASURES
     from crossbar_sim.report.rows import check_threshold
     from crossbar_sim.report.terminal import progress
     from crossbar_sim.report.terminal_sweep import show_sweep
-    from crossbar_sim.report.wording import MEASURES, say, terminal
     from crossbar_sim.robustness.benchmark import robustness
     from crossbar_sim.robustness.cluster import check_cluster
     from crossbar_sim.robustness.examples import find_examples

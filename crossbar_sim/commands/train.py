@@ -120,7 +120,7 @@ def run_train(
     from crossbar_sim.nn.detection import detects
     from crossbar_sim.nn.networks import NETWORKS
     from crossbar_sim.nn.training.augment import Augment
-    from crossbar_sim.report.wording import say, terminal
+    from crossbar_sim.report.console import say, terminal
     from crossbar_sim.rng import Key
     from crossbar_sim.search import BayesFT
     from crossbar_sim.search.by_name import any_method

@@ -22,8 +22,8 @@ from crossbar_sim.crossbar.configuration import (
     read_table,
 )
 from crossbar_sim.crossbar.converters import ADC, DAC, GaussianReadNoise, Ranges, TelegraphNoise
-from crossbar_sim.crossbar.devices import PolynomialNoise, ProgrammingNoise, StuckCells
-from crossbar_sim.crossbar.drift import Law, LogNormalDrift, MeasuredRelaxation, RetentionDrift
+from crossbar_sim.crossbar.devices import PolynomialNoise, ProgrammingModel, StuckCells, is_frozen_dataclass
+from crossbar_sim.crossbar.drift import DriftModel, LogNormalDrift, MeasuredRelaxation, RetentionDrift
 from crossbar_sim.crossbar.mapping import Differential, Mapping
 from crossbar_sim.crossbar.presets import ValidityWarning, preset
 from crossbar_sim.crossbar.readout import Periphery
@@ -44,6 +44,11 @@ def check_hardware(hardware: Any) -> None:
         value = getattr(hardware, name)
         allowed = isinstance(value, family.bases) or (family.optional and value is None)
         require(allowed, f"{name}={show(value)}: expected {family.example}{_or_none(family)}")
+        require(
+            value is None or is_frozen_dataclass(type(value)),
+            f"{name}={show(value)}: {type(value).__name__} must be a frozen dataclass, so that its fields name it in "
+            "results",
+        )
     for name, words in CHOICES.items():
         value = getattr(hardware, name)
         allowed = isinstance(value, str) and value in words
@@ -130,8 +135,8 @@ class Hardware:
     """
 
     mapping: Mapping = Differential()  # noqa: RUF009 - frozen
-    drift: Law | None = None
-    programming: ProgrammingNoise | PolynomialNoise | None = None
+    drift: DriftModel | None = None
+    programming: ProgrammingModel | None = None
     stuck: StuckCells | None = None
     tile: tuple[int, int] = (128, 128)
     drift_per: Literal["cell", "weight"] = "cell"
@@ -263,7 +268,7 @@ class Hardware:
         """
         w, rows, inverse = columns.reshape(-1), columns.shape[1], self.mapping.inverse(scale)
         if self._one_pass(scale):
-            assert isinstance(self.drift, LogNormalDrift | RetentionDrift)
+            assert isinstance(self.drift, LogNormalDrift | RetentionDrift)  # for mypy; see `_one_pass`
             rates, name = self.drift.rates, Stream.of(key.fold("drift"), chip).name
 
             def fused(part: slice, out: Float32) -> None:
@@ -305,7 +310,7 @@ class Hardware:
         """Whether `lognormal_weights` does it all: one scale, no floor, only log-normal drift."""
         return (
             isinstance(self.mapping, Differential)
-            and isinstance(self.drift, LogNormalDrift | RetentionDrift)
+            and type(self.drift) in (LogNormalDrift, RetentionDrift)  # a subclass has its own `cells`
             and self.drift_per == "weight"
             and (self.programming, self.stuck, self.wires) == (None,) * 3
             and (self.mapping.levels, self.mapping.clip) == (None,) * 2
@@ -350,12 +355,14 @@ class Hardware:
         return Stages(target, programmed, drifted, faults)
 
     @classmethod
-    def from_dict(cls, data: object, source: str = "hardware") -> "Hardware":
+    def from_dict(cls, data: object, source: str = "hardware", trust_code: bool = False) -> "Hardware":
         """The design that a dictionary describes.
 
         Args:
             data: as `configuration.to_dict` makes it; keys may be left out.
             source: where it comes from (a file's name): the beginning of every error.
+            trust_code: whether `drift.kind` and `programming.kind` may be `package.module:Class` of a module that is
+                not imported yet; importing it runs its code.
 
         Raises:
             InputError: naming the source, the full key, what was given, and what is allowed.
@@ -363,7 +370,7 @@ class Hardware:
         if not isinstance(data, dict):
             raise InputError(f"{source}: {show(data)} is no table of hardware keys such as drift = {{...}}")
         try:
-            parts = {key: build_part(key, v) if key in FAMILIES else v for key, v in data.items()}
+            parts = {key: build_part(key, v, trust_code) if key in FAMILIES else v for key, v in data.items()}
             hardware: Hardware = build(cls, parts, "")
         except InputError as error:
             raise InputError(f"{source}: {error}") from None
@@ -380,13 +387,13 @@ class Hardware:
         return cls.from_dict(parse_toml(text, source), source)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Hardware":
-        """The design in a .toml or .json file.
+    def load(cls, path: str | os.PathLike[str], trust_code: bool = False) -> "Hardware":
+        """The design in a .toml or .json file; `trust_code` as for `from_dict`.
 
         Raises:
             InputError: if the file cannot be read or its contents cannot be used; see `from_dict`.
         """
-        return cls.from_dict(*read_table(path))
+        return cls.from_dict(*read_table(path), trust_code)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "Hardware":

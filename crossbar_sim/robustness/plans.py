@@ -2,14 +2,14 @@
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsIndex
 
 from torch import nn
 
-from crossbar_sim.crossbar.configuration import alike
+from crossbar_sim.crossbar.configuration import is_deterministic
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness import two_stage
@@ -28,6 +28,24 @@ MOST_CHIP = 2**32
 
 _WHOLE = ("population", "minimum", "pilot_chips", "pilot_images", "most_chips", "batch")
 """Whole numbers of a `two_stage.Plan`."""
+
+
+def chip_numbers(chips: SupportsIndex | Iterable[SupportsIndex]) -> tuple[int, ...]:
+    """The numbers of chips, from how many there are (0, 1, ...) or from the numbers themselves.
+
+    Raises:
+        InputError: if they are not integers in 0 .. 2^32 - 1.
+    """
+    try:
+        if isinstance(chips, Iterable):
+            numbers = tuple(map(operator.index, chips))
+        else:
+            numbers = tuple(range(operator.index(chips)))
+    except (TypeError, OverflowError, MemoryError):
+        raise InputError(f"chips={chips!r}: expected a number of chips, or their numbers") from None
+    if isinstance(chips, bool) or not all(0 <= chip < MOST_CHIP for chip in numbers):
+        raise InputError(f"chips={chips!r}: chips are numbered from 0 to {MOST_CHIP - 1}")
+    return numbers
 
 
 class Plan(Protocol):
@@ -148,7 +166,7 @@ def exact(task: Task, sigma: float) -> bool:
     try:
         design = dict(task.identity["hardware"])
         design["drift"] = {**design["drift"], "sigma": sigma}
-        return alike(Hardware.from_dict(design))
+        return is_deterministic(Hardware.from_dict(design))
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # an InputError is a ValueError
         raise InputError(
             f"the identity of task {task.label!r} ({task.id[:12]}) has a hardware that is no design: {error}"

@@ -80,7 +80,7 @@ def any_of(name: str) -> st.SearchStrategy:
     known = RANGES | {"cell_bits": st.none(), "encoding": st.none()}
     members = [
         st.builds(cls, **{f.name: (known | OF_KIND.get(cls.kind, {}))[f.name] for f in fields(cls)})
-        for cls in FAMILIES[name].members
+        for cls in FAMILIES[name].kinds.values()
     ]
     return st.one_of(*members, *([st.none()] if FAMILIES[name].optional else []))
 
