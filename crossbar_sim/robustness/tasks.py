@@ -98,9 +98,7 @@ def fingerprint(module: nn.Module) -> str:
     left_out = {name: b for name, b in module.named_buffers(remove_duplicate=False) if name not in kept}
     for name, tensor in (*kept.items(), *left_out.items()):
         if isinstance(tensor, Tensor):
-            plain = tensor.detach().cpu().contiguous()
-            state.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
-            state.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+            add_tensor(state, f"{name} {tensor.dtype}", tensor)
     return state.hexdigest()
 
 

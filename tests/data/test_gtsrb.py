@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from crossbar_sim.data import images, load_data, load_gtsrb
+from crossbar_sim.data.catalogue import find_gtsrb
 from crossbar_sim.data.gtsrb import read_table
 from crossbar_sim.data.images import resize_sampled
-from crossbar_sim.data.places import find_gtsrb
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
 
@@ -140,7 +140,7 @@ def test_files_that_contradict_their_table_are_refused(tmp_path: Path, write_gts
         (first, ";1\n", ";-1\n", "class -1"),
         (first, "1;2;7;7;1", "1;2;9;7;1", "columns 1 .. 9"),
         (first, "1;2;7;7;1", "7;2;7;7;1", "columns 7 .. 7"),
-        (first, "1;2;7;7;1", "1;2;7;x;1", "no whole numbers"),
+        (first, "1;2;7;7;1", "1;2;7;x;1", "not integers"),
         (first, "1;2;7;7;1", "1;2;7", "has 6 columns of 8"),
         (first, "00000_00000.ppm", "../../../etc/passwd", "no plain file name"),
         (first, "00000_00000.ppm", "", "no plain file name"),
@@ -200,7 +200,7 @@ def test_damaged_images_and_too_many_are_refused(
     path = tmp_path / TRAIN / "00002" / "00001_00002.ppm"
     good = path.read_bytes()
     path.write_bytes(good[:-7])
-    refused(tmp_path, "00001_00002.ppm: is no readable image")
+    refused(tmp_path, "00001_00002.ppm: is not a readable image")
     path.unlink()
     path.symlink_to(path.name)
     refused(tmp_path, "00001_00002.ppm.*cannot be opened")
