@@ -158,7 +158,7 @@ _BATCH = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Examples:
+class RawExamples:
     """Examples in the type that the user passed.
 
     Args:
@@ -216,7 +216,7 @@ class Examples:
         }
 
 
-def to_examples(data: Any, y: Any = None, what: str = "data") -> Examples:
+def to_examples(data: Any, y: Any = None, what: str = "data") -> RawExamples:
     """Examples, and their labels where there are any.
 
     Args:
@@ -242,10 +242,10 @@ def to_examples(data: Any, y: Any = None, what: str = "data") -> Examples:
     if isinstance(data, Splits):
         _no_labels_beside(y, what)
         test = data.test
-        return Examples(test.x, test.y, data.name, data.notes, data.fingerprint)
+        return RawExamples(test.x, test.y, data.name, data.notes, data.fingerprint)
     if isinstance(data, Split):
         _no_labels_beside(y, what)
-        return Examples(data.x, data.y, scenes=data if type(data) is not Split else None)
+        return RawExamples(data.x, data.y, scenes=data if type(data) is not Split else None)
     found = _pair(data, what)
     if found is None:
         inputs, labels = data, y
@@ -260,7 +260,7 @@ def to_examples(data: Any, y: Any = None, what: str = "data") -> Examples:
             f"x has shape {tuple(x.shape)}: examples have shape (n, ...) with at least one example of at least one "
             "value; a single feature is (n, 1)"
         )
-    return Examples(x, None if labels is None else _labels(labels, len(x)), notes=notes)
+    return RawExamples(x, None if labels is None else _labels(labels, len(x)), notes=notes)
 
 
 def to_split(data: Any, what: str = "data") -> Split:

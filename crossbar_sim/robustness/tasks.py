@@ -13,6 +13,7 @@ from crossbar_sim import __version__
 from crossbar_sim.crossbar.configuration import at_sigma, to_dict
 from crossbar_sim.crossbar.converters import Ranges
 from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.data.dataset import add_tensor
 from crossbar_sim.nn.analog.effects import layer_effects
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.files.loading import LoadedModel
