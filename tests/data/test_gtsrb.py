@@ -179,7 +179,7 @@ def test_odd_folders_and_names_are_refused(tmp_path: Path, write_gtsrb: Write) -
     (tmp_path / TRAIN / "stop").mkdir()
     refused(tmp_path, "stop: is not a class of GTSRB")
     (tmp_path / TRAIN / "stop").rename(tmp_path / TRAIN / "00043")
-    refused(tmp_path, "00043: is no class of GTSRB")
+    refused(tmp_path, "00043: is not a class of GTSRB")
     (tmp_path / TRAIN / "00043").rmdir()
     shutil.copy(tmp_path / TRAIN / "00000" / "00000_00000.ppm", tmp_path / TRAIN / "00000" / "other.ppm")
     refused(tmp_path, "other.ppm: is not called")
