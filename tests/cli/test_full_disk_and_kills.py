@@ -130,7 +130,7 @@ class Interrupts:
         if name == {while_it_loads!r}:
             signal.raise_signal(signal.SIGINT)
 sys.meta_path.insert(0, Interrupts())
-sys.argv[1:] = ["presets"]
+sys.argv[1:] = ["sweep", "--help"]
 main()
 """
     done = subprocess.run(
