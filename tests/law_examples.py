@@ -22,7 +22,7 @@ from crossbar_sim import (
     UniformDrift,
     UniformShift,
 )
-from crossbar_sim.crossbar.drift import Law
+from crossbar_sim.crossbar.drift import DriftModel
 
 ROOT3 = float(np.sqrt(3.0))
 
@@ -57,10 +57,10 @@ class Example(NamedTuple):
         identity: the same law without effect.
     """
 
-    law: Law
+    law: DriftModel
     truth: stats.rv_continuous | None
     wrong: tuple[stats.rv_continuous, ...]
-    identity: Law | None
+    identity: DriftModel | None
 
 
 START = 1.0
@@ -140,7 +140,7 @@ EXAMPLES = {
     ),
 }
 
-WITH_SPREAD: dict[type[Law], Callable[[float], Law]] = {
+WITH_SPREAD: dict[type[DriftModel], Callable[[float], DriftModel]] = {
     LogNormalDrift: LogNormalDrift,
     NormalDrift: NormalDrift,
     NormalShift: NormalShift,

@@ -25,9 +25,8 @@ from crossbar_sim.baselines.method import (
 from crossbar_sim.crossbar import kernels, threads
 from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.crossbar.drift import LogNormalDrift
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.hardware import Hardware, design_given
 from crossbar_sim.crossbar.mapping import Differential
-from crossbar_sim.crossbar.presets import design_given
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError, held, warn

@@ -14,8 +14,7 @@ from torch.nn import functional
 
 from crossbar_sim.baselines.drift_aware import as_deployed
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
-from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.crossbar.presets import design_given
+from crossbar_sim.crossbar.hardware import Hardware, design_given
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips

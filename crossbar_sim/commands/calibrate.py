@@ -61,7 +61,7 @@ def calibrate(request: CalibrateRequest) -> None:
     """
     from crossbar_sim.crossbar.configuration import to_json, to_toml
     from crossbar_sim.nn.analog.range_calibration import calibrate_ranges
-    from crossbar_sim.report.wording import say, terminal
+    from crossbar_sim.report.console import say, terminal
     from crossbar_sim.robustness.range_data import calibration_inputs
 
     hardware, warnings = request.hardware()

@@ -66,7 +66,7 @@ def cost(request: CostRequest) -> None:
       crossbar-sim cost model.pt --adc-bits 6 --dac-bits 8 --tile 64x64 --json cost.json
     """
     from crossbar_sim.crossbar import cost as costs
-    from crossbar_sim.report.wording import say, terminal
+    from crossbar_sim.report.console import say, terminal
     from crossbar_sim.robustness.array_work import count
 
     hardware, warnings = request.hardware()
@@ -136,7 +136,7 @@ def _technology(
 def _show(each: list[costs.Cost], whole: costs.Cost, console: Console) -> None:
     from rich.table import Table
 
-    from crossbar_sim.report.wording import say
+    from crossbar_sim.report.console import say
 
     say(
         console,

@@ -85,8 +85,8 @@ def deploy(request: DeployRequest) -> None:
       crossbar-sim deploy model.pt --preset reram_wan2022 --bias row --copies 4
     """
     from crossbar_sim.nn import to_analog
+    from crossbar_sim.report.console import terminal
     from crossbar_sim.report.terminal import progress, show
-    from crossbar_sim.report.wording import terminal
     from crossbar_sim.robustness.deploy import deploy
     from crossbar_sim.robustness.examples import seen_in
     from crossbar_sim.store import export_chip, read_chip

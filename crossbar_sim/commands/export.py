@@ -39,7 +39,7 @@ def export(request: ExportRequest) -> None:
     """
     from crossbar_sim.nn import to_analog
     from crossbar_sim.nn.analog.chips import slots
-    from crossbar_sim.report.wording import say, terminal
+    from crossbar_sim.report.console import say, terminal
     from crossbar_sim.robustness.examples import seen_in
     from crossbar_sim.store import export_chip
 

@@ -61,7 +61,7 @@ def fit_device(request: FitRequest) -> None:
       crossbar-sim fit-device measured.csv --law retention --json -
     """
     from crossbar_sim.crossbar.device_fit import fit_device, read_measurements
-    from crossbar_sim.report.wording import say, terminal
+    from crossbar_sim.report.console import say, terminal
 
     measured, output, plot, json_path = request.measured, request.output, request.plot, request.json_path
     check_outputs((output, plot, json_path), (measured,), stream=json_path)
@@ -94,7 +94,7 @@ def _show(fit: DeviceFit, console: Console) -> None:
     """Print the law, its parameters with intervals, and how good it is."""
     import numpy as np
 
-    from crossbar_sim.report.wording import say
+    from crossbar_sim.report.console import say
 
     drift = {"none": "no drift", "relaxation": "a shift linear in ln t", "retention": "a power law of t"}
     drift["measured_relaxation"] = "a shift linear in ln t whose mean and spread depend on g"

@@ -400,8 +400,8 @@ class HardwareOptions:
         Raises:
             InputError: if they contradict each other or hold an impossible value.
         """
-        from crossbar_sim.crossbar.configuration import dropped_ranges, from_text, load_hardware, override
-        from crossbar_sim.crossbar.presets import preset
+        from crossbar_sim.crossbar.configuration import dropped_ranges, from_text, override
+        from crossbar_sim.crossbar.hardware import Hardware, preset_design
 
         given = self.design()
         name, path = given.pop("preset", ""), given.pop("hardware_file", "")
@@ -413,13 +413,13 @@ class HardwareOptions:
             if text:
                 given[part] = from_text(part, text)
         if not path:
-            design = preset(name or "bayesft").with_(**given)
-            return design.hardware, (*design.warnings(), *design.hardware.mapping.cautions)
+            hardware, cautions = preset_design(name or "bayesft", given)
+            return hardware, (*cautions, *hardware.mapping.cautions)
         if name:
             raise InputError(
                 "--preset and --hardware both name a design: give one of them, and options that override it"
             )
-        loaded = load_hardware(path)
+        loaded = Hardware.load(path)
         hardware = override(loaded, **given)
         return hardware, (*dropped_ranges(loaded, hardware), *hardware.mapping.cautions)
 

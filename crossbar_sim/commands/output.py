@@ -28,7 +28,7 @@ def check_figure(path: str | None) -> None:
 
 def say_end(console: Console, warnings: tuple[str, ...], *written: str | None) -> None:
     """Print warnings, and the files that were written."""
-    from crossbar_sim.report.wording import say
+    from crossbar_sim.report.console import say
 
     for warning in warnings:
         say(console, f"warning: {warning}", "yellow")

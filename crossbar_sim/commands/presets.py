@@ -17,6 +17,7 @@ def presets(name: str | None, laws: bool) -> None:
       crossbar-sim presets reram_wan2022 > mine.toml
     """
     from crossbar_sim.crossbar.configuration import forms, to_toml
+    from crossbar_sim.crossbar.hardware import Hardware
     from crossbar_sim.crossbar.presets import preset, preset_names
 
     if laws:
@@ -32,4 +33,4 @@ def presets(name: str | None, laws: bool) -> None:
         found = preset(name)
         for text in found.about():
             click.echo(f"# {text}")
-        click.echo(to_toml(found.hardware), nl=False)
+        click.echo(to_toml(Hardware.preset(name)), nl=False)

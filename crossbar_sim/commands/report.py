@@ -44,10 +44,10 @@ def report(request: ReportRequest) -> None:
     from crossbar_sim.errors import InputError
     from crossbar_sim.files import check_outputs
     from crossbar_sim.report import write_page
+    from crossbar_sim.report.console import say, terminal
     from crossbar_sim.report.headline import answer
     from crossbar_sim.report.rows import narrowed
     from crossbar_sim.report.sweep_figures import draw_figures
-    from crossbar_sim.report.wording import say, terminal
     from crossbar_sim.robustness.sweep import Sweep
     from crossbar_sim.store.results import Results
 

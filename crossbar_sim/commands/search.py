@@ -121,7 +121,7 @@ def search(request: SearchRequest) -> None:
     from crossbar_sim.data import load_data
     from crossbar_sim.experiments.networks import Named
     from crossbar_sim.nn import save_checkpoint
-    from crossbar_sim.report.wording import say, terminal
+    from crossbar_sim.report.console import say, terminal
     from crossbar_sim.rng import Key
     from crossbar_sim.search.trial import as_text
 
@@ -235,7 +235,7 @@ def _show(found: Trained, method: BayesFT, console: Console) -> None:
     """The trials as a table, best first, and the winner."""
     from rich.table import Table
 
-    from crossbar_sim.report.wording import say
+    from crossbar_sim.report.console import say
     from crossbar_sim.robustness.statistics import half_width
 
     notes = found.notes

@@ -85,9 +85,10 @@ def sweep(request: SweepRequest) -> None:
       crossbar-sim sweep erm.pt --data mnist --sigma 0.6,1.2 --half-width 0.005
       crossbar-sim report runs.db -o report.html
     """
+    from crossbar_sim.report.console import say, terminal
+    from crossbar_sim.report.formatting import MEASURES
     from crossbar_sim.report.terminal import progress
     from crossbar_sim.report.terminal_sweep import show_sweep
-    from crossbar_sim.report.wording import MEASURES, say, terminal
     from crossbar_sim.robustness.benchmark import robustness
     from crossbar_sim.store.results import MEMORY, Results
 

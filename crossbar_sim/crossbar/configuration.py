@@ -1,27 +1,165 @@
-"""Designs as text: TOML, JSON and command-line forms of a `Hardware`, and overrides of one."""
+"""The parts of a `Hardware` as tables and text (TOML, JSON, command line), and a design with values replaced."""
 
+import importlib
 import json
 import os
 import re
 import stat
+import sys
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from crossbar_sim.crossbar.converters import ADC, DAC, GaussianReadNoise, Ranges
-from crossbar_sim.crossbar.devices import PolynomialNoise, ProgrammingNoise, StuckCells
-from crossbar_sim.crossbar.drift import Law, LogNormalDrift, RelaxationShift
-from crossbar_sim.crossbar.hardware import FAMILIES, Hardware
-from crossbar_sim.crossbar.mapping import Mapping
+from crossbar_sim.crossbar.converters import ADC, DAC, GaussianReadNoise, Ranges, TelegraphNoise
+from crossbar_sim.crossbar.devices import (
+    PROGRAMMING,
+    ProgrammingModel,
+    ProgrammingNoise,
+    StuckCells,
+    is_frozen_dataclass,
+)
+from crossbar_sim.crossbar.drift import DRIFTS, DriftModel, LogNormalDrift
+from crossbar_sim.crossbar.mapping import ALL_MAPPINGS
+from crossbar_sim.crossbar.mapping import Mapping as WeightMapping
 from crossbar_sim.crossbar.wires import Wires
 from crossbar_sim.errors import InputError
 from crossbar_sim.text import check_depth, parse_json
-from crossbar_sim.validate import show, unknown
+from crossbar_sim.validate import require, show, unknown
 
-# From plain tables to dataclasses and back: what config.py and config_text.py share.
+if TYPE_CHECKING:
+    from crossbar_sim.crossbar.hardware import Hardware
+
+
+class Family(NamedTuple):
+    """The parts that one field of Hardware can hold.
+
+    Args:
+        bases: what a value must be an instance of.
+        kinds: the classes by their `kind` in files and on the command line.
+        example: how a sentence describes such a part.
+        optional: whether None (ideal) is allowed.
+        extensible: whether classes from outside the package are allowed; files name them by import path.
+    """
+
+    bases: tuple[type, ...]
+    kinds: Mapping[str, Any]
+    example: str
+    optional: bool = True
+    extensible: bool = False
+
+
+FAMILIES = {
+    "mapping": Family(
+        (WeightMapping,),
+        {mapping.kind: mapping for mapping in ALL_MAPPINGS},
+        "a mapping such as Differential(g_max=1e-4)",
+        optional=False,
+    ),
+    "drift": Family((DriftModel,), DRIFTS, "a drift law such as LogNormalDrift(0.6)", extensible=True),
+    "programming": Family(
+        (ProgrammingModel,), PROGRAMMING, "programming noise such as ProgrammingNoise(0.05)", extensible=True
+    ),
+    "stuck": Family((StuckCells,), {"stuck": StuckCells}, "stuck cells such as StuckCells(off=0.01)"),
+    "wires": Family((Wires,), {"wires": Wires}, "wires such as Wires(1.0, 1.0)"),
+    "dac": Family((DAC,), {"dac": DAC}, "a DAC such as DAC(bits=8)"),
+    "adc": Family((ADC,), {"adc": ADC}, "an ADC such as ADC(bits=8)"),
+    "read_noise": Family(
+        (GaussianReadNoise, TelegraphNoise),
+        {"gaussian": GaussianReadNoise, "telegraph": TelegraphNoise},
+        "read noise such as GaussianReadNoise(0.01)",
+    ),
+    "ranges": Family((Ranges,), {}, "the ranges that a calibration wrote"),
+}
+"""The fields of Hardware that hold a part."""
+
+_PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*", re.ASCII)
+"""package.module:Class"""
+
+
+def part_class(name: str, kind: object, trust_code: bool) -> type:
+    """The class of a part of Hardware by its kind, or by its import path where the family is extensible.
+
+    A class of a module that has been imported already is found without trust: no code runs.
+
+    Args:
+        name: a key of FAMILIES.
+        kind: a kind, or `package.module:Class`.
+        trust_code: whether the module may be imported, which runs its code.
+
+    Raises:
+        InputError: if there is no such kind or class, it is no class for this part, or the import is not trusted.
+    """
+    family = FAMILIES[name]
+    if isinstance(kind, str) and kind in family.kinds:
+        known: type = family.kinds[kind]
+        return known
+    if not (family.extensible and isinstance(kind, str) and _PATH.fullmatch(kind)):
+        raise InputError(unknown(f"the {name}.kind", kind, family.kinds))
+    module, _, names = kind.partition(":")
+    if module == _main_name():
+        module = "__main__"
+    if module not in sys.modules:
+        require(
+            trust_code,
+            f"{name}.kind={show(kind)} names code, which would be imported and run: read that code, and if you trust "
+            f"it give --{name} {kind}:... on the command line, run an experiment with --trust-code, or import {module} "
+            "in Python first",
+        )
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # of whatever the user's own code does
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise InputError(f"{name}.kind={show(kind)}: {module} cannot be imported ({why})") from error
+    found: Any = sys.modules[module]
+    for each in names.split("."):
+        found = vars(found).get(each) if isinstance(found, type | ModuleType) else None
+    base = family.bases[0]
+    require(
+        isinstance(found, type) and issubclass(found, base) and is_frozen_dataclass(found),
+        f"{name}.kind={show(kind)}: expected a frozen dataclass that extends crossbar_sim.{base.__name__}",
+    )
+    cls: type = found
+    return cls
+
+
+def kind_of(part: Any) -> str:
+    """What files call the class of a part: its kind, or the import path of a class outside the package.
+
+    Raises:
+        InputError: for a class that has no import path.
+    """
+    cls = type(part)
+    if cls.__module__.startswith("crossbar_sim."):
+        return str(cls.kind)
+    require(
+        "<locals>" not in cls.__qualname__,
+        f"{cls.__qualname__} is defined inside a function: define it at the top level of a module, so that files and "
+        "other processes can name it",
+    )
+    module = _main_name() if cls.__module__ in ("__main__", "__mp_main__") else cls.__module__
+    return f"{module}:{cls.__qualname__}"
+
+
+def _main_name() -> str:
+    """The import name of the script that runs, so that laws of two scripts are not both called `__main__:Law`."""
+    main = sys.modules.get("__main__")
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None:
+        return str(spec.name)
+    return "__main__" if file is None else Path(file).stem
+
+
+CHOICES = {
+    "drift_per": ("cell", "weight"),
+    "bias": ("digital", "row", "drifting"),
+    "normalisation": ("digital", "folded", "drifting"),
+    "other": ("digital", "drifting"),
+}
+"""The allowed words of each choice: also those of the command line's options."""
 
 
 _WORDS = {
@@ -49,6 +187,12 @@ def words(annotation: Any) -> str:
     return " or ".join(map(words, get_args(annotation))) or "another value"
 
 
+def field_types(cls: type) -> dict[str, Any]:
+    """The annotations of a dataclass's fields, in their order; also where its module postpones annotations."""
+    hints = get_type_hints(cls)
+    return {f.name: hints[f.name] for f in fields(cls)}
+
+
 def build(cls: type, table: dict[str, Any], where: str) -> Any:
     """A dataclass from a plain table.
 
@@ -62,14 +206,14 @@ def build(cls: type, table: dict[str, Any], where: str) -> Any:
     """
     from pydantic import ValidationError
 
-    annotations: dict[str, Any] = {f.name: f.type for f in fields(cls)}
+    annotations = field_types(cls)
     for key in table:
         if key not in annotations:
             given = f"{where}{key}" if isinstance(key, str) else key
             raise InputError(unknown("the key", given, [f"{where}{name}" for name in annotations]))
     for field in fields(cls):
-        if field.default is MISSING and field.name not in table:
-            raise InputError(f"{where}{field.name} is missing: expected {words(field.type)}")
+        if _required(field) and field.name not in table:
+            raise InputError(f"{where}{field.name} is missing: expected {words(annotations[field.name])}")
     values = {}
     for key, value in table.items():
         value = tuple(value) if isinstance(value, list) else value
@@ -84,8 +228,17 @@ def build(cls: type, table: dict[str, Any], where: str) -> Any:
         raise InputError(f"{where}{error}") from None
 
 
-def build_part(name: str, table: object) -> Any:
+def _required(field: Any) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def build_part(name: str, table: object, trust_code: bool = False) -> Any:
     """The part of Hardware called `name` (see FAMILIES) from its table; `kind` says which class.
+
+    Args:
+        name: a key of FAMILIES.
+        table: the part's fields and its kind.
+        trust_code: whether a kind may be an import path; see `part_class`.
 
     Raises:
         InputError: as `build`, and for a missing or unknown kind.
@@ -93,18 +246,18 @@ def build_part(name: str, table: object) -> Any:
     family = FAMILIES[name]
     if table is None and family.optional:
         return None
-    kinds = family.kinds
-    known = ", ".join(kinds)
+    known = ", ".join(family.kinds)
     if name == "ranges":
         return Ranges.from_table(table)
     if not isinstance(table, dict):
         raise InputError(f"{name}={show(table)}: expected a table with a kind, one of {known}")
     if "kind" not in table:
         raise InputError(f"{name}.kind is missing: expected one of {known}")
-    kind = table["kind"]
-    if not isinstance(kind, str) or kind not in kinds:
-        raise InputError(unknown(f"the {name}.kind", kind, kinds))
-    return build(kinds[kind], {k: v for k, v in table.items() if k != "kind"}, f"{name}.")
+    return build(
+        part_class(name, table["kind"], trust_code),
+        {k: v for k, v in table.items() if k != "kind"},
+        f"{name}.",
+    )
 
 
 LATER = frozenset({"dac", "adc", "read_noise", "wires", "ranges", "cell_bits", "encoding"})
@@ -126,8 +279,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Ranges):
         return value.table()
     if is_dataclass(value) and not isinstance(value, type):
-        kind: dict[str, Any] = {"kind": getattr(value, "kind", type(value).__name__)}
-        return kind | plain_fields(value)
+        return {"kind": kind_of(value)} | plain_fields(value)
     if isinstance(value, tuple):
         return [plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
@@ -151,10 +303,11 @@ def from_text(family: str, text: str) -> Any:
 
     Args:
         family: a part of Hardware: "mapping", "drift", "programming", "stuck", "dac", "adc", ...
-        text: `kind:key=value,...`, or "none" for an ideal part.
+        text: `kind:key=value,...`, `package.module:Class,key=value,...` for a drift law or programming noise of
+            your own (the module is imported), or "none" for an ideal part.
 
     Returns:
-        A mapping, drift law, programming noise or stuck cells; None for "none".
+        The part; None for "none".
 
     Raises:
         InputError: naming the full key, what was given, and what is allowed.
@@ -170,9 +323,17 @@ def from_text(family: str, text: str) -> Any:
         return None
     kind, colon, rest = (piece.strip() for piece in text.partition(":"))
     kinds = FAMILIES[family].kinds
-    if kind not in kinds:
+    first, comma, others = (piece.strip() for piece in rest.partition(","))
+    if FAMILIES[family].extensible and kind not in kinds and _PATH.fullmatch(f"{kind}:{first}"):
+        if (here := str(Path.cwd())) not in sys.path:  # as for `python -m`; stays, so that workers get it too
+            sys.path.append(here)
+        cls = part_class(family, f"{kind}:{first}", trust_code=True)
+        colon, rest = comma, others
+    elif kind in kinds:
+        cls = kinds[kind]
+    else:
         raise InputError(unknown(f"the {family}", kind, kinds))
-    lists = {f.name for f in fields(kinds[kind]) if get_origin(f.type) is tuple}
+    lists = {name for name, annotation in field_types(cls).items() if get_origin(annotation) is tuple}
     table: dict[str, Any] = {}
     for piece in rest.split(",") if colon else []:
         key, equals, value = (part.strip() for part in piece.partition("="))
@@ -181,25 +342,7 @@ def from_text(family: str, text: str) -> Any:
         if key in table:
             raise InputError(f"{family} {show(text)}: the key {show(key)} is given twice")
         table[key] = [_value(v) for v in value.split("/")] if key in lists else _value(value)
-    return build(kinds[kind], table, f"{family}.")
-
-
-def law_from_text(text: str) -> Law | None:
-    """The drift law of `--drift`; see `from_text`."""
-    law: Law | None = from_text("drift", text)
-    return law
-
-
-def mapping_from_text(text: str) -> Mapping:
-    """The mapping of `--mapping`; see `from_text`."""
-    mapping: Mapping = from_text("mapping", text)
-    return mapping
-
-
-def programming_from_text(text: str) -> ProgrammingNoise | PolynomialNoise | None:
-    """The noise of `--programming`; see `from_text`."""
-    noise: ProgrammingNoise | PolynomialNoise | None = from_text("programming", text)
-    return noise
+    return build(cls, table, f"{family}.")
 
 
 def forms(family: str) -> tuple[tuple[str, str], ...]:
@@ -212,7 +355,8 @@ def forms(family: str) -> tuple[tuple[str, str], ...]:
     """
     listed = []
     for kind, cls in FAMILIES[family].kinds.items():
-        keys = [(f"{f.name}={_placeholder(f.type)}", f.default is MISSING) for f in fields(cls)]
+        types = field_types(cls)
+        keys = [(f"{f.name}={_placeholder(types[f.name])}", _required(f)) for f in fields(cls)]
         text = ",".join(key if needed else f"[{key}]" for key, needed in keys)
         listed.append((f"{kind}:{text}", (cls.__doc__ or "").strip().partition("\n")[0]))
     return tuple(listed)
@@ -246,17 +390,11 @@ def _value(text: str) -> Any:
 # Keys left out take the defaults of `Hardware`. In TOML, which has no null, what is None is left out.
 
 
-__all__ = [
-    "forms", "from_dict", "from_json", "from_text", "from_toml", "law_from_text", "load_hardware",
-    "mapping_from_text", "parse_toml", "programming_from_text", "read_text", "to_dict", "to_json",
-    "to_toml",
-]  # fmt: skip
-
 LIMIT = 2**16
 """Bytes of the largest hardware file read; real ones have about a thousand."""
 
 
-def to_dict(hardware: Hardware) -> dict[str, Any]:
+def to_dict(hardware: "Hardware") -> dict[str, Any]:
     """Every field, in the order of the dataclass, as JSON-able values; parts carry their `kind`.
 
     Converters, read noise, wires, ranges and cell_bits are left out where they are None: a design without them has
@@ -267,46 +405,16 @@ def to_dict(hardware: Hardware) -> dict[str, Any]:
     return plain_fields(hardware)
 
 
-def from_dict(data: object, source: str = "hardware") -> Hardware:
-    """The design that a dictionary describes.
-
-    Args:
-        data: as `to_dict` makes it; keys may be left out.
-        source: where it comes from (a file's name): the beginning of every error.
-
-    Raises:
-        InputError: naming the source, the full key, what was given, and what is allowed.
-    """
-    if not isinstance(data, dict):
-        raise InputError(f"{source}: {show(data)} is no table of hardware keys such as drift = {{...}}")
-    try:
-        parts = {key: build_part(key, v) if key in FAMILIES else v for key, v in data.items()}
-        hardware: Hardware = build(Hardware, parts, "")
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
-    return hardware
-
-
-def to_json(hardware: Hardware) -> str:
+def to_json(hardware: "Hardware") -> str:
     """The design as JSON, one key per line."""
     return json.dumps(to_dict(hardware), indent=2, allow_nan=False)
 
 
-def from_json(text: str, source: str = "hardware") -> Hardware:
-    """The design that a JSON text describes; see `from_dict`."""
-    return from_dict(_parsed(_json, text, source), source)
-
-
-def to_toml(hardware: Hardware) -> str:
+def to_toml(hardware: "Hardware") -> str:
     """The design as TOML; what is None is left out."""
     import tomli_w
 
     return tomli_w.dumps(_without_none(to_dict(hardware)))
-
-
-def from_toml(text: str, source: str = "hardware") -> Hardware:
-    """The design that a TOML text describes; see `from_dict`."""
-    return from_dict(parse_toml(text, source), source)
 
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:
@@ -315,24 +423,31 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
     Raises:
         InputError: if it is no TOML, names a key twice, or is nested too deeply.
     """
-    table: dict[str, Any] = _parsed(tomllib.loads, text, source)
-    return table
+    return _parsed(tomllib.loads, text, source, "TOML")
 
 
-def load_hardware(path: str | os.PathLike[str]) -> Hardware:
-    """The design in a .toml or .json file.
+def parse_hardware_json(text: str, source: str) -> Any:
+    """What a JSON text holds; see `parse_toml`."""
+    return _parsed(lambda text: parse_json(text, _once), text, source, "JSON")
+
+
+PARSERS: dict[str, Callable[[str, str], Any]] = {".toml": parse_toml, ".json": parse_hardware_json}
+"""How a hardware file is read, by the ending of its name."""
+
+
+def read_table(path: str | os.PathLike[str]) -> tuple[Any, str]:
+    """What a .toml or .json file holds, and its name as sentences show it.
 
     Raises:
-        InputError: if the file cannot be read or its contents cannot be used; see `from_dict`.
+        InputError: if the file cannot be read.
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"path={show(path)}: expected the path of a .toml or .json file")
     path = Path(path)
     source = _name(path)
-    readers = {".toml": from_toml, ".json": from_json}
-    if path.suffix.lower() not in readers:
+    if path.suffix.lower() not in PARSERS:
         raise InputError(f"{source}: a hardware file ends in .toml or .json")
-    return readers[path.suffix.lower()](read_text(path), source)
+    return PARSERS[path.suffix.lower()](read_text(path), source), source
 
 
 def read_text(path: Path) -> str:
@@ -368,8 +483,7 @@ def _name(path: Path) -> str:
     return str(path) if str(path).isprintable() else show(str(path))
 
 
-def _parsed(parse: Callable[[str], Any], text: str, source: str) -> Any:
-    language = "JSON" if parse is _json else "TOML"
+def _parsed(parse: Callable[[str], Any], text: str, source: str, language: str) -> Any:
     try:
         value = parse(text)
         check_depth(value)  # the dots of a TOML key nest without recursion
@@ -379,10 +493,6 @@ def _parsed(parse: Callable[[str], Any], text: str, source: str) -> Any:
     except ValueError as error:
         why = " ".join(str(error).split())[:200]
         raise InputError(f"{source}: the {language} cannot be read: {why}") from None
-
-
-def _json(text: str) -> Any:
-    return parse_json(text, _once)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -419,8 +529,6 @@ FLAT = (
 )  # fmt: skip
 """The conveniences of `override` beside the fields of Hardware."""
 
-OVERRIDES = (*(f.name for f in fields(Hardware)), *FLAT)
-
 SETS = {
     "drift": "drift",
     "sigma": "drift",
@@ -437,7 +545,12 @@ RANGED = ("mapping", "tile", "wires", "dac", "adc")
 """The fields that decide what converters see: ranges calibrated with others do not fit."""
 
 
-def override(hardware: Hardware, **flat: Any) -> Hardware:
+def overrides(hardware: "Hardware") -> tuple[str, ...]:
+    """The names that `override` takes."""
+    return (*(f.name for f in fields(hardware)), *FLAT)
+
+
+def override(hardware: "Hardware", **flat: Any) -> "Hardware":
     """`hardware` with values replaced.
 
     Its `ranges` were calibrated with its mapping, tiles, wires and converters: where one of these changes and no
@@ -460,12 +573,13 @@ def override(hardware: Hardware, **flat: Any) -> Hardware:
     Raises:
         InputError: for an unknown name, an impossible value, or two overrides of the same thing.
 
+    >>> from crossbar_sim import Hardware
     >>> override(Hardware(), sigma=0.6, copies=4).mapping.copies
     4
     """
     for name in flat:
-        if name not in OVERRIDES:
-            raise InputError(unknown("the override", name, OVERRIDES))
+        if name not in (known := overrides(hardware)):
+            raise InputError(unknown("the override", name, known))
     check_conflicts(flat, SETS)
     before = hardware
     hardware = replace(hardware, **{k: v for k, v in flat.items() if k not in FLAT})
@@ -500,7 +614,7 @@ def override(hardware: Hardware, **flat: Any) -> Hardware:
     return replace(hardware, **changes)
 
 
-def dropped_ranges(before: Hardware, after: Hardware) -> tuple[str, ...]:
+def dropped_ranges(before: "Hardware", after: "Hardware") -> tuple[str, ...]:
     """A sentence where `override` made `after` of `before` and dropped its ranges."""
     if before.ranges is None or after.ranges is not None:
         return ()
@@ -510,7 +624,7 @@ def dropped_ranges(before: Hardware, after: Hardware) -> tuple[str, ...]:
     )
 
 
-def _ranged(one: Hardware, other: Hardware) -> list[str]:
+def _ranged(one: "Hardware", other: "Hardware") -> list[str]:
     """The fields of `RANGED` in which two designs differ."""
     return [name for name in RANGED if getattr(one, name) != getattr(other, name)]
 
@@ -542,7 +656,7 @@ def check_conflicts(names: Iterable[str], sets: dict[str, str]) -> None:
             seen[part] = name
 
 
-def at_sigma(hardware: Hardware, sigma: float) -> Hardware:
+def at_sigma(hardware: "Hardware", sigma: float) -> "Hardware":
     """`hardware` at one point of a sweep: its drift law with this sigma, log-normal where it has none.
 
     Raises:
@@ -560,14 +674,12 @@ def at_sigma(hardware: Hardware, sigma: float) -> Hardware:
     return replace(hardware, drift=replace(drift, sigma=sigma))
 
 
-def alike(hardware: Hardware) -> bool:
+def is_deterministic(hardware: "Hardware") -> bool:
     """Whether all chips of the design are the same: nothing in it is random."""
-    drift = hardware.drift
-    still = drift is None or (getattr(drift, "sigma", None) == 0 and not isinstance(drift, RelaxationShift))
+    drift, adc = hardware.drift, hardware.adc
     parts = (hardware.programming, hardware.stuck, hardware.read_noise)
-    adc = hardware.adc
     equal = adc is None or (adc.gain_sigma == 0 and adc.offset_sigma == 0)
-    return still and equal and all(part is None for part in parts)
+    return (drift is None or drift.is_deterministic) and equal and all(part is None for part in parts)
 
 
 def _at_time(drift: Any, time: object) -> Any:

@@ -501,7 +501,3 @@ class TelegraphNoise:
     def mean(self, g: Float32) -> Float32:
         """Eq. (26): g (1 - a p), what the cells conduct on average."""
         return g * np.float32(1 - self.amplitude * self.occupancy)
-
-
-ALL_READ_NOISE: tuple[type, ...] = (GaussianReadNoise, TelegraphNoise)
-"""Every read noise: drives the tests and the configuration files."""

@@ -1,8 +1,10 @@
-"""What happens to a cell when it is written: programming noise, and cells that do not listen."""
+"""Programming noise and stuck-at faults: how the conductance of a cell differs from its target after writing."""
 
 import math
+import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +14,63 @@ from crossbar_sim.crossbar.stream import Float32, Stream
 from crossbar_sim.validate import SINGLE, finite, number, require, show
 
 
+def is_frozen_dataclass(cls: type) -> bool:
+    """Whether objects of a class are identified by their fields, and so can be named in a results file."""
+    parameters = getattr(cls, "__dataclass_params__", None)
+    return parameters is not None and parameters.frozen
+
+
+def register(kinds: dict[str, Any], base: type, cls: Any) -> None:
+    """Add a class to a registry of kinds.
+
+    Raises:
+        InputError: unless the class is a frozen dataclass on `base` with a `kind` that no other class has.
+    """
+    name = getattr(cls, "__name__", show(cls))
+    require(
+        isinstance(cls, type) and issubclass(cls, base) and is_frozen_dataclass(cls),
+        f"{name} cannot be registered: expected a frozen dataclass that extends {base.__name__}",
+    )
+    kind = cls.__dict__.get("kind")
+    require(
+        isinstance(kind, str) and re.fullmatch("[a-z][a-z0-9_]*", kind) is not None,
+        f"{name}.kind={show(kind)}: expected a name of small letters, digits and underscores, such as 'my_law'",
+    )
+    path = (cls.__module__, cls.__qualname__)
+    taken = kinds.get(kind)
+    require(
+        taken is None or (taken.__module__, taken.__qualname__) == path,  # defined again, as in a notebook
+        f"{name}.kind={show(kind)} is the kind of {getattr(taken, '__name__', None)}: choose another",
+    )
+    kinds[kind] = cls
+
+
+class ProgrammingModel(ABC):
+    """What programming does to a target conductance: frozen, without randomness of its own.
+
+    `kind` names it in files. To write one of your own, see docs/extending.md.
+    """
+
+    kind: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        if "kind" not in cls.__dict__:  # messages name it by its path
+            cls.kind = f"{cls.__module__}:{cls.__qualname__}"
+
+    @abstractmethod
+    def cells(self, g: Float32, z: Float32, g_max: float, out: Float32) -> None:
+        """Write the programmed conductances of a chunk of cells.
+
+        Args:
+            g: target conductances in S, (n,); not to be changed.
+            z: one standard normal number of each cell, (n,); not to be changed.
+            g_max: the largest conductance of the mapping, in S.
+            out: where to write, (n,), no overlap with the others. Conductances must be 0 S or above.
+        """
+
+
 @dataclass(frozen=True)
-class ProgrammingNoise:
+class ProgrammingNoise(ProgrammingModel):
     """Eq. (6) with a constant spread: g' = max(g + sigma g_max z, 0).
 
     Args:
@@ -35,7 +92,7 @@ class ProgrammingNoise:
 
 
 @dataclass(frozen=True)
-class PolynomialNoise:
+class PolynomialNoise(ProgrammingModel):
     """Eq. (6): g' = max(g + sigma(g) z, 0), sigma(g) = sum_k coefficients[k] (g / reference)^k.
 
     Args:
@@ -141,15 +198,30 @@ class MeasuredNoise(PolynomialNoise):
         out[:] = np.maximum(g + mean + np.maximum(sigma, 0) * z, 0)
 
 
-ALL_PROGRAMMING: tuple[type, ...] = (ProgrammingNoise, PolynomialNoise, MeasuredNoise)
+ALL_PROGRAMMING: tuple[type[ProgrammingModel], ...] = (ProgrammingNoise, PolynomialNoise, MeasuredNoise)
+
+PROGRAMMING: dict[str, type[ProgrammingModel]] = {noise.kind: noise for noise in ALL_PROGRAMMING}
+"""Programming noise by kind: the package's, and what `register_programming` added."""
+
+P = TypeVar("P", bound=type[ProgrammingModel])
+
+
+def register_programming(noise: P) -> P:
+    """Class decorator: `--programming` and files know a noise of your own by its `kind`.
+
+    Raises:
+        InputError: unless it is a frozen dataclass on `ProgrammingModel` with a `kind` that no other class has.
+    """
+    register(PROGRAMMING, ProgrammingModel, noise)
+    return noise
 
 
 @dataclass(frozen=True)
 class StuckCells:
     """Eq. (7): a cell is stuck at g_min with probability `off`, at g_max with `on`.
 
-    It does not matter what was programmed.
-    The names say the state, because the field disagrees on what "stuck at 0" means.
+    The programmed value does not matter. The names say the state, because the field disagrees on what
+    "stuck at 0" means.
 
     Raises:
         InputError: unless both lie in 0 .. 1 and their sum does not exceed 1.

@@ -12,80 +12,184 @@
 | ParetoDrift | g x, x Pareto of mean 1 | tail index alpha |
 | BernoulliDrift | g or 0 | probability of 0 |
 
-A law is a frozen dataclass with `apply`. No law lets a conductance fall below 0 S. To add one, see CONTRIBUTING.
+A law is a frozen dataclass on `DriftModel`. No law lets a conductance fall below 0 S. To add one to the package, see
+CONTRIBUTING.md; for one of your own outside of it, docs/extending.md.
 """
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
 from crossbar_sim.crossbar import kernels, threads
-from crossbar_sim.crossbar.devices import polynomial
+from crossbar_sim.crossbar.devices import polynomial, register
 from crossbar_sim.crossbar.stream import Float32, Stream
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
 from crossbar_sim.validate import SINGLE, number, require
 
-# What every drift law has in common: `apply` on whole arrays, `cells` on a chunk.
 
+class DriftModel(ABC):
+    """A drift law: what time does to a conductance. Frozen, without randomness of its own.
 
-class Law(ABC):
-    """A drift law: frozen, without randomness of its own.
-
-    `kind` names it in files, `multiplicative` says whether it scales a conductance or adds to it.
+    `kind` names it in files; `multiplicative` says whether it scales a conductance (then it must be linear in g) or
+    adds to it. To write one of your own, see docs/extending.md.
     """
 
     kind: ClassVar[str]
     multiplicative: ClassVar[bool] = True
 
+    def __init_subclass__(cls) -> None:
+        if "kind" not in cls.__dict__:  # messages name it by its path
+            cls.kind = f"{cls.__module__}:{cls.__qualname__}"
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether all chips drift alike, as where the spread is 0; a law that does not say so is random."""
+        return False
+
     @abstractmethod
     def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:
-        """Write the drifted conductances of cells start .. start + n; both (n,), no overlap."""
+        """Write the drifted conductances of a chunk of cells.
 
-    def apply(self, g: Float32, key: Key, chip: int) -> Float32:
+        Args:
+            g: conductances in S, (n,); not to be changed.
+            out: where to write, (n,), no overlap with `g`. Conductances must be 0 S or above.
+            stream: draws `stream.normals(n, start)` or `stream.words(n, start)`, a function of the cell's number.
+            start: the number of the first cell, a multiple of 256.
+        """
+
+    def apply(self, g: Float32, key: Key, chip: int, out: Float32 | None = None) -> Float32:
         """The conductances of `chip` after drift.
 
         Args:
             g: conductances in S, shape (n,), (rows, cols) or (planes, rows, cols).
             key: the array's name; the stream is `key.fold("drift")`.
             chip: which sample of the design.
+            out: where to write: float32, the shape of `g`, with any strides. It may be `g` itself, but must not
+                overlap it otherwise. With `out`, nothing of the size of `g` is allocated.
 
         Returns:
-            float32 in S, the shape of `g`.
+            `out`, or a new float32 array of the shape of `g`, in S.
 
         Raises:
-            InputError: if g has another number of dimensions, or the chip is no counter word.
+            InputError: if g has another number of dimensions, the chip is not an integer in 0 .. 2**32 - 1, or `out`
+                cannot be used.
         """
         g = np.asarray(g, np.float32)
         if not 1 <= g.ndim <= 3:
             raise InputError(f"g has shape {g.shape}: expected (n,), (rows, cols) or (planes, rows, cols)")
+        if out is None:
+            out = np.empty(g.shape, np.float32)
+        else:
+            _check_out(out, g)
         key = key.fold("drift")
-        if g.ndim == 3:
-            if not len(g):
-                return g.copy()
-            return np.stack([self._plane(g[p], Stream.of(key, chip, p)) for p in range(len(g))])
-        return self._plane(g, Stream.of(key, chip))
+        for plane, (before, after) in enumerate(zip(g, out, strict=True) if g.ndim == 3 else [(g, out)]):
+            self.apply_plane(before, after, Stream.of(key, chip, plane))
+        return out
 
-    def _plane(self, g: Float32, stream: Stream) -> Float32:
-        """One plane: cells are counted bit line by bit line, so a matrix goes in transposed."""
-        flat = np.ascontiguousarray(g.T).ravel()
-        out = np.empty_like(flat)
+    def apply_plane(self, g: Float32, out: Float32, stream: Stream) -> None:
+        """Write the cells of one plane, (n,) or (rows, cols), on all threads; `out` as for `apply`.
+
+        Cells are counted bit line by bit line, so a matrix is read and written as its transpose.
+        """
+        lines, results = (g.T, out.T) if g.ndim == 2 else (g[None], out[None])
+        in_place = np.may_share_memory(g, out)
 
         def chunk(part: slice) -> None:
-            self.cells(flat[part], out[part], stream, part.start)
+            n = part.stop - part.start
+            if not lines.flags.c_contiguous:
+                before = np.empty(n, np.float32)
+                for cells, block in _blocks(lines, part):
+                    before[cells].reshape(block.shape)[:] = block
+            else:
+                before = lines.reshape(-1)[part]
+                before = before.copy() if in_place else before
+            if results.flags.c_contiguous:
+                self.cells(before, results.reshape(-1)[part], stream, part.start)
+                return
+            after = np.empty(n, np.float32)
+            self.cells(before, after, stream, part.start)
+            for cells, block in _blocks(results, part):
+                block[:] = after[cells].reshape(block.shape)
 
-        threads.run(chunk, threads.chunks(flat.size))
-        return np.ascontiguousarray(out.reshape(g.T.shape).T)
+        threads.run(chunk, threads.chunks(g.size))
+
+
+def _blocks(lines: Float32, part: slice) -> Iterator[tuple[slice, Float32]]:
+    """The cells `part` of bit lines (lines, cells) as at most three views, each with its place in the run of cells."""
+    length, position = lines.shape[1], part.start
+    while position < part.stop:
+        line, cell = divmod(position, length)
+        whole = (part.stop - position) // length if cell == 0 else 0
+        if whole:
+            n, block = whole * length, lines[line : line + whole]
+        else:
+            n = min(length - cell, part.stop - position)
+            block = lines[line, cell : cell + n]
+        yield slice(position - part.start, position - part.start + n), block
+        position += n
+
+
+def _check_out(out: object, g: Float32) -> None:
+    """Refuse an array that conductances cannot be written to."""
+    require(isinstance(out, np.ndarray), f"out is a {type(out).__name__}: expected a NumPy array of float32")
+    assert isinstance(out, np.ndarray)
+    require(
+        out.dtype == np.float32 and out.shape == g.shape and out.flags.writeable,
+        f"out is {'' if out.flags.writeable else 'read-only '}{out.dtype} of shape {out.shape}: expected writeable "
+        f"float32 of shape {g.shape}",
+    )
+    same = out.__array_interface__["data"] == g.__array_interface__["data"] and out.strides == g.strides
+    require(
+        same or not np.may_share_memory(out, g),
+        "out overlaps g: give g itself to change it in place, or an array with memory of its own",
+    )
+
+
+def split(rate: float) -> tuple[np.float32, np.float32]:
+    """A float64 as the sum of two float32, for `exp2`."""
+    high = np.float32(rate)
+    return high, np.float32(rate - float(high))
+
+
+@dataclass(frozen=True)
+class LogNormalDrift(DriftModel):
+    """Eq. (8): g' = g exp(lambda), lambda ~ N(0, sigma^2). Eq. (1) of BayesFT, DAC 2021.
+
+    Raises:
+        InputError: unless 0 <= sigma <= 12 (a factor of e^81 at the end of the normal's range).
+    """
+
+    sigma: float
+    kind: ClassVar[str] = "lognormal"
+
+    def __post_init__(self) -> None:
+        number(self, "sigma", "sigma of ln g must lie in 0 .. 12", 0, 12)
+
+    @property
+    def is_deterministic(self) -> bool:
+        """See `DriftModel`."""
+        return self.sigma == 0
+
+    @property
+    def rates(self) -> tuple[np.float32, np.float32, np.float32]:
+        """(factor, high, low): g' = factor g 2^((high + low) z)."""
+        return np.float32(1.0), *split(self.sigma * math.log2(math.e))
+
+    def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:
+        """See `DriftModel`."""
+        kernels.lognormal(g, out, *self.rates, start, *stream.name)
 
 
 # Laws with one spread: normal, uniform and Laplace, as a factor (Drift) or as a term (Shift).
 
 
 @dataclass(frozen=True)
-class _Spread(Law):
+class _Spread(DriftModel):
     """Laws with one spread, standardised draws and the choice between a factor and a term."""
 
     sigma: float
@@ -94,12 +198,17 @@ class _Spread(Law):
         unit = "a fraction of g" if self.multiplicative else "in S"
         number(self, "sigma", f"sigma, {unit}, must lie in 0 .. {SINGLE:g}", 0, SINGLE)
 
+    @property
+    def is_deterministic(self) -> bool:
+        """See `DriftModel`."""
+        return self.sigma == 0
+
     @abstractmethod
     def draws(self, n: int, stream: Stream, start: int) -> Float32:
         """Draws of mean 0 and variance 1, shape (n,)."""
 
     def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:
-        """See `Law`."""
+        """See `DriftModel`."""
         d = self.draws(g.size, stream, start)
         if self.multiplicative:
             kernels.multiply(g, d, np.float32(self.sigma), out)
@@ -175,7 +284,7 @@ class LaplaceShift(_Laplace):
 
 
 @dataclass(frozen=True)
-class GammaDrift(Law):
+class GammaDrift(DriftModel):
     """Eq. (12): g' = g x, x gamma-distributed with mean 1 and standard deviation sigma.
 
     The shape is 1/sigma^2. x is the gamma quantile of the normal's probability, so that chip i
@@ -194,6 +303,11 @@ class GammaDrift(Law):
     def __post_init__(self) -> None:
         number(self, "sigma", "sigma of a gamma factor must lie in 0 .. 3", 0, 3)
 
+    @property
+    def is_deterministic(self) -> bool:
+        """See `DriftModel`."""
+        return self.sigma == 0
+
     def table(self) -> Float32:
         """Coefficients of log2 x on equal pieces of [-Z, Z]: (PIECES, 4), lowest power first."""
         from scipy import interpolate, special  # half a second of imports that no other law needs
@@ -211,7 +325,7 @@ class GammaDrift(Law):
         return np.ascontiguousarray(powers, np.float32)
 
     def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:
-        """See `Law`."""
+        """See `DriftModel`."""
         table = _gamma_table(self)
         per_unit = np.float32(self.PIECES / (2 * self.Z))
         z = stream.normals(g.size, start)
@@ -229,7 +343,7 @@ def _gamma_table(law: GammaDrift) -> Float32:
 
 
 @dataclass(frozen=True)
-class ParetoDrift(Law):
+class ParetoDrift(DriftModel):
     """Eq. (13): g' = g x, x Pareto with tail index alpha and mean 1: (1 - 1/alpha) u^(-1/alpha).
 
     Raises:
@@ -243,14 +357,14 @@ class ParetoDrift(Law):
         number(self, "alpha", "a Pareto factor has a mean only for a tail index above 1", above=1)
 
     def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:
-        """See `Law`."""
+        """See `DriftModel`."""
         least = np.float32(1 - 1 / self.alpha)
         half_rate = np.float32(math.log2(math.e) / (2 * self.alpha))
         kernels.pareto(g, stream.words(g.size, start), least, half_rate, out)
 
 
 @dataclass(frozen=True)
-class BernoulliDrift(Law):
+class BernoulliDrift(DriftModel):
     """Eq. (14): a cell conducts nothing with probability p, and is unchanged otherwise.
 
     Raises:
@@ -264,42 +378,12 @@ class BernoulliDrift(Law):
         number(self, "p", "a probability lies in 0 .. 1", 0, 1)
 
     def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:
-        """See `Law`."""
+        """See `DriftModel`."""
         kernels.drop(g, stream.words(g.size, start), int(self.p * 2**32), out)
 
 
-def split(rate: float) -> tuple[np.float32, np.float32]:
-    """A float64 as the sum of two float32, for `exp2`."""
-    high = np.float32(rate)
-    return high, np.float32(rate - float(high))
-
-
 @dataclass(frozen=True)
-class LogNormalDrift(Law):
-    """Eq. (8): g' = g exp(lambda), lambda ~ N(0, sigma^2). Eq. (1) of BayesFT, DAC 2021.
-
-    Raises:
-        InputError: unless 0 <= sigma <= 12 (a factor of e^81 at the end of the normal's range).
-    """
-
-    sigma: float
-    kind: ClassVar[str] = "lognormal"
-
-    def __post_init__(self) -> None:
-        number(self, "sigma", "sigma of ln g must lie in 0 .. 12", 0, 12)
-
-    @property
-    def rates(self) -> tuple[np.float32, np.float32, np.float32]:
-        """(factor, high, low): g' = factor g 2^((high + low) z)."""
-        return np.float32(1.0), *split(self.sigma * math.log2(math.e))
-
-    def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:
-        """See `Law`."""
-        kernels.lognormal(g, out, *self.rates, start, *stream.name)
-
-
-@dataclass(frozen=True)
-class RetentionDrift(Law):
+class RetentionDrift(DriftModel):
     """Eq. (15): g' = g (t/t0)^-(nu + nu_sigma z), a power law with a spread in its exponent.
 
     Args:
@@ -336,12 +420,12 @@ class RetentionDrift(Law):
         return np.float32(2.0 ** (-self.nu * octaves)), *split(-self.nu_sigma * octaves)
 
     def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:
-        """See `Law`."""
+        """See `DriftModel`."""
         kernels.lognormal(g, out, *self.rates, start, *stream.name)
 
 
 @dataclass(frozen=True)
-class RelaxationShift(Law):
+class RelaxationShift(DriftModel):
     """Eq. (16): g' = max(g + mean_per_ln ln t + (sigma + sigma_per_ln ln t) z, 0), in S, t in s.
 
     Relaxation of programmed oxide cells, independent of g: Falcone et al. 2025, arXiv:2502.04524.
@@ -378,13 +462,13 @@ class RelaxationShift(Law):
         return self.sigma + self.sigma_per_ln * math.log(self.time)
 
     def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:
-        """See `Law`."""
+        """See `DriftModel`."""
         z = stream.normals(g.size, start)
         kernels.shift(g, z, np.float32(self.mean), np.float32(self.spread), out)
 
 
 @dataclass(frozen=True)
-class MeasuredRelaxation(Law):
+class MeasuredRelaxation(DriftModel):
     """Eq. (16b): g' = max(g + m(g) ln t + |s(g) + q(g) ln t| z, 0), polynomials of g / reference, in S, t in s.
 
     A relaxation whose mean and spread depend on the conductance, as `fit-device` finds it.
@@ -441,14 +525,29 @@ class MeasuredRelaxation(Law):
             return math.inf
 
     def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:
-        """See `Law`."""
+        """See `DriftModel`."""
         mean, spread = (np.array(c, np.float32) for c in self.at_time)
         z = stream.normals(g.size, start)
         kernels.relax(g, z, mean, spread, np.float32(1 / self.reference), out)
 
 
-ALL_DRIFTS: tuple[type[Law], ...] = (
+ALL_DRIFTS: tuple[type[DriftModel], ...] = (
     LogNormalDrift, NormalDrift, NormalShift, UniformDrift, UniformShift, LaplaceDrift,
     LaplaceShift, GammaDrift, ParetoDrift, BernoulliDrift, RetentionDrift, RelaxationShift, MeasuredRelaxation,
 )  # fmt: skip
-"""Every law: drives the tests, the configuration files and the help."""
+"""Every law of the package: drives the tests, the public names and the help."""
+
+DRIFTS: dict[str, type[DriftModel]] = {law.kind: law for law in ALL_DRIFTS}
+"""Laws by kind: the package's, and what `register_drift` added."""
+
+D = TypeVar("D", bound=type[DriftModel])
+
+
+def register_drift(law: D) -> D:
+    """Class decorator: `--drift` and files know a law of your own by its `kind`.
+
+    Raises:
+        InputError: unless it is a frozen dataclass on `DriftModel` with a `kind` that no other class has.
+    """
+    register(DRIFTS, DriftModel, law)
+    return law

@@ -1,81 +1,37 @@
 """A design: how weights become conductances and what happens to them; see `Hardware.stages`."""
 
 import math
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from crossbar_sim.crossbar import kernels, threads
 from crossbar_sim.crossbar.array import Array, Geometry, Stages, all_stages, through_wires
-from crossbar_sim.crossbar.converters import (
-    ADC,
-    ALL_READ_NOISE,
-    DAC,
-    GaussianReadNoise,
-    Ranges,
-    TelegraphNoise,
+from crossbar_sim.crossbar.configuration import (
+    CHOICES,
+    FAMILIES,
+    Family,
+    build,
+    build_part,
+    parse_hardware_json,
+    parse_toml,
+    read_table,
 )
-from crossbar_sim.crossbar.devices import ALL_PROGRAMMING, PolynomialNoise, ProgrammingNoise, StuckCells
-from crossbar_sim.crossbar.drift import ALL_DRIFTS, Law, LogNormalDrift, MeasuredRelaxation, RetentionDrift
-from crossbar_sim.crossbar.mapping import ALL_MAPPINGS, Differential, Mapping
+from crossbar_sim.crossbar.converters import ADC, DAC, GaussianReadNoise, Ranges, TelegraphNoise
+from crossbar_sim.crossbar.devices import PolynomialNoise, ProgrammingModel, StuckCells, is_frozen_dataclass
+from crossbar_sim.crossbar.drift import DriftModel, LogNormalDrift, MeasuredRelaxation, RetentionDrift
+from crossbar_sim.crossbar.mapping import Differential, Mapping
+from crossbar_sim.crossbar.presets import ValidityWarning, preset
 from crossbar_sim.crossbar.readout import Periphery
 from crossbar_sim.crossbar.stream import Float32, Stream
 from crossbar_sim.crossbar.wires import Wires
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
 from crossbar_sim.validate import SINGLE, UnitWarning, check_weights, is_whole, require, show
-
-# What a `Hardware` is put together from: families of parts, choices, and the check of both.
-
-
-class Family(NamedTuple):
-    """The parts that one field of Hardware can hold.
-
-    Args:
-        bases: what a value must be an instance of.
-        members: the classes that have a `kind` in files and on the command line.
-        example: how a sentence describes such a part.
-        optional: whether None (ideal) is allowed.
-    """
-
-    bases: tuple[type, ...]
-    members: tuple[type, ...]
-    example: str
-    optional: bool = True
-
-    @property
-    def kinds(self) -> dict[str, Any]:
-        """The classes by kind."""
-        return {cls.kind: cls for cls in self.members}  # type: ignore[attr-defined]
-
-
-FAMILIES = {
-    "mapping": Family((Mapping,), ALL_MAPPINGS, "a mapping such as Differential(g_max=1e-4)", False),
-    "drift": Family((Law,), ALL_DRIFTS, "a drift law such as LogNormalDrift(0.6)"),
-    "programming": Family(
-        (ProgrammingNoise, PolynomialNoise),
-        ALL_PROGRAMMING,
-        "programming noise such as ProgrammingNoise(0.05)",
-    ),
-    "stuck": Family((StuckCells,), (StuckCells,), "stuck cells such as StuckCells(off=0.01)"),
-    "wires": Family((Wires,), (Wires,), "wires such as Wires(1.0, 1.0)"),
-    "dac": Family((DAC,), (DAC,), "a DAC such as DAC(bits=8)"),
-    "adc": Family((ADC,), (ADC,), "an ADC such as ADC(bits=8)"),
-    "read_noise": Family(ALL_READ_NOISE, ALL_READ_NOISE, "read noise such as GaussianReadNoise(0.01)"),
-    "ranges": Family((Ranges,), (Ranges,), "the ranges that a calibration wrote"),
-}
-"""The fields of Hardware that hold a part."""
-
-CHOICES = {
-    "drift_per": ("cell", "weight"),
-    "bias": ("digital", "row", "drifting"),
-    "normalisation": ("digital", "folded", "drifting"),
-    "other": ("digital", "drifting"),
-}
-"""The allowed words of each choice: also those of the command line's options."""
 
 
 def check_hardware(hardware: Any) -> None:
@@ -88,6 +44,11 @@ def check_hardware(hardware: Any) -> None:
         value = getattr(hardware, name)
         allowed = isinstance(value, family.bases) or (family.optional and value is None)
         require(allowed, f"{name}={show(value)}: expected {family.example}{_or_none(family)}")
+        require(
+            value is None or is_frozen_dataclass(type(value)),
+            f"{name}={show(value)}: {type(value).__name__} must be a frozen dataclass, so that its fields name it in "
+            "results",
+        )
     for name, words in CHOICES.items():
         value = getattr(hardware, name)
         allowed = isinstance(value, str) and value in words
@@ -174,8 +135,8 @@ class Hardware:
     """
 
     mapping: Mapping = Differential()  # noqa: RUF009 - frozen
-    drift: Law | None = None
-    programming: ProgrammingNoise | PolynomialNoise | None = None
+    drift: DriftModel | None = None
+    programming: ProgrammingModel | None = None
     stuck: StuckCells | None = None
     tile: tuple[int, int] = (128, 128)
     drift_per: Literal["cell", "weight"] = "cell"
@@ -307,7 +268,7 @@ class Hardware:
         """
         w, rows, inverse = columns.reshape(-1), columns.shape[1], self.mapping.inverse(scale)
         if self._one_pass(scale):
-            assert isinstance(self.drift, LogNormalDrift | RetentionDrift)
+            assert isinstance(self.drift, LogNormalDrift | RetentionDrift)  # for mypy; see `_one_pass`
             rates, name = self.drift.rates, Stream.of(key.fold("drift"), chip).name
 
             def fused(part: slice, out: Float32) -> None:
@@ -349,7 +310,7 @@ class Hardware:
         """Whether `lognormal_weights` does it all: one scale, no floor, only log-normal drift."""
         return (
             isinstance(self.mapping, Differential)
-            and isinstance(self.drift, LogNormalDrift | RetentionDrift)
+            and type(self.drift) in (LogNormalDrift, RetentionDrift)  # a subclass has its own `cells`
             and self.drift_per == "weight"
             and (self.programming, self.stuck, self.wires) == (None,) * 3
             and (self.mapping.levels, self.mapping.clip) == (None,) * 2
@@ -394,6 +355,47 @@ class Hardware:
         return Stages(target, programmed, drifted, faults)
 
     @classmethod
+    def from_dict(cls, data: object, source: str = "hardware", trust_code: bool = False) -> "Hardware":
+        """The design that a dictionary describes.
+
+        Args:
+            data: as `configuration.to_dict` makes it; keys may be left out.
+            source: where it comes from (a file's name): the beginning of every error.
+            trust_code: whether `drift.kind` and `programming.kind` may be `package.module:Class` of a module that is
+                not imported yet; importing it runs its code.
+
+        Raises:
+            InputError: naming the source, the full key, what was given, and what is allowed.
+        """
+        if not isinstance(data, dict):
+            raise InputError(f"{source}: {show(data)} is no table of hardware keys such as drift = {{...}}")
+        try:
+            parts = {key: build_part(key, v, trust_code) if key in FAMILIES else v for key, v in data.items()}
+            hardware: Hardware = build(cls, parts, "")
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
+        return hardware
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "hardware") -> "Hardware":
+        """The design that a JSON text describes; see `from_dict`."""
+        return cls.from_dict(parse_hardware_json(text, source), source)
+
+    @classmethod
+    def from_toml(cls, text: str, source: str = "hardware") -> "Hardware":
+        """The design that a TOML text describes; see `from_dict`."""
+        return cls.from_dict(parse_toml(text, source), source)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], trust_code: bool = False) -> "Hardware":
+        """The design in a .toml or .json file; `trust_code` as for `from_dict`.
+
+        Raises:
+            InputError: if the file cannot be read or its contents cannot be used; see `from_dict`.
+        """
+        return cls.from_dict(*read_table(path), trust_code)
+
+    @classmethod
     def preset(cls, name: str, **overrides: Any) -> "Hardware":
         """A published or standard design, with fields overridden; see `crossbar-sim presets`.
 
@@ -405,11 +407,48 @@ class Hardware:
         Raises:
             InputError: for an unknown name or override, naming the known ones.
         """
-        from crossbar_sim.crossbar.presets import preset
+        hardware, cautions = preset_design(name, overrides)
+        for caution in cautions:
+            warnings.warn(caution, ValidityWarning, stacklevel=2)
+        return hardware
 
-        chosen = preset(name).with_(**overrides)
-        chosen.warn(stacklevel=3)
-        return chosen.hardware
+
+def preset_design(name: str, overrides: dict[str, Any]) -> tuple[Hardware, tuple[str, ...]]:
+    """`Hardware.preset`, and the sentences of its warnings in place of the warnings.
+
+    Raises:
+        InputError: for an unknown name or override, naming the known ones.
+    """
+    chosen = preset(name)
+    hardware = chosen.override(Hardware.from_dict(chosen.table, f"preset {name}"), overrides)
+    return hardware, chosen.warnings(hardware)
+
+
+def design_given(hardware: object) -> Hardware:
+    """A design in any form that Python functions take: a `Hardware`, a preset's name, a .toml or .json file, a table.
+
+    Args:
+        hardware: None is the preset "bayesft".
+
+    Raises:
+        InputError: if it is none of them.
+    """
+    if isinstance(hardware, Hardware):
+        return hardware
+    if hardware is None:
+        return Hardware.preset("bayesft")
+    if isinstance(hardware, str | os.PathLike):
+        text = os.fspath(hardware)
+        if str(text).lower().endswith((".toml", ".json")):
+            return Hardware.load(text)
+        return Hardware.preset(text)  # type: ignore[arg-type]
+    if isinstance(hardware, dict):
+        return Hardware.from_dict(hardware)
+    shown = f"the class {hardware.__name__}" if isinstance(hardware, type) else show(hardware)
+    raise InputError(
+        f"hardware={shown}: expected a design such as Hardware.preset('bayesft', sigma=0.6) or Hardware(drift="
+        "LogNormalDrift(0.6)), the name of a preset, or the path of a hardware file"
+    )
 
 
 # What every requested effect did to a matrix, one effect after the other, in chunks: no second copy of it.

@@ -3,37 +3,24 @@
 Their numbers and sources are in preset_files/*.toml; adding a file adds a preset.
 """
 
-import os
-import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crossbar_sim.crossbar.configuration import (
-    OVERRIDES,
     SETS,
     build_part,
     check_conflicts,
-    from_dict,
-    load_hardware,
     override,
+    overrides,
     parse_toml,
 )
-from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import CrossbarWarning, InputError
 from crossbar_sim.validate import finite, require, show, unknown
 
-__all__ = [
-    "Choice",
-    "Preset",
-    "Range",
-    "ValidityWarning",
-    "design_given",
-    "override",
-    "preset",
-    "preset_names",
-]
+if TYPE_CHECKING:
+    from crossbar_sim.crossbar.hardware import Hardware
 
 
 class ValidityWarning(CrossbarWarning):
@@ -49,14 +36,14 @@ class Range:
     high: float
     unit: str = ""
 
-    def value(self, hardware: Hardware) -> float | None:
+    def value(self, hardware: "Hardware") -> float | None:
         """The design's value of the key; None where its parts have none."""
         value: Any = hardware
         for name in self.key.split("."):
             value = getattr(value, name, None)
         return value
 
-    def warning(self, hardware: Hardware) -> str | None:
+    def warning(self, hardware: "Hardware") -> str | None:
         """The sentence for a design outside the range, else None."""
         value = self.value(hardware)
         if value is None or self.low <= value <= self.high:
@@ -89,7 +76,7 @@ class Preset:
         valid: where its numbers hold.
         choices: overrides of this preset alone.
         numbers: (key, source) of each number of the design.
-        hardware: the design.
+        table: the design, as `Hardware.from_dict` reads it.
     """
 
     name: str
@@ -99,32 +86,28 @@ class Preset:
     valid: tuple[Range, ...]
     choices: tuple[Choice, ...]
     numbers: tuple[tuple[str, str], ...]
-    hardware: Hardware
+    table: dict[str, Any] = field(hash=False)
 
-    @property
-    def overrides(self) -> tuple[str, ...]:
-        """The names that `with_` takes."""
-        return tuple(dict.fromkeys((*OVERRIDES, *(c.key for c in self.choices))))
-
-    def with_(self, **overrides: Any) -> "Preset":
-        """This preset with some of its values replaced.
+    def override(self, hardware: "Hardware", values: dict[str, Any]) -> "Hardware":
+        """The preset's design with values replaced.
 
         Args:
-            overrides: fields of Hardware, conveniences of `override`, choices of this preset.
+            hardware: the design, or one that this function made of it.
+            values: fields of Hardware, conveniences of `configuration.override`, choices of this preset.
 
         Raises:
             InputError: for an unknown name, an impossible value, or two overrides of one thing.
         """
-        for name in overrides:
-            if name not in self.overrides:
-                known = self.overrides
+        known = tuple(dict.fromkeys((*overrides(hardware), *(c.key for c in self.choices))))
+        for name in values:
+            if name not in known:
                 raise InputError(unknown(f"preset {self.name}: the override", name, known))
-        mine = {c.key: c.field for c in self.choices if c.key in overrides}
-        check_conflicts(overrides, SETS | mine)
-        parts = {field: self._choose(key, overrides[key]) for key, field in mine.items()}
-        rest = {key: value for key, value in overrides.items() if key not in mine}
+        chosen = {c.key: c.field for c in self.choices if c.key in values}
+        check_conflicts(values, SETS | chosen)
+        parts = {field: self._choose(key, values[key]) for key, field in chosen.items()}
+        rest = {key: value for key, value in values.items() if key not in chosen}
         try:
-            return replace(self, hardware=override(replace(self.hardware, **parts), **rest))
+            return override(replace(hardware, **parts), **rest)
         except InputError as error:
             raise InputError(f"preset {self.name}: {error}") from None
 
@@ -138,15 +121,10 @@ class Preset:
             lines.append(f"choose {key}: {known}")
         return (*lines, *(f"not modelled: {text}" for text in self.not_modelled))
 
-    def warnings(self) -> tuple[str, ...]:
-        """One sentence for every value outside its validity range."""
-        found = (valid.warning(self.hardware) for valid in self.valid)
+    def warnings(self, hardware: "Hardware") -> tuple[str, ...]:
+        """One sentence for every value of the design outside its validity range."""
+        found = (valid.warning(hardware) for valid in self.valid)
         return tuple(f"preset {self.name}: {text}" for text in found if text)
-
-    def warn(self, stacklevel: int = 2) -> None:
-        """Issue every sentence of `warnings` as a ValidityWarning."""
-        for sentence in self.warnings():
-            warnings.warn(sentence, ValidityWarning, stacklevel=stacklevel)
 
     def _choose(self, key: str, value: object) -> Any:
         choices = [c for c in self.choices if c.key == key]
@@ -155,35 +133,6 @@ class Preset:
                 return choice.part
         known = ", ".join(f"{c.value:.15g} ({c.label})" for c in choices)
         raise InputError(f"preset {self.name}: {key}={show(value)} was not measured; choose {known}")
-
-
-def design_given(hardware: object) -> Hardware:
-    """A design in any form that Python functions take: a `Hardware`, a preset's name, a .toml or .json file, a table.
-
-    Args:
-        hardware: None is the preset "bayesft".
-
-    Raises:
-        InputError: if it is none of them.
-    """
-    if hardware is None:
-        return preset("bayesft").hardware
-    if isinstance(hardware, Hardware):
-        return hardware
-    if isinstance(hardware, Preset):
-        return hardware.hardware
-    if isinstance(hardware, str | os.PathLike):
-        text = os.fspath(hardware)
-        if str(text).lower().endswith((".toml", ".json")):
-            return load_hardware(text)
-        return preset(text).hardware  # type: ignore[arg-type]
-    if isinstance(hardware, dict):
-        return from_dict(hardware, "hardware")
-    shown = f"the class {hardware.__name__}" if isinstance(hardware, type) else show(hardware)
-    raise InputError(
-        f"hardware={shown}: expected a design such as Hardware.preset('bayesft', sigma=0.6) or Hardware(drift="
-        "LogNormalDrift(0.6)), the name of a preset, or the path of a hardware file"
-    )
 
 
 def preset_names() -> tuple[str, ...]:
@@ -198,8 +147,8 @@ def preset(name: str) -> Preset:
     Raises:
         InputError: if there is none, naming those that there are.
 
-    >>> preset("bayesft").hardware.drift
-    LogNormalDrift(sigma=0.6)
+    >>> preset("bayesft").table["drift"]
+    {'kind': 'lognormal', 'sigma': 0.6}
     """
     names = preset_names()
     if not isinstance(name, str) or name not in names:
@@ -225,7 +174,7 @@ def _read(name: str) -> Preset:
         valid=tuple(Range(key, *limits) for key, limits in about.get("valid", {}).items()),
         choices=tuple(_choice(entry) for entry in about.get("choices", ())),
         numbers=tuple(about["numbers"].items()),
-        hardware=from_dict(data, source),
+        table=data,
     )
 
 

@@ -1,4 +1,4 @@
-"""Arrays as files hold them: their headers, and how they become examples and labels."""
+"""Arrays in `.npy` and `.npz` files, and how they become examples and labels."""
 
 import dataclasses
 import io
@@ -6,8 +6,9 @@ import math
 import re
 import warnings
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -17,65 +18,56 @@ from crossbar_sim.data.dataset import Split, Splits, last_of_each_class
 from crossbar_sim.data.images import check_file, check_memory, check_packed, reason
 from crossbar_sim.errors import InputError
 
-HEAD = 64 * 1024
+_HEAD = 64 * 1024
 """No header of an array of plain numbers is longer."""
 _PLAIN_KINDS = "biuf"
 _CHUNK = 2**20
 
 
-@dataclass(frozen=True)
-class Header:
-    """What the head of an `.npy` claims; `offset` is where its values begin."""
-
-    shape: tuple[int, ...]
-    order: str
-    dtype: np.dtype
-    offset: int
-
-    @property
-    def nbytes(self) -> int:
-        """How many bytes the values take."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def needed(self) -> int:
-        """How many bytes of memory it takes to make examples of them."""
-        return self.nbytes + 4 * math.prod(self.shape)
-
-    def array(self, body: bytes) -> np.ndarray:
-        """The values, given their bytes."""
-        flat = np.frombuffer(body, dtype=self.dtype)
-        return flat.reshape(self.shape, order="F" if self.order == "F" else "C")
-
-
-def read_header(path: Path, name: str, head: bytes, write: str) -> Header:
-    """Parse the head of an `.npy` and refuse what is no plain array of numbers.
+def _read_array(
+    path: Path, name: str, open_file: Callable[[], IO[bytes]], size: int, write: str
+) -> np.ndarray:
+    """The array of plain numbers in an `.npy`, whose header is compared with the file's size before it is read.
 
     Args:
-        path: the file, for sentences.
+        path: the file, for messages.
         name: of the array in it.
-        head: its first `HEAD` bytes, or all.
-        write: how to write such a file, for sentences.
+        open_file: opens the `.npy` from its beginning.
+        size: its bytes.
+        write: how to write such a file, for messages.
 
     Raises:
-        InputError: if it cannot be read, or tells of anything but at least one number.
+        InputError: if the header cannot be read, or describes anything but at least one number and `size` bytes.
     """
-    stream = io.BytesIO(head)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # numpy comments on headers written by Python 2
-            version = npy.read_magic(stream)
-            read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
-            shape, fortran, dtype = read(stream)
-    except Exception as error:
-        # The header is a Python literal: parsing a hostile one can raise nearly anything.
-        raise InputError(f"{path}: the header of {name} cannot be read ({reason(error)}); {write}") from None
-    if dtype.kind not in _PLAIN_KINDS or dtype.fields is not None or dtype.subdtype is not None:
-        what = "Python objects, which are not loaded" if dtype.hasobject else f"{str(dtype)[:60]}"
-        raise InputError(f"{path}: {name} holds {what}; numbers are needed: save x.astype('f4')")
-    if any(length <= 0 for length in shape):
-        raise InputError(f"{path}: {name} has shape {shape}; at least one example is needed")
-    return Header(shape, "F" if fortran else "C", dtype, stream.tell())
+    with open_file() as file:
+        head = io.BytesIO(file.read(_HEAD))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy comments on headers written by Python 2
+        try:
+            version = npy.read_magic(head)
+            read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
+            shape, _, dtype = read_header(head)
+        except Exception as error:
+            # The header is a Python literal: parsing a hostile one can raise nearly anything.
+            text = f"{path}: the header of {name} cannot be read ({reason(error)}); {write}"
+            raise InputError(text) from None
+        if dtype.kind not in _PLAIN_KINDS or dtype.fields is not None or dtype.subdtype is not None:
+            what = "Python objects, which are not loaded" if dtype.hasobject else f"{str(dtype)[:60]}"
+            raise InputError(f"{path}: {name} holds {what}; numbers are needed: save x.astype('f4')")
+        if any(length <= 0 for length in shape):
+            raise InputError(f"{path}: {name} has shape {shape}; at least one example is needed")
+        count = math.prod(shape)
+        claimed, available = count * dtype.itemsize, size - head.tell()
+        if claimed != available:
+            raise InputError(
+                f"{path}: {name} claims shape {shape} of {dtype}, so {claimed} bytes, and has {available}; {write}"
+            )
+        check_memory(path, claimed + 4 * count)  # the values and their float32
+        with open_file() as file:
+            values = npy.read_array(file, allow_pickle=False)
+            if file.read(1):  # at its end, zipfile compares the checksum
+                raise InputError(f"{path}: {name} is longer than its {size} bytes; {write}")
+            return values
 
 
 VALIDATION_SHARE = 0.15
@@ -89,7 +81,7 @@ def as_test_split(
     train: tuple[np.ndarray, np.ndarray | None] | None = None,
     validation: tuple[np.ndarray, np.ndarray | None] | None = None,
 ) -> Splits:
-    """Examples of the user's own: `x` is the test split, and `notes` says how they were taken.
+    """The user's examples: `x` is the test split, and `notes` says how they were converted.
 
     Args:
         path: where they come from; its name is the data's.
@@ -99,25 +91,23 @@ def as_test_split(
             15 % of each class of the training examples are the validation split.
 
     Raises:
-        InputError: naming the file, if they are no examples and labels.
+        InputError: naming the file, if they are not examples and labels.
     """
     examples, notes = _examples(x)
     test = _split(path, examples, y)
     parts: list[Split | None] = [None, None]
     for i, part in enumerate((train, validation)):
         if part is not None:
-            taken, told = _examples(part[0])
-            parts[i] = _split(path, taken, part[1])
-            notes += tuple(text.replace("x is", f"x_{('train', 'val')[i]} is", 1) for text in told)
+            inputs, more_notes = _examples(part[0])
+            parts[i] = _split(path, inputs, part[1])
+            notes += tuple(text.replace("x is", f"x_{('train', 'val')[i]} is", 1) for text in more_notes)
     if parts[0] is not None and parts[1] is None:
         labels = parts[0].y
         flat = np.zeros(len(parts[0]), np.int64) if labels is None or labels.dim() > 1 else labels.numpy()
-        kept, held = last_of_each_class(flat, VALIDATION_SHARE)
-        if len(held):
+        indices = last_of_each_class(flat, VALIDATION_SHARE)
+        if len(indices[1]):
             whole = parts[0]
-            parts = [
-                Split(whole.x[part], None if whole.y is None else whole.y[part]) for part in (kept, held)
-            ]
+            parts = [Split(whole.x[part], None if whole.y is None else whole.y[part]) for part in indices]
     tops = [int(split.y.max()) for split in (test, *parts) if split is not None and split.y is not None]
     return Splits(path.name, parts[0], parts[1], test, max(tops) + 1 if tops else None, notes)
 
@@ -189,7 +179,7 @@ def labels_of(y: np.ndarray, path: Path | None = None) -> torch.Tensor:
     return torch.from_numpy(np.array(y, dtype=np.int64, order="C"))
 
 
-# Examples of the user's own as `.npy` files: NAME_x.npy (or x.npy) and, for scores, NAME_y.npy beside it.
+# The user's examples as `.npy` files: NAME_x.npy (or x.npy) and, for scores, NAME_y.npy beside it.
 
 
 _WRITE = "write it with numpy.save(path, x)"
@@ -209,7 +199,7 @@ def labels_path(path: Path) -> Path | None:
 
 
 def load_npy(path: Path) -> Splits:
-    """Examples of the user's own. All of them are the test split.
+    """The user's examples. All of them are the test split.
 
     Args:
         path: an `.npy` of examples (n, ...), as `load_npz` takes them. If it is called x.npy or
@@ -229,7 +219,7 @@ def load_npy(path: Path) -> Splits:
 
 
 def read_npy(path: Path, name: str) -> np.ndarray:
-    """The array of plain numbers in an `.npy`; nothing is allocated on the word of its header.
+    """The array of plain numbers in an `.npy`; nothing is allocated before its header was checked.
 
     Args:
         path: the file.
@@ -240,31 +230,21 @@ def read_npy(path: Path, name: str) -> np.ndarray:
     """
     size = check_file(path)
     try:
-        with open(path, "rb") as stream:
-            header = read_header(path, name, stream.read(HEAD), _WRITE)
-            if header.offset + header.nbytes != size:
-                raise InputError(
-                    f"{path}: {name} claims shape {header.shape} of {header.dtype}, so {header.nbytes} "
-                    f"bytes, and has {size - header.offset}; {_WRITE}"
-                )
-            check_memory(path, header.needed)
-            stream.seek(header.offset)
-            return header.array(stream.read(header.nbytes))
-    except OSError as error:
+        return _read_array(path, name, lambda: open(path, "rb"), size, _WRITE)
+    except (OSError, ValueError) as error:  # ValueError: it became shorter meanwhile
         raise InputError(f"{path}: cannot be read ({reason(error)})") from None
 
 
 # The user's own examples: an `.npz` with `x` and, for scores, `y`; `x_train` and `y_train` to calibrate or train on.
 #
-# The archive is untrusted. Its members are read by hand and not by `numpy.load`: that allocates what
-# a header claims before it looks at how much there is, and an object array is a pickle.
+# The archive is untrusted: `numpy.load` would allocate what a header claims before it looks at how much there is.
 
 
 _WRITE_NPZ = "write it with numpy.savez(path, x=x, y=y)"
 
 
 def load_npz(path: Path) -> Splits:
-    """Examples of the user's own: `x` is the test split, `x_train` what may be trained or calibrated on.
+    """The user's examples: `x` is the test split, `x_train` may be trained or calibrated on.
 
     Args:
         path: an `.npz` with `x` (n, ...) of floats, integers, booleans or bytes and, optionally, `y`
@@ -287,8 +267,8 @@ def load_npz(path: Path) -> Splits:
             y, names = _member(path, archive, "y"), None
             parts: list[tuple[np.ndarray, np.ndarray | None] | None] = []
             for part in ("train", "val"):
-                taken = _member(path, archive, f"x_{part}")
-                parts.append(None if taken is None else (taken, _member(path, archive, f"y_{part}")))
+                inputs = _member(path, archive, f"x_{part}")
+                parts.append(None if inputs is None else (inputs, _member(path, archive, f"y_{part}")))
             if x is None:
                 names, (x, y) = _called_otherwise(path, archive)
     except InputError:
@@ -296,7 +276,7 @@ def load_npz(path: Path) -> Splits:
     except Exception as error:
         # zipfile raises a dozen kinds on hostile bytes: BadZipFile, zlib.error, NotImplementedError
         # (a method it lacks), RuntimeError (a password), struct.error, UnicodeDecodeError, ...
-        raise InputError(f"{path}: is no readable .npz ({reason(error)}); {_WRITE_NPZ}") from None
+        raise InputError(f"{path}: is not a readable .npz ({reason(error)}); {_WRITE_NPZ}") from None
     splits = as_test_split(path, x, y, parts[0], parts[1])
     return splits if names is None else dataclasses.replace(splits, notes=(*splits.notes, names))
 
@@ -335,18 +315,5 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray | Non
         info = archive.getinfo(f"{name}.npy")
     except KeyError:
         return None
-    with archive.open(info) as stream:
-        header = read_header(path, name, stream.read(HEAD), _WRITE_NPZ)
-    if header.offset + header.nbytes != info.file_size:
-        raise InputError(
-            f"{path}: {name} claims shape {header.shape} of {header.dtype}, so {header.nbytes} "
-            f"bytes, and has {info.file_size - header.offset}; {_WRITE_NPZ}"
-        )
     check_packed(path, info.file_size, info.compress_size)
-    check_memory(path, header.needed)
-    with archive.open(info) as stream:
-        stream.read(header.offset)
-        body = stream.read(header.nbytes)  # to the end, so that zipfile checks the CRC
-    if len(body) != header.nbytes:
-        raise InputError(f"{path}: {name} ends after {len(body)} of {header.nbytes} bytes; {_WRITE_NPZ}")
-    return header.array(body)
+    return _read_array(path, name, lambda: archive.open(info), info.file_size, _WRITE_NPZ)

@@ -5,12 +5,13 @@ https://www.cs.toronto.edu/~kriz/cifar.html, "Python version".
 
 import gzip
 import io
+import math
+import pickle
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
@@ -20,308 +21,127 @@ from crossbar_sim.data.dataset import Split, Splits, last_of_each_class
 from crossbar_sim.data.images import check_file, check_memory, reason
 from crossbar_sim.data.places import CIFAR10_FILES, CIFAR10_FOLDER, find_cifar10
 from crossbar_sim.errors import InputError
+from crossbar_sim.validate import show
 
-# Arrays and lists out of a pickle, without running it.
-#
-# A pickle is a program for a stack machine that may call any function of Python. This is that machine with
-# the instructions that arrays of bytes, lists and strings need, and no others: it imports nothing, calls
-# nothing of the file's choice and keeps no more than the file is long. Python's own unpickler with a list
-# of allowed names would still let a file allocate what it claims, through numpy or the machine's own memo.
-#
-# The instructions are those of Python's standard library, `pickletools.py`, protocols 0 to 4.
+# Batches are pickles, and a pickle can call any function. Here it can name five, none of which is imported or called:
+# a call is recorded, and only the recorded array of pixels becomes an array.
 
-
-_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
-ALLOWED = {
-    **{(module, "_reconstruct"): "array" for module in _MODULES},
+_NAMED = {
+    ("numpy.core.multiarray", "_reconstruct"): "array",
+    ("numpy._core.multiarray", "_reconstruct"): "array",
     ("numpy", "ndarray"): "ndarray",
     ("numpy", "dtype"): "dtype",
     ("_codecs", "encode"): "encode",
 }
-"""What a file may name, and what it stands for here; none of it is imported."""
+"""The names that a batch may contain, and what the recorded call is."""
 
-_MARK = object()
-
-
-@dataclass
-class _Array:
-    """An array under construction; `values` once its state is there."""
-
-    values: np.ndarray | None = None
+_OPCODES = b"\x80\x95(N\x88\x89KMJUT\x8cXCB}])t\x85\x86\x87aesuqr\x94hjc\x93Rb."
+"""Those of arrays of bytes, lists, dicts, strings and integers in protocols 2 to 4."""
 
 
-@dataclass(frozen=True)
-class _Type:
-    """A numpy dtype by its name, such as "u1"."""
+class _Call:
+    """What a file calls, by the kind of `_NAMED`, with its first argument and the state that is set on the result."""
 
-    name: str
+    kind = ""
+
+    def __init__(self, first: Any, second: Any = None, third: Any = None) -> None:
+        # No more and no sequence of arguments: a file could repeat a long one without end.
+        self.first, self.second, self.state = first, second, None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
 
 
-class _Refused(Exception):
-    """What the file does, to be said behind its path."""
+_CALLS = {name: type("_Call", (_Call,), {"kind": kind}) for name, kind in _NAMED.items()}
+
+
+_PythonUnpickler: Any = pickle._Unpickler
+
+
+class _Unpickler(_PythonUnpickler):
+    """Python's unpickler with few instructions and five names.
+
+    The one written in Python: the one in C allocates the length that a string claims and a table as long as the
+    largest number of an object, and overflows the stack on a dict whose key is a deeply nested tuple.
+    """
+
+    dispatch: ClassVar[dict[int, Any]] = {code: _PythonUnpickler.dispatch[code] for code in _OPCODES}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The recorder of a known name."""
+        if (module, name) not in _CALLS:
+            found = f"{module}.{name}"[:80]
+            raise InputError(f"is a pickle that names {found!r}, which is refused: data needs no code")
+        return _CALLS[module, name]
+
+    def load_setitems(self) -> None:
+        """Put keys and values into a dict; only strings are keys."""
+        self._fill(self.pop_mark())
+
+    def load_setitem(self) -> None:
+        """The same for one key."""
+        value, key = self.stack.pop(), self.stack.pop()
+        self._fill([key, value])
+
+    def _fill(self, items: list[Any]) -> None:
+        if not all(isinstance(key, str) for key in items[::2]):
+            raise InputError("is a pickle of a dict whose keys are not strings")
+        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.SETITEM[0]] = load_setitem
 
 
 def read_pickle(path: Path, content: bytes) -> Any:
-    """What a pickle of dicts, lists, tuples, strings, whole numbers and arrays of bytes holds.
+    """What a pickle of dicts, lists, tuples, strings, integers and arrays of bytes holds.
 
     Args:
         path: what errors call it.
         content: the whole pickle.
 
     Returns:
-        The object, with arrays as uint8 `numpy.ndarray` (read-only) in it, and strings of Python 2 as
-        `str` in Latin-1.
+        The object. If it is a dict with an array `data`, that is a uint8 `numpy.ndarray` (read-only). Strings of
+        Python 2 are `str` in Latin-1.
 
     Raises:
         InputError: if it is damaged, or names or does anything else; nothing of it has run then.
     """
+    stream = io.BytesIO(content)
     try:
-        return _plain(_Machine(content).run())
-    except _Refused as error:
+        found = _Unpickler(stream, encoding="latin-1").load()
+        if stream.read(1):
+            raise InputError("continues behind the end of its pickle")
+        if isinstance(found, dict) and isinstance(found.get("data"), _Call):
+            found["data"] = _array(found["data"])
+    except InputError as error:
         raise InputError(f"{path}: {error}; give the official file") from None
-    except (IndexError, UnicodeError, ValueError, KeyError, TypeError) as error:
-        text = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+    except Exception as error:
+        # The unpickler raises nearly anything on hostile bytes.
         raise InputError(
-            f"{path}: is no whole pickle ({text}); the file is damaged: fetch it again"
+            f"{path}: cannot be unpickled ({type(error).__name__}: {reason(error)}); "
+            "the file is damaged: fetch it again"
         ) from None
+    return found
 
 
-@dataclass
-class _Machine:
-    """The stack machine: the program, a place in it, a stack and a memory of objects made."""
-
-    program: bytes
-    at: int = 0
-    stack: list[Any] = field(default_factory=list)
-    memo: dict[int, Any] = field(default_factory=dict)
-    encoded: int = 0
-
-    def run(self) -> Any:
-        """Execute until STOP and return the top of the stack."""
-        program, size = self.program, len(self.program)
-        while True:
-            if self.at >= size:
-                raise _Refused("ends in the middle of a pickle")
-            code = program[self.at]
-            self.at += 1
-            if code == 0x2E:  # STOP
-                if self.at != size:
-                    raise _Refused(f"holds {size - self.at} bytes behind the end of its pickle")
-                if len(self.stack) != 1:
-                    raise _Refused("is a pickle that leaves several objects")
-                return self.pop()
-            step = _STEPS.get(code)
-            if step is None:
-                raise _Refused(f"is a pickle with the instruction 0x{code:02x}, which data files do not need")
-            step(self)
-
-    def take(self, count: int) -> bytes:
-        """The next `count` bytes of the program."""
-        end = self.at + count
-        if count < 0 or end > len(self.program):
-            raise _Refused(f"claims {count} bytes and has {len(self.program) - self.at} left")
-        taken = self.program[self.at : end]
-        self.at = end
-        return taken
-
-    def number(self, width: int, signed: bool = False) -> int:
-        """The next little-endian number of so many bytes."""
-        return int.from_bytes(self.take(width), "little", signed=signed)
-
-    def line(self) -> str:
-        """The next line of text."""
-        end = self.program.index(b"\n", self.at)
-        text = self.program[self.at : end].decode("utf-8")
-        self.at = end + 1
-        return text
-
-    def push(self, value: Any) -> None:
-        """Put a value on the stack."""
-        self.stack.append(value)
-
-    def pop(self) -> Any:
-        """Take a value, which is no mark, from the stack."""
-        value = self.stack.pop()
-        if value is _MARK:
-            raise _Refused("is a pickle that takes what it did not put")
-        return value
-
-    def since_mark(self) -> list[Any]:
-        """Take everything above the last mark, and the mark."""
-        for i in range(len(self.stack) - 1, -1, -1):
-            if self.stack[i] is _MARK:
-                values = self.stack[i + 1 :]
-                del self.stack[i:]
-                return values
-        raise _Refused("is a pickle that takes what it did not put")
-
-    def last(self, kind: type) -> Any:
-        """The top of the stack, which must be of this kind."""
-        top = self.stack[-1]
-        if type(top) is not kind:
-            raise _Refused("is a pickle that fills what is no list or dict")
-        return top
-
-    def remember(self, index: int) -> None:
-        """Keep the top of the stack under a number."""
-        if self.stack[-1] is _MARK:
-            raise _Refused("is a pickle that takes what it did not put")
-        self.memo[index] = self.stack[-1]
-
-    def fill(self, items: list[Any]) -> None:
-        """Put keys and values, one after the other, into the dict on top of the stack.
-
-        Only strings are keys: the hash of a deeply nested tuple would overflow the interpreter's stack.
-        """
-        target = self.last(dict)
-        keys = items[0::2]
-        if len(items) % 2 or not all(isinstance(key, str) for key in keys):
-            raise _Refused("is a pickle of a dict whose keys are no strings")
-        target.update(zip(keys, items[1::2], strict=True))
-
-    def name(self, module: Any, name: Any) -> None:
-        """A function or type, by name: only the known ones, and those as our own stand-ins."""
-        kind = ALLOWED.get((module, name)) if isinstance(module, str) and isinstance(name, str) else None
-        if kind is None:
-            known = isinstance(module, str) and isinstance(name, str)
-            asked = f"{module}.{name}"[:80] if known else "something without a name"
-            raise _Refused(f"is a pickle that asks for {asked!r}, which is refused: data needs no code")
-        self.push((_MARK, kind))
-
-    def call(self) -> None:
-        """What the known names do with their arguments."""
-        arguments, callee = self.pop(), self.pop()
-        kind = callee[1] if type(callee) is tuple and len(callee) == 2 and callee[0] is _MARK else None
-        if kind == "array":
-            self.push(_Array())
-        elif kind == "dtype" and type(arguments) is tuple and isinstance(arguments[0], str):
-            self.push(_Type(arguments[0]))
-        elif kind == "encode" and type(arguments) is tuple and arguments[1:] in (("latin1",), ("latin-1",)):
-            self.push(self.encode(arguments[0]))
-        else:
-            raise _Refused("is a pickle that calls something in an unknown way")
-
-    def encode(self, text: Any) -> bytes:
-        """A string's characters as bytes: in all no more than the file has, however often it asks."""
-        raw = text.encode("latin-1") if isinstance(text, str) else b""
-        self.encoded += len(raw)
-        if self.encoded > len(self.program):
-            raise _Refused("is a pickle that grows beyond its own length")
-        return raw
-
-    def build(self) -> None:
-        """Give an array or a dtype its state."""
-        state, target = self.pop(), self.stack[-1]
-        if type(target) is _Type:
-            return
-        if type(target) is not _Array or type(state) is not tuple or len(state) != 5:
-            raise _Refused("is a pickle that gives a state to what is no array")
-        _, shape, dtype, fortran, raw = state
-        if type(dtype) is not _Type or dtype.name not in ("u1", "|u1"):
-            kind = dtype.name[:20] if type(dtype) is _Type else "no dtype"
-            raise _Refused(f"is a pickle with an array of {kind!r}; pixels are 'u1'")
-        data = self.encode(raw) if isinstance(raw, str) else raw
-        sides = type(shape) is tuple and all(type(side) is int and side >= 0 for side in shape)
-        count = 1
-        for side in shape if sides else ():
-            count *= side
-            if count > len(self.program):
-                break
-        if not sides or len(shape) > 8 or not isinstance(data, bytes) or count != len(data):
-            # A shape that is no shape is not quoted: printing deep nesting would overflow.
-            claim = str(shape)[:60] if sides and len(shape) <= 8 else "no shape at all"
-            length = len(data) if isinstance(data, bytes) else 0
-            raise _Refused(f"holds an array that claims {claim} and has {length} bytes")
-        values = np.frombuffer(data, dtype=np.uint8)
-        target.values = values.reshape(shape, order="F" if fortran is True else "C")
-
-
-def _plain(value: Any) -> Any:
-    """The object with arrays as arrays: at the top, or in a dict at the top."""
-    if type(value) is _Array:
-        if value.values is None:
-            raise _Refused("is a pickle with an array that has no values")
-        return value.values
-    if type(value) is dict:
-        return {key: _plain(item) if type(item) is _Array else item for key, item in value.items()}
-    return value
-
-
-def _text(machine: _Machine, width: int, encoding: str) -> None:
-    machine.push(machine.take(machine.number(width)).decode(encoding, "surrogatepass"))
-
-
-def _binary(machine: _Machine, width: int) -> None:
-    machine.push(machine.take(machine.number(width)))
-
-
-def _tuple(machine: _Machine, count: int) -> None:
-    machine.push(tuple(reversed([machine.pop() for _ in range(count)])))
-
-
-def _append(machine: _Machine) -> None:
-    value = machine.pop()
-    machine.last(list).append(value)
-
-
-def _append_all(machine: _Machine) -> None:
-    values = machine.since_mark()
-    machine.last(list).extend(values)
-
-
-def _set(machine: _Machine) -> None:
-    value, key = machine.pop(), machine.pop()
-    machine.fill([key, value])
-
-
-def _stack_name(machine: _Machine) -> None:
-    name, module = machine.pop(), machine.pop()
-    machine.name(module, name)
-
-
-def _protocol(machine: _Machine) -> None:
-    version = machine.number(1)
-    if version > 4:
-        raise _Refused(f"is a pickle of protocol {version}; 0 to 4 are read")
-
-
-_STEPS: dict[int, Callable[[_Machine], Any]] = {
-    ord("\x80"): _protocol,
-    ord("\x95"): lambda m: m.number(8),  # FRAME: a hint for reading ahead
-    ord("("): lambda m: m.push(_MARK),
-    ord("N"): lambda m: m.push(None),
-    ord("\x88"): lambda m: m.push(True),
-    ord("\x89"): lambda m: m.push(False),
-    ord("K"): lambda m: m.push(m.number(1)),
-    ord("M"): lambda m: m.push(m.number(2)),
-    ord("J"): lambda m: m.push(m.number(4, True)),
-    ord("U"): lambda m: _text(m, 1, "latin-1"),
-    ord("T"): lambda m: _text(m, 4, "latin-1"),
-    ord("\x8c"): lambda m: _text(m, 1, "utf-8"),
-    ord("X"): lambda m: _text(m, 4, "utf-8"),
-    ord("C"): lambda m: _binary(m, 1),
-    ord("B"): lambda m: _binary(m, 4),
-    ord("}"): lambda m: m.push({}),
-    ord("]"): lambda m: m.push([]),
-    ord(")"): lambda m: m.push(()),
-    ord("t"): lambda m: m.push(tuple(m.since_mark())),
-    ord("\x85"): lambda m: _tuple(m, 1),
-    ord("\x86"): lambda m: _tuple(m, 2),
-    ord("\x87"): lambda m: _tuple(m, 3),
-    ord("a"): _append,
-    ord("e"): _append_all,
-    ord("s"): _set,
-    ord("u"): lambda m: m.fill(m.since_mark()),
-    ord("q"): lambda m: m.remember(m.number(1)),
-    ord("r"): lambda m: m.remember(m.number(4)),
-    ord("\x94"): lambda m: m.remember(len(m.memo)),
-    ord("h"): lambda m: m.push(m.memo[m.number(1)]),
-    ord("j"): lambda m: m.push(m.memo[m.number(4)]),
-    ord("c"): lambda m: m.name(m.line(), m.line()),
-    ord("\x93"): _stack_name,
-    ord("R"): lambda m: m.call(),
-    ord("b"): lambda m: m.build(),
-}
+def _array(call: _Call) -> np.ndarray:
+    """The array of bytes that a file describes, if it has exactly as many as its shape says."""
+    state = call.state
+    if call.kind != "array" or type(state) is not tuple or len(state) != 5:
+        raise InputError("is a pickle with an array that has no values")
+    _, shape, dtype, fortran, data = state
+    name = dtype.first if isinstance(dtype, _Call) and dtype.kind == "dtype" else None
+    if name not in ("u1", "|u1"):
+        raise InputError(f"is a pickle with an array of {show(name)}; pixels are 'u1'")
+    if isinstance(data, _Call) and data.kind == "encode" and data.second in ("latin1", "latin-1"):
+        data = data.first
+    if isinstance(data, str):
+        data = data.encode("latin-1")
+    length = len(data) if isinstance(data, bytes) else 0
+    sides = type(shape) is tuple and all(type(side) is int and 0 <= side < 2**40 for side in shape[:9])
+    if not sides or len(shape) > 8 or not isinstance(data, bytes) or math.prod(shape) != length:
+        raise InputError(f"holds an array that claims shape {show(shape)} and has {length} bytes")
+    return np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran is True else "C")
 
 
 VALIDATION = 0.1
@@ -354,15 +174,15 @@ def load_cifar10(data_dir: Path | None = None) -> Splits:
     x = {part: np.concatenate(each).reshape(-1, 3, 32, 32) for part, each in images.items()}
     y = {part: np.concatenate(each) for part, each in labels.items()}
     check_memory(place, 5 * (x["train"].size + x["test"].size))
-    kept, held = last_of_each_class(y["train"], VALIDATION)
-    if len(held) == 0:
+    train_indices, validation_indices = last_of_each_class(y["train"], VALIDATION)
+    if len(validation_indices) == 0:
         raise InputError(
             f"{place}: holds too few images; 10 of one class are enough, of which the last "
             "is the validation split"
         )
     train, validation = (
         Split(scaled(x["train"][part]), torch.from_numpy(y["train"][part]))
-        for part in (kept.numpy(), held.numpy())
+        for part in (train_indices.numpy(), validation_indices.numpy())
     )
     test = Split(scaled(x["test"]), torch.from_numpy(y["test"]))
     notes = (
@@ -387,7 +207,7 @@ def _batch(path: Path, content: bytes) -> tuple[np.ndarray, np.ndarray]:
         shape = pixels.shape if isinstance(pixels, np.ndarray) else type(pixels).__name__
         raise InputError(f"{path}: its data is {shape}; CIFAR-10's is (n, 3072) bytes, 3 x 32 x 32 pixels")
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
-        raise InputError(f"{path}: its labels are no list of whole numbers; give the official file")
+        raise InputError(f"{path}: its labels are not a list of integers; give the official file")
     if len(labels) != len(pixels):
         raise InputError(
             f"{path}: holds {len(labels)} labels and {len(pixels)} images; give the official file"
@@ -410,7 +230,7 @@ def _batches(place: Path) -> Iterator[Iterator[tuple[str, Path, bytes]]]:
         raise
     except Exception as error:
         # tarfile and gzip raise a dozen kinds on hostile bytes: TarError, EOFError, zlib.error, ...
-        raise InputError(f"{place}: is no readable .tar.gz ({reason(error)}); fetch it again") from None
+        raise InputError(f"{place}: is not a readable .tar.gz ({reason(error)}); fetch it again") from None
     missing = [name for _, name in _NAMES if name not in members]
     if missing:
         raise InputError(f"{place}: has no {', '.join(missing)} in {CIFAR10_FOLDER}; fetch it again")

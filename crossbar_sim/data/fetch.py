@@ -13,10 +13,10 @@ import shutil
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import Any
 
 from crossbar_sim.data.images import DEFLATE_LIMIT, check_file, reason
 from crossbar_sim.data.places import (
@@ -139,12 +139,7 @@ SOURCES = {
 }
 
 
-# Archives to folders, from archives that may be hostile.
-
-
 _MOST_MEMBERS = 500_000
-_Member = tuple[str, int, str, IO[bytes] | None]
-"""Name, bytes, kind ("file", "folder" or what else it is), content."""
 
 
 def unpack(archive: Path, into: Path) -> None:
@@ -155,7 +150,7 @@ def unpack(archive: Path, into: Path) -> None:
     `into`, so that should be a folder of its own.
 
     Args:
-        archive: the file; a `.zip` by its name, else a tar, packed or not.
+        archive: the file; a `.zip` by its name, else a tar, compressed or not.
         into: the folder; it must exist.
 
     Raises:
@@ -163,30 +158,27 @@ def unpack(archive: Path, into: Path) -> None:
             cannot be written.
     """
     size = check_file(archive)
-    room = min(shutil.disk_usage(into).free, DEFLATE_LIMIT * size)
-    members = _zipped(archive) if archive.suffix.lower() == ".zip" else _tarred(archive)
+    available = min(shutil.disk_usage(into).free, DEFLATE_LIMIT * size)
     try:
-        with contextlib.closing(members):
-            for count, (name, length, kind, content) in enumerate(members):
-                target = into / _inside(archive, name, kind)
-                room -= max(length, 0)
-                if room < 0 or count >= _MOST_MEMBERS:
+        with (
+            zipfile.ZipFile(archive) if archive.suffix.lower() == ".zip" else tarfile.open(archive) as opened
+        ):
+            if isinstance(opened, tarfile.TarFile):  # older releases of Python 3.11 have no filters
+                opened.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+            members: Any = opened.infolist() if isinstance(opened, zipfile.ZipFile) else opened
+            for count, member in enumerate(members):
+                name, length, folder = _member(archive, member)
+                available -= length
+                if available < 0 or count >= _MOST_MEMBERS:
                     raise InputError(
                         f"{archive}: unpacks to more than the disk or its own {size} bytes can hold; free some "
                         "space, or fetch it again"
                     )
-                if content is None:
-                    target.mkdir(parents=True, exist_ok=True)
-                    continue
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with open(target, "xb") as file:
-                    shutil.copyfileobj(content, file, 2**20)
-                if os.path.getsize(target) != length:
-                    raise InputError(f"{archive}: {name[:80]!r} ends early; fetch it again")
+                if not folder and os.path.lexists(into / name):
+                    raise InputError(f"{archive}: holds {name[-80:]!r} twice; fetch it again")
+                opened.extract(member, into)
     except InputError:
         raise
-    except FileExistsError as error:
-        raise InputError(f"{archive}: holds {str(error.filename)[-80:]!r} twice; fetch it again") from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
             raise InputError(f"cannot write {error.filename}: {reason(error)}") from None
@@ -194,46 +186,29 @@ def unpack(archive: Path, into: Path) -> None:
         raise InputError(f"{archive}: cannot be unpacked ({reason(error)}); fetch it again") from None
 
 
-def _inside(archive: Path, name: str, kind: str) -> PurePosixPath:
-    """The member's name below the folder, if it is one.
+def _member(archive: Path, member: zipfile.ZipInfo | tarfile.TarInfo) -> tuple[str, int, bool]:
+    """The name of a member, its bytes, and whether it is a folder.
 
     Raises:
-        InputError: if it leads out, or the member is neither file nor folder.
+        InputError: if the name leads out of the folder, or the member is neither file nor folder.
     """
-    path = PurePosixPath(name)
-    if kind not in ("file", "folder"):
+    if isinstance(member, tarfile.TarInfo):
+        name, length, folder = member.name, max(member.size, 0), member.isdir()
+        plain = folder or (member.isreg() and not member.issparse())
+    else:
+        name, length, folder = member.filename, member.file_size, member.is_dir()
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        plain = folder or kind in (0, stat.S_IFREG)  # 0: written by a system without such kinds
+    if not plain:
         raise InputError(
-            f"{archive}: holds {name[:80]!r}, {kind}, which data sets do not need: it is refused"
+            f"{archive}: holds {name[:80]!r}, a link or device, which data sets do not need: it is refused"
         )
+    path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts or set(name) & {"\\", "\0", ":"}:
         raise InputError(
             f"{archive}: holds the name {name[:80]!r}, which leads out of its folder: it is refused"
         )
-    return path
-
-
-def _zipped(archive: Path) -> Generator[_Member, None, None]:
-    with zipfile.ZipFile(archive) as opened:
-        for info in opened.infolist():
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            if info.is_dir():
-                yield info.filename, 0, "folder", None
-            elif kind not in (0, stat.S_IFREG):  # 0: written by a system without such kinds
-                yield info.filename, 0, "a link or device", None
-            else:
-                with opened.open(info) as content:
-                    yield info.filename, info.file_size, "file", content
-
-
-def _tarred(archive: Path) -> Generator[_Member, None, None]:
-    with tarfile.open(archive, "r:*") as opened:
-        for member in opened:
-            if member.isdir():
-                yield member.name, 0, "folder", None
-            elif not member.isreg():
-                yield member.name, 0, "a link or device", None
-            else:
-                yield member.name, member.size, "file", opened.extractfile(member)
+    return name, length, folder
 
 
 MOST_BYTES = 4 * 2**30

@@ -15,7 +15,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.experiments.schema import Experiment
 from crossbar_sim.experiments.trainings import Planned
 from crossbar_sim.nn.files.checkpoint import is_checkpoint
-from crossbar_sim.report.wording import MEASURES
+from crossbar_sim.report.formatting import MEASURES
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness.groups import group_curve, group_of, group_tests, groups_of
 from crossbar_sim.robustness.point import Point

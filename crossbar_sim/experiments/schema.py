@@ -8,14 +8,11 @@ from typing import Any
 
 from crossbar_sim.crossbar.configuration import (
     dropped_ranges,
-    from_dict,
-    load_hardware,
     override,
     parse_toml,
     read_text,
 )
-from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.crossbar.presets import preset
+from crossbar_sim.crossbar.hardware import Hardware, preset_design
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.training.augment import Augment
 from crossbar_sim.nn.training.settings import Training
@@ -325,32 +322,33 @@ _KEYS = (
 _MOST = 10**9
 
 
-def load_experiment(path: Path, budget: str = "full") -> Experiment:
+def load_experiment(path: Path, budget: str = "full", trust_code: bool = False) -> Experiment:
     """Read an experiment's TOML file.
 
     Args:
         path: of the file.
         budget: "full", or "quick": with the file's table [quick] over it.
+        trust_code: whether the design may name a drift law or programming noise by its import path.
 
     Raises:
         InputError: naming the file, the key, what was given and what is allowed; an unknown key with the nearest one.
     """
     table = parse_toml(read_text(path), str(path))
     try:
-        return _experiment(path, table, budget)
+        return _experiment(path, table, budget, trust_code)
     except InputError as error:
         message = str(error)
         raise InputError(message if message.startswith(str(path)) else f"{path}: {message}") from None
 
 
-def _experiment(path: Path, given: dict[str, Any], budget: str) -> Experiment:
+def _experiment(path: Path, given: dict[str, Any], budget: str, trust_code: bool) -> Experiment:
     known(given, _KEYS, "the key")
     no_nan(given)
     table = with_budget(given, budget, _KEYS)
     models = read_models(table)
     if "data" not in table:
         raise InputError("data is missing: give a data set's name, or the path of a file")
-    hardware, warnings = _hardware(table.get("hardware", {"preset": "bayesft"}), path.parent)
+    hardware, warnings = _hardware(table.get("hardware", {"preset": "bayesft"}), path.parent, trust_code)
     metric = text_at(table, "metric")
     if metric is not None and metric not in (*METRICS, *DETECTION_METRICS):
         raise InputError(unknown("metric", metric, (*METRICS, *DETECTION_METRICS)))
@@ -432,23 +430,22 @@ def _sigmas(given: Any, key: str = "sigmas") -> tuple[float, ...]:
     )
 
 
-def _hardware(given: Any, folder: Path) -> tuple[Hardware, tuple[str, ...]]:
+def _hardware(given: Any, folder: Path, trust_code: bool) -> tuple[Hardware, tuple[str, ...]]:
     """A preset with overrides, the path of a hardware file, or a whole design; the sigma of its drift is swept."""
-    hardware, cautions = _design(given, folder)
+    hardware, cautions = _design(given, folder, trust_code)
     return hardware, (*cautions, *hardware.mapping.cautions)
 
 
-def _design(given: Any, folder: Path) -> tuple[Hardware, tuple[str, ...]]:
+def _design(given: Any, folder: Path, trust_code: bool) -> tuple[Hardware, tuple[str, ...]]:
     if isinstance(given, str):
-        return load_hardware(folder / given), ()
+        return Hardware.load(folder / given, trust_code), ()
     table = is_table(given, "hardware")
     if "preset" in table:
         flat = {key: value for key, value in table.items() if key != "preset"}
-        chosen = preset(table["preset"]).with_(**flat)
-        return chosen.hardware, chosen.warnings()
+        return preset_design(table["preset"], flat)
     if "file" in table:
         flat = {key: value for key, value in table.items() if key != "file"}
-        loaded = load_hardware(folder / str(table["file"]))
+        loaded = Hardware.load(folder / str(table["file"]), trust_code)
         hardware = override(loaded, **flat)
         return hardware, dropped_ranges(loaded, hardware)
-    return from_dict(table), ()
+    return Hardware.from_dict(table, trust_code=trust_code), ()

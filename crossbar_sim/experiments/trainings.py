@@ -22,7 +22,7 @@ from crossbar_sim.nn.detection import check_task
 from crossbar_sim.nn.dropout_sites import set_rates
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.training.settings import check_fits
-from crossbar_sim.report.wording import say
+from crossbar_sim.report.console import say
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.examples import Examples
 from crossbar_sim.robustness.plans import HalfWidth

@@ -1,4 +1,4 @@
-"""The report page: `write_page(sweep, "report.html")`. Its charts need altair and vl-convert, figures do not."""
+"""The report page: `write_page(sweep, "report.html")`. It needs altair, vl-convert and jinja2; figures do not."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,11 @@ __all__ = ["page_text", "write_page"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for needed in ("altair", "vl_convert"):
+    for needed in ("altair", "vl_convert", "jinja2"):
         try:
             import_module(needed)
         except ImportError:
             raise InputError(
-                "a report page needs altair and vl-convert: pip install altair vl-convert-python"
+                "a report page needs altair, vl-convert and jinja2: pip install altair vl-convert-python jinja2"
             ) from None
     return getattr(import_module(f"{__name__}.page"), name)

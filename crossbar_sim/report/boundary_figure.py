@@ -25,7 +25,7 @@ from crossbar_sim.files import replacing
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.operands import mapped
 from crossbar_sim.report.figure import METADATA
-from crossbar_sim.report.look import COLOURS, Names
+from crossbar_sim.report.formatting import COLOURS, Names
 from crossbar_sim.report.sweep_figures import looks
 from crossbar_sim.robustness.examples import Examples
 from crossbar_sim.text import visible

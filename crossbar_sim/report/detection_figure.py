@@ -23,8 +23,8 @@ from crossbar_sim.nn.analog.operands import mapped
 from crossbar_sim.nn.detection import BLOCK, check_task, truth
 from crossbar_sim.nn.evaluate import outputs
 from crossbar_sim.report.figure import METADATA
+from crossbar_sim.report.formatting import shorten
 from crossbar_sim.report.sweep_figures import looks
-from crossbar_sim.report.wording import shorten
 from crossbar_sim.robustness.groups import groups_of
 from crossbar_sim.robustness.tasks import Model
 from crossbar_sim.text import visible

@@ -20,18 +20,10 @@ from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import replacing
 from crossbar_sim.nn.analog import chips
-from crossbar_sim.report.wording import (
-    MEASURES,
-    digits_of,
-    fit,
-    fixed,
-    limit_text,
-    loss,
-    oriented,
-    shorten,
-    visible,
-)
+from crossbar_sim.report.formatting import MEASURES, Scale, digits_of, fit, fixed, limit_text, shorten
+from crossbar_sim.report.rows import DeploymentView
 from crossbar_sim.robustness.deploy import Deployment
+from crossbar_sim.text import visible
 
 METADATA: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
@@ -151,7 +143,8 @@ def _figure(deployment: Deployment, maps: tuple[str, Float32, Float32] | None) -
 
 def _scores(ax: Axes, deployment: Deployment) -> None:
     """Panel a: every chip, their mean with its interval, the clean score, the threshold."""
-    measure, total, passing = MEASURES[deployment.metric], oriented(deployment), deployment.passing
+    view = DeploymentView(deployment)
+    total, passing, limit = view.total, deployment.passing, view.limit
     n, digits = len(total.per_chip), digits_of(total)
     scores = 100 * np.asarray(total.per_chip)
     # Golden-section steps spread neighbours evenly, and the same way every time.
@@ -169,11 +162,9 @@ def _scores(ax: Axes, deployment: Deployment) -> None:
         labels.append((mean, f"mean {fixed(total.mean, digits)} %\n({interval})", "black"))
     else:
         labels.append((scores[0], f"{fixed(total.mean, digits)} %\n(one chip: no interval)", "black"))
-    clean = measure.sign * deployment.clean.value(deployment.metric)
-    ax.axhline(100 * clean, color=GREY, lw=0.9, zorder=1)
-    labels.append((100 * clean, f"clean {fixed(clean, max(digits, 1))} %", GREY))
-    if passing is not None:
-        limit = measure.sign * passing.threshold
+    ax.axhline(100 * view.clean, color=GREY, lw=0.9, zorder=1)
+    labels.append((100 * view.clean, f"clean {fixed(view.clean, max(digits, 1))} %", GREY))
+    if passing is not None and limit is not None:
         ax.axhline(100 * limit, color=RED, lw=0.9, ls=(0, (4, 3)), zorder=1)
         text = f"threshold {limit_text(limit, digits)}\n(yield {100 * passing.value:.0f} %)"
         labels.append((100 * limit, text, RED))
@@ -184,7 +175,7 @@ def _scores(ax: Axes, deployment: Deployment) -> None:
     ax.set(xlim=(-0.2, 0.36), ylim=(float(seen.min()) - pad, float(seen.max()) + pad), xticks=[])
     ax.spines["bottom"].set_visible(False)
     _beside(ax, labels)
-    ax.set_ylabel(textwrap.fill(f"{measure.name} (%)", 24))
+    ax.set_ylabel(textwrap.fill(f"{MEASURES[deployment.metric].name} (%)", 24))
     ax.set_title(f"(a)  {n} chips" if n > 1 else f"(a)  chip {deployment.chips[0]}")
 
 
@@ -207,8 +198,7 @@ def _beside(ax: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
 
 def _sensitivity(ax: Axes, deployment: Deployment) -> None:
     """Panel b: what every layer costs alone, the most sensitive first."""
-    measure = MEASURES[deployment.metric]
-    ranked = sorted((r for r in deployment.layers if r.sensitivity), key=loss, reverse=True)
+    ranked = [r for r in DeploymentView(deployment).by_sensitivity if r.sensitivity]
     shown = ranked[:LAYERS_SHOWN]
     ax.set_title("(b)  each layer alone")
     if not shown:
@@ -230,7 +220,7 @@ def _sensitivity(ax: Axes, deployment: Deployment) -> None:
     sensitivity = shown[0].sensitivity
     assert sensitivity is not None
     n = len(sensitivity.drop.per_chip)
-    what = f"drop in {measure.name}" if measure.sign > 0 else measure.name
+    what = Scale.of(deployment.metric).loss
     lines = textwrap.wrap(f"{what} (points, {n} chip{'s'[: n > 1]})", 36)
     lines.append("bars: mean, lines: 95 % interval" if n > 1 else "one chip: no interval")
     if not all(r.layer.analog for r in shown):

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from crossbar_sim.report.look import Names, Scale, number, percent, sigma_text, span_text
+from crossbar_sim.report.formatting import Names, Scale, limit_text, number, percent, sigma_text, span_text
 from crossbar_sim.report.rows import (
+    ALPHA,
     Overall,
+    View,
     ahead,
-    apart_at,
     default_threshold,
     differing,
     once,
@@ -15,13 +16,11 @@ from crossbar_sim.report.rows import (
     ranked,
     shared_sigmas,
 )
-from crossbar_sim.report.wording import limit_text
 from crossbar_sim.robustness.curves import Crossing
 from crossbar_sim.robustness.groups import compared, groups_in, seeded, unlike_tasks
 from crossbar_sim.robustness.statistics import Interval, mean_interval
 from crossbar_sim.robustness.sweep import Sweep
 
-ALPHA = 0.05
 MOST = 4
 """Groups that are named one by one."""
 
@@ -106,8 +105,7 @@ MOST_SIGMAS = 6
 def answer(sweep: Sweep, threshold: float | None) -> list[str]:
     """The same for a terminal; threshold as for a page."""
     limit = default_threshold(sweep) if threshold is None else threshold
-    sentences = headline(sweep, Names.of(sweep.labels), Scale.of(sweep.metric), limit)
-    return [*sentences, *mixed_words(sweep)]
+    return [*headline(View(sweep, limit)), *mixed_words(sweep)]
 
 
 def mixed_words(sweep: Sweep) -> list[str]:
@@ -120,29 +118,25 @@ def mixed_words(sweep: Sweep) -> list[str]:
     )
 
 
-def headline(sweep: Sweep, names: Names, scale: Scale, threshold: float | None) -> list[str]:
-    """The sentences at the top of the page: of groups of training seeds where there are any, else of models.
+def headline(view: View) -> list[str]:
+    """The sentences at the top of the page: on groups of training seeds where there are any, else on models.
 
     Args:
-        sweep: of one metric, every model with at least one point.
-        names: of its models.
-        scale: of its metric.
-        threshold: as shown; None: nothing is said of it.
+        view: of a sweep in which every model has a point; its threshold is mentioned unless it is None.
     """
-    whole, sweep = sweep, once(sweep)
-    again = [names.whole[label] for label in whole.labels if label not in sweep.labels]
+    names, scale, sweep = view.names, view.scale, once(view.sweep)
+    again = [names.whole[label] for label in view.sweep.labels if label not in sweep.labels]
     left = [f"Measured on other images as well, and not ranked: {', '.join(again)}."] if again else []
     if seeded(sweep):
         return [group_headline(sweep, scale, _where(sweep)), *left]
-    order = ranked(sweep)
+    order, ranked_view = ranked(sweep), View(sweep, view.threshold)
     if len(order) == 1:
         sentences = [_alone(sweep, order[0][0], order[0][1], names, scale)]
     else:
-        sentences = [_best(sweep, order, names, scale)]
-    if threshold is not None:
-        told = list(_falls(sweep, [label for label, _ in order[:MOST_CROSSINGS]], names, scale, threshold))
-        if told:
-            sentences.append(f"{'; '.join(told)}.")
+        sentences = [_best(ranked_view, order, names, scale)]
+    told = list(_falls(ranked_view, [label for label, _ in order[:MOST_CROSSINGS]], names, scale))
+    if told:
+        sentences.append(f"{'; '.join(told)}.")
     return [*sentences, *left]
 
 
@@ -154,13 +148,14 @@ def _alone(sweep: Sweep, label: str, found: Overall, names: Names, scale: Scale)
     )
 
 
-def _best(sweep: Sweep, order: list[tuple[str, Overall]], names: Names, scale: Scale) -> str:
+def _best(view: View, order: list[tuple[str, Overall]], names: Names, scale: Scale) -> str:
     """Who is ahead, as far as the paired differences to all others allow to say."""
+    sweep = view.sweep
     (best, found), (second, next_best), *_ = order
     if not shared_sigmas(sweep):
         return _apart(sweep, order, names, scale)
     others = [label for label, _ in order[1:]]
-    level = 1 - 0.05 / len(others)  # Bonferroni: one claim on all of them
+    level = 1 - ALPHA / len(others)  # Bonferroni: one claim on all of them
     leads = {label: ahead(sweep, best, label, level) for label in others}
     close = [label for label in others if not _clear(leads[label])]
     what = f"mean {scale.name} {_where(sweep)}"
@@ -183,7 +178,7 @@ def _best(sweep: Sweep, order: list[tuple[str, Overall]], names: Names, scale: S
                 f"{first} and {runner} were measured on {other} and are not compared chip by chip: "
                 f"their {what} is {_estimate(found, scale)} and {_estimate(next_best, scale)}."
             )
-        alone = _at_single_sigmas(sweep, best, [second], names)
+        alone = _at_single_sigmas(view, best, [second], names)
         over = "" if not alone else " by their mean over the sigmas"
         return (
             f"{first} and {runner} cannot be told apart{over}: their {what} is {_estimate(found, scale)} and "
@@ -198,18 +193,19 @@ def _best(sweep: Sweep, order: list[tuple[str, Overall]], names: Names, scale: S
         )
     return (
         f"{first} has the {_superlative(scale)} {what}, {_estimate(found, scale)}, but cannot be told from {listed} "
-        f"on the same chips{_adjusted(len(others))}.{_at_single_sigmas(sweep, best, close, names)}"
+        f"on the same chips{_adjusted(len(others))}.{_at_single_sigmas(view, best, close, names)}"
     )
 
 
-def _at_single_sigmas(sweep: Sweep, best: str, close: list[str], names: Names) -> str:
+def _at_single_sigmas(view: View, best: str, close: list[str], names: Names) -> str:
     """A sentence on the sigmas at which models differ whose means over the sigmas do not; empty where there is none."""
     parts = []
     for label in close[:MOST_APART]:
-        found = apart_at(sweep, best, label)
-        if found and len(shared_sigmas(sweep)) > 1:
-            listed = listed_sigmas([sigma for sigma, _ in found])
-            parts.append(f"from {names.whole[label]} at {listed} ({_p_words([p for _, p in found])})")
+        found = [row for row in view.pair(best, label) if row.significant]
+        if found and len(shared_sigmas(view.sweep)) > 1:
+            p_values = [row.adjusted for row in found if row.adjusted is not None]
+            listed = listed_sigmas([row.sigma for row in found])
+            parts.append(f"from {names.whole[label]} at {listed} ({_p_words(p_values)})")
     if not parts:
         return ""
     return f" At single sigmas {names.whole[best]} differs {'; '.join(parts)}, paired t, Holm-corrected."
@@ -245,15 +241,18 @@ def _apart(sweep: Sweep, order: list[tuple[str, Overall]], names: Names, scale: 
     )
 
 
-def _falls(sweep: Sweep, labels: list[str], names: Names, scale: Scale, threshold: float) -> Iterator[str]:
+def _falls(view: View, labels: list[str], names: Names, scale: Scale) -> Iterator[str]:
+    """Where the means cross the threshold."""
+    if view.threshold is None:
+        return
     verb = "falls below" if scale.more_is_better else "rises above"
     told = False
     for label in labels:
-        found = sweep.crossing(label, scale.shown(threshold))
+        found = view.crossings[label]
         if found is None:
             continue
         begin = "that of" if told else "The mean of"
-        verb_phrase = "" if told else f"{verb} {limit_text(threshold, 0)} "
+        verb_phrase = "" if told else f"{verb} {limit_text(view.threshold, 0)} "
         yield f"{begin} {names.whole[label]} {verb_phrase}{crossing_words(found)}"
         told = True
 

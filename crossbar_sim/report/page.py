@@ -1,34 +1,202 @@
 """The report page: one HTML file that opens without a network."""
 
+import base64
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+import jinja2
+from markupsafe import Markup, escape
+
 from crossbar_sim import __version__
 from crossbar_sim.files import write_text
-from crossbar_sim.report import page_tables, wording
-from crossbar_sim.report.charts import (
-    CONFIG,
-    Chart,
-    Panel,
-    Subject,
-    curves,
-    differences,
-    histograms,
-    library,
-    sensitivity,
-    yields,
-)
+from crossbar_sim.report import tables
+from crossbar_sim.report.charts import CONFIG, curves, differences, histograms, library, sensitivity, yields
+from crossbar_sim.report.formatting import counted, law_of, range_text, sigma_text
 from crossbar_sim.report.headline import headline, mixed_words
-from crossbar_sim.report.look import Names, Scale, law_of, sigma_text
-from crossbar_sim.report.page_tables import downloads, told_of_trials
-from crossbar_sim.report.rows import check_threshold, default_threshold, differing, narrowed
+from crossbar_sim.report.rows import Costs, View, check_threshold, default_threshold, differing, narrowed
 from crossbar_sim.robustness.drawn_scores import MOST_CHIPS
-from crossbar_sim.robustness.groups import groups_in, seeded
+from crossbar_sim.robustness.groups import seeded
 from crossbar_sim.robustness.sweep import Sweep, tails
 from crossbar_sim.store.records import Task, canonical
+from crossbar_sim.text import visible_lines
+
+LONG = 24
+"""Tables with more lines scroll by themselves."""
+
+
+def write_page(
+    sweep: Sweep,
+    path: str | os.PathLike[str],
+    *,
+    threshold: float | None = None,
+    title: str | None = None,
+    models: list[str] | None = None,
+    reference: str | None = None,
+) -> None:
+    """Write the page, whole or not at all; see `page_text`.
+
+    Raises:
+        InputError: as `page_text`, or if the file cannot be written.
+    """
+    write_text(path, page_text(sweep, threshold=threshold, title=title, models=models, reference=reference))
+
+
+def page_text(
+    sweep: Sweep,
+    *,
+    threshold: float | None = None,
+    title: str | None = None,
+    models: list[str] | None = None,
+    reference: str | None = None,
+) -> str:
+    """The page as HTML: the same sweep gives the same text.
+
+    Args:
+        sweep: of one metric.
+        threshold: the least accuracy or agreement, or the largest output error, with which a chip passes. None: the
+            lowest clean score minus 5 points, in whole per cent; none for an output error.
+        title: of the page.
+        models: only these, in this order.
+        reference: the group of training seeds that the others are tested against; None: the first. It has no effect
+            without such groups.
+
+    Raises:
+        InputError: if models, threshold or reference are impossible.
+    """
+    sweep = narrowed(sweep, models)
+    if threshold is None:
+        threshold = default_threshold(sweep)
+    else:
+        check_threshold(sweep.metric, threshold)
+    view = View(sweep, threshold, reference=reference)
+    grouped = seeded(sweep)
+    panels, panels_caption = histograms(view)
+    charts = {
+        "curves": curves(view),
+        "differences": None if grouped else differences(view),
+        "yield": yields(view),
+        "sensitivity": sensitivity(view),
+    }
+    drawn = [chart for chart in charts.values() if chart is not None]
+    drawn += [chart for layers in panels.values() for _, chart in layers]
+    files = tables.downloads(view)
+    (vega, vega_hash), (own, own_hash) = _script(library()), _script(_resource("page.js"))
+    blocks = {"charts": {chart.name: chart.spec for chart in drawn}, "config": CONFIG, "downloads": files}
+    return _template().render(
+        title=title or _title(view),
+        policy=_policy((vega_hash, own_hash)),
+        style=Markup(_resource("page.css")),
+        headline=headline(view),
+        scope=_scope(view),
+        warnings=mixed_words(sweep),
+        charts=charts,
+        panels=panels,
+        panels_caption=panels_caption,
+        models=tables.of_models(view),
+        ways=[tables.of_groups(view), tables.of_group_tests(view)] if grouped else [],
+        numbers=[tables.of_points(view), None if grouped else tables.of_pairs(view), tables.of_layers(view)],
+        long=LONG,
+        files=list(files),
+        files_note=_files_note(view),
+        notes=list(notes(view)),
+        shared=[(name, value) for name, value in _facts(view) if value is not None],
+        tasks=[_task(view, label, task) for label, task in sweep.tasks.items()],
+        version=__version__,
+        blocks=[_data_block(name, value) for name, value in blocks.items()],
+        scripts=[vega, own],
+    )
+
+
+# Text that files may set to anything (labels, file names) is made harmless here and nowhere else: the template
+# escapes every value that is not Markup, and control characters are written as escapes.
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("crossbar_sim.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: value if isinstance(value, Markup) else visible_lines(str(value)),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["prose"] = _prose
+    return environment.get_template("page.html")
+
+
+def _prose(value: object) -> Markup:
+    """Text in which a number and its per cent sign stay on one line."""
+    return Markup(str(escape(visible_lines(str(value)))).replace(" %", "&nbsp;%"))
+
+
+def _data_block(name: str, value: Any) -> Markup:
+    """JSON for the page's scripts, which cannot end its own element: every <, > and & in it is escaped."""
+    plain = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        plain = plain.replace(character, f"\\u{ord(character):04x}")
+    return Markup(f'<script type="application/json" id="{escape(name)}">{plain}</script>')
+
+
+def _script(source: str) -> tuple[Markup, str]:
+    """(a script of this package, its hash for the policy). Line ends are those that the browser hashes."""
+    source = source.replace("\r\n", "\n").replace("\r", "\n")
+    # In strings and regular expressions, the only places where a script can hold these, they mean the same.
+    source = source.replace("</script", "<\\/script").replace("<!--", "\\x3c!--")
+    digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+    return Markup(f"<script>{source}</script>"), f"'sha256-{digest}'"
+
+
+def _policy(hashes: Sequence[str]) -> Markup:
+    """The content security policy: these scripts, the page's own styles, and no network."""
+    parts = (
+        "default-src 'none'",
+        f"script-src {' '.join(hashes)}",
+        "style-src 'unsafe-inline'",  # Vega sets style attributes on the marks and menus of charts
+        "img-src data: blob:",
+        "base-uri 'none'",
+        "form-action 'none'",
+    )
+    return Markup("; ".join(parts))
+
+
+def _resource(name: str) -> str:
+    return resources.files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _title(view: View) -> str:
+    names = [view.names.short[label] for label in view.sweep.labels]
+    listed = " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+    return f"Robustness of {listed if len(listed) < 60 else f'{len(names)} models'}"
+
+
+def _scope(view: View) -> str:
+    """What was measured, in one line."""
+    sweep, points, sigmas = view.sweep, list(view.points), view.sigmas
+    chips, images = sorted({p.chips for p in points}), sorted({p.images for p in points})
+    drawn = any(p.drawn for p in points)
+    places = f"{len(sigmas)} sigmas from {sigma_text(sigmas[0])} to {sigma_text(sigmas[-1])}"
+    parts = [
+        counted(len(sweep.labels), "model"),
+        places if len(sigmas) > 1 else f"sigma {sigma_text(sigmas[0])}",
+        f"{range_text(chips)} chip{'s' * (chips != [1])}",
+        f"{range_text(images)} example{'s' * (images != [1])} {'drawn for each' if drawn else 'each'}",
+    ]
+    if "hardware" in differing(sweep):
+        return f"{', '.join(parts)}."
+    design = design_words(next(iter(sweep.tasks.values())).identity)
+    return f"{', '.join(parts)}. {design[:1].upper()}{design[1:]}."
+
+
+def _files_note(view: View) -> str:
+    """How to read the CSV files, and what they leave out."""
+    errors = "" if view.scale.more_is_better else ", errors negative"
+    return f"As CSV, scores as stored: shares of 1{errors}. {tables.left_out(view)}".strip()
+
 
 # What was measured, on what, with what: the part of the page that makes a number repeatable.
 
@@ -109,50 +277,30 @@ def images_words(identity: Mapping[str, Any]) -> str:
     return f"drawn for each chip by itself from {shown}{asked}"
 
 
-def section(subject: Subject) -> str:
-    """Everything that the results file says about the tasks."""
-    tasks = subject.sweep.tasks
-    shared = [(name, value) for name, value in _facts(subject) if value is not None]
-    parts = [wording.tag("dl", *(_entry(name, value) for name, value in shared), class_="facts")]
-    for label, task in tasks.items():
-        rows = [_entry("task", task.id, code=True)]
-        rows += [_entry(name, _plain(task.about[name]), code=name == "command") for name in _order(task)]
-        own = [] if _same(subject, "hardware") else [_entry("design", design_words(task.identity))]
-        full = wording.tag(
-            "pre", wording.text(json.dumps(task.identity, indent=2, sort_keys=True, ensure_ascii=False))
-        )
-        parts += [
-            wording.tag("h3", wording.text(subject.names.whole[label])),
-            wording.tag("dl", *rows, *own, class_="facts"),
-            wording.tag("details", wording.tag("summary", "Identity, as hashed (JSON)"), full),
-        ]
-    return "".join(parts)
-
-
-def _facts(subject: Subject) -> Iterator[tuple[str, str | None]]:
+def _facts(view: View) -> Iterator[tuple[str, str | None]]:
     """What all tasks share, and where they differ."""
-    identity = next(iter(subject.sweep.tasks.values())).identity
+    identity = next(iter(view.sweep.tasks.values())).identity
     for name, words in (("hardware", design_words), ("images", images_words)):
         title = {"hardware": "design", "images": "examples"}[name]
-        yield title, words(identity) if _same(subject, name) else "differs between the models"
+        yield title, words(identity) if _same(view, name) else "differs between the models"
     data = identity.get("data")
     if isinstance(data, Mapping):
         known = ", ".join(f"{key} {_plain(data[key])}" for key in sorted(data) if data[key] is not None)
-        yield "data", known if _same(subject, "data") else "differ between the models"
+        yield "data", known if _same(view, "data") else "differ between the models"
     for name, title in (
         ("seed", "seed of the chips"),
         ("stream", "random stream version"),
         ("metric", "metric"),
     ):
         if name in identity:
-            yield title, _plain(identity[name]) if _same(subject, name) else "differs between the models"
+            yield title, _plain(identity[name]) if _same(view, name) else "differs between the models"
     for name in ("only", "skip"):
         value = identity.get(name)
-        yield f"layers: {name}", _plain(value) if value and _same(subject, name) else None
+        yield f"layers: {name}", _plain(value) if value and _same(view, name) else None
 
 
-def _same(subject: Subject, key: str) -> bool:
-    return len({canonical(task.identity.get(key)) for task in subject.sweep.tasks.values()}) == 1
+def _same(view: View, key: str) -> bool:
+    return len({canonical(task.identity.get(key)) for task in view.sweep.tasks.values()}) == 1
 
 
 def _order(task: Task) -> list[str]:
@@ -160,11 +308,15 @@ def _order(task: Task) -> list[str]:
     return sorted(known, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
 
 
-def _entry(name: str, value: str, code: bool = False) -> str:
-    inside = wording.text(value)
-    return wording.tag("dt", wording.text(name)) + wording.tag(
-        "dd", wording.tag("code", inside) if code else inside
-    )
+def _task(view: View, label: str, task: Task) -> dict[str, Any]:
+    """What the results file says about one task."""
+    known = [name for name in task.about if task.about[name] not in (None, "", [], {})]
+    order = sorted(known, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
+    entries = [("task", task.id), *((name, _plain(task.about[name])) for name in order)]
+    if not _same(view, "hardware"):
+        entries.append(("design", design_words(task.identity)))
+    identity = json.dumps(task.identity, indent=2, sort_keys=True, ensure_ascii=False)
+    return {"name": view.names.whole[label], "entries": entries, "identity": identity}
 
 
 def _plain(value: Any) -> str:
@@ -191,299 +343,69 @@ def _microsiemens(mapping: Mapping[str, Any]) -> str:
 # How each kind of number is made, in a line each; docs/statistics.md has the derivations.
 
 
-_CHIP = "The random unit is the chip: intervals tell what other chips of the same design would do, not other images."
-
-
-def notes(subject: Subject) -> str:
-    """The notes that this sweep needs, as a list."""
-    points = [p for label in subject.sweep.labels for p in subject.sweep.curve(label)]
-    several, drawn = any(len(p.chips) > 1 for p in points), any(p.drawn for p in points)
-    compared, swept = len(subject.sweep.labels) > 1, len({p.sigma for p in points}) > 1
-    lines = list(_of_seeds(subject.sweep)) if seeded(subject.sweep) else [_CHIP]
-    lines.append("Chip i draws the same random numbers at every sigma and for every model.")
-    if several and seeded(subject.sweep):
-        lines.append(
-            "Mean of a single network: over its chips, with a 95 % Student t interval: what other chips of the same "
-            "design would do with that network. Spread: the standard deviation between chips."
-        )
-    elif several:
-        lines.append(
-            "Mean: over chips, with a 95 % Student t interval. Spread: the standard deviation between chips."
+def notes(view: View) -> Iterator[str]:
+    """How the numbers of this sweep were computed, one sentence or two each."""
+    several, drawn, grouped = view.several_chips, any(row.drawn for row in view.points), seeded(view.sweep)
+    if grouped:
+        yield (
+            "The random unit of a way to train is the training seed: a network counts by its mean over chips, and "
+            "intervals are Student's t over networks, for the chips at hand, which all networks share."
         )
     else:
-        lines.append("One chip tells nothing about others: there is no interval.")
-    lines += [f"Caution: {line}." for line in tails(subject.sweep.curves)]
-    if drawn:
-        lines.append(
-            "Each chip saw images of its own, drawn by the seed: spread and yield are corrected for the scatter that "
-            "drawing adds, median, worst and best chip are of the scores as measured."
+        yield (
+            "The random unit is the chip: intervals tell what other chips of the same design would do, not other "
+            "images."
         )
-        spent = _spent(subject)
-        if spent:
-            lines.append(spent)
-    kind = "an approximate 95 % interval" if drawn else "a 95 % Wilson interval"
-    lines.append(f"Yield: the share of chips at the threshold or better, with {kind}.")
-    if swept:
-        lines.append(
-            "Mean over the sigmas: the area under a chip's curve (trapezoids) over its width, then a t interval over "
-            "chips. It depends on the sigmas: compare it over the same ones only."
-        )
-        lines.append(
-            "Crossing: where the mean, linear between sigmas, first passes the threshold; its interval is where the "
-            "band of the mean does."
-        )
-    if compared and not seeded(subject.sweep):
-        lines.append(
-            "Differences: Student's paired t on the chips that both models have, p-values corrected over the sigmas of "
-            "a pair after Holm; the intervals shown are of each sigma by itself."
-        )
-    return wording.tag("ul", *(wording.tag("li", wording.prose(line)) for line in lines), class_="notes")
-
-
-def _of_seeds(sweep: Sweep) -> Iterator[str]:
-    """What is random where ways to train are compared."""
-    yield (
-        "The random unit of a way to train is the training seed: a network counts by its mean over chips, and "
-        "intervals are Student's t over networks, for the chips at hand, which all networks share."
-    )
-    if len(groups_in(sweep)) > 1:
+    if len(view.groups) > 1 and grouped:
         yield (
             "Differences between ways to train: Welch's t over networks, p-values corrected over all sigmas and groups "
             "after Holm; the intervals shown are of each sigma by itself. Single networks are not tested against each "
             "other: their chips say nothing of what another training would have given."
         )
-
-
-def _spent(subject: Subject) -> str:
-    """What an interval budget took, where the plans came to their ends."""
-    done = [
-        p.done for label in subject.sweep.labels for p in subject.sweep.curve(label) if p.done is not None
-    ]
-    if not done:
-        return ""
-    spent, plain = (
-        sum(cost.images for cost in costs) for costs in ([d.spent for d in done], [d.plain for d in done])
-    )
-    missed = sum(not d.reached for d in done)
-    short = f" {missed} of {len(done)} points did not reach the precision asked for." if missed else ""
-    if any(d.plain.chips >= MOST_CHIPS for d in done):  # where counting them stops
-        return f"Spent: {spent:,} evaluations of an image; all images would need over {MOST_CHIPS:,} chips.{short}"
-    return f"Spent: {spent:,} evaluations of an image, where all images on every chip needed would be {plain:,}.{short}"
-
-
-# The report page: one file that opens anywhere and asks nothing of any network.
-
-
-LONG = 24
-"""Rows of a table beyond which it scrolls by itself."""
-
-
-def write_page(
-    sweep: Sweep,
-    path: str | os.PathLike[str],
-    *,
-    threshold: float | None = None,
-    title: str | None = None,
-    models: list[str] | None = None,
-    reference: str | None = None,
-) -> None:
-    """Write the page, whole or not at all; see `page_text`.
-
-    Raises:
-        InputError: as `page_text`, or if the file cannot be written.
-    """
-    write_text(path, page_text(sweep, threshold=threshold, title=title, models=models, reference=reference))
-
-
-def page_text(
-    sweep: Sweep,
-    *,
-    threshold: float | None = None,
-    title: str | None = None,
-    models: list[str] | None = None,
-    reference: str | None = None,
-) -> str:
-    """The page as HTML: the same sweep gives the same text.
-
-    Args:
-        sweep: of one metric.
-        threshold: the least accuracy or agreement, or the largest output error, that a chip passes with. None: the
-            lowest clean score less 5 points, in whole per cent; an output error has none.
-        title: of the page.
-        models: only these, in this order.
-        reference: the group of training seeds that the others are tested against; None: the first. Without such
-            groups it does nothing.
-
-    Raises:
-        InputError: if models, threshold or reference are impossible.
-    """
-    sweep = narrowed(sweep, models)
-    if threshold is None:
-        threshold = default_threshold(sweep)
+    yield "Chip i draws the same random numbers at every sigma and for every model."
+    if several and grouped:
+        yield (
+            "Mean of a single network: over its chips, with a 95 % Student t interval: what other chips of the same "
+            "design would do with that network. Spread: the standard deviation between chips."
+        )
+    elif several:
+        yield "Mean: over chips, with a 95 % Student t interval. Spread: the standard deviation between chips."
     else:
-        check_threshold(sweep.metric, threshold)
-    subject = Subject(sweep, Names.of(sweep.labels), Scale.of(sweep.metric))
-    grouped = seeded(sweep)
-    if grouped and reference is None:
-        reference = next(iter(groups_in(sweep)))
-    panels, told = histograms(subject)
-    charts = {
-        "curves": curves(subject, threshold),
-        "differences": None if grouped else differences(subject),
-        "yield": yields(subject, threshold),
-        "sensitivity": sensitivity(subject),
-    }
-    drawn = [chart for chart in charts.values() if chart is not None] + [panel.chart for panel in panels]
-    title = title or _title(subject)
-    files = downloads(subject, threshold, reference if grouped else None)
-    body = "".join(
-        (
-            _header(subject, title, threshold),
-            "<main>\n",
-            _noscript(),
-            _part("Robustness", _figure(charts["curves"]), page_tables.of_models(subject, threshold)),
-            _part("Ways to train", *_ways(subject, threshold, reference)) if grouped and reference else "",
-            _part("Differences on the same chips", _figure(charts["differences"])),
-            _part("Yield", _figure(charts["yield"])),
-            _part("Layer by layer", _figure(charts["sensitivity"]), _panels(panels, told)),
-            _part("All numbers", _all_numbers(subject, threshold, files)),
-            _part("How the numbers were made", notes(subject)),
-            _part("What was measured", section(subject)),
-            "</main>\n",
-            wording.tag("footer", f"Made by crossbar-sim {wording.text(__version__)}."),
+        yield "One chip tells nothing about others: there is no interval."
+    for line in tails(view.sweep.curves):
+        yield f"Caution: {line}."
+    if drawn:
+        yield (
+            "Each chip saw images of its own, drawn by the seed: spread and yield are corrected for the scatter that "
+            "drawing adds, median, worst and best chip are of the scores as measured."
         )
-    )
-    blocks = wording.data_block("charts", {chart.name: chart.spec for chart in drawn})
-    blocks += wording.data_block("config", CONFIG) + wording.data_block("downloads", files)
-    (vega, vega_hash), (ours, our_hash) = wording.script(library()), wording.script(_resource("page.js"))
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        + wording.policy((vega_hash, our_hash))
-        + '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        + '<meta name="referrer" content="no-referrer">\n'
-        + wording.tag("title", wording.text(title))
-        + f"\n<style>\n{_resource('page.css')}</style>\n</head>\n<body>\n{body}\n{blocks}{vega}{ours}</body>\n</html>\n"
-    )
-
-
-def _title(subject: Subject) -> str:
-    names = [subject.names.short[label] for label in subject.sweep.labels]
-    listed = " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
-    return f"Robustness of {listed if len(listed) < 60 else f'{len(names)} models'}"
-
-
-def _header(subject: Subject, title: str, threshold: float | None) -> str:
-    sweep = subject.sweep
-    lead = [
-        wording.tag("p", wording.prose(sentence), class_="lead")
-        for sentence in headline(sweep, subject.names, subject.scale, threshold)
-    ]
-    parts = [
-        wording.tag("h1", wording.text(title)),
-        *lead,
-        wording.tag("p", wording.prose(_scope(subject)), class_="sub"),
-        *(wording.tag("p", wording.text(warn), class_="warn") for warn in mixed_words(sweep)),
-    ]
-    return wording.tag("header", *parts) + "\n"
-
-
-def _scope(subject: Subject) -> str:
-    """What was measured, in one line."""
-    sweep = subject.sweep
-    points = [point for label in sweep.labels for point in sweep.curve(label)]
-    sigmas = sorted({p.sigma for p in points})
-    chips, images = sorted({len(p.chips) for p in points}), sorted({p.images for p in points})
-    places = f"{len(sigmas)} sigmas from {sigma_text(sigmas[0])} to {sigma_text(sigmas[-1])}"
-    parts = [
-        f"{len(sweep.labels)} model{'s'[: len(sweep.labels) > 1]}",
-        places if len(sigmas) > 1 else f"sigma {sigma_text(sigmas[0])}",
-        _count(chips, "chip"),
-        _count(images, "example") + (" drawn for each" if any(p.drawn for p in points) else " each"),
-    ]
-    if "hardware" in differing(sweep):
-        return f"{', '.join(parts)}."
-    design = design_words(next(iter(sweep.tasks.values())).identity)
-    return f"{', '.join(parts)}. {design[:1].upper()}{design[1:]}."
-
-
-def _count(numbers: list[int], what: str) -> str:
-    if len(numbers) == 1:
-        return f"{numbers[0]:,} {what}{'s'[: numbers[0] != 1]}"
-    return f"{numbers[0]:,} to {numbers[-1]:,} {what}s"
-
-
-def _part(title: str, *inside: str) -> str:
-    """A section; none where there is nothing in it."""
-    if not any(inside):
-        return ""
-    return wording.tag("section", wording.tag("h2", wording.text(title)), *inside) + "\n"
-
-
-def _figure(chart: Chart | None) -> str:
-    if chart is None:
-        return ""
-    place = wording.tag("div", id=chart.name, class_="chart")
-    return wording.tag("figure", place, wording.tag("figcaption", wording.prose(chart.caption)))
-
-
-def _panels(panels: list[Panel], told: str) -> str:
-    """Histograms side by side, as many as the screen takes, under the name of their model."""
-    parts = []
-    for model in dict.fromkeys(panel.model for panel in panels):
-        figures = [
-            wording.tag(
-                "figure",
-                wording.tag("figcaption", wording.text(panel.layer)),
-                wording.tag("div", id=panel.chart.name, class_="chart small"),
-            )
-            for panel in panels
-            if panel.model == model
-        ]
-        parts += [
-            wording.tag("h3", f"Conductances of {wording.text(model)}"),
-            wording.tag("div", *figures, class_="panels"),
-        ]
-    return "".join(parts) + wording.tag("p", wording.prose(told), class_="note") if parts else ""
-
-
-def _all_numbers(subject: Subject, threshold: float | None, files: dict[str, str]) -> str:
-    buttons = [wording.tag("button", wording.text(name), type="button", data_file=name) for name in files]
-    told = told_of_trials(subject)
-    note = "As CSV, scores as stored: shares of 1" + (
-        "" if subject.scale.more_is_better else ", errors negative"
-    )
-    parts = [
-        wording.tag("p", *buttons, class_="downloads"),
-        wording.tag("p", wording.text(f"{note}. {told}".strip()), class_="note"),
-    ]
-    pairs = "" if seeded(subject.sweep) else page_tables.of_pairs(subject)
-    parts += map(
-        _scrolled, (page_tables.of_points(subject, threshold), pairs, page_tables.of_layers(subject))
-    )
-    return "".join(parts)
-
-
-def _ways(subject: Subject, threshold: float | None, reference: str) -> tuple[str, ...]:
-    """Tables of groups of training seeds, which answer for ways to train; those of single networks do not."""
-    return (
-        _scrolled(page_tables.of_groups(subject, threshold)),
-        _scrolled(page_tables.of_group_tests(subject, reference)),
-    )
-
-
-def _scrolled(made: str) -> str:
-    """A table, scrolling by itself if it is long."""
-    return made.replace('class="scroll"', 'class="scroll long"', 1) if made.count("<tr>") > LONG else made
-
-
-def _noscript() -> str:
-    return (
-        wording.tag(
-            "noscript", wording.tag("p", "Charts need JavaScript; the tables below do not.", class_="warn")
+        if view.costs.ended:
+            yield _spent(view.costs)
+    kind = "an approximate 95 % interval" if drawn else "a 95 % Wilson interval"
+    yield f"Yield: the share of chips at the threshold or better, with {kind}."
+    if len(view.sigmas) > 1:
+        yield (
+            "Mean over the sigmas: the area under a chip's curve (trapezoids) over its width, then a t interval over "
+            "chips. It depends on the sigmas: compare it over the same ones only."
         )
-        + "\n"
-    )
+        yield (
+            "Crossing: where the mean, linear between sigmas, first passes the threshold; its interval is where the "
+            "band of the mean does."
+        )
+    if len(view.sweep.labels) > 1 and not grouped:
+        yield (
+            "Differences: Student's paired t on the chips that both models have, p-values corrected over the sigmas of "
+            "a pair after Holm; the intervals shown are of each sigma by itself."
+        )
 
 
-def _resource(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+def _spent(costs: Costs) -> str:
+    """What an interval budget cost, for the points whose plans are complete."""
+    short = ""
+    if costs.missed:
+        short = f" {costs.missed} of {costs.ended} points did not reach the precision asked for."
+    if costs.plain is None:
+        most = f"all images would need over {MOST_CHIPS:,} chips"
+        return f"Spent: {costs.images:,} evaluations of an image; {most}.{short}"
+    plain = f"all images on every chip needed would be {costs.plain[1]:,}"
+    return f"Spent: {costs.images:,} evaluations of an image, where {plain}.{short}"

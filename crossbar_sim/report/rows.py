@@ -1,47 +1,527 @@
-"""Rows of tables: what the terminal, the page, CSV and JSON show."""
+"""The numbers of a report, computed once: every table and every curve as rows, which renderers only format."""
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.report.look import Names, Scale, sigma_text
-from crossbar_sim.report.wording import fit, visible
-from crossbar_sim.robustness.curves import area
-from crossbar_sim.robustness.groups import unlike_tasks
+from crossbar_sim.report.formatting import MEASURES, Names, Scale, law_of, sigma_axis, sigma_text
+from crossbar_sim.robustness.curves import Crossing, area
+from crossbar_sim.robustness.deploy import Deployment, LayerReport
+from crossbar_sim.robustness.drawn_scores import MOST_CHIPS
+from crossbar_sim.robustness.groups import (
+    GroupPoint,
+    boundless,
+    group_curve,
+    group_tests,
+    groups_in,
+    seeded,
+    unlike_tasks,
+)
 from crossbar_sim.robustness.point import Point
-from crossbar_sim.robustness.statistics import Interval, Yield, mean_interval, summarise
+from crossbar_sim.robustness.score import collect
+from crossbar_sim.robustness.statistics import Interval, Summary, mean_interval, summarise
 from crossbar_sim.robustness.sweep import Sweep
 
-# The few numbers that the page makes of a sweep beside the sweep's own: one number per model, and who is ahead.
-
-
 MARGIN = 0.05
-"""What a model may lose before it falls below the threshold, unless a threshold is given."""
+"""How far below the lowest clean score the default threshold lies."""
+
+ALPHA = 0.05
+"""Significance level of all tests."""
+
+
+# The rows. Scores are shares of 1, as shown (an error is positive) unless the view is `stored`.
 
 
 @dataclass(frozen=True)
-class Overall:
-    """One number for a whole curve: the mean score over the sigmas, or the score at the only one.
+class Estimate:
+    """A number with the ends of its 95 % interval; None, None where there is no interval."""
 
-    Args:
-        estimate: as stored, so minus an output error.
-        interval: over chips; None for one chip.
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """Both ends."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
+    def half(self) -> float | None:
+        """Half the width of the interval."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class PointRow:
+    """One model at one sigma: the clean score and statistics over chips, of which `passing` is the yield."""
+
+    label: str
+    metric: str
+    sigma: float
+    clean: float
+    mean: Estimate
+    spread: float | None
+    median: float
+    worst: float
+    best: float
+    passing: Estimate | None
+    chips: int
+    images: int
+    drawn: bool
+
+
+@dataclass(frozen=True)
+class ChipRow:
+    """The score of one chip of one model at one sigma."""
+
+    label: str
+    metric: str
+    sigma: float
+    chip: int
+    value: float
+    images: int
+    variance: float
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One number per model: its mean score over the sigmas, and its difference `lead` to the first model.
+
+    `lead` is None for the first model and where the two share no chip; `crossing` is None for a single sigma.
     """
 
-    estimate: float
-    interval: Interval | None
+    label: str
+    clean: float
+    score: Estimate
+    lead: Estimate | None
+    crossing: Crossing | None
+
+
+@dataclass(frozen=True)
+class DifferenceRow:
+    """The mean difference of two models, or of two groups, at one sigma.
+
+    Args:
+        name, less: score of `name` minus score of `less`.
+        adjusted: the p-value after Holm's correction.
+        exact: nothing is random, so that there is no test.
+        counts: the number of shared chips; of groups, the networks of each.
+    """
+
+    name: str
+    less: str
+    sigma: float
+    difference: Estimate
+    p_value: float | None
+    adjusted: float | None
+    exact: bool
+    counts: tuple[int, ...]
+
+    @property
+    def significant(self) -> bool:
+        """Whether it differs from zero after Holm's correction."""
+        return self.adjusted is not None and self.adjusted < ALPHA
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One group of networks at one sigma, statistics over networks; `over_chips` has its interval over chips."""
+
+    group: str
+    sigma: float
+    networks: int
+    mean: Estimate
+    over_chips: Estimate
+    lowest: float
+    highest: float
+    spread: float | None
+    worst: float
+    passing: float | None
+    chips: int
+
+
+@dataclass(frozen=True)
+class YieldRow:
+    """The share of chips that reach a threshold."""
+
+    label: str
+    sigma: float
+    drawn: bool
+    limit: float
+    passing: Estimate
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """What one layer costs when it alone is on arrays; mean over chips."""
+
+    label: str
+    layer: str
+    drop: Estimate
+    chips: int
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Cells of one layer by conductance. `edges` in S; counts as mapped and after drift."""
+
+    label: str
+    layer: str
+    edges: tuple[float, ...]
+    target: tuple[int, ...]
+    drifted: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What an interval budget cost, beside all images on as many chips as these intervals need.
+
+    Args:
+        chips, images: evaluated, at points whose plans are complete (`ended`); `missed` the precision, `unfinished`
+            are the other points.
+        plain: (chips, images) of the plain protocol; None where that needs more chips than are counted.
+    """
+
+    chips: int
+    images: int
+    plain: tuple[int, int] | None
+    ended: int
+    missed: int
+    unfinished: int
+
+
+# A sweep as rows.
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The rows of a sweep of one metric in which every model has a point.
+
+    Args:
+        sweep: see `narrowed`.
+        threshold: as shown; None: no yield and no crossing.
+        stored: give scores as stored (errors negative), not as shown.
+        reference: the group that the others are tested against; None: the first.
+    """
+
+    sweep: Sweep
+    threshold: float | None = None
+    stored: bool = False
+    reference: str | None = None
+
+    @functools.cached_property
+    def scale(self) -> Scale:
+        """The scale of the metric."""
+        return Scale.of(self.sweep.metric)
+
+    @functools.cached_property
+    def names(self) -> Names:
+        """Names of the models."""
+        return Names.of(self.sweep.labels)
+
+    @functools.cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of the models that have a point."""
+        return tuple(label for label in self.sweep.labels if self.sweep.curve(label))
+
+    @property
+    def as_stored(self) -> "View":
+        """The same rows with scores as stored."""
+        return replace(self, stored=True)
+
+    @property
+    def limit(self) -> float | None:
+        """The threshold as stored."""
+        return None if self.threshold is None else self.scale.shown(self.threshold)
+
+    @functools.cached_property
+    def sigmas(self) -> tuple[float, ...]:
+        """All sigmas, ascending."""
+        return tuple(sorted({p.sigma for points in self.sweep.curves.values() for p in points}))
+
+    @property
+    def sigma_axis(self) -> str:
+        """Which spread sigma is, with its unit."""
+        return sigma_axis([task.identity for task in self.sweep.tasks.values()])
+
+    @property
+    def sigma_unit(self) -> float:
+        """What figures multiply sigmas by: sigmas in S are drawn in µS."""
+        laws = [law_of(task.identity) for task in self.sweep.tasks.values()]
+        return 1e6 if all(absolute or kind == "relaxation" for kind, absolute in laws) else 1.0
+
+    @property
+    def several_chips(self) -> bool:
+        """Whether any point has more than one chip, and so an interval."""
+        return any(len(p.trials) > 1 for points in self.sweep.curves.values() for p in points)
+
+    def score(self, value: float) -> float:
+        """A stored score as this view gives it."""
+        return value if self.stored else self.scale.shown(value)
+
+    def ends(self, low: float, high: float) -> tuple[float, float]:
+        """The ends of an interval of stored scores as this view gives them."""
+        return (low, high) if self.stored else self.scale.span(low, high)
+
+    def estimate(self, value: float, span: tuple[float, float] | None) -> Estimate:
+        """A stored score with its interval as this view gives it."""
+        return Estimate(self.score(value), *((None, None) if span is None else self.ends(*span)))
+
+    def of_interval(self, value: float, interval: Interval | None) -> Estimate:
+        """The same from an `Interval`."""
+        return self.estimate(value, None if interval is None else (interval.low, interval.high))
+
+    @functools.cached_property
+    def curves(self) -> dict[str, tuple[PointRow, ...]]:
+        """Label -> one row per sigma, ascending."""
+        return {label: tuple(self._point(label, p) for p in self.sweep.curve(label)) for label in self.labels}
+
+    @property
+    def points(self) -> Iterator[PointRow]:
+        """The rows of all models, one model after the other."""
+        return (row for rows in self.curves.values() for row in rows)
+
+    def _point(self, label: str, point: Point) -> PointRow:
+        summary = point.summary
+        return PointRow(
+            label=label,
+            metric=point.metric,
+            sigma=point.sigma,
+            clean=self.score(point.clean),
+            mean=self.estimate(summary.mean, summary.ci95),
+            spread=point.spread,
+            median=self.score(summary.median),
+            worst=self.score(summary.min),
+            best=self.score(summary.max),
+            passing=None if self.limit is None else _share(point, self.limit),
+            chips=len(point.chips),
+            images=point.images,
+            drawn=point.drawn,
+        )
+
+    def chips(self, most: int | None = None) -> Iterator[ChipRow]:
+        """The scores of the first `most` chips of each point; None: of all."""
+        for label in self.labels:
+            for point in self.sweep.curve(label):
+                for t in point.trials[:most]:
+                    value = self.score(t.value)
+                    yield ChipRow(label, point.metric, t.sigma, t.chip, value, t.images, t.variance)
+
+    @functools.cached_property
+    def costs(self) -> Costs:
+        """What an interval budget cost, over all points on drawn images."""
+        points = [point for label in self.labels for point in self.sweep.curve(label)]
+        done = [point.done for point in points if point.done is not None]
+        counted = all(d.plain.chips < MOST_CHIPS for d in done)
+        return Costs(
+            chips=sum(d.spent.chips for d in done),
+            images=sum(d.spent.images for d in done),
+            plain=(sum(d.plain.chips for d in done), sum(d.plain.images for d in done)) if counted else None,
+            ended=len(done),
+            missed=sum(not d.reached for d in done),
+            unfinished=sum(point.drawn and point.done is None for point in points),
+        )
+
+    @functools.cached_property
+    def crossings(self) -> dict[str, Crossing | None]:
+        """Label -> where the mean crosses the threshold."""
+        limit = self.limit
+        return {label: None if limit is None else self.sweep.crossing(label, limit) for label in self.labels}
+
+    @functools.cached_property
+    def areas(self) -> dict[str, Estimate | None]:
+        """Label -> the mean score over all sigmas of this model; None for one sigma."""
+        found = {label: self.sweep.area(label) for label in self.labels}
+        return {label: None if a is None else self.of_interval(a.estimate, a) for label, a in found.items()}
+
+    @functools.cached_property
+    def models(self) -> tuple[ModelRow, ...]:
+        """One row per model. Networks of training seeds have no `lead`: it says nothing about ways to train."""
+        sweep, first, rows = self.sweep, self.sweep.labels[0], []
+        for label in sweep.labels:
+            whole = overall(sweep, label, shared_sigmas(sweep) or None)
+            lead = None if label == first or seeded(sweep) else ahead(sweep, label, first)
+            rows.append(
+                ModelRow(
+                    label,
+                    self.score(sweep.tasks[label].clean),
+                    self.of_interval(whole.estimate, whole.interval),
+                    None if lead is None else self.of_interval(lead.estimate, lead.interval),
+                    self.crossings[label],
+                )
+            )
+        return tuple(rows)
+
+    @functools.cached_property
+    def differences(self) -> dict[str, tuple[DifferenceRow, ...]]:
+        """Label -> its differences to the first model; only models that can be compared with it."""
+        first, *others = self.labels
+        found = {other: self.pair(other, first) for other in others}
+        return {label: rows for label, rows in found.items() if rows}
+
+    def pair(self, a: str, b: str) -> tuple[DifferenceRow, ...]:
+        """`a` minus `b` on the same chips at each sigma; nothing where they share no chip or were measured unlike."""
+        if self.sweep.not_paired(a, b):
+            return ()
+        return tuple(
+            DifferenceRow(
+                a, b, sigma, self.of_interval(p.difference, p.interval), p.p_value, p.adjusted, p.exact,
+                (p.chips,),
+            )
+            for sigma, p in self.sweep.paired(a, b)
+        )  # fmt: skip
+
+    @functools.cached_property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """Group of training seeds -> the labels of its networks."""
+        return dict(groups_in(self.sweep))
+
+    @functools.cached_property
+    def group_points(self) -> dict[str, tuple[GroupPoint, ...]]:
+        """Group -> its statistics as stored."""
+        return {group: group_curve(self.sweep, group, self.limit) for group in self.groups}
+
+    @functools.cached_property
+    def wide(self) -> frozenset[str]:
+        """Groups whose band would cover the chart, see `boundless`."""
+        return boundless(self.group_points)
+
+    @functools.cached_property
+    def group_curves(self) -> dict[str, tuple[GroupRow, ...]]:
+        """Group -> one row per sigma, ascending."""
+        return {
+            group: tuple(
+                GroupRow(
+                    group, p.sigma, p.networks, self.estimate(p.mean, p.ci95),
+                    self.estimate(p.mean, p.ci95_chips), *self.ends(p.lowest, p.highest), p.spread,
+                    self.score(p.worst), p.passing, p.chips,
+                )
+                for p in points
+            )
+            for group, points in self.group_points.items()
+        }  # fmt: skip
+
+    @functools.cached_property
+    def tests(self) -> tuple[DifferenceRow, ...]:
+        """Every other group minus the reference at each sigma.
+
+        Raises:
+            InputError: if the sweep has no such group.
+        """
+        reference = next(iter(self.groups)) if self.reference is None else self.reference
+        return tuple(
+            DifferenceRow(
+                t.group, t.reference, t.sigma, self.estimate(t.difference, t.ci95), t.p_value, t.adjusted,
+                False, t.networks,
+            )
+            for t in group_tests(self.sweep, reference)
+        )  # fmt: skip
+
+    def yields(self, sigma: float, steps: int, most: int) -> dict[str, list[YieldRow]]:
+        """Label -> its yield at one sigma over the thresholds, ascending.
+
+        The share of chips that reach a threshold changes at the scores of the chips and is constant in between:
+        these are the rows. A value belongs to the threshold itself: for a score of which more is better it holds from
+        the threshold before up to this one ("step before"), for an error from this one on ("step after"). Scores on
+        drawn images give a smooth estimate (`yield_drawn`), which is evaluated at round thresholds.
+
+        Args:
+            sigma: of the curves.
+            steps: about how many round thresholds at most.
+            most: how many different scores of chips at most; of more, some are left out evenly.
+        """
+        points = [(label, p) for label in self.labels for p in self.sweep.curve(label) if p.sigma == sigma]
+        limits = thresholds([value for _, point in points for value in point.values], self.scale, steps)
+        found = {}
+        for label, point in points:
+            places = limits
+            if not point.drawn:
+                scores = sorted({self.scale.shown(value) for value in point.values})
+                scores = [scores[i] for i in spread_evenly(len(scores), most)]
+                places = sorted({*scores, limits[0], limits[-1]})
+            found[label] = [
+                YieldRow(label, sigma, point.drawn, limit, _share(point, self.scale.shown(limit)))
+                for limit in places
+            ]
+        return found
+
+    def telling_sigma(self, sigmas: Sequence[float]) -> float:
+        """The sigma at which the yield of the first model is nearest to a half; without a threshold the middle one."""
+        middle, limit = sigmas[len(sigmas) // 2], self.limit
+        points = [p for p in self.sweep.curve(self.sweep.labels[0]) if p.sigma in set(sigmas)]
+        if limit is None or not points:
+            return middle
+        return min((abs(p.passing(limit).value - 0.5), abs(p.sigma - middle), p.sigma) for p in points)[2]
+
+    @functools.cached_property
+    def layers(self) -> tuple[LayerRow, ...]:
+        """Every layer of every model whose sensitivity was measured. Drops are stored as shown."""
+        rows = []
+        for label in self.sweep.labels:
+            for layer in layers_of(self.sweep, label, "sensitivity"):
+                values = [float(value) for value in layer["drops"]]
+                if values:
+                    s = summarise(values)
+                    drop = Estimate(s.mean, *(s.ci95 or (None, None)))
+                    rows.append(LayerRow(label, str(layer["name"]), drop, len(values)))
+        return tuple(rows)
+
+    @property
+    def most_sensitive(self) -> list[str]:
+        """Names of the layers, ordered by their largest drop in any model."""
+        worst: dict[str, float] = {}
+        for row in self.layers:
+            worst[row.layer] = max(row.drop.value, worst.get(row.layer, -math.inf))
+        return sorted(worst, key=lambda name: -worst[name])
+
+    @functools.cached_property
+    def histograms(self) -> tuple[Histogram, ...]:
+        """Conductances of every layer for which they were counted."""
+        return tuple(
+            Histogram(
+                label,
+                str(layer["name"]),
+                tuple(map(float, layer["edges"])),
+                tuple(map(int, layer["target"])),
+                tuple(map(int, layer["drifted"])),
+            )
+            for label in self.sweep.labels
+            for layer in layers_of(self.sweep, label, "conductances")
+        )
+
+
+def _share(point: Point, limit: float) -> Estimate:
+    passed = point.passing(limit)
+    return Estimate(passed.value, *passed.ci95)
+
+
+def spread_evenly(count: int, most: int) -> list[int]:
+    """At most `most` of 0 .. count - 1, evenly, with the first and the last."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
+
+
+def thresholds(scores: Sequence[float], scale: Scale, most: int) -> list[float]:
+    """At most about `most` round thresholds, as shown, over a range a little wider than that of these scores."""
+    low, high = (f(scale.shown(score) for score in scores) for f in (min, max))
+    steps = (digit * 10.0**power for power in range(-4, 300) for digit in (1, 2, 5))
+    step = next(step for step in steps if (high - low) / step <= most - 4)
+    limits = [round(i * step, 10) for i in range(math.floor(low / step) - 1, math.ceil(high / step) + 2)]
+    return [t for t in limits if t >= 0 and not (scale.more_is_better and t > 1)]
 
 
 def narrowed(sweep: Sweep, models: Sequence[str] | None) -> Sweep:
-    """The sweep of these models only, in their order (None: all), without those that have no trial.
+    """The sweep of these models only, in this order (None: all), without models that have no trial.
 
     Raises:
-        InputError: if a model is unknown or asked for twice, or none has a trial.
+        InputError: if a model is unknown or named twice, or none has a trial.
     """
     labels = list(sweep.labels) if models is None else list(models)
     if len(set(labels)) < len(labels):
@@ -57,9 +537,9 @@ def narrowed(sweep: Sweep, models: Sequence[str] | None) -> Sweep:
 
 
 def default_threshold(sweep: Sweep) -> float | None:
-    """The lowest clean score less 5 points, in whole per cent; None for an error, which has no such limit.
+    """The lowest clean score minus 5 points, rounded down to whole per cent; None for an error.
 
-    Models below half of the best clean score do not count: a training that failed says nothing about a limit.
+    Models below half of the best clean score do not count: a failed training must not lower the limit.
     """
     if sweep.metric == "output_error":
         return None
@@ -69,10 +549,10 @@ def default_threshold(sweep: Sweep) -> float | None:
 
 
 def check_threshold(metric: str, threshold: float) -> None:
-    """Refuse a threshold that no score can have, as `deploy` does.
+    """Refuse a threshold that no score can reach.
 
     Raises:
-        InputError: naming it and what is allowed.
+        InputError: with the value and the allowed range.
     """
     if not 0 <= threshold < math.inf:
         raise InputError(f"threshold={threshold}: expected a score such as 0.9")
@@ -80,19 +560,35 @@ def check_threshold(metric: str, threshold: float) -> None:
         raise InputError(f"threshold={threshold}: {metric} is a share in 0 .. 1, such as 0.9 for 90 %")
 
 
+# One number per model, and comparisons of these numbers. Scores are as stored.
+
+
+@dataclass(frozen=True)
+class Overall:
+    """One number for a whole curve: the mean score over the sigmas, or the score at the only one.
+
+    Args:
+        estimate: as stored, so an output error is negative.
+        interval: over chips; None for one chip.
+    """
+
+    estimate: float
+    interval: Interval | None
+
+
 def overall(sweep: Sweep, label: str, sigmas: Sequence[float] | None = None, level: float = 0.95) -> Overall:
     """A model's mean score over these of its sigmas (None: all)."""
     found, chips, table = sweep.scores(label, sigmas)
-    if not chips:  # no chip has every sigma: the means are all that there is
+    if not chips:  # no chip has every sigma: only the means are known
         points = [p for p in sweep.curve(label) if p.sigma in found]
         return _over(found, np.array([[p.summary.mean for p in points]]), level, 0.0)
     return _over(found, table, level, sweep.unseen(label, found, len(chips), level))
 
 
 def ahead(sweep: Sweep, a: str, b: str, level: float = 0.95) -> Overall | None:
-    """By how much `a` is above `b` on the chips and sigmas that both have; None where they share none.
+    """Score of `a` minus score of `b` on the chips and sigmas that both have; None where they share none.
 
-    Chips of another seed, or on other data, are others: see `Sweep.unlike`.
+    Chips of different seeds, or scores on different data, are not compared: see `Sweep.unlike`.
     """
     if sweep.unlike(a, b):
         return None
@@ -106,12 +602,16 @@ def ahead(sweep: Sweep, a: str, b: str, level: float = 0.95) -> Overall | None:
     return _over(sigmas, differences, level, unseen)
 
 
-def apart_at(sweep: Sweep, a: str, b: str) -> list[tuple[float, float]]:
-    """(sigma, p) where two models differ on the same chips at 5 % after Holm's correction over the sigmas."""
-    if sweep.not_paired(a, b):
-        return []
-    found = ((sigma, pair.adjusted) for sigma, pair in sweep.paired(a, b))
-    return [(sigma, p) for sigma, p in found if p is not None and p < 0.05]
+def _over(sigmas: Sequence[float], table: np.ndarray, level: float, unseen: ArrayLike) -> Overall:
+    """The overall score of a table (chips, sigmas); `unseen` as `curves.area` takes it."""
+    if len(sigmas) == 1:
+        column = table[:, 0]
+        return Overall(math.fsum(column) / len(column), mean_interval(column, level, float(np.max(unseen))))
+    interval = area(sigmas, table, level, unseen)
+    widths = np.diff(sigmas) / (sigmas[-1] - sigmas[0])
+    means = table.mean(axis=0)
+    estimate = float(((means[1:] + means[:-1]) / 2 * widths).sum())
+    return Overall(estimate if interval is None else interval.estimate, interval)
 
 
 def shared_sigmas(sweep: Sweep) -> tuple[float, ...]:
@@ -120,9 +620,9 @@ def shared_sigmas(sweep: Sweep) -> tuple[float, ...]:
 
 
 def once(sweep: Sweep) -> Sweep:
-    """Of models that were measured twice, on other images, the measurement with the most sigmas, or the first.
+    """Of models that were measured twice, on different images, the measurement with the most sigmas, or the first.
 
-    Such two say one thing: they are not ranked.
+    Two measurements of one model are not ranked.
     """
     kept: list[str] = []
     for label in sorted(sweep.labels, key=lambda label: -len(sweep.curve(label))):
@@ -139,126 +639,25 @@ def ranked(sweep: Sweep) -> list[tuple[str, Overall]]:
 
 
 def differing(sweep: Sweep) -> list[str]:
-    """What else than the model differs between the tasks: "data", "hardware", "seed", ..."""
+    """What differs between the tasks besides the model: "data", "hardware", "seed", ..."""
     return list(unlike_tasks(sweep.tasks.values()))
 
 
-def pairs(sweep: Sweep, most: int) -> list[tuple[str, str]]:
+def pairs(labels: Sequence[str], most: int) -> list[tuple[str, str]]:
     """(a, b) to compare, a - b: each with those before it, or only with the first where that would be over `most`."""
-    labels = sweep.labels
     if len(labels) * (len(labels) - 1) // 2 > most:
         return [(other, labels[0]) for other in labels[1 : most + 1]]
     return [(b, a) for i, a in enumerate(labels) for b in labels[i + 1 :]]
 
 
-def thresholds(scores: Sequence[float], scale: Scale, most: int) -> list[float]:
-    """Round thresholds, as shown, that span these scores and a little more: at most about `most`."""
-    low, high = (f(scale.shown(score) for score in scores) for f in (min, max))
-    steps = (digit * 10.0**power for power in range(-4, 300) for digit in (1, 2, 5))
-    step = next(step for step in steps if (high - low) / step <= most - 4)
-    limits = [round(i * step, 10) for i in range(math.floor(low / step) - 1, math.ceil(high / step) + 2)]
-    return [t for t in limits if t >= 0 and not (scale.more_is_better and t > 1)]
-
-
-def yield_curve(point: Point, limits: Sequence[float], scale: Scale, most: int) -> list[tuple[float, Yield]]:
-    """(threshold as shown, yield) from the first to the last of these limits, in ascending order.
-
-    The share of chips that reach a threshold changes at the scores of the chips and is constant in between, so these
-    are the places. It belongs to the chips at the threshold itself: for a score of which more is better the value
-    holds from the threshold before up to this one ("step before"), for an error from this one on ("step after").
-    Scores on drawn images give a smooth estimate (`yield_drawn`), which is taken at the limits.
-
-    Args:
-        point: of one model.
-        limits: as `thresholds` gives them.
-        scale: of the metric.
-        most: how many of the chips' different scores at most; of more, some are left out evenly.
-    """
-    places = list(limits)
-    if not point.drawn:
-        scores = sorted({scale.shown(value) for value in point.values})
-        if len(scores) > most:
-            scores = [scores[round(i * (len(scores) - 1) / (most - 1))] for i in range(most)]
-        places = sorted({*scores, limits[0], limits[-1]})
-    return [(limit, point.passing(scale.shown(limit))) for limit in places]
-
-
-def telling(sweep: Sweep, sigmas: Sequence[float], threshold: float | None) -> float:
-    """The sigma whose yield tells most: where that of the first model is nearest to a half; else the middle one.
-
-    Args:
-        sweep: with at least one model.
-        sigmas: to choose from.
-        threshold: as stored, so minus an output error; None: none is known.
-    """
-    middle = sigmas[len(sigmas) // 2]
-    points = [p for p in sweep.curve(sweep.labels[0]) if p.sigma in set(sigmas)]
-    if threshold is None or not points:
-        return middle
-    return min((abs(p.passing(threshold).value - 0.5), abs(p.sigma - middle), p.sigma) for p in points)[2]
-
-
-def _over(sigmas: Sequence[float], table: np.ndarray, level: float, unseen: ArrayLike) -> Overall:
-    """Of scores (chips, sigmas); `unseen` as `curves.area` takes it."""
-    if len(sigmas) == 1:
-        column = table[:, 0]
-        return Overall(math.fsum(column) / len(column), mean_interval(column, level, float(np.max(unseen))))
-    interval = area(sigmas, table, level, unseen)
-    widths = np.diff(sigmas) / (sigmas[-1] - sigmas[0])
-    means = table.mean(axis=0)
-    estimate = float(((means[1:] + means[:-1]) / 2 * widths).sum())
-    return Overall(estimate if interval is None else interval.estimate, interval)
-
-
-# What is known of single layers: sensitivity and conductances, from the details of a results file.
-
-
-@dataclass(frozen=True)
-class Drop:
-    """What one layer costs alone: mean over chips as shown, with its interval; None for one chip."""
-
-    label: str
-    layer: str
-    mean: float
-    span: tuple[float, float] | None
-    chips: int
-
-    @property
-    def half(self) -> float | None:
-        """Half the interval's width."""
-        return None if self.span is None else (self.span[1] - self.span[0]) / 2
-
-
-def drops(sweep: Sweep) -> list[Drop]:
-    """Every layer of every model whose sensitivity is known."""
-    found = []
-    for label in sweep.labels:
-        for layer in layers_of(sweep, label, "sensitivity"):
-            values = [float(value) for value in layer["drops"]]
-            if values:
-                summary = summarise(values)
-                found.append(Drop(label, str(layer["name"]), summary.mean, summary.ci95, len(values)))
-    return found
-
-
-def most_sensitive(found: Sequence[Drop]) -> list[str]:
-    """Names of layers, those first that cost any model most."""
-    worst: dict[str, float] = {}
-    for drop in found:
-        worst[drop.layer] = max(drop.mean, worst.get(drop.layer, -math.inf))
-    return sorted(worst, key=lambda name: -worst[name])
-
-
-def layer_names(layers: Sequence[str]) -> list[str]:
-    """What layers are called in a chart; every name is there once."""
-    return fit([visible(layer) for layer in layers], 24)
+# Details of single layers in a results file: sensitivity and conductances.
 
 
 def layers_of(sweep: Sweep, label: str, name: str) -> list[Mapping[str, Any]]:
     """The layers of one model under "sensitivity" or "conductances"; none where that was not measured.
 
     Raises:
-        InputError: if they are not in the form in which `sweep` keeps them.
+        InputError: if they are not in the form in which `sweep` writes them.
     """
     detail = sweep.details.get(label, {}).get(name)
     if not detail:
@@ -286,8 +685,8 @@ def layers_of(sweep: Sweep, label: str, name: str) -> list[Mapping[str, Any]]:
         ) from None
 
 
-def told(sweep: Sweep, name: str) -> Iterator[str]:
-    """How it was measured, in words, once for all models where they agree; else with the models that it is of."""
+def conditions(sweep: Sweep, name: str) -> Iterator[str]:
+    """How the details `name` were measured, once for all models where they agree; else with the models."""
     words: dict[str, list[str]] = {}
     names = Names.of(sweep.labels).short
     for label in sweep.labels:
@@ -307,3 +706,88 @@ def told(sweep: Sweep, name: str) -> Iterator[str]:
     elif words:
         whose = "; ".join(f"{how} ({', '.join(labels)})" for how, labels in words.items())
         yield f"Measured at {whose}: do not compare models across these."
+
+
+# A deployment as rows: what the terminal and the figure of `deploy` show.
+
+
+@dataclass(frozen=True, eq=False)
+class DeploymentView:
+    """The numbers of a deployment; scores as shown: an error is positive."""
+
+    deployment: Deployment
+
+    @functools.cached_property
+    def sign(self) -> int:
+        """-1 for a metric that is stored with a minus sign."""
+        return MEASURES[self.deployment.metric].sign
+
+    @functools.cached_property
+    def total(self) -> Summary:
+        """The main score over chips; its `min` is the lowest shown score, which for an error is the best chip."""
+        return self._summary(self.deployment.scores)
+
+    @property
+    def uncalibrated(self) -> Summary:
+        """The main score over chips without calibration."""
+        return self._summary(self.deployment.uncalibrated)
+
+    def _summary(self, scores: Sequence[Any]) -> Summary:
+        return summarise(self.sign * score.value(self.deployment.metric) for score in scores)
+
+    @property
+    def clean(self) -> float:
+        """The score of the clean model."""
+        return self.sign * self.deployment.clean.value(self.deployment.metric)
+
+    @property
+    def extremes(self) -> tuple[tuple[float, int], tuple[float, int]]:
+        """(score, chip) of the worst and of the best chip."""
+        low, high = (
+            (value, self.deployment.chips[self.total.per_chip.index(value)])
+            for value in (self.total.min, self.total.max)
+        )
+        return (low, high) if self.sign > 0 else (high, low)
+
+    @property
+    def limit(self) -> float | None:
+        """The threshold; None without one."""
+        passing = self.deployment.passing
+        return None if passing is None else self.sign * passing.threshold
+
+    @property
+    def reached(self) -> int:
+        """How many chips reach the threshold."""
+        passing, metric = self.deployment.passing, self.deployment.metric
+        return (
+            sum(score.value(metric) >= passing.threshold for score in self.deployment.scores)
+            if passing
+            else 0
+        )
+
+    @property
+    def others(self) -> Iterator[tuple[str, Summary]]:
+        """(metric, summary) of what was measured besides the main score."""
+        for name in ("agreement", "output_error"):
+            values = collect(self.deployment.scores, name) if name != self.deployment.metric else []
+            if values:
+                yield name, summarise(values)
+
+    @property
+    def arrays(self) -> tuple[int, int, int, float]:
+        """(layers on arrays, tiles, cells, share of the tiles' cells in use)."""
+        mapped = [g for r in self.deployment.layers for g in r.layer.geometries(r.hardware)]
+        cells, tiles = sum(g.cells for g in mapped), sum(g.tiles for g in mapped)
+        tall, wide = self.deployment.hardware.tile
+        layers = sum(r.layer.analog for r in self.deployment.layers)
+        return layers, tiles, cells, cells / max(tiles * tall * wide, 1)
+
+    @property
+    def by_sensitivity(self) -> list[LayerReport]:
+        """Layers by what each costs alone, the most sensitive first; layers that were not measured last."""
+        return sorted(self.deployment.layers, key=loss, reverse=True)
+
+
+def loss(report: LayerReport) -> float:
+    """What the layer costs alone; -inf where that was not measured."""
+    return report.sensitivity.drop.mean if report.sensitivity else -math.inf

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import style
@@ -19,18 +19,9 @@ from matplotlib.ticker import MaxNLocator
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import replacing
 from crossbar_sim.report.figure import METADATA, STYLE
-from crossbar_sim.report.look import Names, Scale, Style, law_of, sigma_axis, sigma_text
-from crossbar_sim.report.rows import (
-    default_threshold,
-    drops,
-    layer_names,
-    most_sensitive,
-    narrowed,
-    telling,
-    thresholds,
-    yield_curve,
-)
-from crossbar_sim.robustness.groups import GroupPoint, boundless, group_curve, groups_in
+from crossbar_sim.report.formatting import Names, Style, fit, sigma_text
+from crossbar_sim.report.rows import Estimate, PointRow, View, default_threshold, narrowed
+from crossbar_sim.robustness.groups import GroupPoint
 from crossbar_sim.robustness.sweep import Sweep
 from crossbar_sim.text import visible
 
@@ -70,7 +61,7 @@ def draw_curves(
     Raises:
         InputError: for another suffix, if nothing was measured yet, or if the file cannot be written.
     """
-    return _figure(_curves, narrowed(sweep, None), threshold, path)
+    return _figure(_curves, View(narrowed(sweep, None), threshold), path)
 
 
 def draw_figures(
@@ -91,14 +82,13 @@ def draw_figures(
         InputError: if the directory cannot be made or written to.
     """
     sweep, folder = narrowed(sweep, None), Path(directory)
-    if threshold is None:
-        threshold = default_threshold(sweep)
-    drawings: dict[str, Callable[[Axes, Sweep, float | None], None]] = {"curves": _curves}
-    if _compared(sweep):
+    view = View(sweep, default_threshold(sweep) if threshold is None else threshold)
+    drawings: dict[str, Callable[[Axes, View], None]] = {"curves": _curves}
+    if view.differences:
         drawings["differences"] = _differences
-    if any(len(p.trials) > 1 for points in sweep.curves.values() for p in points):
+    if view.several_chips:
         drawings["yield"] = _yield
-    if drops(sweep):
+    if view.layers:
         drawings["sensitivity"] = _sensitivity
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,23 +98,18 @@ def draw_figures(
     for name, drawing in drawings.items():
         for suffix in FORMATS:
             written.append(folder / f"{name}{suffix}")
-            _figure(drawing, sweep, threshold, written[-1])
+            _figure(drawing, view, written[-1])
     return written
 
 
-def _figure(
-    drawing: Callable[[Axes, Sweep, float | None], None],
-    sweep: Sweep,
-    threshold: float | None,
-    path: str | os.PathLike[str] | None,
-) -> Figure:
+def _figure(drawing: Callable[[Axes, View], None], view: View, path: str | os.PathLike[str] | None) -> Figure:
     suffix = "" if path is None else Path(path).suffix.lower()
     if path is not None and suffix not in METADATA:
         raise InputError(f"{path}: a figure is written as {', '.join(METADATA)}, chosen by the suffix")
     with looks():
         figure = Figure(figsize=(COLUMN, 2.4), layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03))
         FigureCanvasAgg(figure)
-        drawing(figure.subplots(), sweep, threshold)
+        drawing(figure.subplots(), view)
         if path is not None:
             with replacing(path) as temporary:
                 figure.savefig(temporary, format=suffix[1:], metadata=METADATA[suffix], dpi=300)
@@ -139,150 +124,146 @@ def looks() -> Iterator[None]:
         yield
 
 
-def _curves(ax: Axes, sweep: Sweep, threshold: float | None) -> None:
-    scale, names = Scale.of(sweep.metric), Names.of(sweep.labels)
-    count = max(len(points) for points in sweep.curves.values())
-    for place, label in enumerate(sweep.labels):
-        points, look = sweep.curve(label), Style.of(place)
-        x = np.array([p.sigma for p in points]) * _unit(sweep)
-        mean = 100 * np.array([scale.shown(p.summary.mean) for p in points])
-        spans = [None if p.summary.ci95 is None else scale.span(*p.summary.ci95) for p in points]
-        known = np.array([span is not None for span in spans])
-        low, high = (100 * np.array([np.nan if span is None else span[i] for span in spans]) for i in (0, 1))
-        ax.plot(
-            x, mean, color=look.colour, linestyle=(0, look.dash) if look.dash else "-", marker=look.marker,
-            markevery=max(count // 16, 1), label=names.short[label], zorder=3,
-        )  # fmt: skip
-        if len(points) == 1 and known.all():
-            ax.vlines(x, low, high, color=look.colour, lw=1, zorder=2)
+def _line(ax: Axes, place: int, x: np.ndarray, y: np.ndarray, name: str, **look: Any) -> None:
+    """A line in the style of the model at this place; `y` as shares of 1."""
+    style = Style.of(place)
+    known: dict[str, Any] = {
+        "color": style.colour, "linestyle": (0, style.dash) if style.dash else "-", "marker": style.marker,
+        "markevery": max(len(x) // 16, 1), "label": name, "zorder": 3,
+    }  # fmt: skip
+    ax.plot(x, 100 * y, **(known | look))
+
+
+def _ends(found: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper ends of intervals in per cent; NaN where there is none."""
+    low, high = (
+        100 * np.array([np.nan if e is None else e for e in ends])
+        for ends in zip(*((f.low, f.high) for f in found), strict=True)
+    )
+    return low, high
+
+
+def _threshold(ax: Axes, view: View) -> None:
+    if view.threshold is not None:
+        ax.axhline(100 * view.threshold, color="#555555", lw=0.7, ls=":", zorder=1)
+
+
+def _curves(ax: Axes, view: View) -> None:
+    every = max(max(map(len, view.curves.values())) // 16, 1)
+    for place, (label, rows) in enumerate(view.curves.items()):
+        colour, x = Style.of(place).colour, _sigmas_of(view, rows)
+        mean = np.array([row.mean.value for row in rows])
+        _line(ax, place, x, mean, view.names.short[label], markevery=every)
+        low, high = _ends([row.mean for row in rows])
+        known = np.isfinite(low)
+        if len(rows) == 1 and known.all():
+            ax.vlines(x, low, high, color=colour, lw=1, zorder=2)
         elif known.any():
-            ax.fill_between(x, low, high, where=known.tolist(), color=look.colour, alpha=0.22, lw=0, zorder=2)
-    if threshold is not None:
-        ax.axhline(100 * threshold, color="#555555", lw=0.7, ls=":", zorder=1)
-    ax.set_ylabel(f"{scale.name} (%)")
-    _sigmas(ax, sweep)
-    _legend(ax, len(sweep.labels))
+            ax.fill_between(x, low, high, where=known.tolist(), color=colour, alpha=0.22, lw=0, zorder=2)
+    _threshold(ax, view)
+    ax.set_ylabel(f"{view.scale.name} (%)")
+    _sigmas(ax, view)
+    _legend(ax, len(view.labels))
 
 
-def _differences(ax: Axes, sweep: Sweep, threshold: float | None) -> None:
-    """Every other model less the first; open marks are not significant, or one chip."""
-    scale, names = Scale.of(sweep.metric), Names.of(sweep.labels)
-    first, others = sweep.labels[0], _compared(sweep)
-    sigmas = [p.sigma for p in sweep.curve(first)]
-    step = _unit(sweep) * (sigmas[-1] - sigmas[0] or 1.0) / max(len(sigmas), 2)
+def _differences(ax: Axes, view: View) -> None:
+    """Every other model minus the first; open marks are not significant, or one chip."""
+    first, unit = view.labels[0], view.sigma_unit
+    sigmas = [row.sigma for row in view.curves[first]]
+    step = unit * (sigmas[-1] - sigmas[0] or 1.0) / max(len(sigmas), 2)
     ax.axhline(0, color="#777777", lw=0.7, zorder=1)
-    exact = False
-    for place, label in enumerate(others):
-        look = Style.of(sweep.labels.index(label))
-        aside = 0.5 * step * ((place + 0.5) / len(others) - 0.5)
-        for sigma, pair in sweep.paired(label, first):
-            x, shown = sigma * _unit(sweep) + aside, 100 * scale.shown(pair.difference)
-            if pair.interval is not None:
-                span = scale.span(pair.interval.low, pair.interval.high)
-                ax.vlines(x, 100 * span[0], 100 * span[1], color=look.colour, lw=0.8, zorder=2)
-            exact = exact or pair.exact
-            clear = pair.exact or (pair.adjusted is not None and pair.adjusted < 0.05)
-            ax.plot(
-                x,
-                shown,
-                look.marker,
-                color=look.colour,
-                mfc=look.colour if clear else "white",
-                mew=0.8,
-                zorder=3,
-            )
-        ax.plot([], [], look.marker, color=look.colour, label=names.short[label])
-    ax.set_ylabel(f"{scale.name} less that of\n{names.short[first]} (points)")
+    for place, (label, rows) in enumerate(view.differences.items()):
+        look = Style.of(view.labels.index(label))
+        aside = 0.5 * step * ((place + 0.5) / len(view.differences) - 0.5)
+        for row in rows:
+            x = row.sigma * unit + aside
+            if row.difference.span is not None:
+                low, high = row.difference.span
+                ax.vlines(x, 100 * low, 100 * high, color=look.colour, lw=0.8, zorder=2)
+            fill = look.colour if row.exact or row.significant else "white"
+            y = 100 * row.difference.value
+            ax.plot(x, y, look.marker, color=look.colour, mfc=fill, mew=0.8, zorder=3)
+        ax.plot([], [], look.marker, color=look.colour, label=view.names.short[label])
+    ax.set_ylabel(f"{view.scale.name} less that of\n{view.names.short[first]} (points)")
+    exact = any(row.exact for rows in view.differences.values() for row in rows)
     known = "filled: p < 0.05 after Holm" + (", or exact (nothing random)" if exact else "")
-    _sigmas(ax, sweep, f"{known};\nlines: 95 % intervals" if exact else f"{known}; lines: 95 % intervals")
-    _legend(ax, len(others) + 1)
+    _sigmas(ax, view, f"{known};\nlines: 95 % intervals" if exact else f"{known}; lines: 95 % intervals")
+    _legend(ax, len(view.differences) + 1)
 
 
-def _yield(ax: Axes, sweep: Sweep, threshold: float | None) -> None:
-    """Against the threshold, at the sigma that tells most."""
-    scale, names = Scale.of(sweep.metric), Names.of(sweep.labels)
-    sigmas = sorted({p.sigma for points in sweep.curves.values() for p in points})
-    sigma = telling(sweep, sigmas, None if threshold is None else scale.shown(threshold))
-    points = [(label, p) for label in sweep.labels for p in sweep.curve(label) if p.sigma == sigma]
-    limits = thresholds([value for _, point in points for value in point.values], scale, 80)
+def _yield(ax: Axes, view: View) -> None:
+    """Against the threshold, at the sigma where the yield of the first model is nearest to a half."""
+    scale, sigma = view.scale, view.telling_sigma(view.sigmas)
+    curves = view.yields(sigma, 80, MOST_STEPS)
     side: Literal["pre", "post"] = "pre" if scale.more_is_better else "post"
-    for label, point in points:
-        look = Style.of(sweep.labels.index(label))
-        found = yield_curve(point, limits, scale, MOST_STEPS)
-        x = 100 * np.array([limit for limit, _ in found])
-        ax.plot(
-            x, [100 * f.value for _, f in found], color=look.colour, linestyle=(0, look.dash) if look.dash else "-",
-            marker="", drawstyle="default" if point.drawn else f"steps-{side}", label=names.short[label], zorder=3,
-        )  # fmt: skip
-        low, high = ([100 * f.ci95[i] for _, f in found] for i in (0, 1))
+    for label, rows in curves.items():
+        place, smooth = view.labels.index(label), rows[0].drawn
+        x = 100 * np.array([row.limit for row in rows])
+        share = np.array([row.passing.value for row in rows])
+        drawn = "default" if smooth else f"steps-{side}"
+        _line(ax, place, x, share, view.names.short[label], marker="", markevery=None, drawstyle=drawn)
+        low, high = _ends([row.passing for row in rows])
         ax.fill_between(
-            x, low, high, step=None if point.drawn else side, color=look.colour, alpha=0.18, lw=0, zorder=2
-        )
-    if threshold is not None:
-        ax.axvline(100 * threshold, color="#555555", lw=0.7, ls=":", zorder=1)
+            x, low, high, step=None if smooth else side, color=Style.of(place).colour, alpha=0.18, lw=0, zorder=2
+        )  # fmt: skip
+    if view.threshold is not None:
+        ax.axvline(100 * view.threshold, color="#555555", lw=0.7, ls=":", zorder=1)
     word = "least" if scale.more_is_better else "largest"
     ax.set(xlabel=f"threshold: {word} {scale.name} (%)", ylabel="yield (%)", ylim=(-2, 102))
-    ax.set_title(f"{sigma_axis(sweep).removesuffix(' (S)')} {sigma_text(sigma)}")
-    _legend(ax, len(points))
+    ax.set_title(f"{view.sigma_axis.removesuffix(' (S)')} {sigma_text(sigma)}")
+    _legend(ax, len(curves))
 
 
-def _sensitivity(ax: Axes, sweep: Sweep, threshold: float | None) -> None:
+def _sensitivity(ax: Axes, view: View) -> None:
     """What each layer costs alone."""
-    scale, names, found = Scale.of(sweep.metric), Names.of(sweep.labels), drops(sweep)
-    kept = most_sensitive(found)[:MOST_LAYERS]
-    models = [label for label in sweep.labels if any(d.label == label for d in found)]
+    kept = view.most_sensitive[:MOST_LAYERS]
+    measured = {row.label for row in view.layers}
+    models = [label for label in view.labels if label in measured]
     figure = ax.figure
     assert isinstance(figure, Figure)
     figure.set_figheight(max(1.6, 0.9 + len(kept) * (0.08 + 0.1 * len(models))))
     high = 0.84 / len(models)
-    for drop in found:
-        if drop.layer not in kept:
+    for row in view.layers:
+        if row.layer not in kept:
             continue
-        place = models.index(drop.label)
-        look = Style.of(sweep.labels.index(drop.label))
-        y = kept.index(drop.layer) + (place - (len(models) - 1) / 2) * high
-        ax.barh(y, 100 * drop.mean, 0.92 * high, color=look.colour, alpha=0.75, lw=0)
-        if drop.span is not None:
-            ax.hlines(y, 100 * drop.span[0], 100 * drop.span[1], color="black", lw=0.8, zorder=3)
+        look, mean = Style.of(view.labels.index(row.label)), 100 * row.drop.value
+        y = kept.index(row.layer) + (models.index(row.label) - (len(models) - 1) / 2) * high
+        ax.barh(y, mean, 0.92 * high, color=look.colour, alpha=0.75, lw=0)
+        if row.drop.span is not None:
+            low, high = row.drop.span
+            ax.hlines(y, 100 * low, 100 * high, color="black", lw=0.8, zorder=3)
         if len(models) > 1:
-            ax.plot(100 * drop.mean, y, look.marker, color="black", ms=2.4, zorder=4)
+            ax.plot(mean, y, look.marker, color="black", ms=2.4, zorder=4)
     if len(models) > 1:
         for label in models:
-            look = Style.of(sweep.labels.index(label))
-            ax.plot([], [], look.marker, color=look.colour, label=names.short[label])
+            look = Style.of(view.labels.index(label))
+            ax.plot([], [], look.marker, color=look.colour, label=view.names.short[label])
     ax.axvline(0, color="black", lw=0.6)
-    ax.set_yticks(range(len(kept)), layer_names(kept))
+    ax.set_yticks(range(len(kept)), fit([visible(layer) for layer in kept], 24))
     ax.set_ylim(len(kept) - 0.45, -0.55)
     ax.tick_params(axis="y", length=0)
-    what = f"drop in {scale.name}" if scale.more_is_better else scale.name
-    ax.set_xlabel(f"{what} with this layer alone on arrays (points)")
+    ax.set_xlabel(f"{view.scale.loss} with this layer alone on arrays (points)")
     _legend(ax, len(models))
 
 
-def _compared(sweep: Sweep) -> list[str]:
-    """The models that share a chip and the data with the first one at any sigma."""
-    first, *others = sweep.labels
-    return [other for other in others if not sweep.not_paired(first, other)]
+def _sigmas_of(view: View, rows: Sequence[PointRow]) -> np.ndarray:
+    """Sigmas in the unit of the axis."""
+    return np.array([row.sigma for row in rows]) * view.sigma_unit
 
 
-def _unit(sweep: Sweep) -> float:
-    """What sigmas are multiplied by: those in siemens are drawn in microsiemens."""
-    return 1e6 if all(_in_siemens(task.identity) for task in sweep.tasks.values()) else 1.0
-
-
-def _in_siemens(identity: object) -> bool:
-    return isinstance(identity, dict) and (law_of(identity)[1] or law_of(identity)[0] == "relaxation")
-
-
-def _sigmas(ax: Axes, sweep: Sweep, more: str = "") -> None:
-    title = sigma_axis(sweep).replace("(S)", "(µS)")
+def _sigmas(ax: Axes, view: View, more: str = "") -> None:
+    title = view.sigma_axis.replace("(S)", "(µS)")
     ax.set_xlabel(f"{title}\n{more}" if more else title)
-    values = sorted({p.sigma * _unit(sweep) for points in sweep.curves.values() for p in points})
+    values = [sigma * view.sigma_unit for sigma in view.sigmas]
     if len(values) == 1:
         ax.set(xlim=(values[0] - 0.5, values[0] + 0.5), xticks=values)
     else:
         ax.margins(x=0.02)
         ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
+    _grid(ax)
+
+
+def _grid(ax: Axes) -> None:
     ax.grid(True, color="#e6e6e6", lw=0.5, zorder=0)
     ax.set_axisbelow(True)
 
@@ -327,51 +308,42 @@ def draw_groups(
     Raises:
         InputError: if the file cannot be written.
     """
-    scale, groups = Scale.of(sweep.metric), groups_in(sweep)
-    curves = {group: group_curve(sweep, group) for group in groups}
-    names, wide = Names.of(list(groups)), boundless(curves)
+    view = View(sweep, threshold)
+    names = Names.of(list(view.groups)).short
     with looks():
         figure = Figure(figsize=(WIDTH, HEIGHT), layout=ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04))
         FigureCanvasAgg(figure)
         ax = figure.subplots()
         drawn = []
-        for place, (group, points) in enumerate(curves.items()):
-            look = Style.of(place)
-            x = np.array([point.sigma for point in points])
-            mean = 100 * np.array([scale.shown(point.mean) for point in points])
-            ax.plot(
-                x, mean, color=look.colour, linestyle=(0, look.dash) if look.dash else "-", marker=look.marker,
-                markevery=max(len(points) // 16, 1), label=names.short[group], zorder=3,
-            )  # fmt: skip
-            drawn += [mean]
-            if group in wide:
-                for label in groups[group]:
-                    at, alone = _network(sweep, label, scale)
-                    ax.plot(at, alone, color=look.colour, lw=0.6, alpha=0.7, zorder=2)
-                    drawn += [np.array(alone)]
+        for place, (group, rows) in enumerate(view.group_curves.items()):
+            colour = Style.of(place).colour
+            x, mean = np.array([row.sigma for row in rows]), np.array([row.mean.value for row in rows])
+            _line(ax, place, x, mean, names[group])
+            drawn += [100 * mean]
+            if group in view.wide:
+                for label in view.groups[group]:
+                    at = [row.sigma for row in view.curves[label]]
+                    alone = 100 * np.array([row.mean.value for row in view.curves[label]])
+                    ax.plot(at, alone, color=colour, lw=0.6, alpha=0.7, zorder=2)
+                    drawn += [alone]
                 continue
-            bands = [_band(point, scale) for point in points]
-            if all(band is None for band in bands):
-                continue
-            low, high = (
-                100 * np.array([np.nan if band is None else band[i] for band in bands]) for i in (0, 1)
-            )
-            pale = 0.22 if len(groups) <= FEW_BANDS else 0.12
-            ax.fill_between(x, low, high, color=look.colour, alpha=pale, lw=0, zorder=2)
-        if threshold is not None:
-            ax.axhline(100 * threshold, color="#555555", lw=0.7, ls=":", zorder=1)
-        _limits(ax, drawn, scale.more_is_better)
-        ax.set(ylabel=f"mean {scale.name} (%)", xlabel=sigma_axis(sweep))
+            # Over seeds; of a single network over its chips.
+            low, high = _ends([row.mean if row.networks > 1 else row.over_chips for row in rows])
+            if np.isfinite(low).any():
+                pale = 0.22 if len(view.groups) <= FEW_BANDS else 0.12
+                ax.fill_between(x, low, high, color=colour, alpha=pale, lw=0, zorder=2)
+        _threshold(ax, view)
+        _limits(ax, drawn, view.scale.more_is_better)
+        ax.set(ylabel=f"mean {view.scale.name} (%)", xlabel=view.sigma_axis)
         ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 3, 5, 10]))
         ax.margins(x=0.02)
-        ax.grid(True, color="#e6e6e6", lw=0.5, zorder=0)
-        ax.set_axisbelow(True)
-        if len(groups) > 1:
+        _grid(ax)
+        if len(view.groups) > 1:
             figure.legend(loc="outside right center", borderaxespad=0.2)
-        lines = [
-            *textwrap.wrap(visible(title or ""), CHARACTERS),
-            *textwrap.wrap("; ".join([band_words(curves.values()), *_wide_words(names, wide)]), CHARACTERS),
-        ]
+        bands = band_words(view.group_points.values())
+        if wide := ", ".join(sorted(names[group] for group in view.wide)):
+            bands += f"; {wide}: an interval wider than the figure, thin lines are its networks"
+        lines = [*textwrap.wrap(visible(title or ""), CHARACTERS), *textwrap.wrap(bands, CHARACTERS)]
         figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=7.5)
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", metadata=METADATA[".png"], dpi=DPI)
@@ -393,24 +365,6 @@ def band_words(curves: Iterable[Sequence[GroupPoint]]) -> str:
             f"95 % t intervals over {n} chips" + (" for single networks" if several else ", one network each")
         )
     return f"bands: {'; '.join(parts)}" if parts else "no bands: one chip of one network"
-
-
-def _wide_words(names: Names, wide: Iterable[str]) -> list[str]:
-    """Of groups without a band."""
-    said = ", ".join(sorted(names.short[group] for group in wide))
-    return [f"{said}: an interval wider than the figure, thin lines are its networks"] if said else []
-
-
-def _network(sweep: Sweep, label: str, scale: Scale) -> tuple[list[float], list[float]]:
-    """Sigmas, and the mean score of one network there in per cent."""
-    points = sorted(sweep.curve(label), key=lambda point: point.sigma)
-    return [point.sigma for point in points], [100 * scale.shown(point.summary.mean) for point in points]
-
-
-def _band(point: GroupPoint, scale: Scale) -> tuple[float, float] | None:
-    """Over seeds; of a single network over its chips."""
-    ends = point.ci95 if point.networks > 1 else point.ci95_chips
-    return None if ends is None else scale.span(*ends)
 
 
 def _limits(ax: Axes, drawn: Sequence[np.ndarray], share: bool) -> None:

@@ -13,23 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from crossbar_sim.nn.analog.effects import MAPS
-from crossbar_sim.report.wording import (
-    MEASURES,
-    Pen,
-    decimals,
-    digits_of,
-    filled,
-    fixed,
-    limit_text,
-    loss,
-    oriented,
-    shorten,
-    visible,
-)
+from crossbar_sim.report.console import Pen, filled
+from crossbar_sim.report.formatting import MEASURES, counted, decimals, digits_of, fixed, limit_text, shorten
+from crossbar_sim.report.rows import DeploymentView, loss
 from crossbar_sim.robustness.calibration import Calibrator
 from crossbar_sim.robustness.deploy import Deployment, LayerReport
-from crossbar_sim.robustness.score import collect
-from crossbar_sim.robustness.statistics import summarise
+from crossbar_sim.robustness.statistics import Summary
+from crossbar_sim.text import visible
 
 # The table of layers: what became of each, what effects did to it, what it costs alone.
 
@@ -164,12 +154,14 @@ def show(deployment: Deployment, console: Console) -> None:
     """
     pen = Pen(console.encoding)
 
+    view = DeploymentView(deployment)
+
     def say(text: str, style: str = "") -> None:
         console.print(Text(filled(pen(text), console.width), style))
 
-    say(_answer(deployment), "bold")
+    say(_answer(view), "bold")
     console.print()
-    facts = list(_facts(deployment))
+    facts = list(_facts(view))
     label = max(len(name) for name, _ in facts) + 2
     for name, text in facts:
         console.print(Text.assemble((name.ljust(label), "cyan"), filled(pen(text), console.width, label)))
@@ -204,76 +196,58 @@ def _from_file(deployment: Deployment) -> bool:
     return any(MAPS in report.effects for report in deployment.layers)
 
 
-def _answer(deployment: Deployment) -> str:
-    measure, total = MEASURES[deployment.metric], oriented(deployment)
-    digits, n = digits_of(total), len(deployment.scores)
-    ci = total.ci95
+def _answer(view: DeploymentView) -> str:
+    deployment, total = view.deployment, view.total
+    n = len(deployment.scores)
     one = "the chip of the file" if _from_file(deployment) else f"chip {deployment.chips[0]}"
-    return measure.answer.format(
+    return MEASURES[deployment.metric].answer.format(
         chips=f"{n} chips" if n > 1 else one,
-        mean=f"{fixed(total.mean, digits)} %",
+        mean=f"{fixed(total.mean, digits_of(total))} %",
         what=_judged(deployment),
-        ci=f" (95 % interval {fixed(ci[0], digits)} to {fixed(ci[1], digits)} %)"
-        if ci
-        else " (one chip: no interval)",
-        clean=f"{fixed(deployment.clean.value(deployment.metric), max(digits, 1))} %",
+        ci=_interval(total) or " (one chip: no interval)",
+        clean=f"{fixed(view.clean, max(digits_of(total), 1))} %",
     )
 
 
-def _calibrated(deployment: Deployment, calibrator: Calibrator) -> str:
-    """What the digital fix of each chip bought, and what it takes."""
-    measure = MEASURES[deployment.metric]
-    without = summarise(measure.sign * score.value(deployment.metric) for score in deployment.uncalibrated)
-    digits = digits_of(without)
-    text = f"{calibrator.calibration.kind}; without it {fixed(without.mean, digits)} %"
-    if without.ci95 is not None:
-        text += f" (95 % interval {fixed(without.ci95[0], digits)} to {fixed(without.ci95[1], digits)} %)"
-    return f"{text}; {calibrator.cost}"
+def _interval(found: Summary) -> str:
+    """The interval in brackets; empty where there is none."""
+    if found.ci95 is None:
+        return ""
+    low, high = (fixed(end, digits_of(found)) for end in found.ci95)
+    return f" (95 % interval {low} to {high} %)"
 
 
-def _facts(deployment: Deployment) -> Iterator[tuple[str, str]]:
-    """The block under the answer: (what, in words)."""
-    measure, total, n = MEASURES[deployment.metric], oriented(deployment), len(deployment.scores)
-    digits = digits_of(total)
+def _calibrated(without: Summary, calibrator: Calibrator) -> str:
+    """The score without the digital correction of each chip, and the cost of the correction."""
+    mean = f"{fixed(without.mean, digits_of(without))} %"
+    return f"{calibrator.calibration.kind}; without it {mean}{_interval(without)}; {calibrator.cost}"
+
+
+def _facts(view: DeploymentView) -> Iterator[tuple[str, str]]:
+    """The block under the answer: (name, text)."""
+    deployment, total, n = view.deployment, view.total, len(view.deployment.scores)
+    measure, digits = MEASURES[deployment.metric], digits_of(total)
     if total.std == 0:
         yield "spread", f"none: all {n} chips score the same"
     elif total.std is not None and total.ci95 is not None:
-        low, high = (
-            f"{fixed(value, digits)} % (chip {deployment.chips[total.per_chip.index(value)]})"
-            for value in (total.min, total.max)
-        )
-        yield "spread", (f"{fixed(total.std, decimals(total.std))} points between chips (standard deviation)")
-        yield "worst", low if measure.sign > 0 else high
-        yield "best", high if measure.sign > 0 else low
-        yield (
-            "quantiles",
-            "   ".join(
-                f"{100 * float(level):.0f} %: {fixed(value, digits)}"
-                for level, value in total.quantiles.items()
-            )
-            + "  (in %)",
-        )
+        yield "spread", f"{fixed(total.std, decimals(total.std))} points between chips (standard deviation)"
+        for name, (score, chip) in zip(("worst", "best"), view.extremes, strict=True):
+            yield name, f"{fixed(score, digits)} % (chip {chip})"
+        quantiles = [f"{100 * float(q):.0f} %: {fixed(v, digits)}" for q, v in total.quantiles.items()]
+        yield "quantiles", "   ".join(quantiles) + "  (in %)"
         if measure.sign > 0 and not 0 <= total.ci95[0] <= total.ci95[1] <= 1:
-            yield "mind", ("the interval leaves 0 to 100 %: too few or too unequal chips for a Student t")
+            yield "mind", "the interval leaves 0 to 100 %: too few or too unequal chips for a Student t"
     if deployment.calibrator is not None:
-        yield "calibrated", _calibrated(deployment, deployment.calibrator)
-    passing = deployment.passing
-    if passing is not None:
-        reached = sum(score.value(deployment.metric) >= passing.threshold for score in deployment.scores)
-        whole = 0 if n < 400 else 1
-        limit = limit_text(measure.sign * passing.threshold, digits)
-        share, low, high = (fixed(v, whole) for v in (passing.value, *passing.ci95))
+        yield "calibrated", _calibrated(view.uncalibrated, deployment.calibrator)
+    passing, limit = deployment.passing, view.limit
+    if passing is not None and limit is not None:
+        share, low, high = (fixed(v, 0 if n < 400 else 1) for v in (passing.value, *passing.ci95))
         yield (
             "yield",
-            (f"{reached} of {n} chips {measure.passing} {limit}: yield {share} % ({low} to {high} %)"),
+            f"{view.reached} of {n} chips {measure.passing} {limit_text(limit, digits)}: "
+            f"yield {share} % ({low} to {high} %)",
         )
-    others = []
-    for name in ("agreement", "output_error"):
-        values = collect(deployment.scores, name) if name != deployment.metric else []
-        if values:
-            other = summarise(values)
-            mean = fixed(other.mean, digits_of(other))
-            others.append(f"{MEASURES[name].name} {mean} %")
+    others = [f"{MEASURES[name].name} {fixed(s.mean, digits_of(s))} %" for name, s in view.others]
     if others:
         yield "also", ", ".join(others) + (" (means)" if n > 1 else "")
     yield "hardware", _hardware(deployment)
@@ -281,17 +255,11 @@ def _facts(deployment: Deployment) -> Iterator[tuple[str, str]]:
         first, last = deployment.chips[0], deployment.chips[-1]
         run = f"{first} to {last}" if deployment.chips == tuple(range(first, last + 1)) else "as chosen"
         yield "chips", f"{run if n > 1 else first} of seed {deployment.seed}"
-    mapped = [g for r in deployment.layers for g in r.layer.geometries(r.hardware)]
-    cells, tiles = sum(g.cells for g in mapped), sum(g.tiles for g in mapped)
+    layers, tiles, cells, share_used = view.arrays
     tall, wide = deployment.hardware.tile
-    area = max(tiles * tall * wide, 1)
-    layers = sum(r.layer.analog for r in deployment.layers)
     yield (
         "arrays",
-        (
-            f"{layers} layer{'s'[: layers != 1]} on {tiles:,} tiles of {tall}×{wide}, "
-            f"{cells:,} cells, {used(cells / area)} in use"
-        ),
+        f"{counted(layers, 'layer')} on {tiles:,} tiles of {tall}×{wide}, {cells:,} cells, {used(share_used)} in use",
     )
     yield from _not_on_arrays(deployment)
 

@@ -1,44 +1,33 @@
 """The report of `sweep` on a terminal."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from crossbar_sim.report.console import Pen, filled, say
+from crossbar_sim.report.formatting import MEASURES, counted, decimals, fixed, limit_text, range_text, shorten
 from crossbar_sim.report.headline import crossing_words, listed_sigmas
-from crossbar_sim.report.rows import check_threshold
-from crossbar_sim.report.wording import (
-    MEASURES,
-    Pen,
-    counted,
-    decimals,
-    filled,
-    fixed,
-    limit_text,
-    say,
-    shorten,
+from crossbar_sim.report.rows import (
+    ALPHA,
+    Costs,
+    DifferenceRow,
+    Estimate,
+    GroupRow,
+    PointRow,
+    View,
+    check_threshold,
 )
 from crossbar_sim.robustness.drawn_scores import MOST_CHIPS
-from crossbar_sim.robustness.groups import (
-    GroupPoint,
-    GroupTest,
-    group_curve,
-    group_tests,
-    groups_in,
-    seeded,
-    unlike_groups,
-)
-from crossbar_sim.robustness.point import Point
+from crossbar_sim.robustness.groups import seeded, unlike_groups
 from crossbar_sim.robustness.sensitivity import LayerDrop
 from crossbar_sim.robustness.statistics import Summary
 from crossbar_sim.robustness.sweep import Sweep, tails, told
 from crossbar_sim.store.records import Task
 
 # Groups of training seeds for a terminal: their curves, and their tests against the reference.
-
-
-ALPHA = 0.05
 
 
 def show_groups(sweep: Sweep, console: Console, reference: str, threshold: float | None = None) -> None:
@@ -52,88 +41,94 @@ def show_groups(sweep: Sweep, console: Console, reference: str, threshold: float
     """
     if not seeded(sweep):
         return
-    pen, measure = Pen(console.encoding), MEASURES[sweep.metric]
-    stored = None if threshold is None else measure.sign * threshold
+    pen, view = Pen(console.encoding), View(sweep, threshold, reference=reference)
+
+    def footnote(text: str) -> None:
+        console.print(Text(filled(pen(text), console.width), "dim"))
+
     console.print()
     console.print(Text(pen("Training seeds as the random unit"), "bold"))
-    for group, members in groups_in(sweep).items():
-        points = group_curve(sweep, group, stored)
+    for group, members in view.groups.items():
         console.print()
         count = f"{len(members)} training seeds" if len(members) > 1 else "1 network: no interval"
         console.print(Text(pen(f"{group} ({count})")))
-        console.print(_group_table(points, measure.sign, threshold, pen))
+        console.print(_group_table(view.group_curves[group], threshold, pen))
     console.print()
-    for line in _group_footnotes(sweep, measure.sign > 0, threshold):
-        console.print(Text(filled(pen(line), console.width), "dim"))
-    for group in groups_in(sweep):
+    for line in _group_footnotes(view):
+        footnote(line)
+    for group in view.groups:
         if differ := unlike_groups(sweep, group, reference):
-            line = f"{group} and {reference} are not tested: they were not measured alike, {', '.join(differ)} differ"
-            console.print(Text(filled(pen(line), console.width), "dim"))
-    tests = group_tests(sweep, reference)
-    if any(test.p_value is not None for test in tests):
+            footnote(
+                f"{group} and {reference} are not tested: they were not measured alike, {', '.join(differ)} differ"
+            )
+    made = sum(test.p_value is not None for test in view.tests)
+    if made:
         console.print()
-        console.print(Text(filled(pen(_title(tests, reference, measure.name)), console.width), "bold"))
-        console.print(_tests(tests, measure.sign, pen))
+        title = (
+            f"Difference of mean {view.scale.name} from {reference}, in points: Welch's t over networks, p after "
+            f"Holm's correction over all {made} tests (* below {ALPHA:g})"
+        )
+        console.print(Text(filled(pen(title), console.width), "bold"))
+        console.print(_tests(view.tests, pen))
 
 
-def _group_table(points: Sequence[GroupPoint], sign: int, threshold: float | None, pen: Pen) -> Table:
+def _table(*headers: str | Text, **first: Any) -> Table:
+    """A table without lines; `first` are options of its first column."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    headers = ["sigma", pen("mean ± 95 %"), "range over seeds", "sd of chips", "worst"]
-    for header in headers if threshold is None else [*headers, "yield"]:
-        table.add_column(header, justify="right", no_wrap=True)
-    for point in points:
-        half = None if point.ci95 is None else (point.ci95[1] - point.ci95[0]) / 2
-        digits = min(max(decimals(half), 1), 2)
-        low, high = sorted((sign * point.lowest, sign * point.highest))
-        cells = [
-            f"{fixed(sign * point.mean, digits)} %" + ("" if half is None else f" ± {fixed(half, digits)}"),
-            f"{fixed(low, digits)} to {fixed(high, digits)}" if point.networks > 1 else "",
-            "" if point.spread is None else fixed(point.spread, 2),
-            fixed(sign * point.worst, 1),
-        ]
-        if point.passing is not None:
-            cells.append(f"{fixed(point.passing, 0)} %")
-        table.add_row(f"{point.sigma:g}", *map(pen, cells))
+    for i, header in enumerate(headers):
+        options: dict[str, Any] = {"justify": "right", "no_wrap": True} | (first if i == 0 else {})
+        table.add_column(header, **options)
     return table
 
 
-def _group_footnotes(sweep: Sweep, more_is_better: bool, threshold: float | None) -> Iterator[str]:
-    sizes = sorted({len(members) for members in groups_in(sweep).values()})
-    n = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+def _group_table(rows: Sequence[GroupRow], threshold: float | None, pen: Pen) -> Table:
+    headers = ["sigma", pen("mean ± 95 %"), "range over seeds", "sd of chips", "worst"]
+    table = _table(*headers, *([] if threshold is None else ["yield"]))
+    for row in rows:
+        digits = min(max(decimals(row.mean.half), 1), 2)
+        cells = [
+            _half(row.mean, digits, " %"),
+            f"{fixed(row.lowest, digits)} to {fixed(row.highest, digits)}" if row.networks > 1 else "",
+            "" if row.spread is None else fixed(row.spread, 2),
+            fixed(row.worst, 1),
+        ]
+        if row.passing is not None:
+            cells.append(f"{fixed(row.passing, 0)} %")
+        table.add_row(f"{row.sigma:g}", *map(pen, cells))
+    return table
+
+
+def _half(found: Estimate, digits: int, unit: str = "") -> str:
+    """`86.66 % ± 0.42`."""
+    text = f"{fixed(found.value, digits)}{unit}"
+    return text if found.half is None else f"{text} ± {fixed(found.half, digits)}"
+
+
+def _group_footnotes(view: View) -> Iterator[str]:
+    n = range_text(sorted({len(members) for members in view.groups.values()}))
     yield (
         f"± is the half-width of the 95 % Student-t interval over networks, n = {n} training seeds (n - 1 degrees of "
         f"freedom: with few seeds it is wide). A network counts by its mean over chips. Sd of chips: the standard "
         f"deviation between the chips of one network."
     )
-    if not more_is_better:
+    if not view.scale.more_is_better:
         yield "the worst chip is the one with the largest error"
-    if threshold is not None:
+    if view.threshold is not None:
         yield "yield: the share of chips of all networks that pass the threshold"
 
 
-def _title(tests: Sequence[GroupTest], reference: str, what: str) -> str:
-    made = sum(test.p_value is not None for test in tests)
-    return (
-        f"Difference of mean {what} from {reference}, in points: Welch's t over networks, p after Holm's correction "
-        f"over all {made} tests (* below {ALPHA:g})"
-    )
-
-
-def _tests(tests: Sequence[GroupTest], sign: int, pen: Pen) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for header in ("group", "sigma", "difference", "95 % interval", "p, corrected"):
-        table.add_column(header, justify="left" if header == "group" else "right", no_wrap=True)
+def _tests(rows: Sequence[DifferenceRow], pen: Pen) -> Table:
+    table = _table("group", "sigma", "difference", "95 % interval", "p, corrected", justify="left")
     before = ""
-    for test in tests:
-        ends = sorted(sign * end for end in test.ci95) if test.ci95 else []
-        p = test.adjusted
+    for row in rows:
+        span = row.difference.span
         cells = [
-            f"{100 * sign * test.difference:+.2f}",
-            f"{100 * ends[0]:+.2f} to {100 * ends[1]:+.2f}" if ends else "no test",
-            "" if p is None else f"{p:.2g} {'*' if p < ALPHA else ' '}",
+            f"{100 * row.difference.value:+.2f}",
+            f"{100 * span[0]:+.2f} to {100 * span[1]:+.2f}" if span else "no test",
+            "" if row.adjusted is None else f"{row.adjusted:.2g} {'*' if row.significant else ' '}",
         ]
-        table.add_row(pen(test.group if test.group != before else ""), f"{test.sigma:g}", *map(pen, cells))
-        before = test.group
+        table.add_row(pen(row.name if row.name != before else ""), f"{row.sigma:g}", *map(pen, cells))
+        before = row.name
     return table
 
 
@@ -159,16 +154,16 @@ def show_sweep(sweep: Sweep, console: Console, threshold: float | None = None, g
     """
     if threshold is not None:
         check_threshold(sweep.metric, threshold)
-    pen = Pen(console.encoding)
-    for line in _headlines(sweep, threshold):
+    pen, view = Pen(console.encoding), View(sweep, threshold)
+    for line in _headlines(view):
         console.print(Text(filled(pen(line), console.width)))
     console.print()
     width = COLUMN if threshold is None else COLUMN + YIELD
     labels, side = () if grouped else sweep.labels, max(1, (console.width - 7) // width)
     for start in range(0, len(labels), side):
-        console.print(_table(sweep, labels[start : start + side], pen, threshold))
+        console.print(_sweep_table(view, labels[start : start + side], pen))
         console.print()
-    for line in _footnotes(sweep, threshold, grouped):
+    for line in _footnotes(view, grouped):
         console.print(Text(filled(pen(line), console.width), "dim"))
     show_notes(sweep.tasks, console)
     for line in tails(sweep.curves):
@@ -181,123 +176,105 @@ def show_notes(tasks: Mapping[str, Task], console: Console) -> None:
         say(console, f"{kind}: {line}", "yellow" if kind == "warning" else "")
 
 
-def _headlines(sweep: Sweep, threshold: float | None) -> Iterator[str]:
-    measure = MEASURES[sweep.metric]
-    for label in sweep.labels:
-        points = sweep.curve(label)
-        if not points:
-            continue
-        text = f"{label}: {measure.name} {_percent(measure.sign * points[0].clean)} clean"
-        area = sweep.area(label)
-        if area is not None:
-            low, high = sorted((measure.sign * area.low, measure.sign * area.high))
-            text += f"; mean over sigma {points[0].sigma:g} to {points[-1].sigma:g} "
-            text += f"{_percent(measure.sign * area.estimate)} (95 % {_percent(low)} to {_percent(high)})"
-        if threshold is not None and len(points) > 1:
-            found = sweep.crossing(label, measure.sign * threshold)
-            verb = "falls below" if measure.sign > 0 else "rises above"
-            if found is not None:
-                text += f"; it {verb} {limit_text(threshold, 1)} {crossing_words(found)}"
+def _headlines(view: View) -> Iterator[str]:
+    for label, rows in view.curves.items():
+        text = f"{label}: {view.scale.name} {_percent(rows[0].clean)} clean"
+        area, crossing = view.areas[label], view.crossings[label]
+        if area is not None and area.span is not None:
+            text += f"; mean over sigma {rows[0].sigma:g} to {rows[-1].sigma:g} "
+            text += f"{_percent(area.value)} (95 % {_percent(area.span[0])} to {_percent(area.span[1])})"
+        if view.threshold is not None and crossing is not None:
+            verb = "falls below" if view.scale.more_is_better else "rises above"
+            text += f"; it {verb} {limit_text(view.threshold, 1)} {crossing_words(crossing)}"
         yield text
 
 
-def _table(sweep: Sweep, labels: tuple[str, ...], pen: Pen, threshold: float | None) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("sigma", justify="right", style="cyan", no_wrap=True)
+def _sweep_table(view: View, labels: Sequence[str], pen: Pen) -> Table:
+    table = _table("sigma", style="cyan")
     for name in shorten(labels, COLUMN - 2):
         table.add_column(Text(pen(name)), no_wrap=True, min_width=COLUMN - 4)
-    by_sigma = [{point.sigma: point for point in sweep.curve(label)} for label in labels]
+    by_sigma = [{row.sigma: row for row in view.curves.get(label, ())} for label in labels]
     for sigma in sorted({sigma for column in by_sigma for sigma in column}):
-        cells = [pen(_cell(column[sigma], threshold)) if sigma in column else "" for column in by_sigma]
+        cells = [pen(_cell(column[sigma])) if sigma in column else "" for column in by_sigma]
         table.add_row(f"{sigma:g}", *cells)
     return table
 
 
-def _cell(point: Point, threshold: float | None) -> str:
-    """`86.66 % ± 0.42`, and where one is asked for the yield with its interval: `70 % (48 to 85)`."""
-    summary, sign = point.summary, MEASURES[point.metric].sign
-    half = (summary.ci95[1] - summary.ci95[0]) / 2 if summary.ci95 else None
-    digits = decimals(half)
-    text = f"{fixed(sign * summary.mean, digits)} %"
-    if half is not None:
-        text += f" ± {fixed(half, digits)}"
-    if threshold is not None:
-        passed = point.passing(sign * threshold)
-        share, low, high = (fixed(value, 0) for value in (passed.value, *passed.ci95))
-        text += f"  {share} % ({low} to {high})"
+def _cell(row: PointRow) -> str:
+    """`86.66 % ± 0.42`, and with a threshold the yield with its interval: `70 % (48 to 85)`."""
+    text = _half(row.mean, decimals(row.mean.half), " %")
+    if row.passing is not None:
+        ends = " to ".join(fixed(end, 0) for end in row.passing.span or ())
+        text += f"  {fixed(row.passing.value, 0)} % ({ends})"
     return text
 
 
-def _footnotes(sweep: Sweep, threshold: float | None, grouped: bool) -> Iterator[str]:
-    points = [point for label in sweep.labels for point in sweep.curve(label)]
-    if not points:
+def _footnotes(view: View, grouped: bool) -> Iterator[str]:
+    rows = list(view.points)
+    if not rows:
         return
-    chips = sorted({len(point.chips) for point in points})
-    images = sorted({point.images for point in points})
-    spans = [str(n[0]) if len(n) == 1 else f"{n[0]} to {n[-1]}" for n in (chips, images)]
-    any_drawn = any(point.drawn for point in points)
-    drawn = "images drawn for each chip" if any_drawn else "images"
+    chips, images = sorted({row.chips for row in rows}), sorted({row.images for row in rows})
+    any_drawn = any(row.drawn for row in rows)
+    on = f"{_plain_range(images)} {'images drawn for each chip' if any_drawn else 'images'}"
     if chips == [1]:
-        yield f"one chip has no interval; it was measured on {spans[1]} {drawn}"
+        yield f"one chip has no interval; it was measured on {on}"
     elif grouped:
-        yield f"each network was measured on {spans[0]} chips, each on {spans[1]} {drawn}"
+        yield f"each network was measured on {_plain_range(chips)} chips, each on {on}"
     else:
+        yield f"± is the half-width of the 95 % t interval of the mean over {_plain_range(chips)} chips, each on {on}"
+    if view.threshold is not None and not grouped:
+        kind = "approximate" if any_drawn else "Wilson's"
         yield (
-            f"± is the half-width of the 95 % t interval of the mean over {spans[0]} chips, each on {spans[1]} {drawn}"
+            f"after that, the yield: the share of chips that {view.scale.measure.passing} "
+            f"{limit_text(view.threshold, 1)}, and its 95 % interval ({kind})"
         )
-    if threshold is not None and not grouped:
-        verb, kind = MEASURES[sweep.metric].passing, "approximate" if any_drawn else "Wilson's"
-        yield (
-            f"after that, the yield: the share of chips that {verb} {limit_text(threshold, 1)}, and its 95 % interval "
-            f"({kind})"
-        )
-    yield from _costs(points)
+    yield from _costs(view.costs)
     if not grouped:
-        yield from _comparisons(sweep)
+        yield from _comparisons(view)
 
 
-def _comparisons(sweep: Sweep) -> Iterator[str]:
+def _plain_range(numbers: Sequence[int]) -> str:
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
+def _comparisons(view: View) -> Iterator[str]:
     """Each model against the first, on the same chips."""
-    if len(sweep.labels) > 1:
-        first, *others = sweep.labels
-        for other in others:
-            differ = sweep.not_paired(first, other)
-            if differ:
-                alike = "they were not measured alike, " if sweep.unlike(first, other) else ""
-                yield f"{first} and {other} are not compared chip by chip: {alike}{' and '.join(differ)} differ"
-                continue
-            found = [(sigma, pair) for sigma, pair in sweep.paired(first, other) if pair.adjusted is not None]
-            apart = [sigma for sigma, pair in found if pair.adjusted is not None and pair.adjusted < 0.05]
-            if apart:
-                where = f"at {len(apart)} of {counted(len(found), 'sigma')} ({listed_sigmas(apart)})"
-            elif found:
-                where = f"at none of {counted(len(found), 'sigma')}"
-            else:  # one chip, or nothing random
-                continue
-            yield f"{first} and {other} differ on the same chips {where}: paired t, Holm-corrected, 5 %"
+    sweep = view.sweep
+    first, *others = sweep.labels
+    for other in others:
+        if differ := sweep.not_paired(first, other):
+            alike = "they were not measured alike, " if sweep.unlike(first, other) else ""
+            yield f"{first} and {other} are not compared chip by chip: {alike}{' and '.join(differ)} differ"
+            continue
+        tested = [row for row in view.pair(first, other) if row.adjusted is not None]
+        apart = [row.sigma for row in tested if row.significant]
+        if apart:
+            where = f"at {len(apart)} of {counted(len(tested), 'sigma')} ({listed_sigmas(apart)})"
+        elif tested:
+            where = f"at none of {counted(len(tested), 'sigma')}"
+        else:  # one chip, or nothing random
+            continue
+        yield f"{first} and {other} differ on the same chips {where}: paired t, Holm-corrected, 5 %"
 
 
-def _costs(points: list[Point]) -> Iterator[str]:
-    """What an interval budget was spent on, beside what all images would have taken; what is not at its end."""
-    ended = [point.done for point in points if point.done is not None]
-    open_ = [point for point in points if point.drawn and point.done is None]
-    if ended:
-        chips, images = (sum(getattr(d.spent, name) for d in ended) for name in ("chips", "images"))
-        spent = f"spent: {images:,} image evaluations on {counted(chips, 'chip')}; all images on as many chips as these"
-        if any(done.plain.chips >= MOST_CHIPS for done in ended):  # where counting them stops
-            yield f"{spent} intervals need would be more than {MOST_CHIPS:,} chips"
+def _costs(costs: Costs) -> Iterator[str]:
+    """What an interval budget was spent on, beside what all images would have taken; what is not complete."""
+    if costs.ended:
+        spent = (
+            f"spent: {costs.images:,} image evaluations on {counted(costs.chips, 'chip')}; "
+            "all images on as many chips as these intervals need"
+        )
+        if costs.plain is None:
+            yield f"{spent} would be more than {MOST_CHIPS:,} chips"
         else:
-            plain_chips, plain = (sum(getattr(d.plain, name) for d in ended) for name in ("chips", "images"))
-            times = plain / images
-            yield (
-                f"{spent} intervals need: {plain:,} on {plain_chips:,} "
-                f"({f'{times:.0f}' if times >= 10 else f'{times:.2g}'} times as many)"
-            )
-    short = [point for point, done in ((p, p.done) for p in points) if done is not None and not done.reached]
-    if short:
-        yield f"the half-width was not reached at {counted(len(short), 'point')} with the most chips that are tried"
-    if open_:
-        yield f"{counted(len(open_), 'point')} not finished: run the sweep again to go on"
+            chips, images = costs.plain
+            times = images / costs.images
+            many = f"{times:.0f}" if times >= 10 else f"{times:.2g}"
+            yield f"{spent}: {images:,} on {chips:,} ({many} times as many)"
+    if costs.missed:
+        yield f"the half-width was not reached at {counted(costs.missed, 'point')} with the most chips that are tried"
+    if costs.unfinished:
+        yield f"{counted(costs.unfinished, 'point')} not finished: run the sweep again to go on"
 
 
 def show_sensitivity(
@@ -317,12 +294,10 @@ def show_sensitivity(
     console.print()
     side = max(1, (console.width - 20) // 16)
     for start in range(0, len(sigmas), side):
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column("layer")
-        for sigma in sigmas[start : start + side]:
-            table.add_column(f"sigma {sigma:g}", justify="right", no_wrap=True)
+        shown = sigmas[start : start + side]
+        table = _table("layer", *(f"sigma {sigma:g}" for sigma in shown), justify="left", no_wrap=False)
         for name, short in zip(names, shorten(names, 40), strict=True):
-            cells = [_drop(by_place[name, sigma]) for sigma in sigmas[start : start + side]]
+            cells = [_drop(by_place[name, sigma]) for sigma in shown]
             table.add_row(Text(pen(short)), *map(pen, cells))
         console.print(table)
         console.print()
@@ -334,9 +309,8 @@ def show_sensitivity(
 
 
 def _drop(summary: Summary) -> str:
-    half = (summary.ci95[1] - summary.ci95[0]) / 2 if summary.ci95 else None
-    digits = min(decimals(half), 2)
-    return fixed(summary.mean, digits) + ("" if half is None else f" ± {fixed(half, digits)}")
+    found = Estimate(summary.mean, *(summary.ci95 or (None, None)))
+    return _half(found, min(decimals(found.half), 2))
 
 
 def _percent(share: float) -> str:

@@ -13,8 +13,7 @@ from torch import nn
 from crossbar_sim import __version__
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.configuration import at_sigma
-from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.crossbar.presets import design_given
+from crossbar_sim.crossbar.hardware import Hardware, design_given
 from crossbar_sim.data.load import FORMS, given
 from crossbar_sim.errors import InputError, held, warn
 from crossbar_sim.nn.analog import chips as handle

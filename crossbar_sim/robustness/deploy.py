@@ -10,8 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar.configuration import to_dict
-from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.crossbar.presets import design_given
+from crossbar_sim.crossbar.hardware import Hardware, design_given
 from crossbar_sim.data import Development
 from crossbar_sim.data.load import given
 from crossbar_sim.errors import InputError, held, warn

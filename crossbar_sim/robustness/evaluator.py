@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar import threads
-from crossbar_sim.crossbar.configuration import alike, at_sigma
+from crossbar_sim.crossbar.configuration import at_sigma, is_deterministic
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.errors import InputError
@@ -442,7 +442,7 @@ class Evaluator:
             InputError: if a chip's score does not exist.
         """
         hardware = at_sigma(self.subject.hardware, job.sigma)
-        once = alike(hardware) and job.images is None
+        once = is_deterministic(hardware) and job.images is None
         chips = job.chips[:1] if once else job.chips
         size = max(1, min(self.size, -(-len(chips) // self.count)))  # no thread without work
         groups = [chips[part] for part in threads.chunks(len(chips), size)]

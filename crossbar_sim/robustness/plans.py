@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from crossbar_sim.crossbar.configuration import alike, from_dict
+from crossbar_sim.crossbar.configuration import is_deterministic
+from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness import two_stage
 from crossbar_sim.robustness.evaluator import Job, Subject
@@ -147,7 +148,7 @@ def exact(task: Task, sigma: float) -> bool:
     try:
         design = dict(task.identity["hardware"])
         design["drift"] = {**design["drift"], "sigma": sigma}
-        return alike(from_dict(design))
+        return is_deterministic(Hardware.from_dict(design))
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # an InputError is a ValueError
         raise InputError(
             f"the identity of task {task.label!r} ({task.id[:12]}) has a hardware that is no design: {error}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from crossbar_sim.crossbar import threads
-from crossbar_sim.crossbar.configuration import alike, at_sigma
+from crossbar_sim.crossbar.configuration import at_sigma, is_deterministic
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness.evaluator import Job, Subject
 from crossbar_sim.robustness.plans import Plan
@@ -43,7 +43,7 @@ class Work:
     @property
     def one(self) -> bool:
         """Whether all of its chips are one chip, which is measured once: not to be cut in blocks."""
-        return self.job.images is None and alike(at_sigma(self.subject.hardware, self.job.sigma))
+        return self.job.images is None and is_deterministic(at_sigma(self.subject.hardware, self.job.sigma))
 
 
 @contextmanager

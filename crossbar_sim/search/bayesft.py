@@ -15,8 +15,7 @@ from torch import nn
 
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development
 from crossbar_sim.crossbar.configuration import at_sigma, to_dict
-from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.crossbar.presets import design_given
+from crossbar_sim.crossbar.hardware import Hardware, design_given
 from crossbar_sim.data import Development, Splits
 from crossbar_sim.errors import InputError, held, warn
 from crossbar_sim.files import check_writable

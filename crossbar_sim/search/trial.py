@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from crossbar_sim.baselines.drift_aware import DriftAware
-from crossbar_sim.crossbar.configuration import alike, at_sigma
+from crossbar_sim.crossbar.configuration import at_sigma, is_deterministic
 from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Development, Split
@@ -107,7 +107,7 @@ class DriftedScore:
         subject = Subject(model, self.hardware, reference, reference.metric(None), self.seed)
         with held():  # of every trial
             subject.look(at_sigma(self.hardware, self.sigma))
-        if alike(at_sigma(self.hardware, self.sigma)):
+        if is_deterministic(at_sigma(self.hardware, self.sigma)):
             (only,) = subject.evaluator.measure(Job(self.sigma, (0,)))
             return Measured((only.value,))
         trials = subject.evaluator.measure(Job(self.sigma, tuple(range(self.chips))))

@@ -12,7 +12,7 @@ import numpy as np
 from h5py import h5l, h5o
 
 from crossbar_sim.crossbar.array import read_weight, through_wires
-from crossbar_sim.crossbar.configuration import from_json, to_dict
+from crossbar_sim.crossbar.configuration import to_dict
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.mapping import Differential, Mapping
 from crossbar_sim.crossbar.remapping import Remapping
@@ -415,7 +415,7 @@ def read_chip(path: str | os.PathLike[str]) -> ChipFile:
             path,
             tuple(opened.array for opened in open_arrays(file)),
             hdf5.whole(file, "format_version", 1, FORMAT_VERSION),
-            None if hardware is None else from_json(hardware, "the attribute hardware"),
+            None if hardware is None else Hardware.from_json(hardware, "the attribute hardware"),
             hdf5.whole(file, "seed", 0, 2**64 - 1),
             hdf5.whole(file, "chip", 0, 2**32 - 1),
             hdf5.text(file, "model_sha256"),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from cli_runs import strict_json
 
+from crossbar_sim import Hardware
 from crossbar_sim.commands.calibrate import _amperes
-from crossbar_sim.crossbar.configuration import load_hardware
 
 CONVERTERS = ("--adc-bits", "6", "--dac-bits", "7", "--dac-range", "calibrated")
 QUICK = ("--sensitivity-chips", "0", "--chips", "3", "--images", "100", "--sigma", "0.1")
@@ -24,7 +24,7 @@ def test_a_calibrated_design_is_deployed_as_it_is(files, command, tmp_path):
         assert array["output_clipped"] < 0.1
         assert array["input_clipped"] == 0.0
         assert 30 < array["output_used"] <= 100
-    hardware = load_hardware(path)
+    hardware = Hardware.load(path)
     assert (hardware.adc.bits, hardware.dac.bits, hardware.ranges.get("fc2.weight").output[0] > 0) == (
         6,
         7,
@@ -44,7 +44,7 @@ def test_a_calibrated_design_is_deployed_as_it_is(files, command, tmp_path):
     assert any("calibrated on 512 training examples" in note for note in wider["notes"])
     again = command("calibrate", files.checkpoint, *CONVERTERS, "--images", "200", "-o", tmp_path / "b.json")
     assert again.code == 0
-    assert load_hardware(tmp_path / "b.json") == hardware
+    assert Hardware.load(tmp_path / "b.json") == hardware
     assert "converters calibrated on 200 training examples of digits" in again.out
 
 
@@ -179,4 +179,4 @@ def test_random_inputs_serve_where_there_are_no_data(files, command, tmp_path):
     assert made.code == 0, made.err
     assert "512 random inputs" in made.out
     json.dumps(made.out)
-    assert np.isfinite(load_hardware(tmp_path / "d.toml").ranges.layers[0][1].input)
+    assert np.isfinite(Hardware.load(tmp_path / "d.toml").ranges.layers[0][1].input)

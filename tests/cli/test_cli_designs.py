@@ -13,7 +13,8 @@ import torch
 from cli_runs import QUICK, Command, Files
 from torch import nn
 
-from crossbar_sim.crossbar.configuration import forms, from_json, from_text, to_dict
+from crossbar_sim import Hardware
+from crossbar_sim.crossbar.configuration import forms, from_text, to_dict
 from crossbar_sim.crossbar.presets import preset, preset_names
 
 IDEAL = "--preset ideal"
@@ -116,9 +117,9 @@ def test_every_preset_deploys_and_its_file_is_the_same_design(
     report = command("deploy", files.checkpoint, "--preset", name, *rest).report
     design = dict(report["hardware"])
     found = design.pop("ranges", None)  # calibrated on the way, where the preset leaves them to the data
-    adc = preset(name).hardware.adc
+    adc = Hardware.preset(name).adc
     assert (found is not None) == (adc is not None and adc.range == "calibrated")
-    assert design == to_dict(preset(name).hardware)
+    assert design == to_dict(Hardware.preset(name))
     shown = command("presets", name)
     assert shown.code == 0
     assert preset(name).summary in shown.out
@@ -168,5 +169,5 @@ def test_every_law_that_is_listed_can_be_given(command: Command, files: Files):
             assert done.code == 0, done.err
             with h5py.File(path) as file:
                 written = file.attrs["hardware"]
-            design = from_json(written.decode() if isinstance(written, bytes) else written)
+            design = Hardware.from_json(written.decode() if isinstance(written, bytes) else written)
             assert getattr(design, family) == from_text(family, text)

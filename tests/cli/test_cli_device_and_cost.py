@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "crossbar" / "device_fit")
 
 from made_devices import measure
 
-from crossbar_sim.crossbar.configuration import load_hardware
+from crossbar_sim import Hardware
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_fit_device_writes_a_device_that_deploy_takes(command, table: Path, file
     assert "drift.mean_per_ln" in result.out
     assert f"use it: crossbar-sim deploy model.pt --hardware {device}" in result.out
     assert plot.stat().st_size > 20_000
-    hardware = load_hardware(device)
+    hardware = Hardware.load(device)
     written = json.loads(report.read_text())
     assert written["law"] == "relaxation"
     assert written["hardware"]["drift"]["mean_per_ln"] == hardware.drift.mean_per_ln

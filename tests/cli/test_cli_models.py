@@ -13,7 +13,7 @@ from cli_runs import ARGUMENTS, QUICK, Command, Files, strict_json
 from torch import nn
 
 import crossbar_sim
-from crossbar_sim.crossbar.configuration import from_dict
+from crossbar_sim import Hardware
 from crossbar_sim.data import Splits
 
 
@@ -157,7 +157,7 @@ def test_the_report_has_what_it_promises(command: Command, files: Files):
     assert report["chips"] == [0, 1, 2, 3, 4]
     assert report["seed"] == 0
     assert report["version"] == crossbar_sim.__version__
-    assert from_dict(report["hardware"]).drift == crossbar_sim.LogNormalDrift(0.6)
+    assert Hardware.from_dict(report["hardware"]).drift == crossbar_sim.LogNormalDrift(0.6)
     accuracy = report["drifted"]["accuracy"]
     assert accuracy["min"] == min(accuracy["per_chip"])
     assert accuracy["ci95"][0] < accuracy["mean"] < accuracy["ci95"][1]

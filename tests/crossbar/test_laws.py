@@ -425,3 +425,52 @@ def test_faults_are_spread_evenly_over_the_cells():
     hit = np.flatnonzero(words < int(0.05 * 2**32)) % 256
     counts = np.bincount(hit, minlength=256)
     assert stats.chisquare(counts, np.full(256, len(hit) / 256)).pvalue > 0.001
+
+
+OUTS = {
+    "run": lambda g: np.empty_like(g),
+    "matrix": lambda g: np.empty_like(g),
+    "transposed": lambda g: np.empty(g.shape[::-1], np.float32).T,
+    "strided": lambda g: np.empty((*g.shape[:-1], 2 * g.shape[-1]), np.float32)[..., ::2],
+    "reversed": lambda g: np.empty_like(g)[::-1],
+    "itself": lambda g: g,
+}
+
+
+@pytest.mark.parametrize(
+    "shape", [(150_001,), (300, 401), (70_001, 2), (2, 70_001), (3, 40, 50), (0,), (0, 4)]
+)
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("out", OUTS)
+def test_a_given_output_holds_the_same_bits(shape, order, out):
+    """Across chunks of 65536 cells, for runs, matrices and planes, whatever the strides."""
+    g = np.asarray(np.random.default_rng(0).random(shape), np.float32, order=order)
+    law, expected = LogNormalDrift(0.4), None
+    expected = law.apply(g.copy(), Key(3), 5)
+    if expected.ndim == 2 and expected.size:  # cells are counted bit line by bit line
+        flat = law.apply(np.ascontiguousarray(g.T).ravel(), Key(3), 5)
+        assert np.array_equal(expected, flat.reshape(g.shape[::-1]).T)
+    given = OUTS[out](g)
+    assert law.apply(g, Key(3), 5, out=given) is given
+    assert np.array_equal(given, expected)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (np.empty((4, 3), np.float32), "shape (4, 3): expected writeable float32 of shape (3, 4)"),
+        (np.empty((3, 4)), "float64 of shape (3, 4)"),
+        ([0.0], "a list: expected a NumPy array"),
+        (np.broadcast_to(np.float32(0), (3, 4)), "read-only float32"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused(out, message):
+    with pytest.raises(InputError) as caught:
+        LogNormalDrift(0.4).apply(np.ones((3, 4), np.float32), Key(0), 0, out=out)
+    assert message in str(caught.value)
+
+
+def test_an_output_that_overlaps_the_input_is_refused():
+    memory = np.ones(101, np.float32)
+    with pytest.raises(InputError, match="out overlaps g"):
+        LogNormalDrift(0.4).apply(memory[:100], Key(0), 0, out=memory[1:])

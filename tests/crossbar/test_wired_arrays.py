@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from crossbar_sim import Differential, Hardware, Key, LogNormalDrift, Offset
-from crossbar_sim.crossbar.configuration import from_toml, to_toml
+from crossbar_sim.crossbar.configuration import to_toml
 from crossbar_sim.crossbar.converters import ADC, DAC
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.crossbar.wires import Wires
@@ -66,4 +66,4 @@ def test_converters_read_what_the_wires_leave():
     wired = Hardware(tile=(6, 4), wires=WIRES, dac=DAC(), adc=ADC(range="max"))
     array = wired.program(w, KEY, 0)
     np.testing.assert_allclose(array.matvec(x), x @ array.weight, rtol=1e-4, atol=1e-5)
-    assert from_toml(to_toml(wired)) == wired
+    assert Hardware.from_toml(to_toml(wired)) == wired

@@ -279,8 +279,7 @@ def script(server: Server, root: Path, name: str) -> list[str]:
     checksums = {r.file: r.checksum for r in SOURCES[name].resources}
     code = textwrap.dedent(f"""
         from pathlib import Path
-        from crossbar_sim.data.fetch import fetch
-        from crossbar_sim.data.sources import SOURCES, Resource, Source
+        from crossbar_sim.data.fetch import SOURCES, Resource, Source, fetch
         checksums = {checksums!r}
         resources = tuple(Resource(r.file, checksums[r.file], r.place, r.member) for r in SOURCES[{name!r}].resources)
         SOURCES[{name!r}] = Source({server.url!r}, resources, "none")

@@ -178,13 +178,13 @@ def test_a_file_of_python_2_is_read_without_a_warning(path: Path) -> None:
 
 def test_damaged_archives_are_refused(path: Path) -> None:
     path.write_bytes(npy_bytes(X))
-    refused(path, "no readable .npz")
+    refused(path, "not a readable .npz")
     path.write_bytes(b"")
-    refused(path, "no readable .npz")
+    refused(path, "not a readable .npz")
     np.savez(path, x=X)
     good = path.read_bytes()
     path.write_bytes(good[:-30])
-    refused(path, "no readable .npz")
+    refused(path, "not a readable .npz")
     at = good.index(X.tobytes()) + 5
     path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
     refused(path, "CRC")

@@ -2,6 +2,9 @@
 
 import io
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import archive_files as files
 import pytest
@@ -239,3 +242,24 @@ def test_outputs_of_an_unknown_type_are_a_tuple(context):
     program, _ = load_archive(files.packed(files.edited(members, files.GRAPH, change)))
     (y,) = program.module()(torch.ones(2, 4))
     assert y.shape == (2, 3)
+
+
+def test_one_thread_at_a_time_is_in_the_loader_of_torch(monkeypatch):
+    """Which keeps what it reads in a global variable: threads of a Dask worker met there."""
+    content, load, busy = (
+        files.exported(files.Scaled(), torch.ones(2, 4)),
+        torch.export.load,
+        threading.Lock(),
+    )
+
+    def alone(clean):
+        assert busy.acquire(blocking=False)
+        time.sleep(0.05)
+        try:
+            return load(clean)
+        finally:
+            busy.release()
+
+    monkeypatch.setattr(torch.export, "load", alone)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(load_archive, [content] * 4))) == 4

@@ -101,8 +101,8 @@ SCRIPT = """
     from torch import nn
     from crossbar_sim.data import load_data
     from crossbar_sim.nn.seeding import seeded
-    from crossbar_sim.nn.train import fit
-    from crossbar_sim.nn.training import Training
+    from crossbar_sim.nn.training.loop import fit
+    from crossbar_sim.nn.training.settings import Training
     from crossbar_sim.rng import Key
 
     steps, kill_at = 0, int(sys.argv[2])

@@ -9,7 +9,6 @@ from law_examples import LAWS
 from crossbar_sim import (
     Differential,
     Hardware,
-    InputError,
     Key,
     LogNormalDrift,
     MeasuredNoise,
@@ -21,7 +20,7 @@ from crossbar_sim import (
     StuckCells,
 )
 from crossbar_sim.crossbar import hardware as gradient
-from crossbar_sim.crossbar.drift import Law
+from crossbar_sim.crossbar.drift import DriftModel
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.nn.analog import torch_core
 
@@ -53,7 +52,7 @@ G = np.abs(numbers(7, 90).numpy()).astype(np.float32) * np.float32(1e-4)
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.kind)
-def test_every_law_is_the_cores(law: Law):
+def test_every_law_is_the_cores(law: DriftModel):
     g = np.ones(50_000, np.float32)
     stream = Stream.of(Key(4).fold("drift"), 2)
     core = law.apply(g, Key(4), 2)
@@ -69,17 +68,6 @@ def test_the_lognormal_law_to_the_accuracy_that_the_docs_state():
     core = LogNormalDrift(0.6).apply(g, Key(4), 2)
     ours = torch_core.drift(LogNormalDrift(0.6), torch.from_numpy(g), Stream.of(Key(4).fold("drift"), 2))
     np.testing.assert_allclose(ours.numpy(), core, rtol=5e-7)
-
-
-def test_a_law_without_a_twin_says_so():
-    class New(Law):
-        kind = "new"
-
-        def cells(self, g, out, stream, start):
-            out[:] = g
-
-    with pytest.raises(InputError, match="'new' runs on the CPU only"):
-        torch_core.drift(New(), torch.ones(3), Stream.of(Key(0), 0))
 
 
 _MAPPINGS = [

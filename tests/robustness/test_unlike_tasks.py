@@ -11,7 +11,7 @@ import pytest
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.report.headline import answer, crossing_words
-from crossbar_sim.report.rows import told
+from crossbar_sim.report.rows import conditions
 from crossbar_sim.robustness.comparisons import paired
 from crossbar_sim.robustness.curves import area, crossing
 from crossbar_sim.robustness.drawn_scores import rule_of_three
@@ -188,7 +188,7 @@ def test_details_are_those_that_most_models_share_by_number() -> None:
     made = made_sweeps.sweep()
     details = {label: json.loads(json.dumps(of)) for label, of in made.details.items()}
     details["erm"]["sensitivity"]["sigma"] = 0.9
-    (said,) = told(Sweep(made.tasks, made.curves, details), "sensitivity")
+    (said,) = conditions(Sweep(made.tasks, made.curves, details), "sensitivity")
     assert "sigma 0.9, 3 chips, 500 examples (erm); sigma 0.6, 3 chips, 500 examples (bayesft)" in said
 
 

@@ -9,8 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.crossbar.presets import design_given
+from crossbar_sim.crossbar.hardware import Hardware, design_given
 from crossbar_sim.errors import InputError, warn
 from crossbar_sim.nn.analog import exported_products
 from crossbar_sim.nn.analog.copying import base_of, copy_module, restore

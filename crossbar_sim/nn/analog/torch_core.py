@@ -1,19 +1,21 @@
-"""The torch twin of the core: the same stream and the same physics in plain torch, for any device.
+"""The conductances of `crossbar.hardware` in plain torch, for any device: the same random numbers and physics.
 
 The integer words are the core's bit for bit. Logarithms, cosines and exponentials are torch's, in float64, so
 conductances agree with the CPU kernels to the last float32 places (tested on the CPU: relative 5e-7 for the
-log-normal law). Simple rather than fast; tuned GPU kernels are a later matter.
+log-normal law). Drift laws and programming noise without a form here are computed on the CPU by their `cells`.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from crossbar_sim.crossbar import drift as laws
-from crossbar_sim.crossbar.devices import PolynomialNoise, ProgrammingNoise
-from crossbar_sim.crossbar.drift import Law
+from crossbar_sim.crossbar.devices import MeasuredNoise, PolynomialNoise, ProgrammingModel, ProgrammingNoise
+from crossbar_sim.crossbar.drift import DriftModel
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.mapping import Mapping
 from crossbar_sim.crossbar.stream import Stream
@@ -64,67 +66,107 @@ def normals(n: int, stream: Stream, device: torch.device | str = "cpu") -> Tenso
     return pairs.reshape(-1)[:n]
 
 
-def _standard(law: Law, n: int, stream: Stream, device: torch.device) -> Tensor:
-    """Draws of mean 0 and variance 1 of the spread laws."""
-    if isinstance(law, laws.NormalDrift | laws.NormalShift):
-        return normals(n, stream, device)
+def _lognormal(law: laws.LogNormalDrift, g: Tensor, stream: Stream) -> Tensor:
+    return g * torch.exp(law.sigma * normals(g.numel(), stream, g.device)).float()
+
+
+def _retention(law: laws.RetentionDrift, g: Tensor, stream: Stream) -> Tensor:
+    exponent = law.nu + law.nu_sigma * normals(g.numel(), stream, g.device)
+    return g * torch.pow(torch.tensor(law.time / law.t0, device=g.device).double(), -exponent).float()
+
+
+def _relaxation(law: laws.RelaxationShift, g: Tensor, stream: Stream) -> Tensor:
+    return (g + law.mean + law.spread * normals(g.numel(), stream, g.device)).clamp(min=0).float()
+
+
+def _measured_relaxation(law: laws.MeasuredRelaxation, g: Tensor, stream: Stream) -> Tensor:
+    r = g.double() / law.reference
+    mean, spread = (sum(c * r**k for k, c in enumerate(part)) for part in law.at_time)
+    z = normals(g.numel(), stream, g.device)
+    return (g + mean + torch.as_tensor(spread).abs() * z).clamp(min=0).float()
+
+
+def _gamma(law: laws.GammaDrift, g: Tensor, stream: Stream) -> Tensor:
+    table = torch.from_numpy(law.table()).to(g.device)
+    position = (normals(g.numel(), stream, g.device) + law.Z) * (law.PIECES / (2 * law.Z))
+    piece = position.long().clamp(0, law.PIECES - 1)
+    c, t = table[piece].double(), position - piece
+    return g * torch.exp2(c[:, 0] + t * (c[:, 1] + t * (c[:, 2] + t * c[:, 3]))).float()
+
+
+def _pareto(law: laws.ParetoDrift, g: Tensor, stream: Stream) -> Tensor:
+    w = words(g.numel(), stream, g.device)
+    x = (1 - 1 / law.alpha) * uniform(w) ** (-1 / law.alpha)
+    return g * torch.where(w == 0, torch.full_like(x, 2.0 ** (32 / law.alpha)), x).float()
+
+
+def _bernoulli(law: laws.BernoulliDrift, g: Tensor, stream: Stream) -> Tensor:
+    return torch.where(words(g.numel(), stream, g.device) < int(law.p * 2**32), torch.zeros_like(g), g)
+
+
+def _uniform(n: int, stream: Stream, device: torch.device) -> Tensor:
+    """Uniform numbers of mean 0 and variance 1."""
+    return (uniform(words(n, stream, device)) - 0.5) * math.sqrt(12)
+
+
+def _laplace(n: int, stream: Stream, device: torch.device) -> Tensor:
+    """Laplace numbers of mean 0 and variance 1."""
     w = words(n, stream, device)
-    if isinstance(law, laws.UniformDrift | laws.UniformShift):
-        return (uniform(w) - 0.5) * math.sqrt(12)
     magnitude = -torch.log(uniform((w << 1) & _LOW)) / math.sqrt(2)
     return torch.where(w >= 2**31, -magnitude, magnitude)
 
 
-def drift(law: Law, g: Tensor, stream: Stream) -> Tensor:
-    """Conductances (n,) after drift, as `law.cells` computes them for a whole plane.
+def _spread(draws: Callable[[int, Stream, torch.device], Tensor]) -> Callable[[Any, Tensor, Stream], Tensor]:
+    """Eq. (9) or (10) with these draws."""
 
-    Raises:
-        InputError: for a law that has no twin.
-    """
-    n, device = g.numel(), g.device
-    if isinstance(law, laws.LogNormalDrift):
-        return g * torch.exp(law.sigma * normals(n, stream, device)).float()
-    if isinstance(law, laws.RetentionDrift):
-        exponent = law.nu + law.nu_sigma * normals(n, stream, device)
-        return g * torch.pow(torch.tensor(law.time / law.t0, device=device).double(), -exponent).float()
-    if isinstance(law, laws.RelaxationShift):
-        return (g + law.mean + law.spread * normals(n, stream, device)).clamp(min=0).float()
-    if isinstance(law, laws.MeasuredRelaxation):
-        r = g.double() / law.reference
-        mean, spread = (sum(c * r**k for k, c in enumerate(part)) for part in law.at_time)
-        z = normals(n, stream, device)
-        return (g + mean + torch.as_tensor(spread).abs() * z).clamp(min=0).float()
-    if isinstance(law, laws.GammaDrift):
-        table = torch.from_numpy(law.table()).to(device)
-        position = (normals(n, stream, device) + law.Z) * (law.PIECES / (2 * law.Z))
-        piece = position.long().clamp(0, law.PIECES - 1)
-        c, t = table[piece].double(), position - piece
-        return g * torch.exp2(c[:, 0] + t * (c[:, 1] + t * (c[:, 2] + t * c[:, 3]))).float()
-    if isinstance(law, laws.ParetoDrift):
-        w = words(n, stream, device)
-        x = (1 - 1 / law.alpha) * uniform(w) ** (-1 / law.alpha)
-        return g * torch.where(w == 0, torch.full_like(x, 2.0 ** (32 / law.alpha)), x).float()
-    if isinstance(law, laws.BernoulliDrift):
-        return torch.where(words(n, stream, device) < int(law.p * 2**32), torch.zeros_like(g), g)
-    sigma = getattr(law, "sigma", None)
-    if sigma is None or law.kind.split("_")[0] not in ("normal", "uniform", "laplace"):
-        raise InputError(
-            f"drift law {law.kind!r} runs on the CPU only: add it to crossbar_sim/nn/analog/torch_core.py"
-        )
-    d = _standard(law, n, stream, device)
-    if law.multiplicative:
-        return (g * (1 + sigma * d)).clamp(min=0).float()
-    return (g + sigma * d).clamp(min=0).float()
+    def drifted(law: Any, g: Tensor, stream: Stream) -> Tensor:
+        d = law.sigma * draws(g.numel(), stream, g.device)
+        return (g * (1 + d) if law.multiplicative else g + d).clamp(min=0).float()
+
+    return drifted
 
 
-def _program(noise: ProgrammingNoise | PolynomialNoise, g: Tensor, z: Tensor, g_max: float) -> Tensor:
-    """Eq. (6) for a whole plane."""
-    if isinstance(noise, ProgrammingNoise):
+_DRIFTS: dict[type[DriftModel], Callable[[Any, Tensor, Stream], Tensor]] = {
+    laws.LogNormalDrift: _lognormal,
+    laws.NormalDrift: _spread(normals),
+    laws.NormalShift: _spread(normals),
+    laws.UniformDrift: _spread(_uniform),
+    laws.UniformShift: _spread(_uniform),
+    laws.LaplaceDrift: _spread(_laplace),
+    laws.LaplaceShift: _spread(_laplace),
+    laws.GammaDrift: _gamma,
+    laws.ParetoDrift: _pareto,
+    laws.BernoulliDrift: _bernoulli,
+    laws.RetentionDrift: _retention,
+    laws.RelaxationShift: _relaxation,
+    laws.MeasuredRelaxation: _measured_relaxation,
+}
+"""Laws that are computed on the device of the weights; all others by their `cells`, on the CPU."""
+
+
+def drift(law: DriftModel, g: Tensor, stream: Stream) -> Tensor:
+    """Conductances (n,) after drift, as `law.cells` computes them for a whole plane."""
+    if type(law) in _DRIFTS:  # a subclass has its own `cells`
+        return _DRIFTS[type(law)](law, g, stream)
+    before = g.detach().cpu().contiguous().numpy()
+    after = np.empty_like(before)
+    law.apply_plane(before, after, stream)
+    return torch.from_numpy(after).to(g.device)
+
+
+def _program(noise: ProgrammingModel, g: Tensor, z: Tensor, g_max: float) -> Tensor:
+    """Eq. (6) for a whole plane, or the `cells` of a noise that has no form in torch, on the CPU."""
+    if type(noise) is ProgrammingNoise:
         return (g + noise.sigma * g_max * z).clamp(min=0).float()
-    r = g.double() / noise.reference
-    sigma = sum(c * r**k for k, c in enumerate(noise.coefficients))
-    mean = sum(c * r**k for k, c in enumerate(getattr(noise, "mean", ())))  # of MeasuredNoise alone
-    return (g + mean + torch.as_tensor(sigma).clamp(min=0) * z).clamp(min=0).float()
+    if type(noise) in (PolynomialNoise, MeasuredNoise):
+        assert isinstance(noise, PolynomialNoise)
+        r = g.double() / noise.reference
+        sigma = sum(c * r**k for k, c in enumerate(noise.coefficients))
+        mean = sum(c * r**k for k, c in enumerate(getattr(noise, "mean", ())))  # of MeasuredNoise alone
+        return (g + mean + torch.as_tensor(sigma).clamp(min=0) * z).clamp(min=0).float()
+    after = np.empty(g.numel(), np.float32)
+    noise.cells(g.detach().cpu().contiguous().numpy(), z.float().cpu().numpy(), g_max, after)
+    return torch.from_numpy(after).to(g.device)
 
 
 def _target(mapping: Mapping, columns: Tensor, scale: Tensor, sign: float) -> Tensor:
@@ -177,7 +219,7 @@ def _planes(
 
 
 def check(hardware: Hardware) -> None:
-    """Refuse designs that have no twin.
+    """Refuse designs that only the CPU can simulate.
 
     Raises:
         InputError: naming what is simulated on the CPU only.
@@ -211,7 +253,7 @@ def effective_weight(hardware: Hardware, columns: Tensor, key: Key, chip: int) -
 
 
 def slope(hardware: Hardware, columns: Tensor, key: Key, chip: int) -> Tensor:
-    """The twin of `crossbar.gradient.slope`, shape of `columns`."""
+    """`crossbar.hardware.slope` on the device of `columns`, in their shape."""
     mapping = hardware.mapping
     scale = _scale(mapping, columns)
     total = torch.zeros(columns.numel(), device=columns.device)

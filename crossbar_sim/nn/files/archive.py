@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import threading
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -336,6 +337,9 @@ def _expanded(value: torch.Tensor) -> int:
 # empty sample inputs. torch loads that.
 
 
+LOADING = threading.RLock()
+"""torch's loader keeps what it reads in a global variable, and refuses a second thread meanwhile."""
+
 # Ours are stored uncompressed; JSON deflates tenfold. A bomb has thousands.
 _LARGEST_RATIO = 20
 _SMALL = 64 * 2**20
@@ -376,7 +380,7 @@ def load_archive(content: bytes | io.BytesIO) -> tuple["ExportedProgram", dict[s
     if isinstance(content, io.BytesIO):
         content.close()
     try:
-        with _quiet():
+        with LOADING, _quiet():
             loaded = torch.export.load(clean)
             tie(loaded, groups)
             return loaded, program

@@ -21,6 +21,7 @@ from crossbar_sim.nn.files import checkpoint
 from crossbar_sim.nn.files.architectures import WAYS, build_architecture
 from crossbar_sim.nn.files.archive import (
     EXPORT_HINT,
+    LOADING,
     batches,
     is_archive,
     load_archive,
@@ -356,7 +357,8 @@ def _from_archive(file: io.BytesIO, path: Path, sha256: str) -> LoadedModel:
                 "computes in that type: call model.float() and export it again"
             )
     try:
-        module = program.module()
+        with LOADING:
+            module = program.module()
     except Exception as error:
         # A graph that is consistent in its parts can still make no whole, in any way.
         raise InputError(

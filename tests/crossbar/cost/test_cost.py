@@ -19,9 +19,8 @@ from crossbar_sim.crossbar.cost import (
     technology_names,
     total,
 )
-from crossbar_sim.crossbar.presets import preset
 
-ISAAC = preset("isaac").hardware
+ISAAC = Hardware.preset("isaac")
 FULL = Work("a tile", 96, 16_000, 96 * 128 * 128, 96 * 128, 96 * 128)
 """Every array of one ISAAC tile at work in every cycle."""
 
@@ -132,7 +131,7 @@ def test_energy_and_latency_are_in_proportion_to_the_reads():
 def test_fewer_bits_never_cost_more(name, node, cycle, share):
     """One model for all numbers of bits, the published one among them: a sweep compares designs, not sources."""
     chosen = technology(name).replaced("node", node, "given").replaced("cycle", cycle, "given")
-    hardware = preset(name).hardware
+    hardware = Hardware.preset(name)
     each = []
     for bits in range(1, 13):
         adc = replace(hardware.adc, bits=bits, share=share, per="column", encoding=None, range=1.0)
@@ -158,7 +157,7 @@ def test_neighbouring_rates_and_processes_cost_about_the_same():
 
 def test_prime_has_eight_sense_amplifiers_for_each_mat():
     """Chi et al., section V-A; with one for each column the converters would take most of the area."""
-    hardware = preset("prime").hardware
+    hardware = Hardware.preset("prime")
     assert hardware.tile[1] // hardware.adc.share == 8
     cost = cost_of(Work.of("x", hardware.geometry(512, 512), hardware, 1), hardware, technology("prime"))
     assert cost.square_metres * 1e6 == pytest.approx(0.86, rel=0.02)
@@ -172,7 +171,7 @@ def test_the_published_converter_is_taken_where_it_was_published_and_scaled_else
     for adc in (replace(ISAAC.adc, bits=7), replace(ISAAC.adc, share=8)):
         *_, source = adc_of(Converters.of(replace(ISAAC, adc=adc)), 128, chosen)
         assert "Murmann" in source
-    *_, source = adc_of(Converters.of(preset("prime").hardware), 256, technology("prime"))
+    *_, source = adc_of(Converters.of(Hardware.preset("prime")), 256, technology("prime"))
     assert "Murmann" in source
 
 

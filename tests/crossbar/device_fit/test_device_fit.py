@@ -20,7 +20,6 @@ from crossbar_sim import (
     RelaxationShift,
     RetentionDrift,
 )
-from crossbar_sim.crossbar import configuration
 from crossbar_sim.crossbar.device_fit import Measurements, fit_device
 from crossbar_sim.crossbar.device_fit import fit as fitting
 from crossbar_sim.crossbar.device_fit.measurements import scattered
@@ -153,7 +152,7 @@ def test_readings_that_are_cut_off_at_0_do_not_bend_the_law():
 def test_the_device_is_a_design_like_any_other():
     fit = fit_device(measure("relaxation"))
     text = fit.to_toml("measured.csv")
-    assert configuration.from_toml(text) == fit.hardware
+    assert Hardware.from_toml(text) == fit.hardware
     assert text.startswith(
         "# fitted to measured.csv\n# measured: 1800 rows, targets 0 .. 4e-05 S, 0 .. 86400 s\n"
     )
@@ -272,7 +271,7 @@ def test_a_relaxation_whose_spread_depends_on_the_conductance(early, monkeypatch
     assert fit.quality.grade == "good"
     hardware = fit.hardware
     assert isinstance(hardware.drift, MeasuredRelaxation)
-    assert configuration.from_toml(fit.to_toml("x")) == hardware
+    assert Hardware.from_toml(fit.to_toml("x")) == hardware
     for i, target in enumerate(np.unique(data.target)):
         real = (data.measured - data.target)[(data.target == target) & (data.time == times[-1])]
         g, z = np.full(20_000, target, np.float32), Stream.of(Key(1), i).normals(20_000)

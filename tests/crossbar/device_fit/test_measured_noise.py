@@ -37,9 +37,9 @@ def test_without_a_mean_it_is_polynomial_noise_to_rounding_and_never_below_0():
 
 def test_it_survives_a_file_and_impossible_means_are_refused():
     hardware = Hardware(programming=MeasuredNoise((1e-6,), 4e-5, (1e-6, -2e-6)))
-    assert configuration.from_toml(configuration.to_toml(hardware)) == hardware
+    assert Hardware.from_toml(configuration.to_toml(hardware)) == hardware
     text = "measured:coefficients=1e-6/2e-6,reference=4e-5,mean=-1e-6"
-    assert configuration.programming_from_text(text) == MeasuredNoise((1e-6, 2e-6), 4e-5, (-1e-6,))
+    assert configuration.from_text("programming", text) == MeasuredNoise((1e-6, 2e-6), 4e-5, (-1e-6,))
     for mean in ((), (float("nan"),), (1e31,), "1", 3):
         with pytest.raises(InputError, match="mean="):
             MeasuredNoise((1e-6,), 4e-5, mean)

@@ -20,10 +20,10 @@ from crossbar_sim import report
 from crossbar_sim.errors import InputError
 from crossbar_sim.report import page_text, write_page
 from crossbar_sim.report.charts import MOST_POINTS
+from crossbar_sim.report.formatting import Names, Scale
 from crossbar_sim.report.headline import answer, listed_sigmas
-from crossbar_sim.report.look import Names, Scale
-from crossbar_sim.report.page_tables import MOST_TRIALS
 from crossbar_sim.report.rows import ahead, default_threshold, thresholds
+from crossbar_sim.report.tables import MOST_TRIALS
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.sweep import Sweep
 from crossbar_sim.store.records import Task

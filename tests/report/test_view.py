@@ -12,10 +12,11 @@ from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.nn.analog.matrices import Layout
 from crossbar_sim.nn.analog.state import Layer, Slot
+from crossbar_sim.report import console as consoles
 from crossbar_sim.report import terminal as view
-from crossbar_sim.report import wording
+from crossbar_sim.report.console import say
+from crossbar_sim.report.formatting import decimals, fixed, shorten
 from crossbar_sim.report.terminal import progress, show
-from crossbar_sim.report.wording import decimals, fixed, say, shorten
 from crossbar_sim.robustness.deploy import Deployment, LayerReport, Sensitivity
 from crossbar_sim.robustness.score import Score
 from crossbar_sim.robustness.statistics import summarise
@@ -267,7 +268,7 @@ def test_nothing_that_is_printed_obeys_a_name(monkeypatch):
     """Escape sequences, marks that turn the direction of writing, Rich's markup: whichever way they are printed."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
-    console = wording.terminal()
+    console = consoles.terminal()
     console.file = io.StringIO()
     table = Table(EVIL)
     table.add_column(Text(EVIL, "bold"))
@@ -288,7 +289,7 @@ def test_a_progress_bar_obeys_no_name(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setattr(view, "PATIENCE", 0.0)
-    console = wording.terminal(stderr=True)
+    console = consoles.terminal(stderr=True)
     console.file = io.StringIO()
     with progress(console) as step:
         time.sleep(0.05)

@@ -1,0 +1,77 @@
+"""Text for terminals: any encoding, any width, and no escape sequences from names in files."""
+
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderHook, RenderResult
+from rich.segment import Segment
+
+from crossbar_sim.text import visible, visible_lines
+
+_ASCII = {"µ": "u", "×": "x", "±": "+-", "…": "~", "█": "#"} | dict.fromkeys("▉▊▋▌", "#")
+_ASCII |= dict.fromkeys("▍▎▏", "-")
+
+
+def filled(text: str, width: int, indent: int = 0) -> str:
+    """Wrapped to `width`, all lines but the first indented; "82.3 %" stays on one line."""
+    kept = text.replace(" %", "\xa0%")
+    lines = textwrap.wrap(kept, max(width - indent, 20), break_on_hyphens=False)
+    return ("\n" + " " * indent).join(lines).replace("\xa0", " ")
+
+
+class Pen:
+    """Converts text to characters that a console of this encoding can print."""
+
+    def __init__(self, encoding: str) -> None:
+        self.encoding = encoding
+        try:
+            "".join(_ASCII).encode(encoding)
+            self.table: dict[int, str] = {}
+        except (UnicodeEncodeError, LookupError):
+            self.table = str.maketrans(_ASCII)
+
+    def __call__(self, text: str) -> str:
+        """The text in characters of the encoding, control characters escaped."""
+        known = visible_lines(text.translate(self.table))
+        try:
+            return known.encode(self.encoding, "backslashreplace").decode(self.encoding)
+        except LookupError:
+            return known.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def terminal(stderr: bool = False) -> Console:
+    """A console that is safe for names of layers, models and data sets, which files may set to anything.
+
+    Brackets in a text are not markup. Escape sequences and characters that change the direction of writing are
+    escaped, whichever function prints them.
+    """
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    console.push_render_hook(_Visible())
+    return console
+
+
+class _Visible(RenderHook):
+    def process_renderables(self, renderables: list[Any]) -> list[Any]:
+        """See `RenderHook`."""
+        return [_Written(renderable) for renderable in renderables]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """The output of another renderable with control characters escaped; Rich adds its colours afterwards."""
+
+    renderable: Any
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.renderable, options):
+            yield segment if segment.control else Segment(visible_lines(segment.text), segment.style)
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """Print one line without wrapping, so that a path in it can be copied; control characters are escaped."""
+    encoding = console.encoding
+    console.print(
+        visible(text).encode(encoding, "backslashreplace").decode(encoding),
+        style=style, markup=False, soft_wrap=True,
+    )  # fmt: skip

@@ -1,0 +1,274 @@
+"""Numbers, names, colours and marks as every report writes them: digits from the interval, shortened names."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crossbar_sim.robustness.statistics import Summary
+from crossbar_sim.text import visible
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#7a7a7a")
+"""The colour-blind-safe palette of Okabe and Ito, with grey in place of yellow, which white paper hides."""
+
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+"""The same six shapes for Vega and for matplotlib."""
+
+DASHES: tuple[tuple[int, ...], ...] = ((), (6, 2), (2, 2), (8, 2, 2, 2), (4, 4))
+"""Lengths of dash and gap; () is a solid line."""
+
+LABEL_SHOWN, LABEL_KEPT = 32, 200
+"""Longest name of a model, in characters: in a chart, and in a table."""
+
+HUGE = 1e4
+"""Errors of at least this many times the size of the outputs are written with three digits."""
+
+_SIGMAS = {
+    "lognormal": "sigma of ln g",
+    "gamma": "sigma of the drift factor (a fraction)",
+    "normal": "sigma of the drift, a fraction of g",
+    "uniform": "sigma of the drift, a fraction of g",
+    "laplace": "sigma of the drift, a fraction of g",
+    "relaxation": "sigma of the relaxation at 1 s (S)",
+}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The name of a metric, its sign (-1: stored negative, an error), and the sentences that it appears in."""
+
+    name: str
+    sign: int
+    answer: str
+    passing: str
+    loss: str
+
+
+MEASURES = {
+    "accuracy": Measure(
+        "accuracy", 1, "On {chips} the model keeps {mean} of {what} right{ci}, from {clean} clean.",
+        "reach", "drop",
+    ),
+    "agreement": Measure(
+        "agreement with the clean model", 1,
+        "On {chips} the model decides as the clean model does on {mean} of {what}{ci}. "
+        "There are no labels: this is agreement with the clean model, not accuracy.",
+        "agree on at least", "drop",
+    ),
+    "output_error": Measure(
+        "relative output error", -1,
+        "On {chips} the outputs differ from the clean model's by {mean} of their size{ci}. "
+        "There are no labels: this is the relative output error, not accuracy.",
+        "have an error of at most", "error",
+    ),
+    "map": Measure(
+        "mAP@[.5:.95]", 1, "On {chips} the mean average precision on {what} is {mean}{ci}, from {clean} clean.",
+        "reach", "drop",
+    ),
+    "map50": Measure(
+        "mAP@.5", 1, "On {chips} the mean average precision on {what} is {mean}{ci}, from {clean} clean.",
+        "reach", "drop",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Scores as people read them: an output error is stored with a minus sign and shown as the error."""
+
+    measure: Measure
+
+    @classmethod
+    def of(cls, metric: str) -> "Scale":
+        """The scale of a metric; an unknown metric is shown as stored."""
+        unknown = Measure(visible(metric), 1, "", "reach", "drop")
+        return cls(MEASURES.get(metric, unknown))
+
+    @property
+    def name(self) -> str:
+        """The name of the score."""
+        return self.measure.name
+
+    @property
+    def more_is_better(self) -> bool:
+        """Whether a larger shown score is better."""
+        return self.measure.sign > 0
+
+    @property
+    def loss(self) -> str:
+        """The name of what a layer costs: "drop in accuracy", or the error itself."""
+        return f"drop in {self.name}" if self.more_is_better else self.name
+
+    def shown(self, score: float) -> float:
+        """A stored score, or a difference of two, as it is shown; a second call reverses the first."""
+        return self.measure.sign * score + 0.0  # + 0.0: no minus zero
+
+    def span(self, low: float, high: float) -> tuple[float, float]:
+        """The ends of an interval of stored scores as they are shown, the lower end first."""
+        a, b = self.shown(low), self.shown(high)
+        return (a, b) if a <= b else (b, a)
+
+
+@dataclass(frozen=True)
+class Style:
+    """The colour, shape and dashes of one model."""
+
+    colour: str
+    shape: str
+    marker: str
+    dash: tuple[int, ...]
+
+    @classmethod
+    def of(cls, place: int) -> "Style":
+        """The style of the model at this position. The periods differ: 120 models pass before a style repeats."""
+        return cls(
+            COLOURS[place % len(COLOURS)],
+            SHAPES[place % len(SHAPES)],
+            MARKERS[place % len(MARKERS)],
+            DASHES[place % len(DASHES)],
+        )
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names of models for tables and charts; each name occurs once.
+
+    Args:
+        whole: label -> the name with control characters escaped, cut only if it is extremely long.
+        short: label -> a name that fits into a chart.
+    """
+
+    whole: Mapping[str, str]
+    short: Mapping[str, str]
+
+    @classmethod
+    def of(cls, labels: Sequence[str]) -> "Names":
+        """The names of these labels."""
+        whole = _numbered(shorten([visible(label) for label in labels], LABEL_KEPT), LABEL_KEPT)
+        short = _numbered(shorten(whole, LABEL_SHOWN), LABEL_SHOWN)
+        return cls(dict(zip(labels, whole, strict=True)), dict(zip(labels, short, strict=True)))
+
+
+def _numbered(names: Sequence[str], width: int) -> list[str]:
+    """The names, cut where they are too long and numbered where they are empty or equal."""
+    seen: set[str] = set()
+    found = []
+    for i, name in enumerate(names):
+        short = name if len(name) <= 2 * width else name[:width] + "…"
+        if not short.strip() or short in seen:
+            short = f"{short} #{i + 1}"
+        seen.add(short)
+        found.append(short)
+    return found
+
+
+def decimals(half: float | None) -> int:
+    """Decimals of a percentage known to +- half: two digits of half, 0 to 3 decimals; 1 without an interval."""
+    if not half:
+        return 1
+    return min(max(1 - math.floor(math.log10(100 * half)), 0), 3)
+
+
+def digits_of(summary: Summary) -> int:
+    """The decimals that the interval of a mean justifies; one where there is no interval."""
+    return decimals((summary.ci95[1] - summary.ci95[0]) / 2 if summary.ci95 else None)
+
+
+def fixed(share: float, digits: int) -> str:
+    """A share in per cent, without the unit; never minus zero."""
+    text = f"{100 * share:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text
+
+
+def number(share: float, half: float | None = None) -> str:
+    """A share in per cent with the decimals that the half-width of its interval justifies, without the unit."""
+    if abs(share) >= HUGE:
+        return f"{100 * share:.3g}"
+    return fixed(share, decimals(half))
+
+
+def percent(share: float, half: float | None = None) -> str:
+    """The same with the unit."""
+    return f"{number(share, half)} %"
+
+
+def span_text(low: float, high: float) -> str:
+    """Both ends of an interval in per cent without the unit: "70.1 to 72.3"."""
+    half = (high - low) / 2
+    return f"{number(low, half)} to {number(high, half)}"
+
+
+def limit_text(limit: float, digits: int) -> str:
+    """A threshold in per cent with `digits` decimals, or as many as it needs (up to two)."""
+    needed = len(f"{100 * limit:.2f}".rstrip("0").partition(".")[2])
+    return f"{fixed(limit, max(digits, needed))} %"
+
+
+def sigma_text(sigma: float) -> str:
+    """A sigma with up to six significant digits."""
+    return f"{sigma:.6g}"
+
+
+def p_text(p: float | None) -> str:
+    """A p-value with two significant digits; empty where there is no test."""
+    if p is None:
+        return ""
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def range_text(numbers: Sequence[int]) -> str:
+    """Counts in ascending order as text: "20", or "20 to 1,000"."""
+    return f"{numbers[0]:,}" if len(numbers) == 1 else f"{numbers[0]:,} to {numbers[-1]:,}"
+
+
+def counted(count: int, what: str) -> str:
+    """`1 chip`, `2,000 chips`, `0 chips`."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def sigma_axis(identities: Sequence[Mapping[str, Any]]) -> str:
+    """The title of the axis of sigma: which spread it is, by the drift law of the tasks."""
+    laws = {law_of(identity) for identity in identities}
+    if len(laws) != 1:
+        return "sigma (its meaning differs between the designs)"
+    kind, absolute = laws.pop()
+    if absolute:
+        return "sigma of the drift (S)"
+    return _SIGMAS.get(kind, f"sigma of the {visible(kind)} drift")
+
+
+def law_of(identity: Mapping[str, Any]) -> tuple[str, bool]:
+    """(kind of the drift law, whether its sigma is in siemens) of a task."""
+    hardware = identity.get("hardware")
+    drift = hardware.get("drift") if isinstance(hardware, Mapping) else None
+    kind = str(drift.get("kind")) if isinstance(drift, Mapping) else "lognormal"
+    return kind, kind.endswith("_shift")
+
+
+def shorten(names: Sequence[str], width: int) -> list[str]:
+    """Names longer than `width` with the middle of their long parts left out, so that layer numbers stay.
+
+    A name that would become equal to another one is not shortened.
+    """
+    longest = max((len(part) for name in names for part in name.split(".")), default=0)
+    cut = list(names)
+    for limit in range(longest, 4, -1):
+        if max(map(len, cut), default=0) <= width:
+            break
+        parts = ((name, name.split(".")) for name in names)
+        cut = [n if len(n) <= width else ".".join(_middle(p, limit) for p in ps) for n, ps in parts]
+    cut = [_middle(name, width) for name in cut]
+    return [short if cut.count(short) == 1 else name for short, name in zip(cut, names, strict=True)]
+
+
+def fit(names: Sequence[str], width: int) -> list[str]:
+    """Names of at most `width` characters; those that `shorten` does not shorten are cut and numbered."""
+    cut = shorten(names, width)
+    short = [name if len(name) <= width else _middle(name, width) for name in cut]
+    return [name if short.count(name) == 1 else f"{name} #{i + 1}" for i, name in enumerate(short)]
+
+
+def _middle(text: str, width: int) -> str:
+    head = (width - 1) // 2
+    return text if len(text) <= width else text[:head] + "…" + text[len(text) - (width - 1 - head) :]

@@ -1,0 +1,283 @@
+"""Tables of the report page and its CSV files: rows as text."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crossbar_sim.report.formatting import (
+    Names,
+    fixed,
+    limit_text,
+    number,
+    p_text,
+    sigma_text,
+    span_text,
+)
+from crossbar_sim.report.headline import crossing_words
+from crossbar_sim.report.rows import DifferenceRow, Estimate, GroupRow, PointRow, View
+from crossbar_sim.robustness.groups import seeded
+from crossbar_sim.text import spreadsheet_cell
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text; the first cell of a row is its heading.
+
+    Args:
+        caption: above it.
+        header: one cell per column.
+        groups: (heading of the group or None, rows).
+    """
+
+    caption: str
+    header: Sequence[str]
+    groups: Sequence[tuple[str | None, Sequence[Sequence[str]]]]
+
+    @property
+    def lines(self) -> int:
+        """How many lines it has, with its header and the headings of groups."""
+        return 1 + sum(len(rows) + (title is not None) for title, rows in self.groups)
+
+
+def of_models(view: View) -> Table:
+    """One row per model: clean score, mean over the sigmas, difference to the first, crossing."""
+    scale, first, grouped = view.scale, view.sweep.labels[0], seeded(view.sweep)
+    where = "over the sigmas" if len(view.sigmas) > 1 else f"at sigma {sigma_text(view.sigmas[0])}"
+    over = "95 % interval over chips" if grouped else "95 % interval"
+    header = ["model", "clean (%)", f"mean {scale.name} {where} (%)", over]
+    several = len(view.sweep.labels) > 1 and not grouped
+    if several:
+        header.append(f"difference to {view.names.short[first]}, same chips (points)")
+    if view.threshold is not None:
+        header.append(f"mean crosses {limit_text(view.threshold, 0)}")
+    rows = []
+    for found in view.models:
+        score = found.score
+        row = [
+            view.names.whole[found.label],
+            number(found.clean),
+            number(score.value, score.half),
+            _span(score),
+        ]
+        if several and found.label == first:
+            row.append("")
+        elif several:
+            row.append("no chip in common" if found.lead is None else _difference(found.lead))
+        if view.threshold is not None:
+            row.append("one sigma only" if found.crossing is None else crossing_words(found.crossing))
+        rows.append(row)
+    return Table("Models", header, [(None, rows)])
+
+
+def of_points(view: View) -> Table:
+    """One row per model and sigma."""
+    header = ["sigma", "mean", "95 % interval", "spread", "median", "worst chip", "best chip"]
+    if view.threshold is not None:
+        header.append(f"yield at {limit_text(view.threshold, 0)} (95 %)")
+    header.append("chips × examples")
+    groups = [(view.names.whole[label], [_point(row) for row in rows]) for label, rows in view.curves.items()]
+    return Table(f"{view.scale.name} at each sigma, in %; the spread between chips in points", header, groups)
+
+
+def _point(row: PointRow) -> list[str]:
+    half = row.mean.half
+    cells = [
+        sigma_text(row.sigma), number(row.mean.value, half), _span(row.mean),
+        "" if row.spread is None else number(row.spread, row.spread),
+        number(row.median, half), number(row.worst, half), number(row.best, half),
+    ]  # fmt: skip
+    if row.passing is not None:
+        cells.append(f"{fixed(row.passing.value, 0)} ({_whole_span(row.passing)})")
+    return [*cells, f"{row.chips} × {row.images:,}{' drawn' if row.drawn else ''}"]
+
+
+def _whole_span(found: Estimate) -> str:
+    """The interval of a yield in whole per cent."""
+    return " to ".join(fixed(end, 0) for end in found.span or ())
+
+
+def of_pairs(view: View) -> Table | None:
+    """Every model against the first, at each sigma; None where nothing can be compared."""
+    first = view.names.whole[view.sweep.labels[0]]
+    groups = [
+        (
+            f"{view.names.whole[label]} less {first}",
+            [
+                [
+                    sigma_text(row.sigma), _difference(row.difference), p_text(row.p_value), p_text(row.adjusted),
+                    str(row.counts[0]),
+                ]
+                for row in rows
+            ],
+        )
+        for label, rows in view.differences.items()
+    ]  # fmt: skip
+    header = ["sigma", f"difference in {view.scale.name} (points)", "p", "p after Holm", "chips"]
+    return Table("Differences on the same chips", header, groups) if groups else None
+
+
+def of_groups(view: View) -> Table:
+    """One row per way to train and sigma; a network counts by its mean over chips."""
+    names = Names.of(list(view.groups)).whole
+    header = [
+        "sigma", "mean over networks", "95 % interval over seeds", "range over seeds", "spread of chips", "worst chip"
+    ]  # fmt: skip
+    if view.threshold is not None:
+        header.append(f"yield at {limit_text(view.threshold, 0)}")
+    groups = [
+        (f"{names[group]} ({_count(len(view.groups[group]))})", [_group(row) for row in rows])
+        for group, rows in view.group_curves.items()
+    ]
+    return Table(
+        f"{view.scale.name} of each way to train, in %; the spread between the chips of one network in points",
+        header,
+        groups,
+    )
+
+
+def _group(row: GroupRow) -> list[str]:
+    cells = [
+        sigma_text(row.sigma), number(row.mean.value, row.mean.half), _span(row.mean, "one network: none"),
+        span_text(row.lowest, row.highest) if row.networks > 1 else "",
+        "" if row.spread is None else number(row.spread, row.spread), number(row.worst),
+    ]  # fmt: skip
+    return cells if row.passing is None else [*cells, fixed(row.passing, 0)]
+
+
+def of_group_tests(view: View) -> Table | None:
+    """Every other way to train against the reference, at each sigma; None where there is only one way.
+
+    Raises:
+        InputError: if the sweep has no such group.
+    """
+    names = Names.of(list(view.groups)).whole
+    groups: dict[str, list[list[str]]] = {}
+    for row in view.tests:
+        d = row.difference
+        groups.setdefault(f"{names[row.name]} less {names[row.less]}", []).append(
+            [
+                sigma_text(row.sigma), number(d.value, d.half), _span(d, "no test"), p_text(row.p_value),
+                p_text(row.adjusted), f"{row.counts[0]} and {row.counts[1]}",
+            ]
+        )  # fmt: skip
+    header = [
+        "sigma", f"difference in {view.scale.name} (points)", "95 % interval", "p", "p after Holm", "networks"
+    ]  # fmt: skip
+    return Table("Differences between ways to train", header, list(groups.items())) if groups else None
+
+
+def of_layers(view: View) -> Table | None:
+    """What each layer costs alone; None where that was not measured."""
+    groups: dict[str, list[list[str]]] = {}
+    for row in view.layers:
+        cells = [row.layer, number(row.drop.value, row.drop.half), _span(row.drop), str(row.chips)]
+        groups.setdefault(view.names.whole[row.label], []).append(cells)
+    header = ["layer", f"{view.scale.loss} (points)", "95 % interval", "chips"]
+    return Table("Each layer alone", header, list(groups.items())) if groups else None
+
+
+def _span(found: Estimate, none: str = "one chip: none") -> str:
+    return none if found.span is None else span_text(*found.span)
+
+
+def _difference(found: Estimate) -> str:
+    return f"{number(found.value, found.half)} ({_span(found, 'one chip')})"
+
+
+def _count(networks: int) -> str:
+    return "one network" if networks == 1 else f"{networks} training seeds"
+
+
+# The CSV files that the page holds for download: rows with scores as stored.
+
+
+MOST_TRIALS = 20_000
+"""Trials in the file of chips; `crossbar-sim results` writes all of them."""
+
+_CURVES = (
+    "model", "metric", "sigma", "clean", "mean", "low95", "high95", "spread", "median", "min", "max", "threshold",
+    "yield", "yield_low95", "yield_high95", "chips", "examples",
+)  # fmt: skip
+_DIFFERENCES = ("model", "less", "sigma", "difference", "low95", "high95", "p", "p_holm", "chips")
+_GROUPS = (
+    "group", "sigma", "networks", "mean", "low95", "high95", "lowest", "highest", "spread", "worst", "threshold",
+    "yield", "chips",
+)  # fmt: skip
+_TESTS = (
+    "group", "less", "sigma", "difference", "low95", "high95", "p", "p_holm", "networks", "networks_less",
+)  # fmt: skip
+_CHIPS = ("model", "metric", "sigma", "chip", "value", "examples", "variance")
+
+
+def downloads(view: View) -> dict[str, str]:
+    """File name -> CSV: curves, differences to the first model (of groups: their curves and tests), scores of chips."""
+    view = view.as_stored
+    files: dict[str, tuple[Sequence[str], Iterable[Sequence[Any]]]] = {
+        "curves.csv": (
+            _CURVES,
+            (
+                (
+                    r.label, r.metric, r.sigma, r.clean, *_triple(r.mean), r.spread, r.median, r.worst, r.best,
+                    view.limit, *_triple(r.passing), r.chips, r.images,
+                )
+                for r in view.points
+            ),
+        )
+    }  # fmt: skip
+    if seeded(view.sweep):
+        files["groups.csv"] = (
+            _GROUPS,
+            (
+                (
+                    r.group, r.sigma, r.networks, *_triple(r.mean), r.lowest, r.highest, r.spread, r.worst,
+                    view.limit, r.passing, r.chips,
+                )
+                for rows in view.group_curves.values()
+                for r in rows
+            ),
+        )  # fmt: skip
+        files["tests.csv"] = (_TESTS, map(_difference_line, view.tests))
+    elif len(view.sweep.labels) > 1:
+        lines = (_difference_line(row) for rows in view.differences.values() for row in rows)
+        files["differences.csv"] = (_DIFFERENCES, lines)
+    files["chips.csv"] = (
+        _CHIPS,
+        (
+            (r.label, r.metric, r.sigma, r.chip, r.value, r.images, r.variance)
+            for r in view.chips(_chips_of_a_point(view))
+        ),
+    )
+    return {name: _csv_text(header, lines) for name, (header, lines) in files.items()}
+
+
+def left_out(view: View) -> str:
+    """A sentence on what the file of chips leaves out; empty where it is complete."""
+    most = _chips_of_a_point(view)
+    if most is None:
+        return ""
+    return f"chips.csv holds the first {most} chips of each point; crossbar-sim results writes all of them."
+
+
+def _chips_of_a_point(view: View) -> int | None:
+    """How many chips of each point the file of chips holds; None: all."""
+    rows = list(view.points)
+    return None if sum(row.chips for row in rows) <= MOST_TRIALS else max(MOST_TRIALS // len(rows), 1)
+
+
+def _triple(found: Estimate | None) -> tuple[float | None, float | None, float | None]:
+    return (None, None, None) if found is None else (found.value, found.low, found.high)
+
+
+def _difference_line(row: DifferenceRow) -> tuple[Any, ...]:
+    return (row.name, row.less, row.sigma, *_triple(row.difference), row.p_value, row.adjusted, *row.counts)
+
+
+def _csv_text(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """A CSV file; numbers in full."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([spreadsheet_cell(value) for value in line] for line in lines)
+    return out.getvalue()
