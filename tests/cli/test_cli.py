@@ -90,6 +90,30 @@ def test_help_of_every_command_has_an_example_that_is_one(command: Command, name
         assert {word for word in example.split() if word.startswith("--")} <= known
 
 
+@pytest.mark.parametrize("name", ["deploy", "sweep", "sensitivity", "train", "search"])
+@pytest.mark.parametrize("columns", [80, 100])
+def test_options_stand_under_headings(
+    command: Command, monkeypatch: pytest.MonkeyPatch, name: str, columns: int
+):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = command(name, "--help").out
+    headings = [line.rstrip(":") for line in text.splitlines() if re.fullmatch(r"[A-Z]\w+:", line)]
+    assert headings[:3] == ["Model", "Hardware", "Data"]
+    assert headings[-3:] == ["Computation", "Output", "Help"]
+    for option, heading in {"--sigma": "Hardware", "--data": "Data", "--threads": "Computation"}.items():
+        above = text[: text.index(f"\n  {option} ")].splitlines()
+        assert [line for line in above if re.fullmatch(r"[A-Z]\w+:", line)][-1] == f"{heading}:"
+    prose = [line for line in text.splitlines() if "crossbar-sim " + name not in line]
+    assert max(map(len, prose)) <= columns
+
+
+def test_the_formats_of_figures_are_those_that_are_drawn():
+    from crossbar_sim.commands.output import FIGURES
+    from crossbar_sim.report.figure import METADATA
+
+    assert (*METADATA,) == FIGURES
+
+
 @pytest.mark.parametrize("name", ["deploy", "export", "info"])
 def test_a_command_alone_shows_its_help(command: Command, name: str):
     result = command(name)
