@@ -333,7 +333,8 @@ class HardwareOptions:
     preset: str | None = option("A published design (see `crossbar-sim presets`).  [default: bayesft]")
     hardware_file: str | None = option("A design file: .toml or .json.", "--hardware", type=PATH)
     drift: str | None = option(
-        "Any other drift law, e.g. gamma:sigma=0.3 (see `crossbar-sim presets --laws`)."
+        "Any other drift law, e.g. gamma:sigma=0.3 (see `crossbar-sim presets --laws`), or one of yours as "
+        "package.module:Class (docs/extending.md)."
     )
     drift_per: Literal["cell", "weight"] | None = option(
         "Whether each cell drifts independently, or all cells of a weight drift together."
@@ -549,9 +550,9 @@ class EvaluationOptions(LayerOptions, DataOptions, SeedOptions, ThreadOptions, J
     chips: range | None = option(
         "Number of chips, or a range such as 50:100.  [default: 20]", type=Parsed(chip_numbers, "CHIPS")
     )
-    metric: Any = option(
-        "How chips are scored.  [default: the first of these that labels and outputs allow]",
-        type=click.Choice(["accuracy", "agreement", "output_error"]),
+    metric: str | None = option(
+        "How chips are scored: accuracy, agreement, output_error, or a function of yours as package.module:function "
+        "(docs/extending.md).  [default: the first of these that labels and outputs allow]"
     )
     class_axis: int | None = option(
         "Axis of the classes in the model's outputs; -1 is the last one.  [default: found automatically]"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
-import click
+from typing import TYPE_CHECKING
 
 from crossbar_sim.commands.options import (
     PATH,
@@ -45,10 +43,9 @@ class SweepRequest(ReadOptions, SigmasOptions, EvaluationOptions, ClusterOptions
         "score (an output error: rises above it).",
         heading="Statistics",
     )
-    metric: Any = option(
-        "How chips are scored; detectors by map or map50.  [default: the first of these that labels and outputs "
-        "allow]",
-        type=click.Choice(["accuracy", "agreement", "output_error", "map", "map50"]),
+    metric: str | None = option(
+        "How chips are scored: accuracy, agreement, output_error, map or map50 (detectors), or a function of yours as "
+        "package.module:function (docs/extending.md).  [default: the first of these that labels and outputs allow]"
     )
     calibration_data: str | None = option(
         "Data on which converter ranges are calibrated.  [default: the training split of --data]",
@@ -86,10 +83,10 @@ def sweep(request: SweepRequest) -> None:
       crossbar-sim report runs.db -o report.html
     """
     from crossbar_sim.report.console import say, terminal
-    from crossbar_sim.report.formatting import MEASURES
     from crossbar_sim.report.terminal import progress
     from crossbar_sim.report.terminal_sweep import show_sweep
     from crossbar_sim.robustness.benchmark import robustness
+    from crossbar_sim.robustness.metrics import sign_of
     from crossbar_sim.store.results import MEMORY, Results
 
     hardware, warnings = request.hardware()
@@ -107,7 +104,7 @@ def sweep(request: SweepRequest) -> None:
     threshold = request.threshold
     write_json(
         request.json_path,
-        sweep.as_dict(None if threshold is None else MEASURES[sweep.metric].sign * threshold),
+        sweep.as_dict(None if threshold is None else sign_of(sweep.metric) * threshold),
     )
     if request.plot is not None:
         sweep.plot(request.plot)
