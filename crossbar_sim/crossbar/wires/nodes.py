@@ -20,6 +20,7 @@ from crossbar_sim.crossbar.wires.wires import (
     fits_memory,
     word_voltages,
 )
+from crossbar_sim.errors import InputError
 from crossbar_sim.validate import number, require
 
 # How a solution ended: sentences for the user, in one place.
@@ -384,4 +385,62 @@ def _solution(g: Float64, v: Float64, wires: Wires, solved: Voltages, currents: 
         np.asarray(residual),
         np.asarray(solved.steps),
         (solved.outcome,),
+    )
+
+
+# All inputs of a tile, against what it would compute without wires
+
+_AT_ONCE = 2**22
+"""Cells times inputs that are solved together: node voltages of all inputs may not fit into memory."""
+
+
+class SolvedInputs(NamedTuple):
+    """Of all inputs: currents in A, (inputs, cols); power in W and residual in V, (inputs,)."""
+
+    currents: Float64
+    ideal: Float64
+    power: Float64
+    residual: Float64
+
+    @property
+    def worst(self) -> int:
+        """The input that loses most, against its largest ideal current."""
+        size = np.abs(self.ideal).max(axis=1)
+        lost = np.abs(self.currents - self.ideal).max(axis=1)
+        return int(np.argmax(lost / np.where(size > 0, size, 1)))
+
+
+def solve_inputs(g: Float64, v: Float64, wires: Wires, cell: Cell | None) -> SolvedInputs:
+    """Solve a tile for all inputs.
+
+    Args:
+        g: conductances, (rows, cols) in S; 0: open.
+        v: input voltages, (inputs, rows) in V.
+        wires: their resistances, and the method.
+        cell: the law of the cells; None: ohmic.
+
+    Raises:
+        InputError: with the outcome's sentence, if an input cannot be solved.
+    """
+    step = max(1, _AT_ONCE // g.size)
+    currents, power, residual = [], [], []
+    for start in range(0, len(v), step):
+        part = solve_nodes(g, v[start : start + step], wires, cell)
+        for k, outcome in enumerate(part.outcomes):
+            if not outcome.solved:
+                raise InputError(f"input {start + k + 1} is {outcome.value}")
+        currents.append(part.column_currents)
+        power.append(part.power)
+        residual.append(part.residual)
+    return SolvedInputs(
+        np.vstack(currents), ideal_currents(g, v, cell), np.concatenate(power), np.concatenate(residual)
+    )
+
+
+def ideal_currents(g: Float64, v: Float64, cell: Cell | None) -> Float64:
+    """Column currents without wires, (inputs, cols) in A."""
+    if cell is None:
+        return np.asarray(v @ g)
+    return np.array(
+        [cell.current(g, np.repeat(row[:, None], g.shape[1], axis=1))[0].sum(axis=0) for row in v]
     )
