@@ -1,4 +1,4 @@
-"""How an array is read: voltages in, currents through tiles and converters, numbers out."""
+"""Products with an array: DACs, currents of tiles, ADCs and digital sums."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 
 # The analog part between a digital input and a digital output: DAC, tiles, read noise, ADC, digital sums.
 #
-# `Readout` is one array with its converters on one chip, ready to multiply; every formula is in docs/periphery.md.
+# `Readout` is one array with its converters on one chip; every formula is in docs/periphery.md.
 
 
 EFFECTS = ("dac", "read_noise", "adc")
-"""What acts on each product, in its order."""
+"""The effects on each product, in their order."""
 
 
 @dataclass(frozen=True)
 class Periphery:
-    """What surrounds one array on one chip.
+    """The converters and the read noise of one array on one chip.
 
     Args:
         dac, adc, read_noise: of the design; None is ideal.
@@ -59,18 +59,18 @@ class Periphery:
 
     @classmethod
     def of(cls, hardware: "Hardware", key: Key, chip: int) -> "Periphery":
-        """Of the array called `key` on a chip of the design."""
+        """The periphery of the array called `key` on a chip of the design."""
         ranges = None if hardware.ranges is None or not key.path else hardware.ranges.get(key.path[-1])
         return cls(hardware.dac, hardware.adc, hardware.read_noise, ranges, key, chip)
 
     @property
     def name(self) -> str:
-        """For sentences."""
+        """The array's name, for messages."""
         return self.key.path[-1] if self.key.path else "the array"
 
 
 class Reads(NamedTuple):
-    """What the converters of an array read: its planes put together as its mapping and `per` say.
+    """The conductances that the converters of an array read: its planes, combined as its mapping and `per` say.
 
     Args:
         planes: (reads, m, n) in `unit_of` S; with a reference read for itself, that is the last column.
@@ -84,12 +84,12 @@ class Reads(NamedTuple):
 
 
 def unit_of(mapping: Mapping) -> float:
-    """What conductances are counted in, in S: levels where there are any, so that digital sums are of whole numbers."""
+    """Unit of conductances in S: one level, if there are levels, so that digital sums are of integers."""
     return mapping.cell_step or 1.0
 
 
 def slices_of(mapping: Mapping, per: str) -> tuple[int, ...]:
-    """Which weight slice each read belongs to."""
+    """The weight slice of each read."""
     sides = mapping.planes_per_copy if per == "column" else 1
     return tuple(k for _ in range(mapping.copies) for k in range(mapping.slices) for _ in range(sides))
 
@@ -99,7 +99,7 @@ def reads_of(
 ) -> Reads:
     """Eq. (21): planes (planes, m, physical columns) of one block as its converters read them, in `unit_of` S.
 
-    Cells on a level, as far as single precision shows, are whole numbers of levels above g_min: then sums are exact,
+    Cells on a level, to single precision, are an integer number of levels above g_min: then sums are exact,
     and one half-way between two codes of a converter goes to the even one.
     """
     mean = planes if noise is None else noise.mean(planes)
@@ -134,7 +134,7 @@ def _in_levels(g: Float32, mapping: Mapping) -> Float32:
 
 
 def _differences(g: Float32, other: Float32, mapping: Mapping) -> Float32:
-    """g - other in `unit_of` S; exactly a whole number where both are on a level."""
+    """g - other in `unit_of` S; exactly an integer where both are on a level."""
     if mapping.levels is None:
         return g - other
     out = np.empty(g.shape, np.float32)
@@ -147,7 +147,7 @@ def _differences(g: Float32, other: Float32, mapping: Mapping) -> Float32:
 
 
 class Readout:
-    """One block of an array with its converters, ready to multiply.
+    """One block of an array with its converters.
 
     Args:
         planes: those that multiply, (planes, m, physical columns) in S.
@@ -179,12 +179,12 @@ class Readout:
 
     @property
     def per(self) -> str:
-        """What a converter reads: a pair or a column."""
+        """What one converter reads: a pair of columns or one column."""
         return "pair" if self.periphery.adc is None else self.periphery.adc.per
 
     @cached_property
     def silent(self) -> Reads:
-        """What the converters read, without noise."""
+        """The conductances that the converters read, without noise."""
         return self._reads(None)
 
     @cached_property
@@ -199,11 +199,13 @@ class Readout:
         sums = np.add.reduceat(self.planes.astype(np.float64), starts, axis=1)
         rows = np.minimum(self.tile_rows, self.planes.shape[1] - starts)
         half = rows[:, None] * ((self.mapping.g_min + self.mapping.g_max) / 2)
-        found = sums > half * (1 + 1e-6)  # half itself is no more than half, however cells are rounded
+        found = sums > half * (
+            1 + 1e-6
+        )  # exactly half does not count as more than half, however cells are rounded
         return found if bool(found.any()) else None
 
     def _reads(self, noise: GaussianReadNoise | TelegraphNoise | None, flips: bool = True) -> Reads:
-        """What the converters read, flipped columns as their complement unless `flips` is False."""
+        """The conductances that the converters read; flipped columns as their complement unless `flips` is False."""
         reads = reads_of(self.planes, self.mapping, self.per, noise)
         if self.flipped is None or not flips:
             return reads
@@ -212,7 +214,7 @@ class Readout:
         return reads._replace(planes=planes.astype(np.float32))
 
     def _of_rows(self, tiles: NDArray[Any]) -> NDArray[Any]:
-        """What each tile has (reads, tiles, n), for each word line (reads, m, n)."""
+        """Values of each tile (reads, tiles, n), repeated for each word line (reads, m, n)."""
         return np.repeat(tiles, self.tile_rows, axis=1)[:, : self.planes.shape[1]]
 
     @cached_property
@@ -232,7 +234,7 @@ class Readout:
         )
 
     def drive(self, x: Float32, effects: tuple[str, ...] = EFFECTS) -> Driven:
-        """What the DACs make of inputs (b, ...)."""
+        """Inputs (b, ...) after the DACs."""
         p = self.periphery
         return drive(x, p.dac if "dac" in effects else None, p.ranges, p.name)
 
@@ -319,7 +321,7 @@ class Readout:
 
     @property
     def _reference(self) -> bool:
-        """Whether the reference column is converted by itself, and subtracted digitally."""
+        """Whether the reference column has its own conversions and is subtracted digitally."""
         return self.mapping.planes_per_copy == 1 and self.per == "column"
 
     def _noisy(self, effects: tuple[str, ...]) -> bool:
@@ -335,7 +337,7 @@ class Readout:
         return Stream.of(p.key.fold("read"), p.chip, self.group * conversions, event)
 
     def ready(self, full_scale: float, effects: tuple[str, ...] = EFFECTS) -> TiledPlanes:
-        """Planes and converters made ready for inputs whose code `full_scale` is 1 V; kept for the next product."""
+        """Planes and converters in the layout of the kernels, for inputs whose code `full_scale` is 1 V; cached."""
         noisy, converts = self._noisy(effects), "adc" in effects and self.periphery.adc is not None
         name = (noisy, full_scale if converts else None)
         if name not in self._ready:
@@ -396,17 +398,17 @@ class Readout:
         return p.ranges.output[k]
 
 
-# What currents an array's converters see, and how much of their range they use: for calibration, slow and plain.
+# Currents at the converters of an array and the use of their ranges, for calibration. Simple and slow.
 
 
 _SHIFT = 13
 """Bits of a float32 that a histogram leaves out: magnitudes are kept to 1 in 1024."""
 
 _SMALLEST = 1 / SINGLE
-"""What is smaller counts as 0: no range can be."""
+"""Smaller values count as 0: no range is that small."""
 
 _ZEROS = int(np.array([_SMALLEST], np.float32).view(np.int32)[0]) >> _SHIFT
-"""Bins of these."""
+"""Number of bins below _SMALLEST."""
 
 
 @dataclass
@@ -447,7 +449,7 @@ class Magnitudes:
 
 @dataclass
 class Usage:
-    """How converters were used: how many conversions, how many clipped, and which codes came up.
+    """Use of converters: the number of conversions, of clipped ones, and the codes that occurred.
 
     Args:
         top: the largest code; signed: whether there are negative ones.
@@ -472,12 +474,12 @@ class Usage:
 
     @property
     def clipped_percent(self) -> float:
-        """Of all conversions."""
+        """Clipped conversions in percent of all."""
         return 100.0 * self.clipped / self.total if self.total else 0.0
 
     @property
     def used_percent(self) -> float:
-        """Codes that came up, of all there are."""
+        """Used codes in percent of all codes."""
         return 100.0 * float(np.mean(self.seen))
 
 
@@ -499,12 +501,12 @@ def currents(readout: Readout, driven: Driven) -> Iterator[tuple[int, int, int, 
 
 
 def count_inputs(x: Float32, driven: Driven, usage: Usage) -> None:
-    """Add what the DACs make of inputs x (b, m) to `usage`; codes are of the magnitude, before slicing."""
+    """Add the DAC conversions of inputs x (b, m) to `usage`; codes are of the magnitude, before slicing."""
     usage.add(x / driven.unit[:, None])
 
 
 def count_outputs(readout: Readout, driven: Driven, usage: Usage) -> None:
-    """Add what the ADCs make of driven input vectors to `usage`."""
+    """Add the ADC conversions of driven input vectors to `usage`."""
     quantiser, unit = readout.quantiser(1.0), np.float32(unit_of(readout.mapping))
     if quantiser is None:
         return

@@ -190,7 +190,7 @@ def test_a_bad_experiment_is_one_sentence(command, experiment, tmp_path, change,
         (("--metric", "output_error", "--half-width", "0.1"), "output_error is none"),
         (("--results", "/nowhere/runs.db"), "/nowhere"),
         (("--plot", "/nowhere/a.png"), "/nowhere"),
-        (("--drift", "pareto:alpha=3"), "which has none"),
+        (("--drift", "pareto:alpha=3"), "which has no sigma"),
     ],
 )
 def test_bad_sweeps_are_one_line(command, files, arguments, words):
