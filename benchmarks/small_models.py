@@ -76,9 +76,9 @@ class Chips:
 def overhead(given: Subject) -> dict[str, object]:
     fresh, hardware = Chips(), at_sigma(PAPER, 0.6)
     evaluator = given.evaluator
-    measurer = evaluator.free.get()
+    measurer = evaluator.measurers.free.get()
     assert isinstance(measurer, OfChain)
-    evaluator.free.put(measurer)
+    evaluator.measurers.free.put(measurer)
     chain, x, y = measurer.chain, measurer.x.flatten(1), measurer.labels
     chain.program(hardware, (0,))
     general = AnyModel(given, to_analog(given.module, PAPER))

@@ -348,7 +348,7 @@ def test_memory_does_not_grow_with_chips():
     [
         ({"chips": []}, "at least one chip"),
         ({"chips": [1, 1]}, "none twice"),
-        ({"chips": [-1]}, "chip=-1"),
+        ({"chips": [-1]}, "numbered from 0"),
         ({"chips": [2**32]}, "chip"),
         ({"seed": -1}, "seed=-1"),
         ({"threshold": math.nan}, "threshold"),

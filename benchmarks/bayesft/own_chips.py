@@ -22,7 +22,8 @@ from crossbar_sim.data import Splits, load_data
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.conversion import to_analog
 from crossbar_sim.nn.files.loading import load_model
-from crossbar_sim.robustness.calibration import Calibration, calibrated_scores
+from crossbar_sim.robustness import deploy
+from crossbar_sim.robustness.calibration import Calibration
 from crossbar_sim.robustness.score import Reference
 
 SIGMAS = (0.3, 0.6, 0.9, 1.2, 1.5)
@@ -46,13 +47,13 @@ def ways(model: Any, data: Splits, sigma: float, chips: int) -> Iterator[tuple[s
     """Each way with its accuracies."""
     hardware = Hardware.preset("bayesft", sigma=sigma)
     yield "as it is", on_chips(model, data, hardware, range(chips))
-    reference = Reference.of(model, data.test.x, data.test.y)
     for kind in ("affine", "readout", "both"):
         calibration = Calibration(kind)  # type: ignore[arg-type]
-        scores = calibrated_scores(
-            model, reference, hardware, calibration, data.development, chips=range(chips), metric="accuracy"
-        )
-        yield f"calibrated: {kind}, 500 images", [float(score.accuracy or 0.0) for score in scores]
+        done = deploy(
+            model, data.test.x, data.test.y, hardware,
+            chips=chips, sensitivity_chips=0, metric="accuracy", calibration=(calibration, data.development),
+        )  # fmt: skip
+        yield f"calibrated: {kind}, 500 images", list(done.main.per_chip)
     own, fresh = [], []
     for chip in range(chips):
         retrained = ReramV(hardware, chip).retrain(model, data.development, Key(chip)).model

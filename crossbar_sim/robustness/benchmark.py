@@ -22,7 +22,7 @@ from crossbar_sim.robustness import sensitivity
 from crossbar_sim.robustness.cluster import check_cluster, cluster, leave_if_importing
 from crossbar_sim.robustness.evaluator import Subject
 from crossbar_sim.robustness.examples import Examples
-from crossbar_sim.robustness.plans import MOST_CHIP, PROTOCOL, EveryImage, HalfWidth, Plan
+from crossbar_sim.robustness.plans import PROTOCOL, EveryImage, HalfWidth, Plan, chip_numbers
 from crossbar_sim.robustness.runner import Executor, InProcess, Progress, naming, run_plan
 from crossbar_sim.robustness.sweep import Sweep, warnings_of
 from crossbar_sim.robustness.tasks import Model, fingerprint, prepare
@@ -57,17 +57,7 @@ def plan_asked(
     if half_width is not None:
         return HalfWidth(half_width)
     chips = CHIPS if chips is None else chips
-    try:
-        numbers = (
-            tuple(map(operator.index, chips))
-            if isinstance(chips, Iterable)
-            else tuple(range(operator.index(chips)))
-        )
-    except (TypeError, OverflowError, MemoryError):
-        raise InputError(f"chips={chips!r}: expected a number of chips, or their numbers") from None
-    if isinstance(chips, bool) or not all(0 <= chip < MOST_CHIP for chip in numbers):
-        raise InputError(f"chips={chips!r}: chips are numbered from 0 to {MOST_CHIP - 1}")
-    return EveryImage(numbers)
+    return EveryImage(chip_numbers(chips))
 
 
 def few_asked(chips: SupportsIndex) -> int:
@@ -325,5 +315,5 @@ def add_details(
     results.set_detail(task.id, histogram_name, histograms)
     few = subject.reference.part(sensitivity.some(len(subject.reference.x), sensitivity.IMAGES, subject.seed))
     numbers = range(chips)
-    drops = sensitivity.layer_drops(analog, few, subject.metric, numbers)
+    drops = sensitivity.layer_drops(subject.evaluator, few, sigma, numbers)
     results.set_detail(task.id, drops_name, sensitivity.as_detail(drops, sigma, numbers, len(few.x)))

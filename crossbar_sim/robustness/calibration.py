@@ -4,8 +4,8 @@ Training knows only how chips spread; a chip that is there can be asked. Two fix
 little digital arithmetic behind the arrays: `readout` (see `readout.py`) and `affine` (see `affine.py`).
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,19 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Development, Split
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.copying import base_of
 from crossbar_sim.nn.analog.fidelity import InPlace
-from crossbar_sim.nn.analog.operands import mapped
 from crossbar_sim.nn.evaluate import BLOCK, outputs
 from crossbar_sim.nn.networks.coded import Coded
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import Key
-from crossbar_sim.robustness.score import Reference, Score, finite_score
 
 # The affine correction: after each layer on arrays, a digital scale and shift per channel.
 #
@@ -576,45 +573,3 @@ def _readout(analog: nn.Module, images: Split, fixed: int | None) -> Readout:
             f"labels go up to {top} but the model has {readout.classes} outputs: is this the data it was trained on?"
         )
     return readout
-
-
-def calibrated_scores(
-    model: nn.Module,
-    reference: Reference,
-    hardware: Hardware,
-    calibration: Calibration,
-    development: Development,
-    *,
-    seed: int = 0,
-    chips: Iterable[int] = range(20),
-    metric: str | None = None,
-    only: Iterable[str] | None = None,
-    skip: Iterable[str] = (),
-) -> list[Score]:
-    """The scores of chips, each calibrated by itself.
-
-    Args:
-        model: clean; it is left in evaluation mode.
-        reference: the examples that scores are of, `Reference.of(model, x, y)`.
-        hardware: the design.
-        calibration, development: how, and whose training images are used.
-        seed, chips: which chips; the seed also names the draw of images.
-        metric, only, skip: see `deploy`.
-
-    Raises:
-        InputError: if model, data, design and calibration do not go together.
-    """
-    with suppress(NotImplementedError):  # an exported graph knows one mode
-        model.eval()
-    metric = reference.metric(metric)
-    reference.check_metric(metric)
-    analog, _ = mapped(model, hardware, reference.x, seed, 0, only, skip, reference.few, reference.fixed)
-    calibrator = Calibrator.of(analog, calibration, development, seed, reference.fixed)
-    scores = []
-    with handle.frozen(analog):
-        for chip in chips:
-            handle.set_chip(analog, chip)
-            handle.program(analog)
-            with calibrator.fitted(analog) as calibrated:
-                scores.append(finite_score(reference.score(calibrated), metric, chip))
-    return scores

@@ -1,9 +1,7 @@
 """Deploy: one model, one design, many chips, and what is left of the model, with intervals."""
 
-import operator
 import os
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,21 +11,29 @@ from crossbar_sim.crossbar.configuration import to_dict
 from crossbar_sim.crossbar.hardware import Hardware, design_given
 from crossbar_sim.data import Development
 from crossbar_sim.data.load import given
-from crossbar_sim.errors import InputError, held, warn
+from crossbar_sim.errors import InputError, warn
 from crossbar_sim.nn.analog import chips as handle
-from crossbar_sim.nn.analog.chips import remap_arrays, remap_errors, remap_sentence
-from crossbar_sim.nn.analog.conversion import Operands, patterns, to_analog
-from crossbar_sim.nn.analog.effects import idle_effects, layer_effects, read_linearly
-from crossbar_sim.nn.analog.fidelity import faithful
-from crossbar_sim.nn.analog.operands import settled
-from crossbar_sim.nn.analog.state import CellMaps, Layer, Maps
+from crossbar_sim.nn.analog.chips import remap_errors, remap_sentence
+from crossbar_sim.nn.analog.effects import layer_effects
+from crossbar_sim.nn.analog.state import Layer, Maps
+from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.module_state import left_on
 from crossbar_sim.rng import STREAM_VERSION
-from crossbar_sim.robustness import score as cautions
 from crossbar_sim.robustness.calibration import Calibration, Calibrator
-from crossbar_sim.robustness.score import METRICS, Reference, Score, collect, finite_score
-from crossbar_sim.robustness.sensitivity import add_drops, some
+from crossbar_sim.robustness.evaluator import Details, Evaluator, Subject, layers_on_arrays
+from crossbar_sim.robustness.plans import EveryImage, chip_numbers
+from crossbar_sim.robustness.score import (
+    METRICS,
+    NO_DETECTORS,
+    Score,
+    collect,
+    of_places,
+    of_scores,
+    of_state,
+    of_tail,
+)
+from crossbar_sim.robustness.sensitivity import drops, some
 from crossbar_sim.robustness.statistics import Summary, Yield, summarise, yield_at
 from crossbar_sim.validate import finite
 
@@ -230,18 +236,7 @@ def deploy(
         raise InputError("the data hold no example")
     examples = given(x, y, "x")
     x, y, notes = examples.x, examples.y, (*notes, *examples.notes)
-    try:
-        numbers = (
-            tuple(map(operator.index, chips))
-            if isinstance(chips, Iterable)
-            else tuple(range(operator.index(chips)))
-        )
-    except TypeError:
-        raise InputError(f"chips={chips!r}: expected a number of chips, or their numbers") from None
-    if not numbers or len(set(numbers)) != len(numbers):
-        raise InputError(f"chips={list(numbers)[:5]}: at least one chip is needed, and none twice")
-    if len(x) == 0:
-        raise InputError("the data hold no example")
+    numbers = EveryImage(chip_numbers(chips)).chips
     if sensitivity_chips < 0 or sensitivity_images < 1:
         raise InputError(
             f"sensitivity_chips={sensitivity_chips}, sensitivity_images={sensitivity_images}: expected 0 "
@@ -249,21 +244,18 @@ def deploy(
         )
     if threshold is not None and not (finite(threshold) and threshold >= 0):
         raise InputError(f"threshold={threshold!r}: expected a score such as 0.9")
-    with suppress(NotImplementedError):  # an exported graph knows one mode
-        model.eval()  # or dropout would be at work, and batch normalisation take statistics of its own
-    only, skip = None if only is None else patterns(only), patterns(skip)
-
-    def made(seen: Operands | None) -> nn.Module:
-        with held():  # what it would warn of is among this report's warnings
-            analog = to_analog(model, hardware, seed, numbers[0], only, skip, seen)
-        if maps is not None:
-            handle.design(analog).set_maps(maps)
-        if remap:
-            remap_arrays(analog)
-        return analog
-
-    analog = made(None)
-    total, done = _work(analog, len(numbers), sensitivity_chips), 0
+    if detects(model):
+        raise InputError(NO_DETECTORS)
+    subject, analog = Subject.prepared(
+        model, hardware, x, y,
+        chip=numbers[0], seed=seed, metric=metric, only=only, skip=skip,
+        maps=maps, remap=remap, block=block, fixed=fixed, axis=class_axis,
+    )  # fmt: skip
+    reference, requested, metric = subject.reference, metric, subject.metric
+    if threshold is not None and threshold > 1 and metric != "output_error":
+        raise InputError(f"threshold={threshold}: {metric} is a share in 0 .. 1, such as 0.9 for 90 %")
+    alone = numbers[:sensitivity_chips]
+    total, done = 1 + len(numbers) + len(alone) * len(layers_on_arrays(analog)), 0
 
     def step(what: str) -> None:
         nonlocal done
@@ -271,57 +263,32 @@ def deploy(
         if progress is not None:
             progress(done, total, what)
 
-    reference = Reference.of(model, x, y, block, fixed, class_axis)
-    x, y = reference.x, reference.y
-    first = analog
-
-    def make(seen: Operands | None) -> nn.Module:
-        return faithful(first if seen is None else made(seen), model, x, reference.few, fixed)
-
-    analog, seen = settled(make, x, fixed)
-    total = _work(analog, len(numbers), sensitivity_chips)
-    notes = (*notes, *cautions.of_state(left_on(model)), *cautions.of_places(reference))
-    asked, metric = metric, reference.metric(metric)
-    reference.check_metric(metric)
-    if threshold is not None and threshold > 1 and metric != "output_error":
-        raise InputError(f"threshold={threshold}: {metric} is a share in 0 .. 1, such as 0.9 for 90 %")
     step("clean model")
     clean = reference.clean_score()
-    few = reference.part(some(len(x), sensitivity_images, seed))
+    few = reference.part(some(len(reference.x), sensitivity_images, seed))
     effects = layer_effects(analog, few.x, fixed)
-    told = [*cautions.of_reference(reference, metric, asked)]
-    told += cautions.of_operands(handle.layers(analog), seen)
-    if maps is None:
-        told += cautions.of_design(hardware, handle.layers(analog))
-        told += idle_effects(effects, hardware, numbers[0])
-        told += read_linearly(analog, effects)
-    elif isinstance(maps, CellMaps):
-        told += [*maps.cautions, *read_linearly(analog, effects)]
+    notes = (*notes, *of_state(left_on(model)), *of_places(reference))
+    found_out = subject.cautions(analog, effects, requested)
     if remap:
         errors = remap_errors(analog)
         identity = {**(identity or {}), "remap": {"chip": numbers[0], "layers": errors}}
         sentence, helped = remap_sentence(analog, errors)
-        notes, told = ((*notes, sentence), told) if helped else (notes, [*told, sentence])
-    calibrator = None if calibration is None else Calibrator.of(analog, *calibration, seed, fixed)
-    plain: list[Score] = []
-    scores, drops = [], {layer.name: list[float]() for layer in handle.layers(analog) if layer.slots}
-    few_clean = few.clean_score().value(metric)
-    with handle.frozen(analog):
-        for i, chip in enumerate(numbers):
-            handle.set_chip(analog, chip)
-            handle.program(analog)
-            scores.append(finite_score(reference.score(analog), metric, chip))
-            if calibrator is not None:
-                plain.append(scores.pop())
-                with calibrator.fitted(analog) as calibrated:
-                    scores.append(finite_score(reference.score(calibrated), metric, chip))
-            step(f"chip {chip}")
-            if i < sensitivity_chips:
-                add_drops(analog, few, metric, chip, few_clean, drops, step)
+        notes, found_out = ((*notes, sentence), found_out) if helped else (notes, [*found_out, sentence])
+    if calibration is not None:
+        subject.calibrator = Calibrator.of(analog, *calibration, seed, fixed)
+    evaluator, details = Evaluator(subject, analog), Details(few=few, alone=alone, step=step)
+    measured = [
+        chip
+        for block in evaluator.in_blocks(numbers, lambda some: evaluator.details(some, details))
+        for chip in block
+    ]
+    scores = tuple(chip.score for chip in measured if chip.score is not None)
+    plain = tuple(chip.uncalibrated for chip in measured if chip.uncalibrated is not None)
+    losses = drops(measured, few, metric)
     layers = tuple(
         LayerReport(
             layer, hardware, effects.get(layer.name, {}),
-            Sensitivity(summarise(drops[layer.name]), len(few.x)) if drops.get(layer.name) else None,
+            Sensitivity(summarise(losses[layer.name]), len(few.x)) if layer.name in losses else None,
         )
         for layer in handle.layers(analog)
     )  # fmt: skip
@@ -329,16 +296,10 @@ def deploy(
         threshold = None if threshold is None else -threshold
     elif threshold is None:
         threshold = max(round(clean.value(metric) - 0.05, 3), 0.0)
-    told += [*cautions.of_scores(tuple(scores), numbers), *cautions.of_tail(tuple(scores), metric)]
-    warn(told)
+    found_out += [*of_scores(scores, numbers), *of_tail(scores, metric)]
+    warn(found_out)
     return Deployment(
-        metric, hardware, seed, numbers, clean, tuple(scores), threshold, layers,
-        (*warnings, *told), tuple(notes), identity or {},
-        calibrator, tuple(plain), reference.about(),
+        metric, hardware, seed, numbers, clean, scores, threshold, layers,
+        (*warnings, *found_out), tuple(notes), identity or {},
+        subject.calibrator, plain, reference.about(),
     )  # fmt: skip
-
-
-def _work(analog: nn.Module, chips: int, sensitivity_chips: int) -> int:
-    """Steps that progress counts."""
-    alone = sum(1 for layer in handle.layers(analog) if layer.slots)
-    return 1 + chips + min(chips, sensitivity_chips) * alone

@@ -1,12 +1,14 @@
-"""One model on chips: what a worker does, wherever it runs."""
+"""One model on chips: preparing it, and the loop over chips that every evaluation goes through."""
 
 import functools
 import math
 import queue
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from threading import Lock
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,17 +19,22 @@ from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.configuration import at_sigma, is_deterministic
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.stream import Stream
-from crossbar_sim.errors import InputError
+from crossbar_sim.errors import InputError, held
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.chain import Chain
-from crossbar_sim.nn.analog.conversion import Operands, to_analog
+from crossbar_sim.nn.analog.chips import remap_arrays
+from crossbar_sim.nn.analog.conversion import Operands, patterns, to_analog
 from crossbar_sim.nn.analog.copying import copy_module
+from crossbar_sim.nn.analog.effects import idle_effects, of_design, read_linearly
 from crossbar_sim.nn.analog.fidelity import faithful, is_copy
-from crossbar_sim.nn.analog.operands import mapped
-from crossbar_sim.nn.evaluate import one_thread, outputs, torch_threads_kept
+from crossbar_sim.nn.analog.operands import settled
+from crossbar_sim.nn.analog.state import CellMaps, Maps
+from crossbar_sim.nn.evaluate import BLOCK, one_thread, outputs, torch_threads_kept
 from crossbar_sim.nn.pickling import packed, unpacked
 from crossbar_sim.rng import Key
-from crossbar_sim.robustness.score import Reference, hits
+from crossbar_sim.robustness.calibration import Calibrator
+from crossbar_sim.robustness.detection_score import reference_of
+from crossbar_sim.robustness.score import Reference, Score, hits, of_operands, of_reference
 from crossbar_sim.store.records import Trial
 
 # Some images per chip in place of all: drawn by name, stratified by class, with the estimate and its variance.
@@ -210,11 +217,15 @@ def estimate(scores: ArrayLike, images: Int64 | Sequence[int], strata: Strata) -
     return math.fsum(weighted) / n, math.fsum(strata.counts.astype(np.float64) ** 2 * variances) / n**2
 
 
-# How a worker measures chips: any model chip by chip, chains of linear layers by a shorter way.
+# Measuring chips: any model chip by chip, chains of linear layers in a shorter way.
+
+
+T = TypeVar("T")
+V = TypeVar("V")
 
 
 class Measurer(Protocol):
-    """One thread's memory for programmed weights, and what to do with it."""
+    """One thread's memory for programmed weights, and how chips are measured with it."""
 
     size: int
     """Chips that are programmed at a time."""
@@ -225,6 +236,42 @@ class Measurer(Protocol):
         """The trials of at most `size` chips on so many images of each chip's own, or on all (None)."""
 
 
+@dataclass(frozen=True)
+class Details:
+    """What is measured on chips beside the scores that a sweep keeps.
+
+    Args:
+        sigma: of the drift; None: the design as it is.
+        whole: whether the whole model is scored.
+        few: the examples for layers alone on their arrays; None: no layer is measured.
+        alone: the chips on which each layer is measured alone.
+        step: called after every score, with a text that names it; never by two threads at once.
+    """
+
+    sigma: float | None = None
+    whole: bool = True
+    few: Reference | None = None
+    alone: Container[int] = ()
+    step: Callable[[str], None] = lambda _: None
+
+
+@dataclass(frozen=True)
+class ChipScores:
+    """The scores of one chip.
+
+    Args:
+        chip: its number.
+        score: of the model, calibrated where the subject has a calibrator; None: not measured.
+        uncalibrated: of the model without its calibration; None: there is none.
+        alone: layer -> score when it alone is on its arrays.
+    """
+
+    chip: int
+    score: Score | None = None
+    uncalibrated: Score | None = None
+    alone: dict[str, Score] = field(default_factory=dict)
+
+
 class AnyModel:
     """Chip by chip, by the model's own forward."""
 
@@ -233,7 +280,7 @@ class AnyModel:
     def __init__(self, subject: "Subject", analog: nn.Module) -> None:
         self.subject, self.analog, self.key = subject, analog, Key(subject.seed)
         self.design = handle.design(analog)
-        self.design.frozen = True  # nobody trains it: clean values are looked at once
+        self.design.frozen = True  # its clean values do not change: they are read once
 
     def trials(
         self, hardware: Hardware, sigma: float, chips: Sequence[int], images: int | None
@@ -245,10 +292,43 @@ class AnyModel:
         """
         return [self._trial(hardware, sigma, chip, images) for chip in chips]
 
-    def _trial(self, hardware: Hardware, sigma: float, chip: int, images: int | None) -> Trial:
-        began = time.perf_counter()
+    def details(self, hardware: Hardware, chip: int, details: Details, lock: Lock) -> ChipScores:
+        """One chip in detail.
+
+        Raises:
+            InputError: if a score does not exist.
+        """
+        self._set(hardware, chip)
+        subject, score, plain = self.subject, None, None
+        alone: dict[str, Score] = {}
+
+        def measured(score: Score, what: str) -> Score:
+            _check(score.value(subject.metric), details.sigma, chip)
+            with lock:
+                details.step(what)
+            return score
+
+        if details.whole:
+            score = subject.reference.score(self.analog)
+            if subject.calibrator is not None:
+                plain = score
+                _check(plain.value(subject.metric), details.sigma, chip)
+                with subject.calibrator.fitted(self.analog) as calibrated:
+                    score = subject.reference.score(calibrated)
+            measured(score, f"chip {chip}")
+        if details.few is not None and chip in details.alone:
+            for name in layers_on_arrays(self.analog):
+                with handle.only_layers(self.analog, [name]):
+                    alone[name] = measured(details.few.score(self.analog), f"chip {chip}, {name} alone")
+        return ChipScores(chip, score, plain, alone)
+
+    def _set(self, hardware: Hardware, chip: int) -> None:
         self.design.set_hardware(hardware)  # differs in its drift alone
         self.design.set_chip(chip)
+
+    def _trial(self, hardware: Hardware, sigma: float, chip: int, images: int | None) -> Trial:
+        began = time.perf_counter()
+        self._set(hardware, chip)
         subject, reference = self.subject, self.subject.reference
         if images is None:
             value, variance = reference.score(self.analog).value(subject.metric), 0.0
@@ -256,13 +336,27 @@ class AnyModel:
             drawn = draw(subject.strata, images, self.key, chip)
             right = reference.right(self.analog, torch.from_numpy(drawn), subject.metric)
             value, variance = estimate(right, drawn, subject.strata)
-        if math.isnan(value):
-            raise InputError(
-                f"sigma {sigma:g}, chip {chip}: the outputs are not finite, so an output error does not exist: lower "
-                "sigma"
-            )
+        _check(value, sigma, chip)
         seconds = time.perf_counter() - began
         return Trial(sigma, chip, value, images or len(reference.x), variance, seconds)
+
+
+def _check(value: float, sigma: float | None, chip: int) -> None:
+    """Refuse a score that does not exist.
+
+    Raises:
+        InputError: naming the chip.
+    """
+    if math.isnan(value):
+        where = f"chip {chip}" if sigma is None else f"sigma {sigma:g}, chip {chip}"
+        raise InputError(
+            f"{where}: the outputs are not finite, so an output error does not exist: lower sigma"
+        )
+
+
+def layers_on_arrays(analog: nn.Module) -> list[str]:
+    """The names of the layers of an analog model that have parameters on arrays or that drift."""
+    return [layer.name for layer in handle.layers(analog) if layer.slots]
 
 
 class OfChain:
@@ -320,6 +414,9 @@ class OfChain:
         return hits(self.chain(place, torch.from_numpy(x)), self.labels[torch.from_numpy(images)])
 
 
+SECONDS = 1.0
+"""About how long a block of chips takes: what an interrupt can cost."""
+
 LARGE = 20_000_000
 """Parameters beyond which threads share one model, image by image, rather than take a chip each."""
 
@@ -347,7 +444,10 @@ class Subject:
         metric: what chips are judged by.
         seed: of all chips.
         only, skip: see `to_analog`.
-        seen: what the module's forward does with its parameters; see `nn.operands`.
+        seen: what the module's forward does with its parameters; see `nn.analog.operands`.
+        maps: conductances from a file instead of simulated ones.
+        remap: whether each matrix is placed by its chip's stuck cells.
+        calibrator: fits a digital correction to each chip.
     """
 
     module: nn.Module
@@ -358,6 +458,73 @@ class Subject:
     only: tuple[str, ...] | None = None
     skip: tuple[str, ...] = ()
     seen: Operands | None = None
+    maps: Maps | None = None
+    remap: bool = False
+    calibrator: Calibrator | None = None
+
+    @classmethod
+    def prepared(
+        cls,
+        module: nn.Module,
+        hardware: Hardware,
+        x: Tensor,
+        y: Tensor | None,
+        *,
+        sigma: float | None = None,
+        chip: int = 0,
+        seed: int = 0,
+        metric: str | None = None,
+        only: Iterable[str] | None = None,
+        skip: Iterable[str] = (),
+        maps: Maps | None = None,
+        remap: bool = False,
+        block: int = BLOCK,
+        fixed: int | None = None,
+        axis: int | None = None,
+    ) -> tuple["Subject", nn.Module]:
+        """Prepare a model for chips: every evaluation begins here.
+
+        The clean model runs once on the examples. The analog model is checked to be the clean one where the hardware
+        is ideal, and its forward is watched for which weights it multiplies with its inputs.
+
+        Args:
+            module: clean; it is put in evaluation mode.
+            hardware: the design.
+            x, y: examples (n, ...) and labels, or None.
+            sigma: of the drift of the analog model that is returned; None: the design as it is.
+            chip: that the analog model is on.
+            seed, only, skip, maps, remap: see the class.
+            metric: what chips are judged by; None: the first that labels and outputs allow.
+            block, fixed, axis: see `Reference`.
+
+        Returns:
+            The subject, and the analog model.
+
+        Raises:
+            InputError: if model, examples, design and metric do not go together.
+        """
+        if len(x) == 0:
+            raise InputError("the data hold no example")
+        evaluation_mode(module)
+        design = hardware if sigma is None else at_sigma(hardware, sigma)
+        names, left_out = None if only is None else patterns(only), patterns(skip)
+
+        def mapped(seen: Operands | None) -> nn.Module:
+            return _mapped(module, design, seed, chip, names, left_out, seen, maps, remap)
+
+        with held():  # what it would warn of is among the cautions of a report
+            first = mapped(None)  # refuses a design before the model runs
+            reference = reference_of(module, x, y, block, fixed, axis)
+
+            def make(seen: Operands | None) -> nn.Module:
+                analog = first if seen is None else mapped(seen)
+                return faithful(analog, module, reference.x, reference.few, fixed)
+
+            analog, seen = settled(make, reference.x, fixed)
+        chosen = reference.metric(metric)
+        reference.check_metric(chosen)
+        subject = cls(module, hardware, reference, chosen, seed, names, left_out, seen, maps, remap)
+        return subject, analog
 
     def analog(self, hardware: Hardware) -> nn.Module:
         """The model on a design, chip 0: checked to be the clean model where the hardware is ideal.
@@ -365,28 +532,33 @@ class Subject:
         Raises:
             InputError: if no analog model is.
         """
-        made = to_analog(self.module, hardware, self.seed, 0, self.only, self.skip, self.seen)
+        made = _mapped(
+            self.module, hardware, self.seed, 0, self.only, self.skip, self.seen, self.maps, self.remap
+        )
         return faithful(made, self.module, self.reference.x, self.reference.few, self.reference.fixed)
 
-    def look(self, hardware: Hardware) -> nn.Module:
-        """As `analog`, and `seen` is found by running the forward.
+    def cautions(
+        self, analog: nn.Module, effects: dict[str, dict[str, float]], requested: str | None
+    ) -> list[str]:
+        """What a report should warn of: effects that were requested and do not act, scores that say little.
 
-        Raises:
-            InputError: if no analog model is the clean one.
+        Args:
+            analog: the analog model, on some chip.
+            effects: of `layer_effects`, on that chip.
+            requested: the metric that the user asked for, if any.
         """
-        reference = self.reference
-        analog, self.seen = mapped(
-            self.module,
-            hardware,
-            reference.x,
-            self.seed,
-            0,
-            self.only,
-            self.skip,
-            reference.few,
-            reference.fixed,
-        )
-        return analog
+        design, layers = handle.design(analog), handle.layers(analog)
+        found = [
+            *of_reference(self.reference, self.metric, requested),
+            *of_operands(layers, self.seen),
+        ]
+        if self.maps is None:
+            found += of_design(design.hardware, layers)
+            found += idle_effects(effects, design.hardware, design.chip)
+            found += read_linearly(analog, effects)
+        elif isinstance(self.maps, CellMaps):
+            found += [*self.maps.cautions, *read_linearly(analog, effects)]
+        return found
 
     @functools.cached_property
     def evaluator(self) -> "Evaluator":
@@ -424,16 +596,76 @@ class Subject:
         self.__dict__.update({**state, "module": unpacked(state["module"])})
 
 
-class Evaluator:
-    """Measures chips of one subject: on each thread some at a time, with memory of its own for their weights."""
+class _PerThread(Generic[T]):
+    """One measurer for each thread that measures chips, and the loop over chips."""
 
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
-        measurers = _measurers(subject)
-        self.size, self.count = measurers[0].size, len(measurers)
-        self.free: queue.SimpleQueue[Measurer] = queue.SimpleQueue()
-        for measurer in measurers:
+    def __init__(self, made: Sequence[T], size: int, blocks: int) -> None:
+        self.size, self.count, self.blocks = size, len(made), blocks
+        self.free: queue.SimpleQueue[T] = queue.SimpleQueue()
+        for measurer in made:
             self.free.put(measurer)
+
+    def run(self, chips: Sequence[int], measure: Callable[[T, Sequence[int]], list[V]]) -> list[V]:
+        """What `measure` gives for the chips, in their order; the same for any number of threads."""
+        size = max(1, min(self.size, -(-len(chips) // self.count)))  # no thread without work
+        groups = [chips[part] for part in threads.chunks(len(chips), size)]
+        found: list[list[V]] = [[] for _ in groups]
+
+        def one(i: int) -> None:
+            measurer = self.free.get()
+            try:
+                found[i] = measure(measurer, groups[i])
+            finally:
+                self.free.put(measurer)
+
+        with torch_threads_kept():
+            # with few chips, threads share the blocks of examples of one chip after the other
+            if self.count > 1 and len(groups) >= min(self.count, self.blocks):
+                threads.run(one, range(len(groups)))
+            else:
+                for i in range(len(groups)):
+                    one(i)
+        return [each for group in found for each in group]
+
+
+class Evaluator:
+    """Measures chips of one subject: on each thread some at a time, with memory of its own for their weights.
+
+    Args:
+        subject: what is measured.
+        analog: its analog model, if there is one already.
+    """
+
+    def __init__(self, subject: Subject, analog: nn.Module | None = None) -> None:
+        self.subject = subject
+        self.analog = subject.analog(at_sigma(subject.hardware, 0.0)) if analog is None else analog
+        parameters = list(subject.module.parameters())
+        self.small = sum(p.numel() for p in parameters) < LARGE and is_copy(self.analog)
+        alone = not self.small or subject.maps is not None or any(p.device.type != "cpu" for p in parameters)
+        self.count = 1 if alone else threads.threads()
+        self.block = threads.threads()
+
+    @functools.cached_property
+    def measurers(self) -> _PerThread[Any]:
+        """What trials are measured by: chains where the model is one, else models."""
+        chain = (
+            _chain(self.subject, self.analog, at_sigma(self.subject.hardware, 0.0)) if self.small else None
+        )
+        if chain is None:
+            return self.models
+        made = [
+            OfChain(self.subject, each) for each in (chain, *(chain.twin() for _ in range(1, self.count)))
+        ]
+        return _PerThread(made, chain.size, 1)
+
+    @functools.cached_property
+    def models(self) -> _PerThread[AnyModel]:
+        """Copies of the analog model that share the clean parameters; one alone where threads share the images."""
+        memo = {id(p): p for p in self.analog.parameters()}
+        copies = [self.analog, *(copy_module(self.analog, dict(memo)) for _ in range(1, self.count))]
+        reference = self.subject.reference
+        blocks = len(threads.chunks(len(reference.x), reference.fixed or reference.block))
+        return _PerThread([AnyModel(self.subject, each) for each in copies], 1, blocks)
 
     def measure(self, job: Job) -> list[Trial]:
         """The trials of the job's chips, in their order; the same bits for any number of threads.
@@ -443,41 +675,82 @@ class Evaluator:
         """
         hardware = at_sigma(self.subject.hardware, job.sigma)
         once = is_deterministic(hardware) and job.images is None
-        chips = job.chips[:1] if once else job.chips
-        size = max(1, min(self.size, -(-len(chips) // self.count)))  # no thread without work
-        groups = [chips[part] for part in threads.chunks(len(chips), size)]
-        found: list[list[Trial]] = [[] for _ in groups]
+        found = self.measurers.run(
+            job.chips[:1] if once else job.chips,
+            lambda measurer, chips: measurer.trials(hardware, job.sigma, chips, job.images),
+        )
+        if not once:
+            return found
+        (first,) = found
+        return [first, *(replace(first, chip=chip, seconds=0.0) for chip in job.chips[1:])]
 
-        def one(i: int) -> None:
-            measurer = self.free.get()
-            try:
-                found[i] = measurer.trials(hardware, job.sigma, groups[i], job.images)
-            finally:
-                self.free.put(measurer)
+    def details(self, chips: Sequence[int], details: Details) -> list[ChipScores]:
+        """The scores of chips in detail, in their order; the same bits for any number of threads.
 
-        with torch_threads_kept():
-            if self.count > 1:
-                threads.run(one, range(len(groups)))
-            else:
-                for i in range(len(groups)):
-                    one(i)
-        trials = [trial for group in found for trial in group]
-        return [_again(trials[0], chip) for chip in job.chips] if once else trials
+        Raises:
+            InputError: if a chip's score does not exist.
+        """
+        hardware, lock = self.subject.hardware, Lock()
+        if details.sigma is not None:
+            hardware = at_sigma(hardware, details.sigma)
+        return self.models.run(
+            chips, lambda model, some: [model.details(hardware, chip, details, lock) for chip in some]
+        )
+
+    def in_blocks(
+        self,
+        chips: Sequence[int],
+        measure: Callable[[tuple[int, ...]], V],
+        missing: Callable[[list[int]], list[int]] = list,
+    ) -> Iterator[V]:
+        """What `measure` gives for chips, block by block: an interrupt costs one block.
+
+        Args:
+            chips: their numbers.
+            measure: called with each block.
+            missing: which of the chips that are left are still to be measured; called after every block.
+        """
+        left = list(chips)
+        while left:
+            n = self.block
+            some, left = left[:n], left[n:]
+            began = time.perf_counter()
+            yield measure(tuple(some))
+            if len(some) == n:
+                self.block = _grown(n, time.perf_counter() - began)
+            left = missing(left)
 
 
-def _measurers(subject: Subject) -> list[Measurer]:
-    """One for each thread, sharing the clean parameters; one alone where its threads share the images."""
-    hardware = at_sigma(subject.hardware, 0.0)
-    analog = subject.analog(hardware)
-    parameters = list(subject.module.parameters())
-    small = sum(p.numel() for p in parameters) < LARGE and is_copy(analog)
-    count = threads.threads() if small and all(p.device.type == "cpu" for p in parameters) else 1
-    chain = _chain(subject, analog, hardware) if small else None
-    if chain is not None:
-        return [OfChain(subject, each) for each in (chain, *(chain.twin() for _ in range(1, count)))]
-    memo = {id(p): p for p in analog.parameters()}
-    copies = [analog, *(copy_module(analog, dict(memo)) for _ in range(1, count))]
-    return [AnyModel(subject, each) for each in copies]
+def _grown(n: int, seconds: float) -> int:
+    """A block size whose time is nearer to SECONDS, at most doubled, a multiple of the threads."""
+    wanted = min(n * SECONDS / max(seconds, 1e-6), 2 * n, 4096)
+    return max(threads.threads(), int(wanted) // threads.threads() * threads.threads())
+
+
+def evaluation_mode(module: nn.Module) -> None:
+    """Switch off dropout, and let batch normalisation use its running statistics."""
+    with suppress(NotImplementedError):  # an exported graph has one mode
+        module.eval()
+
+
+def _mapped(
+    module: nn.Module,
+    hardware: Hardware,
+    seed: int,
+    chip: int,
+    only: Sequence[str] | None,
+    skip: Sequence[str],
+    seen: Operands | None,
+    maps: Maps | None,
+    remap: bool,
+) -> nn.Module:
+    """The analog model, with conductances from a file, or remapped, where that is requested."""
+    analog = to_analog(module, hardware, seed, chip, only, skip, seen)
+    if maps is not None:
+        handle.design(analog).set_maps(maps)
+    if remap:
+        remap_arrays(analog)
+    return analog
 
 
 def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> Chain | None:
@@ -498,9 +771,3 @@ def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> Chain | N
         ours = chain(0, few)
     (theirs,) = outputs(analog, few, CHECKED)
     return chain if torch.equal(ours, theirs) else None
-
-
-def _again(trial: Trial, chip: int) -> Trial:
-    """The same for another chip of a design in which nothing is random."""
-    seconds = trial.seconds if chip == trial.chip else 0.0
-    return Trial(trial.sigma, chip, trial.value, trial.images, trial.variance, seconds)

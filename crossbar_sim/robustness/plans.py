@@ -2,10 +2,10 @@
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsIndex
 
 from torch import nn
 
@@ -28,6 +28,24 @@ MOST_CHIP = 2**32
 
 _WHOLE = ("population", "minimum", "pilot_chips", "pilot_images", "most_chips", "batch")
 """Whole numbers of a `two_stage.Plan`."""
+
+
+def chip_numbers(chips: SupportsIndex | Iterable[SupportsIndex]) -> tuple[int, ...]:
+    """The numbers of chips, from how many there are (0, 1, ...) or from the numbers themselves.
+
+    Raises:
+        InputError: if they are not integers in 0 .. 2^32 - 1.
+    """
+    try:
+        if isinstance(chips, Iterable):
+            numbers = tuple(map(operator.index, chips))
+        else:
+            numbers = tuple(range(operator.index(chips)))
+    except (TypeError, OverflowError, MemoryError):
+        raise InputError(f"chips={chips!r}: expected a number of chips, or their numbers") from None
+    if isinstance(chips, bool) or not all(0 <= chip < MOST_CHIP for chip in numbers):
+        raise InputError(f"chips={chips!r}: chips are numbered from 0 to {MOST_CHIP - 1}")
+    return numbers
 
 
 class Plan(Protocol):

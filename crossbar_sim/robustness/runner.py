@@ -5,22 +5,17 @@ place (task, sigma, chip, images). So a run that was killed is finished by runni
 work on one file, and neither threads, workers nor the size of blocks can change a number.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.configuration import at_sigma, is_deterministic
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness.evaluator import Job, Subject
 from crossbar_sim.robustness.plans import Plan
 from crossbar_sim.store.records import Task, Trial
 from crossbar_sim.store.results import Results
-
-SECONDS = 1.0
-"""About how long a block of chips takes: what a kill can cost."""
 
 Progress = Callable[[int, int, str], None]
 
@@ -63,41 +58,31 @@ def several(work: Sequence[Work]) -> bool:
 
 
 class InProcess:
-    """Here, on this process's threads; blocks grow until they take about a second."""
+    """Here, on this process's threads, in blocks of chips (see `Evaluator.in_blocks`)."""
 
     def __init__(self, results: Results) -> None:
         self.results = results
 
     def run(self, work: Sequence[Work], done: Callable[[Work, list[Trial]], None]) -> None:
         """See `Executor`; chips that another process has measured in the meantime are passed over."""
-        size: dict[str, int] = {}
         for item in work:
-            left = list(item.job.chips)
-            while left:
-                n = len(left) if item.one else size.setdefault(item.task.id, threads.threads())
-                chips, left = left[:n], left[n:]
-                began = time.perf_counter()
+
+            def measure(chips: tuple[int, ...], item: Work = item) -> list[Trial]:
                 with naming(item.task.label, several(work)):
-                    found = item.subject.evaluator.measure(Job(item.job.sigma, tuple(chips), item.job.images))
+                    return item.subject.evaluator.measure(replace(item.job, chips=chips))
+
+            def missing(left: list[int], item: Work = item) -> list[int]:
+                images = item.job.images or len(item.subject.reference.x)
+                there = self.results.places(item.task.id) if left else ()
+                return [chip for chip in left if (item.job.sigma, chip, images) not in there]
+
+            if item.one:
+                done(item, measure(item.job.chips))
+                continue
+            with naming(item.task.label, several(work)):
+                evaluator = item.subject.evaluator
+            for found in evaluator.in_blocks(item.job.chips, measure, missing):
                 done(item, found)
-                spent = time.perf_counter() - began
-                if len(chips) == n and not item.one:
-                    size[item.task.id] = _grown(n, spent)
-                left = self._still_missing(item, left)
-
-    def _still_missing(self, item: Work, left: list[int]) -> list[int]:
-        if not left:
-            return left
-        job = item.job
-        images = job.images or len(item.subject.reference.x)
-        there = self.results.places(item.task.id)
-        return [chip for chip in left if (job.sigma, chip, images) not in there]
-
-
-def _grown(n: int, seconds: float) -> int:
-    """A block size whose time is nearer to SECONDS, at most doubled, a multiple of the threads."""
-    wanted = min(n * SECONDS / max(seconds, 1e-6), 2 * n, 4096)
-    return max(threads.threads(), int(wanted) // threads.threads() * threads.threads())
 
 
 def run_plan(

@@ -32,6 +32,8 @@ from crossbar_sim.robustness.statistics import tail_caution
 METRICS = ("accuracy", "agreement", "output_error")
 """What a chip can be judged by, the fields of `Score`."""
 
+NO_DETECTORS = "this command judges classifiers: a detector is judged by crossbar-sim sweep"
+
 DETECTION_METRICS = ("map", "map50")
 """What a chip of a detector is judged by, fields of `detection_score.DetectionScore`."""
 
@@ -115,7 +117,7 @@ class Reference:
                 are not finite, draws random numbers, or normalises by the statistics of a batch.
         """
         if detects(model):
-            raise InputError("this command judges classifiers: a detector is judged by crossbar-sim sweep")
+            raise InputError(NO_DETECTORS)
         x, notes = inputs_for(model, x)
         counts: list[int] = []
         hook = model.register_forward_hook(lambda _, __, answer: counts.append(several(answer)))
@@ -318,19 +320,6 @@ def hits(y: Tensor, meant: Tensor) -> Tensor:
     if not math.isfinite(float(y.sum())):  # one pass; a sum may overflow where no output does
         found[~y.reshape(len(y), -1).isfinite().all(1)] = False
     return found
-
-
-def finite_score(score: Score, metric: str, chip: int) -> Score:
-    """The score, if there is one.
-
-    Raises:
-        InputError: naming the chip, if there is none.
-    """
-    if math.isnan(score.value(metric)):
-        raise InputError(
-            f"chip {chip}: the outputs are not finite, so an output error does not exist: lower sigma"
-        )
-    return score
 
 
 def collect(scores: Iterable[Score], name: str) -> list[float]:

@@ -1,19 +1,17 @@
-"""What each layer costs when it alone is on its arrays."""
+"""Per-layer sensitivity: the drop of the score when one layer alone is on its arrays."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import Key
-from crossbar_sim.robustness.evaluator import Subject
-from crossbar_sim.robustness.score import Reference, finite_score
+from crossbar_sim.robustness.evaluator import ChipScores, Details, Evaluator, Subject, layers_on_arrays
+from crossbar_sim.robustness.score import Reference
 from crossbar_sim.robustness.statistics import Summary, summarise
 
 CHIPS, IMAGES = 5, 1000
@@ -28,51 +26,39 @@ def some(n: int, wanted: int, seed: int) -> Tensor:
 
 
 def layer_drops(
-    analog: nn.Module,
-    reference: Reference,
-    metric: str,
+    evaluator: Evaluator,
+    few: Reference,
+    sigma: float,
     chips: Sequence[int],
-    progress: Callable[[str], None] | None = None,
+    step: Callable[[str], None] = lambda _: None,
 ) -> dict[str, list[float]]:
     """Clean minus drifted score for every layer with arrays, one value per chip.
 
     Args:
-        analog: programmed with the design in question.
-        reference: the examples to measure on.
-        metric: of the scores.
+        evaluator: of the model.
+        few: the examples to measure on.
+        sigma: of the drift.
         chips: their numbers.
-        progress: called after every chip and layer.
+        step: called after every chip and layer.
 
     Raises:
         InputError: if there is no chip, or a score does not exist.
     """
     if not chips:
         raise InputError("sensitivity is measured on at least one chip")
-    drops: dict[str, list[float]] = {layer.name: [] for layer in handle.layers(analog) if layer.slots}
-    clean = reference.clean_score().value(metric)
-    with handle.frozen(analog):
-        for chip in chips:
-            handle.set_chip(analog, chip)
-            handle.program(analog)
-            add_drops(analog, reference, metric, chip, clean, drops, progress)
-    return drops
+    details = Details(sigma, whole=False, few=few, alone=chips, step=step)
+    blocks = evaluator.in_blocks(chips, lambda some: evaluator.details(some, details))
+    return drops([scores for block in blocks for scores in block], few, evaluator.subject.metric)
 
 
-def add_drops(
-    analog: nn.Module,
-    reference: Reference,
-    metric: str,
-    chip: int,
-    clean: float,
-    drops: dict[str, list[float]],
-    progress: Callable[[str], None] | None = None,
-) -> None:
-    """One chip's part of `layer_drops`, for a model that is programmed to it."""
-    for name in drops:
-        with handle.only_layers(analog, [name]):
-            drops[name].append(clean - finite_score(reference.score(analog), metric, chip).value(metric))
-        if progress is not None:
-            progress(f"chip {chip}, {name} alone")
+def drops(found: Iterable[ChipScores], few: Reference, metric: str) -> dict[str, list[float]]:
+    """Layer -> clean minus drifted score of each chip on which the layers were measured alone."""
+    clean = few.clean_score().value(metric)
+    losses: dict[str, list[float]] = {}
+    for scores in found:
+        for name, score in scores.alone.items():
+            losses.setdefault(name, []).append(clean - score.value(metric))
+    return losses
 
 
 def as_detail(
@@ -112,9 +98,10 @@ def sensitivity(
     Raises:
         InputError: if there is no chip, or a score does not exist.
     """
-    first = at_sigma(subject.hardware, sigmas[0])
-    analog = subject.analog(first)
-    total, done = len(sigmas) * len(chips) * sum(1 for layer in handle.layers(analog) if layer.slots), 0
+    if not chips:
+        raise InputError("sensitivity is measured on at least one chip")
+    evaluator = subject.evaluator
+    total, done = len(sigmas) * len(chips) * len(layers_on_arrays(evaluator.analog)), 0
 
     def step(what: str) -> None:
         nonlocal done
@@ -124,7 +111,6 @@ def sensitivity(
 
     found = []
     for sigma in sigmas:
-        handle.set_hardware(analog, at_sigma(subject.hardware, sigma))
-        drops = layer_drops(analog, subject.reference, subject.metric, chips, step)
-        found += [LayerDrop(name, sigma, summarise(values)) for name, values in drops.items()]
+        losses = layer_drops(evaluator, subject.reference, sigma, chips, step)
+        found += [LayerDrop(name, sigma, summarise(values)) for name, values in losses.items()]
     return found

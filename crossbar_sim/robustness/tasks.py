@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,16 +13,14 @@ from crossbar_sim import __version__
 from crossbar_sim.crossbar.configuration import at_sigma, to_dict
 from crossbar_sim.crossbar.converters import Ranges
 from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.errors import InputError
-from crossbar_sim.nn.analog import chips
-from crossbar_sim.nn.analog.effects import idle_effects, layer_effects, read_linearly
+from crossbar_sim.nn.analog.effects import layer_effects
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.rng import STREAM_VERSION
-from crossbar_sim.robustness import score
 from crossbar_sim.robustness.detection_score import reference_of
-from crossbar_sim.robustness.evaluator import Subject
+from crossbar_sim.robustness.evaluator import Subject, evaluation_mode
 from crossbar_sim.robustness.examples import Examples
+from crossbar_sim.robustness.score import of_places
 from crossbar_sim.store.records import Task
 
 # From a model and its examples to a task: its identity, and what a worker needs to measure its chips.
@@ -126,8 +123,7 @@ def metric_of(
     Raises:
         InputError: if model, examples and metric do not go together.
     """
-    with suppress(NotImplementedError):  # an exported graph knows one mode
-        module.eval()
+    evaluation_mode(module)
     few = slice(fixed or 2)
     y = None if examples.y is None else examples.y[few]
     return reference_of(module, examples.x[few], y, BLOCK, fixed, axis).metric(asked)
@@ -161,17 +157,12 @@ def prepare(
     """
     if model.ranges is not None:
         hardware = replace(hardware, ranges=model.ranges)
-    with suppress(NotImplementedError):  # an exported graph knows one mode
-        model.module.eval()
     examples = model.examples
-    if len(examples.x) == 0:
-        raise InputError("the data hold no example")
-    reference = reference_of(model.module, examples.x, examples.y, BLOCK, model.fixed, axis)
-    chosen = reference.metric(metric)
-    reference.check_metric(chosen)
-    clean = reference.clean_score().value(chosen)
-    subject = Subject(model.module, hardware, reference, chosen, seed, only, skip)
-    analog = subject.look(at_sigma(hardware, sigma))
+    subject, analog = Subject.prepared(
+        model.module, hardware, examples.x, examples.y,
+        sigma=sigma, seed=seed, metric=metric, only=only, skip=skip, fixed=model.fixed, axis=axis,
+    )  # fmt: skip
+    reference, chosen = subject.reference, subject.metric
     design = to_dict(at_sigma(hardware, 0.0))
     design["drift"] = {**design["drift"], "sigma": None}
     identity = {
@@ -193,20 +184,18 @@ def prepare(
     judged = reference.about()
     about = {
         "data": examples.identity.get("name"),
-        "notes": [*examples.notes, *score.of_places(reference)],
-        "warnings": [*score.of_reference(reference, chosen, metric), *_idle(analog, subject, sigma)],
+        "notes": [*examples.notes, *of_places(reference)],
+        "warnings": _warnings(subject, analog, sigma, metric),
         **({} if judged is None else {"judged": judged}),
         **model.about,
     }
-    return Task(model.label, identity, clean, about), subject
+    return Task(model.label, identity, reference.clean_score().value(chosen), about), subject
 
 
-def _idle(analog: nn.Module, subject: Subject, sigma: float) -> list[str]:
-    """What the design asks for and does not act on this model, looked at on chip 0."""
-    hardware = chips.design(analog).hardware
+def _warnings(subject: Subject, analog: nn.Module, sigma: float, metric: str | None) -> list[str]:
+    """What the report should warn of, found on chip 0."""
     effects = layer_effects(analog, subject.reference.x, subject.reference.fixed)
-    found = [*idle_effects(effects, hardware, 0), *read_linearly(analog, effects)]
-    if sigma == 0:  # then drift was not asked for
+    found = subject.cautions(analog, effects, metric)
+    if sigma == 0:  # then no drift was requested
         found = [sentence for sentence in found if not sentence.startswith("drift ")]
-    layers = chips.layers(analog)
-    return [*score.of_operands(layers, subject.seen), *score.of_design(hardware, layers), *found]
+    return found

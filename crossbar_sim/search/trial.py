@@ -13,15 +13,13 @@ from crossbar_sim.crossbar.configuration import at_sigma, is_deterministic
 from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Development, Split
-from crossbar_sim.errors import InputError, held
+from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.dropout_sites import remove_found
-from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.nn.training.loop import Epoch, FitReport, fit
 from crossbar_sim.nn.training.settings import Step, Training
 from crossbar_sim.rng import Key
-from crossbar_sim.robustness.detection_score import reference_of
 from crossbar_sim.robustness.evaluator import Job, Subject
 from crossbar_sim.robustness.statistics import Interval, mean_interval
 from crossbar_sim.search.network import SIGMA, Searched
@@ -103,10 +101,7 @@ class DriftedScore:
         Raises:
             InputError: if the model does not take the examples, or its outputs are not finite.
         """
-        reference = reference_of(model, self.x, self.y, BLOCK)
-        subject = Subject(model, self.hardware, reference, reference.metric(None), self.seed)
-        with held():  # of every trial
-            subject.look(at_sigma(self.hardware, self.sigma))
+        subject, _ = Subject.prepared(model, self.hardware, self.x, self.y, sigma=self.sigma, seed=self.seed)
         if is_deterministic(at_sigma(self.hardware, self.sigma)):
             (only,) = subject.evaluator.measure(Job(self.sigma, (0,)))
             return Measured((only.value,))

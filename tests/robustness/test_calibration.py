@@ -15,12 +15,12 @@ from crossbar_sim.nn import set_chip, to_analog
 from crossbar_sim.nn.evaluate import outputs
 from crossbar_sim.nn.networks import Coded, build
 from crossbar_sim.nn.seeding import seeded
+from crossbar_sim.robustness import deploy
 from crossbar_sim.robustness.calibration import (
     KINDS,
     Calibration,
     Calibrator,
     Readout,
-    calibrated_scores,
     least_squares,
     refit,
 )
@@ -66,6 +66,13 @@ def reference(network, digits):
     return Reference.of(network, digits.test.x, digits.test.y)
 
 
+def calibrated(model, data, hardware, calibration, development, chips=1):
+    return deploy(
+        model, data.test.x, data.test.y, hardware,
+        chips=chips, sensitivity_chips=0, calibration=(calibration, development),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(("kind", "gain"), [("readout", 0.15), ("affine", 0.05), ("both", 0.15)])
 def test_every_chip_gets_better(network, digits, reference, kind, gain):
     plain = to_analog(network, PAPER)
@@ -73,19 +80,16 @@ def test_every_chip_gets_better(network, digits, reference, kind, gain):
     for chip in range(6):
         set_chip(plain, chip)
         before.append(reference.score(plain).accuracy)
-    after = calibrated_scores(
-        network, reference, PAPER, Calibration(kind, 200), digits.development, chips=range(6)
-    )
-    assert sum(score.accuracy for score in after) / 6 > sum(before) / 6 + gain
-    assert all(score.broken == 0 for score in after)
+    done = calibrated(network, digits, PAPER, Calibration(kind, 200), digits.development, chips=6)
+    assert [score.accuracy for score in done.uncalibrated] == before
+    assert done.main.mean > sum(before) / 6 + gain
+    assert all(score.broken == 0 for score in done.scores)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_chip_without_drift_is_left_nearly_as_it_is(network, digits, reference, kind):
     ideal = Hardware.preset("bayesft", sigma=0.0)
-    (score,) = calibrated_scores(
-        network, reference, ideal, Calibration(kind, 300), digits.development, chips=[0]
-    )
+    (score,) = calibrated(network, digits, ideal, Calibration(kind, 300), digits.development).scores
     assert score.accuracy > reference.clean_score().accuracy - 0.01
 
 
@@ -101,7 +105,7 @@ def test_negative_control_one_chips_readout_is_no_good_on_another(network, digit
 def test_negative_control_wrong_labels_help_nobody(network, digits, reference):
     train = digits.train
     wrong = Development(Split(train.x, (train.y + 1) % 10), digits.validation)
-    (score,) = calibrated_scores(network, reference, PAPER, Calibration(images=200), wrong, chips=[0])
+    (score,) = calibrated(network, digits, PAPER, Calibration(images=200), wrong).scores
     assert score.accuracy < 0.3
 
 

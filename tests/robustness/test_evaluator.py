@@ -258,7 +258,7 @@ def test_copies_share_the_clean_parameters():
     threads.set_threads(3)
     given = subject(made(convolution))
     evaluator = Evaluator(given)
-    copies = [evaluator.free.get() for _ in range(evaluator.count)]
+    copies = [evaluator.measurers.free.get() for _ in range(evaluator.count)]
     assert len(copies) == 3
     clean = {p.data_ptr() for p in given.module.parameters()}
     assert all({p.data_ptr() for p in each.analog.parameters()} == clean for each in copies)
@@ -282,10 +282,10 @@ def test_copies_share_the_clean_parameters():
 )
 def test_a_chain_gives_the_bits_of_the_models_own_forward(monkeypatch, hardware, metric, images, n):
     given = subject(made(mlp), metric, hardware, n)
-    assert isinstance(Evaluator(given).free.get(), OfChain)
+    assert isinstance(Evaluator(given).measurers.free.get(), OfChain)
     short = measured(given, Job(0.9, CHIPS, images))
     monkeypatch.setattr(module.Chain, "of", lambda analog: None)
-    assert isinstance(Evaluator(given).free.get(), AnyModel)
+    assert isinstance(Evaluator(given).measurers.free.get(), AnyModel)
     assert measured(given, Job(0.9, CHIPS, images)) == short
 
 
@@ -360,7 +360,7 @@ def hooked() -> nn.Module:
 def test_what_is_a_chain_and_what_is_not(make, chain, monkeypatch):
     given = subject_of(made(make))
     before = given.reference.x.clone()
-    assert isinstance(Evaluator(given).free.get(), OfChain if chain else AnyModel)
+    assert isinstance(Evaluator(given).measurers.free.get(), OfChain if chain else AnyModel)
     found = measured(given, Job(0.6, CHIPS[:3]))
     monkeypatch.setattr(module, "_chain", lambda *_: None)
     assert measured(given, Job(0.6, CHIPS[:3])) == found
@@ -383,7 +383,7 @@ def test_a_chain_counts_outputs_that_are_no_numbers_as_wrong(monkeypatch):
     short = measured(given, Job(1.5, CHIPS))
     monkeypatch.setattr(module, "_chain", lambda *_: None)
     assert measured(given, Job(1.5, CHIPS)) == short
-    measurer = Evaluator(given).free.get()
+    measurer = Evaluator(given).measurers.free.get()
     assert any(
         measurer.trials(at_sigma(PAPER, 1.5), 1.5, (chip,), None)
         and given.reference.score(measurer.analog).broken
@@ -394,8 +394,8 @@ def test_a_chain_counts_outputs_that_are_no_numbers_as_wrong(monkeypatch):
 def test_memory_is_one_group_of_chips_whatever_is_asked():
     given = subject(made(mlp))
     evaluator = Evaluator(given)
-    measurer = evaluator.free.get()
-    evaluator.free.put(measurer)
+    measurer = evaluator.measurers.free.get()
+    evaluator.measurers.free.put(measurer)
     places = {id(m) for m in measurer.chain.memory}
     evaluator.measure(Job(0.4, tuple(range(40))))
     assert {id(m) for m in measurer.chain.memory} == places

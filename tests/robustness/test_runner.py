@@ -12,7 +12,7 @@ from crossbar_sim.crossbar import threads
 from crossbar_sim.data import Split, load_data
 from crossbar_sim.nn import seeded
 from crossbar_sim.nn.networks import build
-from crossbar_sim.robustness import Sweep, deploy, robustness, runner
+from crossbar_sim.robustness import Sweep, deploy, evaluator, robustness, runner
 from crossbar_sim.robustness.plans import EveryImage
 from crossbar_sim.store.results import Results
 
@@ -49,7 +49,7 @@ def test_order_threads_blocks_and_company_change_nothing(data, monkeypatch):
     try:
         for count, grown in itertools.product((1, 3), (lambda n, s: 1, lambda n, s: 2 * n)):
             threads.set_threads(count)
-            monkeypatch.setattr(runner, "_grown", grown)
+            monkeypatch.setattr(evaluator, "_grown", grown)
             assert trials(robustness(models, data, sigmas=SIGMAS[::-1], chips=range(9))) == first
     finally:
         threads.set_threads(before)
