@@ -274,7 +274,7 @@ _NOTHING = np.float32(1 / SINGLE)
 """Inputs up to this magnitude are driven as 0: their codes would exceed single precision."""
 
 
-class Driven(NamedTuple):
+class DrivenInputs(NamedTuple):
     """The word-line voltages of one product.
 
     Args:
@@ -290,7 +290,7 @@ class Driven(NamedTuple):
     unit: Float32
 
 
-def drive(x: Float32, dac: DAC | None, calibrated: LayerRange | None, name: str) -> Driven:
+def drive(x: Float32, dac: DAC | None, calibrated: LayerRange | None, name: str) -> DrivenInputs:
     """Eq. (18) to (20).
 
     Args:
@@ -303,7 +303,7 @@ def drive(x: Float32, dac: DAC | None, calibrated: LayerRange | None, name: str)
         InputError: if the range was not calibrated, or the inputs hold NaN or infinite values.
     """
     if dac is None:  # the product checks its inputs
-        return Driven(x[None], np.ones(1, np.float32), 1.0, np.ones(1, np.float32))
+        return DrivenInputs(x[None], np.ones(1, np.float32), 1.0, np.ones(1, np.float32))
     check_inputs(x)  # clipped codes would hide it
     top = 1.0 if dac.bits is None else float(dac.top)
     largest = full_scale_inputs(x, dac, calibrated, name)
@@ -315,7 +315,7 @@ def drive(x: Float32, dac: DAC | None, calibrated: LayerRange | None, name: str)
     split = codes.reshape(reads, *flat.shape)
     _codes(flat, largest, f32(top), dac.bits is not None, dac.phases, f32(base), split)
     weights = np.outer([1.0, -1.0][: dac.phases], base ** np.arange(dac.slices))
-    return Driven(codes, weights.reshape(-1).astype(np.float32), float(dac.full_scale), unit)
+    return DrivenInputs(codes, weights.reshape(-1).astype(np.float32), float(dac.full_scale), unit)
 
 
 @inlined

@@ -105,7 +105,7 @@ def _or_none(family: Family) -> str:
     return ", or None for an ideal one" if family.optional else ""
 
 
-READING = ("dac", "read_noise", "adc")
+READOUT_EFFECTS = ("dac", "read_noise", "adc")
 """The fields of Hardware that act on each product, in their order."""
 
 
@@ -156,7 +156,7 @@ class Hardware:
 
     @property
     def effects(self) -> tuple[str, ...]:
-        """The effects on conductances in this design, in the order in which they act; see also `reading`."""
+        """The effects on conductances in this design, in the order in which they act; see also `readout_effects`."""
         parts = {
             "clip": self.mapping.clip,
             "levels": self.mapping.levels,
@@ -168,15 +168,17 @@ class Hardware:
         return tuple(name for name, value in parts.items() if value is not None)
 
     @property
-    def reading(self) -> tuple[str, ...]:
+    def readout_effects(self) -> tuple[str, ...]:
         """The effects on each product in this design, in the order in which they act; () for a linear read-out."""
-        return tuple(name for name in READING if getattr(self, name) is not None)
+        return tuple(name for name in READOUT_EFFECTS if getattr(self, name) is not None)
 
     def up_to(self, effect: str | None) -> "Hardware":
         """This design, read out linearly, with the effects after `effect` ideal; None: with none at all."""
         names = ("clip", "levels", "programming", "stuck", "drift", "wires")
         off = names[names.index(effect) + 1 :] if effect else names
-        own: dict[str, Any] = {name: None for name in (*off, *READING) if name not in ("clip", "levels")}
+        own: dict[str, Any] = {
+            name: None for name in (*off, *READOUT_EFFECTS) if name not in ("clip", "levels")
+        }
         of_mapping: dict[str, Any] = {name: None for name in off if name in ("clip", "levels")}
         if "levels" in of_mapping:
             of_mapping |= {name: None for name in ("cell_bits", "encoding") if hasattr(self.mapping, name)}
@@ -212,7 +214,7 @@ class Hardware:
         if self.wires is not None:
             wired = through_wires(self, whole.drifted, 1)
             effective = np.ascontiguousarray(wired.transpose(0, 2, 1))
-        periphery = Periphery.of(self, key, chip) if self.reading else None
+        periphery = Periphery.of(self, key, chip) if self.readout_effects else None
         return Array(
             planes[0], planes[1], planes[2], planes[3], self.mapping, scale, self.tile, effective, periphery
         )

@@ -12,7 +12,7 @@ from crossbar_sim.crossbar import kernels
 from crossbar_sim.crossbar.converters import (
     ADC,
     DAC,
-    Driven,
+    DrivenInputs,
     GaussianReadNoise,
     LayerRange,
     TelegraphNoise,
@@ -69,7 +69,7 @@ class Periphery:
         return self.key.path[-1] if self.key.path else "the array"
 
 
-class Reads(NamedTuple):
+class ReadPlanes(NamedTuple):
     """The conductances that the converters of an array read: its planes, combined as its mapping and `per` say.
 
     Args:
@@ -94,9 +94,9 @@ def slices_of(mapping: Mapping, per: str) -> tuple[int, ...]:
     return tuple(k for _ in range(mapping.copies) for k in range(mapping.slices) for _ in range(sides))
 
 
-def reads_of(
+def read_planes(
     planes: Float32, mapping: Mapping, per: str, noise: GaussianReadNoise | TelegraphNoise | None
-) -> Reads:
+) -> ReadPlanes:
     """Eq. (21): planes (planes, m, physical columns) of one block as its converters read them, in `unit_of` S.
 
     Cells on a level, to single precision, are an integer number of levels above g_min: then sums are exact,
@@ -112,15 +112,15 @@ def reads_of(
     if per == "column":
         if mapping.planes_per_copy == 2:
             weights[1::2] *= -1
-        return Reads(_in_levels(mean, mapping), weights, variance)
+        return ReadPlanes(_in_levels(mean, mapping), weights, variance)
     if mapping.planes_per_copy == 2:
-        return Reads(
+        return ReadPlanes(
             _differences(mean[0::2], mean[1::2], mapping),
             weights,
             None if variance is None else variance[0::2] + variance[1::2],
         )
     spread = None if variance is None else variance[:, :, :-1] + variance[:, :, -1:]
-    return Reads(_differences(mean[:, :, :-1], mean[:, :, -1:], mapping), weights, spread)
+    return ReadPlanes(_differences(mean[:, :, :-1], mean[:, :, -1:], mapping), weights, spread)
 
 
 def _in_levels(g: Float32, mapping: Mapping) -> Float32:
@@ -183,7 +183,7 @@ class Readout:
         return "pair" if self.periphery.adc is None else self.periphery.adc.per
 
     @cached_property
-    def silent(self) -> Reads:
+    def silent(self) -> ReadPlanes:
         """The conductances that the converters read, without noise."""
         return self._reads(None)
 
@@ -204,14 +204,14 @@ class Readout:
         )  # exactly half does not count as more than half, however cells are rounded
         return found if bool(found.any()) else None
 
-    def _reads(self, noise: GaussianReadNoise | TelegraphNoise | None, flips: bool = True) -> Reads:
+    def _reads(self, noise: GaussianReadNoise | TelegraphNoise | None, flips: bool = True) -> ReadPlanes:
         """The conductances that the converters read; flipped columns as their complement unless `flips` is False."""
-        reads = reads_of(self.planes, self.mapping, self.per, noise)
+        read = read_planes(self.planes, self.mapping, self.per, noise)
         if self.flipped is None or not flips:
-            return reads
+            return read
         whole = (self.mapping.g_min + self.mapping.g_max) / unit_of(self.mapping)
-        planes = np.where(self._of_rows(self.flipped), whole - reads.planes.astype(np.float64), reads.planes)
-        return reads._replace(planes=planes.astype(np.float32))
+        planes = np.where(self._of_rows(self.flipped), whole - read.planes.astype(np.float64), read.planes)
+        return read._replace(planes=planes.astype(np.float32))
 
     def _of_rows(self, tiles: NDArray[Any]) -> NDArray[Any]:
         """Values of each tile (reads, tiles, n), repeated for each word line (reads, m, n)."""
@@ -227,13 +227,13 @@ class Readout:
         whole = ((mapping.g_max - mapping.g_min) if granular else (mapping.g_max + mapping.g_min)) / unit_of(
             mapping
         )
-        weights = reads_of(self.planes[:, :0], mapping, self.per, None).weights.astype(np.float64)
+        weights = read_planes(self.planes[:, :0], mapping, self.per, None).weights.astype(np.float64)
         each = np.einsum("r,rtn->tn", weights * (round(whole) if granular else whole), self.flipped)
         return TiledPlanes(
             self._of_rows(each[None]).astype(np.float32), tile_rows=max(self.planes.shape[1], 1)
         )
 
-    def drive(self, x: Float32, effects: tuple[str, ...] = EFFECTS) -> Driven:
+    def drive(self, x: Float32, effects: tuple[str, ...] = EFFECTS) -> DrivenInputs:
         """Inputs (b, ...) after the DACs."""
         p = self.periphery
         return drive(x, p.dac if "dac" in effects else None, p.ranges, p.name)
@@ -255,7 +255,7 @@ class Readout:
         return self.read(self.drive(x, effects), event, first, effects)
 
     def read(
-        self, driven: Driven, event: int = 0, first: int = 0, effects: tuple[str, ...] = EFFECTS
+        self, driven: DrivenInputs, event: int = 0, first: int = 0, effects: tuple[str, ...] = EFFECTS
     ) -> Float32:
         """As `product`, for driven input vectors (reads, b, m)."""
         if not self.planes.shape[1]:  # no word lines, no current, and no range for one
@@ -273,7 +273,7 @@ class Readout:
 
     def images(
         self,
-        driven: Driven,
+        driven: DrivenInputs,
         window: dict[str, Any],
         first_channel: int,
         event: int,
@@ -328,7 +328,7 @@ class Readout:
         return "read_noise" in effects and self.periphery.read_noise is not None
 
     def _stream(
-        self, planes: TiledPlanes, driven: Driven, event: int, effects: tuple[str, ...]
+        self, planes: TiledPlanes, driven: DrivenInputs, event: int, effects: tuple[str, ...]
     ) -> Stream | None:
         """The name of a read's noise: every group of a convolution has planes of random numbers of its own."""
         if not self._noisy(effects):
@@ -483,7 +483,7 @@ class Usage:
         return 100.0 * float(np.mean(self.seen))
 
 
-def currents(readout: Readout, driven: Driven) -> Iterator[tuple[int, int, int, Float32]]:
+def currents(readout: Readout, driven: DrivenInputs) -> Iterator[tuple[int, int, int, Float32]]:
     """(read, row tile, weight slice, currents (b, n) in A at 1 V) of every conversion, without read noise.
 
     Args:
@@ -500,12 +500,12 @@ def currents(readout: Readout, driven: Driven) -> Iterator[tuple[int, int, int, 
                 yield r, t, slices[r], i * np.float32(unit_of(readout.mapping) / driven.full_scale)
 
 
-def count_inputs(x: Float32, driven: Driven, usage: Usage) -> None:
+def count_inputs(x: Float32, driven: DrivenInputs, usage: Usage) -> None:
     """Add the DAC conversions of inputs x (b, m) to `usage`; codes are of the magnitude, before slicing."""
     usage.add(x / driven.unit[:, None])
 
 
-def count_outputs(readout: Readout, driven: Driven, usage: Usage) -> None:
+def count_outputs(readout: Readout, driven: DrivenInputs, usage: Usage) -> None:
     """Add the ADC conversions of driven input vectors to `usage`."""
     quantiser, unit = readout.quantiser(1.0), np.float32(unit_of(readout.mapping))
     if quantiser is None:

@@ -139,7 +139,7 @@ def read_measurements(path: str | os.PathLike[str], unit: str | None = None) -> 
     numbers: dict[str, int] = {}
     lines = read_lines(path, MOST_BYTES)
     header, first = _header(lines)
-    places = _places(header, source, unit)
+    columns = _columns(header, source, unit)
     for line in itertools.chain(first, lines):
         row = line.cells
         if len(row) != len(header):
@@ -147,14 +147,14 @@ def read_measurements(path: str | os.PathLike[str], unit: str | None = None) -> 
         if len(values["target_S"]) == MOST_ROWS:
             raise InputError(f"{source} has more than {MOST_ROWS} rows: draw a random part of them")
         for name in COLUMNS:
-            place, scale = places[name]
+            place, scale = columns[name]
             number = _value(row[place], name, f"{source}, line {line.number}")
             values[name].append(number if scale == 1 else number * scale)
-        if "cell" in places:
-            cells.append(numbers.setdefault(row[places["cell"][0]], len(numbers)))
+        if "cell" in columns:
+            cells.append(numbers.setdefault(row[columns["cell"][0]], len(numbers)))
     try:
         target, measured, time = (np.array(values[name]) for name in COLUMNS)
-        return Measurements(target, measured, time, np.array(cells, np.int64) if "cell" in places else None)
+        return Measurements(target, measured, time, np.array(cells, np.int64) if "cell" in columns else None)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
 
@@ -179,7 +179,7 @@ def _name_and_unit(text: str) -> tuple[str, str]:
     return name.lower(), unit
 
 
-def _places(header: list[str], source: str, unit: str | None) -> dict[str, tuple[int, float]]:
+def _columns(header: list[str], source: str, unit: str | None) -> dict[str, tuple[int, float]]:
     """The position of each column, and its unit in S or s."""
     if not header:
         raise InputError(f"{source} is empty: expected a first line {','.join(COLUMNS)} and rows of numbers")
@@ -194,16 +194,16 @@ def _places(header: list[str], source: str, unit: str | None) -> dict[str, tuple
             f"{source} lacks the column{'s' if missing[1:] else ''} {', '.join(missing)}; its first line is "
             f"{show(','.join(header))}, expected {','.join(COLUMNS)} and, if you have it, cell"
         )
-    places: dict[str, tuple[int, float]] = {}
+    columns: dict[str, tuple[int, float]] = {}
     for name, short in wanted.items():
         if len(found.get(short, ())) > 1:
             raise InputError(f"{source}: the column {name} is there twice")
         for place in found.get(short, ()):
-            places[name] = (
+            columns[name] = (
                 place,
                 1.0 if name in OPTIONAL else _scale(header[place], name, unit, given, source),
             )
-    return places
+    return columns
 
 
 def _scale(text: str, name: str, unit: str | None, given: float, source: str) -> float:

@@ -224,7 +224,7 @@ def check(hardware: Hardware) -> None:
     Raises:
         InputError: naming what is simulated on the CPU only.
     """
-    alone = [*hardware.reading]
+    alone = [*hardware.readout_effects]
     alone += ["wires"] * (hardware.wires is not None) + ["cell_bits"] * (
         hardware.mapping.cell_bits is not None
     )
