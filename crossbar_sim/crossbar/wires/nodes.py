@@ -1,4 +1,4 @@
-"""Every voltage and current of a tile for given inputs."""
+"""All node voltages and currents of a tile for given inputs."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -27,7 +27,7 @@ from crossbar_sim.validate import number, require
 
 
 class Outcome(Enum):
-    """What a solver can say of its result; the value is the sentence."""
+    """Outcome of a solver; the value is the sentence for the user."""
 
     SOLVED = "solved: the currents are within the tolerance"
     EXACT = "solved by elimination: the currents are exact but for rounding"
@@ -133,7 +133,7 @@ MOST_STEPS = 500
 
 
 class Voltages(NamedTuple):
-    """Of the nodes, (rows, cols) in V, and how they came about."""
+    """Node voltages, (rows, cols) in V, and the outcome of the solver."""
 
     words: Float64
     bits: Float64
@@ -185,7 +185,7 @@ def solve_linear(
 
 
 def _left(g: Float64, words: Float64, bits: Float64, lines: Lines, extra: Float64, wires: Wires) -> float:
-    """r . z of Eq. (W12), in W, formed anew: the r that conjugate gradients keep up drifts away from it.
+    """r . z of Eq. (W12), in W, computed from scratch: conjugate gradients' r collects rounding errors.
 
     z is what one more sweep along the bit lines would change, and r . z its energy in cells and segments.
     """
@@ -210,10 +210,10 @@ def _with_bits(g: Float64, words: Float64, lines: Lines, extra: Float64) -> Volt
     return Voltages(words, bits, 0, Outcome.EXACT)
 
 
-# Cells that are not ohmic: Newton's method on the whole circuit, anew for every input.
+# Cells that are not ohmic: Newton's method on the whole circuit, for every input.
 #
 # Such an array is not linear in its inputs: there are no effective conductances, and each input costs several
-# solutions of the circuit. Compare `Wires.effective`, which pays once and then multiplies.
+# solutions of the circuit. `Wires.effective` solves once and then multiplies.
 
 
 MOST_NEWTON = 60
@@ -368,7 +368,7 @@ def solve_nodes(g: NDArray[np.floating], v: ArrayLike, wires: Wires, cell: Cell 
 
 
 def _solution(g: Float64, v: Float64, wires: Wires, solved: Voltages, currents: Float64) -> Solution:
-    """One input, once its voltages and cell currents are known."""
+    """The solution for one input, from its voltages and cell currents."""
     near, ground = wires.r_word + wires.r_source, wires.r_bit + wires.r_sense
     residual = mismatch(
         v, solved.words, solved.bits, currents,
