@@ -6,7 +6,6 @@ from typing import Any
 
 from rich.console import Console
 
-from crossbar_sim.crossbar import threads as pool
 from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.data import DATASETS, Splits, load_data
 from crossbar_sim.data.catalogue import CATALOGUE
@@ -31,6 +30,7 @@ from crossbar_sim.robustness.benchmark import check_sigmas, robustness
 from crossbar_sim.robustness.cluster import check_cluster
 from crossbar_sim.robustness.examples import find_examples
 from crossbar_sim.robustness.groups import groups_of, seeded
+from crossbar_sim.robustness.metrics import names_code as is_function
 from crossbar_sim.robustness.tasks import Model, model_of_file
 from crossbar_sim.store.records import canonical
 from crossbar_sim.store.results import Results
@@ -47,7 +47,6 @@ def run_experiment(
     data_dir: str | None,
     workers: int | None,
     scheduler: str | None,
-    threads: int | None,
     page: bool,
     trust_code: bool = False,
 ) -> None:
@@ -65,8 +64,6 @@ def run_experiment(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
-    if threads is not None:
-        pool.set_threads(threads)
     for sigma in check_sigmas((*experiment.sigmas,)):
         at_sigma(experiment.hardware, sigma)
     console = terminal()
@@ -118,12 +115,18 @@ def _refuse_code(experiment: Experiment) -> None:
     Raises:
         InputError: if it names code.
     """
-    for label, given in experiment.models.items():
-        if isinstance(given, ModelFile) and names_code(given.arch):
-            raise InputError(
-                f"models.{label}.arch={show(given.arch)} names code, which would be imported and run: read that code, "
-                "and run again with --trust-code if you trust it"
-            )
+    named = {
+        f"models.{label}.arch": given.arch
+        for label, given in experiment.models.items()
+        if isinstance(given, ModelFile) and names_code(given.arch)
+    }
+    if is_function(experiment.metric):
+        named["metric"] = experiment.metric
+    for key, path in named.items():
+        raise InputError(
+            f"{key}={show(path)} names code, which would be imported and run: read that code, and run again with "
+            "--trust-code if you trust it"
+        )
 
 
 def _draw_boundaries(experiment: Experiment, models: list[Model], path: Path) -> None:

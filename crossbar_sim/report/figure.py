@@ -20,7 +20,7 @@ from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import replacing
 from crossbar_sim.nn.analog import chips
-from crossbar_sim.report.formatting import MEASURES, Scale, digits_of, fit, fixed, limit_text, shorten
+from crossbar_sim.report.formatting import Scale, digits_of, fit, fixed, limit_text, measure_of, shorten
 from crossbar_sim.report.rows import DeploymentView
 from crossbar_sim.robustness.deploy import Deployment
 from crossbar_sim.text import visible
@@ -175,7 +175,7 @@ def _scores(ax: Axes, deployment: Deployment) -> None:
     ax.set(xlim=(-0.2, 0.36), ylim=(float(seen.min()) - pad, float(seen.max()) + pad), xticks=[])
     ax.spines["bottom"].set_visible(False)
     _beside(ax, labels)
-    ax.set_ylabel(textwrap.fill(f"{MEASURES[deployment.metric].name} (%)", 24))
+    ax.set_ylabel(textwrap.fill(f"{measure_of(deployment.metric).name} (%)", 24))
     ax.set_title(f"(a)  {n} chips" if n > 1 else f"(a)  chip {deployment.chips[0]}")
 
 

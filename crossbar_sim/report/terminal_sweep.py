@@ -8,7 +8,15 @@ from rich.table import Table
 from rich.text import Text
 
 from crossbar_sim.report.console import Pen, filled, say
-from crossbar_sim.report.formatting import MEASURES, counted, decimals, fixed, limit_text, range_text, shorten
+from crossbar_sim.report.formatting import (
+    counted,
+    decimals,
+    fixed,
+    limit_text,
+    measure_of,
+    range_text,
+    shorten,
+)
 from crossbar_sim.report.headline import crossing_words, listed_sigmas
 from crossbar_sim.report.rows import (
     ALPHA,
@@ -281,7 +289,7 @@ def show_sensitivity(
     drops: Sequence[LayerDrop], metric: str, clean: float, images: int, console: Console
 ) -> None:
     """Print what each layer costs alone: a row per layer, a column per sigma, in points."""
-    pen, measure = Pen(console.encoding), MEASURES[metric]
+    pen, measure = Pen(console.encoding), measure_of(metric)
     names, sigmas = list(dict.fromkeys(d.layer for d in drops)), sorted({d.sigma for d in drops})
     by_place = {(d.layer, d.sigma): d.drop for d in drops}
     chips = len(drops[0].drop.per_chip) if drops else 0
