@@ -182,7 +182,7 @@ class SequentialChips:
     @classmethod
     def of(cls, model: nn.Module) -> "SequentialChips | None":
         """The chips of a sequential analog model in evaluation mode; None: the model does anything more."""
-        if analog_state(model).hardware.reading:  # converters work product by product
+        if analog_state(model).hardware.readout_effects:  # converters work product by product
             return None
         steps = None if any(module.training for module in model.modules()) else trace_sequential(model)
         if steps is None or not all(_is_plain(step) for step in steps if isinstance(step, nn.Linear)):
