@@ -7,23 +7,7 @@ import numpy as np
 
 from crossbar_sim.crossbar.wires import Cell, Wires, solve_nodes
 from crossbar_sim.crossbar.wires.wires import Float64
-from crossbar_sim.errors import InputError
 from crossbar_sim.files import replacing
-from crossbar_sim.text import visible
-
-SUFFIXES = (".png", ".pdf", ".svg")
-
-
-def check_suffix(path: str) -> None:
-    """Refuse, before the work, a name that says no known format.
-
-    Raises:
-        InputError: naming the formats.
-    """
-    if os.path.splitext(path)[1].lower() not in SUFFIXES:
-        raise InputError(
-            f"{visible(path)}: a figure is written as {', '.join(SUFFIXES)}, chosen by the suffix"
-        )
 
 
 def draw(
