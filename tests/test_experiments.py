@@ -172,7 +172,7 @@ MALFORMED = {
     "arguments = { hidden = [12] }|arguments = 3": "train.plain.arguments=3: expected a table",
     "seeds = [0, 1]|seeds = [0, 'a']": "train.plain.seeds=[0, 'a']: expected a list of different integers",
     "seeds = [0, 1]|seeds = [0, 1]\nseed = 3": "train.plain: seed and seeds exclude each other",
-    "[train.plain]|[models.a]\npth = 'a.pt'\n[train.plain]": "[models.a]: the key 'pth' is unknown: did you mean 'path'?",
+    "[train.plain]|[models.a]\npth = 'a.pt'\n[train.plain]": "[models.a]: the key 'pth' is unknown: did you mean",
     "[train.plain]|[models.a]\narch = 'mlp'\n[train.plain]": "models.a.path is missing",
     "[train.plain]|[models]\na = ''\n[train.plain]": "models.a.path='': expected the file of a trained model",
     "[quick]|[quick]\nmodels = 2": "[quick]: the key 'models' is unknown",
