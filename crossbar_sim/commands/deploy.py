@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -147,8 +146,8 @@ def run_deploy(
     from crossbar_sim.crossbar import threads as pool
     from crossbar_sim.nn import to_analog
     from crossbar_sim.nn.analog.chips import slots
-    from crossbar_sim.report.console import say, terminal
-    from crossbar_sim.report.terminal import progress, show
+    from crossbar_sim.report.console import progress, say, terminal
+    from crossbar_sim.report.terminal import show
     from crossbar_sim.robustness.deploy import deploy
     from crossbar_sim.robustness.examples import find_examples, seen_in
     from crossbar_sim.robustness.range_data import calibrated_for
@@ -157,10 +156,10 @@ def run_deploy(
     check_outputs((json_path, plot, maps), (*inputs, conductances), stream=json_path)
     if plot is not None:
         # matplotlib takes a while to import: only who wants a figure waits
-        from crossbar_sim.report.figure import METADATA, conductance_maps, draw
+        from crossbar_sim.report.deploy_figure import conductance_maps, draw
+        from crossbar_sim.report.figure import check_format
 
-        if os.path.splitext(plot)[1].lower() not in METADATA:
-            raise InputError(f"{plot}: a figure is written as {', '.join(METADATA)}, chosen by the suffix")
+        check_format(plot)
     if threads is not None:
         pool.set_threads(threads)
     place = _device(device)

@@ -64,16 +64,14 @@ def run_fit_device(
     """
     from crossbar_sim.crossbar.device_fit import fit_device, read_measurements
     from crossbar_sim.report.console import say, terminal
-    from crossbar_sim.report.device_figure import draw
 
     check_outputs((output, plot, json_path), (measured,), stream=json_path)
     if os.path.splitext(output)[1].lower() != ".toml":
         raise InputError(f"-o {visible(output)}: a device is written as .toml, which --hardware reads")
     if plot is not None:
-        from crossbar_sim.report.figure import METADATA
+        from crossbar_sim.report.figure import check_format
 
-        if os.path.splitext(plot)[1].lower() not in METADATA:
-            raise InputError(f"{plot}: a figure is written as {', '.join(METADATA)}, chosen by the suffix")
+        check_format(plot)
     data = read_measurements(measured, unit)
     try:
         with warnings.catch_warnings():  # shown below, without a line of source
@@ -88,6 +86,8 @@ def run_fit_device(
     report = {"source": {"file": os.path.basename(measured), "sha256": digest}, **fit.as_dict()}
     write_json(json_path, report)
     if plot is not None:
+        from crossbar_sim.report.device_figure import draw
+
         draw(fit, plot)
     console = terminal(stderr=json_path == "-")
     show(fit, console)

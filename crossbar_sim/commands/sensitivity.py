@@ -91,9 +91,8 @@ def run_sensitivity(
 ) -> None:
     """Measure and print what each layer costs alone; see `crossbar-sim sensitivity --help`."""
     from crossbar_sim.crossbar import threads as pool
-    from crossbar_sim.report.console import say, terminal
-    from crossbar_sim.report.terminal import progress
-    from crossbar_sim.report.terminal_sweep import show_notes, show_sensitivity
+    from crossbar_sim.report.console import progress, say, terminal
+    from crossbar_sim.report.terminal import show_notes, show_sensitivity
     from crossbar_sim.robustness.examples import find_examples
     from crossbar_sim.robustness.plans import EveryImage
     from crossbar_sim.robustness.range_data import calibrated_for

@@ -224,9 +224,9 @@ def run_solve(
 
     check_outputs((json_path, plot, output), (conductances, voltages), stream=json_path)
     if plot is not None:
-        from crossbar_sim.report.solve_figure import check_suffix
+        from crossbar_sim.report.figure import check_format
 
-        check_suffix(plot)
+        check_format(plot)
     if threads is not None:
         pool.set_threads(threads)
     cell = cell_of(nonlinear)

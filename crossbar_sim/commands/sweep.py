@@ -120,7 +120,6 @@ def label_and_path(text: str) -> tuple[str, str]:
     Raises:
         InputError: for an empty label, or no path after it.
     """
-    import os
 
     label, equals, path = text.partition("=")
     if equals and not (label.strip() and path) and not os.path.exists(text):
@@ -175,11 +174,10 @@ def run_sweep(
     """
     from crossbar_sim.crossbar import threads as pool
     from crossbar_sim.nn.detection import detects
-    from crossbar_sim.report.console import say, terminal
+    from crossbar_sim.report.console import progress, say, terminal
     from crossbar_sim.report.formatting import MEASURES
     from crossbar_sim.report.rows import check_threshold
-    from crossbar_sim.report.terminal import progress
-    from crossbar_sim.report.terminal_sweep import show_sweep
+    from crossbar_sim.report.terminal import show_sweep
     from crossbar_sim.robustness.benchmark import robustness
     from crossbar_sim.robustness.cluster import check_cluster
     from crossbar_sim.robustness.examples import find_examples
@@ -264,7 +262,6 @@ def _check_requests(
         )
     for plot in filter(None, figures):
         # matplotlib takes a while to import: only who wants a figure waits
-        from crossbar_sim.report.figure import METADATA
+        from crossbar_sim.report.figure import check_format
 
-        if os.path.splitext(plot)[1].lower() not in METADATA:
-            raise InputError(f"{plot}: a figure is written as {', '.join(METADATA)}, chosen by the suffix")
+        check_format(plot)
