@@ -37,7 +37,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         mode = _mode(target)
         if mode is not None and not stat.S_ISREG(mode):
-            raise InputError(f"{path} is no regular file: name a file to write")
+            raise InputError(f"{path} is not a regular file: name a file to write")
         start, end = _temporary_name(target)
         _remove_stale(target.parent, start, end)
         handle, name = tempfile.mkstemp(
@@ -59,7 +59,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         first = error if isinstance(error, OSError) else _full_disk(error)
         if first is None:
             raise
-        raise InputError(f"cannot write {path}: {_reason(first)}; what was there is unchanged") from error
+        raise InputError(f"cannot write {path}: {reason(first)}; what was there is unchanged") from error
     finally:
         if temporary is not None:
             with suppress(OSError):
@@ -150,7 +150,7 @@ def write_text(path: str | os.PathLike[str], text: str | Iterable[str]) -> None:
             with open(target, "w", encoding="utf-8", newline="") as file:
                 file.writelines(parts)
         except OSError as error:
-            raise InputError(f"cannot write {path}: {_reason(error)}") from error
+            raise InputError(f"cannot write {path}: {reason(error)}") from error
         return
     with replacing(target) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         file.writelines(parts)
@@ -172,7 +172,7 @@ def check_writable(path: str | os.PathLike[str], stream: bool = False) -> None:
         if mode is not None and not stat.S_ISREG(mode):
             if stream and _is_stream(target):
                 return
-            raise InputError(f"{path} is no regular file: name a file to write")
+            raise InputError(f"{path} is not a regular file: name a file to write")
         if mode is not None and not os.access(target, os.W_OK):
             raise InputError(f"cannot write {path}: the file is write-protected")
         if not target.parent.is_dir():
@@ -180,7 +180,7 @@ def check_writable(path: str | os.PathLike[str], stream: bool = False) -> None:
         with tempfile.TemporaryFile(dir=target.parent):
             pass
     except OSError as error:
-        raise InputError(f"cannot write {path}: {_reason(error)}") from error
+        raise InputError(f"cannot write {path}: {reason(error)}") from error
 
 
 def write_json(path: str | None, content: Mapping[str, Any]) -> None:
@@ -199,33 +199,52 @@ def write_json(path: str | None, content: Mapping[str, Any]) -> None:
         write_text(path, text)
 
 
+def check_regular(path: str | os.PathLike[str], what: str) -> os.stat_result:
+    """The state of a regular file that is to be read: reading a pipe or a device may never end.
+
+    Args:
+        path: of the file.
+        what: it should be, with its article: "a chip file".
+
+    Raises:
+        InputError: if it is missing, out of reach or not a regular file.
+    """
+    name = visible(os.fspath(path))
+    try:
+        state = os.stat(path)
+    except FileNotFoundError:
+        raise InputError(f"{name}: there is no such file; check the path") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise InputError(
+            f"{name}: cannot be opened ({reason(error)}); check the path and its permissions"
+        ) from None
+    if stat.S_ISREG(state.st_mode):
+        return state
+    kinds = ((stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a pipe"))
+    kind = next((words for test, words in kinds if test(state.st_mode)), "a device or socket")
+    raise InputError(f"{name}: is {kind}, not a regular file; give the path of {what}")
+
+
 @contextmanager
 def opened_table(path: str | os.PathLike[str], most_bytes: int) -> Iterator[TextIO]:
     """A CSV file of the user's, open for reading, lines as they end.
 
     Raises:
-        InputError: if it is not there, no regular file, larger than that, no UTF-8 text, or cannot be read.
+        InputError: as `check_regular`, or if it is larger than that, not UTF-8 text, or cannot be read.
     """
     source = visible(os.fspath(path))
+    state = check_regular(path, "a CSV file")
     try:
-        state = os.stat(path)
-        if not stat.S_ISREG(state.st_mode):
-            raise InputError(f"{source} is no regular file: give the path of a CSV file")
         if state.st_size > most_bytes:
             raise InputError(
                 f"{source} has {state.st_size / 2**20:.0f} MiB: a table has at most {most_bytes // 2**20} MiB"
             )
         with open(path, encoding="utf-8-sig", newline="") as file:
             yield file
-    except FileNotFoundError:
-        raise InputError(f"{source}: there is no such file; check the path") from None
     except UnicodeDecodeError:
-        raise InputError(f"{source} is no UTF-8 text: is it a CSV file?") from None
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        why = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{source} cannot be read ({why}): check the path and its permissions") from None
+        raise InputError(f"{source} is not UTF-8 text: is it a CSV file?") from None
+    except OSError as error:
+        raise InputError(f"{source} cannot be read ({reason(error)}): check its permissions") from None
 
 
 def check_outputs(
@@ -295,5 +314,7 @@ def _full_disk(error: BaseException) -> OSError | None:
     return None
 
 
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error) or type(error).__name__
+def reason(error: BaseException) -> str:
+    """The first line of an exception's text, short enough to be quoted."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text).splitlines()[0][:160]

@@ -184,9 +184,9 @@ def test_a_device_is_written_to_and_not_replaced():
     with pytest.raises(InputError, match="No space left"):
         write_text("/dev/full", "x")
     check_writable("/dev/null", stream=True)
-    with pytest.raises(InputError, match="no regular file"):
+    with pytest.raises(InputError, match="not a regular file"):
         check_writable("/dev/null")
-    with pytest.raises(InputError, match="no regular file"), replacing("/dev/null"):
+    with pytest.raises(InputError, match="not a regular file"), replacing("/dev/null"):
         pass
 
 
@@ -246,8 +246,8 @@ def test_json_goes_to_a_file_to_standard_output_or_nowhere(tmp_path: Path, capsy
     ("make", "piece"),
     [
         (lambda path: None, "there is no such file"),
-        (lambda path: path.mkdir(), "is no regular file"),
-        (lambda path: path.write_bytes(b"1,\xff\n"), "is no UTF-8 text"),
+        (lambda path: path.mkdir(), "not a regular file"),
+        (lambda path: path.write_bytes(b"1,\xff\n"), "is not UTF-8 text"),
         (lambda path: path.write_bytes(b"1" * (2**20 + 1)), "has 1 MiB: a table has at most 1 MiB"),
     ],
 )

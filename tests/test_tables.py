@@ -67,7 +67,7 @@ REFUSED = {
     "a spreadsheet": (b"PK\x03\x04rest", "save the sheet as CSV"),
     "npy": (b"\x93NUMPY\x01\x00", "write it with numpy.savetxt"),
     "UTF-16": ("1,2\n".encode("utf-16"), "save it as CSV in UTF-8"),
-    "Latin-1": ("µS\n1\n".encode("latin-1"), "no UTF-8 text"),
+    "Latin-1": ("µS\n1\n".encode("latin-1"), "not UTF-8 text"),
     "a long line": ("1," * 700_000, "more than 1048576 characters"),
 }
 

@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, show_default=True, help="Of all random numbers.")
 @click.option(
     "--metric",
-    type=click.Choice(["accuracy", "agreement", "output_error"]),
-    help="What chips are judged by.  [default: the first that labels and outputs allow]",
+    help="What chips are judged by, or package.module:function.  [default: the first that labels and outputs allow]",
 )
 @click.option(
     "--class-axis", type=int, help="Axis of the classes in the outputs, -1: the last.  [default: found]"

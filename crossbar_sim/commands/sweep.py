@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--metric",
-    type=click.Choice(["accuracy", "agreement", "output_error", "map", "map50"]),
-    help="What chips are judged by; detectors by map or map50.  [default: the first that labels and outputs allow]",
+    help="What chips are judged by; detectors by map or map50; or package.module:function.  "
+    "[default: the first that labels and outputs allow]",
 )
 @click.option(
     "--class-axis", type=int, help="Axis of the classes in the outputs, -1: the last.  [default: found]"
@@ -175,12 +175,12 @@ def run_sweep(
     from crossbar_sim.crossbar import threads as pool
     from crossbar_sim.nn.detection import detects
     from crossbar_sim.report.console import progress, say, terminal
-    from crossbar_sim.report.formatting import MEASURES
     from crossbar_sim.report.rows import check_threshold
     from crossbar_sim.report.terminal import show_sweep
     from crossbar_sim.robustness.benchmark import robustness
     from crossbar_sim.robustness.cluster import check_cluster
     from crossbar_sim.robustness.examples import find_examples
+    from crossbar_sim.robustness.metrics import sign_of
     from crossbar_sim.robustness.range_data import calibrated_for
     from crossbar_sim.robustness.runner import naming
     from crossbar_sim.robustness.tasks import metric_of, model_of_file
@@ -218,7 +218,7 @@ def run_sweep(
             only=only or None, skip=skip, results=file, workers=workers, scheduler=scheduler, sensitivity_chips=few,
             class_axis=class_axis, progress=step,
         )  # fmt: skip
-    sign = MEASURES[sweep.metric].sign
+    sign = sign_of(sweep.metric)
     write_json(json_path, sweep.as_dict(None if threshold is None else sign * threshold))
     if plot is not None:
         sweep.plot(plot)

@@ -4,7 +4,6 @@ import importlib
 import json
 import os
 import re
-import stat
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +26,7 @@ from crossbar_sim.crossbar.mapping import ALL_MAPPINGS
 from crossbar_sim.crossbar.mapping import Mapping as WeightMapping
 from crossbar_sim.crossbar.wires import Wires
 from crossbar_sim.errors import InputError
+from crossbar_sim.files import check_regular, reason
 from crossbar_sim.text import check_depth, parse_json
 from crossbar_sim.validate import require, show, unknown
 
@@ -454,23 +454,15 @@ def read_text(path: Path) -> str:
     """The UTF-8 text of a small regular file.
 
     Raises:
-        InputError: if it is missing, no regular file, out of reach, above LIMIT bytes or no text.
+        InputError: as `check_regular`, or if it cannot be read, has more than LIMIT bytes or is not text.
     """
     source = _name(path)
+    check_regular(path, "a .toml or .json file")
     try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):  # reading a pipe or a device may never end
-            kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-            raise InputError(f"{source} is {kind}: give the path of a .toml or .json file")
         with open(path, "rb") as file:
             data = file.read(LIMIT + 1)
-    except FileNotFoundError:
-        raise InputError(f"{source}: there is no such file; check the path") from None
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        why = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{source} cannot be read ({why}): check the path and its permissions") from None
+    except OSError as error:
+        raise InputError(f"{source} cannot be read ({reason(error)}): check its permissions") from None
     if len(data) > LIMIT:
         raise InputError(f"{source} has more than {LIMIT} bytes: it is no hardware file")
     try:

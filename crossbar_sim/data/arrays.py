@@ -15,8 +15,9 @@ import torch
 from numpy.lib import format as npy
 
 from crossbar_sim.data.dataset import Split, Splits, last_of_each_class
-from crossbar_sim.data.images import check_file, check_memory, check_packed, reason
+from crossbar_sim.data.images import check_file, check_memory, check_packed
 from crossbar_sim.errors import InputError
+from crossbar_sim.files import reason
 
 _HEAD = 64 * 1024
 """No header of an array of plain numbers is longer."""

@@ -18,9 +18,10 @@ import torch
 
 from crossbar_sim.data.arrays import scaled
 from crossbar_sim.data.dataset import Split, Splits, last_of_each_class
-from crossbar_sim.data.images import check_file, check_memory, reason
+from crossbar_sim.data.images import check_file, check_memory
 from crossbar_sim.data.places import CIFAR10_FILES, CIFAR10_FOLDER, find_cifar10
 from crossbar_sim.errors import InputError
+from crossbar_sim.files import reason
 from crossbar_sim.validate import show
 
 # Batches are pickles, and a pickle can call any function. Here it can name five, none of which is imported or called:

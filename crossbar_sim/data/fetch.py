@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from crossbar_sim.data.images import DEFLATE_LIMIT, check_file, reason
+from crossbar_sim.data.images import DEFLATE_LIMIT, check_file
 from crossbar_sim.data.places import (
     CATALOGUE,
     CIFAR10_ARCHIVE,
@@ -29,6 +29,7 @@ from crossbar_sim.data.places import (
     data_folder,
 )
 from crossbar_sim.errors import InputError
+from crossbar_sim.files import reason
 
 # Where the named data sets are published, and the checksums that their files must have.
 #

@@ -17,9 +17,10 @@ import torch
 
 from crossbar_sim.data.arrays import scaled
 from crossbar_sim.data.dataset import Split, Splits, by_group
-from crossbar_sim.data.images import check_file, check_memory, opened, pixels, reason, resize_sampled
+from crossbar_sim.data.images import check_file, check_memory, opened, pixels, resize_sampled
 from crossbar_sim.data.places import entries, find_gtsrb
 from crossbar_sim.errors import InputError
+from crossbar_sim.files import reason
 from crossbar_sim.rng import Key
 
 # GTSRB's tables: a CSV file with a line for each image, `;` between the columns.

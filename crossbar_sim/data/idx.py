@@ -16,9 +16,10 @@ import torch
 
 from crossbar_sim.data.arrays import scaled
 from crossbar_sim.data.dataset import Split, Splits, last_of_each_class
-from crossbar_sim.data.images import check_file, check_memory, check_packed, reason
+from crossbar_sim.data.images import check_file, check_memory, check_packed
 from crossbar_sim.data.places import find_idx
 from crossbar_sim.errors import InputError
+from crossbar_sim.files import reason
 
 _UNSIGNED_BYTE = 0x08
 _GZIP_MAGIC = b"\x1f\x8b"

@@ -1,8 +1,6 @@
 """Image files: finding and decoding them."""
 
 import functools
-import os
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,33 +10,15 @@ import numpy as np
 from PIL import Image
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.files import memory
-
-# What every reader asks of a file before it believes it.
-
+from crossbar_sim.files import check_regular, memory, reason
 
 DEFLATE_LIMIT = 1032
 """No deflate stream unpacks to more than 1032 times its size (zlib's technical notes)."""
 
 
 def check_file(path: Path) -> int:
-    """The size in bytes of a regular file.
-
-    A pipe or a device is refused, because reading one may never end.
-
-    Raises:
-        InputError: if it is missing, out of reach or no regular file.
-    """
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; check the path") from None
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise InputError(f"{str(path)!r}: cannot be opened ({reason(error)})") from None
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
-        raise InputError(f"{path}: is {kind}; give the path of a file")
-    return status.st_size
+    """The size in bytes of a regular file; raises InputError as `check_regular`."""
+    return check_regular(path, "a file").st_size
 
 
 def check_memory(path: Path, needed: int) -> None:
@@ -69,12 +49,6 @@ def check_packed(path: Path, claimed: int, packed: int) -> None:
             f"{path}: claims that {packed} compressed bytes unpack to {claimed}, more than "
             f"{DEFLATE_LIMIT} times as many; the file is damaged: fetch or write it again"
         )
-
-
-def reason(error: BaseException) -> str:
-    """The first line of an exception's text, short enough to be quoted."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text).splitlines()[0][:160]
 
 
 # Image files to arrays of bytes: what Pillow is asked, and what is refused before it decodes.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from crossbar_sim.data.images import reason
 from crossbar_sim.errors import InputError
+from crossbar_sim.files import reason
 
 DATA_VARIABLE = "CROSSBAR_SIM_DATA"
 IDX_FILES = {

@@ -15,9 +15,9 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.experiments.schema import Experiment
 from crossbar_sim.experiments.trainings import Planned
 from crossbar_sim.nn.files.checkpoint import is_checkpoint
-from crossbar_sim.report.formatting import MEASURES
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness.groups import group_curve, group_of, group_tests, groups_of
+from crossbar_sim.robustness.metrics import sign_of
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.sweep import Sweep
 
@@ -31,7 +31,7 @@ def record_of(experiment: Experiment, sweep: Sweep, tried: Splits, planned: Mapp
     Scores are as stored: shares of 1, and an output error is minus itself.
     """
     threshold = experiment.threshold
-    stored = None if threshold is None else MEASURES[sweep.metric].sign * threshold
+    stored = None if threshold is None else sign_of(sweep.metric) * threshold
     groups = groups_of(sweep.labels)
     chips = sorted({chip for label in sweep.labels for point in sweep.curve(label) for chip in point.chips})
     content = {

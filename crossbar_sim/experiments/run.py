@@ -30,6 +30,7 @@ from crossbar_sim.robustness.benchmark import check_sigmas, robustness
 from crossbar_sim.robustness.cluster import check_cluster
 from crossbar_sim.robustness.examples import find_examples
 from crossbar_sim.robustness.groups import groups_of, seeded
+from crossbar_sim.robustness.metrics import names_code as is_function
 from crossbar_sim.robustness.tasks import Model, model_of_file
 from crossbar_sim.store.records import canonical
 from crossbar_sim.store.results import Results
@@ -117,12 +118,18 @@ def _refuse_code(experiment: Experiment) -> None:
     Raises:
         InputError: if it names code.
     """
-    for label, given in experiment.models.items():
-        if isinstance(given, ModelFile) and names_code(given.arch):
-            raise InputError(
-                f"models.{label}.arch={show(given.arch)} names code, which would be imported and run: read that code, "
-                "and run again with --trust-code if you trust it"
-            )
+    named = {
+        f"models.{label}.arch": given.arch
+        for label, given in experiment.models.items()
+        if isinstance(given, ModelFile) and names_code(given.arch)
+    }
+    if is_function(experiment.metric):
+        named["metric"] = experiment.metric
+    for key, path in named.items():
+        raise InputError(
+            f"{key}={show(path)} names code, which would be imported and run: read that code, and run again with "
+            "--trust-code if you trust it"
+        )
 
 
 def _draw_boundaries(experiment: Experiment, models: list[Model], path: Path) -> None:

@@ -17,8 +17,8 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn.training.augment import Augment
 from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.robustness.groups import group_of
+from crossbar_sim.robustness.metrics import METRICS, is_share, names_code
 from crossbar_sim.robustness.plans import MOST_CHIP, PROTOCOL, EveryImage, HalfWidth, Plan
-from crossbar_sim.robustness.score import DETECTION_METRICS, METRICS
 from crossbar_sim.validate import as_typed, finite, is_whole, show, unknown
 
 # Reading an experiment's tables strictly, and putting a budget's table over them.
@@ -350,8 +350,8 @@ def _experiment(path: Path, given: dict[str, Any], budget: str, trust_code: bool
         raise InputError("data is missing: give a data set's name, or the path of a file")
     hardware, warnings = _hardware(table.get("hardware", {"preset": "bayesft"}), path.parent, trust_code)
     metric = text_at(table, "metric")
-    if metric is not None and metric not in (*METRICS, *DETECTION_METRICS):
-        raise InputError(unknown("metric", metric, (*METRICS, *DETECTION_METRICS)))
+    if metric is not None and metric not in METRICS and not names_code(metric):
+        raise InputError(unknown("metric", metric, METRICS))
     title = text_at(table, "title") or path.stem
     limits = {
         key: None if table.get(key) is None else whole_at(table, key, 1, _MOST, None)
@@ -391,7 +391,7 @@ def _threshold(table: Mapping[str, Any], metric: str | None) -> float | None:
     given = table.get("threshold")
     if given is None:
         return None
-    if not finite(given) or given < 0 or (given > 1 and metric != "output_error"):
+    if not finite(given) or given < 0 or (given > 1 and (metric is None or is_share(metric))):
         raise InputError(f"threshold={show(given)}: expected a score in 0 .. 1, such as 0.9 for 90 %")
     return float(given)
 

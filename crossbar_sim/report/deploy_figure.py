@@ -24,7 +24,7 @@ from crossbar_sim.report.figure import (
     new_figure,
     save,
 )
-from crossbar_sim.report.formatting import MEASURES, Scale, digits_of, fit, fixed, limit_text, shorten
+from crossbar_sim.report.formatting import Scale, digits_of, fit, fixed, limit_text, measure_of, shorten
 from crossbar_sim.report.rows import DeploymentView
 from crossbar_sim.robustness.deploy import Deployment
 from crossbar_sim.text import visible
@@ -146,7 +146,7 @@ def _scores(ax: Axes, deployment: Deployment) -> None:
     ax.set(xlim=(-0.2, 0.36), ylim=(float(seen.min()) - pad, float(seen.max()) + pad), xticks=[])
     ax.spines["bottom"].set_visible(False)
     _beside(ax, labels)
-    ax.set_ylabel(textwrap.fill(f"{MEASURES[deployment.metric].name} (%)", 24))
+    ax.set_ylabel(textwrap.fill(f"{measure_of(deployment.metric).name} (%)", 24))
     ax.set_title(f"(a)  {n} chips" if n > 1 else f"(a)  chip {deployment.chips[0]}")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from crossbar_sim.robustness.metrics import sign_of
 from crossbar_sim.robustness.statistics import Summary
 from crossbar_sim.text import visible
 
@@ -73,6 +74,19 @@ MEASURES = {
 }  # fmt: skip
 
 
+def measure_of(metric: str) -> Measure:
+    """The measure of a built-in metric, or of a function by its import path."""
+    if metric in MEASURES:
+        return MEASURES[metric]
+    sign, name = sign_of(metric), visible(metric.removeprefix("-"))
+    answer = (
+        "On {chips}, " + name.replace("{", "{{").replace("}", "}}") + " is {mean}{ci}, from {clean} clean."
+    )
+    return Measure(
+        name, sign, answer, "reach" if sign > 0 else "are at or below", "drop" if sign > 0 else "increase"
+    )
+
+
 @dataclass(frozen=True)
 class Scale:
     """Scores as people read them: an output error is stored with a minus sign and shown as the error."""
@@ -82,8 +96,7 @@ class Scale:
     @classmethod
     def of(cls, metric: str) -> "Scale":
         """The scale of a metric; an unknown metric is shown as stored."""
-        unknown = Measure(visible(metric), 1, "", "reach", "drop")
-        return cls(MEASURES.get(metric, unknown))
+        return cls(measure_of(metric))
 
     @property
     def name(self) -> str:

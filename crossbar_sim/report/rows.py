@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.report.formatting import MEASURES, Names, Scale, law_of, sigma_axis, sigma_text
+from crossbar_sim.report.formatting import Names, Scale, law_of, measure_of, sigma_axis, sigma_text
 from crossbar_sim.robustness.curves import Crossing, area
 from crossbar_sim.robustness.deploy import Deployment, LayerReport
 from crossbar_sim.robustness.drawn_scores import MOST_CHIPS
@@ -23,6 +23,7 @@ from crossbar_sim.robustness.groups import (
     seeded,
     unlike_tasks,
 )
+from crossbar_sim.robustness.metrics import is_share
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.score import collect
 from crossbar_sim.robustness.statistics import Interval, Summary, mean_interval, summarise
@@ -541,7 +542,7 @@ def default_threshold(sweep: Sweep) -> float | None:
 
     Models below half of the best clean score do not count: a failed training must not lower the limit.
     """
-    if sweep.metric == "output_error":
+    if not is_share(sweep.metric):
         return None
     scores = [task.clean for task in sweep.tasks.values()]
     clean = min(score for score in scores if score >= max(scores) / 2)
@@ -556,7 +557,7 @@ def check_threshold(metric: str, threshold: float) -> None:
     """
     if not 0 <= threshold < math.inf:
         raise InputError(f"threshold={threshold}: expected a score such as 0.9")
-    if threshold > 1 and metric != "output_error":
+    if threshold > 1 and is_share(metric):
         raise InputError(f"threshold={threshold}: {metric} is a share in 0 .. 1, such as 0.9 for 90 %")
 
 
@@ -720,7 +721,7 @@ class DeploymentView:
     @functools.cached_property
     def sign(self) -> int:
         """-1 for a metric that is stored with a minus sign."""
-        return MEASURES[self.deployment.metric].sign
+        return measure_of(self.deployment.metric).sign
 
     @functools.cached_property
     def total(self) -> Summary:

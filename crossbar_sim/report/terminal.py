@@ -13,12 +13,12 @@ from rich.text import Text
 from crossbar_sim.nn.analog.effects import MAPS
 from crossbar_sim.report.console import Pen, filled, say
 from crossbar_sim.report.formatting import (
-    MEASURES,
     counted,
     decimals,
     digits_of,
     fixed,
     limit_text,
+    measure_of,
     range_text,
     shorten,
 )
@@ -82,7 +82,7 @@ def _columns(deployment: Deployment, reports: Sequence[LayerReport]) -> list[_Co
         columns.append(_Column(1, f"changed\nby {effect}", cells))
     if any(r.sensitivity for r in reports):
         largest = max(max(loss(r) for r in reports), 1e-12)
-        columns.append(_Column(2, f"{MEASURES[deployment.metric].loss} alone\n(points)", _losses(reports)))
+        columns.append(_Column(2, f"{measure_of(deployment.metric).loss} alone\n(points)", _losses(reports)))
         columns.append(_Column(2, "\n", [_bar(max(loss(r), 0) / largest) for r in reports], False))
     return columns
 
@@ -221,7 +221,7 @@ def _answer(view: DeploymentView) -> str:
     deployment, total = view.deployment, view.total
     n = len(deployment.scores)
     one = "the chip of the file" if _from_file(deployment) else f"chip {deployment.chips[0]}"
-    return MEASURES[deployment.metric].answer.format(
+    return measure_of(deployment.metric).answer.format(
         chips=f"{n} chips" if n > 1 else one,
         mean=f"{fixed(total.mean, digits_of(total))} %",
         what=_judged(deployment),
@@ -247,7 +247,7 @@ def _calibrated(without: Summary, calibrator: Calibrator) -> str:
 def _facts(view: DeploymentView) -> Iterator[tuple[str, str]]:
     """The block under the answer: (name, text)."""
     deployment, total, n = view.deployment, view.total, len(view.deployment.scores)
-    measure, digits = MEASURES[deployment.metric], digits_of(total)
+    measure, digits = measure_of(deployment.metric), digits_of(total)
     if total.std == 0:
         yield "spread", f"none: all {n} chips score the same"
     elif total.std is not None and total.ci95 is not None:
@@ -268,7 +268,7 @@ def _facts(view: DeploymentView) -> Iterator[tuple[str, str]]:
             f"{view.reached} of {n} chips {measure.passing} {limit_text(limit, digits)}: "
             f"yield {share} % ({low} to {high} %)",
         )
-    others = [f"{MEASURES[name].name} {fixed(s.mean, digits_of(s))} %" for name, s in view.others]
+    others = [f"{measure_of(name).name} {fixed(s.mean, digits_of(s))} %" for name, s in view.others]
     if others:
         yield "also", ", ".join(others) + (" (means)" if n > 1 else "")
     yield "hardware", _hardware(deployment)
@@ -580,7 +580,7 @@ def show_sensitivity(
     drops: Sequence[LayerDrop], metric: str, clean: float, images: int, console: Console
 ) -> None:
     """Print what each layer costs alone: a row per layer, a column per sigma, in points."""
-    pen, measure = Pen(console.encoding), MEASURES[metric]
+    pen, measure = Pen(console.encoding), measure_of(metric)
     names, sigmas = list(dict.fromkeys(d.layer for d in drops)), sorted({d.sigma for d in drops})
     by_place = {(d.layer, d.sigma): d.drop for d in drops}
     chips = len(drops[0].drop.per_chip) if drops else 0

@@ -2,13 +2,13 @@
 
 import operator
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from crossbar_sim import __version__
 from crossbar_sim.crossbar import threads
@@ -22,6 +22,7 @@ from crossbar_sim.robustness import sensitivity
 from crossbar_sim.robustness.cluster import check_cluster, cluster, leave_if_importing
 from crossbar_sim.robustness.evaluator import Subject
 from crossbar_sim.robustness.examples import Examples
+from crossbar_sim.robustness.metrics import find_metric
 from crossbar_sim.robustness.plans import PROTOCOL, EveryImage, HalfWidth, Plan, chip_numbers
 from crossbar_sim.robustness.runner import Executor, InProcess, Progress, naming, run_plan
 from crossbar_sim.robustness.sweep import Sweep, warnings_of
@@ -167,7 +168,7 @@ def robustness(
     chips: SupportsIndex | Iterable[SupportsIndex] | None = None,
     half_width: float | None = None,
     seed: int = 0,
-    metric: str | None = None,
+    metric: str | Callable[[Tensor, Tensor], Any] | None = None,
     only: Iterable[str] | None = None,
     skip: Iterable[str] = (),
     results: Results | str | os.PathLike[str] | None = None,
@@ -195,7 +196,8 @@ def robustness(
         half_width: instead of all images on given chips: sample chips and images until the 95 % interval of every
             mean reaches this far to either side (0.005: half a point), see docs/statistics.md.
         seed: of all chips.
-        metric: "accuracy", "agreement" or "output_error"; None: the first that labels and outputs allow.
+        metric: "accuracy", "agreement" or "output_error"; or a function of outputs and targets, or its import path
+            "package.module:function" (docs/extending.md). None: the first that labels and outputs allow.
         only, skip: see `to_analog`.
         results: an open results file or the path of one (made if it is not there), where each block of chips is kept
             and nothing that is there is measured again; None: in memory.
@@ -230,6 +232,9 @@ def robustness(
         at_sigma(design, sigma)  # an impossible one is refused before the work
     plan = plan_asked(chips, half_width, plan)
     few = few_asked(sensitivity_chips)
+    judge = None if metric is None else find_metric(metric)
+    if judge is not None and (workers is not None or scheduler is not None):
+        judge.check_importable()
     given = models_asked(models, data)
     selected, left_out = None if only is None else _names(only), _names(skip)
     with ExitStack() as stack:

@@ -22,9 +22,10 @@ from crossbar_sim.nn.module_state import left_on
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness.calibration import Calibration, Calibrator
 from crossbar_sim.robustness.evaluator import Details, Evaluator, Subject, layers_on_arrays
+from crossbar_sim.robustness.metrics import is_share, names_code, sign_of
 from crossbar_sim.robustness.plans import EveryImage, chip_numbers
 from crossbar_sim.robustness.score import (
-    METRICS,
+    FIELDS,
     NO_DETECTORS,
     Score,
     collect,
@@ -97,7 +98,8 @@ class Deployment:
     """Everything that `deploy` found out.
 
     Args:
-        metric: what the main score is: "accuracy", "agreement" or "output_error" (then minus the error).
+        metric: what the main score is: "accuracy", "agreement" or "output_error" (then minus the error), or the import
+            path of a function (with a minus sign before it where less is better).
         clean, scores: of the clean model and of each chip, in order.
         threshold: of the yield, on the main score (so minus an output error); None: no yield.
         warnings, notes: sentences that the user should read, and may want to know.
@@ -136,13 +138,18 @@ class Deployment:
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON has it; no times and no paths, so the same seed gives the same bytes."""
         drifted: dict[str, Any] = {}
-        for name in METRICS:
+        for name in FIELDS:
             values = collect(self.scores, name)
             drifted[name] = summarise(values).as_dict() if values else None
+        if names_code(self.metric):
+            drifted[self.metric] = summarise(collect(self.scores, "custom")).as_dict()
         passing = self.passing
         return {
             "metric": self.metric,
-            "clean": {"accuracy": self.clean.accuracy},
+            "clean": {
+                "accuracy": self.clean.accuracy,
+                **({self.metric: self.clean.custom} if names_code(self.metric) else {}),
+            },
             "drifted": drifted,
             "yield": {**passing.as_dict(), "threshold": abs(passing.threshold)} if passing else None,
             "layers": [layer.as_dict() for layer in self.layers],
@@ -175,7 +182,7 @@ def deploy(
     seed: int = 0,
     chips: int | Iterable[int] = 20,
     threshold: float | None = None,
-    metric: str | None = None,
+    metric: str | Callable[[Tensor, Tensor], Any] | None = None,
     only: Iterable[str] | None = None,
     skip: Iterable[str] = (),
     sensitivity_chips: int = 5,
@@ -206,7 +213,8 @@ def deploy(
             chip passes with; None: the clean score less 0.05, and none for output errors.
         metric: what chips are judged by: "accuracy", "agreement" or "output_error"; None: the first of these
             that labels and outputs allow. Outputs (n, c, ...) with c > 1 are taken for scores of classes: for
-            several outputs that are none (regression, an autoencoder) ask for "output_error".
+            several outputs that are none (regression, an autoencoder) ask for "output_error". Also a function of
+            outputs and targets, or its import path "package.module:function" (docs/extending.md).
         only, skip: see `to_analog`.
         sensitivity_chips, sensitivity_images: how many chips and examples the per-layer sensitivity is
             measured on (0 chips: not at all).
@@ -251,9 +259,9 @@ def deploy(
         chip=numbers[0], seed=seed, metric=metric, only=only, skip=skip,
         maps=maps, remap=remap, block=block, fixed=fixed, axis=class_axis,
     )  # fmt: skip
-    reference, requested, metric = subject.reference, metric, subject.metric
-    if threshold is not None and threshold > 1 and metric != "output_error":
-        raise InputError(f"threshold={threshold}: {metric} is a share in 0 .. 1, such as 0.9 for 90 %")
+    reference, judge = subject.reference, subject.metric
+    if threshold is not None and threshold > 1 and is_share(judge):
+        raise InputError(f"threshold={threshold}: {judge} is a share in 0 .. 1, such as 0.9 for 90 %")
     alone = numbers[:sensitivity_chips]
     total, done = 1 + len(numbers) + len(alone) * len(layers_on_arrays(analog)), 0
 
@@ -268,7 +276,7 @@ def deploy(
     few = reference.part(some(len(reference.x), sensitivity_images, seed))
     effects = layer_effects(analog, few.x, fixed)
     notes = (*notes, *of_state(left_on(model)), *of_places(reference))
-    found_out = subject.cautions(analog, effects, requested)
+    found_out = subject.cautions(analog, effects, metric)
     if remap:
         errors = remap_errors(analog)
         identity = {**(identity or {}), "remap": {"chip": numbers[0], "layers": errors}}
@@ -284,7 +292,7 @@ def deploy(
     ]
     scores = tuple(chip.score for chip in measured if chip.score is not None)
     plain = tuple(chip.uncalibrated for chip in measured if chip.uncalibrated is not None)
-    losses = drops(measured, few, metric)
+    losses = drops(measured, few, judge)
     layers = tuple(
         LayerReport(
             layer, hardware, effects.get(layer.name, {}),
@@ -292,14 +300,14 @@ def deploy(
         )
         for layer in handle.layers(analog)
     )  # fmt: skip
-    if metric == "output_error":
-        threshold = None if threshold is None else -threshold
-    elif threshold is None:
-        threshold = max(round(clean.value(metric) - 0.05, 3), 0.0)
-    found_out += [*of_scores(scores, numbers), *of_tail(scores, metric)]
+    if threshold is not None:
+        threshold *= sign_of(judge)
+    elif is_share(judge):
+        threshold = max(round(clean.value(judge) - 0.05, 3), 0.0)
+    found_out += [*of_scores(scores, numbers), *of_tail(scores, judge)]
     warn(found_out)
     return Deployment(
-        metric, hardware, seed, numbers, clean, scores, threshold, layers,
+        judge, hardware, seed, numbers, clean, scores, threshold, layers,
         (*warnings, *found_out), tuple(notes), identity or {},
         subject.calibrator, plain, reference.about(),
     )  # fmt: skip

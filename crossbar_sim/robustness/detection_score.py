@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection import BLOCK, check_task, detects, precision, truth
 from crossbar_sim.nn.evaluate import outputs
-from crossbar_sim.robustness.score import DETECTION_METRICS, Reference, Score
+from crossbar_sim.robustness.metrics import names_of
+from crossbar_sim.robustness.score import Reference, Score
+
+DETECTION_METRICS = names_of("detection")
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class DetectionReference(Reference):
         assert self.y is not None
         broken = float((~found.flatten(1).isfinite().all(1)).sum()) / len(found)
         measured = precision(found, truth(self.y))
-        return DetectionScore(None, None, None, broken, measured.map, measured.map50)
+        return DetectionScore(None, None, None, broken, map=measured.map, map50=measured.map50)
 
 
 def reference_of(

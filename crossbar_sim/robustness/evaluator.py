@@ -34,6 +34,7 @@ from crossbar_sim.nn.pickling import packed, unpacked
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.calibration import Calibrator
 from crossbar_sim.robustness.detection_score import reference_of
+from crossbar_sim.robustness.metrics import find_metric, names_code
 from crossbar_sim.robustness.score import Reference, Score, hits, of_operands, of_reference
 from crossbar_sim.store.records import Trial
 
@@ -303,7 +304,7 @@ class AnyModel:
         alone: dict[str, Score] = {}
 
         def measured(score: Score, what: str) -> Score:
-            _check(score.value(subject.metric), details.sigma, chip)
+            _check(score.value(subject.metric), subject.metric, details.sigma, chip)
             with lock:
                 details.step(what)
             return score
@@ -312,7 +313,7 @@ class AnyModel:
             score = subject.reference.score(self.analog)
             if subject.calibrator is not None:
                 plain = score
-                _check(plain.value(subject.metric), details.sigma, chip)
+                _check(plain.value(subject.metric), subject.metric, details.sigma, chip)
                 with subject.calibrator.fitted(self.analog) as calibrated:
                     score = subject.reference.score(calibrated)
             measured(score, f"chip {chip}")
@@ -336,19 +337,21 @@ class AnyModel:
             drawn = draw(subject.strata, images, self.key, chip)
             right = reference.right(self.analog, torch.from_numpy(drawn), subject.metric)
             value, variance = estimate(right, drawn, subject.strata)
-        _check(value, sigma, chip)
+        _check(value, subject.metric, sigma, chip)
         seconds = time.perf_counter() - began
         return Trial(sigma, chip, value, images or len(reference.x), variance, seconds)
 
 
-def _check(value: float, sigma: float | None, chip: int) -> None:
+def _check(value: float, metric: str, sigma: float | None, chip: int) -> None:
     """Refuse a score that does not exist.
 
     Raises:
         InputError: naming the chip.
     """
-    if math.isnan(value):
+    if not math.isfinite(value):
         where = f"chip {chip}" if sigma is None else f"sigma {sigma:g}, chip {chip}"
+        if names_code(metric):
+            raise InputError(f"{where}: metric {metric} gives {value}, and a score is finite")
         raise InputError(
             f"{where}: the outputs are not finite, so an output error does not exist: lower sigma"
         )
@@ -473,7 +476,7 @@ class Subject:
         sigma: float | None = None,
         chip: int = 0,
         seed: int = 0,
-        metric: str | None = None,
+        metric: str | Callable[[Tensor, Tensor], Any] | None = None,
         only: Iterable[str] | None = None,
         skip: Iterable[str] = (),
         maps: Maps | None = None,
@@ -494,7 +497,7 @@ class Subject:
             sigma: of the drift of the analog model that is returned; None: the design as it is.
             chip: that the analog model is on.
             seed, only, skip, maps, remap: see the class.
-            metric: what chips are judged by; None: the first that labels and outputs allow.
+            metric: a name, import path or function, see `find_metric`; None: the first that labels and outputs allow.
             block, fixed, axis: see `Reference`.
 
         Returns:
@@ -505,6 +508,7 @@ class Subject:
         """
         if len(x) == 0:
             raise InputError("the data hold no example")
+        function = None if metric is None else find_metric(metric)
         evaluation_mode(module)
         design = hardware if sigma is None else at_sigma(hardware, sigma)
         names, left_out = None if only is None else patterns(only), patterns(skip)
@@ -521,7 +525,9 @@ class Subject:
                 return faithful(analog, module, reference.x, reference.few, fixed)
 
             analog, seen = settled(make, reference.x, fixed)
-        chosen = reference.metric(metric)
+        chosen = reference.metric(None if function is None else function.name)
+        if function is not None and function.function is not None:
+            reference = replace(reference, function=function)
         reference.check_metric(chosen)
         subject = cls(module, hardware, reference, chosen, seed, names, left_out, seen, maps, remap)
         return subject, analog
@@ -538,7 +544,7 @@ class Subject:
         return faithful(made, self.module, self.reference.x, self.reference.few, self.reference.fixed)
 
     def cautions(
-        self, analog: nn.Module, effects: dict[str, dict[str, float]], requested: str | None
+        self, analog: nn.Module, effects: dict[str, dict[str, float]], requested: object
     ) -> list[str]:
         """What a report should warn of: effects that were requested and do not act, scores that say little.
 
@@ -757,7 +763,7 @@ def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> Chain | N
     """The model as a chain, if it is one and gives what its own forward gives, to the bit."""
     reference = subject.reference
     one = reference.classes and reference.predicted.dim() == 1 and reference.judged is None
-    if subject.metric == "output_error" or not one or reference.fixed is not None:
+    if subject.metric not in ("accuracy", "agreement") or not one or reference.fixed is not None:
         return None
     # on a copy of its own: to look for a chain traces the forward, which may leave things on the model
     traced = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip, subject.seen)

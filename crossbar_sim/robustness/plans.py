@@ -14,6 +14,8 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness import two_stage
 from crossbar_sim.robustness.evaluator import Job, Subject
+from crossbar_sim.robustness.metrics import METRICS, names_code
+from crossbar_sim.robustness.score import check_shares
 from crossbar_sim.store.records import Task, Trial
 
 MOST_PILOT, MOST = 100_000, 1e12
@@ -103,7 +105,7 @@ class HalfWidth:
         Raises:
             InputError: if it is none.
         """
-        if metric not in ("accuracy", "agreement"):
+        if not names_code(metric) and not METRICS[metric].mean:
             raise InputError(
                 f"half_width needs a score that is a mean over images, accuracy or agreement: {metric} is "
                 "none; sweep it with chips"
@@ -116,6 +118,9 @@ class HalfWidth:
             InputError: if the metric is no mean over images.
         """
         self.check_metric(subject.metric)
+        reference = subject.reference
+        if reference.function is not None:
+            check_shares(subject.metric, reference.function.evaluate(reference.clean, reference.targets))
         strata = subject.strata
         plan = two_stage.Plan(self.half, strata.population, strata.minimum, chip_cost(subject))
         settings = {name: value for name, value in asdict(plan).items() if not name.startswith("_")}

@@ -27,15 +27,13 @@ from crossbar_sim.nn.evaluate import (
     several,
 )
 from crossbar_sim.nn.training.settings import near_chance
+from crossbar_sim.robustness.metrics import METRICS, Metric, names_code, sign_of
 from crossbar_sim.robustness.statistics import tail_caution
 
-METRICS = ("accuracy", "agreement", "output_error")
-"""What a chip can be judged by, the fields of `Score`."""
+FIELDS = ("accuracy", "agreement", "output_error")
+"""The built-in metrics that every score of a classifier has: fields of `Score`."""
 
 NO_DETECTORS = "this command judges classifiers: a detector is judged by crossbar-sim sweep"
-
-DETECTION_METRICS = ("map", "map50")
-"""What a chip of a detector is judged by, fields of `detection_score.DetectionScore`."""
 
 
 @dataclass(frozen=True)
@@ -49,22 +47,22 @@ class Score:
             less.
         output_error: |y - y_clean| / |y_clean|, Euclidean over all outputs; None where it is not finite.
         broken: share of examples with an output that is not finite; they count as wrong.
+        custom: the value of a metric that is a function; None: there is none.
     """
 
     accuracy: float | None
     agreement: float | None
     output_error: float | None
     broken: float = 0.0
+    custom: float | None = None
 
     def value(self, metric: str) -> float:
         """The score that statistics are about, more being better: an output error counts with a minus.
 
         NaN where the score does not exist.
         """
-        value: float | None = getattr(self, metric)
-        if value is None:
-            return math.nan
-        return -value if metric == "output_error" else value
+        value: float | None = getattr(self, metric) if metric in METRICS else self.custom
+        return math.nan if value is None else sign_of(metric) * value
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +80,7 @@ class Reference:
         few: the first inputs, and the clean model's outputs for them as `few_outputs` gives them; None: not known.
         mixed: by how much the outputs for an example depend on the others of its batch, relative to the largest
             output; 0.0: no more than by rounding.
+        function: the metric, where that is a function.
     """
 
     x: Tensor
@@ -94,6 +93,7 @@ class Reference:
     notes: tuple[str, ...] = ()
     few: tuple[Tensor, Tensor] | None = None
     mixed: float = 0.0
+    function: Metric | None = None
 
     @classmethod
     def of(
@@ -222,8 +222,12 @@ class Reference:
             raise InputError(undecided(tuple(self.clean.shape)))
         if asked is None:
             return "accuracy" if self.y is not None else "agreement" if self.classes else "output_error"
-        if asked not in METRICS:
-            raise InputError(f"metric={asked!r} must be one of {', '.join(METRICS)}")
+        if names_code(asked):
+            return asked
+        if asked not in FIELDS:
+            raise InputError(
+                f"metric={asked!r} must be one of {', '.join(FIELDS)}, or a function: package.module:function"
+            )
         if asked == "accuracy" and self.y is None:
             raise InputError("metric='accuracy' needs labels: give data with y")
         if asked == "agreement" and not self.classes:
@@ -247,7 +251,13 @@ class Reference:
     def clean_score(self) -> Score:
         """The clean model's own score."""
         accuracy = None if self.y is None else self._share(self.predicted == self.y)
-        return Score(accuracy, 1.0 if self.classes else None, 0.0)
+        custom = None if self.function is None else self.function.value(self.clean, self.targets)
+        return Score(accuracy, 1.0 if self.classes else None, 0.0, custom=custom)
+
+    @property
+    def targets(self) -> Tensor:
+        """What a metric that is a function compares outputs with: labels, or else the clean model's outputs."""
+        return self.clean if self.y is None else self.y
 
     def score(self, model: nn.Module) -> Score:
         """The score of a programmed model.
@@ -255,8 +265,12 @@ class Reference:
         Sums are kept per block and added in the order of blocks: the same for any number of threads.
         """
 
+        kept: dict[int, Tensor] = {}  # for a metric that is a function
+
         def reduce(y: Tensor, part: slice) -> tuple[float, float, float, float]:
             out, right, agree = self._in_place(y.cpu(), part), 0.0, 0.0
+            if self.function is not None:
+                kept[part.start] = out.clone()
             square = float((out - self.clean[part]).square_().sum(dtype=torch.float64))
             broken = None if math.isfinite(square) else ~out.reshape(len(out), -1).isfinite().all(1)
             if self.classes:
@@ -279,21 +293,28 @@ class Reference:
             agreement=agree / len(self.x) if self.classes else None,
             output_error=error,
             broken=broken / len(self.x),
+            custom=None
+            if self.function is None
+            else self.function.value(torch.cat([kept[start] for start in sorted(kept)]), self.targets),
         )
 
     def right(self, model: nn.Module, images: Tensor, metric: str) -> NDArray[np.float64]:
-        """Whether each of some images is right, for accuracy or agreement: 0 or 1, or a share of its places.
+        """Whether each of some images is right: 0 or 1, or a share of its places; a function's value per example.
 
         Args:
             model: programmed.
             images: (m,) int64, which.
-            metric: "accuracy" or "agreement".
+            metric: "accuracy" or "agreement", or the name of the function.
 
         Returns:
             (m,); an output that is not finite is wrong. Where some places are not judged, an image counts by how many
             of its places are: the mean over all images is the share of the judged places.
         """
         y = torch.cat([t.cpu() for t in outputs(model, self.x[images], self.block, self.fixed)])
+        if self.function is not None and metric == self.function.name:
+            values = self.function.evaluate(self._in_place(y, images), self.targets[images])
+            check_shares(metric, values)
+            return self.function.sign * values
         meant = self.y if metric == "accuracy" else self.predicted
         assert meant is not None
         found = hits(self._in_place(y, images), meant[images])
@@ -309,6 +330,23 @@ class Reference:
         if self.judged is not None:
             return float((hits & self.judged).sum()) / int(self.judged.sum())
         return float(hits.sum()) / hits.numel()
+
+
+def check_shares(metric: str, values: NDArray[np.float64]) -> None:
+    """Refuse values of a function that cannot be estimated from some of the examples.
+
+    Raises:
+        InputError: if there is not one value in 0 .. 1 for each example.
+    """
+    if values.ndim == 0:
+        raise InputError(
+            f"half_width needs one number per example, and {metric} gives one for all: give chips"
+        )
+    if not ((values >= 0) & (values <= 1)).all():
+        raise InputError(
+            f"half_width needs values per example in 0 .. 1, and {metric} gives {values.min():g} to {values.max():g}: "
+            "give chips"
+        )
 
 
 def hits(y: Tensor, meant: Tensor) -> Tensor:
@@ -394,7 +432,7 @@ def of_state(names: tuple[str, ...]) -> Iterator[str]:
         )
 
 
-def of_reference(reference: Reference, metric: str, asked: str | None) -> Iterator[str]:
+def of_reference(reference: Reference, metric: str, asked: object) -> Iterator[str]:
     """A clean model that cannot disagree with itself, and outputs that may be no classes, or not the ones meant."""
     clean, n = reference.clean, len(reference.x)
     if reference.several > 1:

@@ -157,7 +157,7 @@ def _images(taken: Sequence[Mapping[str, Any]], which: int) -> Iterator[str]:
             yield f"{mine[name]} {unit}"
 
 
-_PAIRED = ("seed", "stream", "data", "metric")
+_PAIRED = ("seed", "stream", "data", "metric", "metric_source")
 """Of an identity: what two tasks have in common where chip i of one is chip i of the other, and so is its score."""
 
 

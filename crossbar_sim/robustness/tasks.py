@@ -20,6 +20,7 @@ from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness.detection_score import reference_of
 from crossbar_sim.robustness.evaluator import Subject, evaluation_mode
 from crossbar_sim.robustness.examples import Examples
+from crossbar_sim.robustness.metrics import find_metric
 from crossbar_sim.robustness.score import of_places
 from crossbar_sim.store.records import Task
 
@@ -107,7 +108,7 @@ def fingerprint(module: nn.Module) -> str:
 def metric_of(
     module: nn.Module,
     examples: Examples,
-    asked: str | None,
+    asked: str | Callable[..., Any] | None,
     fixed: int | None = None,
     axis: int | None = None,
 ) -> str:
@@ -126,14 +127,15 @@ def metric_of(
     evaluation_mode(module)
     few = slice(fixed or 2)
     y = None if examples.y is None else examples.y[few]
-    return reference_of(module, examples.x[few], y, BLOCK, fixed, axis).metric(asked)
+    name = None if asked is None else find_metric(asked).name
+    return reference_of(module, examples.x[few], y, BLOCK, fixed, axis).metric(name)
 
 
 def prepare(
     model: Model,
     hardware: Hardware,
     seed: int,
-    metric: str | None,
+    metric: str | Callable[..., Any] | None,
     only: tuple[str, ...] | None,
     skip: tuple[str, ...],
     images: Callable[[Subject], Mapping[str, Any]],
@@ -177,6 +179,7 @@ def prepare(
         "seed": seed,
         "stream": STREAM_VERSION,
         "metric": chosen,
+        **({} if reference.function is None else reference.function.identity),
         "images": dict(images(subject)),
         # where it is the second, as for all networks with one class per example, it goes without saying
         **({} if reference.axis in (None, 1) else {"class_axis": reference.axis}),
@@ -192,7 +195,7 @@ def prepare(
     return Task(model.label, identity, reference.clean_score().value(chosen), about), subject
 
 
-def _warnings(subject: Subject, analog: nn.Module, sigma: float, metric: str | None) -> list[str]:
+def _warnings(subject: Subject, analog: nn.Module, sigma: float, metric: object) -> list[str]:
     """What the report should warn of, found on chip 0."""
     effects = layer_effects(analog, subject.reference.x, subject.reference.fixed)
     found = subject.cautions(analog, effects, metric)

@@ -11,23 +11,27 @@ import hashlib
 import math
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_writable
 from crossbar_sim.store.records import canonical
-from crossbar_sim.store.sqlite import check_beside, check_schema, harden, is_empty
-from crossbar_sim.text import parse_json, visible
+from crossbar_sim.store.sqlite import (
+    Kind,
+    check_path,
+    check_schema,
+    connect,
+    input_errors,
+    set_version,
+    transaction,
+    version_of,
+)
+from crossbar_sim.text import parse_json
 
 APPLICATION_ID = 0x78627364  # "xbsd"
 VERSION = 1
-
-WAIT = 30.0
-"""Seconds to wait for another process that is writing."""
 
 _TABLES = (
     """CREATE TABLE study (
@@ -79,11 +83,13 @@ class StudyFile:
         self.path = "the study" if path is None else os.fspath(path)
         text = canonical(identity)
         if path is not None:
-            _check_place(self.path)
-        with self._telling():
-            self.connection = _connect(None if path is None else self.path)
+            check_path(self.path, KIND)
+            check_writable(self.path)
+        with input_errors(self.path, KIND):
+            self.connection = connect(None if path is None else self.path, "rwc")
+            self.connection.execute("PRAGMA synchronous = FULL")
         try:
-            with self._telling():
+            with input_errors(self.path, KIND):
                 self._begin(text, parse_json(text))
                 self._read()  # what is damaged is seen now
         except BaseException:
@@ -96,7 +102,7 @@ class StudyFile:
 
     def trials(self) -> tuple[Tried, ...]:
         """In the order of their numbers."""
-        with self._telling():
+        with input_errors(self.path, KIND):
             return self._read()
 
     def add(self, trials: Sequence[Tried]) -> None:
@@ -105,7 +111,7 @@ class StudyFile:
         Raises:
             InputError: if a trial is there already and differs, or the file cannot be written.
         """
-        with self._telling(), self._transaction():
+        with input_errors(self.path, KIND), transaction(self.connection):
             there = {trial.number: trial for trial in self._read()}
             for trial in trials:
                 known = there.get(trial.number)
@@ -120,38 +126,20 @@ class StudyFile:
                     )
 
     def _begin(self, text: str, identity: dict[str, Any]) -> None:
-        ask = self.connection.execute
-        (application,), (version,) = (
-            ask("PRAGMA application_id").fetchone(),
-            ask("PRAGMA user_version").fetchone(),
-        )
-        if not is_empty(self.connection) or application:
-            if application != APPLICATION_ID:
-                raise InputError(
-                    f"{self.path} is an SQLite file, but no study of crossbar-sim: name another file"
-                )
-            if version != VERSION:
-                raise InputError(
-                    f"{self.path} has schema version {version}, and this crossbar-sim reads {VERSION}: upgrade with "
-                    "pip install -U crossbar-sim"
-                )
-            check_schema(self.connection, self.path, _create, "a crossbar-sim study")
+        if version_of(self.connection, self.path, KIND, VERSION) is not None:
+            check_schema(self.connection, self.path, KIND)
             self._compare(text, identity)
             return
-        with self._transaction():
+        with transaction(self.connection):
             _create(self.connection)
             sha256 = hashlib.sha256(text.encode()).hexdigest()
-            ask("INSERT INTO study VALUES (1, ?, ?)", (sha256, text))
-            ask(f"PRAGMA application_id = {APPLICATION_ID}")
-            ask(f"PRAGMA user_version = {VERSION}")
+            self.connection.execute("INSERT INTO study VALUES (1, ?, ?)", (sha256, text))
+            set_version(self.connection, KIND, VERSION)
 
     def _compare(self, text: str, identity: dict[str, Any]) -> None:
-        (answer,) = self.connection.execute("PRAGMA quick_check(1)").fetchone()
         row = self.connection.execute("SELECT sha256, identity FROM study").fetchone()
-        if answer != "ok" or row is None or hashlib.sha256(row[1].encode()).hexdigest() != row[0]:
-            raise InputError(
-                f"{self.path} is damaged: take a copy that is whole, or search again into a new file"
-            )
+        if row is None or hashlib.sha256(str(row[1]).encode()).hexdigest() != row[0]:
+            raise KIND.damaged(self.path, "the identity does not have its SHA-256")
         if row[1] != text:
             name, there, here = _difference(parse_json(row[1]), identity)
             raise InputError(
@@ -163,55 +151,18 @@ class StudyFile:
         rows = self.connection.execute(
             "SELECT number, point, value, variance, seconds, notes FROM trials ORDER BY number"
         )
-        return tuple(_tried(*row) for row in rows)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self.connection.execute("BEGIN IMMEDIATE")
         try:
-            yield
-            self.connection.execute("COMMIT")
-        except BaseException:
-            if self.connection.in_transaction:  # SQLite may have rolled back by itself (disk full)
-                self.connection.execute("ROLLBACK")
-            raise
-
-    @contextmanager
-    def _telling(self) -> Iterator[None]:
-        try:
-            yield
-        except InputError:
-            raise
-        except (
-            sqlite3.Error,
-            sqlite3.Warning,
-            OverflowError,
-            ValueError,
-            TypeError,
-            AttributeError,
-        ) as error:
-            raise InputError(_sentence(error, self.path)) from error
-
-
-def _check_place(path: str) -> None:
-    if not path or "\0" in path:
-        raise InputError(f"{path!r} is no name of a file")
-    check_writable(path)
-    check_beside(path)
-    if os.path.exists(path) and os.path.getsize(path) == 1:  # which SQLite takes for an empty file
-        raise InputError(f"{path} is no study (no SQLite file): name another file")
-
-
-def _connect(path: str | None) -> sqlite3.Connection:
-    where = "file::memory:" if path is None else f"{Path(path).absolute().as_uri()}?mode=rwc"
-    connection = sqlite3.connect(where, timeout=WAIT, isolation_level=None, uri=True)
-    harden(connection).execute("PRAGMA synchronous = FULL")
-    return connection
+            return tuple(_tried(*row) for row in rows)
+        except (TypeError, ValueError) as error:
+            raise KIND.damaged(self.path, error) from error
 
 
 def _create(connection: sqlite3.Connection) -> None:
     for table in _TABLES:
         connection.execute(table)
+
+
+KIND = Kind("a study", "a crossbar-sim study", APPLICATION_ID, _create, "search again into a new file")
 
 
 def _tried(
@@ -222,36 +173,20 @@ def _tried(
     Raises:
         TypeError, ValueError: if it is none that `add` writes.
     """
-    where, told = parse_json(point), parse_json(notes)
-    if not isinstance(where, dict) or not all(_is_finite(place) for place in where.values()):
-        raise ValueError(f"the point of trial {number} is {_short(where)}")
-    if not isinstance(told, dict):
-        raise ValueError(f"the notes of trial {number} are {_short(told)}")
+    values, said = parse_json(point), parse_json(notes)
+    if not isinstance(values, dict) or not all(_is_finite(value) for value in values.values()):
+        raise ValueError(f"the point of trial {number} is {_short(values)}")
+    if not isinstance(said, dict):
+        raise ValueError(f"the notes of trial {number} are {_short(said)}")
     if not (_is_finite(value) and _is_finite(seconds) and (variance is None or _is_finite(variance))):
         raise ValueError(
             f"trial {number} holds {value!r}, {variance!r} and {seconds!r}: not three finite numbers"
         )
-    return Tried(number, where, value, variance, seconds, told)
+    return Tried(number, values, value, variance, seconds, said)
 
 
 def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _sentence(error: Exception, path: str) -> str:
-    name = str(getattr(error, "sqlite_errorname", "") or "")
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return (
-            f"{path} is being written by another process for more than {WAIT:.0f} s: wait for it, or end it"
-        )
-    if name == "SQLITE_NOTADB":
-        return f"{path} is no study (no SQLite file): name another file"
-    if name == "SQLITE_FULL":
-        return f"cannot write {path}: the disk is full; what was written before is kept"
-    if name.startswith(("SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
-        return f"cannot write {path}: {error}; what was written before is kept"
-    why = visible(" ".join(str(error).split())[:200])
-    return f"{path} is damaged ({why}): take a copy that is whole, or search again into a new file"
 
 
 def _difference(there: Any, here: Any, name: str = "") -> tuple[str, Any, Any]:

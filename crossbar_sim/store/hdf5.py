@@ -3,7 +3,6 @@
 import math
 import mmap
 import os
-import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -19,6 +18,8 @@ from h5py import h5d, h5l, h5o, h5t, h5z
 from numpy.typing import NDArray
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.files import check_regular, reason
+from crossbar_sim.text import visible
 from crossbar_sim.validate import show
 
 # Strings of variable length lie in HDF5's global heaps, and a damaged heap makes HDF5 2.0 loop for ever.
@@ -90,9 +91,10 @@ def reading(path: Path) -> Iterator[h5py.File]:
     Raises:
         InputError: if it is missing, no HDF5, damaged, or the block inside refuses it.
     """
-    name = str(path) if str(path).isprintable() else show(str(path))
+    name = visible(str(path))
+    check_regular(path, "a chip file")
     try:
-        _check_file(path)
+        _check_start(path)
         # A file system without locks, or one mounted read-only, is none of the reader's business.
         with h5py.File(path, "r", locking="best-effort") as file:
             yield file
@@ -101,28 +103,17 @@ def reading(path: Path) -> Iterator[h5py.File]:
     except Exception as error:
         # h5py raises OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeDecodeError, ...
         # on damaged bytes; what HDF5 says may have many lines.
-        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())[:160]
         raise InputError(
-            f"{name}: is damaged or was not written completely "
-            f"({reason or type(error).__name__}); copy or export it again"
+            f"{name}: is damaged or was not written completely ({reason(error)}); copy or export it again"
         ) from None
 
 
-def _check_file(path: Path) -> None:
+def _check_start(path: Path) -> None:
     try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):  # reading a pipe or a device may never end
-            kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
-            raise InputError(f"is {kind}; name a chip file")
         with open(path, "rb") as file:
             start = file.read(_BLOCK + len(SIGNATURE))
-    except FileNotFoundError:
-        raise InputError("there is no such file; check the path") from None
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        why = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"cannot be opened ({why}); check the path and its permissions") from None
+    except OSError as error:
+        raise InputError(f"cannot be opened ({reason(error)}); check its permissions") from None
     if not start:
         raise InputError("is empty; export or copy it again")
     # HDF5 would look for its signature further on too, in files that are something else first.
@@ -138,11 +129,10 @@ def _check_file(path: Path) -> None:
 def is_hdf5(path: str | os.PathLike[str]) -> bool:
     """Whether a regular file is HDF5, of MATLAB too; False for what cannot be read."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return False
+        check_regular(path, "a file")
         with open(path, "rb") as file:
             return _is_hdf5(file.read(_BLOCK + len(SIGNATURE)))
-    except (OSError, ValueError):
+    except (InputError, OSError):
         return False
 
 

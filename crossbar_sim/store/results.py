@@ -23,6 +23,8 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.files import replacing
 from crossbar_sim.store import results_file
 from crossbar_sim.store.records import Task, Trial, canonical
+from crossbar_sim.store.results_file import KIND
+from crossbar_sim.store.sqlite import input_errors, transaction
 from crossbar_sim.text import parse_json, spreadsheet_cell, visible
 
 # What goes into a results file's columns, and comes out of them checked.
@@ -193,13 +195,10 @@ class Results:
             )
         if lasting:
             self._run("PRAGMA synchronous = FULL")  # until the file is closed
-        self._run("BEGIN IMMEDIATE")
         try:
-            yield
-            self._run("COMMIT")
+            with input_errors(self.path, KIND), transaction(connection):
+                yield
         except BaseException:
-            if connection.in_transaction:  # SQLite may have rolled back by itself (disk full)
-                connection.execute("ROLLBACK")
             self._known.clear()  # tasks that were added inside
             raise
 
@@ -295,10 +294,8 @@ class Results:
             self._task(task_id).metric,
         )
         while True:
-            try:
+            with input_errors(self.path, KIND):
                 rows = cursor.fetchmany(1000)
-            except results_file.ERRORS as error:
-                raise results_file.told(error, self.path) from error
             if not rows:
                 return
             for row in rows:
@@ -369,17 +366,13 @@ class Results:
         return self._opened.connection
 
     def _run(self, statement: str, *parameters: Any) -> sqlite3.Cursor:
-        try:
+        with input_errors(self.path, KIND):
             return self._connection.execute(statement, parameters)
-        except results_file.ERRORS as error:
-            raise results_file.told(error, self.path) from error
 
     def _select(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         cursor = self._run(statement, *parameters)
-        try:
+        with input_errors(self.path, KIND):
             return cursor.fetchall()
-        except results_file.ERRORS as error:
-            raise results_file.told(error, self.path) from error
 
     def _task(self, task_id: str) -> Task:
         if task_id not in self._known:

@@ -1,4 +1,4 @@
-"""Opening and closing the SQLite file of results, and SQLite's errors as sentences.
+"""Opening and closing the SQLite file of results.
 
 While we write, the file is in WAL mode: readers never wait, and a killed writer leaves every finished transaction.
 When the last writer closes it, it goes back to a rollback journal: one file, readable from anywhere.
@@ -10,24 +10,33 @@ Nothing here opens a file beside SQLite that this process may be writing: closin
 import os
 import shutil
 import sqlite3
-import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_writable
-from crossbar_sim.store.sqlite import LEFT, LONGEST, check_beside, check_schema, harden, is_cut, is_empty
+from crossbar_sim.store.sqlite import (
+    BUSY,
+    LEFT,
+    Kind,
+    check_path,
+    check_schema,
+    connect,
+    input_errors,
+    is_cut,
+    set_version,
+    transaction,
+    version_of,
+)
 
-# The tables of a results file, and how a file of another age is told and brought up to date.
+# The tables of a results file, and how an older file is recognised and brought up to date.
 #
-# docs/results-file.md specifies them. The text below lies in every file, and a file whose text differs is
-# refused: so
+# docs/results-file.md specifies them. The text below is in every file, and a file whose text differs is refused: so
 # nothing that somebody else wrote into a schema is ever run. It has no STRICT, which only SQLite 3.37 and later can
-# read; the checks say the same.
+# read; the checks do the same.
 
 
 APPLICATION_ID = 0x78626172  # "xbar"; file(1) and SQLite tools show it
@@ -91,27 +100,8 @@ def state(connection: sqlite3.Connection, path: str) -> int | None:
     Raises:
         InputError: if it is another application's file, or its version is one that cannot be read.
     """
-    alone = not connection.in_transaction
-    if alone:
-        connection.execute(
-            "BEGIN"
-        )  # one moment for all that is read: another process may be making the tables
-    try:
-        empty = is_empty(connection)
-        application, number = _number(connection, "application_id"), _number(connection, "user_version")
-    finally:
-        if alone and connection.in_transaction:
-            connection.execute("ROLLBACK")
-    if empty and not application and not number:
-        return None
-    if application != APPLICATION_ID:
-        raise InputError(f"{path} is an SQLite file, but not of crossbar-sim results: name another file")
-    if number > version():
-        raise InputError(
-            f"{path} has schema version {number}, and this crossbar-sim reads up to {version()}: "
-            "upgrade with pip install -U crossbar-sim"
-        )
-    if number < OLDEST:
+    number = version_of(connection, path, KIND, version())
+    if number is not None and number < OLDEST:
         raise InputError(
             f"{path} has schema version {number}, older than the first release's ({OLDEST}): it cannot be read"
         )
@@ -122,49 +112,32 @@ def create_tables(connection: sqlite3.Connection) -> None:
     """Make the tables, inside a transaction."""
     for text in SCHEMA:
         connection.execute(text)
-    _stamp(connection)
+    set_version(connection, KIND, version())
 
 
 def migrate(connection: sqlite3.Connection, since: int) -> None:
     """Bring a file of version `since` up to date, inside a transaction."""
     for step in MIGRATIONS[since - OLDEST :]:
         step(connection)
-    _stamp(connection)
+    set_version(connection, KIND, version())
 
 
 def check(connection: sqlite3.Connection, path: str) -> None:
-    """Refuse a file that has other tables than ours, or whose pages or values are damaged.
+    """Refuse a file with other tables, or whose pages or values are damaged.
 
     Raises:
         InputError: with what was found.
     """
-    check_schema(connection, path, create_tables, "crossbar-sim results")
-    # Every page and row: 50 ms for 100,000 trials.
-    (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    wrong = connection.execute(_IMPOSSIBLE).fetchone() if answer == "ok" else None
+    check_schema(connection, path, KIND)
+    wrong = connection.execute(_IMPOSSIBLE).fetchone()
     if wrong is not None:
-        answer = f"impossible values at task {str(wrong[0])[:12]}, sigma {wrong[1]!r}, chip {wrong[2]!r}"
-    if answer != "ok":
-        raise InputError(
-            f"{path} is damaged ({' '.join(str(answer).split())}): take a copy that is whole, or run it again "
-            "into a new file"
-        )
+        where = f"task {str(wrong[0])[:12]}, sigma {wrong[1]!r}, chip {wrong[2]!r}"
+        raise KIND.damaged(path, f"impossible values at {where}")
 
 
-def _stamp(connection: sqlite3.Connection) -> None:
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {version()}")
-
-
-def _number(connection: sqlite3.Connection, pragma: str) -> int:
-    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
-
-
-BUSY = 30.0
-"""Seconds to wait for another writer."""
-
-ERRORS = (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeDecodeError)
-"""What SQLite raises: the last two for an integer of more than 64 bits, and for a damaged schema."""
+KIND = Kind(
+    "a results file", "crossbar-sim results", APPLICATION_ID, create_tables, "run it again into a new file"
+)
 
 
 @dataclass
@@ -183,7 +156,7 @@ class Opened:
 
 def open_memory() -> Opened:
     """A results file that is in memory only."""
-    connection = _set_up(sqlite3.connect(":memory:", isolation_level=None))
+    connection = _connect(None)
     create_tables(connection)
     return Opened(connection)
 
@@ -194,25 +167,26 @@ def open_to_write(path: str, create: bool) -> Opened:
     Raises:
         InputError: whatever keeps the file from being used.
     """
-    _is_regular(path, must_exist=not create)
+    check_path(path, KIND, must_exist=not create)
     check_writable(path)
-    check_beside(path)
     if not os.path.exists(path):
         for name in (path + end for end in LEFT):
             # SQLite would throw it away, or write it into the wrong file; but another process may just be making both
             if os.path.exists(name) and not os.path.exists(path):
                 raise InputError(f"{path} is not there, but {name} of it is: put both together, or remove it")
-    with _telling(path), _closing_on_error(Opened(_connect(path, "rwc" if create else "rw"))) as opened:
+    with (
+        input_errors(path, KIND),
+        _closing_on_error(Opened(_connect(path, "rwc" if create else "rw"))) as opened,
+    ):
         connection = opened.connection
         if state(connection, path) != version():
-            connection.execute("BEGIN IMMEDIATE")
-            since = state(connection, path)  # again: another process may have been faster
-            if since is None:
-                create_tables(connection)
-            else:
-                migrate(connection, since)
-            check(connection, path)
-            connection.execute("COMMIT")
+            with transaction(connection):
+                since = state(connection, path)  # again: another process may have been faster
+                if since is None:
+                    create_tables(connection)
+                else:
+                    migrate(connection, since)
+                check(connection, path)
         else:
             check(connection, path)
             _check_length(connection, path)
@@ -225,11 +199,10 @@ def open_to_read(path: str) -> Opened:
     Raises:
         InputError: whatever keeps the file from being used.
     """
-    _is_regular(path, must_exist=True)
+    check_path(path, KIND, must_exist=True)
     if not os.access(path, os.R_OK):
         raise InputError(f"cannot read {path}: permission denied")
-    check_beside(path)
-    with _telling(path):
+    with input_errors(path, KIND):
         opened = _readable(path)
         with _closing_on_error(opened):
             since = state(opened.connection, path)
@@ -257,61 +230,6 @@ def settle(connection: sqlite3.Connection) -> None:
                 return
 
 
-def told(error: Exception, path: str) -> InputError:
-    """One of ERRORS as one sentence with the file, the cause and the remedy."""
-    return InputError(_sentence(error, path))
-
-
-@contextmanager
-def _telling(path: str) -> Iterator[None]:
-    try:
-        yield
-    except ERRORS as error:
-        raise told(error, path) from error
-
-
-def _sentence(error: Exception, path: str) -> str:
-    name = str(getattr(error, "sqlite_errorname", "") or "")
-    kept = "what was written before is kept"
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return (
-            f"{path} is being written by another process for more than {BUSY:.0f} s: wait for it, or end it"
-        )
-    if name == "SQLITE_FULL":
-        return f"cannot write {path}: the disk is full; {kept}"
-    if name.startswith("SQLITE_IOERR"):
-        return f"cannot use {path}: {error} ({name}: the disk may be full, or the file gone); {kept}"
-    if name.startswith("SQLITE_READONLY"):
-        return f"cannot write {path}: it, or its folder, is write-protected"
-    if name.startswith("SQLITE_CANTOPEN"):
-        return f"cannot open {path}: it, or its folder, may not be read or written"
-    if name == "SQLITE_NOTADB":
-        return f"{path} is no results file (no SQLite file): name another file"
-    if name == "SQLITE_TOOBIG":
-        return f"{path}: a text of more than {LONGEST >> 20} MiB is no part of a results file"
-    if name.startswith("SQLITE_CONSTRAINT") or isinstance(error, OverflowError):
-        return f"{path} cannot hold this value: {error}"
-    return f"{path} is damaged ({error}): take a copy that is whole, or run it again into a new file"
-
-
-def _is_regular(path: str, must_exist: bool) -> None:
-    if not path or "\0" in path:
-        raise InputError(f"{path!r} is no name of a file")
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        if must_exist:
-            raise InputError(f"{path} does not exist: name a results file") from None
-        return
-    except OSError as error:
-        raise InputError(f"cannot open {path}: {error.strerror or error}") from error
-    if not stat.S_ISREG(found.st_mode):
-        what = "a directory" if stat.S_ISDIR(found.st_mode) else "no regular file"
-        raise InputError(f"{path} is {what}: name a results file")
-    if found.st_size == 1:  # which SQLite takes for an empty file
-        raise InputError(f"{path} is no results file (no SQLite file): name another file")
-
-
 def _check_length(connection: sqlite3.Connection, path: str) -> None:
     if is_cut(connection, path):
         raise InputError(
@@ -319,16 +237,9 @@ def _check_length(connection: sqlite3.Connection, path: str) -> None:
         )
 
 
-def _uri(path: str, mode: str) -> str:
-    return f"{Path(path).absolute().as_uri()}?mode={mode}"
-
-
-def _connect(path: str, mode: str) -> sqlite3.Connection:
-    return _set_up(sqlite3.connect(_uri(path, mode), timeout=BUSY, isolation_level=None, uri=True))
-
-
-def _set_up(connection: sqlite3.Connection) -> sqlite3.Connection:
-    harden(connection).execute("PRAGMA foreign_keys = ON")
+def _connect(path: str | None, mode: str = "rw") -> sqlite3.Connection:
+    connection = connect(path, mode)
+    connection.execute("PRAGMA foreign_keys = ON")
     return connection
 
 
@@ -347,7 +258,7 @@ def start_writing(connection: sqlite3.Connection, path: str) -> None:
     Raises:
         InputError: if another process keeps it locked.
     """
-    with _telling(path):
+    with input_errors(path, KIND):
         _journal(connection)
 
 
@@ -402,11 +313,10 @@ def _readable(path: str) -> Opened:
 
 def _migrated_copy(connection: sqlite3.Connection, since: int) -> sqlite3.Connection:
     """An older file that must not be changed, up to date in memory."""
-    memory = _set_up(sqlite3.connect(":memory:", isolation_level=None))
+    memory = _connect(None)
     with _closing_on_error(Opened(memory)):
         connection.backup(memory)
         connection.close()
-        memory.execute("BEGIN IMMEDIATE")
-        migrate(memory, since)
-        memory.execute("COMMIT")
+        with transaction(memory):
+            migrate(memory, since)
     return memory

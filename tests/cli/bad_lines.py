@@ -179,7 +179,7 @@ CASES: dict[str, tuple[str, str]] = {
     "plot without a kind": (f"{D} --plot BAD/plot", ".png, .pdf, .svg"),
     "plot onto a folder": (f"{D} --plot BAD/folder", "is a directory"),
     "maps into a folder that is not there": (f"{D} --maps BAD/nowhere/r.h5", "no directory"),
-    "maps onto a device": (f"{D} --maps /dev/null", "no regular file"),
+    "maps onto a device": (f"{D} --maps /dev/null", "not a regular file"),
     "export onto the model": ("export MODEL MODEL", "is an input"),
     "export onto a folder": ("export MODEL BAD/folder", "is a directory"),
     "export into a folder that is not there": ("export MODEL BAD/nowhere/chip.h5", "no directory"),

@@ -101,7 +101,7 @@ def make_another(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda path: None, "does not exist"),
+        (lambda path: None, "there is no such file"),
         (lambda path: path.write_bytes(b""), "no results"),
         (lambda path: path.write_bytes(b"text\n" * 99), "runs.db"),
         (make_another, "runs.db"),

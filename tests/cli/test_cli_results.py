@@ -82,7 +82,7 @@ def test_bad_input(command: Command, tmp_path: Path) -> None:
     before = path.read_bytes()
     (tmp_path / "link.db").symlink_to(path)
     for arguments, words in (
-        (("results", tmp_path / "none.db"), "does not exist"),
+        (("results", tmp_path / "none.db"), "there is no such file"),
         (("results", tmp_path), "is a directory"),
         (("results", path, "--format", "xlsx"), "xlsx"),
         (("results", path, "--format", "parquet"), "-o FILE"),

@@ -135,7 +135,7 @@ def test_outputs_that_cannot_be_written_are_refused_before_the_work(command, fil
         (tmp_path, tmp_path / "s.db", "directory"),
         (tmp_path / "none" / "best.pt", tmp_path / "s.db", "make it first"),
         (tmp_path / "best.pt", tmp_path / "none" / "s.db", "make it first"),
-        (tmp_path / "best.pt", text, "no study"),
+        (tmp_path / "best.pt", text, "not a study"),
         (tmp_path / "s.db", tmp_path / "s.db", "is an input or another output"),
     ):
         done = command(*QUICK, "-o", output, "--study", study)

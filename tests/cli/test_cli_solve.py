@@ -165,7 +165,7 @@ def test_inputs_are_never_written_over(command, tables):
 
 
 def test_files_that_are_none(command, tables, tmp_path):
-    for path, text in ((tmp_path / "missing.csv", "there is no such file"), (tmp_path, "no regular file")):
+    for path, text in ((tmp_path / "missing.csv", "there is no such file"), (tmp_path, "not a regular file")):
         for pair in ((path, tables[1]), (tables[0], path)):
             done = command("solve", *pair, "--wire-ohm", 1)
             assert (done.code, done.err.count("\n")) == (2, 1)

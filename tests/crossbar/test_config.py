@@ -229,13 +229,13 @@ def test_files_that_are_no_files(tmp_path):
     os.mkfifo(tmp_path / "pipe.json")
     cases = {
         tmp_path / "missing.toml": "no such file",
-        tmp_path / "folder.toml": "a folder",
+        tmp_path / "folder.toml": "a directory",
         tmp_path / "binary.toml": "UTF-8",
-        tmp_path / "pipe.json": "no regular file",
-        tmp_path / "binary.toml" / "below.toml": "cannot be read",
+        tmp_path / "pipe.json": "not a regular file",
+        tmp_path / "binary.toml" / "below.toml": "cannot be opened",
         "null\0.toml": "null byte",
         "new\nline.toml": "no such file",
-        "x" * 5000 + ".toml": "cannot be read",
+        "x" * 5000 + ".toml": "cannot be opened",
         5: "path=5",
     }
     for path, piece in cases.items():

@@ -84,7 +84,7 @@ def test_more_than_the_machines_memory_is_refused(
 
 def test_a_missing_file_a_folder_and_a_pipe_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
-    for name, says in (("none", "no such file"), (".", "a folder"), ("pipe", "no regular file")):
+    for name, says in (("none", "no such file"), (".", "a directory"), ("pipe", "not a regular file")):
         with pytest.raises(InputError, match=says):
             read_idx(tmp_path / name, 3)
 

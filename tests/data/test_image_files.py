@@ -104,7 +104,11 @@ def test_pipes_folders_and_loops_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "loop.png").symlink_to("loop.png")
     (tmp_path / "broken.png").symlink_to("nowhere.png")
-    for name, says in (("pipe", "no regular file"), ("loop", "cannot be opened"), ("broken", "no such file")):
+    for name, says in (
+        ("pipe", "not a regular file"),
+        ("loop", "cannot be opened"),
+        ("broken", "no such file"),
+    ):
         refused(tmp_path / f"{name}.png", says)
 
 

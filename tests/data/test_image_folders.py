@@ -155,7 +155,7 @@ def test_loops_of_links_are_no_trap(classes: Path) -> None:
     (classes / "self").symlink_to("self")
     assert load_folder(classes, Key(0)).classes == 2
     os.mkfifo(classes / "cats" / "pipe.png")
-    refused(classes, "pipe.png: is no regular file")
+    refused(classes, "pipe.png: is a pipe, not a regular file")
 
 
 def test_links_to_images_and_folders_are_followed(classes: Path, tmp_path: Path) -> None:

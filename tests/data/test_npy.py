@@ -86,4 +86,4 @@ def test_what_is_no_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     refused(path, "GiB of memory")
     path.unlink()
     os.mkfifo(path)
-    refused(path, "no regular file")
+    refused(path, "not a regular file")

@@ -193,7 +193,7 @@ def test_damaged_archives_are_refused(path: Path) -> None:
 def test_a_missing_file_and_a_folder_are_refused(path: Path) -> None:
     refused(path, "no such file")
     path.mkdir()
-    refused(path, "is a folder")
+    refused(path, "is a directory")
 
 
 def test_names_that_no_system_has_are_refused() -> None:

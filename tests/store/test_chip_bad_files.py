@@ -253,7 +253,7 @@ def test_no_files(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("not HDF5")
     (tmp_path / "behind").write_bytes(b"\0" * 512 + b"\x89HDF\r\n\x1a\n" + b"\0" * 600)
     for name, words in (
-        ("none", "there is no such file"), (".", "is a directory"), ("pipe", "is no regular file"),
+        ("none", "there is no such file"), (".", "is a directory"), ("pipe", "not a regular file"),
         ("empty", "is empty"), ("text", "is not an HDF5 file"), ("behind", "is not an HDF5 file"),
         ("text/x", "cannot be opened"), ("nul\0", "cannot be opened"),
     ):  # fmt: skip

@@ -125,11 +125,11 @@ def test_orphans_are_not_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        (b"\x00" * 5000, "no SQLite file"),
-        (b"label,value\n" * 500, "no SQLite file"),
+        (b"\x00" * 5000, "not an SQLite file"),
+        (b"label,value\n" * 500, "not an SQLite file"),
         (b"SQLite format 3\x00" + b"\xff" * 4080, ""),
-        (random.Random(1).randbytes(10_000), "no SQLite file"),
-        (b"x", "no SQLite file"),
+        (random.Random(1).randbytes(10_000), "not an SQLite file"),
+        (b"x", "not an SQLite file"),
     ],
 )
 def test_no_sqlite_file(tmp_path: Path, content: bytes, part: str) -> None:
@@ -159,16 +159,16 @@ def test_names_that_cannot_be_used(tmp_path: Path, readonly: bool) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name, part in (
         (tmp_path, "is a directory"),
-        (tmp_path / "pipe", "is no regular file"),
-        ("/dev/null", "is no regular file"),
+        (tmp_path / "pipe", "not a regular file"),
+        ("/dev/null", "not a regular file"),
         ("", "is empty: name a file"),
-        ("a\0b", "is no name of a file"),
+        ("a\0b", "is not the name of a file"),
         (tmp_path / ("x" * 300), "name too long"),
-        (tmp_path / "no" / "runs.db", "does not exist" if readonly else "make it first"),
+        (tmp_path / "no" / "runs.db", "no such file" if readonly else "make it first"),
     ):
         with pytest.raises(InputError, match=f"(?i){part}"):
             Results.open(name, readonly=readonly)
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="no such file"):
         Results.open(tmp_path / "runs.db", create=False)
     assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
 

@@ -120,10 +120,10 @@ def test_files_that_cannot_be_merged(tmp_path: Path) -> None:
     before = everything(tmp_path)
     for sources, output, words in (
         ([], "all.db", "nothing to merge"),
-        ([a, "none.db"], "all.db", "none.db does not exist"),
+        ([a, "none.db"], "all.db", "none.db: there is no such file"),
         ([a, other], "all.db", "not of crossbar-sim results"),
         ([a], "other.db", "not of crossbar-sim results"),
-        ([a], "text.db", "no SQLite file"),
+        ([a], "text.db", "not an SQLite file"),
         ([a], "", "is a directory"),
         ([a], "no/all.db", "cannot write"),
         ([a], "gone.db", "gone.db-wal of it is"),

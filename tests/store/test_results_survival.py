@@ -20,7 +20,7 @@ from results_worker import BLOCK, block
 
 from crossbar_sim import InputError
 from crossbar_sim.search.study_file import StudyFile
-from crossbar_sim.store import results_file
+from crossbar_sim.store import sqlite
 from crossbar_sim.store.results import Results
 
 WORKER = str(Path(__file__).parent / "results_worker.py")
@@ -137,7 +137,7 @@ def test_several_processes_make_one_file(tmp_path: Path) -> None:
 
 def test_a_second_writer_waits_and_then_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = made(tmp_path / "runs.db")
-    monkeypatch.setattr(results_file, "BUSY", 0.2)
+    monkeypatch.setattr(sqlite, "BUSY", 0.2)
     with Results.open(path) as one, Results.open(path) as two, one.transaction():
         with pytest.raises(InputError, match="being written by another process"):
             two.add(task().id, trials(chips=9))
@@ -237,8 +237,8 @@ def test_where_memory_cannot_be_shared_there_is_a_rollback_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite's dot-file VFS has no shared memory, as some network file systems."""
-    uri = results_file._uri
-    monkeypatch.setattr(results_file, "_uri", lambda path, mode: f"{uri(path, mode)}&vfs=unix-dotfile")
+    uri = sqlite._uri
+    monkeypatch.setattr(sqlite, "_uri", lambda path, mode: f"{uri(path, mode)}&vfs=unix-dotfile")
     path = made(tmp_path / "runs.db")
     with Results.open(path) as results:
         assert results._connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
@@ -321,10 +321,10 @@ OPENERS = pytest.mark.parametrize("opener", [open_results, read_results, open_st
     [
         (names_a_file, "runs.db-journal names another file, which SQLite would delete"),
         (asks_for_pages, "runs.db-journal asks for 1073741824 pages"),
-        (is_no_journal, "runs.db-journal is no journal of SQLite"),
-        (links("-journal"), "runs.db-journal is no regular file"),
-        (links("-wal"), "runs.db-wal is no regular file"),
-        (links("-shm"), "runs.db-shm is no regular file"),
+        (is_no_journal, "runs.db-journal is not a journal of SQLite"),
+        (links("-journal"), "runs.db-journal is not a regular file"),
+        (links("-wal"), "runs.db-wal is not a regular file"),
+        (links("-shm"), "runs.db-shm is not a regular file"),
     ],
 )
 @pytest.mark.parametrize("through_a_link", [False, True])

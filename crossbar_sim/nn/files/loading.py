@@ -4,7 +4,6 @@ import hashlib
 import io
 import os
 import pickle
-import stat
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.files import memory
+from crossbar_sim.files import check_regular, memory, reason
 from crossbar_sim.nn.files import checkpoint
 from crossbar_sim.nn.files.architectures import WAYS, build_architecture
 from crossbar_sim.nn.files.archive import (
@@ -53,27 +52,12 @@ _EXPORT = f"export the model from PyTorch instead: {EXPORT_HINT}"
 
 # Beginning of the file, what it is, what to do.
 _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
-    (
-        b"version https://git-lfs",
-        "a Git LFS pointer, not the file itself",
-        "fetch the contents with `git lfs pull`",
-    ),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "fetch it with `git lfs pull`"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (a Keras model, or a chip file)", _EXPORT),
     (b"GGUF", "a GGUF file", _EXPORT),
-    (
-        b"\x93NUMPY",
-        "a NumPy array",
-        "weights go in a state_dict: torch.save(model.state_dict(), ...)",
-    ),
+    (b"\x93NUMPY", "a NumPy array", "weights go in a state_dict: torch.save(model.state_dict(), ...)"),
     (b"\x1f\x8b", "a gzip file", "unpack it first"),
-    (b"BZh", "a bzip2 file", "unpack it first"),
-    (b"\xfd7zXZ", "an xz file", "unpack it first"),
-    (b"7z\xbc\xaf", "a 7-Zip file", "unpack it first"),
-    (b"SQLite format 3", "an SQLite database", _EXPORT),
-    (b"\x7fELF", "a compiled program", _EXPORT),
-    (b"%PDF", "a PDF document", _EXPORT),
-    (b"\x89PNG", "a PNG image", _EXPORT),
-    (b"\xff\xd8\xff", "a JPEG image", _EXPORT),
+    (b"SQLite format 3", "an SQLite database (a results file?)", _EXPORT),
 )
 
 
@@ -89,12 +73,9 @@ def read_file(path: Path) -> bytes:
         what = "a TensorFlow SavedModel directory" if saved_model else "a directory"
         then = _EXPORT if saved_model else "name the model file inside it"
         raise InputError(f"{path} is {what}: {then}")
+    _check_size(path, check_regular(path, "a model file"))
     try:
-        # Without waiting for a pipe's other end, should it have become one.
-        with open(
-            path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-        ) as file:
-            _check_regular(path, os.fstat(file.fileno()))
+        with open(path, "rb") as file:
             head = file.read(_HEAD)
             if head:
                 _check_start(head, path)
@@ -102,21 +83,17 @@ def read_file(path: Path) -> bytes:
             content = file.read()
     except InputError:
         raise
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: check the path of the model file") from None
-    except (OSError, ValueError, MemoryError) as error:
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        raise InputError(f"cannot read {path}: {reason}; check its permissions and its disk") from error
+    except (OSError, MemoryError) as error:
+        raise InputError(
+            f"cannot read {path}: {reason(error)}; check its permissions and its disk"
+        ) from error
     if not content:
         raise InputError(f"{path} is empty: copy or save the model again")
     return content
 
 
-def _check_regular(path: Path, state: os.stat_result) -> None:
-    """Refuse what has no end, or is larger than the memory that it would be read into."""
-    if not stat.S_ISREG(state.st_mode):
-        kind = "a pipe" if stat.S_ISFIFO(state.st_mode) else "a device or socket"
-        raise InputError(f"{path} is {kind}, not a regular file: name a model file")
+def _check_size(path: Path, state: os.stat_result) -> None:
+    """Refuse a file that is larger than the memory that it would be read into, or mostly never written."""
     if state.st_size > memory():
         raise InputError(
             f"{path} has {state.st_size / 2**30:.3g} GiB and this machine {memory() / 2**30:.3g} GiB of memory, into "

@@ -83,7 +83,7 @@ def test_hostile_tables_are_refused_in_one_line(tmp_path, name):
 def test_what_is_no_table_at_all(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_measurements(tmp_path / "none.csv")
-    with pytest.raises(InputError, match="no regular file"):
+    with pytest.raises(InputError, match="not a regular file"):
         read_measurements(tmp_path)
     with pytest.raises(InputError):
         read_measurements("a\0b")
