@@ -1,4 +1,4 @@
-"""The command line: parse, build objects, call, print. Commands import what they need when they run."""
+"""The command line: the table of commands, signals, and errors as one line. Commands are imported when called."""
 
 import atexit
 import io
@@ -9,58 +9,64 @@ import threading
 import time
 import warnings
 from contextlib import suppress
+from importlib import import_module
 
 import click
 
 from crossbar_sim import __version__
-from crossbar_sim.commands.calibrate import calibrate
-from crossbar_sim.commands.cost import cost
-from crossbar_sim.commands.data import data
-from crossbar_sim.commands.deploy import deploy
-from crossbar_sim.commands.doctor import doctor
-from crossbar_sim.commands.export import export
-from crossbar_sim.commands.fit_device import fit_device
-from crossbar_sim.commands.info import info
-from crossbar_sim.commands.presets import presets
-from crossbar_sim.commands.report import report
-from crossbar_sim.commands.results import merge, results
-from crossbar_sim.commands.run import run as run_command
-from crossbar_sim.commands.search import search
-from crossbar_sim.commands.sensitivity import sensitivity
-from crossbar_sim.commands.solve import solve
-from crossbar_sim.commands.sweep import sweep
-from crossbar_sim.commands.train import train
 from crossbar_sim.errors import InputError, held
 from crossbar_sim.text import visible
 
+COMMANDS = {
+    "deploy": "Evaluate a trained model on simulated chips.",
+    "sweep": "Compare models over a range of drift strengths.",
+    "report": "Make a report page of the results of a sweep.",
+    "results": "List or export the contents of a results file.",
+    "merge": "Combine several results files into one.",
+    "sensitivity": "Find the layers that lose most accuracy.",
+    "calibrate": "Choose the ranges of DACs and ADCs from data.",
+    "export": "Write the conductances of one chip to a file.",
+    "info": "Show what a model file or a chip file contains.",
+    "presets": "List hardware designs from publications.",
+    "cost": "Estimate energy, latency and chip area.",
+    "solve": "Compute the currents of one tile with wire resistance.",
+    "fit-device": "Fit a device model to your own measurements.",
+    "train": "Train a network, plainly or robustly.",
+    "search": "Find the most robust dropout rates (BayesFT).",
+    "run": "Run an experiment that is described in a file.",
+    "data": "List, check and download data sets.",
+    "doctor": "Check that crossbar-sim works on this machine.",
+}
+"""The commands, in the order of `--help`."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_FILES = {"merge": "results"}
+"""Commands that do not have a file of their own name."""
+
+
+class _Commands(click.Group):
+    """The commands, each imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context | None, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        file = import_module(f"crossbar_sim.commands.{_FILES.get(name, name).replace('-', '_')}")
+        found: click.Command = getattr(file, name.replace("-", "_"))
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="crossbar-sim")
 def cli() -> None:
-    """What a trained network still does once its weights are memristor conductances."""
-
-
-for command in (
-    deploy,
-    sweep,
-    report,
-    results,
-    merge,
-    sensitivity,
-    calibrate,
-    export,
-    info,
-    presets,
-    cost,
-    solve,
-    fit_device,
-    train,
-    search,
-    run_command,
-    data,
-    doctor,
-):
-    cli.add_command(command)
+    """Simulate trained neural networks on memristor crossbars."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Names of random numbers. A `Key` is a seed and a path of names; it holds no state.
+"""`Key`: the name of a stream of random numbers, a seed and a path of names without any state.
 
 A random number is a pure function of (seed, names, chip, plane, cell, event): the seed and the names
 are hashed to the 64-bit key of a Philox-4x32-10 generator (Salmon et al., "Parallel random numbers: as
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from crossbar_sim.errors import InputError
 
 STREAM_VERSION = 1
-"""Part of every result's identity: raised whenever any number of the stream would change."""
+"""Part of every result's identity: increased whenever any random number changes."""
 
 _UINT32 = 2**32
 
@@ -27,7 +27,7 @@ class Key:
         path: the names below the seed, outermost first; extended with `fold`, never by hand.
 
     Raises:
-        InputError: if the seed is no integer in 0 .. 2**64 - 1, or a name is no string.
+        InputError: if the seed is not an integer in 0 .. 2**64 - 1, or a name is not a string.
 
     >>> Key(0).fold("fc1").fold("drift")
     Key(seed=0, path=('fc1', 'drift'))
@@ -71,13 +71,13 @@ class Key:
         return _words(self)
 
     def integer(self) -> int:
-        """A 63-bit integer for seeding somebody else's generator (bytes 8 .. 15 of `digest`)."""
+        """A 63-bit integer to seed another library's generator (bytes 8 .. 15 of `digest`)."""
         return int.from_bytes(self.digest()[8:16], "little") >> 1
 
 
 @functools.lru_cache(maxsize=4096)
 def _words(key: Key) -> tuple[int, int]:
-    """`Key.words`, remembered: going through chips asks for the same arrays again and again."""
+    """`Key.words`, cached, because every chip uses the same keys."""
     value = int.from_bytes(key.digest()[:8], "little")
     return value % _UINT32, value // _UINT32
 
@@ -97,10 +97,10 @@ def as_key(key: "Key | int") -> Key:
 
 
 def check_chip(chip: int) -> int:
-    """Return the chip's number, refusing what cannot be a counter word.
+    """Check a chip's number and return it as a plain int.
 
     Raises:
-        InputError: if it is no integer in 0 .. 2**32 - 1.
+        InputError: if it is not an integer in 0 .. 2**32 - 1.
     """
     number = _whole(chip)
     if number is None or not 0 <= number < _UINT32:
@@ -109,7 +109,7 @@ def check_chip(chip: int) -> int:
 
 
 def _whole(value: object) -> int | None:
-    """`value` as a plain int if it is an integer of any kind (NumPy's too, no boolean), else None."""
+    """`value` as a plain int if it is an integer of any kind (NumPy's too, but not a boolean), else None."""
     try:
         return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:

@@ -1,4 +1,4 @@
-"""Refusing the impossible, with both values and the unit in the sentence."""
+"""Checks of arguments; error messages give the value, the allowed range and the unit."""
 
 import difflib
 import math
@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from crossbar_sim.errors import InputError
 
 SINGLE = 1e30
-"""The largest magnitude of anything: products then stay within single precision."""
+"""Largest magnitude of any parameter, so that products stay within single precision."""
 
 
 class UnitWarning(UserWarning):
-    """A conductance that no cell has: microsiemens may have been given as siemens."""
+    """An implausible conductance: microsiemens may have been given in place of siemens."""
 
 
 MOST_SIEMENS = 0.1
-"""Cells conduct a few millisiemens at most: what is above this was hardly meant in S."""
+"""Conductances above this are implausible in S: cells conduct a few millisiemens at most."""
 
 
 def units_caution(g: float, what: str) -> str | None:
-    """The sentence for a conductance that is hardly meant in S, else None.
+    """The warning for a conductance that is implausible in S, else None.
 
     Args:
         g: the largest conductance, in S.
@@ -47,7 +47,7 @@ def require(condition: bool, sentence: str) -> None:
 
 
 def show(value: object) -> str:
-    """`value` as it is quoted in a sentence: on one line and short, whatever it is.
+    """`value` as messages quote it: short and on one line.
 
     >>> show(0.6), show("0.6"), show(10**400)
     ('0.6', "'0.6'", 'an integer of 1329 bits')
@@ -64,7 +64,7 @@ def show(value: object) -> str:
 
 
 def unknown(what: str, given: object, allowed: Iterable[str]) -> str:
-    """The sentence for a name that is none of `allowed`, with the likeliest meant one.
+    """The message for a name that is not in `allowed`, with the most similar one.
 
     >>> unknown("preset", "bayesfit", ("bayesft", "ideal"))
     "preset 'bayesfit' is unknown: did you mean 'bayesft'? Known: bayesft, ideal"
@@ -76,7 +76,7 @@ def unknown(what: str, given: object, allowed: Iterable[str]) -> str:
 
 
 def finite(value: object) -> bool:
-    """True for a real finite number (NaN, infinities, booleans and strings are none)."""
+    """True for a finite real number; False for NaN, infinities, booleans and strings."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
         return False
     try:
@@ -120,7 +120,7 @@ def whole(owner: object, name: str, rule: str, low: int, high: int) -> None:
 
 
 def as_typed(value: float) -> float:
-    """The number that was meant where arithmetic left 0.15000000000000002: to 12 decimals, if that changes no more.
+    """A number without rounding errors such as 0.15000000000000002: to 12 decimals, if that changes nothing else.
 
     >>> as_typed(3 * 0.05), as_typed(1e-6 / 3)
     (0.15, 3.333333333333333e-07)
@@ -130,12 +130,12 @@ def as_typed(value: float) -> float:
 
 
 def is_whole(value: object) -> bool:
-    """True for an integer (a boolean is none)."""
+    """True for an integer; False for a boolean."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def check_weights(w: NDArray[np.float32], what: str = "the weight matrix") -> None:
-    """Refuse weights that no conductance can stand for.
+    """Refuse weights that are NaN or infinite.
 
     Raises:
         InputError: naming how many are NaN or infinite.
@@ -146,13 +146,11 @@ def check_weights(w: NDArray[np.float32], what: str = "the weight matrix") -> No
 
 
 def check_inputs(x: NDArray[np.float32]) -> None:
-    """Refuse inputs that no voltage can stand for.
+    """Refuse inputs that are NaN or infinite.
 
     Raises:
         InputError: naming how many are NaN or infinite.
     """
     if x.size and not (np.isfinite(x.max()) and np.isfinite(x.min())):
         bad = int(np.count_nonzero(~np.isfinite(x)))
-        raise InputError(
-            f"the inputs hold {bad} NaN or infinite values of {x.size}: look at the layer before"
-        )
+        raise InputError(f"the inputs hold {bad} NaN or infinite values of {x.size}: check the layer before")

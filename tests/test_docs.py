@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import crossbar_sim
-from crossbar_sim.cli import cli
+from crossbar_sim.cli import COMMANDS, cli
 from crossbar_sim.nn.files.archive import EXPORT_HINT
 from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.store import FORMAT
@@ -105,19 +105,20 @@ def test_commands_in_the_documents_exist_with_their_options():
     for document, line in shown:
         words = shlex.split(line.replace(" ...", " "), comments=True)
         name = words[1]
-        assert name in cli.commands, f"{document}: {line}"
-        known = {option for parameter in cli.commands[name].params for option in parameter.opts}
+        assert name in COMMANDS, f"{document}: {line}"
+        known = {option for parameter in cli.get_command(None, name).params for option in parameter.opts}
         unknown = {word.partition("=")[0] for word in words[2:] if word.startswith("--")} - known - {"--help"}
         assert not unknown, f"{document}: {line}: {unknown}"
 
 
 def test_every_command_is_in_the_readme():
-    for name in cli.commands:
+    for name in COMMANDS:
         assert re.search(rf"crossbar-sim {name}\b", README), name
 
 
 def test_every_command_and_option_has_help():
-    for name, command in cli.commands.items():
+    for name in COMMANDS:
+        command = cli.get_command(None, name)
         assert command.help
         for parameter in command.params:
             if isinstance(parameter, click.Option) and parameter.name != "help":

@@ -5,9 +5,9 @@ import os
 import numpy as np
 import pytest
 
-from crossbar_sim.commands.solve import read_table
 from crossbar_sim.crossbar.device_fit import read_measurements
 from crossbar_sim.errors import InputError
+from crossbar_sim.tables import read_table
 
 NUMBERS = np.array([[1.5e-5, 2e-6, 3.25e-5], [4e-6, 5.5e-5, 0.0]])
 ROWS = [(1e-6 * (k % 5 + 1), 1.1e-6 * (k % 5 + 1), float(k)) for k in range(12)]
@@ -54,11 +54,11 @@ def test_the_same_numbers_however_they_are_written(name, tmp_path):
 
 REFUSED = {
     "both decimal marks": ("1,5;2.5\n", "decimal comma (1,5) and with a decimal point (2.5)"),
-    "thousands": ("1.234,5;2,0\n", "'1.234,5' is no number"),
+    "thousands": ("1.234,5;2,0\n", "'1.234,5' is not a number"),
     "one column of decimal commas": ("2,5e-5\n3,1e-5\n", "one number with a decimal comma, or two"),
-    "two lines of words": ("a,b\nS,S\n1,2\n", "line 2: 'S' is no number"),
+    "two lines of words": ("a,b\nS,S\n1,2\n", "line 2: 'S' is not a number"),
     "a header of another length": ("a,b,c\n1,2\n", "2 numbers below a first line of 3 names"),
-    "an index of pandas": (",a,b\n0,1e-6,2e-6\n", "line 1: '' is no number"),
+    "an index of pandas": (",a,b\n0,1e-6,2e-6\n", "line 1: '' is not a number"),
     "MATLAB 5": (
         b"MATLAB 5.0 MAT-file, Platform: GLNXA64",
         "a MATLAB file, not a table in UTF-8 text: write it there",

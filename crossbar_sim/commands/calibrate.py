@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
-
-import click
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from crossbar_sim.commands.options import (
-    build_hardware,
-    hardware_options,
-    model_options,
-    model_ways,
-    read_model,
-    shape,
-    split_options,
+    PATH,
+    DataOptions,
+    HardwareOptions,
+    JsonOptions,
+    LayerOptions,
+    ModelOptions,
+    SeedOptions,
+    ThreadOptions,
+    command,
+    option,
 )
+from crossbar_sim.commands.output import say_end
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, write_json, write_text
 from crossbar_sim.text import visible
@@ -24,115 +26,76 @@ from crossbar_sim.text import visible
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from crossbar_sim.crossbar.hardware import Hardware
     from crossbar_sim.nn.analog.range_calibration import RangeReport
-    from crossbar_sim.nn.files.loading import LoadedModel
 
 
-@click.command(no_args_is_help=True)
-@click.argument("model", type=click.Path())
-@hardware_options()
-@click.option("--data", help="A data set's name or a path (see `data list`).  [default: the model's own]")
-@click.option("--data-dir", type=click.Path(), help="Where data sets are.  [default: $CROSSBAR_SIM_DATA]")
-@click.option("--images", default=512, show_default=True, help="Training examples to use, drawn by the seed.")
-@click.option("--input-shape", help="Without data: the shape of one random input, e.g. 3,32,32.")
-@click.option("--chip", type=int, help="Calibrate on this chip rather than on the conductances aimed at.")
-@click.option("--seed", default=0, show_default=True, help="Of all random numbers.")
-@click.option("--only", multiple=True, help="Only these layers (name or pattern; repeatable).")
-@click.option("--skip", multiple=True, help="Not these layers (name or pattern; repeatable).")
-@click.option(
-    "--json", "json_path", type=click.Path(), help="Write the report as JSON (- for standard output)."
-)
-@click.option("--threads", type=int, help="Threads to use; results do not depend on it.")
-@click.option(
-    "--output", "-o", type=click.Path(), required=True, help="Write the design here: .toml or .json."
-)
-@model_options
-def calibrate(**options: Any) -> None:
-    """Choose the ranges of MODEL's DACs and ADCs from data, and say how well they fit.
+@dataclass(frozen=True)
+class CalibrateRequest(
+    ModelOptions, HardwareOptions, LayerOptions, DataOptions, SeedOptions, ThreadOptions, JsonOptions
+):
+    """What `calibrate` is to do."""
 
-    Test examples are not read. Ranges are those of the design's converters with range "calibrated"; the file
-    written is the design with them (docs/periphery.md).
+    images: int = option(
+        "Number of training examples to use, drawn at random with --seed.", heading="Data", default=512
+    )
+    chip: int | None = option(
+        "Calibrate on this chip, instead of on the target conductances.", heading="Statistics"
+    )
+    output: str = option(
+        "Write the calibrated design to this file: .toml or .json.", "--output", "-o",
+        heading="Output", type=PATH, required=True,
+    )  # fmt: skip
+
+
+@command(CalibrateRequest)
+def calibrate(request: CalibrateRequest) -> None:
+    """Choose the input and output ranges of DACs and ADCs from data, and report how well they fit.
+
+    Only training examples of MODEL's data are used. Converters of the design whose range is "calibrated" get their
+    range; the design is then written with these ranges (docs/periphery.md).
 
     \b
     Examples:
       crossbar-sim calibrate model.pt --data mnist --hardware mine.toml -o mine-calibrated.toml
       crossbar-sim calibrate model.pt --adc-bits 6 --dac-bits 8 --dac-range calibrated -o design.toml
     """
-
-    design, rest = split_options(options)
-    sides = shape(rest.pop("input_shape"))
-    hardware, told = build_hardware(design)
-    path = rest.pop("model")
-    loaded = read_model(path, **model_ways(rest))
-    run_calibrate(
-        loaded,
-        hardware,
-        told,
-        inputs=(path, design["hardware_file"], rest["data"]),
-        input_shape=sides,
-        **rest,
-    )
-
-
-def run_calibrate(
-    loaded: LoadedModel,
-    hardware: Hardware,
-    warnings: tuple[str, ...],
-    *,
-    inputs: tuple[str | None, ...],
-    output: str,
-    data: str | None,
-    data_dir: str | None,
-    images: int,
-    input_shape: tuple[int, ...] | None,
-    chip: int | None,
-    seed: int,
-    only: tuple[str, ...],
-    skip: tuple[str, ...],
-    json_path: str | None,
-    threads: int | None,
-) -> None:
-    """Choose converter ranges, say how well they fit, and write the design with them.
-
-    Raises:
-        InputError: for anything that cannot be used; outputs are checked before the long work.
-    """
-    from crossbar_sim.crossbar import threads as pool
     from crossbar_sim.crossbar.configuration import to_json, to_toml
     from crossbar_sim.nn.analog.range_calibration import calibrate_ranges
     from crossbar_sim.report.console import say, terminal
     from crossbar_sim.robustness.range_data import calibration_inputs
 
-    check_outputs((output, json_path), inputs, stream=json_path)
+    hardware, warnings = request.hardware()
+    loaded = request.read(request.model)
+    output = request.output
+    inputs = (request.model, request.hardware_file, request.data)
+    check_outputs((output, request.json_path), inputs, stream=request.json_path)
     if not output.lower().endswith((".toml", ".json")):
-        raise InputError(f"{output}: a hardware file ends in .toml or .json")
-    if threads is not None:
-        pool.set_threads(threads)
-    x, told = calibration_inputs(loaded, data, data_dir, images, input_shape, seed)
+        raise InputError(f"{output}: a design file ends in .toml or .json")
+    request.set_threads()
+    x, source = calibration_inputs(
+        loaded, request.data, request.data_dir, request.images, request.input_shape, request.seed
+    )
     loaded.module.eval()
     calibrated, reports = calibrate_ranges(
-        loaded.module, hardware, x, only=only or None, skip=skip, seed=seed, chip=chip, fixed=loaded.batch
-    )
+        loaded.module, hardware, x,
+        only=request.only or None, skip=request.skip, seed=request.seed, chip=request.chip, fixed=loaded.batch,
+    )  # fmt: skip
     write_text(
         output, to_toml(calibrated) if output.lower().endswith(".toml") else to_json(calibrated) + "\n"
     )
-    console = terminal(stderr=json_path == "-")
-    write_json(json_path, {"data": told, "arrays": [asdict(r) for r in reports]})
-    for warning in warnings:
-        say(console, f"warning: {warning}", "yellow")
-    say(console, f"converters calibrated on {told}")
+    write_json(request.json_path, {"data": source, "arrays": [asdict(r) for r in reports]})
+    console = terminal(stderr=request.json_path == "-")
+    say_end(console, warnings)
+    say(console, f"converters calibrated on {source}")
     console.print(_table(reports))
-    if not any(part is not None and part.range == "calibrated" for part in (hardware.dac, hardware.adc)):
-        say(
-            console,
-            "warning: no converter of this design has the range 'calibrated': these are its own ranges, and nothing "
-            "was chosen; give --adc-range calibrated or --dac-range calibrated",
-            "yellow",
-        )
-    for sentence in cautions(reports):
-        say(console, f"warning: {sentence}", "yellow")
-    say(console, f"wrote {output}")
+    unused = not any(part is not None and part.range == "calibrated" for part in (hardware.dac, hardware.adc))
+    say_end(console, (*([_UNUSED] if unused else []), *cautions(reports)), output)
+
+
+_UNUSED = (
+    "no converter of this design has the range 'calibrated': these are its own ranges, and nothing was chosen; give "
+    "--adc-range calibrated or --dac-range calibrated"
+)
 
 
 def cautions(reports: tuple[RangeReport, ...]) -> Iterator[str]:

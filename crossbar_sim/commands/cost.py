@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import click
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from crossbar_sim.commands.options import (
-    build_hardware,
-    hardware_options,
-    model_options,
-    model_ways,
-    read_model,
+    DataOptions,
+    HardwareOptions,
+    JsonOptions,
+    LayerOptions,
+    ModelOptions,
+    Parsed,
+    command,
+    option,
     shape,
-    split_options,
 )
+from crossbar_sim.commands.output import say_end
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, write_json
 
@@ -22,46 +24,27 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from crossbar_sim.crossbar import cost as costs
-    from crossbar_sim.crossbar.hardware import Hardware
-    from crossbar_sim.nn.files.loading import LoadedModel
 
 
-@click.command(no_args_is_help=True)
-@click.argument("model", type=click.Path())
-@hardware_options()
-@click.option(
-    "--technology",
-    help="Whose components: isaac or prime.  [default: the preset's, else isaac]",
-)
-@click.option("--node-nm", type=float, help="Process of converters that are taken from the survey, in nm.")
-@click.option("--cycle-ns", type=float, help="Time of one read of an array, in ns.  [default: 100]")
-@click.option("--data", help="A data set's name or a path (see `data list`), for the input's shape.")
-@click.option("--data-dir", type=click.Path(), help="Where data sets are.  [default: $CROSSBAR_SIM_DATA]")
-@click.option("--input-shape", help="The shape of one input, e.g. 3,32,32.  [default: the model's own]")
-@click.option("--only", multiple=True, help="Only these layers (name or pattern; repeatable).")
-@click.option("--skip", multiple=True, help="Not these layers (name or pattern; repeatable).")
-@click.option(
-    "--json", "json_path", type=click.Path(), help="Write the estimate as JSON (- for standard output)."
-)
-@model_options
-def cost(**options: Any) -> None:
-    """Estimate what one inference of MODEL costs: energy, latency, area, and the converters' share.
+@dataclass(frozen=True)
+class CostRequest(ModelOptions, HardwareOptions, LayerOptions, DataOptions, JsonOptions):
+    """What `cost` is to do."""
 
-    To first order, from counts of reads and published components, each with its source (docs/cost.md).
-
-    \b
-    Examples:
-      crossbar-sim cost model.pt --preset isaac
-      crossbar-sim cost model.pt --adc-bits 6 --dac-bits 8 --tile 64x64 --json cost.json
-    """
-
-    design, rest = split_options(options)
-    sides = shape(rest.pop("input_shape"))
-    hardware, told = build_hardware(design)
-    path = rest.pop("model")
-    loaded = read_model(path, **model_ways(rest))
-    inputs = (path, design["hardware_file"], rest["data"])
-    run_cost(loaded, hardware, told, preset=design["preset"], input_shape=sides, inputs=inputs, **rest)
+    technology: str | None = option(
+        "Source of the component figures: isaac or prime.  [default: that of the preset, else isaac]",
+        heading="Hardware",
+    )
+    node_nm: float | None = option(
+        "Process node of ADCs whose figures come from the ADC survey, in nm.", heading="Hardware"
+    )
+    cycle_ns: float | None = option("Time of one array read, in ns.  [default: 100]", heading="Hardware")
+    data: str | None = option(
+        "Name or path of a data set (see `crossbar-sim data list`), for the shape of the inputs."
+    )
+    input_shape: tuple[int, ...] | None = option(
+        "Shape of one input, e.g. 3,32,32.  [default: the one stored in the model file]",
+        type=Parsed(shape, "SHAPE"),
+    )
 
 
 ESTIMATE = (
@@ -70,35 +53,30 @@ ESTIMATE = (
 )
 
 
-def run_cost(
-    loaded: LoadedModel,
-    hardware: Hardware,
-    warnings: tuple[str, ...],
-    *,
-    preset: str | None,
-    technology: str | None,
-    node_nm: float | None,
-    cycle_ns: float | None,
-    inputs: tuple[str | None, ...],
-    data: str | None,
-    data_dir: str | None,
-    input_shape: tuple[int, ...] | None,
-    only: tuple[str, ...],
-    skip: tuple[str, ...],
-    json_path: str | None,
-) -> None:
-    """Count, estimate, print, and write what was asked for; see `crossbar-sim cost --help`.
+@command(CostRequest)
+def cost(request: CostRequest) -> None:
+    """Estimate the energy, latency and chip area that one inference of a model takes.
 
-    Raises:
-        InputError: for anything that cannot be used; outputs are checked before the work.
+    This is a first-order estimate: the number of array reads of MODEL times published component figures, each with its
+    source (docs/cost.md).
+
+    \b
+    Examples:
+      crossbar-sim cost model.pt --preset isaac
+      crossbar-sim cost model.pt --adc-bits 6 --dac-bits 8 --tile 64x64 --json cost.json
     """
     from crossbar_sim.crossbar import cost as costs
     from crossbar_sim.report.console import say, terminal
     from crossbar_sim.robustness.array_work import count
 
-    check_outputs((json_path,), inputs, stream=json_path)
-    chosen = _technology(technology, preset, node_nm, cycle_ns)
-    works, notes = count(loaded, hardware, data, data_dir, input_shape, only, skip)
+    hardware, warnings = request.hardware()
+    loaded = request.read(request.model)
+    inputs = (request.model, request.hardware_file, request.data)
+    check_outputs((request.json_path,), inputs, stream=request.json_path)
+    chosen = _technology(request.technology, request.preset, request.node_nm, request.cycle_ns)
+    works, notes = count(
+        loaded, hardware, request.data, request.data_dir, request.input_shape, request.only, request.skip
+    )
     each = [costs.cost_of(work, hardware, chosen) for work in works]
     whole = costs.total(each)
     converters = costs.Converters.of(hardware)
@@ -118,8 +96,8 @@ def run_cost(
         "notes": list(notes),
         "warnings": list(warnings),
     }  # fmt: skip
-    write_json(json_path, report)
-    console = terminal(stderr=json_path == "-")
+    write_json(request.json_path, report)
+    console = terminal(stderr=request.json_path == "-")
     _show(each, whole, console)
     say(
         console,
@@ -132,10 +110,7 @@ def run_cost(
             )
     for note in notes:
         say(console, f"note: {note}")
-    for warning in warnings:
-        say(console, f"warning: {warning}", "yellow")
-    if json_path is not None and json_path != "-":
-        say(console, f"wrote {json_path}")
+    say_end(console, warnings, request.json_path)
 
 
 def _technology(

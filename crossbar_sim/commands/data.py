@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from crossbar_sim.data import DetectionSplits, Splits
 
 _DIR = click.option(
-    "--data-dir", type=click.Path(), help="Where data sets are.  [default: $CROSSBAR_SIM_DATA]"
+    "--data-dir", type=click.Path(), help="Folder with data sets.  [default: $CROSSBAR_SIM_DATA]"
 )
 
 
 @click.group(no_args_is_help=True)
 def data() -> None:
-    """List, check and fetch data sets.
+    """List, check and download data sets.
 
     \b
     Examples:
@@ -33,7 +33,7 @@ def data() -> None:
 @data.command("list")
 @_DIR
 def list_sets(data_dir: str | None) -> None:
-    """List the data sets that have a name, and whether their files are there.
+    """List the data sets that can be used by name, and which of them are on this machine.
 
     \b
     Example:
@@ -74,7 +74,7 @@ def list_sets(data_dir: str | None) -> None:
     "--size", help="Resize images of a folder or of gtsrb to this height and width, e.g. 32 or 32x48."
 )
 def check(name: str, data_dir: str | None, size: str | None) -> None:
-    """Read all of a data set and say what it holds.
+    """Read a data set completely, and show what it contains.
 
     NAME is a name of `data list`, or the path of an .npz, an .npy or a folder of class folders.
 
@@ -157,12 +157,12 @@ def _detection_rows(loaded: "DetectionSplits") -> list[tuple[str, str]]:
 @data.command(no_args_is_help=True)
 @click.argument("name")
 @_DIR
-@click.option("--url", help="A mirror: the address that holds the official files.")
-@click.option("--sha256", help="What the file must have, for a set without a published checksum.")
+@click.option("--url", help="Address of a mirror with the official files.")
+@click.option("--sha256", help="Expected checksum, for a data set without a published one.")
 def fetch(name: str, data_dir: str | None, url: str | None, sha256: str | None) -> None:
-    """Fetch a data set from its publisher, check it, and lay it out as its readers want it.
+    """Download a data set from its publisher, and check its files.
 
-    What is there already is left alone; a fetch that was stopped goes on where it was.
+    Existing files are kept, and an interrupted download is resumed.
 
     \b
     Examples:

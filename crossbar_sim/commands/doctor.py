@@ -15,7 +15,7 @@ from crossbar_sim.text import visible
 
 @click.command()
 def doctor() -> None:
-    """Check versions, kernels and the machine.
+    """Check that crossbar-sim works on this machine: versions, kernels, GPU and data.
 
     \b
     Example:

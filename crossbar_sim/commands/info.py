@@ -1,34 +1,38 @@
 """`crossbar-sim info`: what a model file or a chip file holds."""
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
 
 import click
 
-from crossbar_sim.commands.options import model_options, read_model
+from crossbar_sim.commands.options import PATH, ReadOptions, argument, command
 from crossbar_sim.errors import InputError
 from crossbar_sim.text import visible
 
 
-@click.command(no_args_is_help=True)
-@click.argument("path", type=click.Path())
-@model_options
-def info(path: str, **options: Any) -> None:
-    """Say what a model file or a chip file holds.
+@dataclass(frozen=True)
+class InfoRequest(ReadOptions):
+    """What `info` is to do."""
+
+    path: str = argument(type=PATH)
+
+
+@command(InfoRequest)
+def info(request: InfoRequest) -> None:
+    """Show what a model file or a chip file contains.
+
+    For a model, this includes which layers would be placed on arrays, and how many tiles they take.
 
     \b
     Examples:
       crossbar-sim info model.pt
       crossbar-sim info chip.h5
     """
-
-    for name, text in describe(path, **options):
+    for name, text in _describe(request):
         click.echo(visible(f"{name:<16} {text}" if name else text))
 
 
-def describe(
-    path: str, arch: str | None, arch_arguments: str | None, trust_pickle: bool, weights: str | None = None
-) -> Iterator[tuple[str, str]]:
+def _describe(request: InfoRequest) -> Iterator[tuple[str, str]]:
     """What a chip file or a model file holds, as (name, text) lines."""
     from crossbar_sim.crossbar.hardware import Hardware
     from crossbar_sim.nn import layers as layers_of
@@ -37,13 +41,13 @@ def describe(
     from crossbar_sim.store import describe_chip
     from crossbar_sim.store.hdf5 import is_hdf5
 
-    if is_hdf5(path):
-        yield from describe_chip(path)
+    if is_hdf5(request.path):
+        yield from describe_chip(request.path)
         return
-    loaded = read_model(path, arch, arch_arguments, trust_pickle, weights)
+    loaded = request.read(request.path)
     yield "file", f"{loaded.source}, network {loaded.name}"
     yield "parameters", f"{sum(p.numel() for p in loaded.module.parameters()):,}"
-    yield "input", "x".join(map(str, loaded.input_shape)) if loaded.input_shape else "not told by the file"
+    yield "input", "x".join(map(str, loaded.input_shape)) if loaded.input_shape else "not stated in the file"
     if loaded.limits is not None:
         low, high = loaded.limits
         yield (
@@ -54,7 +58,7 @@ def describe(
         )
     elif loaded.batch is not None:
         yield "batch", f"exactly {loaded.batch}: exported without a dynamic batch size"
-    yield "trained on", loaded.data or "not told by the file"
+    yield "trained on", loaded.data or "not stated in the file"
     yield "sha256", loaded.sha256
     for note in loaded.notes:
         yield "note", note

@@ -1,9 +1,17 @@
-"""Options that several commands share, and how they become objects. Imports nothing heavy."""
+"""The options of the command line, each declared once: a field of a request, under its heading in `--help`.
+
+A command is a function of one request: a frozen dataclass that inherits the groups of options below and adds its own.
+This file imports nothing heavy, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field, fields
+from types import NoneType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
@@ -13,16 +21,127 @@ from crossbar_sim.text import parse_json
 if TYPE_CHECKING:
     from crossbar_sim.crossbar.hardware import Hardware
     from crossbar_sim.nn.files.loading import LoadedModel
+    from crossbar_sim.robustness.examples import Examples
+
+Request = TypeVar("Request")
+
+HEADINGS = (
+    "Arguments", "Model", "Circuit", "Measurements", "Hardware", "Data", "Training", "Search", "Statistics",
+    "Computation", "Options", "Output",
+)  # fmt: skip
+"""In the order of `--help`."""
+
+# From the fields of a request to a command with grouped help
 
 
-_MOST_CHIPS = 1_000_000
-_MOST_SIGMAS = 10_000
+def option(text: str, *flags: str, heading: str | None = None, **settings: Any) -> Any:
+    """A field of a request that is an option.
 
-F = TypeVar("F", bound=Callable[..., Any])
+    Args:
+        text: its help.
+        flags: if they are not `--` and the field's name.
+        heading: if it is not that of the class.
+        settings: further arguments of `click.Option`, beside those that follow from the field's type: `bool` is a flag,
+            `Literal` a choice, and a tuple of texts an option that may be repeated.
+    """
+    return field(kw_only=True, metadata={"help": text, "flags": flags, "heading": heading, **settings})
+
+
+def argument(metavar: str | None = None, **settings: Any) -> Any:
+    """A field of a request that is a positional argument."""
+    return field(kw_only=True, metadata={"metavar": metavar, "argument": True, **settings})
+
+
+def command(request: type[Request]) -> Callable[[Callable[[Request], None]], click.Command]:
+    """Make a click command of a function of one request, named after the function."""
+
+    def decorate(run: Callable[[Request], None]) -> click.Command:
+        return _Command(
+            run.__name__.replace("_", "-"),
+            params=list(_parameters(request)),
+            callback=lambda **values: run(request(**values)),
+            help=run.__doc__,
+            no_args_is_help=True,
+        )
+
+    return decorate
+
+
+class _Option(click.Option):
+    heading: str
+
+
+class _Command(click.Command):
+    """A command whose options stand under headings in `--help`."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                sections.setdefault(getattr(parameter, "heading", "Help"), []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records, col_max=26)
+
+
+def _parameters(request: type) -> Iterator[click.Parameter]:
+    """Those of the groups in the order in which a class names them, then its own; a heading's options together."""
+    hints = get_type_hints(request)
+    found = {f.name: f.metadata for f in fields(request)}  # type: ignore[arg-type]
+    parameters: dict[str, dict[str, click.Parameter]] = {heading: {} for heading in HEADINGS}
+    for owner in _owners(request):
+        for name in vars(owner).get("__annotations__", {}):
+            if name not in found or any(name in group for group in parameters.values()):
+                continue  # one that a subclass declares again stays where it first was
+            given = dict(found[name])
+            if given.pop("argument", False):
+                parameters["Arguments"][name] = click.Argument([name], **given)
+                continue
+            heading = given.pop("heading") or getattr(owner, "HEADING", "Options")
+            flags = given.pop("flags") or (f"--{name.replace('_', '-')}",)
+            made = _Option([name, *flags], **{**_follows(hints[name]), "show_default": True, **given})
+            made.heading = heading
+            parameters[heading][name] = made
+    for group in parameters.values():
+        yield from group.values()
+
+
+def _owners(request: type) -> Iterator[type]:
+    for base in request.__bases__:
+        yield from _owners(base)
+    yield request
+
+
+def _follows(hint: Any) -> dict[str, Any]:
+    """What click needs to know and the type of a field says."""
+    if type(None) in get_args(hint):
+        (hint,) = (kind for kind in get_args(hint) if kind is not NoneType)
+    if get_origin(hint) is Literal:
+        return {"type": click.Choice(get_args(hint))}
+    if hint is bool:
+        return {"is_flag": True}
+    if hint == tuple[str, ...]:
+        return {"multiple": True}
+    return {"type": hint} if hint in (int, float, str) else {}
+
+
+PATH = click.Path()
+
+
+class Parsed(click.ParamType):
+    """Text that a function turns into a value, or refuses with an InputError."""
+
+    def __init__(self, parse: Callable[[str], Any], metavar: str) -> None:
+        self.parse, self.name = parse, metavar
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value."""
+        return self.parse(value) if isinstance(value, str) else value
 
 
 class _Range(click.ParamType):
-    """A converter's range: one of some words, or a number."""
+    """The range of a converter: one of some words, or a number."""
 
     name = "range"
 
@@ -36,7 +155,7 @@ class _Range(click.ParamType):
         try:
             return float(value)
         except ValueError:
-            self.fail(f"{value!r} is none of {', '.join(self.words)} and no number", param, ctx)
+            self.fail(f"{value!r} is not a number or one of {', '.join(self.words)}", param, ctx)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """As help shows it."""
@@ -54,197 +173,22 @@ class _OneSigma(click.ParamType):
             return float(value)
         except ValueError:
             several = "," in value or ":" in value
-            more = f"; several sigmas are a sweep: crossbar-sim sweep --sigma {value}" if several else ""
+            more = f"; for several sigmas use: crossbar-sim sweep --sigma {value}" if several else ""
             self.fail(f"{value!r} is not a number such as 0.6{more}", param, ctx)
 
 
-_FLAT = {
-    "sigma": ("--sigma", float, "Log-normal drift: standard deviation of ln g."),
-    "time": ("--time", float, "Seconds since programming, for drift laws with a time."),
-    "g_min": ("--g-min", float, "Lowest conductance, in S."),
-    "g_max": ("--g-max", float, "Highest conductance, in S."),
-    "levels": ("--levels", int, "Conductance levels of a cell."),
-    "copies": ("--copies", int, "Parallel cells for each weight."),
-    "clip": ("--clip", float, "Percentile of |w| mapped to the end of the window."),
-    "scale_per": ("--scale-per", click.Choice(["matrix", "column"]), "One scale per matrix or per column."),
-    "programming_sigma": ("--programming-sigma", float, "Programming noise, a fraction of g_max."),
-    "stuck_off": ("--stuck-off", float, "Probability that a cell is stuck at g_min."),
-    "stuck_on": ("--stuck-on", float, "Probability that a cell is stuck at g_max."),
-    "cell_bits": ("--cell-bits", int, "Bits of a cell: slice a weight of --levels over several."),
-    "wire_ohm": ("--wire-ohm", float, "Resistance of a wire segment, word and bit lines alike, in ohm."),
-    "dac_bits": ("--dac-bits", int, "Bits of the converters that drive the word lines."),
-    "dac_range": ("--dac-range", _Range("dynamic", "calibrated"), "Input driven at full scale.  [default: dynamic]"),
-    "adc_bits": ("--adc-bits", int, "Bits of the converters that read the bit lines, tile by tile."),
-    "adc_range": (
-        "--adc-range", _Range("max", "granular", "calibrated"),
-        "Current of the largest code, in A at 1 V.  [default: calibrated]",
-    ),
-    "adc_per": ("--adc-per", click.Choice(["pair", "column"]), "An ADC per differential pair or per column."),
-}  # fmt: skip
-_PARTS = {
-    "drift": ("--drift", "Any drift law, e.g. gamma:sigma=0.3 (see `presets --laws`)."),
-    "mapping": ("--mapping", "e.g. offset:g_min=1e-6,g_max=1e-4,levels=16"),
-    "programming": ("--programming", "Any programming noise, e.g. constant:sigma=0.05."),
-    "read_noise": (
-        "--read-noise",
-        "Of a cell at each read: a fraction of g_max, or e.g. telegraph:amplitude=0.1.",
-    ),
-    "wires": ("--wires", "e.g. wires:r_word=1,r_bit=1,inputs=both (docs/wires.md)."),
-    "dac": ("--dac", "e.g. dac:bits=8,signed=two-phase,slice_bits=1 (docs/periphery.md)."),
-    "adc": ("--adc", "e.g. adc:bits=8,gain_sigma=0.01,share=8 (docs/periphery.md)."),
-}
-_CHOICES = {
-    "drift_per": (
-        "--drift-per",
-        ["cell", "weight"],
-        "What drifts by itself: each cell, or each weight's cells.",
-    ),
-    "bias": (
-        "--bias",
-        ["digital", "row", "drifting"],
-        "Biases: exact, an extra word line, or cells of their own.",
-    ),
-    "normalisation": (
-        "--normalisation",
-        ["digital", "folded", "drifting"],
-        "Normalisation's affine parameters.",
-    ),
-    "other": ("--other", ["digital", "drifting"], "All other learnable parameters."),
-}
+# Texts of options as values
 
-
-def hardware_options(points: str | None = None) -> Callable[[F], F]:
-    """The options that describe a design; `build_hardware` takes them.
-
-    Args:
-        points: --sigma is a range with this default, for `sigma_numbers`, and no part of the design.
-    """
-    return lambda command: _hardware_options(command, points)
-
-
-def _hardware_options(command: F, points: str | None) -> F:
-    for name, (flag, choices, text) in reversed(_CHOICES.items()):
-        command = click.option(flag, name, type=click.Choice(choices), help=text)(command)
-    for name, (flag, kind, text) in reversed(_FLAT.items()):
-        if points is not None and name == "sigma":
-            text = "The points: first:last:points or a list, e.g. 0:1.5:31 or 0,0.3,0.6."
-            command = click.option(flag, name, help=text, default=points, show_default=True)(command)
-        else:
-            shown = _OneSigma() if name == "sigma" else kind
-            command = click.option(flag, name, type=shown, help=text)(command)
-    command = click.option("--tile", help="Rows x columns of a tile, e.g. 128x128.")(command)
-    for name, (flag, text) in reversed(_PARTS.items()):
-        command = click.option(flag, name, help=text)(command)
-    command = click.option(
-        "--hardware", "hardware_file", type=click.Path(), help="A design: .toml or .json."
-    )(command)
-    return click.option("--preset", help="A published design (see `presets`).  [default: bayesft]")(command)
-
-
-def model_options(command: F) -> F:
-    """The options that say how to read a model file; `read_model` takes them."""
-    command = click.option(
-        "--trust-pickle", is_flag=True, help="Load a pickled module, running whatever code it holds."
-    )(command)
-    command = click.option(
-        "--weights",
-        help="Which weights of a file that holds several: its key (state_dict_ema), or how their names begin.",
-    )(command)
-    command = click.option(
-        "--arch-arguments", help="Arguments of that network as JSON, e.g. '{\"classes\": 43}'."
-    )(command)
-    return click.option(
-        "--arch", help="Network of a state_dict: mlp, lenet5, a torchvision name, or package.module:factory."
-    )(command)
-
-
-def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Take the hardware's options out of a command's: (hardware's, the rest)."""
-    names = {*_FLAT, *_CHOICES, *_PARTS, "tile", "hardware_file", "preset"}
-    return {k: v for k, v in options.items() if k in names}, {
-        k: v for k, v in options.items() if k not in names
-    }
-
-
-def build_hardware(options: dict[str, Any]) -> tuple["Hardware", tuple[str, ...]]:
-    """The design that preset, file and flags describe, flags last; and what to warn of.
-
-    Raises:
-        InputError: if they contradict each other or hold an impossible value.
-    """
-    from crossbar_sim.crossbar.configuration import dropped_ranges, from_text, override
-    from crossbar_sim.crossbar.hardware import Hardware, preset_design
-
-    given = {name: options[name] for name in (*_FLAT, *_CHOICES) if options.get(name) is not None}
-    if options.get("tile"):
-        given["tile"] = _tile(options["tile"])
-    texts = {part: options[part] for part in _PARTS if options.get(part)}
-    with suppress(ValueError):  # a number is Gaussian noise, words are any
-        given["read_noise_sigma"] = float(texts.get("read_noise", ""))
-        del texts["read_noise"]
-    given |= {part: from_text(part, text) for part, text in texts.items()}
-    if options.get("hardware_file"):
-        if options.get("preset"):
-            raise InputError(
-                "--preset and --hardware both name a design: give one, and flags that override it"
-            )
-        loaded = Hardware.load(options["hardware_file"])
-        hardware = override(loaded, **given)
-        return hardware, (*dropped_ranges(loaded, hardware), *hardware.mapping.cautions)
-    hardware, cautions = preset_design(options.get("preset") or "bayesft", given)
-    return hardware, (*cautions, *hardware.mapping.cautions)
-
-
-def _tile(text: str) -> tuple[int, int]:
-    rows, _, cols = text.lower().partition("x")
-    try:
-        return int(rows), int(cols or rows)
-    except ValueError:
-        raise InputError(f"--tile {text!r}: expected rows x columns such as 128x128") from None
-
-
-def model_ways(options: dict[str, Any]) -> dict[str, Any]:
-    """Take what `model_options` adds out of a command's options, for `read_model`."""
-    return {name: options.pop(name) for name in ("arch", "arch_arguments", "trust_pickle", "weights")}
-
-
-def read_model(
-    path: str,
-    arch: str | None,
-    arch_arguments: str | None,
-    trust_pickle: bool,
-    weights: str | None = None,
-) -> "LoadedModel":
-    """Load a model file as the options say.
-
-    Raises:
-        InputError: if it cannot be.
-    """
-    from crossbar_sim.nn.files.loading import load_model
-
-    return load_model(path, arch, parsed_arch_arguments(arch_arguments), trust_pickle, weights)
-
-
-def parsed_arch_arguments(arch_arguments: str | None) -> dict[str, Any] | None:
-    """--arch-arguments as an object, however its JSON is written; None where there are none.
-
-    Raises:
-        InputError: if it is no JSON object.
-    """
-    try:
-        arguments = parse_json(arch_arguments) if arch_arguments else None
-    except ValueError as error:
-        raise InputError(f"--arch-arguments is no JSON: {error}") from error
-    if arguments is not None and not isinstance(arguments, dict):
-        raise InputError(f'--arch-arguments {arch_arguments!r}: expected an object such as {{"classes": 43}}')
-    return arguments or None
+_MOST_CHIPS = 1_000_000
+_MOST_SIGMAS = 10_000
 
 
 def sigma_numbers(text: str) -> tuple[float, ...]:
     """`0:1.5:31` for 31 sigmas from 0 to 1.5, `0,0.3,0.6` for these.
 
     Raises:
-        InputError: if it is neither, a sigma is below 0 or no number, there are too many, or one point for two ends.
+        InputError: if it is neither, a sigma is negative or not a number, there are too many, or one point for two
+            ends.
     """
     from crossbar_sim.validate import as_typed
 
@@ -264,7 +208,7 @@ def sigma_numbers(text: str) -> tuple[float, ...]:
         sigmas = []
     if alone:
         raise InputError(
-            f"--sigma {text!r}: one point is not at both ends; ask for 2 or more, or name the one sigma"
+            f"--sigma {text!r}: one point cannot be at both ends; give 2 points or more, or a single sigma"
         )
     if not sigmas or len(sigmas) > _MOST_SIGMAS:
         raise InputError(
@@ -272,42 +216,36 @@ def sigma_numbers(text: str) -> tuple[float, ...]:
             f"most {_MOST_SIGMAS} sigmas"
         )
     if not all(0 <= sigma < math.inf for sigma in sigmas):
-        raise InputError(f"--sigma {text!r}: a sigma is a finite number from 0 on")
+        raise InputError(f"--sigma {text!r}: expected finite numbers that are not negative")
     return tuple(sorted(set(sigmas)))
 
 
-def chip_numbers(text: str | None) -> range | None:
-    """`20` for chips 0 .. 19, `50:100` for chips 50 .. 99, None for None.
+def chip_numbers(text: str) -> range:
+    """`20` for chips 0 .. 19, `50:100` for chips 50 .. 99.
 
     Raises:
         InputError: if it is neither, empty, or beyond the numbers of chips.
     """
-    if text is None:
-        return None
     first, colon, last = text.partition(":")
     try:
         numbers = range(int(first), int(last)) if colon else range(int(first))
     except ValueError:
         raise InputError(
-            f"--chips {text!r}: expected a count such as 20, or a range such as 50:100"
+            f"--chips {text!r}: expected a number of chips such as 20, or a range such as 50:100"
         ) from None
     if numbers.start >= numbers.stop or numbers.start < 0:
-        raise InputError(
-            f"--chips {text!r} names no chip: expected a count from 1 on, or a range such as 50:100"
-        )
+        raise InputError(f"--chips {text!r} selects no chip: expected at least 1, or a range such as 50:100")
     if numbers.stop > 2**32 or numbers.stop - numbers.start > _MOST_CHIPS:
         raise InputError(f"--chips {text!r}: at most {_MOST_CHIPS} chips at a time, numbered below {2**32}")
     return numbers
 
 
-def shape(text: str | None) -> tuple[int, ...] | None:
+def shape(text: str) -> tuple[int, ...]:
     """`3,32,32` as a tuple.
 
     Raises:
-        InputError: if it is no list of positive whole numbers.
+        InputError: if it is not a list of positive integers.
     """
-    if text is None:
-        return None
     try:
         sides = tuple(int(side) for side in text.replace("x", ",").split(","))
     except ValueError:
@@ -315,3 +253,325 @@ def shape(text: str | None) -> tuple[int, ...] | None:
     if not all(side >= 1 for side in sides) or len(sides) > 8:
         raise InputError(f"--input-shape {text!r}: expected sizes without the batch, such as 3,32,32")
     return sides
+
+
+def _tile(text: str) -> tuple[int, int]:
+    rows, _, cols = text.lower().partition("x")
+    try:
+        return int(rows), int(cols or rows)
+    except ValueError:
+        raise InputError(f"--tile {text!r}: expected rows x columns such as 128x128") from None
+
+
+def json_object(flag: str, example: str) -> Parsed:
+    """The type of an option that takes a JSON object."""
+
+    def parse(text: str) -> dict[str, Any]:
+        from crossbar_sim.validate import show
+
+        try:
+            value = parse_json(text) if text else {}
+        except ValueError as error:
+            raise InputError(f"{flag} {show(text)} is not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise InputError(f"{flag} {show(text)}: expected an object such as {example}")
+        return value
+
+    return Parsed(parse, "JSON")
+
+
+# Groups of options that commands share
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a model file is read."""
+
+    HEADING: ClassVar = "Model"
+
+    arch: str | None = option(
+        "Network of a state_dict: mlp, lenet5, the name of a torchvision model, or package.module:factory."
+    )
+    arch_arguments: dict[str, Any] | None = option(
+        "Arguments of that network as JSON, e.g. '{\"classes\": 43}'.",
+        type=json_object("--arch-arguments", '{"classes": 43}'),
+    )
+    weights: str | None = option(
+        "Which weights to load from a file with several sets: their key (e.g. state_dict_ema) or the prefix of their "
+        "names."
+    )
+    trust_pickle: bool = option("Load a pickled module, which runs any code that the file contains.")
+
+    def read(self, path: str) -> LoadedModel:
+        """Load a model file as the options say.
+
+        Raises:
+            InputError: if it cannot be loaded.
+        """
+        from crossbar_sim.nn.files.loading import load_model
+
+        return load_model(path, self.arch, self.arch_arguments or None, self.trust_pickle, self.weights)
+
+
+@dataclass(frozen=True)
+class ModelOptions(ReadOptions):
+    """One model file."""
+
+    model: str = argument(type=PATH)
+
+
+@dataclass(frozen=True)
+class HardwareOptions:
+    """A design."""
+
+    HEADING: ClassVar = "Hardware"
+
+    sigma: Any = option(
+        "Log-normal drift: standard deviation of the logarithm of each conductance.", type=_OneSigma()
+    )
+
+    preset: str | None = option("A published design (see `crossbar-sim presets`).  [default: bayesft]")
+    hardware_file: str | None = option("A design file: .toml or .json.", "--hardware", type=PATH)
+    drift: str | None = option(
+        "Any other drift law, e.g. gamma:sigma=0.3 (see `crossbar-sim presets --laws`), or one of yours as "
+        "package.module:Class (docs/extending.md)."
+    )
+    drift_per: Literal["cell", "weight"] | None = option(
+        "Whether each cell drifts independently, or all cells of a weight drift together."
+    )
+    time: float | None = option("Seconds since programming, for drift laws that depend on time.")
+    mapping: str | None = option("Weight mapping, e.g. offset:g_min=1e-6,g_max=1e-4,levels=16.")
+    g_min: float | None = option("Lowest conductance, in S.")
+    g_max: float | None = option("Highest conductance, in S.")
+    levels: int | None = option("Number of conductance levels of a cell.")
+    cell_bits: int | None = option(
+        "Bits per cell: a weight with --levels levels is sliced over several cells."
+    )
+    copies: int | None = option("Number of parallel cells for each weight.")
+    clip: float | None = option("Percentile of |w| that is mapped to the end of the conductance window.")
+    scale_per: Literal["matrix", "column"] | None = option("One weight scale per matrix, or per column.")
+    programming: str | None = option("Any programming noise, e.g. constant:sigma=0.05.")
+    programming_sigma: float | None = option(
+        "Standard deviation of the programming noise, as a fraction of g_max."
+    )
+    stuck_off: float | None = option("Probability that a cell is stuck at g_min.")
+    stuck_on: float | None = option("Probability that a cell is stuck at g_max.")
+    read_noise: str | None = option(
+        "Noise of each read: its standard deviation as a fraction of g_max, or e.g. telegraph:amplitude=0.1."
+    )
+    tile: tuple[int, int] | None = option(
+        "Rows x columns of a tile, e.g. 128x128.", type=Parsed(_tile, "SIZE"), metavar="ROWSxCOLS"
+    )
+    wire_ohm: float | None = option("Resistance of one wire segment, on word lines and bit lines, in ohm.")
+    wires: str | None = option(
+        "Wire resistances in detail, e.g. wires:r_word=1,r_bit=1,inputs=both (docs/wires.md)."
+    )
+    dac_bits: int | None = option("Resolution of the DACs that drive the word lines, in bits.")
+    dac_range: Any = option(
+        "Input at full scale of the DACs.  [default: dynamic]", type=_Range("dynamic", "calibrated")
+    )
+    dac: str | None = option(
+        "The DACs in detail, e.g. dac:bits=8,signed=two-phase,slice_bits=1 (docs/periphery.md)."
+    )
+    adc_bits: int | None = option("Resolution of the ADCs that read the bit lines of each tile, in bits.")
+    adc_range: Any = option(
+        "Current at full scale of the ADCs, in A at 1 V.  [default: calibrated]",
+        type=_Range("max", "granular", "calibrated"),
+    )
+    adc_per: Literal["pair", "column"] | None = option("One ADC per differential pair, or per column.")
+    adc: str | None = option(
+        "The ADCs in detail, e.g. adc:bits=8,gain_sigma=0.01,share=8 (docs/periphery.md)."
+    )
+    bias: Literal["digital", "row", "drifting"] | None = option(
+        "Where biases are: exact in digital logic, on an extra word line, or in cells of their own that drift."
+    )
+    normalisation: Literal["digital", "folded", "drifting"] | None = option(
+        "The affine parameters of normalisation layers: exact in digital logic, folded into the weights, or drifting."
+    )
+    other: Literal["digital", "drifting"] | None = option("All other parameters: exact, or drifting.")
+
+    def design(self) -> dict[str, Any]:
+        """The options that are given."""
+        values = {f.name: getattr(self, f.name) for f in fields(HardwareOptions)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def hardware(self) -> tuple[Hardware, tuple[str, ...]]:
+        """The design of preset, file and options (these override), and sentences to warn of.
+
+        Raises:
+            InputError: if they contradict each other or hold an impossible value.
+        """
+        from crossbar_sim.crossbar.configuration import dropped_ranges, from_text, override
+        from crossbar_sim.crossbar.hardware import Hardware, preset_design
+
+        given = self.design()
+        name, path = given.pop("preset", ""), given.pop("hardware_file", "")
+        with suppress(ValueError):  # a number is Gaussian noise, words are any
+            given["read_noise_sigma"] = float(given.get("read_noise", ""))
+            del given["read_noise"]
+        for part in ("drift", "mapping", "programming", "read_noise", "wires", "dac", "adc"):
+            text = given.pop(part, "")
+            if text:
+                given[part] = from_text(part, text)
+        if not path:
+            hardware, cautions = preset_design(name or "bayesft", given)
+            return hardware, (*cautions, *hardware.mapping.cautions)
+        if name:
+            raise InputError(
+                "--preset and --hardware both name a design: give one of them, and options that override it"
+            )
+        loaded = Hardware.load(path)
+        hardware = override(loaded, **given)
+        return hardware, (*dropped_ranges(loaded, hardware), *hardware.mapping.cautions)
+
+
+def sigmas_option(default: str) -> Any:
+    """Several sigmas."""
+    return option(
+        "Drift strengths: first:last:points or a list, e.g. 0:1.5:31 or 0,0.3,0.6.",
+        type=Parsed(sigma_numbers, "SIGMAS"),
+        default=default,
+    )
+
+
+@dataclass(frozen=True)
+class SigmasOptions(HardwareOptions):
+    """A design at several sigmas."""
+
+    sigma: tuple[float, ...] = sigmas_option("0:1.5:31")
+
+    def design(self) -> dict[str, Any]:
+        """The options that are given, without the sigmas."""
+        return {name: value for name, value in super().design().items() if name != "sigma"}
+
+
+@dataclass(frozen=True)
+class LayerOptions:
+    """Which layers are on arrays."""
+
+    HEADING: ClassVar = "Hardware"
+
+    only: tuple[str, ...] = option("Put only these layers on arrays (names or patterns; may be repeated).")
+    skip: tuple[str, ...] = option("Leave these layers digital (names or patterns; may be repeated).")
+
+
+def data_dir_option() -> Any:
+    """Where data sets are."""
+    return option("Folder with data sets.  [default: $CROSSBAR_SIM_DATA]", heading="Data", type=PATH)
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Examples for a trained model, or the shape of random ones."""
+
+    HEADING: ClassVar = "Data"
+
+    data: str | None = option(
+        "Name or path of a data set (see `crossbar-sim data list`).  [default: the one named in the model file]"
+    )
+    data_dir: str | None = data_dir_option()
+    input_shape: tuple[int, ...] | None = option(
+        "Shape of one input, e.g. 3,32,32, to use random inputs instead of data.", type=Parsed(shape, "SHAPE")
+    )
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """A network that is built by its name, and the data that it is trained on."""
+
+    HEADING: ClassVar = "Model"
+
+    network: str = option("Name of the network: mlp, lenet5, ... (docs/networks.md).", required=True)
+    network_arguments: dict[str, Any] | None = option(
+        "Its arguments as JSON, e.g. '{\"hidden\": [64, 32]}'.",
+        type=json_object("--network-arguments", '{"hidden": [64, 32]}'),
+    )
+    data: str = option(
+        "Name or path of a data set (see `crossbar-sim data list`).", heading="Data", required=True
+    )
+    data_dir: str | None = data_dir_option()
+
+
+@dataclass(frozen=True)
+class SeedOptions:
+    """All randomness."""
+
+    HEADING: ClassVar = "Statistics"
+
+    seed: int = option("Random seed.", default=0)
+
+
+@dataclass(frozen=True)
+class ThreadOptions:
+    """Threads."""
+
+    HEADING: ClassVar = "Computation"
+
+    threads: int | None = option("Number of CPU threads; results do not depend on it.")
+
+    def set_threads(self) -> None:
+        """Use so many threads.
+
+        Raises:
+            InputError: if there are none.
+        """
+        if self.threads is not None:
+            from crossbar_sim.crossbar import threads as pool
+
+            pool.set_threads(self.threads)
+
+
+@dataclass(frozen=True)
+class ClusterOptions(ThreadOptions):
+    """Processes, on this machine or others."""
+
+    workers: int | None = option("Number of worker processes on this machine (Dask), instead of threads.")
+    scheduler: str | None = option("Address of a Dask cluster, e.g. tcp://head:8786.")
+
+
+@dataclass(frozen=True)
+class JsonOptions:
+    """The result as JSON."""
+
+    HEADING: ClassVar = "Output"
+
+    json_path: str | None = option(
+        "Write the result as JSON to this file (- for standard output).", "--json", type=PATH
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationOptions(LayerOptions, DataOptions, SeedOptions, ThreadOptions, JsonOptions):
+    """Models are evaluated on examples, on several chips."""
+
+    HEADING: ClassVar = "Statistics"
+
+    images: int | None = option("Use only this many examples, drawn at random with --seed.", heading="Data")
+    chips: range | None = option(
+        "Number of chips, or a range such as 50:100.  [default: 20]", type=Parsed(chip_numbers, "CHIPS")
+    )
+    metric: str | None = option(
+        "How chips are scored: accuracy, agreement, output_error, or a function of yours as package.module:function "
+        "(docs/extending.md).  [default: the first of these that labels and outputs allow]"
+    )
+    class_axis: int | None = option(
+        "Axis of the classes in the model's outputs; -1 is the last one.  [default: found automatically]"
+    )
+
+    def examples(self, loaded: LoadedModel) -> Examples:
+        """What a model is evaluated on."""
+        from crossbar_sim.robustness.examples import find_examples
+
+        return find_examples(loaded, self.data, self.data_dir, self.images, self.input_shape, self.seed)
+
+    def calibrated(
+        self, loaded: LoadedModel, hardware: Hardware, calibration_data: str | None = None
+    ) -> tuple[Hardware, tuple[str, ...]]:
+        """The design, its converter ranges calibrated where it says so, and sentences for the report."""
+        from crossbar_sim.robustness.range_data import calibrated_for
+
+        return calibrated_for(
+            loaded, hardware,
+            data=self.data, data_dir=self.data_dir, input_shape=self.input_shape, seed=self.seed,
+            only=self.only, skip=self.skip, own=calibration_data,
+        )  # fmt: skip

@@ -5,9 +5,11 @@ import click
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--laws", is_flag=True, help="List what --drift, --mapping and --programming take.")
+@click.option("--laws", is_flag=True, help="List the laws that --drift, --mapping and --programming take.")
 def presets(name: str | None, laws: bool) -> None:
-    """List the published designs, or print NAME as a file for --hardware.
+    """List hardware designs from publications, or print one of them as a design file.
+
+    The output for NAME can be saved, edited and given to the other commands with --hardware.
 
     \b
     Examples:

@@ -2,44 +2,37 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import click
+from crossbar_sim.commands.options import PATH, argument, command, option
 
 
-@click.command(no_args_is_help=True)
-@click.argument("results", type=click.Path())
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(),
-    default="report.html",
-    show_default=True,
-    help="Write the page here (HTML).",
-)
-@click.option(
-    "--figures",
-    type=click.Path(),
-    help="Also write figures for a paper into this directory (.pdf, .png, .svg).",
-)
-@click.option(
-    "--threshold",
-    type=float,
-    help="A chip passes at this score.  [default: the lowest clean score less 0.05, in whole per cent]",
-)
-@click.option("--title", help="Of the page.")
-@click.option(
-    "--models",
-    help="Only these, in this order: labels, or groups of training seeds, with commas between them.  [default: all]",
-)
-def report(
-    results: str,
-    output: str,
-    figures: str | None,
-    threshold: float | None,
-    title: str | None,
-    models: str | None,
-) -> None:
-    """Make one page of RESULTS that opens without a network: curves, differences, yield, layers, tables.
+@dataclass(frozen=True)
+class ReportRequest:
+    """What `report` is to do."""
+
+    results: str = argument(type=PATH)
+    models: str | None = option(
+        "Show only these models, in this order: labels, or groups of training seeds, separated by commas."
+        "  [default: all]"
+    )
+    threshold: float | None = option(
+        "Score that a chip needs to pass.  [default: the lowest clean score minus 0.05, in whole per cent]"
+    )
+    title: str | None = option("Title of the page.")
+    output: str = option(
+        "Write the page to this file (HTML).", "-o", "--output", type=PATH, default="report.html"
+    )
+    figures: str | None = option(
+        "Also write figures for a publication into this folder (.pdf, .png, .svg).", type=PATH
+    )
+
+
+@command(ReportRequest)
+def report(request: ReportRequest) -> None:
+    """Make a report page of the results of a sweep: curves, differences, yield, layers and tables.
+
+    RESULTS is a results file. The page is one HTML file that can be read offline.
 
     \b
     Examples:
@@ -58,16 +51,14 @@ def report(
     from crossbar_sim.robustness.sweep import Sweep
     from crossbar_sim.store.results import Results
 
+    results, output, figures, threshold = request.results, request.output, request.figures, request.threshold
     check_outputs((output,), (results,))
     if figures is not None and os.path.exists(figures) and not os.path.isdir(figures):
-        raise InputError(f"--figures {figures}: this is a file; name a directory")
+        raise InputError(f"--figures {figures}: this is a file; name a folder")
     with Results.open(results, create=False, readonly=True) as opened:
         sweep = Sweep.read(opened)
-    labels = None
-    if models is not None:
-        labels = _named(models, sweep.labels)
-    sweep = narrowed(sweep, labels)
-    write_page(sweep, output, threshold=threshold, title=title)
+    sweep = narrowed(sweep, None if request.models is None else _named(request.models, sweep.labels))
+    write_page(sweep, output, threshold=threshold, title=request.title)
     written = [] if figures is None else draw_figures(sweep, figures, threshold=threshold)
     console = terminal()
     for sentence in answer(sweep, threshold):

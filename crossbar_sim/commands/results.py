@@ -16,9 +16,11 @@ FORMATS = ("csv", "json", "parquet")
 
 @click.command(no_args_is_help=True)
 @click.argument("sources", nargs=-1, required=True, type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(), help="The file to write or to add to.")
+@click.option("-o", "--output", required=True, type=click.Path(), help="The file to write, or to add to.")
 def merge(sources: tuple[str, ...], output: str) -> None:
-    """Unite the results files SOURCES in one. Files that disagree are an error, and nothing is written.
+    """Combine several results files into one.
+
+    If SOURCES contradict each other, nothing is written.
 
     \b
     Example:
@@ -33,15 +35,17 @@ def merge(sources: tuple[str, ...], output: str) -> None:
 
 @click.command(no_args_is_help=True)
 @click.argument("path", type=click.Path())
-@click.option("--format", "form", type=click.Choice(FORMATS), help="Write every trial as a table.")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), help="Write all trials as a table in this format."
+)
 @click.option(
     "-o",
     "--output",
     type=click.Path(),
-    help="Where to, for tables; - alone means CSV.  [default: standard output]",
+    help="Write the table to this file; - means standard output, as CSV.  [default: standard output]",
 )
 def results(path: str, form: str | None, output: str | None) -> None:
-    """List what the results file PATH holds, or write its trials as a table.
+    """List the contents of a results file, or export its trials as a table.
 
     \b
     Examples:
@@ -53,7 +57,7 @@ def results(path: str, form: str | None, output: str | None) -> None:
     form = form or _format_of(output)
     to_file = output not in (None, "-")
     if form == "parquet" and not to_file:
-        raise InputError("a Parquet file is no text: say where to with -o FILE")
+        raise InputError("a Parquet file is not text and cannot be printed: name a file with -o FILE")
     if output is not None and to_file and _same(output, path):
         raise InputError(f"{output} is the results file itself: name another file for the table")
     with Results.open(path, readonly=True) as opened:
@@ -92,7 +96,7 @@ def _format_of(output: str | None) -> str | None:
     end = os.path.splitext(output)[1].lstrip(".").lower()
     if end not in FORMATS:
         raise InputError(
-            f"the format of {output} is not known: say --format {', '.join(FORMATS[:-1])} or parquet"
+            f"the format of {output} is not known: give --format {', '.join(FORMATS[:-1])} or parquet"
         )
     return end
 
@@ -109,7 +113,7 @@ def _number(count: int, what: str) -> str:
 
 
 def _say(line: str) -> None:
-    """One line that any terminal can print, without what it might obey."""
+    """Print one line, in the terminal's encoding and without control characters."""
     from crossbar_sim.text import visible
 
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"

@@ -1,33 +1,36 @@
 """`crossbar-sim run`: an experiment as one file."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
-import click
+from crossbar_sim.commands.options import PATH, ClusterOptions, argument, command, data_dir_option, option
 
 
-@click.command(no_args_is_help=True)
-@click.argument("experiment", type=click.Path())
-@click.option(
-    "-o", "--output", default=".", show_default=True, help="The folder for results, models and page."
-)
-@click.option(
-    "--budget", type=click.Choice(["full", "quick"]), default="full", show_default=True,
-    help="quick: with the file's table [quick] over it; what is written is called NAME-quick.",
-)  # fmt: skip
-@click.option("--data-dir", type=click.Path(), help="Where data sets are.  [default: $CROSSBAR_SIM_DATA]")
-@click.option("--workers", type=int, help="Processes on this machine (Dask) in place of threads.")
-@click.option("--scheduler", help="A Dask cluster, e.g. tcp://head:8786.")
-@click.option("--threads", type=int, help="Threads to use; results do not depend on it.")
-@click.option("--page/--no-page", default=True, show_default=True, help="Write the report page.")
-@click.option(
-    "--trust-code", is_flag=True,
-    help="Let the file name code: arch = \"package.module:factory\" is imported and called.",
-)  # fmt: skip
-def run(experiment: str, **options: Any) -> None:
-    """Run EXPERIMENT, a TOML file (docs/experiments.md); run again, it goes on where it stopped.
+@dataclass(frozen=True)
+class RunRequest(ClusterOptions):
+    """What `run` is to do."""
 
-    Writes NAME.db (all trials), NAME.json (the curves, groups of training seeds and their tests), NAME.png and
-    NAME.html. Trained networks are kept in NAME.models.
+    experiment: str = argument(type=PATH)
+    data_dir: str | None = data_dir_option()
+    trust_code: bool = option(
+        'Allow the file to name code: arch = "package.module:factory" is imported and called.',
+        heading="Model",
+    )
+    budget: Literal["full", "quick"] = option(
+        "quick: apply the changes of the file's [quick] table; output files are then called NAME-quick.",
+        heading="Statistics", default="full",
+    )  # fmt: skip
+    output: str = option("Folder for all output files.", "-o", "--output", heading="Output", default=".")
+    page: bool = option("Write the report page.", "--page/--no-page", heading="Output", default=True)
+
+
+@command(RunRequest)
+def run(request: RunRequest) -> None:
+    """Run a whole experiment (training, sweep, report) that is described in one file.
+
+    EXPERIMENT is a TOML file (docs/experiments.md). It writes NAME.db (all results), NAME.json (the curves, groups of
+    training seeds and their tests), NAME.png and NAME.html; trained networks are kept in NAME.models. Run it again to
+    resume where it stopped.
 
     \b
     Examples:
@@ -36,4 +39,14 @@ def run(experiment: str, **options: Any) -> None:
     """
     from crossbar_sim.experiments.run import run_experiment
 
-    run_experiment(experiment, **options)
+    request.set_threads()
+    run_experiment(
+        request.experiment,
+        output=request.output,
+        budget=request.budget,
+        data_dir=request.data_dir,
+        workers=request.workers,
+        scheduler=request.scheduler,
+        page=request.page,
+        trust_code=request.trust_code,
+    )

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import click
-
-from crossbar_sim.commands.options import build_hardware, hardware_options, split_options
+from crossbar_sim.commands.options import (
+    PATH,
+    ClusterOptions,
+    HardwareOptions,
+    JsonOptions,
+    NetworkOptions,
+    Parsed,
+    SeedOptions,
+    command,
+    option,
+)
+from crossbar_sim.commands.output import say_end
 from crossbar_sim.errors import InputError
-from crossbar_sim.files import check_outputs, write_text
+from crossbar_sim.files import check_outputs, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,68 +28,89 @@ if TYPE_CHECKING:
     from crossbar_sim.baselines.method import Trained
     from crossbar_sim.crossbar.hardware import Hardware
     from crossbar_sim.experiments.networks import Named
-    from crossbar_sim.nn.training.settings import Training
     from crossbar_sim.search import BayesFT, Study, Tried
 
 
-@click.command(no_args_is_help=True)
-@click.option("--network", required=True, help="A network's name: mlp, lenet5, ...")
-@click.option("--network-arguments", help="Its arguments as JSON, e.g. '{\"hidden\": [64, 32]}'.")
-@click.option("--data", required=True, help="A data set's name or a path (see `data list`).")
-@click.option("--data-dir", type=click.Path(), help="Where data sets are.  [default: $CROSSBAR_SIM_DATA]")
-@hardware_options()
-@click.option(
-    "--output", "-o", type=click.Path(), required=True, help="Write the found network here (a checkpoint)."
-)
-@click.option(
-    "--study", type=click.Path(),
-    help="Keep every trial in this file (SQLite); run again to go on after a kill, or for more trials.",
-)  # fmt: skip
-@click.option("--trials", default=20, show_default=True, help="How many; made up to whole batches.")
-@click.option(
-    "--algorithm", type=click.Choice(["literal", "clean", "restart"]), default="literal", show_default=True,
-    help="Algorithm 1 with drift in the gradient; without it, as the released code; a fresh network per trial.",
-)  # fmt: skip
-@click.option(
-    "--acquisition", type=click.Choice(["lognei", "mean"]), default="lognei", show_default=True,
-    help="Where to try next: log noisy expected improvement, or the paper's largest posterior mean.",
-)  # fmt: skip
-@click.option(
-    "--training-sigma",
-    help="Drift in the gradient: a sigma, or low:high to search it too.  [default: --sigma]",
-)
-@click.option("--training-chips", type=int, help="Chips drawn for each gradient step.  [default: 8]")
-@click.option("--rates", help="Bounds of every dropout rate.  [default: 0:0.8]")
-@click.option(
-    "--width", help="Search a factor on the hidden widths too, e.g. 0.5:2 (with --algorithm restart)."
-)
-@click.option("--chips", default=20, show_default=True, help="Chips of a trial's measurement.")
-@click.option(
-    "--images", default=2000, show_default=True, help="Validation examples of a trial's measurement."
-)
-@click.option(
-    "--fresh-chips", default=100, show_default=True, help="Chips on which the winner is measured again."
-)
-@click.option("--epochs", type=int, help="Of each trial.  [default: 1; 10 with --algorithm restart]")
-@click.option("--polish", type=int, help="Epochs with the winner's rates at the end; 0: none.  [default: 10]")
-@click.option("--lr", type=float, help="The highest learning rate.  [default: 0.003]")
-@click.option("--batch", type=int, help="Examples per training step.  [default: 256]")
-@click.option(
-    "--clip-gradient", type=float,
-    help="Hold every component of the gradient in -VALUE .. VALUE (--clip is of the design).  [default: 0.1]",
-)  # fmt: skip
-@click.option("--parallel", type=int, help="Trials proposed together.  [default: the number of workers]")
-@click.option("--workers", type=int, help="Processes on this machine (Dask), for the trials of a batch.")
-@click.option("--scheduler", help="A Dask cluster, e.g. tcp://head:8786; give --parallel.")
-@click.option("--threads", type=int, help="Threads to use; results do not depend on it.")
-@click.option("--seed", default=0, show_default=True, help="Of all random numbers.")
-@click.option(
-    "--json", "json_path", type=click.Path(), help="Write what was found as JSON (- for standard output)."
-)
-def search(**options: Any) -> None:
-    """Search for the dropout rates with which a network keeps most on chips that drift by --sigma.
+def _interval(flag: str, alone: bool = False) -> Parsed:
+    """The type of an option such as 0:0.8; where `alone`, of one number too."""
 
-    Only training and validation examples are seen. The winner is measured again on chips that decided nothing.
+    def parse(text: str) -> Any:
+        try:
+            numbers = tuple(float(part) for part in text.split(":"))
+        except ValueError:
+            numbers = ()
+        if len(numbers) == 1 and alone and math.isfinite(numbers[0]):
+            return numbers[0]
+        if len(numbers) != 2 or not all(map(math.isfinite, numbers)):
+            raise InputError(
+                f"{flag} {text!r}: expected {'a number, or ' if alone else ''}low:high such as 0.2:0.8"
+            )
+        return numbers
+
+    return Parsed(parse, "SIGMA|LOW:HIGH" if alone else "LOW:HIGH")
+
+
+@dataclass(frozen=True)
+class SearchRequest(NetworkOptions, HardwareOptions, SeedOptions, ClusterOptions, JsonOptions):
+    """What `search` is to do."""
+
+    HEADING: ClassVar = "Search"
+
+    trials: int = option("Number of trials; rounded up to whole batches.", default=20)
+    algorithm: Literal["literal", "clean", "restart"] = option(
+        "literal: Algorithm 1 of the paper, with drift in the gradient; clean: without it, as the released code does; "
+        "restart: a new network for each trial.",
+        default="literal",
+    )
+    acquisition: Literal["lognei", "mean"] = option(
+        "How the next trial is chosen: log noisy expected improvement, or the largest posterior mean as in the paper.",
+        default="lognei",
+    )
+    rates: Any = option("Bounds of all dropout rates.  [default: 0:0.8]", type=_interval("--rates"))
+    width: Any = option(
+        "Also search a factor on the hidden widths, e.g. 0.5:2 (with --algorithm restart).",
+        type=_interval("--width"),
+    )
+    chips: int = option("Number of chips on which a trial is scored.", default=20)
+    images: int = option("Number of validation examples on which a trial is scored.", default=2000)
+    fresh_chips: int = option("Number of held-out chips on which the winner is evaluated again.", default=100)
+    parallel: int | None = option("Number of trials proposed together.  [default: the number of workers]")
+    training_sigma: Any = option(
+        "Drift in the gradient: a sigma, or low:high to search it too.  [default: --sigma]",
+        heading="Training", type=_interval("--training-sigma", alone=True),
+    )  # fmt: skip
+    training_chips: int | None = option(
+        "Number of chips drawn for each gradient step.  [default: 8]", heading="Training"
+    )
+    epochs: int | None = option(
+        "Epochs of each trial.  [default: 1; 10 with --algorithm restart]", heading="Training"
+    )
+    polish: int | None = option(
+        "Epochs of the final training with the winner's rates; 0 turns this off.  [default: 10]",
+        heading="Training",
+    )
+    lr: float | None = option("Peak learning rate.  [default: 0.003]", heading="Training")
+    batch: int | None = option("Examples per training step.  [default: 256]", heading="Training")
+    clip_gradient: float | None = option(
+        "Clip each component of the gradient to the interval from -VALUE to VALUE.  [default: 0.1]",
+        heading="Training", metavar="VALUE",
+    )  # fmt: skip
+    output: str = option(
+        "Write the best network to this file (a checkpoint).", "--output", "-o",
+        heading="Output", type=PATH, required=True,
+    )  # fmt: skip
+    study: str | None = option(
+        "Store all trials in this file (SQLite); run again to resume, or to add trials.",
+        heading="Output", type=PATH,
+    )  # fmt: skip
+
+
+@command(SearchRequest)
+def search(request: SearchRequest) -> None:
+    """Find the dropout rates that make a network most robust to drift (BayesFT).
+
+    Bayesian optimisation of the score on simulated chips that drift by --sigma. Only training and validation examples
+    are used, and the winner is evaluated again on held-out chips.
 
     \b
     Examples:
@@ -90,94 +118,25 @@ def search(**options: Any) -> None:
       crossbar-sim search --network lenet5 --data mnist --sigma 0.6 --study study.db -o best.pt
       crossbar-sim search --network mlp --data mnist --sigma 0.6 --algorithm restart --workers 4 -o best.pt
     """
-
-    design, rest = split_options(options)
-    hardware, told = build_hardware(design)
-    run_search(hardware, told, inputs=(design["hardware_file"],), **rest)
-
-
-def run_search(
-    hardware: Hardware,
-    warnings: tuple[str, ...],
-    *,
-    inputs: tuple[str | None, ...],
-    network: str,
-    network_arguments: str | None,
-    data: str,
-    data_dir: str | None,
-    output: str,
-    study: str | None,
-    trials: int,
-    algorithm: Any,
-    acquisition: Any,
-    training_sigma: str | None,
-    training_chips: int | None,
-    rates: str | None,
-    width: str | None,
-    chips: int,
-    images: int,
-    fresh_chips: int,
-    epochs: int | None,
-    polish: int | None,
-    lr: float | None,
-    batch: int | None,
-    clip_gradient: float | None,
-    parallel: int | None,
-    workers: int | None,
-    scheduler: str | None,
-    threads: int | None,
-    seed: int,
-    json_path: str | None,
-) -> None:
-    """Search, write the winner, print; see `crossbar-sim search --help`.
-
-    Raises:
-        InputError: for anything that cannot be used; outputs are checked before the long work.
-    """
-    from crossbar_sim.crossbar import threads as pool
     from crossbar_sim.data import load_data
-    from crossbar_sim.experiments.networks import DETECTION_SEARCH, Named, parsed_arguments
+    from crossbar_sim.experiments.networks import Named
     from crossbar_sim.nn import save_checkpoint
-    from crossbar_sim.nn.detection import detects
-    from crossbar_sim.nn.networks import NETWORKS
     from crossbar_sim.report.console import say, terminal
     from crossbar_sim.rng import Key
-    from crossbar_sim.search import BayesFT
-    from crossbar_sim.search.bayesft import TRIAL
     from crossbar_sim.search.trial import as_text
 
-    beside = (None if study is None else f"{study}.theta",)
-    check_outputs((output, json_path), (*inputs, data, study, *beside), stream=json_path)
-    if threads is not None:
-        pool.set_threads(threads)
-    if detects(NETWORKS.get(network)):
-        epochs, batch, training_chips = (
-            DETECTION_SEARCH[name] if value is None else value
-            for name, value in (("epochs", epochs), ("batch", batch), ("training_chips", training_chips))
-        )
-    settings: dict[str, Any] = {}
-    if training_chips is not None:
-        settings["training_chips"] = training_chips
-    if rates is not None:
-        settings["rates"] = _pair("--rates", rates)
-    if width is not None:
-        settings["width"] = _pair("--width", width)
-    if training_sigma is not None:
-        settings["training_sigma"] = _pair("--training-sigma", training_sigma, alone=True)
-    given = {"lr": lr, "batch": batch, "clip": clip_gradient}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    base = replace(TRIAL, **changes)
-    method = BayesFT(
-        sigma=_sigma(hardware), trials=trials, algorithm=algorithm, acquisition=acquisition, chips=chips,
-        images=images, fresh_chips=fresh_chips, hardware=hardware, batch=_batch(parallel, workers, scheduler),
-        training=replace(base, epochs=_epochs(epochs, algorithm, base)), polish=_polish(polish, algorithm, base),
-        **settings,
-    )  # fmt: skip
-    splits = load_data(data, data_dir)
-    made = Named.of(network, parsed_arguments(network_arguments), splits)
-    console = terminal(stderr=json_path == "-")
+    hardware, warnings = request.hardware()
+    output, study, data = request.output, request.study, request.data
+    beside = None if study is None else f"{study}.theta"
+    inputs = (request.hardware_file, data, study, beside)
+    check_outputs((output, request.json_path), inputs, stream=request.json_path)
+    request.set_threads()
+    method = _method(request, hardware)
+    splits = load_data(data, request.data_dir)
+    made = Named.of(request.network, request.network_arguments or {}, splits)
+    console = terminal(stderr=request.json_path == "-")
 
-    def told(trial: Tried, opened: Study) -> None:
+    def say_trial(trial: Tried, opened: Study) -> None:
         best = opened.best()
         say(
             console,
@@ -186,24 +145,58 @@ def run_search(
         )
 
     found = method.fit(
-        made, splits.development, Key(seed), study=study, workers=workers, scheduler=scheduler, on_trial=told
-    )
-    save_checkpoint(output, found.model, network, _found(made, found), data, found.notes)
-    report = json.dumps(dict(found.notes), indent=2, allow_nan=False) + "\n"
-    if json_path == "-":
-        sys.stdout.write(report)
-        sys.stdout.flush()  # a full disk is seen here, not when Python ends
-    elif json_path is not None:
-        write_text(json_path, report)
+        made, splits.development, Key(request.seed),
+        study=study, workers=request.workers, scheduler=request.scheduler, on_trial=say_trial,
+    )  # fmt: skip
+    save_checkpoint(output, found.model, request.network, _arguments(made, found), data, found.notes)
+    write_json(request.json_path, dict(found.notes))
     _show(found, method, console)
-    for warning in warnings:
-        say(console, f"warning: {warning}", "yellow")
+    say_end(console, warnings)
     say(console, f"wrote {output}: crossbar-sim sweep {output} --data {data}")
     if study is not None:
         say(console, f"the trials are in {study}")
 
 
-def _found(made: Named, found: Trained) -> dict[str, Any]:
+def _method(request: SearchRequest, hardware: Hardware) -> BayesFT:
+    """BayesFT with the settings that are given.
+
+    Raises:
+        InputError: for settings that are impossible or have no effect.
+    """
+    from crossbar_sim.experiments.networks import DETECTION_SEARCH
+    from crossbar_sim.nn.detection import detects
+    from crossbar_sim.nn.networks import NETWORKS
+    from crossbar_sim.search.by_name import bayesft_of
+
+    if request.algorithm == "restart" and request.polish is not None:
+        raise InputError("--polish has no effect: with --algorithm restart each trial is trained to its end")
+    settings = {
+        name: getattr(request, name) for name in ("trials", "algorithm", "acquisition", "chips", "images")
+    }
+    settings |= {"fresh_chips": request.fresh_chips, "sigma": _sigma(hardware), "batch": _batch(request)}
+    given = {
+        name: getattr(request, name)
+        for name in ("rates", "width", "training_sigma", "training_chips", "polish")
+    }
+    recipe = {
+        "lr": request.lr,
+        "batch": request.batch,
+        "clip": request.clip_gradient,
+        "epochs": request.epochs,
+    }
+    if detects(NETWORKS.get(request.network)):
+        defaults = dict(DETECTION_SEARCH)
+        if given["training_chips"] is None:
+            given["training_chips"] = defaults.pop("training_chips")
+        recipe = {name: defaults.get(name) if value is None else value for name, value in recipe.items()}
+    return bayesft_of(settings | _set(given), _set(recipe), hardware)
+
+
+def _set(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _arguments(made: Named, found: Trained) -> dict[str, Any]:
     """The winner's arguments, with its rates where the network takes them."""
     arguments = made.at(found.notes["width"])
     own = getattr(found.model, "arguments", {}).get("dropout")
@@ -212,7 +205,7 @@ def _found(made: Named, found: Trained) -> dict[str, Any]:
 
 
 def _sigma(hardware: Hardware) -> float:
-    """Of the objective: of the design's drift law.
+    """The sigma of the design's drift, for the objective.
 
     Raises:
         InputError: if it has none.
@@ -221,51 +214,17 @@ def _sigma(hardware: Hardware) -> float:
     sigma = getattr(drift, "sigma", None)
     if sigma is None:
         law = "no drift" if drift is None else f"{drift.kind} drift, which has no sigma"
-        raise InputError(f"the design has {law}: say with --sigma what drift the network shall survive")
+        raise InputError(f"the design has {law}: give --sigma, the drift that the network is to be robust to")
     return float(sigma)
 
 
-def _batch(parallel: int | None, workers: int | None, scheduler: str | None) -> int:
-    """Trials proposed together."""
-    if parallel is None and scheduler is not None:
-        raise InputError("--scheduler needs --parallel: how many trials are proposed together")
-    return max(workers or 1, 1) if parallel is None else parallel
-
-
-def _epochs(epochs: int | None, algorithm: str, base: Training) -> int:
-    from crossbar_sim.search.by_name import RESTART_EPOCHS
-
-    if epochs is not None:
-        return epochs
-    return RESTART_EPOCHS if algorithm == "restart" else base.epochs
-
-
-def _polish(polish: int | None, algorithm: str, base: Training) -> Training | None:
-    from crossbar_sim.search.bayesft import POLISH
-
-    if algorithm == "restart":
-        if polish is not None:
-            raise InputError(
-                "--polish would do nothing: with --algorithm restart each trial is trained to its end"
-            )
-        return None
-    epochs = POLISH.epochs if polish is None else polish
-    return replace(base, epochs=epochs) if epochs else None
-
-
-def _pair(flag: str, text: str, alone: bool = False) -> Any:
-    """`0:0.8` as (0.0, 0.8); where `alone`, `1.0` as 1.0 too."""
-    try:
-        numbers = tuple(float(part) for part in text.split(":"))
-    except ValueError:
-        numbers = ()
-    if len(numbers) == 1 and alone and math.isfinite(numbers[0]):
-        return numbers[0]
-    if len(numbers) != 2 or not all(map(math.isfinite, numbers)):
-        raise InputError(
-            f"{flag} {text!r}: expected {'a number, or ' if alone else ''}low:high such as 0.2:0.8"
-        )
-    return numbers
+def _batch(request: SearchRequest) -> int:
+    """The number of trials proposed together."""
+    if request.parallel is not None:
+        return request.parallel
+    if request.scheduler is not None:
+        raise InputError("--scheduler needs --parallel, the number of trials that are proposed together")
+    return max(request.workers or 1, 1)
 
 
 def _point(point: Mapping[str, float]) -> str:
@@ -299,7 +258,7 @@ def _show(found: Trained, method: BayesFT, console: Console) -> None:
     after = "" if method.algorithm == "restart" or method.polish is None else ", after its last training"
     say(
         console,
-        f"  on chips that decided nothing{after}: {_measured(fresh)}, sigma {method.sigma:g}, validation examples",
+        f"  on held-out chips{after}: {_measured(fresh)}, sigma {method.sigma:g}, validation examples",
     )
 
 

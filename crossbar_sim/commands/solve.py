@@ -4,69 +4,68 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import click
 
 from crossbar_sim import __version__
+from crossbar_sim.commands.options import PATH, JsonOptions, ThreadOptions, argument, command, option
+from crossbar_sim.commands.output import check_figure
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, write_json, write_text
-from crossbar_sim.tables import is_number, read_lines, unit_scale
 from crossbar_sim.text import visible
-from crossbar_sim.validate import show, units_caution
 
 if TYPE_CHECKING:
-    from crossbar_sim.crossbar.wires import Cell, Wires
+    from crossbar_sim.crossbar.wires import Cell, SolvedInputs, Wires
     from crossbar_sim.crossbar.wires.wires import Float64
 
+SHOWN = 12
+"""Inputs, and columns, that are printed."""
 
-@click.command(no_args_is_help=True)
-@click.argument("conductances", type=click.Path())
-@click.argument("voltages", type=click.Path())
-@click.option("--unit", help="Unit of CONDUCTANCES: S, mS, uS or nS.  [default: S]")
-@click.option("--wire-ohm", type=float, help="Resistance of one segment, word lines and bit lines, in ohm.")
-@click.option("--word-ohm", type=float, help="Of a word-line segment.  [default: --wire-ohm, or 0]")
-@click.option("--bit-ohm", type=float, help="Of a bit-line segment.  [default: --wire-ohm, or 0]")
-@click.option("--source-ohm", type=float, default=0.0, show_default=True, help="Of each word line's source.")
-@click.option("--sense-ohm", type=float, default=0.0, show_default=True, help="Of each bit line's sense.")
-@click.option("--both-sides", is_flag=True, help="Drive word lines from both ends.")
-@click.option(
-    "--method", type=click.Choice(["fast", "exact"]), default="fast", show_default=True,
-    help="Conjugate gradients to --tolerance, or elimination to rounding.",
-)  # fmt: skip
-@click.option(
-    "--tolerance", type=float, default=1e-6, show_default=True,
-    help="Largest error of a current, as a part of the largest.",
-)  # fmt: skip
-@click.option("--nonlinear", help="Cells carry g sinh(a v)/a: this a, per volt; or milo2021.")
-@click.option("--plot", type=click.Path(), help="Draw the map of the loss: .png, .pdf or .svg.")
-@click.option(
-    "--json", "json_path", type=click.Path(), help="Write the solution as JSON (- for standard output)."
-)
-@click.option("-o", "--output", type=click.Path(), help="Write the column currents here (CSV, A).")
-@click.option("--threads", type=int, help="Threads to use; results do not depend on it.")
-def solve(
-    conductances: str,
-    voltages: str,
-    unit: str | None,
-    wire_ohm: float | None,
-    word_ohm: float | None,
-    bit_ohm: float | None,
-    source_ohm: float,
-    sense_ohm: float,
-    both_sides: bool,
-    method: str,
-    tolerance: float,
-    nonlinear: str | None,
-    plot: str | None,
-    json_path: str | None,
-    output: str | None,
-    threads: int | None,
-) -> None:
-    """Solve one tile: column currents against those without wires, and where the voltage is lost.
 
-    CONDUCTANCES has a line of numbers, in S or --unit, for each word line (0: open); VOLTAGES a line, in V, for each
-    input. The circuit is drawn in docs/wires.md.
+@dataclass(frozen=True)
+class SolveRequest(ThreadOptions, JsonOptions):
+    """What `solve` is to do."""
+
+    HEADING: ClassVar = "Circuit"
+
+    conductances: str = argument(type=PATH)
+    voltages: str = argument(type=PATH)
+    unit: str | None = option("Unit of CONDUCTANCES: S, mS, uS or nS.  [default: S]")
+    wire_ohm: float | None = option(
+        "Resistance of one wire segment, on word lines and bit lines, in ohm.  [default: 0]"
+    )
+    word_ohm: float | None = option("Resistance of one word-line segment, in ohm.  [default: --wire-ohm]")
+    bit_ohm: float | None = option("Resistance of one bit-line segment, in ohm.  [default: --wire-ohm]")
+    source_ohm: float = option("Resistance of the source of each word line, in ohm.", default=0.0)
+    sense_ohm: float = option("Resistance of the sense circuit of each bit line, in ohm.", default=0.0)
+    both_sides: bool = option("Drive word lines from both ends.")
+    nonlinear: str | None = option(
+        "Current-voltage law of the cells: a, in 1/V, for i = g sinh(a v)/a, or milo2021.  [default: ohmic]"
+    )
+    method: Literal["fast", "exact"] = option(
+        "fast: conjugate gradients up to --tolerance; exact: elimination.",
+        heading="Computation",
+        default="fast",
+    )
+    tolerance: float = option(
+        "Largest error of a current, relative to the largest current.", heading="Computation", default=1e-6
+    )
+    output: str | None = option(
+        "Write the column currents to this file (CSV, in A).", "-o", "--output", heading="Output", type=PATH
+    )
+    plot: str | None = option(
+        "Draw a map of the voltage loss in this file: .png, .pdf or .svg.", heading="Output", type=PATH
+    )
+
+
+@command(SolveRequest)
+def solve(request: SolveRequest) -> None:
+    """Compute the column currents of one crossbar tile with wire resistance, and show where voltage is lost.
+
+    CONDUCTANCES is a text file with one line of numbers for each word line, in S or --unit (0: open). VOLTAGES has one
+    line for each input, in V. The circuit is drawn in docs/wires.md.
 
     \b
     Examples:
@@ -74,182 +73,45 @@ def solve(
       crossbar-sim solve g.csv v.csv --word-ohm 2 --bit-ohm 1 --source-ohm 50 --both-sides -o currents.csv
       crossbar-sim solve g.csv v.csv --wire-ohm 1 --nonlinear 2.5 --json -
     """
-    from crossbar_sim.crossbar.wires import Wires
+    from crossbar_sim.crossbar.wires import Wires, solve_inputs
+    from crossbar_sim.tables import format_table, orient, read_table, unit_scale
 
-    both = 0.0 if wire_ohm is None else wire_ohm
+    both = request.wire_ohm or 0.0
     wires = Wires(
-        r_word=both if word_ohm is None else word_ohm,
-        r_bit=both if bit_ohm is None else bit_ohm,
-        r_source=source_ohm,
-        r_sense=sense_ohm,
-        inputs="both" if both_sides else "one",
-        tolerance=tolerance,
-        method=method,  # type: ignore[arg-type]
+        r_word=both if request.word_ohm is None else request.word_ohm,
+        r_bit=both if request.bit_ohm is None else request.bit_ohm,
+        r_source=request.source_ohm,
+        r_sense=request.sense_ohm,
+        inputs="both" if request.both_sides else "one",
+        tolerance=request.tolerance,
+        method=request.method,
     )
-    run_solve(
-        conductances, voltages, wires, nonlinear,
-        plot=plot, json_path=json_path, output=output, threads=threads, unit=unit,
-    )  # fmt: skip
-
-
-MOST_BYTES = 2**28
-MOST_NUMBERS = 2**24
-
-
-def read_table(path: str, what: str, scale: float = 1.0) -> Float64:
-    """The numbers of a file, (lines, numbers in a line). Empty lines, remarks and a first line of words are skipped.
-
-    Args:
-        path: text, see `crossbar_sim.tables.read_lines`.
-        what: what it holds, for messages: "conductances".
-        scale: what each number is multiplied by, for files in other units.
-
-    Raises:
-        InputError: naming the file and the line, if it cannot be read or is no table of finite numbers.
-    """
-    import numpy as np
-
-    source = visible(path)
-    rows: list[list[float]] = []
-    first, count, titles = 0, 0, 0
-    for line in read_lines(path, MOST_BYTES):
-        where = f"{source}, line {line.number}"
-        if line.remark:
-            continue
-        words = line.cells if line.cells[-1:] != [""] else line.cells[:-1]  # some writers end each line so
-        if not rows and not titles and words and not any(is_number(text) or not text for text in words):
-            titles = len(words)
-            continue
-        row = [_number(text, where) for text in words]
-        if titles and len(row) != titles:
-            raise InputError(f"{where}: {_numbers(len(row))} below a first line of {titles} names")
-        if rows and len(row) != len(rows[0]):
-            raise InputError(
-                f"{where}: {_numbers(len(row))}, and {_numbers(len(rows[0]))} in line {first}: every line of "
-                f"{what} must be as long"
-            )
-        first, count = first if rows else line.number, count + len(row)
-        if count > MOST_NUMBERS:
-            raise InputError(f"{source} holds more than {MOST_NUMBERS} numbers: take one tile at a time")
-        rows.append(row)
-    if not rows:
-        raise InputError(f"{source} holds no numbers: expected {what}, one line for each row")
-    return np.array(rows) if scale == 1 else np.array(rows) * scale
-
-
-def orient(voltages: Float64, rows: int, source: str) -> Float64:
-    """Voltages as (inputs, rows): a line is an input; one column of `rows` numbers is one input too.
-
-    Raises:
-        InputError: if they are neither.
-    """
-    if voltages.shape[1] == rows:
-        return voltages
-    if voltages.shape == (rows, 1):
-        return voltages.T
-    raise InputError(
-        f"{visible(source)} has {len(voltages)} lines of {_numbers(voltages.shape[1])}, but there are {rows} word "
-        f"lines (lines of conductances): give one line of {_numbers(rows)} for each input"
-    )
-
-
-def format_table(numbers: Float64) -> str:
-    """Lines of numbers with commas, each as short as it reads back the same."""
-    import numpy as np
-
-    return "".join(",".join(repr(float(x)) for x in row) + "\n" for row in np.atleast_2d(numbers))
-
-
-def _number(text: str, where: str) -> float:
-    import numpy as np
-
-    if not is_number(text):
-        raise InputError(
-            f"{where}: {show(text)} is no number; write numbers as 2.5e-5, with commas between them, "
-            "and begin a line of words with #"
-        )
-    value = float(text)
-    if not np.isfinite(value):
-        raise InputError(f"{where}: {show(text.strip())} is no finite number")
-    return value
-
-
-def _numbers(count: int) -> str:
-    return f"{count} number{'s' if count != 1 else ''}"
-
-
-AT_ONCE = 2**22
-"""Cells times inputs that are solved together: node voltages of all inputs may not fit into memory."""
-
-SHOWN = 12
-"""Inputs, and columns, that are printed."""
-
-
-class Solved(NamedTuple):
-    """Of all inputs: currents in A, (inputs, cols); power in W and residual in V, (inputs,)."""
-
-    currents: Float64
-    ideal: Float64
-    power: Float64
-    residual: Float64
-
-    @property
-    def worst(self) -> int:
-        """The input that loses most, against its largest ideal current."""
-        import numpy as np
-
-        size = np.abs(self.ideal).max(axis=1)
-        lost = np.abs(self.currents - self.ideal).max(axis=1)
-        return int(np.argmax(lost / np.where(size > 0, size, 1)))
-
-
-def run_solve(
-    conductances: str,
-    voltages: str,
-    wires: Wires,
-    nonlinear: str | None,
-    *,
-    plot: str | None,
-    json_path: str | None,
-    output: str | None,
-    threads: int | None,
-    unit: str | None = None,
-) -> None:
-    """Read, solve, print, write; see `crossbar-sim solve --help`.
-
-    Raises:
-        InputError: for anything that cannot be used or solved; then nothing is written.
-    """
-    from crossbar_sim.crossbar import threads as pool
-
-    check_outputs((json_path, plot, output), (conductances, voltages), stream=json_path)
-    if plot is not None:
-        from crossbar_sim.report.figure import check_format
-
-        check_format(plot)
-    if threads is not None:
-        pool.set_threads(threads)
+    files = {"conductances": request.conductances, "voltages": request.voltages}
+    outputs = (request.output, request.plot, request.json_path)
+    check_outputs(outputs, (*files.values(),), stream=request.json_path)
+    check_figure(request.plot)
+    request.set_threads()
+    nonlinear = request.nonlinear
     cell = cell_of(nonlinear)
-    g = read_table(conductances, "conductances", unit_scale(unit))
-    v = orient(read_table(voltages, "voltages"), len(g), voltages)
+    g = read_table(request.conductances, "conductances", unit_scale(request.unit))
+    v = orient(read_table(request.voltages, "voltages"), len(g), request.voltages)
     try:
-        solved = solve_crossbar(g, v, wires, cell)
+        solved = solve_inputs(g, v, wires, cell)
     except InputError as error:
-        raise InputError(f"{visible(conductances)}, {visible(voltages)}: {error}") from None
-    if output is not None:
-        write_text(output, format_table(solved.currents))
-    if plot is not None:
+        raise InputError(f"{', '.join(map(visible, files.values()))}: {error}") from None
+    if request.output is not None:
+        write_text(request.output, format_table(solved.currents))
+    if request.plot is not None:
         from crossbar_sim.report.solve_figure import draw
 
-        draw(g, v, wires, cell, solved.currents, solved.ideal, solved.worst, plot)
-    files = {"conductances": conductances, "voltages": voltages}
-    write_json(json_path, as_dict(g, v, wires, nonlinear, solved, files))
-    to_errors = json_path == "-"
+        draw(g, v, wires, cell, solved.currents, solved.ideal, solved.worst, request.plot)
+    write_json(request.json_path, as_dict(g, v, wires, nonlinear, solved, files))
+    to_errors = request.json_path == "-"
     for line in report(g, v, wires, nonlinear, solved):
         click.echo(visible(line), err=to_errors)
     for line in warnings(v, wires, nonlinear, cell, g):
         click.echo(visible(f"warning: {line}"), err=to_errors)
-    for path in (output, plot, json_path):
+    for path in outputs:
         if path is not None and path != "-":
             click.echo(f"wrote {visible(path)}", err=to_errors)
 
@@ -276,43 +138,7 @@ def cell_of(nonlinear: str | None) -> Cell | None:
         ) from None
 
 
-def solve_crossbar(g: Float64, v: Float64, wires: Wires, cell: Cell | None) -> Solved:
-    """All inputs, (inputs, rows) in V.
-
-    Raises:
-        InputError: with the outcome's sentence, if an input cannot be solved.
-    """
-    import numpy as np
-
-    from crossbar_sim.crossbar.wires import solve_nodes
-
-    step = max(1, AT_ONCE // g.size)
-    currents, power, residual = [], [], []
-    for start in range(0, len(v), step):
-        part = solve_nodes(g, v[start : start + step], wires, cell)
-        for k, outcome in enumerate(part.outcomes):
-            if not outcome.solved:
-                raise InputError(f"input {start + k + 1} is {outcome.value}")
-        currents.append(part.column_currents)
-        power.append(part.power)
-        residual.append(part.residual)
-    return Solved(
-        np.vstack(currents), ideal_currents(g, v, cell), np.concatenate(power), np.concatenate(residual)
-    )
-
-
-def ideal_currents(g: Float64, v: Float64, cell: Cell | None) -> Float64:
-    """Column currents without wires, (inputs, cols) in A."""
-    import numpy as np
-
-    if cell is None:
-        return np.asarray(v @ g)
-    return np.array(
-        [cell.current(g, np.repeat(row[:, None], g.shape[1], axis=1))[0].sum(axis=0) for row in v]
-    )
-
-
-def report(g: Float64, v: Float64, wires: Wires, nonlinear: str | None, solved: Solved) -> list[str]:
+def report(g: Float64, v: Float64, wires: Wires, nonlinear: str | None, solved: SolvedInputs) -> list[str]:
     """What is printed."""
     import numpy as np
 
@@ -363,28 +189,31 @@ def _more(count: int, what: str) -> list[str]:
 
 
 def warnings(v: Float64, wires: Wires, nonlinear: str | None, cell: Cell | None, g: Float64) -> list[str]:
-    """Requests that had no effect, by name."""
+    """Options that had no effect, by name."""
     import numpy as np
 
-    told = []
+    from crossbar_sim.crossbar.wires import ideal_currents
+    from crossbar_sim.validate import units_caution
+
+    found = []
     caution = units_caution(float(np.max(g, initial=0.0)), "the largest conductance, {},")
     if caution is not None:
-        told.append(caution)
+        found.append(caution)
     if wires.ideal:
-        told.append(
+        found.append(
             "no wire has a resistance: give --wire-ohm, --word-ohm, --bit-ohm, --source-ohm or --sense-ohm"
         )
     if wires.inputs == "both" and wires.ideal_words:
-        told.append("--both-sides changes nothing: word lines without resistance need no second source")
+        found.append("--both-sides changes nothing: word lines without resistance need no second source")
     if cell is not None:
         ohmic, bent = v @ g, ideal_currents(g, v, cell)
         if np.max(np.abs(bent - ohmic), initial=0.0) <= 1e-9 * np.max(np.abs(ohmic), initial=0.0):
-            told.append(f"--nonlinear {nonlinear} changes nothing at these voltages")
-    return told
+            found.append(f"--nonlinear {nonlinear} changes nothing at these voltages")
+    return found
 
 
 def as_dict(
-    g: Float64, v: Float64, wires: Wires, nonlinear: str | None, solved: Solved, files: dict[str, str]
+    g: Float64, v: Float64, wires: Wires, nonlinear: str | None, solved: SolvedInputs, files: dict[str, str]
 ) -> dict[str, Any]:
     """The report as JSON: SI units."""
     sources = {}

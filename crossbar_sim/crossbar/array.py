@@ -1,4 +1,4 @@
-"""What one weight matrix became on one chip: planes of conductances, ready to multiply."""
+"""`Array`: one weight matrix programmed on one chip, as planes of conductances."""
 
 import math
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from crossbar_sim.crossbar.hardware import Hardware
 
 
-# Whole planes of an array: every stage of every cell, and what wires make of them, tile by tile.
+# Whole planes of an array: every stage of every cell, and effective conductances with wires, tile by tile.
 
 
 class Stages(NamedTuple):
@@ -81,14 +81,14 @@ def through_wires(hardware: "Hardware", drifted: Float32, groups: int) -> Float3
 def multiplying(
     hardware: "Hardware", columns: Float32, scale: Float32, key: Key, chip: int, groups: int = 1
 ) -> Float32:
-    """The planes that multiply (planes, physical columns, rows) in S: drifted, and through wires if there are any."""
+    """The conductances of the products (planes, physical columns, rows) in S: after drift and, if any, wires."""
     drifted = all_stages(hardware, columns, scale, key, chip).drifted
     return drifted if hardware.wires is None else through_wires(hardware, drifted, groups)
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How many cells and tiles a weight matrix takes.
+    """Number of cells and tiles of a weight matrix.
 
     Args:
         rows, cols: of the weight matrix; for a grouped layer, of one group.
@@ -154,7 +154,7 @@ class Array:
 
     @property
     def multiplying(self) -> Float32:
-        """The planes that multiply: the effective ones where there are wires."""
+        """The planes used in products: the effective conductances where there are wires."""
         return self.drifted if self.effective is None else self.effective
 
     @property
@@ -194,7 +194,7 @@ class Array:
         return out
 
     def matvec(self, x: Float32, event: int = 0, first: int = 0) -> Float32:
-        """The product as the array does it: currents tile by tile, digital sums, back to weight units.
+        """The product as the array computes it: currents tile by tile, digital sums, conversion to weight units.
 
         Args:
             x: inputs, shape (batch, rows) or (rows,); without a DAC one unit of input is one volt.

@@ -106,12 +106,12 @@ def part_class(name: str, kind: object, trust_code: bool) -> type:
         require(
             trust_code,
             f"{name}.kind={show(kind)} names code, which would be imported and run: read that code, and if you trust "
-            f"it give --{name} {kind}:... on the command line, run an experiment with --trust-code, or import {module} "
+            f"it give --{name} {kind},... on the command line, run an experiment with --trust-code, or import {module} "
             "in Python first",
         )
         try:
             importlib.import_module(module)
-        except Exception as error:  # of whatever the user's own code does
+        except Exception as error:  # any error of the user's code
             why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise InputError(f"{name}.kind={show(kind)}: {module} cannot be imported ({why})") from error
     found: Any = sys.modules[module]
@@ -159,27 +159,27 @@ CHOICES = {
     "normalisation": ("digital", "folded", "drifting"),
     "other": ("digital", "drifting"),
 }
-"""The allowed words of each choice: also those of the command line's options."""
+"""The allowed values of each choice, also of the command line's options."""
 
 
 _WORDS = {
     float: "a finite number",
-    int: "a whole number",
+    int: "an integer",
     type(None): "nothing",
     tuple[float, ...]: "a list of finite numbers",
-    tuple[int, int]: "a list of two whole numbers",
+    tuple[int, int]: "a list of two integers",
 }
 
 
 @cache
 def _adapter(annotation: Any) -> Any:
-    from pydantic import TypeAdapter  # on first use: `crossbar-sim --help` must not wait for it
+    from pydantic import TypeAdapter  # imported on first use: it would slow down `crossbar-sim --help`
 
     return TypeAdapter(annotation, config={"strict": True, "allow_inf_nan": False})
 
 
 def words(annotation: Any) -> str:
-    """What a field of that annotation holds, for people."""
+    """A field's type in words, for error messages."""
     if annotation in _WORDS:
         return _WORDS[annotation]
     if get_origin(annotation) is Literal:
@@ -261,7 +261,7 @@ def build_part(name: str, table: object, trust_code: bool = False) -> Any:
 
 
 LATER = frozenset({"dac", "adc", "read_noise", "wires", "ranges", "cell_bits", "encoding"})
-"""Fields that came after results had been kept: in no identity while they are None."""
+"""Fields added after the first results files: left out of identities while they are None."""
 
 
 def plain_fields(owner: Any) -> dict[str, Any]:
@@ -271,7 +271,7 @@ def plain_fields(owner: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """The JSON-able form of a field: parts as tables with their kind first, tuples as lists.
+    """A field as JSON can hold it: parts as tables with their kind first, tuples as lists.
 
     Raises:
         InputError: for what no file can hold.
@@ -287,10 +287,10 @@ def plain(value: Any) -> Any:
     raise InputError(f"{show(value)} cannot be written to a file: expected numbers, words or lists")
 
 
-# Parts of a Hardware in one word of a command line: `gamma:sigma=0.3`, `offset:levels=16`.
+# Parts of a Hardware as one argument of a command line: `gamma:sigma=0.3`, `offset:levels=16`.
 #
-# A part is `kind` or `kind:key=value,key=value`. A value is a decimal number, `none`, a word, or for
-# a list numbers joined by slashes: `polynomial:coefficients=3e-7/1.6e-5,reference=4e-5`.
+# A part is `kind` or `kind:key=value,key=value`. A value is a decimal number, `none`, a word, or, for a list, numbers
+# separated by slashes: `polynomial:coefficients=3e-7/1.6e-5,reference=4e-5`.
 
 
 # Python's own float() would also take 1_000, nan and other scripts' digits
@@ -363,7 +363,7 @@ def forms(family: str) -> tuple[tuple[str, str], ...]:
 
 
 def _placeholder(annotation: Any) -> str:
-    """The metavariable of a field: NUMBER, INTEGER, NUMBER/NUMBER/..., or the allowed words."""
+    """The placeholder of a field in help texts: NUMBER, INTEGER, NUMBER/NUMBER/..., or the allowed words."""
     if get_origin(annotation) is Literal:
         return "|".join(get_args(annotation))
     if get_origin(annotation) is tuple:
@@ -383,15 +383,15 @@ def _value(text: str) -> Any:
     return float(text) if _NUMBER.fullmatch(text) else text
 
 
-# `Hardware` to and from dictionaries, JSON, TOML, files, and the words of a command line.
+# Dictionaries, JSON, TOML and files.
 #
-# Reading is strict: a key that is not known, a string where a number belongs, true for 1, NaN, a
-# value out of range: each is refused with one sentence that names the full key and what is allowed.
-# Keys left out take the defaults of `Hardware`. In TOML, which has no null, what is None is left out.
+# Reading is strict: an unknown key, a string in place of a number, true in place of 1, NaN and a value out of range
+# are refused with one sentence that names the full key and what is allowed. Keys left out take the defaults of
+# `Hardware`. TOML has no null, so fields that are None are left out.
 
 
 LIMIT = 2**16
-"""Bytes of the largest hardware file read; real ones have about a thousand."""
+"""Largest size of a hardware file in bytes; typical files have about 1000."""
 
 
 def to_dict(hardware: "Hardware") -> dict[str, Any]:
@@ -411,7 +411,7 @@ def to_json(hardware: "Hardware") -> str:
 
 
 def to_toml(hardware: "Hardware") -> str:
-    """The design as TOML; what is None is left out."""
+    """The design as TOML; fields that are None are left out."""
     import tomli_w
 
     return tomli_w.dumps(_without_none(to_dict(hardware)))
@@ -421,22 +421,22 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
     """The tables of a TOML text.
 
     Raises:
-        InputError: if it is no TOML, names a key twice, or is nested too deeply.
+        InputError: if it is not TOML, names a key twice, or is nested too deeply.
     """
     return _parsed(tomllib.loads, text, source, "TOML")
 
 
 def parse_hardware_json(text: str, source: str) -> Any:
-    """What a JSON text holds; see `parse_toml`."""
+    """The content of a JSON text; see `parse_toml`."""
     return _parsed(lambda text: parse_json(text, _once), text, source, "JSON")
 
 
 PARSERS: dict[str, Callable[[str, str], Any]] = {".toml": parse_toml, ".json": parse_hardware_json}
-"""How a hardware file is read, by the ending of its name."""
+"""Readers of hardware files by file name extension."""
 
 
 def read_table(path: str | os.PathLike[str]) -> tuple[Any, str]:
-    """What a .toml or .json file holds, and its name as sentences show it.
+    """The content of a .toml or .json file, and its name as error messages show it.
 
     Raises:
         InputError: if the file cannot be read.
@@ -464,11 +464,11 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise InputError(f"{source} cannot be read ({reason(error)}): check its permissions") from None
     if len(data) > LIMIT:
-        raise InputError(f"{source} has more than {LIMIT} bytes: it is no hardware file")
+        raise InputError(f"{source} has more than {LIMIT} bytes: it is not a hardware file")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{source}: byte {error.start} is no UTF-8 text: is it a hardware file?") from None
+        raise InputError(f"{source}: byte {error.start} is not UTF-8 text: is it a hardware file?") from None
 
 
 def _name(path: Path) -> str:
@@ -478,7 +478,7 @@ def _name(path: Path) -> str:
 def _parsed(parse: Callable[[str], Any], text: str, source: str, language: str) -> Any:
     try:
         value = parse(text)
-        check_depth(value)  # the dots of a TOML key nest without recursion
+        check_depth(value)  # dotted TOML keys nest without recursion in the parser
         return value
     except RecursionError:
         raise InputError(f"{source}: the {language} is nested too deeply for a hardware file") from None
@@ -501,7 +501,7 @@ def _without_none(table: dict[str, Any]) -> dict[str, Any]:
     return {k: _without_none(v) if isinstance(v, dict) else v for k, v in kept.items()}
 
 
-# A design with some of its values replaced by name: what presets, files and flags share.
+# Designs with some values replaced by name, for presets, files and command-line options.
 
 
 MAPPING_KEYS = ("g_min", "g_max", "levels", "scale_per", "clip", "copies", "cell_bits")
@@ -513,13 +513,13 @@ PERIPHERY = {
     "adc_range": ("adc", "range"),
     "adc_per": ("adc", "per"),
 }
-"""Conveniences that set one field of a converter, which is added where the design has none."""
+"""Overrides of one field of a converter, which is added if the design has none."""
 
 FLAT = (
     *MAPPING_KEYS, "sigma", "time", "programming_sigma", "stuck_off", "stuck_on",
     *PERIPHERY, "read_noise_sigma", "wire_ohm",
 )  # fmt: skip
-"""The conveniences of `override` beside the fields of Hardware."""
+"""The names that `override` takes in addition to the fields of Hardware."""
 
 SETS = {
     "drift": "drift",
@@ -531,10 +531,10 @@ SETS = {
     "wires": "wires",
     "wire_ohm": "wires",
 }
-"""Overrides that replace a whole part: two for the same part contradict each other."""
+"""Overrides that replace a whole part: two of the same part contradict each other."""
 
 RANGED = ("mapping", "tile", "wires", "dac", "adc")
-"""The fields that decide what converters see: ranges calibrated with others do not fit."""
+"""The fields that change the currents: ranges calibrated with other values do not fit."""
 
 
 def overrides(hardware: "Hardware") -> tuple[str, ...]:
@@ -546,7 +546,7 @@ def override(hardware: "Hardware", **flat: Any) -> "Hardware":
     """`hardware` with values replaced.
 
     Its `ranges` were calibrated with its mapping, tiles, wires and converters: where one of these changes and no
-    `ranges` are given, they are dropped (`dropped_ranges` says so), to be calibrated anew.
+    `ranges` are given, they are dropped (`dropped_ranges` says so), to be calibrated again.
 
     Args:
         hardware: the design.
@@ -607,12 +607,12 @@ def override(hardware: "Hardware", **flat: Any) -> "Hardware":
 
 
 def dropped_ranges(before: "Hardware", after: "Hardware") -> tuple[str, ...]:
-    """A sentence where `override` made `after` of `before` and dropped its ranges."""
+    """A warning if `override` made `after` from `before` and dropped its ranges."""
     if before.ranges is None or after.ranges is not None:
         return ()
     return (
         f"the design's converter ranges were calibrated with another {' and '.join(_ranged(after, before))}: they are "
-        "left out, and chosen anew for a converter whose range is 'calibrated'",
+        "left out, and calibrated again for a converter whose range is 'calibrated'",
     )
 
 
@@ -622,7 +622,7 @@ def _ranged(one: "Hardware", other: "Hardware") -> list[str]:
 
 
 def _with(part: Any, cls: Any, values: dict[str, Any]) -> Any:
-    """A converter with values replaced, or a new one; the error names it."""
+    """A converter with values replaced, or a new one; errors name the converter."""
     try:
         return cls(**values) if part is None else replace(part, **values)
     except InputError as error:
@@ -630,7 +630,7 @@ def _with(part: Any, cls: Any, values: dict[str, Any]) -> Any:
 
 
 def check_conflicts(names: Iterable[str], sets: dict[str, str]) -> None:
-    """Refuse two overrides of which one would silently do nothing.
+    """Refuse two overrides of the same part: one would have no effect.
 
     Args:
         names: the overrides given.
@@ -649,7 +649,7 @@ def check_conflicts(names: Iterable[str], sets: dict[str, str]) -> None:
 
 
 def at_sigma(hardware: "Hardware", sigma: float) -> "Hardware":
-    """`hardware` at one point of a sweep: its drift law with this sigma, log-normal where it has none.
+    """`hardware` at one point of a sweep: its drift law with this sigma; log-normal drift if it has no drift.
 
     Raises:
         InputError: if the drift law has no sigma, or not this one.
@@ -660,14 +660,15 @@ def at_sigma(hardware: "Hardware", sigma: float) -> "Hardware":
     if not any(f.name == "sigma" for f in fields(drift)):
         timed = any(f.name == "time" for f in fields(drift))
         raise InputError(
-            f"a sweep varies sigma, but the design has {drift.kind} drift, which has none: deploy takes it as it is"
-            f"{' (and at any --time)' if timed else ''}; or sweep another law, such as --drift lognormal:sigma=0"
+            f"a sweep varies sigma, but the design has {drift.kind} drift, which has no sigma: deploy simulates it "
+            f"as it is{' (and at any --time)' if timed else ''}; or sweep another law, such as --drift "
+            "lognormal:sigma=0"
         )
     return replace(hardware, drift=replace(drift, sigma=sigma))
 
 
 def is_deterministic(hardware: "Hardware") -> bool:
-    """Whether all chips of the design are the same: nothing in it is random."""
+    """Whether all chips of the design are identical: no part of it is random."""
     drift, adc = hardware.drift, hardware.adc
     parts = (hardware.programming, hardware.stuck, hardware.read_noise)
     equal = adc is None or (adc.gain_sigma == 0 and adc.offset_sigma == 0)
@@ -679,6 +680,6 @@ def _at_time(drift: Any, time: object) -> Any:
         return replace(drift, time=time)
     law = "no drift" if drift is None else f"{drift.kind} drift"
     raise InputError(
-        f"time={show(time)} has nothing to act on: the design has {law}; "
+        f"time={show(time)} has no effect: the design has {law}; "
         "laws with a time are retention, relaxation and measured_relaxation"
     )

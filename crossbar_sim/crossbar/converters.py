@@ -1,8 +1,7 @@
-"""Converters at the edge of an array: what a DAC drives and what an ADC reads (docs/periphery.md).
+"""DACs that drive an array, ADCs that read it, and read noise (docs/periphery.md).
 
-`bits=None` is a converter of endless resolution; 0 bits is none at all and refused. A converter's design is
-here, its ranges for a layer are `Ranges`, and the gain and offset that one ADC has on one chip are drawn in
-mismatch.py.
+`bits=None` is a converter of infinite resolution; 0 bits are refused. `DAC` and `ADC` are designs, `Ranges` their
+ranges for each layer, and `mismatch` draws the gain and offset of each ADC of a chip.
 """
 
 import math
@@ -19,7 +18,7 @@ from crossbar_sim.rng import Key
 from crossbar_sim.validate import SINGLE, check_inputs, finite, number, require, show, unknown, whole
 
 _MOST_BITS = 24
-"""Single precision holds no finer code."""
+"""Single precision resolves no finer codes."""
 
 
 def _bits(owner: Any, low: int = 1, why: str = "") -> None:
@@ -49,7 +48,7 @@ class DAC:
         bits: of an input, its sign included where it is driven in one phase; None: ideal resolution.
         range: the input that is driven at full scale, larger ones are clipped. A number, in units of the
             input; "dynamic", the largest |x| of each input (a vector, or an image before a convolution), found
-            anew for every product, which the digital side divides by and multiplies back; "calibrated", a
+            for every product, which the digital side divides by and multiplies back; "calibrated", a
             percentile of |x| over calibration data, one for each layer.
         signed: "sign-magnitude" drives either polarity in one read; "two-phase" drives the positive inputs in
             one read and the negative ones in another, and subtracts digitally.
@@ -186,7 +185,7 @@ class ADC:
         return 2 * self.top(dac) + 1 if self.signed(dac) else self.top(dac) + 1
 
 
-# The converters' ranges of each layer, as a calibration has chosen them (docs/periphery.md, "Calibration").
+# Converter ranges of each layer, chosen by a calibration (docs/periphery.md, "Calibration").
 
 
 _KEYS = ("input", "output")
@@ -194,7 +193,7 @@ _KEYS = ("input", "output")
 
 @dataclass(frozen=True)
 class LayerRange:
-    """Of one array.
+    """Converter ranges of one array.
 
     Args:
         input: full scale of its DACs, in units of the input; None: not calibrated.
@@ -217,7 +216,7 @@ class LayerRange:
 
 @dataclass(frozen=True)
 class Ranges:
-    """Of every array by its name, which is that of its weight (`fc1.weight`)."""
+    """Converter ranges of every array, by the name of its weight (`fc1.weight`)."""
 
     layers: tuple[tuple[str, LayerRange], ...] = ()
 
@@ -238,7 +237,7 @@ class Ranges:
         return dict(self.layers).get(name)
 
     def table(self) -> dict[str, Any]:
-        """As files have it: {name: {input, output}}; what is not calibrated is left out."""
+        """The table that files hold: {name: {input, output}}; ranges that are not calibrated are left out."""
         return {
             name: ({} if layer.input is None else {"input": layer.input})
             | ({"output": list(layer.output)} if layer.output else {})
@@ -268,15 +267,15 @@ class Ranges:
         return cls.of(layers)
 
 
-# What a DAC makes of inputs: Eq. (18) to (20) of docs/periphery.md.
+# DACs: Eq. (18) to (20) of docs/periphery.md.
 
 
 _NOTHING = np.float32(1 / SINGLE)
-"""Inputs up to this large are driven as 0: a code for each would leave single precision."""
+"""Inputs up to this magnitude are driven as 0: their codes would exceed single precision."""
 
 
-class Driven(NamedTuple):
-    """What one product drives.
+class DrivenInputs(NamedTuple):
+    """The word-line voltages of one product.
 
     Args:
         codes: word-line voltages in units of 1 V / full_scale, shape (reads, b, ...).
@@ -291,7 +290,7 @@ class Driven(NamedTuple):
     unit: Float32
 
 
-def drive(x: Float32, dac: DAC | None, calibrated: LayerRange | None, name: str) -> Driven:
+def drive(x: Float32, dac: DAC | None, calibrated: LayerRange | None, name: str) -> DrivenInputs:
     """Eq. (18) to (20).
 
     Args:
@@ -304,8 +303,8 @@ def drive(x: Float32, dac: DAC | None, calibrated: LayerRange | None, name: str)
         InputError: if the range was not calibrated, or the inputs hold NaN or infinite values.
     """
     if dac is None:  # the product checks its inputs
-        return Driven(x[None], np.ones(1, np.float32), 1.0, np.ones(1, np.float32))
-    check_inputs(x)  # codes would not show it: they are clipped
+        return DrivenInputs(x[None], np.ones(1, np.float32), 1.0, np.ones(1, np.float32))
+    check_inputs(x)  # clipped codes would hide it
     top = 1.0 if dac.bits is None else float(dac.top)
     largest = full_scale_inputs(x, dac, calibrated, name)
     unit = largest / np.float32(top)
@@ -316,12 +315,12 @@ def drive(x: Float32, dac: DAC | None, calibrated: LayerRange | None, name: str)
     split = codes.reshape(reads, *flat.shape)
     _codes(flat, largest, f32(top), dac.bits is not None, dac.phases, f32(base), split)
     weights = np.outer([1.0, -1.0][: dac.phases], base ** np.arange(dac.slices))
-    return Driven(codes, weights.reshape(-1).astype(np.float32), float(dac.full_scale), unit)
+    return DrivenInputs(codes, weights.reshape(-1).astype(np.float32), float(dac.full_scale), unit)
 
 
 @inlined
 def _code(x: Any, full: Any, top: Any, rounded: Any) -> Any:
-    """Eq. (18): double precision, in which what lies half-way between two codes is seen to be just that."""
+    """Eq. (18), in double precision, where a value half-way between two codes is exactly half-way."""
     if rounded:
         return f32(min(max(np.rint(np.float64(x) * np.float64(top) / np.float64(full)), -top), top))
     return min(max(f32(x * f32(top / full)), -top), top)
@@ -356,7 +355,7 @@ def _codes(x: Any, largest: Any, top: Any, rounded: Any, phases: Any, base: Any,
 
 
 def _flat(x: Float32) -> Float32:
-    """(b, whatever an example holds), also of no examples."""
+    """The axes (b, ...) of the inputs as (b, size), also for b = 0."""
     return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
@@ -374,18 +373,18 @@ def full_scale_inputs(x: Float32, dac: DAC, calibrated: LayerRange | None, name:
 
 
 def not_calibrated(name: str, part: str) -> str:
-    """The sentence for a range that nobody has chosen."""
+    """The error message for a range that has not been calibrated."""
     return (
         f"{name}: {part}.range='calibrated' needs ranges from data: run `crossbar-sim calibrate`, call "
         f"nn.calibrate_ranges(model, hardware, x), or give {part}.range as a number"
     )
 
 
-# What fabrication makes of each converter: its gain and offset, properties of the chip.
+# Mismatch: gain and offset of each ADC, which are properties of the chip.
 
 
 MOST_TILES = 1 << 16
-"""Row tiles whose converters have names of their own."""
+"""Number of row tiles with separate random numbers for their converters."""
 
 
 def mismatch(
@@ -428,10 +427,10 @@ def mismatch(
     return gain, offset
 
 
-# Noise that is fresh at every read: Eq. (24) to (27) of docs/periphery.md.
+# Read noise, drawn at every read: Eq. (24) to (27) of docs/periphery.md.
 #
-# No cell is drawn anew. The current of a bit line is a sum over its cells, so one normal of the summed variance,
-# sum_r v_r^2 var(g_rc), stands for them all: exact for Gaussian cells, and for two-state cells the limit of many.
+# Cells are not drawn one by one. The current of a bit line is a sum over its cells, so one normal number of the summed
+# variance, sum_r v_r^2 var(g_rc), replaces them: exact for Gaussian cells, and the limit of many two-state cells.
 
 
 @dataclass(frozen=True)
@@ -465,7 +464,7 @@ class GaussianReadNoise:
         return spread * spread
 
     def mean(self, g: Float32) -> Float32:
-        """What the cells conduct on average."""
+        """Mean conductance of each cell, in S."""
         return g
 
 
@@ -473,8 +472,8 @@ class GaussianReadNoise:
 class TelegraphNoise:
     """Random telegraph noise: a cell conducts g, or g (1 - amplitude) while its trap is occupied.
 
-    A trap is occupied with probability `occupancy` at each read, independently of the read before: reads lie
-    further apart than its switching times.
+    A trap is occupied with probability `occupancy` at each read, independently of the read before: the time
+    between reads is longer than its switching times.
 
     Args:
         amplitude: relative drop of the conductance, 0 .. 1.
@@ -499,5 +498,5 @@ class TelegraphNoise:
         return np.float32(factor) * g * g
 
     def mean(self, g: Float32) -> Float32:
-        """Eq. (26): g (1 - a p), what the cells conduct on average."""
+        """Eq. (26): g (1 - a p), the mean conductance of each cell, in S."""
         return g * np.float32(1 - self.amplitude * self.occupancy)

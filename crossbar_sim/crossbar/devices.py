@@ -15,7 +15,7 @@ from crossbar_sim.validate import SINGLE, finite, number, require, show
 
 
 def is_frozen_dataclass(cls: type) -> bool:
-    """Whether objects of a class are identified by their fields, and so can be named in a results file."""
+    """Whether objects of a class are fully described by their fields, as results files need."""
     parameters = getattr(cls, "__dataclass_params__", None)
     return parameters is not None and parameters.frozen
 
@@ -46,7 +46,7 @@ def register(kinds: dict[str, Any], base: type, cls: Any) -> None:
 
 
 class ProgrammingModel(ABC):
-    """What programming does to a target conductance: frozen, without randomness of its own.
+    """Programming noise: from target to programmed conductances. Frozen, without a random state.
 
     `kind` names it in files. To write one of your own, see docs/extending.md.
     """
@@ -119,7 +119,7 @@ class PolynomialNoise(ProgrammingModel):
         return max(sum(c * r**k for k, c in enumerate(self.coefficients)), 0.0)
 
     def bound(self, g: float) -> float:
-        """No term of sigma at conductances up to `g` (S) exceeds this, in S; it may be infinite."""
+        """Upper bound in S of every term of sigma at conductances up to `g` (S); it may be infinite."""
         try:
             return max(abs(c) * (g / self.reference) ** k for k, c in enumerate(self.coefficients))
         except OverflowError:
@@ -181,7 +181,7 @@ class MeasuredNoise(PolynomialNoise):
         return sum(c * r**k for k, c in enumerate(self.mean))
 
     def bound(self, g: float) -> float:
-        """See `PolynomialNoise`; of the mean as well."""
+        """See `PolynomialNoise`; includes the mean."""
         try:
             mean = max(abs(c) * (g / self.reference) ** k for k, c in enumerate(self.mean))
             return max(super().bound(g), mean)

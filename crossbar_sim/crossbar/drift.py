@@ -1,4 +1,4 @@
-"""Drift laws: what time does to a programmed conductance. Multiplicative ones end in Drift, additive in Shift.
+"""Drift laws: how a programmed conductance changes with time. Multiplicative ones end in Drift, additive in Shift.
 
 | law | equation | parameter |
 |---|---|---|---|
@@ -33,7 +33,7 @@ from crossbar_sim.validate import SINGLE, number, require
 
 
 class DriftModel(ABC):
-    """A drift law: what time does to a conductance. Frozen, without randomness of its own.
+    """A drift law: how a conductance changes with time. Frozen, without a random state.
 
     `kind` names it in files; `multiplicative` says whether it scales a conductance (then it must be linear in g) or
     adds to it. To write one of your own, see docs/extending.md.
@@ -48,7 +48,7 @@ class DriftModel(ABC):
 
     @property
     def is_deterministic(self) -> bool:
-        """Whether all chips drift alike, as where the spread is 0; a law that does not say so is random."""
+        """Whether drift is the same on all chips, for example because its spread is 0. The default is False."""
         return False
 
     @abstractmethod
@@ -310,7 +310,10 @@ class GammaDrift(DriftModel):
 
     def table(self) -> Float32:
         """Coefficients of log2 x on equal pieces of [-Z, Z]: (PIECES, 4), lowest power first."""
-        from scipy import interpolate, special  # half a second of imports that no other law needs
+        from scipy import (  # imported here: it takes half a second, and no other law needs it
+            interpolate,
+            special,
+        )
 
         z = np.linspace(-self.Z, self.Z, self.PIECES + 1)
         if self.sigma < 1e-3:  # two terms of Cornish and Fisher: SciPy's inverse loses places there
@@ -416,7 +419,7 @@ class RetentionDrift(DriftModel):
     @property
     def rates(self) -> tuple[np.float32, np.float32, np.float32]:
         """(factor, high, low): g' = factor g 2^((high + low) z)."""
-        octaves = math.log2(self.time) - math.log2(self.t0)  # the quotient may leave double precision
+        octaves = math.log2(self.time) - math.log2(self.t0)  # the quotient may overflow
         return np.float32(2.0 ** (-self.nu * octaves)), *split(-self.nu_sigma * octaves)
 
     def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:
@@ -516,7 +519,7 @@ class MeasuredRelaxation(DriftModel):
         return abs(sum(c * (g / self.reference) ** k for k, c in enumerate(self.at_time[1])))
 
     def bound(self, g: float) -> float:
-        """No term of mean or spread at conductances up to `g` (S) exceeds this, in S; it may be infinite."""
+        """Upper bound in S of every term of mean and spread at conductances up to `g` (S); it may be infinite."""
         try:
             return max(
                 abs(c) * (g / self.reference) ** k for part in self.at_time for k, c in enumerate(part)

@@ -1,4 +1,4 @@
-"""A design: how weights become conductances and what happens to them; see `Hardware.stages`."""
+"""`Hardware`: a design, and the simulation of its stages from weights to effective conductances."""
 
 import math
 import os
@@ -35,7 +35,7 @@ from crossbar_sim.validate import SINGLE, UnitWarning, check_weights, is_whole, 
 
 
 def check_hardware(hardware: Any) -> None:
-    """Refuse a Hardware under construction if a field is impossible; keep `tile` as a tuple of int.
+    """Check the fields of a Hardware under construction; keep `tile` as a tuple of int.
 
     Raises:
         InputError: naming the field, what was given and what is allowed.
@@ -58,7 +58,7 @@ def check_hardware(hardware: Any) -> None:
         isinstance(tile, tuple | list)
         and len(tile) == 2
         and all(is_whole(n) and 1 <= n < 2**31 for n in tile),
-        f"tile={show(tile)}: rows and cols of a tile are two whole numbers in 1 .. 2147483647",
+        f"tile={show(tile)}: rows and cols of a tile are two integers in 1 .. 2147483647",
     )
     object.__setattr__(hardware, "tile", tuple(int(n) for n in tile))
     _check_periphery(hardware)
@@ -78,7 +78,7 @@ def check_hardware(hardware: Any) -> None:
 
 
 def _check_periphery(hardware: Any) -> None:
-    """Refuse ranges that have no meaning in this design: they would do nothing, or cannot be computed."""
+    """Refuse converter settings that have no effect in this design, or cannot be computed."""
     dac, adc, mapping = hardware.dac, hardware.adc, hardware.mapping
     if adc is None:
         return
@@ -105,19 +105,19 @@ def _or_none(family: Family) -> str:
     return ", or None for an ideal one" if family.optional else ""
 
 
-READING = ("dac", "read_noise", "adc")
+READOUT_EFFECTS = ("dac", "read_noise", "adc")
 """The fields of Hardware that act on each product, in their order."""
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """A design, without randomness: what is None is ideal.
+    """A design: how weights become conductances, and what changes them. A part that is None is ideal.
 
     Args:
         mapping: weights to conductances and back.
-        drift: what time does to them.
-        programming: the error of writing them.
-        stuck: cells that do not listen.
+        drift: how conductances change with time.
+        programming: the error of writing conductances.
+        stuck: stuck-at faults.
         tile: (rows, cols) of a tile.
         drift_per: whether each "cell" drifts by itself, or the cells of a "weight" move together
             (the BayesFT paper's model; parallel copies always drift by themselves).
@@ -125,10 +125,10 @@ class Hardware:
             line, driven with 1), or "drifting" (cells of its own, drifting per parameter).
         normalisation: affine parameters: "digital", "folded" into the layer before, or "drifting".
         other: all other learnable parameters: "digital" or "drifting".
-        wires: their resistance, which makes effective conductances of a programmed tile.
-        dac, adc: what drives the word lines, and what reads the bit lines, tile by tile (docs/periphery.md).
-        read_noise: fresh at every read.
-        ranges: of the converters in each layer, where a calibration has chosen them.
+        wires: the resistance of word and bit lines, which turns conductances into effective ones.
+        dac, adc: the converters of word lines and bit lines, tile by tile (docs/periphery.md).
+        read_noise: noise of the currents, independent at every read.
+        ranges: converter ranges of each layer, if they have been calibrated.
 
     Raises:
         InputError: naming the field, what was given and what is allowed.
@@ -156,8 +156,8 @@ class Hardware:
 
     @property
     def effects(self) -> tuple[str, ...]:
-        """The effects on conductances asked for, in the order in which they act; see also `reading`."""
-        asked = {
+        """The effects on conductances in this design, in the order in which they act; see also `readout_effects`."""
+        parts = {
             "clip": self.mapping.clip,
             "levels": self.mapping.levels,
             "programming": self.programming,
@@ -165,18 +165,20 @@ class Hardware:
             "drift": self.drift,
             "wires": self.wires,
         }
-        return tuple(name for name, value in asked.items() if value is not None)
+        return tuple(name for name, value in parts.items() if value is not None)
 
     @property
-    def reading(self) -> tuple[str, ...]:
-        """The effects of each product asked for, in the order in which they act; () for a linear read-out."""
-        return tuple(name for name in READING if getattr(self, name) is not None)
+    def readout_effects(self) -> tuple[str, ...]:
+        """The effects on each product in this design, in the order in which they act; () for a linear read-out."""
+        return tuple(name for name in READOUT_EFFECTS if getattr(self, name) is not None)
 
     def up_to(self, effect: str | None) -> "Hardware":
         """This design, read out linearly, with the effects after `effect` ideal; None: with none at all."""
         names = ("clip", "levels", "programming", "stuck", "drift", "wires")
         off = names[names.index(effect) + 1 :] if effect else names
-        own: dict[str, Any] = {name: None for name in (*off, *READING) if name not in ("clip", "levels")}
+        own: dict[str, Any] = {
+            name: None for name in (*off, *READOUT_EFFECTS) if name not in ("clip", "levels")
+        }
         of_mapping: dict[str, Any] = {name: None for name in off if name in ("clip", "levels")}
         if "levels" in of_mapping:
             of_mapping |= {name: None for name in ("cell_bits", "encoding") if hasattr(self.mapping, name)}
@@ -199,7 +201,7 @@ class Hardware:
             chip: which sample of the design.
 
         Raises:
-            InputError: if w is no matrix or holds NaN or infinite values.
+            InputError: if w is not a matrix or holds NaN or infinite values.
         """
         w = np.asarray(w, np.float32)
         require(w.ndim == 2, f"w has shape {w.shape}: expected a matrix (rows, cols)")
@@ -212,7 +214,7 @@ class Hardware:
         if self.wires is not None:
             wired = through_wires(self, whole.drifted, 1)
             effective = np.ascontiguousarray(wired.transpose(0, 2, 1))
-        periphery = Periphery.of(self, key, chip) if self.reading else None
+        periphery = Periphery.of(self, key, chip) if self.readout_effects else None
         return Array(
             planes[0], planes[1], planes[2], planes[3], self.mapping, scale, self.tile, effective, periphery
         )
@@ -226,7 +228,7 @@ class Hardware:
         scale: Float32 | None = None,
         groups: int = 1,
     ) -> Float32:
-        """`program(...).weight` without keeping the planes: the fast way, the same bits.
+        """`program(...).weight` without keeping the planes: faster, the same bits.
 
         Args:
             columns: the transposed matrix (cols, rows), C-contiguous: torch's (out, in) weight.
@@ -258,7 +260,7 @@ class Hardware:
     def pieces(
         self, columns: Float32, scale: Float32, key: Key, chip: int, groups: int = 1
     ) -> Callable[[slice, Float32], None]:
-        """A function that writes any run of effective weights: `effective_weight` is all of them.
+        """A function that writes any range of the effective weights.
 
         Args:
             columns, scale, key, chip, groups: as for `effective_weight`.
@@ -307,7 +309,7 @@ class Hardware:
         return by_planes
 
     def _one_pass(self, scale: Float32) -> bool:
-        """Whether `lognormal_weights` does it all: one scale, no floor, only log-normal drift."""
+        """Whether the kernel `lognormal_weights` applies: one scale, g_min = 0, log-normal drift only."""
         return (
             isinstance(self.mapping, Differential)
             and type(self.drift) in (LogNormalDrift, RetentionDrift)  # a subclass has its own `cells`
@@ -368,7 +370,9 @@ class Hardware:
             InputError: naming the source, the full key, what was given, and what is allowed.
         """
         if not isinstance(data, dict):
-            raise InputError(f"{source}: {show(data)} is no table of hardware keys such as drift = {{...}}")
+            raise InputError(
+                f"{source}: {show(data)} is not a table of hardware keys such as drift = {{...}}"
+            )
         try:
             parts = {key: build_part(key, v, trust_code) if key in FAMILIES else v for key, v in data.items()}
             hardware: Hardware = build(cls, parts, "")
@@ -414,7 +418,7 @@ class Hardware:
 
 
 def preset_design(name: str, overrides: dict[str, Any]) -> tuple[Hardware, tuple[str, ...]]:
-    """`Hardware.preset`, and the sentences of its warnings in place of the warnings.
+    """The design of `Hardware.preset`, with its warnings as sentences.
 
     Raises:
         InputError: for an unknown name or override, naming the known ones.
@@ -425,7 +429,7 @@ def preset_design(name: str, overrides: dict[str, Any]) -> tuple[Hardware, tuple
 
 
 def design_given(hardware: object) -> Hardware:
-    """A design in any form that Python functions take: a `Hardware`, a preset's name, a .toml or .json file, a table.
+    """A design in any form that Python functions accept: `Hardware`, a preset's name, a .toml or .json path, a table.
 
     Args:
         hardware: None is the preset "bayesft".
@@ -451,14 +455,14 @@ def design_given(hardware: object) -> Hardware:
     )
 
 
-# What every requested effect did to a matrix, one effect after the other, in chunks: no second copy of it.
+# The change of a matrix by each effect, computed in chunks, so that the matrix is not copied.
 
 
 def changes(hardware: Hardware, columns: Float32, key: Key, chip: int, groups: int = 1) -> dict[str, float]:
     """Squared Frobenius norm of the change of the effective weight that each requested effect causes.
 
-    Effects are switched on one by one in their physical order on the same cells, so that a number is what that
-    effect adds to the ones before it.
+    Effects are switched on one by one in their physical order on the same cells, so that each number is what that
+    effect adds to the effects before it.
 
     Args:
         hardware: the design; its `effects` are the keys of the result.
@@ -505,7 +509,7 @@ def slope(hardware: Hardware, columns: Float32, key: Key, chip: int) -> Float32:
     out = np.empty(w.size, np.float32)
     shares = np.array(mapping.slice_weights) / sum(
         mapping.slice_weights
-    )  # a slice counts by what it can hold
+    )  # weight of a slice by its largest value
     scale = mapping.scale(columns)
     limit = np.broadcast_to(mapping.span * (mapping.g_max - mapping.g_min) / scale, (len(columns),))
 

@@ -1,4 +1,4 @@
-"""The Numba kernels. Rules, held by review and tests:
+"""Numba kernels of cells, random numbers, mappings and products. Rules, checked by review and tests:
 
 * scalars and C-contiguous one-dimensional arrays in, results written into `out`, no allocation;
 * no fastmath, no Python objects, no exceptions; equation numbers are those of docs/model.md;
@@ -25,7 +25,7 @@ from numba.extending import intrinsic, overload
 # Every function is float32 or uint32 arithmetic in a fixed order of IEEE operations: additions,
 # multiplications, fused multiply-adds, square roots and conversions, none of which LLVM may reorder without
 # `fastmath`. So a number has the same bits in every lane, chunk, thread and vector width. The
-# polynomials are our own minimax fits (Lawson-weighted least squares at 4,000 Chebyshev nodes); the errors
+# polynomials are minimax fits (Lawson-weighted least squares at 4,000 Chebyshev nodes); the errors
 # in the comments are those of the fit, `tests/crossbar/test_philox.py` holds those of the arithmetic.
 #
 # With the JIT off (NUMBA_DISABLE_JIT=1) the same functions run as plain Python on NumPy scalars.
@@ -50,7 +50,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """Compile for use inside kernels: inlined by Numba, since LLVM alone does not and then cannot vectorise."""
+    """Compile for use inside kernels: inlined by Numba, because LLVM does not inline it and then cannot vectorise."""
     return numba.njit(inline="always", error_model="numpy")(function)
 
 
@@ -88,7 +88,7 @@ def _llvm_float(typing_context: Any, x: Any) -> Any:
 
 
 def fma(a: Any, b: Any, c: Any) -> Any:
-    """a b + c in float32 with one rounding (Python twin: by way of float64)."""
+    """a b + c in float32 with one rounding (plain Python: through float64)."""
     return f32(np.float64(a) * np.float64(b) + np.float64(c))
 
 
@@ -311,7 +311,7 @@ def lognormal_weights(
     w: Any, out: Any, scale: Any, inverse: Any, factor: Any, high: Any, low: Any,
     start: Any, k0: Any, k1: Any, plane: Any, chip: Any, event: Any,
 ) -> None:  # fmt: skip
-    """Program, drift and read weights with g_min = 0 in one pass: the pair's other cell carries nothing.
+    """Program, drift and read weights with g_min = 0 in one pass: the pair's other cell conducts nothing.
 
     The same operations in the same order as by way of planes, so the same bits.
     """
@@ -438,14 +438,14 @@ def program(g: Any, z: Any, coefficients: Any, per_siemens: Any, out: Any) -> No
         out[i] = max(fma(max(sigma, f32(0.0)), z[i], g[i]), f32(0.0))
 
 
-# Kernels between weights and planes, and the tiled analog product. The rules are those of kernels.py.
+# Kernels of mappings: weights to planes and back; and the tiled analog product.
 #
 # `scale` has one entry for the whole matrix or one for each column.
 
 
 @inlined
 def _cell_target(a: Any, base: Any, low: Any, high: Any) -> Any:
-    """base + a held to the window [low, high]."""
+    """base + a limited to the window [low, high]."""
     return min(max(f32(base + a), low), high)
 
 
@@ -489,7 +489,7 @@ def _level(w: Any, steps: Any, base: Any, top: Any) -> Any:
 def to_levels(
     w: Any, scale: Any, rows: Any, start: Any, per_step: Any, base: Any, top: Any, out: Any
 ) -> None:
-    """Eq. (2) to (4) in levels: out = the level of each weight, whole numbers in 0 .. top.
+    """Eq. (2) to (4) in levels: out = the level of each weight, integers in 0 .. top.
 
     `per_step` is the sign of the plane over the step, 1/S, `base` the level of weight 0; both in double precision.
     """
@@ -520,7 +520,7 @@ def at_levels(step: Any, low: Any, high: Any, out: Any) -> None:
 
 @inlined
 def _near(g: Any, low: Any, unit: Any) -> Any:
-    """The level that g lies on, counted from `low` in units of `unit`, as far as single precision shows; else -1."""
+    """The level of g above `low` in steps of `unit`, to single precision; -1 if g is between levels."""
     g = np.float64(g)
     level = np.floor((g - low) / unit + 0.5)
     return level if abs(g - (low + level * unit)) <= 2.0**-22 * g else -1.0
@@ -537,7 +537,7 @@ def in_levels(g: Any, low: Any, unit: Any, out: Any) -> None:
 
 @kernel
 def level_differences(plus: Any, minus: Any, low: Any, unit: Any, out: Any) -> None:
-    """out = (plus - minus) / unit; exactly the whole number where both are on a level."""
+    """out = (plus - minus) / unit; exactly an integer where both are on a level."""
     per = f32(unit)
     for i in range(out.size):
         a, b = _near(plus[i], low, unit), _near(minus[i], low, unit)

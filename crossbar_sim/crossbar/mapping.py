@@ -1,4 +1,4 @@
-"""How a weight becomes conductances, and how they read back as a weight.
+"""Mappings of weights to conductances and back.
 
 A matrix `w` is (rows, cols): rows are word lines (inputs), columns bit lines (outputs). Inside, it
 is kept as its transpose in C order, bit line by bit line, which is how torch stores its weights.
@@ -18,7 +18,7 @@ from crossbar_sim.validate import SINGLE, check_weights, number, require, show, 
 
 @dataclass(frozen=True)
 class Mapping(ABC):
-    """What the mappings share: the conductance window, its levels, the scale, and parallel cells.
+    """Base of the mappings: the conductance window, its levels, the scale, and parallel cells.
 
     Args:
         g_min, g_max: the window in S.
@@ -56,11 +56,11 @@ class Mapping(ABC):
     @property
     @abstractmethod
     def middle_level(self) -> int:
-        """The level that stands for weight 0; meaningless without levels."""
+        """The level of weight 0; undefined without levels."""
 
     @property
     def middle(self) -> float:
-        """What weight 0, and a reference column, is programmed to, in S."""
+        """Conductance of weight 0 and of a reference column, in S."""
         return self.g_min + self.step * self.middle_level
 
     def __post_init__(self) -> None:
@@ -90,13 +90,13 @@ class Mapping(ABC):
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """A sentence for a window that no cell has: microsiemens taken for siemens."""
+        """A warning if g_max is implausibly large, as if microsiemens were given in place of siemens."""
         caution = units_caution(self.g_max, "g_max={}")
         return () if caution is None else (caution,)
 
     @property
     def slices(self) -> int:
-        """Cells that the code of a weight is sliced over, least significant first."""
+        """Number of cells that the code of a weight is sliced over, least significant first."""
         return 1 if self.cell_bits is None else -(-self._code_bits // self.cell_bits)
 
     @property
@@ -123,7 +123,7 @@ class Mapping(ABC):
 
     @property
     def slice_weights(self) -> tuple[float, ...]:
-        """Eq. (28): what the conductances of each slice count for in Eq. (5); (1.0,) without slices."""
+        """Eq. (28): the weight of each slice in Eq. (5); (1.0,) without slices."""
         if self.cell_bits is None:
             return (1.0,)
         return tuple(self.step / self.cell_step * 2 ** (k * self.cell_bits) for k in range(self.slices))
@@ -137,11 +137,11 @@ class Mapping(ABC):
         return self.slice_weights != (1.0,)
 
     def weight_of(self, plane: int) -> float:
-        """Of `slice_weights`, that of the slice which `plane` holds."""
+        """The weight of the slice in `plane`; see `slice_weights`."""
         return self.slice_weights[self.slice_of(plane)]
 
     def slice_of(self, plane: int) -> int:
-        """The weight slice that `plane` holds."""
+        """The index of the slice in `plane`."""
         return plane % self.planes_per_weight // self.planes_per_copy
 
     @property
@@ -169,12 +169,12 @@ class Mapping(ABC):
         elif self.clip is None:
             w_max = np.maximum(columns.max(axis=axis), -columns.min(axis=axis)).astype(np.float64)
         else:
-            with np.errstate(invalid="ignore"):  # infinite weights, to be refused below
+            with np.errstate(invalid="ignore"):  # infinite weights are refused below
                 w_max = np.percentile(np.abs(columns), self.clip, axis=axis).astype(np.float64)
             if not np.all(w_max > 0):  # a sparse matrix: the percentile falls on a zero
                 w_max = np.where(w_max > 0, w_max, np.abs(columns).max(axis=axis))
         whole = float(np.max(w_max, initial=0.0))
-        dead = 1.0 if whole <= 1e-30 else whole  # NaN stays, to be refused below
+        dead = 1.0 if whole <= 1e-30 else whole  # NaN is refused below
         w_max = np.where(w_max <= 1e-30, dead, w_max)
         exact = np.atleast_1d(self.span * (self.g_max - self.g_min) / w_max)
         if not np.all((exact > 1e-37) & (exact * self.copies < 1e37)):
@@ -187,13 +187,13 @@ class Mapping(ABC):
         return np.where(scale > exact, np.nextafter(scale, np.float32(0.0)), scale)
 
     def inverse(self, scale: Float32) -> Float32:
-        """Weight units per S of the summed differences, to read with; the shape of `scale`."""
+        """Weight units per S of the summed differences, to read with, in the shape of `scale`."""
         return (1.0 / (scale.astype(np.float64) * self.copies)).astype(np.float32)
 
     def _to_cells(
         self, w: Float32, scale: Float32, rows: int, start: int, plane: int, sign: float, out: Float32
     ) -> None:
-        """Eq. (2) to (4) and (28) for a chunk: weight 0 plus sign s w, held to the window and its levels."""
+        """Eq. (2) to (4) and (28) for a chunk: weight 0 plus sign s w, limited to the window and its levels."""
         low, high = np.float32(self.g_min), np.float32(self.g_max)
         if self.levels is None:
             kernels.to_cells(w, scale, rows, start, np.float32(sign), np.float32(self.middle), low, high, out)
@@ -285,7 +285,7 @@ class Offset(Mapping):
 
     @property
     def middle(self) -> float:
-        """g_mid, what weight 0 and the reference are programmed to, in S."""
+        """g_mid, the conductance of weight 0 and of the reference, in S."""
         if self.levels is None:
             return (self.g_min + self.g_max) / 2
         return super().middle

@@ -29,7 +29,7 @@ class ValidityWarning(CrossbarWarning):
 
 @dataclass(frozen=True)
 class Range:
-    """Where a preset's numbers hold: `key` (such as "mapping.g_max") in low .. high, in `unit`."""
+    """Range of validity of a preset's numbers: `key` (such as "mapping.g_max") in low .. high, in `unit`."""
 
     key: str
     low: float
@@ -44,7 +44,7 @@ class Range:
         return value
 
     def warning(self, hardware: "Hardware") -> str | None:
-        """The sentence for a design outside the range, else None."""
+        """The warning for a design outside the range, else None."""
         value = self.value(hardware)
         if value is None or self.low <= value <= self.high:
             return None
@@ -55,7 +55,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """A value that only some numbers were measured for: `key=value` sets `field` to `part`."""
+    """One measured value of a parameter: `key=value` sets `field` to `part`."""
 
     key: str
     value: float
@@ -112,7 +112,7 @@ class Preset:
             raise InputError(f"preset {self.name}: {error}") from None
 
     def about(self) -> tuple[str, ...]:
-        """What it is, where its numbers are from and hold, and what it leaves out: one line each."""
+        """Summary, sources, range of validity, and effects that are not modelled: one line each."""
         lines = [self.summary, *(f"source: {text}" for text in self.sources)]
         lines += [f"{key}: {text}" for key, text in self.numbers]
         lines += [f"valid: {v.key} in {v.low:g} .. {v.high:g} {v.unit}" for v in self.valid]

@@ -1,4 +1,4 @@
-"""How an array is read: voltages in, currents through tiles and converters, numbers out."""
+"""Products with an array: DACs, currents of tiles, ADCs and digital sums."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from crossbar_sim.crossbar import kernels
 from crossbar_sim.crossbar.converters import (
     ADC,
     DAC,
-    Driven,
+    DrivenInputs,
     GaussianReadNoise,
     LayerRange,
     TelegraphNoise,
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 
 # The analog part between a digital input and a digital output: DAC, tiles, read noise, ADC, digital sums.
 #
-# `Readout` is one array with its converters on one chip, ready to multiply; every formula is in docs/periphery.md.
+# `Readout` is one array with its converters on one chip; every formula is in docs/periphery.md.
 
 
 EFFECTS = ("dac", "read_noise", "adc")
-"""What acts on each product, in its order."""
+"""The effects on each product, in their order."""
 
 
 @dataclass(frozen=True)
 class Periphery:
-    """What surrounds one array on one chip.
+    """The converters and the read noise of one array on one chip.
 
     Args:
         dac, adc, read_noise: of the design; None is ideal.
@@ -59,18 +59,18 @@ class Periphery:
 
     @classmethod
     def of(cls, hardware: "Hardware", key: Key, chip: int) -> "Periphery":
-        """Of the array called `key` on a chip of the design."""
+        """The periphery of the array called `key` on a chip of the design."""
         ranges = None if hardware.ranges is None or not key.path else hardware.ranges.get(key.path[-1])
         return cls(hardware.dac, hardware.adc, hardware.read_noise, ranges, key, chip)
 
     @property
     def name(self) -> str:
-        """For sentences."""
+        """The array's name, for messages."""
         return self.key.path[-1] if self.key.path else "the array"
 
 
-class Reads(NamedTuple):
-    """What the converters of an array read: its planes put together as its mapping and `per` say.
+class ReadPlanes(NamedTuple):
+    """The conductances that the converters of an array read: its planes, combined as its mapping and `per` say.
 
     Args:
         planes: (reads, m, n) in `unit_of` S; with a reference read for itself, that is the last column.
@@ -84,22 +84,22 @@ class Reads(NamedTuple):
 
 
 def unit_of(mapping: Mapping) -> float:
-    """What conductances are counted in, in S: levels where there are any, so that digital sums are of whole numbers."""
+    """Unit of conductances in S: one level, if there are levels, so that digital sums are of integers."""
     return mapping.cell_step or 1.0
 
 
 def slices_of(mapping: Mapping, per: str) -> tuple[int, ...]:
-    """Which weight slice each read belongs to."""
+    """The weight slice of each read."""
     sides = mapping.planes_per_copy if per == "column" else 1
     return tuple(k for _ in range(mapping.copies) for k in range(mapping.slices) for _ in range(sides))
 
 
-def reads_of(
+def read_planes(
     planes: Float32, mapping: Mapping, per: str, noise: GaussianReadNoise | TelegraphNoise | None
-) -> Reads:
+) -> ReadPlanes:
     """Eq. (21): planes (planes, m, physical columns) of one block as its converters read them, in `unit_of` S.
 
-    Cells on a level, as far as single precision shows, are whole numbers of levels above g_min: then sums are exact,
+    Cells on a level, to single precision, are an integer number of levels above g_min: then sums are exact,
     and one half-way between two codes of a converter goes to the even one.
     """
     mean = planes if noise is None else noise.mean(planes)
@@ -112,15 +112,15 @@ def reads_of(
     if per == "column":
         if mapping.planes_per_copy == 2:
             weights[1::2] *= -1
-        return Reads(_in_levels(mean, mapping), weights, variance)
+        return ReadPlanes(_in_levels(mean, mapping), weights, variance)
     if mapping.planes_per_copy == 2:
-        return Reads(
+        return ReadPlanes(
             _differences(mean[0::2], mean[1::2], mapping),
             weights,
             None if variance is None else variance[0::2] + variance[1::2],
         )
     spread = None if variance is None else variance[:, :, :-1] + variance[:, :, -1:]
-    return Reads(_differences(mean[:, :, :-1], mean[:, :, -1:], mapping), weights, spread)
+    return ReadPlanes(_differences(mean[:, :, :-1], mean[:, :, -1:], mapping), weights, spread)
 
 
 def _in_levels(g: Float32, mapping: Mapping) -> Float32:
@@ -134,7 +134,7 @@ def _in_levels(g: Float32, mapping: Mapping) -> Float32:
 
 
 def _differences(g: Float32, other: Float32, mapping: Mapping) -> Float32:
-    """g - other in `unit_of` S; exactly a whole number where both are on a level."""
+    """g - other in `unit_of` S; exactly an integer where both are on a level."""
     if mapping.levels is None:
         return g - other
     out = np.empty(g.shape, np.float32)
@@ -147,7 +147,7 @@ def _differences(g: Float32, other: Float32, mapping: Mapping) -> Float32:
 
 
 class Readout:
-    """One block of an array with its converters, ready to multiply.
+    """One block of an array with its converters.
 
     Args:
         planes: those that multiply, (planes, m, physical columns) in S.
@@ -179,12 +179,12 @@ class Readout:
 
     @property
     def per(self) -> str:
-        """What a converter reads: a pair or a column."""
+        """What one converter reads: a pair of columns or one column."""
         return "pair" if self.periphery.adc is None else self.periphery.adc.per
 
     @cached_property
-    def silent(self) -> Reads:
-        """What the converters read, without noise."""
+    def silent(self) -> ReadPlanes:
+        """The conductances that the converters read, without noise."""
         return self._reads(None)
 
     @cached_property
@@ -199,20 +199,22 @@ class Readout:
         sums = np.add.reduceat(self.planes.astype(np.float64), starts, axis=1)
         rows = np.minimum(self.tile_rows, self.planes.shape[1] - starts)
         half = rows[:, None] * ((self.mapping.g_min + self.mapping.g_max) / 2)
-        found = sums > half * (1 + 1e-6)  # half itself is no more than half, however cells are rounded
+        found = sums > half * (
+            1 + 1e-6
+        )  # exactly half does not count as more than half, however cells are rounded
         return found if bool(found.any()) else None
 
-    def _reads(self, noise: GaussianReadNoise | TelegraphNoise | None, flips: bool = True) -> Reads:
-        """What the converters read, flipped columns as their complement unless `flips` is False."""
-        reads = reads_of(self.planes, self.mapping, self.per, noise)
+    def _reads(self, noise: GaussianReadNoise | TelegraphNoise | None, flips: bool = True) -> ReadPlanes:
+        """The conductances that the converters read; flipped columns as their complement unless `flips` is False."""
+        read = read_planes(self.planes, self.mapping, self.per, noise)
         if self.flipped is None or not flips:
-            return reads
+            return read
         whole = (self.mapping.g_min + self.mapping.g_max) / unit_of(self.mapping)
-        planes = np.where(self._of_rows(self.flipped), whole - reads.planes.astype(np.float64), reads.planes)
-        return reads._replace(planes=planes.astype(np.float32))
+        planes = np.where(self._of_rows(self.flipped), whole - read.planes.astype(np.float64), read.planes)
+        return read._replace(planes=planes.astype(np.float32))
 
     def _of_rows(self, tiles: NDArray[Any]) -> NDArray[Any]:
-        """What each tile has (reads, tiles, n), for each word line (reads, m, n)."""
+        """Values of each tile (reads, tiles, n), repeated for each word line (reads, m, n)."""
         return np.repeat(tiles, self.tile_rows, axis=1)[:, : self.planes.shape[1]]
 
     @cached_property
@@ -225,14 +227,14 @@ class Readout:
         whole = ((mapping.g_max - mapping.g_min) if granular else (mapping.g_max + mapping.g_min)) / unit_of(
             mapping
         )
-        weights = reads_of(self.planes[:, :0], mapping, self.per, None).weights.astype(np.float64)
+        weights = read_planes(self.planes[:, :0], mapping, self.per, None).weights.astype(np.float64)
         each = np.einsum("r,rtn->tn", weights * (round(whole) if granular else whole), self.flipped)
         return TiledPlanes(
             self._of_rows(each[None]).astype(np.float32), tile_rows=max(self.planes.shape[1], 1)
         )
 
-    def drive(self, x: Float32, effects: tuple[str, ...] = EFFECTS) -> Driven:
-        """What the DACs make of inputs (b, ...)."""
+    def drive(self, x: Float32, effects: tuple[str, ...] = EFFECTS) -> DrivenInputs:
+        """Inputs (b, ...) after the DACs."""
         p = self.periphery
         return drive(x, p.dac if "dac" in effects else None, p.ranges, p.name)
 
@@ -253,7 +255,7 @@ class Readout:
         return self.read(self.drive(x, effects), event, first, effects)
 
     def read(
-        self, driven: Driven, event: int = 0, first: int = 0, effects: tuple[str, ...] = EFFECTS
+        self, driven: DrivenInputs, event: int = 0, first: int = 0, effects: tuple[str, ...] = EFFECTS
     ) -> Float32:
         """As `product`, for driven input vectors (reads, b, m)."""
         if not self.planes.shape[1]:  # no word lines, no current, and no range for one
@@ -271,7 +273,7 @@ class Readout:
 
     def images(
         self,
-        driven: Driven,
+        driven: DrivenInputs,
         window: dict[str, Any],
         first_channel: int,
         event: int,
@@ -319,14 +321,14 @@ class Readout:
 
     @property
     def _reference(self) -> bool:
-        """Whether the reference column is converted by itself, and subtracted digitally."""
+        """Whether the reference column has its own conversions and is subtracted digitally."""
         return self.mapping.planes_per_copy == 1 and self.per == "column"
 
     def _noisy(self, effects: tuple[str, ...]) -> bool:
         return "read_noise" in effects and self.periphery.read_noise is not None
 
     def _stream(
-        self, planes: TiledPlanes, driven: Driven, event: int, effects: tuple[str, ...]
+        self, planes: TiledPlanes, driven: DrivenInputs, event: int, effects: tuple[str, ...]
     ) -> Stream | None:
         """The name of a read's noise: every group of a convolution has planes of random numbers of its own."""
         if not self._noisy(effects):
@@ -335,7 +337,7 @@ class Readout:
         return Stream.of(p.key.fold("read"), p.chip, self.group * conversions, event)
 
     def ready(self, full_scale: float, effects: tuple[str, ...] = EFFECTS) -> TiledPlanes:
-        """Planes and converters made ready for inputs whose code `full_scale` is 1 V; kept for the next product."""
+        """Planes and converters in the layout of the kernels, for inputs whose code `full_scale` is 1 V; cached."""
         noisy, converts = self._noisy(effects), "adc" in effects and self.periphery.adc is not None
         name = (noisy, full_scale if converts else None)
         if name not in self._ready:
@@ -396,17 +398,17 @@ class Readout:
         return p.ranges.output[k]
 
 
-# What currents an array's converters see, and how much of their range they use: for calibration, slow and plain.
+# Currents at the converters of an array and the use of their ranges, for calibration. Simple and slow.
 
 
 _SHIFT = 13
 """Bits of a float32 that a histogram leaves out: magnitudes are kept to 1 in 1024."""
 
 _SMALLEST = 1 / SINGLE
-"""What is smaller counts as 0: no range can be."""
+"""Smaller values count as 0: no range is that small."""
 
 _ZEROS = int(np.array([_SMALLEST], np.float32).view(np.int32)[0]) >> _SHIFT
-"""Bins of these."""
+"""Number of bins below _SMALLEST."""
 
 
 @dataclass
@@ -447,7 +449,7 @@ class Magnitudes:
 
 @dataclass
 class Usage:
-    """How converters were used: how many conversions, how many clipped, and which codes came up.
+    """Use of converters: the number of conversions, of clipped ones, and the codes that occurred.
 
     Args:
         top: the largest code; signed: whether there are negative ones.
@@ -472,16 +474,16 @@ class Usage:
 
     @property
     def clipped_percent(self) -> float:
-        """Of all conversions."""
+        """Clipped conversions in percent of all."""
         return 100.0 * self.clipped / self.total if self.total else 0.0
 
     @property
     def used_percent(self) -> float:
-        """Codes that came up, of all there are."""
+        """Used codes in percent of all codes."""
         return 100.0 * float(np.mean(self.seen))
 
 
-def currents(readout: Readout, driven: Driven) -> Iterator[tuple[int, int, int, Float32]]:
+def currents(readout: Readout, driven: DrivenInputs) -> Iterator[tuple[int, int, int, Float32]]:
     """(read, row tile, weight slice, currents (b, n) in A at 1 V) of every conversion, without read noise.
 
     Args:
@@ -498,13 +500,13 @@ def currents(readout: Readout, driven: Driven) -> Iterator[tuple[int, int, int, 
                 yield r, t, slices[r], i * np.float32(unit_of(readout.mapping) / driven.full_scale)
 
 
-def count_inputs(x: Float32, driven: Driven, usage: Usage) -> None:
-    """Add what the DACs make of inputs x (b, m) to `usage`; codes are of the magnitude, before slicing."""
+def count_inputs(x: Float32, driven: DrivenInputs, usage: Usage) -> None:
+    """Add the DAC conversions of inputs x (b, m) to `usage`; codes are of the magnitude, before slicing."""
     usage.add(x / driven.unit[:, None])
 
 
-def count_outputs(readout: Readout, driven: Driven, usage: Usage) -> None:
-    """Add what the ADCs make of driven input vectors to `usage`."""
+def count_outputs(readout: Readout, driven: DrivenInputs, usage: Usage) -> None:
+    """Add the ADC conversions of driven input vectors to `usage`."""
     quantiser, unit = readout.quantiser(1.0), np.float32(unit_of(readout.mapping))
     if quantiser is None:
         return

@@ -1,4 +1,4 @@
-"""Fault-aware mapping: which weight goes to which cells of a tile, given the cells of the chip that are stuck.
+"""Fault-aware mapping: place weights on the cells of a tile so that the chip's stuck cells change them least.
 
 Within a tile the inputs may enter in any order and the outputs be read in any order; the digital part undoes both. A
 differential pair may also be turned, so that its column reads -w. Rows are permuted within each row of tiles, columns
@@ -23,10 +23,9 @@ from crossbar_sim.crossbar.stream import Float32, Stream
 from crossbar_sim.rng import Key
 from crossbar_sim.validate import check_weights, require
 
-# What every placement of a tile's columns or rows would cost, given its stuck cells. No allocation, no exceptions.
+# Kernels: the squared error of every placement of a tile's columns or rows. No allocation, no exceptions.
 #
-# Arrays are bit line by bit line, like everything inside: targets (planes, columns, rows) of the weights w and,
-# for the
+# Arrays are bit line by bit line: targets (planes, columns, rows) of the weights w and, for the
 # turned orientation, of -w, in S; faults (planes, columns, rows), 0 healthy, 1 off, 2 on.
 
 
@@ -42,7 +41,7 @@ def deviation(
     bit: int,
     word: int,
 ) -> float:
-    """By how much weight (column, row) is off at the cells (bit, word), in S of the summed differences.
+    """The error of weight (column, row) at the cells (bit, word), in S of the summed differences.
 
     `counts` (planes,) is what a plane's conductance counts for in Eq. (5); `stuck` (3,) that of a fault code.
     """
@@ -130,7 +129,7 @@ def row_costs(
                 cost[row, word] += ((error + off[first + word]) * unit[j]) ** 2
 
 
-# Where the weights of one matrix lie, there and back.
+# Placements of one matrix, and their inverse.
 
 
 Index = NDArray[np.int64]
@@ -138,7 +137,7 @@ Index = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Remapping:
-    """Where the weights of one matrix lie on one chip.
+    """The placement of one matrix's weights on one chip.
 
     Args:
         rows: the logical row on each word line, (rows,); permuted within each row of tiles.
@@ -157,7 +156,7 @@ class Remapping:
     after: float
 
     def place(self, w: Float32) -> Float32:
-        """The matrix (rows, cols) as it is programmed: what lies on each word and bit line."""
+        """The matrix (rows, cols) in the order in which it is programmed on word and bit lines."""
         out = np.empty_like(w)
         for block, part in self._blocks():
             out[part] = w[self.rows[part]][:, self.columns[block]] * self.signs[block]
@@ -197,7 +196,7 @@ class Remapping:
 
 ROUNDS = 8
 MOST_STARTS, ENOUGH = 8, 65_536
-"""Orders to begin with: as many as fit into this many weights, the first being the matrix as it is."""
+"""Most weights of all starting orders together; the first order is that of the matrix."""
 
 Faults = NDArray[np.uint8]
 
@@ -245,7 +244,7 @@ class Problem:
         self.together = scale.size > 1
 
     def solve(self) -> Remapping:
-        """The best placement found: never worse than the matrix as it lies."""
+        """The best placement found: never worse than the original order."""
         rows, cols = self.size
         self._begin(np.arange(rows))
         before = self._error()
@@ -271,7 +270,7 @@ class Problem:
         self.signs = np.ones((len(self.parts), cols), np.int8)
 
     def _shuffled(self, start: int) -> Index:
-        """Another order of the rows within each row of tiles: always the same one for the same start."""
+        """Another order of the rows within each row of tiles, the same for the same `start`."""
         words = Stream.of(Key(0).fold("remap", f"start {start}"), 0).words(self.size[0])
         return np.concatenate([part.start + np.argsort(words[part]) for part in self.parts])
 
@@ -305,7 +304,7 @@ class Problem:
             now = self.columns[b, tile] - tile.start
             sign = (self.signs[b, tile] < 0).astype(np.intp)
             if flat[column, bit].sum() >= cost[sign, now, np.arange(width)].sum():
-                return  # as good as it is: nothing moves without a gain
+                return  # no move without a gain
         for b in blocks:
             self.columns[b, tile.start + bit] = tile.start + column
             self.signs[b, tile.start + bit] = np.where(turn[column, bit] == 1, -1, 1)
@@ -355,7 +354,7 @@ __all__ = ["Remapping", "fault_map", "remap", "remap_chip", "remapped_planes", "
 
 
 def fault_map(hardware: Hardware, rows: int, cols: int, key: Key, chip: int) -> Faults:
-    """The stuck cells of a chip where an array of that shape lies: what a test of the chip would find.
+    """The stuck cells of an array of that shape on a chip, as a test of the chip would find them.
 
     Args:
         rows, cols: of the weight matrix.
@@ -403,7 +402,7 @@ def remap(w: Float32, faults: Faults, hardware: Hardware, groups: int = 1) -> Re
 
 
 def remapped_weight(hardware: Hardware, columns: Float32, key: Key, chip: int, groups: int = 1) -> Float32:
-    """`Hardware.effective_weight` of a matrix that lies where the chip's stuck cells harm it least.
+    """`Hardware.effective_weight` of a matrix placed where the chip's stuck cells change it least.
 
     Args:
         columns: the transposed matrix (cols, rows), C-contiguous.
@@ -420,7 +419,7 @@ def remapped_weight(hardware: Hardware, columns: Float32, key: Key, chip: int, g
 def remapped_planes(
     hardware: Hardware, columns: Float32, scale: Float32, key: Key, chip: int, groups: int = 1
 ) -> Float32:
-    """`planes.multiplying` of a matrix that lies where the stuck cells harm it least, in the logical order.
+    """The conductances of a matrix placed where stuck cells change it least, in the logical order.
 
     A tile keeps its cells, so what its converters see is the same up to which of them sees which column.
     """

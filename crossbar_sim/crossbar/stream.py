@@ -1,4 +1,4 @@
-"""Draws by name: words, uniforms and normals of a run of cells (docs/randomness.md)."""
+"""Random numbers of consecutive cells by name: words and normals (docs/randomness.md)."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ UInt32 = NDArray[np.uint32]
 class Stream:
     """One stream of one chip: the key's two words and the counter's three upper words.
 
-    `plane` tells the planes of an array apart, `event` repeated draws of one cell (reads, say).
+    `plane` separates the planes of an array, `event` repeated draws of one cell, such as reads.
     """
 
     k0: int

@@ -1,7 +1,7 @@
 """Work split over threads in fixed chunks: the split never depends on the number of threads.
 
-The kernels release the GIL, so plain Python threads run them side by side. Many small chunks rather than one
-share per thread: a stalled thread delays a chunk, not the run.
+The kernels release the GIL, so that Python threads run them at the same time. There are many small chunks in place
+of one share per thread, so that a stalled thread delays one chunk only.
 """
 
 import os
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class _Pool:
-    """The process's threads: made when first needed, remade in a forked child."""
+    """The process's threads: created when first needed, and again in a forked child."""
 
     def __init__(self) -> None:
         self.count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

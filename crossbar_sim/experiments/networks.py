@@ -13,8 +13,6 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.files.checkpoint import save_checkpoint
 from crossbar_sim.nn.networks import NETWORKS, build
-from crossbar_sim.text import parse_json
-from crossbar_sim.validate import show
 
 DETECTION: dict[str, Any] = {"epochs": 20, "batch": 8, "lr": 3e-3}
 """How a detector is trained unless told otherwise: data sets of scenes are small, and each has several objects."""
@@ -100,20 +98,3 @@ def save_network(
     if name is None or arguments is None:
         raise InputError(f"{type(model).__name__} is no network of ours: save it with torch.export")
     save_checkpoint(path, model, name, arguments, data, notes)
-
-
-def parsed_arguments(text: str | None) -> dict[str, Any]:
-    """--network-arguments as a dictionary.
-
-    Raises:
-        InputError: if it is no JSON object.
-    """
-    try:
-        arguments = parse_json(text) if text else {}
-    except ValueError as error:
-        raise InputError(f"--network-arguments {show(text)} is no JSON: {error}") from None
-    if not isinstance(arguments, dict):
-        raise InputError(
-            f'--network-arguments {show(text)}: expected an object such as {{"hidden": [64, 32]}}'
-        )
-    return arguments

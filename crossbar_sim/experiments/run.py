@@ -6,7 +6,6 @@ from typing import Any
 
 from rich.console import Console
 
-from crossbar_sim.crossbar import threads as pool
 from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.data import DATASETS, Splits, load_data
 from crossbar_sim.data.dataset import limited
@@ -47,7 +46,6 @@ def run_experiment(
     data_dir: str | None,
     workers: int | None,
     scheduler: str | None,
-    threads: int | None,
     page: bool,
     trust_code: bool = False,
 ) -> None:
@@ -65,8 +63,6 @@ def run_experiment(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
-    if threads is not None:
-        pool.set_threads(threads)
     for sigma in check_sigmas((*experiment.sigmas,)):
         at_sigma(experiment.hardware, sigma)
     console = terminal()

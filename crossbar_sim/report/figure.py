@@ -52,7 +52,8 @@ def check_format(path: str | os.PathLike[str]) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in METADATA:
         raise InputError(
-            f"{visible(os.fspath(path))}: a figure is written as {', '.join(METADATA)}, chosen by the suffix"
+            f"{visible(os.fspath(path))}: figures are written as {', '.join(METADATA)}; "
+            "the suffix of the file name selects the format"
         )
     return suffix
 

@@ -14,7 +14,7 @@ from cli_runs import Command, Files, strict_json
 from torch import nn
 
 import crossbar_sim
-from crossbar_sim.cli import cli
+from crossbar_sim.cli import COMMANDS, cli
 
 QUICK = ("--sigma", "0.6", "--chips", "4", "--sensitivity-chips", "0", "--json", "-")
 
@@ -35,7 +35,7 @@ def test_info_on_models(command: Command, files: Files):
         (files.checkpoint,): ("crossbar-sim checkpoint", "network mlp", "digits", "fc1 (Linear): 64 x 24"),
         (files.dynamic,): ("torch.export archive", "1x8x8", "2,130", "fc1 (Linear)"),
         (files.fixed,): ("torch.export archive", "exactly 7"),
-        (files.state_dict, "--arch", "mlp"): ("state_dict", "not told by the file"),
+        (files.state_dict, "--arch", "mlp"): ("state_dict", "not stated in the file"),
         (files.pickled, "--trust-pickle"): ("pickled module",),
     }.items():
         result = command("info", *way)
@@ -79,15 +79,39 @@ def test_doctor_says_so_when_the_stream_is_wrong(command: Command, monkeypatch: 
     assert result.err.startswith("error:")
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_every_command_has_an_example_that_is_one(command: Command, name: str):
     result = command(name, "--help")
     assert result.code == 0
     examples = re.findall(rf"^ +crossbar-sim ({name}.*)$", result.out, re.MULTILINE)
     assert examples
-    known = {option for parameter in cli.commands[name].params for option in parameter.opts}
+    known = {option for parameter in cli.get_command(None, name).params for option in parameter.opts}
     for example in examples:
         assert {word for word in example.split() if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize("name", ["deploy", "sweep", "sensitivity", "train", "search"])
+@pytest.mark.parametrize("columns", [80, 100])
+def test_options_stand_under_headings(
+    command: Command, monkeypatch: pytest.MonkeyPatch, name: str, columns: int
+):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = command(name, "--help").out
+    headings = [line.rstrip(":") for line in text.splitlines() if re.fullmatch(r"[A-Z]\w+:", line)]
+    assert headings[:3] == ["Model", "Hardware", "Data"]
+    assert headings[-3:] == ["Computation", "Output", "Help"]
+    for option, heading in {"--sigma": "Hardware", "--data": "Data", "--threads": "Computation"}.items():
+        above = text[: text.index(f"\n  {option} ")].splitlines()
+        assert [line for line in above if re.fullmatch(r"[A-Z]\w+:", line)][-1] == f"{heading}:"
+    prose = [line for line in text.splitlines() if "crossbar-sim " + name not in line]
+    assert max(map(len, prose)) <= columns
+
+
+def test_the_formats_of_figures_are_those_that_are_drawn():
+    from crossbar_sim.commands.output import FIGURES
+    from crossbar_sim.report.figure import METADATA
+
+    assert (*METADATA,) == FIGURES
 
 
 @pytest.mark.parametrize("name", ["deploy", "export", "info"])
@@ -100,11 +124,11 @@ def test_a_command_alone_shows_its_help(command: Command, name: str):
 def test_help_is_quick_and_neither_it_nor_the_package_loads_torch():
     code = (
         "import sys, crossbar_sim\nassert crossbar_sim.Key(0)\n"
-        "from crossbar_sim.cli import run\n"
-        "for name in ('deploy', 'export', 'info', 'presets', 'doctor'):\n"
+        "from crossbar_sim.cli import COMMANDS, run\n"
+        "for name in COMMANDS:\n"
         "    assert run([name, '--help']) == 0\n"
         "assert run(['--help']) == run(['--version']) == 0\n"
-        "heavy = {'torch', 'matplotlib', 'h5py', 'scipy', 'sklearn', 'numba', 'rich', 'pydantic'}\n"
+        "heavy = {'torch', 'numpy', 'matplotlib', 'h5py', 'scipy', 'sklearn', 'numba', 'rich', 'pydantic'}\n"
         "assert not heavy & {*sys.modules}, heavy & {*sys.modules}\n"
     )
     done = subprocess.run(

@@ -108,7 +108,10 @@ def test_a_sweep_has_converters_too(files, command, tmp_path):
         (("--adc-bits", "0"), "adc.bits=0: a converter has 1 .. 24 bits"),
         (("--dac-bits", "1"), "dac.bits=1: a converter has 2 .. 24 bits (one is the sign)"),
         (("--adc-bits", "8", "--adc-range", "max"), "no full scale"),
-        (("--adc-bits", "8", "--adc-range", "wide"), "'wide' is none of max, granular, calibrated"),
+        (
+            ("--adc-bits", "8", "--adc-range", "wide"),
+            "'wide' is not a number or one of max, granular, calibrated",
+        ),
         (("--adc-bits", "8", "--adc-range", "granular", "--dac-bits", "4"), "mapping.levels"),
         (("--cell-bits", "2"), "give its levels"),
         (("--wire-ohm", "-1"), "r_word=-1"),

@@ -7,7 +7,6 @@ import pytest
 from cli_runs import Command, Result
 from PIL import Image
 
-from crossbar_sim.cli import cli
 from crossbar_sim.commands.data import data
 from crossbar_sim.data import load_data, make_pedestrians
 from crossbar_sim.data.places import CATALOGUE
@@ -15,7 +14,6 @@ from crossbar_sim.data.places import CATALOGUE
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cli.commands, "data", data)
     monkeypatch.delenv("CROSSBAR_SIM_DATA", raising=False)
 
 

@@ -27,7 +27,7 @@ def test_a_search_prints_its_trials_and_writes_its_winner(command, tmp_path):
     assert "dropout1" in lines[0]
     assert "+-" in lines[0]
     assert "best so far" in lines[2]
-    assert "on chips that decided nothing" in done.out
+    assert "on held-out chips" in done.out
     first = re.search(r"(\d+\.\d\d %) \+- (\d+\.\d\d)", lines[0])
     assert first is not None
     assert f"{first[1]} ± {first[2]}" in done.out  # the table has the interval of the line
@@ -73,7 +73,7 @@ def test_a_joint_search_from_scratch(command, tmp_path):
     [
         (("--sigma", -0.1), "sigma"),
         (("--network", "none"), "'none' is unknown"),
-        (("--network-arguments", "{"), "is no JSON"),
+        (("--network-arguments", "{"), "is not JSON"),
         (("--network-arguments", "[1]"), "expected an object"),
         (("--network-arguments", '{"classes": 7}'), "classes=7 and digits has 10 classes"),
         (("--network-arguments", '{"hidden": []}'), "no dropout site"),
@@ -85,7 +85,7 @@ def test_a_joint_search_from_scratch(command, tmp_path):
         (("--rates", "0.5:1"), "rates="),
         (("--training-sigma", "a:b"), "a number, or low:high"),
         (("--algorithm", "clean", "--training-sigma", 1), "would do nothing"),
-        (("--algorithm", "restart"), "--polish would do nothing"),
+        (("--algorithm", "restart"), "--polish has no effect"),
         (("--width", "0.5:2"), "restart"),
         (("--scheduler", "tcp://127.0.0.1:1"), "needs --parallel"),
         (("--workers", 2, "--parallel", 1), "give batch"),
@@ -157,8 +157,8 @@ def test_notes_of_the_checkpoint_tell_the_search(command, tmp_path):
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (("--sigma", 0.5, "--set", "sigma=0.7"), "are one setting"),
-        (("--preset", "reram_wan2022"), "say with --sigma"),
+        (("--sigma", 0.5, "--set", "sigma=0.7"), "set the same value"),
+        (("--preset", "reram_wan2022"), "give --sigma"),
     ],
     ids=["both", "neither"],
 )

@@ -168,12 +168,12 @@ def test_a_bad_experiment_is_one_sentence(command, experiment, tmp_path, change,
     ("arguments", "words"),
     [
         (("--sigma", "0:x"), "expected first:last:points"),
-        (("--sigma", "-1"), "from 0 on"),
-        (("--sigma", "nan"), "from 0 on"),
+        (("--sigma", "-1"), "not negative"),
+        (("--sigma", "nan"), "not negative"),
         (("--sigma", "0:1:99999"), "at most"),
-        (("--chips", "0"), "names no chip"),
+        (("--chips", "0"), "selects no chip"),
         (("--half-width", "-1"), "half"),
-        (("--half-width", "0.05", "--chips", "5"), "--chips and --half-width are two budgets"),
+        (("--half-width", "0.05", "--chips", "5"), "--chips and --half-width exclude each other"),
         (("--threshold", "1.5"), "threshold=1.5: accuracy is a share in 0 .. 1"),
         (("--threshold", "-0.1"), "threshold=-0.1"),
         (("--metric", "output_error", "--threshold", "nan"), "threshold=nan"),
@@ -181,16 +181,16 @@ def test_a_bad_experiment_is_one_sentence(command, experiment, tmp_path, change,
         (("--results", ":memory:"), "name a file"),
         (("--sensitivity-chips", "3"), "give --results"),
         (("--sensitivity-chips", "-3"), "expected 0 (none) or more"),
-        (("--plot", "curves.txt"), "a figure is written as .png"),
+        (("--plot", "curves.txt"), "figures are written as .png"),
         (("=model.pt",), "LABEL=PATH with both"),
         (("model=",), "LABEL=PATH with both"),
-        (("--drift", "retention:nu=0.05,time=100"), "deploy takes it as it is (and at any --time)"),
+        (("--drift", "retention:nu=0.05,time=100"), "deploy simulates it as it is (and at any --time)"),
         (("--workers", "0"), "at least one worker"),
         (("--data", "nowhere.npz"), "nowhere.npz"),
         (("--metric", "output_error", "--half-width", "0.1"), "output_error is none"),
         (("--results", "/nowhere/runs.db"), "/nowhere"),
         (("--plot", "/nowhere/a.png"), "/nowhere"),
-        (("--drift", "pareto:alpha=3"), "which has none"),
+        (("--drift", "pareto:alpha=3"), "which has no sigma"),
     ],
 )
 def test_bad_sweeps_are_one_line(command, files, arguments, words):
@@ -285,7 +285,7 @@ def test_which_of_several_models_cannot_be_used_is_said(command, files, tmp_path
 def test_one_point_is_not_at_two_ends(command, files):
     done = command("sweep", files.checkpoint, "--sigma", "0:1:1")
     assert done.code == 2
-    assert "one point is not at both ends" in done.err
+    assert "one point cannot be at both ends" in done.err
     done = command("sweep", files.checkpoint, "--sigma", "0.3", "--half-width", 5)
     assert done.code == 2
     assert "0.005 is half a point" in done.err

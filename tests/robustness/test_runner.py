@@ -109,7 +109,7 @@ def test_the_sigma_of_any_law_is_swept(data):
         net(), data.test.x, data.test.y, Hardware(drift=GammaDrift(0.4)), chips=range(2), sensitivity_chips=0
     )
     assert sweep.curve("a")[1].values == alone.main.per_chip
-    with pytest.raises(InputError, match="pareto drift, which has none"):
+    with pytest.raises(InputError, match="pareto drift, which has no sigma"):
         robustness({"a": net()}, data, Hardware(drift=ParetoDrift(3.0)), [0.2], chips=2)
 
 

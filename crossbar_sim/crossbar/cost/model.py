@@ -15,15 +15,15 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.validate import require
 
 PARTS = ("adc", "dac", "cells", "sample_hold", "shift_add", "registers", "tile")
-"""What energy and area consist of, in the order of a report."""
+"""The parts of energy and area, in the order of a report."""
 
 ASSUMED_BITS = 8
-"""Of a converter that the design has as ideal: it has to be something."""
+"""Assumed resolution of a converter that is ideal in the design."""
 
 
 @dataclass(frozen=True)
 class Converters:
-    """How a design's converters are counted.
+    """How the converters of a design are counted.
 
     Args:
         adc_bits, per_pair, share: of an ADC: see `ADC`.
@@ -74,7 +74,7 @@ class Converters:
 
 @dataclass(frozen=True)
 class Work:
-    """What one layer has its arrays do in an inference.
+    """The operations of a layer's arrays in one inference.
 
     Args:
         name: of the layer.
@@ -116,7 +116,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one layer, or all, cost for one inference.
+    """Energy, area and latency of one layer, or of all, for one inference.
 
     Args:
         name: of the layer.
@@ -153,7 +153,7 @@ class Cost:
         return self.joules / self.latency if self.latency else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, in SI units."""
+        """The cost as JSON can hold it, in SI units."""
         w = self.work
         return {
             "name": self.name, "arrays": w.arrays, "cycles": w.cycles, "cells": w.cells,
@@ -174,7 +174,7 @@ def adc_of(
     rate = min(converters.share, tile_columns) / technology["cycle"]
     node, bits = technology["node"], converters.adc_bits
     energy, area = conversion_energy(bits, node, rate), converter_area(bits, node, rate)
-    own = technology_of(technology.name)  # as published, whatever was replaced
+    own = technology_of(technology.name)  # as published, also where values were replaced
     if not technology["adc_bits"]:
         return energy, area, rate, technology.survey
     at = int(own["adc_bits"]), own["node"], own["adc_rate"]

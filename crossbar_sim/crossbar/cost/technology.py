@@ -1,4 +1,4 @@
-"""What components cost, with the source of every number: constants.toml, read."""
+"""Energy, area and delay of components, with the source of every number, read from constants.toml."""
 
 import math
 import tomllib
@@ -10,15 +10,15 @@ from typing import Any
 from crossbar_sim.errors import InputError
 from crossbar_sim.validate import require, unknown
 
-# What one conversion costs: a regression over Murmann's survey of published converters.
+# Energy and area of one conversion: a regression over Murmann's survey of published converters.
 #
 # B. Murmann, "ADC Performance Survey 1997-2023". The coefficients are those of the Accelergy ADC plug-in (MIT
-# licence),
-# adc_data/model.yaml; they follow the frontier of the survey: the best published converters, not typical ones.
+# licence), adc_data/model.yaml. They follow the frontier of the survey: the best published converters, not typical
+# ones.
 
 
 LEAST_BITS = 4
-"""The survey has no coarser converters: below, a conversion takes a comparison for each bit, each that of four bits."""
+"""The survey has no converters of fewer bits: their energy is taken as proportional to the number of bits."""
 
 
 def conversion_energy(bits: int, node: float, rate: float) -> float:
@@ -50,7 +50,7 @@ def converter_area(bits: int, node: float, rate: float) -> float:
 
 @dataclass(frozen=True)
 class Constant:
-    """One number in SI units, and where it is from."""
+    """One number in SI units and its source."""
 
     name: str
     value: float
@@ -87,7 +87,7 @@ class Technology:
 
 
 def technology_names() -> tuple[str, ...]:
-    """What `technology` takes."""
+    """The names that `technology` takes."""
     return tuple(name for name, table in _tables().items() if "title" in table)
 
 

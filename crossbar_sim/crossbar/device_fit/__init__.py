@@ -1,4 +1,4 @@
-"""Programming and drift laws of a measured device: a table in, a `Hardware` and its uncertainty out."""
+"""Fit programming noise and drift laws to measurements of a device."""
 
 from crossbar_sim.crossbar.device_fit.fit import DeviceFit, Parameter, fit_device
 from crossbar_sim.crossbar.device_fit.measurements import Measurements, read_measurements

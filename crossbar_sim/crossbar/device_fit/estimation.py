@@ -1,4 +1,4 @@
-"""Robust estimates, and the laws that are fitted with them."""
+"""Robust estimation of the parameters of programming noise and drift laws."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,25 +10,22 @@ from scipy import optimize, stats
 
 from crossbar_sim.crossbar.device_fit.measurements import LEAST_ROWS, Float64, Measurements
 
-# Fitting a mean and a spread together, so that a few wild rows do not decide.
+# Robust joint estimation of mean and spread: outliers have bounded influence.
 #
 # The estimate minimises sum_i rho(u_i)/beta + ln s_i with u_i = (y_i - mu_i)/s_i and Student's t loss
-# rho(u) = (nu + 1)/2 ln(1 + u^2/nu). A row far out has bounded influence on mean and spread. beta = E[rho'(z)
-# z] over
-# a standard normal z makes the estimate consistent for normal errors (Huber and Ronchetti, Robust Statistics,
-# 2nd ed.,
-# 2009). That objective is the likelihood of a t distribution with (nu + 1)/beta - 1 degrees of freedom, whose
+# rho(u) = (nu + 1)/2 ln(1 + u^2/nu). A row far out has bounded influence on mean and spread. beta = E[rho'(z) z]
+# over a standard normal z makes the estimate consistent for normal errors (Huber and Ronchetti, Robust Statistics,
+# 2nd ed., 2009). That objective is the likelihood of a t distribution with (nu + 1)/beta - 1 degrees of freedom, whose
 # distribution function serves for readings at 0 S, where the value is cut off (Tobin, Econometrica 26, 24, 1958).
 # Intervals are those of the sandwich A^-1 B A^-1 (Huber and Ronchetti), where B is summed over cells, not rows,
-# if rows
-# tell their cells: readings of one cell share its programming error.
+# if cells are given: readings of one cell share its programming error.
 
 
 NU = 5.0
 _POINTS, _WEIGHTS = np.polynomial.hermite_e.hermegauss(101)
 BETA = float(_WEIGHTS @ ((NU + 1) * _POINTS**2 / (NU + _POINTS**2)) / _WEIGHTS.sum())
 FREEDOM = (NU + 1) / BETA - 1
-"""Degrees of freedom of the t distribution that the loss is the likelihood of."""
+"""Degrees of freedom of the t distribution whose likelihood is the loss."""
 
 _CHI = (NU + 1) / BETA * _POINTS**2 / (NU + _POINTS**2) - 1
 _SLOPE = (NU + 1) / BETA * 2 * NU * _POINTS**2 / (NU + _POINTS**2) ** 2
@@ -62,7 +59,7 @@ class Estimate(NamedTuple):
 
 
 def spread_of(u: Float64) -> float:
-    """The spread about the median that the loss gives: that of normal numbers, whatever a few wild ones do."""
+    """Robust spread about the median, consistent for normal numbers."""
     v = u - np.median(u)
     s = 1.4826 * float(np.median(np.abs(v))) or float(v.std())
     for _ in range(50 if s > 0 else 0):
@@ -86,7 +83,7 @@ def scores(y: Float64, cut: NDArray[np.bool_], at: Moments) -> tuple[Float64, Fl
     return values, by
 
 
-@np.errstate(divide="ignore", invalid="ignore")  # of a spread that runs off to 0, which is seen at the end
+@np.errstate(divide="ignore", invalid="ignore")  # a spread that goes to 0; checked at the end
 def estimate(
     y: Float64,
     model: Model,
@@ -116,7 +113,7 @@ def estimate(
     value, gradient = objective(theta)
     curvature = _hessian(lambda at: objective(at)[1], theta)
     if not (np.isfinite(curvature).all() and np.isfinite(gradient).all()):
-        # without any scatter the spread runs off to 0: nothing is known of how far the parameters are off
+        # without scatter the spread goes to 0 and the covariance is unknown
         nothing = np.full((theta.size, theta.size), np.inf)
         return Estimate(theta, nothing, 2 * y.size * value, False, nothing)
     _, by = scores(y, at_most, model(theta))
@@ -124,7 +121,7 @@ def estimate(
         sums = np.zeros((int(cells.max()) + 1, theta.size))
         np.add.at(sums, cells, by)
         by = sums
-    # A parameter that nothing depends on would have an infinite interval: the pseudo-inverse gives 0, so the
+    # A parameter without influence has an infinite interval, but the pseudo-inverse gives 0: such a
     # direction is looked for and its variance set to infinity.
     eigenvalues, vectors = np.linalg.eigh(curvature)
     solid = eigenvalues > 1e-7 * max(float(np.abs(eigenvalues).max()), 1e-30)
@@ -197,11 +194,11 @@ def _hessian(gradient: Callable[[Float64], Float64], theta: Float64) -> Float64:
 LAWS = ("none", "relaxation", "retention", "measured_relaxation")
 RELAXATIONS = ("relaxation", "measured_relaxation")
 FLOOR = 0.02
-"""Where a spread would be 0 or less, the fit sees this part of the typical one."""
+"""Lower bound of a spread in the fit, as a fraction of the typical one."""
 
 
 class Scales(NamedTuple):
-    """What one unit of the fit is: `g` of conductances in polynomials, `error` of errors, both in S."""
+    """Units of the fit in S: `g` of conductances in polynomials, `error` of errors."""
 
     g: float
     error: float
@@ -242,7 +239,7 @@ class Form:
 
 
 def separable(data: Measurements) -> bool:
-    """Whether the times tell a relaxation's s from the programming error and from q.
+    """Whether the times allow a relaxation's s to be separated from the programming error and from q.
 
     The variance is sigma^2 + (s + q ln t)^2: three numbers of the times after 1 s, or two of them and the
     variance before. Times closer than 5 % count as one.
@@ -281,7 +278,7 @@ def moments(form: Form, data: Measurements, scales: Scales, theta: Float64) -> M
     by_mean[:, : form.mean] = powers[:, : form.mean]
     linear = powers[:, : form.spread] @ c
     root = np.sqrt(linear**2 + FLOOR**2)
-    spread = (linear + root) / 2  # a smooth max(linear, 0) that never is 0
+    spread = (linear + root) / 2  # a smooth max(linear, 0) that is always above 0
     by_spread[:, form.mean : form.mean + form.spread] = (
         powers[:, : form.spread] * ((1 + linear / root) / 2)[:, None]
     )
@@ -301,7 +298,7 @@ def moments(form: Form, data: Measurements, scales: Scales, theta: Float64) -> M
     elif form.law == "retention":
         log, g = logarithm(form.law, data), data.target / scales.error
         nu, nu_sigma = own * _order(scales)
-        kept = np.exp(np.clip(-nu * log, -50, 50))  # a step of the search may go anywhere
+        kept = np.exp(np.clip(-nu * log, -50, 50))  # a step of the search may leave the valid range
         left = (g + mean) * kept
         own_spread, extra = spread * kept, nu_sigma * log * left
         total = np.sqrt(own_spread**2 + extra**2)
@@ -322,7 +319,7 @@ def _order(scales: Scales) -> float:
 
 
 def in_units(form: Form, scales: Scales) -> Float64:
-    """What one unit of each parameter is: S, and 1 for exponents."""
+    """Unit of each parameter: S, and 1 for exponents."""
     polynomials = np.full(form.mean + form.spread, scales.error)
     exponents = np.full(2, _order(scales))
     own = exponents if form.law == "retention" else np.full(len(form.names) - polynomials.size, scales.error)

@@ -1,4 +1,4 @@
-"""From measurements to a device: which law, its parameters with intervals, and how good that is."""
+"""Choose a device model for measurements: the law, its parameters with intervals, and the quality of the fit."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,15 +22,15 @@ from crossbar_sim.rng import Key
 
 MOST_DEGREE = 4
 ENOUGH = 20_000
-"""Rows that the search for a form looks at; the chosen form is fitted to all."""
+"""Number of rows used to choose the form; the chosen form is fitted to all rows."""
 SEARCHED = 4_000
-"""Rows that the search for a relaxation that depends on the conductance looks at."""
+"""Number of rows used to choose a relaxation that depends on the conductance."""
 MOST_ROUNDS = 12
-"""Of finding the rows that are far off."""
+"""Number of rounds of outlier rejection."""
 STRONG = 10.0
 """Difference of criteria that is very strong evidence (Kass and Raftery, JASA 90, 773, 1995)."""
 RESAMPLED, SAMPLES = 20_000, 200
-"""Rows up to which intervals of parameters that make up for each other are of bootstrap samples, and of how many."""
+"""Largest number of rows for bootstrap intervals of correlated parameters, and the number of samples."""
 MERGED = (
     "the times of the readings do not tell the spread of the relaxation at 1 s from the programming error (three times "
     "from 1 s on would, or two and readings before): sigma is taken as 0, and the spread later than the last reading "
@@ -40,7 +40,7 @@ MERGED = (
 
 @dataclass(frozen=True)
 class Parameter:
-    """One number of a device and its 95 % interval (infinite where the measurements do not tell)."""
+    """One number of a device and its 95 % interval (infinite where the measurements do not determine it)."""
 
     name: str
     value: float
@@ -79,7 +79,7 @@ class DeviceFit:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Where the numbers hold, and what they leave out."""
+        """The range of validity, and effects that are not modelled."""
         data = self.data
         times = f"{data.time.min():g} .. {data.time.max():g} s"
         independent = "every row counts as another cell" if data.cell is None else (
@@ -108,7 +108,7 @@ class DeviceFit:
         return "".join(f"# {line}\n" for line in lines) + "\n" + to_toml(self.hardware)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; an interval that the measurements do not bound is null."""
+        """The fit as JSON can hold it; an unbounded interval is null."""
         return {
             "law": self.law,
             "rows": int(self.data.target.size),
@@ -198,7 +198,7 @@ def _laws(data: Measurements, law: str) -> tuple[str, ...]:
 
 
 def _some(data: Measurements, most: int) -> Measurements:
-    """About that many rows at most, evenly over the table."""
+    """At most about `most` rows, evenly spread over the table."""
     return data if data.target.size <= most else _part(data, scattered(data.target.size, most))
 
 
@@ -246,7 +246,7 @@ def _chosen(
         values = found.parameters * estimation.in_units(one, scales)
         try:
             _hardware(one, dict(zip(one.names, values.tolist(), strict=True)), data)
-        except InputError:  # an exponent beyond what the law takes
+        except InputError:  # an exponent that the law refuses
             continue
         return one, found.parameters
     return tried[-1][0], tried[-1][1].parameters
@@ -350,7 +350,7 @@ def _at_the_end(form: estimation.Form, data: Measurements) -> Float64:
 def _undetermined(
     data: Measurements, scales: estimation.Scales, form: estimation.Form, theta: Float64, half: float
 ) -> tuple[float, float]:
-    """The interval of q where s cannot be told from it: from the largest s that the spreads allow, to s = 0.
+    """The interval of q where s and q cannot be separated: from the largest s that the spreads allow, to s = 0.
 
     With V the variance at the first reading and V + D at the last one, s and q of V >= s^2 and
     D = (s + q ln t)^2 - s^2 all describe the measurements alike.
@@ -365,7 +365,7 @@ def _undetermined(
 
 
 def _warnings(data: Measurements, form: estimation.Form) -> tuple[str, ...]:
-    """What a user of the fit has to know beside its quality."""
+    """Notes for the user of the fit, in addition to its quality."""
     out = []
     if data.negative:
         out.append(
@@ -431,7 +431,7 @@ def _with_law(form: estimation.Form, law: str, data: Measurements) -> estimation
 
 
 def _begin(data: Measurements, scales: estimation.Scales, form: estimation.Form, start: Float64) -> Float64:
-    """Polynomials as found, and a drift that is there but small."""
+    """The start of the search: the polynomials found so far, and a small drift."""
     own = np.full(len(form.names) - start.size, 0.1)
     if own.size:
         y = (data.measured - data.target) / scales.error

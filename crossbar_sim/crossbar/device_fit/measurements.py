@@ -1,4 +1,4 @@
-"""What was measured: one row for each reading of a cell, from arrays or from a CSV file."""
+"""Measurements of a device: one row for each reading of a cell, from arrays or from a CSV file."""
 
 import itertools
 import os
@@ -22,9 +22,9 @@ MOST_BYTES = 2**27
 MOST_ROWS = 500_000
 LEAST_ROWS = 8
 OFFSET, MOST_FAR = 0.1, 0.01
-"""Readings below 0 S by this part of the largest target may be an offset; beyond it, this share of the rows."""
+"""Largest offset of negative readings, a fraction of the largest target; and largest share of readings below it."""
 LARGEST = 1.0
-"""S. No memristor is below 1 ohm: such a number is in microsiemens, or an ohm."""
+"""S. Larger numbers are refused as microsiemens or resistances: no memristor has less than 1 ohm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class Measurements:
         self._cut_off()
 
     def _cut_off(self) -> None:
-        """Readings below 0 S become 0 S; many that lie far below are no offset but a wrong sign."""
+        """Readings below 0 S become 0 S; many readings far below 0 S are refused as a wrong sign."""
         below = self.measured < 0
         if not below.any():
             return
@@ -100,7 +100,7 @@ class Measurements:
 
     @property
     def floored(self) -> NDArray[np.bool_]:
-        """Readings at 0 S or below: no conductance is lower, so the law's value may lie anywhere below."""
+        """Readings at 0 S or below are censored: the value of the law may be anywhere below."""
         floored: NDArray[np.bool_] = self.measured == 0
         return floored
 
@@ -111,7 +111,7 @@ class Measurements:
 
 
 def scattered(n: int, most: int) -> NDArray[np.bool_]:
-    """Which of n rows to take so that about `most` are, (n,).
+    """Mask (n,) that selects about `most` of n rows.
 
     Every k-th row might hit the same targets again and again; the golden ratio meets no table's own period.
     """
@@ -139,7 +139,7 @@ def read_measurements(path: str | os.PathLike[str], unit: str | None = None) -> 
     numbers: dict[str, int] = {}
     lines = read_lines(path, MOST_BYTES)
     header, first = _header(lines)
-    places = _places(header, source, unit)
+    columns = _columns(header, source, unit)
     for line in itertools.chain(first, lines):
         row = line.cells
         if len(row) != len(header):
@@ -147,14 +147,14 @@ def read_measurements(path: str | os.PathLike[str], unit: str | None = None) -> 
         if len(values["target_S"]) == MOST_ROWS:
             raise InputError(f"{source} has more than {MOST_ROWS} rows: draw a random part of them")
         for name in COLUMNS:
-            place, scale = places[name]
+            place, scale = columns[name]
             number = _value(row[place], name, f"{source}, line {line.number}")
             values[name].append(number if scale == 1 else number * scale)
-        if "cell" in places:
-            cells.append(numbers.setdefault(row[places["cell"][0]], len(numbers)))
+        if "cell" in columns:
+            cells.append(numbers.setdefault(row[columns["cell"][0]], len(numbers)))
     try:
         target, measured, time = (np.array(values[name]) for name in COLUMNS)
-        return Measurements(target, measured, time, np.array(cells, np.int64) if "cell" in places else None)
+        return Measurements(target, measured, time, np.array(cells, np.int64) if "cell" in columns else None)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
 
@@ -179,8 +179,8 @@ def _name_and_unit(text: str) -> tuple[str, str]:
     return name.lower(), unit
 
 
-def _places(header: list[str], source: str, unit: str | None) -> dict[str, tuple[int, float]]:
-    """Where each column is, and what one of its unit is in S or s."""
+def _columns(header: list[str], source: str, unit: str | None) -> dict[str, tuple[int, float]]:
+    """The position of each column, and its unit in S or s."""
     if not header:
         raise InputError(f"{source} is empty: expected a first line {','.join(COLUMNS)} and rows of numbers")
     given = unit_scale(unit)
@@ -194,16 +194,16 @@ def _places(header: list[str], source: str, unit: str | None) -> dict[str, tuple
             f"{source} lacks the column{'s' if missing[1:] else ''} {', '.join(missing)}; its first line is "
             f"{show(','.join(header))}, expected {','.join(COLUMNS)} and, if you have it, cell"
         )
-    places: dict[str, tuple[int, float]] = {}
+    columns: dict[str, tuple[int, float]] = {}
     for name, short in wanted.items():
         if len(found.get(short, ())) > 1:
             raise InputError(f"{source}: the column {name} is there twice")
         for place in found.get(short, ()):
-            places[name] = (
+            columns[name] = (
                 place,
                 1.0 if name in OPTIONAL else _scale(header[place], name, unit, given, source),
             )
-    return places
+    return columns
 
 
 def _scale(text: str, name: str, unit: str | None, given: float, source: str) -> float:

@@ -1,4 +1,4 @@
-"""How well a fit describes its measurements, in numbers and in one sentence."""
+"""Goodness of fit, in numbers and in one sentence."""
 
 import math
 from dataclasses import asdict, dataclass, replace
@@ -12,23 +12,23 @@ from crossbar_sim.crossbar.device_fit.estimation import SPREAD_ERROR, spread_of
 from crossbar_sim.crossbar.device_fit.measurements import Float64, Measurements
 
 CUT = 4.0
-"""Rows beyond so many spreads take no part in the fit; of normal errors 6 in 100,000 do."""
+"""Rows beyond this many spreads are left out of the fit; 6 in 100,000 normal errors are."""
 MOST_WILD = 0.5
-"""Of a group of like target and time: where more lies far off, the law is wrong there, not the rows."""
+"""Largest share of outliers in a group of similar target and time: above it, the law is wrong, not the rows."""
 WILD_LIMIT = 0.2
-"""A group off, or a table poor, if more than this lies far off."""
+"""A group is off, or a table poor, if its share of outliers is above this."""
 
 LEAST_GROUP = 8
 FAMILY = 0.01
-"""Probability that a right law is faulted at all."""
+"""Probability that a correct law is rejected."""
 MEAN_LIMIT, SPREAD_LIMIT, SHAPE_LIMIT, WILD = 0.3, 1.3, 0.06, 5.0
-"""What matters in practice: spreads, a factor, a distance of distribution functions, spreads."""
+"""Differences that matter in practice: spreads, a factor, a distance of distribution functions, spreads."""
 MOST_TARGETS, MOST_TIMES = 12, 10
 
 
 @dataclass(frozen=True)
 class Group:
-    """Readings of like target and time.
+    """Readings of similar target and time.
 
     Args:
         target, time: their medians, in S and s.
@@ -48,7 +48,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Quality:
-    """What the residuals say.
+    """The quality of a fit, from its residuals.
 
     Args:
         grade: "good", "fair" or "poor".
@@ -65,21 +65,21 @@ class Quality:
     distance: float
 
     def lowered(self, reason: str) -> "Quality":
-        """The same with "fair" in place of "good", for a reason that residuals do not show."""
+        """The same quality with "fair" in place of "good", for a reason that residuals do not show."""
         if self.grade != "good":
             return self
         sentence = self.sentence.replace("The fit is good: ", f"The fit is fair: {reason}; ")
         return replace(self, grade="fair", sentence=sentence)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The quality as JSON can hold it."""
         return asdict(self)
 
 
 def judge(data: Measurements, u: Float64, converged: bool) -> Quality:
     """Judge a fit by its standardised residuals u, (n,)."""
     kept = plausible(data, u)
-    # A group of which more than a fifth reads 0 S says nothing of mean and spread.
+    # Mean and spread of a group cannot be judged if more than a fifth of it reads 0 S.
     members = [m for m in _members(data) if data.floored[m[kept[m]]].mean() <= 0.2]
     groups = tuple(_group(data, u, rows, kept, FAMILY / max(len(members), 1)) for rows in members)
     wild = float(np.mean(np.abs(u) > WILD))
@@ -106,7 +106,7 @@ def judge(data: Measurements, u: Float64, converged: bool) -> Quality:
 
 
 def screened(data: Measurements) -> NDArray[np.bool_]:
-    """Rows that take part in the first fit, (n,): not far from the median of their own group.
+    """Mask (n,) of the rows of the first fit: those near the median of their group.
 
     A spread of the whole table would let many wild rows hide each other, as a spread of 10 % stuck cells does.
     """
@@ -120,7 +120,7 @@ def screened(data: Measurements) -> NDArray[np.bool_]:
 
 
 def plausible(data: Measurements, u: Float64) -> NDArray[np.bool_]:
-    """Rows that take part in a fit, by their standardised residuals u, (n,): within `CUT` spreads.
+    """Mask (n,) of the rows of a fit: standardised residuals u, (n,), within `CUT` spreads.
 
     Where more than half of the rows of like target and time are beyond, or of like target or of like time where
     they are too few, all of them count: then the law is at fault.
@@ -168,7 +168,7 @@ def _group(data: Measurements, u: Float64, rows: Any, kept: NDArray[np.bool_], c
     part = u[rows[kept[rows]]]
     middle = float(np.median(part))
     ratio = spread_of(part)
-    # Readings of one cell go together: there are as many independent ones as cells.
+    # Readings of one cell are dependent: the number of independent readings is the number of cells.
     n = part.size if data.cell is None else np.unique(data.cell[rows[kept[rows]]]).size
     # The standard error of a median at a normal distribution is 1.2533/sqrt(n).
     mean_off = abs(middle) > MEAN_LIMIT and abs(middle) * math.sqrt(n) / 1.2533 > stats.norm.isf(chance / 4)

@@ -1,4 +1,4 @@
-"""Reading tiles through converters: the product of a batch with planes of conductances, tile by tile.
+"""Products of a batch with planes of conductances, tile by tile, through converters.
 
 | name | what it does | file |
 |---|---|---|

@@ -1,9 +1,9 @@
-"""The tiled read-out of a block of inputs, from driven voltages to digital sums.
+"""Kernels of the tiled read-out: from word-line voltages to digital sums, for a block of inputs.
 
 The rules of crossbar/kernels.py hold, and these letters: m word lines, n bit lines, T tiles of word lines,
 r reads (planes that a converter reads), s input slices. Equation numbers are those of docs/periphery.md.
 
-Inputs are read in blocks that stay in the cache. Which numbers of `x` an input consists of is told by two index
+Inputs are read in blocks that stay in the cache. The numbers of `x` that belong to an input are given by two index
 arrays: word line k of input i is driven with x[bases[i] + offsets[k]]. So one kernel serves matrices (a base per
 row) and convolutions (a base per pixel and an offset per weight of the patch): nothing is unfolded but one tile of
 one block.
@@ -23,12 +23,11 @@ from numba.extending import intrinsic, overload
 
 from crossbar_sim.crossbar.kernels import GROUP, f32, fill_normals, kernel, u64
 
-# The machine code of the innermost product: LLVM vectors written out by hand, in the shape of the registers.
+# LLVM code of the innermost product, with explicit vectors in the shape of the registers.
 #
 # Numba's loops vectorise one sum at a time; here ROWS x WIDTH sums stay in registers for a whole tile, and what
-# follows
-# the sum (a converter and the digital accumulator) works on those registers. The functions that the kernels call,
-# and their plain twins, are in micro.py.
+# follows the sum (a converter and the digital accumulator) works on those registers. The functions that the kernels
+# call, and their plain Python versions, are below.
 
 
 class Shape(NamedTuple):
@@ -56,7 +55,7 @@ def shape_for(features: dict[str, bool]) -> Shape:
     return Shape(8, 3, 4) if features.get("neon") else Shape(4, 2, 4)
 
 
-_ARM = platform.machine() in ("aarch64", "arm64")  # where LLVM does not always list what all of them have
+_ARM = platform.machine() in ("aarch64", "arm64")  # LLVM does not always list features that all of them have
 SHAPE = shape_for(dict(llvmlite.binding.get_host_cpu_features()) | ({"neon": True} if _ARM else {}))
 ROWS, VECTORS, LANES = SHAPE
 WIDTH = SHAPE.width
@@ -152,7 +151,7 @@ def _data(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> lis
 
 
 def make_store(shape: Shape, panel: int) -> Any:
-    """The intrinsic: out = sums (see `micro.store`)."""
+    """The intrinsic: out = sums (see `store`)."""
 
     @intrinsic
     def code(typing: Any, a: Any, a0: Any, b: Any, b0: Any, depth: Any, first: Any, out: Any, o0: Any) -> Any:
@@ -169,7 +168,7 @@ def make_store(shape: Shape, panel: int) -> Any:
 
 
 def make_accumulate(shape: Shape, panel: int) -> Any:
-    """The intrinsic: out += weight sums (see `micro.accumulate`)."""
+    """The intrinsic: out += weight sums (see `accumulate`)."""
 
     @intrinsic
     def code(
@@ -190,7 +189,7 @@ def make_accumulate(shape: Shape, panel: int) -> Any:
 
 
 def make_convert(shape: Shape, panel: int) -> Any:
-    """The intrinsic: out += weight step code(sums) (see `micro.convert`)."""
+    """The intrinsic: out += weight step code(sums) (see `convert`)."""
 
     @intrinsic
     def code(
@@ -224,7 +223,7 @@ def make_convert(shape: Shape, panel: int) -> Any:
 
 @intrinsic
 def deviate_code(typing: Any, z: Any, z0: Any, n: Any, tile: Any) -> Any:
-    """See `micro.deviate`; here every vector of the panel, those that do not count too."""
+    """See `deviate`; writes every vector of the panel, unused ones too."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         z, z0, n, data = _data(context, builder, signature, args)
@@ -241,7 +240,7 @@ def deviate_code(typing: Any, z: Any, z0: Any, n: Any, tile: Any) -> Any:
 
 @intrinsic
 def move_code(typing: Any, x: Any, x0: Any, a: Any, a0: Any) -> Any:
-    """See `micro.move`."""
+    """See `move`."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         x, x0, a, a0 = _data(context, builder, signature, args)
@@ -256,12 +255,10 @@ def move_code(typing: Any, x: Any, x0: Any, a: Any, a0: Any) -> Any:
 #
 # A strip holds ROWS inputs' voltages word line by word line, a panel WIDTH columns' conductances word line by
 # word line. The vector width is the processor's own; the bits do not depend on it, since every sum is one chain
-# of fused
-# multiply-adds in the order of the word lines.
+# of fused multiply-adds in the order of the word lines.
 #
-# Compiled code calls registers.py; with the JIT off the plain functions below run instead. Equation numbers are
-# those
-# of docs/periphery.md.
+# With the JIT off the plain Python functions below run instead of the LLVM code. Equation numbers are those of
+# docs/periphery.md.
 
 
 def _family(make: Callable[[Shape, int], Any]) -> tuple[Any, Any, Any]:
@@ -276,7 +273,7 @@ _convert_1, _convert_2, _convert_3 = _family(make_convert)
 
 
 def _sums(a: Any, a0: Any, b: Any, b0: Any, depth: Any, first: Any, vectors: Any) -> Any:
-    """The twin of `_Tile.sums`, (ROWS, columns): float64 holds a product of two float32 exactly."""
+    """`_Tile.sums` in plain Python, (ROWS, columns): float64 holds a product of two float32 exactly."""
     columns = vectors * LANES
     total = first[: ROWS * WIDTH].reshape(ROWS, WIDTH)[:, :columns]
     for k in range(depth):
@@ -287,7 +284,7 @@ def _sums(a: Any, a0: Any, b: Any, b0: Any, depth: Any, first: Any, vectors: Any
 
 
 def _add(out: Any, o0: Any, factor: Any, values: Any) -> None:
-    """The twin of `_Tile.add_to`."""
+    """`_Tile.add_to` in plain Python."""
     view = out[o0:][: ROWS * WIDTH].reshape(ROWS, WIDTH)[:, : values.shape[1]]
     view[:] = (np.float64(factor) * values + view).astype(np.float32)
 
@@ -393,15 +390,15 @@ def _convert(  # type: ignore[no-untyped-def]
 
 
 VOLTAGES, SUMS = 1 << 15, 1 << 17
-"""Voltages of a tile and sums of a block at most (128 and 512 KiB: the second-level cache), but for one strip."""
+"""Most voltages of a tile and sums of a block (128 and 512 KiB: the second-level cache), except with one strip."""
 
 _ROWS, _WIDTH = u64(ROWS), u64(WIDTH)  # a signed index keeps LLVM from vectorising
 
 SQUARE = 16
-"""Side of the squares in which results are turned: a cache line of float32."""
+"""Side of the squares in which results are transposed: a cache line of float32."""
 
 TILE = ROWS * WIDTH
-"""Sums that stay in registers together."""
+"""Number of sums that stay in registers together."""
 
 
 @kernel
@@ -419,7 +416,7 @@ def gather(x: Any, slice_start: Any, bases: Any, offsets: Any, k0: Any, depth: A
                     a[place + u64(i)] = x[start + u64(bases[row + i])] if i < here else f32(0.0)
                 place += u64(ROWS)
             continue
-        neighbours = True  # pixels of one line of an image lie side by side
+        neighbours = True  # pixels of one image line are contiguous
         for i in range(1, ROWS):
             neighbours = neighbours and bases[row + i] == bases[row] + i
         if neighbours:

@@ -1,4 +1,4 @@
-"""Planes of conductances with their converters, made ready once to be read many times."""
+"""Planes of conductances and their converters in the layout of the kernels, prepared once for many reads."""
 
 import threading
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from crossbar_sim.crossbar.tiled import kernels
 from crossbar_sim.crossbar.tiled.kernels import ROWS, WIDTH
 from crossbar_sim.validate import SINGLE, check_weights, is_whole, require, show
 
-# What stands between a tile's current and its digital value: converters and read noise, as plain arrays.
+# Converters and read noise between a tile's current and its digital value, as plain arrays.
 
 
 Float32 = NDArray[np.float32]
@@ -28,7 +28,7 @@ class Quantiser(NamedTuple):
 
     Attributes:
         step: the value of one code, above 0, in units of the product; broadcasts to (r, T, n).
-        low, high: the least and the greatest code, whole numbers of at most 2^24.
+        low, high: the least and the greatest code, integers of at most 2^24.
         gain, offset: mismatch of a converter (1 and 0 are ideal); broadcast to (r, T, n); the offset is in units
             of the product.
     """
@@ -40,10 +40,10 @@ class Quantiser(NamedTuple):
     offset: NDArray[np.floating] | float = 0.0
 
     def check(self) -> None:
-        """Refuse converters that cannot be.
+        """Refuse impossible converters.
 
         Raises:
-            InputError: unless every step is above 0, all is finite and low <= high are whole numbers.
+            InputError: unless every step is above 0, all is finite and low <= high are integers.
         """
         step = np.asarray(self.step)
         usable = bool(np.all(np.isfinite(step) & (step > 0)))
@@ -55,7 +55,7 @@ class Quantiser(NamedTuple):
         whole = float(self.low).is_integer() and float(self.high).is_integer()
         require(
             whole and -(2**24) <= self.low <= self.high <= 2**24,
-            f"codes {self.low} .. {self.high}: must be whole numbers of at most 2^24, the lower one first",
+            f"codes {self.low} .. {self.high}: must be integers of at most 2^24, the lower one first",
         )
 
 
@@ -75,7 +75,7 @@ class Noise(NamedTuple):
 
 
 _LINE = 16
-"""Numbers of a cache line: vectors that straddle two lines load at half speed."""
+"""Numbers per cache line: vectors across two lines load at half speed."""
 
 
 class _Scratch(threading.local):
@@ -89,7 +89,7 @@ _scratch = _Scratch()
 
 
 def scratch(name: str, size: int) -> NDArray[np.float32]:
-    """At least `size` float32 of the calling thread, at a cache line's begin, with whatever lies in them.
+    """At least `size` uninitialised float32 of the calling thread, aligned to a cache line.
 
     The same name gives the same memory: two arrays in use together have two names.
     """
@@ -108,12 +108,12 @@ _NONE = np.zeros(1, np.float32)
 
 
 SHARE = 1 << 24
-"""Multiply-adds that make a thread's call worth while: about 0.3 ms."""
+"""Fewest multiply-adds for a call in another thread: about 0.3 ms."""
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some inputs of a call and where their numbers lie; see `kernels.read`.
+    """Some inputs of a call and the positions of their numbers; see `kernels.read`.
 
     Attributes:
         x: the driven inputs, flat; slice s begins at s slice_size.
@@ -166,7 +166,7 @@ class TiledPlanes:
         require(planes.ndim == 3, f"planes of shape {planes.shape}: must be (reads, word lines, bit lines)")
         require(
             is_whole(tile_rows) and tile_rows >= 1,
-            f"tile_rows={show(tile_rows)}: must be a whole number above 0",
+            f"tile_rows={show(tile_rows)}: must be an integer above 0",
         )
         self.reads, self.rows, self.columns = planes.shape
         self.tile_rows = int(min(tile_rows, max(self.rows, 1)))
@@ -234,7 +234,7 @@ class TiledPlanes:
         return out.reshape(-1)
 
     def input_weights(self, slices: int, given: Sequence[float] | NDArray[np.floating] | None) -> Float32:
-        """(s,) float32, 1 where left out.
+        """The weights (s,) as float32; 1 where left out.
 
         Raises:
             InputError: unless there is one finite number per input slice.
@@ -268,12 +268,12 @@ class TiledPlanes:
         return stream
 
     def block_rows(self) -> int:
-        """Inputs of a block: its sums and its voltages stay in the second-level cache."""
+        """Number of inputs of a block: its sums and voltages stay in the second-level cache."""
         rows = min(kernels.SUMS // max(self.columns, 1), kernels.VOLTAGES // self.tile_rows)
         return max(rows // ROWS, 1) * ROWS
 
     def share(self, slices: int) -> int:
-        """Inputs that a thread takes at a time, some blocks: enough to be worth a call, for any thread count."""
+        """Number of inputs per call of a thread: some blocks, whatever the number of threads."""
         work = max(slices * self.reads * self.rows * self.columns, 1)
         block = self.block_rows()
         return max(SHARE // work // block, 1) * block

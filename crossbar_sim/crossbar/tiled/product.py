@@ -16,7 +16,7 @@ from crossbar_sim.validate import check_inputs, is_whole, require, show
 
 
 def driven(x: Float32, dimensions: int, shape: str) -> Float32:
-    """Inputs as (s, ...) contiguous float32, one slice where none are told apart.
+    """Inputs as (s, ...) contiguous float32, with one slice if there is no axis of slices.
 
     Raises:
         InputError: for another number of dimensions, or NaN or infinite values.
@@ -25,7 +25,7 @@ def driven(x: Float32, dimensions: int, shape: str) -> Float32:
     require(
         x.ndim in (dimensions, dimensions + 1), f"inputs of shape {x.shape}: must be {shape}, or slices of it"
     )
-    x = np.require(x, np.float32, ["C", "A", "W"])  # one kind of array for Numba: others compile anew
+    x = np.require(x, np.float32, ["C", "A", "W"])  # Numba compiles each array type
     check_inputs(x)
     return x[None] if x.ndim == dimensions else x
 
@@ -49,10 +49,10 @@ def numbered(first_example: int) -> int:
     """`first_example`, checked.
 
     Raises:
-        InputError: unless it is a whole number of at least 0.
+        InputError: unless it is an integer of at least 0.
     """
     fits = is_whole(first_example) and first_example >= 0
-    require(fits, f"first_example={show(first_example)}: must be a whole number of at least 0")
+    require(fits, f"first_example={show(first_example)}: must be an integer of at least 0")
     return int(first_example)
 
 
@@ -170,13 +170,13 @@ class _Window(NamedTuple):
         return cls(kernel, stride, dilation, (rows[0], columns[0]), full, (places[0], places[1]))
 
     def offsets(self, channels: int) -> Index:
-        """Where the numbers of a patch lie, from its first: (channels kh kw,)."""
+        """Positions of the numbers of a patch relative to its first: (channels kh kw,)."""
         channel = np.arange(channels, dtype=np.int64)[:, None, None] * (self.full[0] * self.full[1])
         line = np.arange(self.kernel[0], dtype=np.int64)[:, None] * (self.dilation[0] * self.full[1])
         return (channel + line + np.arange(self.kernel[1], dtype=np.int64) * self.dilation[1]).reshape(-1)
 
     def origins(self) -> Index:
-        """Where the patches of an image begin: (h' w',)."""
+        """Positions of the patches of an image: (h' w',)."""
         line = np.arange(self.places[0], dtype=np.int64)[:, None] * (self.stride[0] * self.full[1])
         return (line + np.arange(self.places[1], dtype=np.int64) * self.stride[1]).reshape(-1)
 
@@ -185,7 +185,7 @@ def _pair(value: Pair, name: str, least: int) -> Pair:
     fits = (
         isinstance(value, tuple | list) and len(value) == 2 and all(is_whole(n) and n >= least for n in value)
     )
-    require(fits, f"{name}={value}: must be two whole numbers of at least {least}")
+    require(fits, f"{name}={value}: must be two integers of at least {least}")
     return int(value[0]), int(value[1])
 
 

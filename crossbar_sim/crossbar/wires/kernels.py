@@ -1,4 +1,4 @@
-"""Kernels of the wires: factoring and solving lines, sweeps over right-hand sides, conjugate gradients."""
+"""Kernels of wires: factorisation and solution of lines, sweeps over right-hand sides, conjugate gradients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from numba.extending import intrinsic, overload
 
 from crossbar_sim.crossbar.kernels import kernel
 
-# Eight doubles at a time: the two operations from which the sweeps over many right-hand sides are made.
+# Vectors of eight doubles: the two operations of the sweeps over many right-hand sides.
 #
 # LLVM does not find these vectors by itself, since any two arrays might overlap. Written as vectors of eight they
 # become one 512-bit instruction, two of 256 bits or four of 128, whatever the machine has, and a product with its
@@ -18,7 +18,7 @@ from crossbar_sim.crossbar.kernels import kernel
 
 
 LANES = 8
-"""Right-hand sides that are solved together."""
+"""Number of right-hand sides that are solved together."""
 
 _VECTOR = ir.VectorType(ir.DoubleType(), LANES)
 _ALIGN = 8  # bytes: an array of doubles is aligned to no more
@@ -94,14 +94,13 @@ def _set_to_sum(out, k, a, x, i, b, y, j):  # type: ignore[no-untyped-def]
 # segment of 0 ohm nor an open cell is a special case: docs/wires.md, Eq. (W1)-(W3).
 #
 # Rules: scalars and C-contiguous float64 arrays in, results written into arrays given; no allocation, no
-# exceptions, no fastmath. Compiled code is cached by the time stamp of the calling file alone: after editing
-# this file
-# touch cg_kernel.py, and after editing lanes.py touch sweep_kernels.py.
+# exceptions, no fastmath. Numba's cache looks at the time stamp of the calling file alone, so kernels that call one
+# another stay in one file.
 
 
 @kernel
 def factor_words(g: Any, near: Any, segment: Any, far: Any, a: Any, b: Any, drive: Any) -> None:
-    """Eq. (W2) for all word lines: what their sweeps multiply with.
+    """Eq. (W2) for all word lines: the factors of their sweeps.
 
     Args:
         g: cells, (rows, cols), S.
@@ -122,7 +121,7 @@ def factor_words(g: Any, near: Any, segment: Any, far: Any, a: Any, b: Any, driv
                 share = 1.0 / (1.0 + before * draws)
                 b[k, j] = share
                 a[k, j] = before * share
-                drive[k, j] = draws * share  # its place until the second pass
+                drive[k, j] = draws * share  # stored here until the second pass
         for k in range(i, last):
             drive[k, 0] = b[k, 0]
         for j in range(1, cols):
@@ -146,7 +145,7 @@ def factor_bits(g: Any, near: Any, segment: Any, a: Any, b: Any, sense: Any) -> 
         above = max(i - 1, 0)
         more = 1.0 if i > 0 else 0.0
         for j in range(cols):
-            draws = g[i, j] + more * sense[above, j]  # its place until the second pass
+            draws = g[i, j] + more * sense[above, j]  # stored here until the second pass
             share = 1.0 / (1.0 + before * draws)
             b[i, j] = share
             a[i, j] = before * share
@@ -216,7 +215,7 @@ def impedance(a: Any, b: Any, out: Any) -> None:
 
 @kernel
 def couple(g: Any, word_a: Any, word_b: Any, bit_a: Any, bit_b: Any, x: Any, out: Any) -> None:
-    """Eq. (W6): out = K x: what bit-line voltages x do, by way of the word lines, to the bit lines; (rows, cols)."""
+    """Eq. (W6): out = K x: the effect of bit-line voltages x on the bit lines through the word lines; (rows, cols)."""
     rows, cols = g.shape
     for i in range(rows):
         for j in range(cols):
@@ -269,7 +268,7 @@ def mismatch(
 
 # The kernel of the fast method: a sweep along all word lines, then one along all bit lines, for many inputs.
 #
-# Rules as in line_kernels.py; equations are those of docs/wires.md.
+# Rules as above; equations are those of docs/wires.md.
 
 
 @kernel
@@ -334,11 +333,11 @@ def sweep_back(bit_a: Any, bit_b: Any, x: Any) -> None:
 # The fast method for one input: conjugate gradients, each step a sweep along all lines.
 #
 # Unlike the sweeps of many inputs it needs no bound on the spectrum in advance and is not slowed down by a few
-# near-shorts, each of which costs one more step. Rules as in line_kernels.py; equations of docs/wires.md.
+# near-shorts, each of which costs one more step. Rules as above; equations of docs/wires.md.
 
 
 ROUNDING = 1e-15
-"""The energy norm falls no further than this part of its first value."""
+"""Convergence limit of the energy norm, as a fraction of its first value: rounding prevents a further decrease."""
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""Every voltage and current of a tile for given inputs."""
+"""All node voltages and currents of a tile for given inputs."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -20,13 +20,14 @@ from crossbar_sim.crossbar.wires.wires import (
     fits_memory,
     word_voltages,
 )
+from crossbar_sim.errors import InputError
 from crossbar_sim.validate import number, require
 
 # How a solution ended: sentences for the user, in one place.
 
 
 class Outcome(Enum):
-    """What a solver can say of its result; the value is the sentence."""
+    """Outcome of a solver; the value is the sentence for the user."""
 
     SOLVED = "solved: the currents are within the tolerance"
     EXACT = "solved by elimination: the currents are exact but for rounding"
@@ -132,7 +133,7 @@ MOST_STEPS = 500
 
 
 class Voltages(NamedTuple):
-    """Of the nodes, (rows, cols) in V, and how they came about."""
+    """Node voltages, (rows, cols) in V, and the outcome of the solver."""
 
     words: Float64
     bits: Float64
@@ -184,7 +185,7 @@ def solve_linear(
 
 
 def _left(g: Float64, words: Float64, bits: Float64, lines: Lines, extra: Float64, wires: Wires) -> float:
-    """r . z of Eq. (W12), in W, formed anew: the r that conjugate gradients keep up drifts away from it.
+    """r . z of Eq. (W12), in W, computed from scratch: conjugate gradients' r collects rounding errors.
 
     z is what one more sweep along the bit lines would change, and r . z its energy in cells and segments.
     """
@@ -209,10 +210,10 @@ def _with_bits(g: Float64, words: Float64, lines: Lines, extra: Float64) -> Volt
     return Voltages(words, bits, 0, Outcome.EXACT)
 
 
-# Cells that are not ohmic: Newton's method on the whole circuit, anew for every input.
+# Cells that are not ohmic: Newton's method on the whole circuit, for every input.
 #
 # Such an array is not linear in its inputs: there are no effective conductances, and each input costs several
-# solutions of the circuit. Compare `Wires.effective`, which pays once and then multiplies.
+# solutions of the circuit. `Wires.effective` solves once and then multiplies.
 
 
 MOST_NEWTON = 60
@@ -367,7 +368,7 @@ def solve_nodes(g: NDArray[np.floating], v: ArrayLike, wires: Wires, cell: Cell 
 
 
 def _solution(g: Float64, v: Float64, wires: Wires, solved: Voltages, currents: Float64) -> Solution:
-    """One input, once its voltages and cell currents are known."""
+    """The solution for one input, from its voltages and cell currents."""
     near, ground = wires.r_word + wires.r_source, wires.r_bit + wires.r_sense
     residual = mismatch(
         v, solved.words, solved.bits, currents,
@@ -384,4 +385,62 @@ def _solution(g: Float64, v: Float64, wires: Wires, solved: Voltages, currents: 
         np.asarray(residual),
         np.asarray(solved.steps),
         (solved.outcome,),
+    )
+
+
+# All inputs of a tile, against what it would compute without wires
+
+_AT_ONCE = 2**22
+"""Cells times inputs that are solved together: node voltages of all inputs may not fit into memory."""
+
+
+class SolvedInputs(NamedTuple):
+    """Of all inputs: currents in A, (inputs, cols); power in W and residual in V, (inputs,)."""
+
+    currents: Float64
+    ideal: Float64
+    power: Float64
+    residual: Float64
+
+    @property
+    def worst(self) -> int:
+        """The input that loses most, against its largest ideal current."""
+        size = np.abs(self.ideal).max(axis=1)
+        lost = np.abs(self.currents - self.ideal).max(axis=1)
+        return int(np.argmax(lost / np.where(size > 0, size, 1)))
+
+
+def solve_inputs(g: Float64, v: Float64, wires: Wires, cell: Cell | None) -> SolvedInputs:
+    """Solve a tile for all inputs.
+
+    Args:
+        g: conductances, (rows, cols) in S; 0: open.
+        v: input voltages, (inputs, rows) in V.
+        wires: their resistances, and the method.
+        cell: the law of the cells; None: ohmic.
+
+    Raises:
+        InputError: with the outcome's sentence, if an input cannot be solved.
+    """
+    step = max(1, _AT_ONCE // g.size)
+    currents, power, residual = [], [], []
+    for start in range(0, len(v), step):
+        part = solve_nodes(g, v[start : start + step], wires, cell)
+        for k, outcome in enumerate(part.outcomes):
+            if not outcome.solved:
+                raise InputError(f"input {start + k + 1} is {outcome.value}")
+        currents.append(part.column_currents)
+        power.append(part.power)
+        residual.append(part.residual)
+    return SolvedInputs(
+        np.vstack(currents), ideal_currents(g, v, cell), np.concatenate(power), np.concatenate(residual)
+    )
+
+
+def ideal_currents(g: Float64, v: Float64, cell: Cell | None) -> Float64:
+    """Column currents without wires, (inputs, cols) in A."""
+    if cell is None:
+        return np.asarray(v @ g)
+    return np.array(
+        [cell.current(g, np.repeat(row[:, None], g.shape[1], axis=1))[0].sum(axis=0) for row in v]
     )

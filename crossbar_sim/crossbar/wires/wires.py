@@ -1,4 +1,4 @@
-"""The wires of a tile: what they are made of, and what they make of its conductances."""
+"""Wire resistance of a tile, and the effective conductances that it causes."""
 
 import math
 import threading
@@ -32,8 +32,8 @@ class Wires:
     Args:
         r_word: of one segment of a word line, in ohm. 0: ideal.
         r_bit: of one segment of a bit line, in ohm.
-        r_source: of what drives a word line, in ohm, in series with its first segment.
-        r_sense: of what senses a bit line, in ohm, in series with its last segment.
+        r_source: of the driver of a word line, in ohm, in series with its first segment.
+        r_sense: of the sense circuit of a bit line, in ohm, in series with its last segment.
         inputs: word lines are driven from "one" end or from "both"; the far end then has a segment and
             a source of its own.
         tolerance: of the fast method: the largest error of a column's current, as a part of the largest
@@ -68,7 +68,7 @@ class Wires:
 
     @property
     def ideal(self) -> bool:
-        """Whether no resistance is in any line: currents are then v @ g."""
+        """Whether all lines are ideal: currents are then v @ g."""
         return self.ideal_words and self.ideal_bits
 
     @property
@@ -129,7 +129,7 @@ def check_cells(g: NDArray[Any]) -> Float64:
 
 
 class Lines(NamedTuple):
-    """What sweeps along word lines and bit lines multiply with; all (rows, cols).
+    """The factors of sweeps along word lines and bit lines; all (rows, cols).
 
     Args:
         word_a, word_b, bit_a, bit_b: Eq. (W2) of docs/wires.md: a in ohm, b a share.
@@ -280,18 +280,18 @@ def _factor(drawn: Float64, series: float) -> Float64:
     return np.asarray(factor)
 
 
-# Effective conductances of tiles: wires once for each programmed array, then a plain product for each input.
+# Effective conductances of tiles, computed once for each programmed array; inputs then need a plain product only.
 
 
 STEPS_WORTH = 24
-"""A tile that needs more sweeps is eliminated: these take as long at 128x128, and Eq. (W8) would lose its digits."""
+"""Most sweeps: a tile that needs more is solved by elimination, which takes as long at 128x128 and is more accurate."""
 
 ROUNDING = 1e-14
-"""Of the result of a sweep, a generous bound."""
+"""Relative error of a sweep's result: a generous bound."""
 
 
 class Tile(NamedTuple):
-    """One tile on its way: cells, wires, factored lines and a bound on the spectrum of K, Eq. (W6)."""
+    """One tile during its solution: cells, wires, factored lines and a bound on the spectrum of K, Eq. (W6)."""
 
     g: Float64
     wires: Wires
@@ -413,7 +413,7 @@ def steps_for(bound: float, reduction: float) -> int:
 
 
 def combination(bound: float, steps: int) -> Float64:
-    """Eq. (W8): with which weights the results of steps 1, 2, ... are added up; (steps,).
+    """Eq. (W8): the weights of the results of steps 1, 2, ... in their sum; (steps,).
 
     The polynomial sum c_k t^k (with c_0, of the start from 0 V) that is 1 at t = 1 and smallest on 0 .. bound.
     """

@@ -155,7 +155,7 @@ class Chain:
     @classmethod
     def of(cls, model: nn.Module) -> "Chain | None":
         """The chain that an analog model is; None: it is anything more."""
-        if design(model).hardware.reading:  # converters work product by product
+        if design(model).hardware.readout_effects:  # converters work product by product
             return None
         found = steps_of(model)
         if found is None or not all(_simple(step) for step in found[0] if isinstance(step, nn.Linear)):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crossbar_sim.crossbar import hardware as core
-from crossbar_sim.crossbar.converters import Driven
+from crossbar_sim.crossbar.converters import DrivenInputs
 from crossbar_sim.crossbar.devices import PolynomialNoise
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.remapping import remap_chip
@@ -78,7 +78,7 @@ def layer_effects(
     }
     if (
         x is not None
-        and shared.hardware.reading
+        and shared.hardware.readout_effects
         and (shared.maps is None or isinstance(shared.maps, CellMaps))
     ):
         for layer, changes in product_effects(model, x[:EXAMPLES], fixed).items():
@@ -94,10 +94,10 @@ def product_effects(
     Every part is added to those before it, on the same inputs: those that the layer sees with everything on.
     """
     shared = chips.design(model)
-    names = shared.hardware.reading
+    names = shared.hardware.readout_effects
     squares: dict[str, NDArray[np.float64]] = {}
 
-    def probe(tiled: Tiled, group: int, v: Float32, driven: Driven, first: int) -> None:
+    def probe(tiled: Tiled, group: int, v: Float32, driven: DrivenInputs, first: int) -> None:
         block, total = tiled.blocks[group], squares.setdefault(tiled.slot.layer, np.zeros(len(names) + 1))
         plain = block.drive(v, ())
         before = block.read(plain, 0, first, ())
@@ -126,9 +126,11 @@ def read_linearly(model: torch.nn.Module, effects: dict[str, dict[str, float]]) 
     To be asked after the model has run.
     """
     shared = chips.design(model)
-    if not shared.hardware.reading or (shared.maps is not None and not isinstance(shared.maps, CellMaps)):
+    if not shared.hardware.readout_effects or (
+        shared.maps is not None and not isinstance(shared.maps, CellMaps)
+    ):
         return []
-    names = shared.hardware.reading
+    names = shared.hardware.readout_effects
     left = [
         layer.name
         for layer in shared.layers
@@ -152,7 +154,7 @@ def read_linearly(model: torch.nn.Module, effects: dict[str, dict[str, float]]) 
 def idle_effects(effects: dict[str, dict[str, float]], hardware: Hardware, chip: int) -> list[str]:
     """One sentence for every requested effect that changed nothing, in all layers or in some."""
     sentences = []
-    for effect in (*hardware.effects, *hardware.reading):
+    for effect in (*hardware.effects, *hardware.readout_effects):
         idle = [layer for layer, changes in effects.items() if changes.get(effect, 1.0) < _NOTHING]
         if not idle:
             continue
@@ -174,7 +176,7 @@ def of_design(hardware: Hardware, layers: tuple[Layer, ...]) -> Iterator[str]:
             "only digital parameters drift" if any(layer.slots for layer in layers) else "and nothing drifts"
         )
         yield f"no layer is on an array, {only} ({why})"
-    if mapping.copies > 1 and not hardware.effects and not hardware.reading:
+    if mapping.copies > 1 and not hardware.effects and not hardware.readout_effects:
         yield f"copies={mapping.copies} does nothing where no effect acts on a cell"
     if hardware.normalisation == "folded" and not any("folded into" in layer.reason for layer in layers):
         yield "normalisation=folded was requested, but no batch normalisation alone follows a mapped layer"

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crossbar_sim.crossbar.array import read_weight
-from crossbar_sim.crossbar.converters import Driven
+from crossbar_sim.crossbar.converters import DrivenInputs
 from crossbar_sim.crossbar.readout import EFFECTS, Readout
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
@@ -20,7 +20,7 @@ from crossbar_sim.nn.analog.state import Design, Slot, next_read
 # An array of a layer with its converters, and the products of linear layers with it.
 
 
-Probe = Callable[["Tiled", int, Float32, Driven, int], None]
+Probe = Callable[["Tiled", int, Float32, DrivenInputs, int], None]
 """Called with the array, the group, its input vectors (b, rows), what the DACs make of them, the first one's number."""
 
 
@@ -48,7 +48,7 @@ class Tiled:
         found = [read_weight(block.planes, block.mapping, block.scale).T for block in self.blocks]
         return torch.from_numpy(np.concatenate(found))
 
-    def drive(self, x: Tensor, row: bool) -> tuple[Float32, Driven]:
+    def drive(self, x: Tensor, row: bool) -> tuple[Float32, DrivenInputs]:
         """Inputs (b, n) as float32, with the 1 of a bias row (or its 0) at the end, and what the DACs make of them."""
         if x.device.type != "cpu":
             raise InputError(
@@ -60,7 +60,7 @@ class Tiled:
         vectors = flat.contiguous().numpy()
         return vectors, self.blocks[0].drive(vectors, self.effects)
 
-    def read(self, group: int, x: Float32, driven: Driven, event: int, first: int) -> Float32:
+    def read(self, group: int, x: Float32, driven: DrivenInputs, event: int, first: int) -> Float32:
         """Outputs (b, cols) of one group for input vectors (b, rows)."""
         if self.design.probe is not None:
             self.design.probe(self, group, x, driven, first)
@@ -147,7 +147,7 @@ def convolve(x: Tensor, tiled: Tiled, window: Window, row: bool) -> Tensor:
 def _by_patches(
     x: Tensor,
     vectors: Float32,
-    driven: Driven,
+    driven: DrivenInputs,
     tiled: Tiled,
     window: Window,
     event: int,

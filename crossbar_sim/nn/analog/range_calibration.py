@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from crossbar_sim.crossbar.converters import Driven, LayerRange, Ranges
+from crossbar_sim.crossbar.converters import DrivenInputs, LayerRange, Ranges
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.readout import EFFECTS, Magnitudes, Usage, count_inputs, count_outputs, currents
 from crossbar_sim.crossbar.stream import Float32
@@ -103,7 +103,7 @@ def calibrate_ranges(
     if still.adc is not None and still.adc.range == "calibrated":
         outputs: dict[str, list[Magnitudes]] = {}
 
-        def see(tiled: Tiled, group: int, v: Float32, driven: Driven) -> None:
+        def see(tiled: Tiled, group: int, v: Float32, driven: DrivenInputs) -> None:
             slices = tiled.blocks[group].mapping.slices
             seen = outputs.setdefault(tiled.slot.name, [Magnitudes() for _ in range(slices)])
             for _, _, k, i in currents(tiled.blocks[group], driven):
@@ -138,7 +138,7 @@ def _report(analog: nn.Module, run: Callable[..., None]) -> tuple[RangeReport, .
     outputs: dict[str, Usage] = {}
     arrays: dict[str, Tiled] = {}
 
-    def count(tiled: Tiled, group: int, v: Float32, driven: Driven) -> None:
+    def count(tiled: Tiled, group: int, v: Float32, driven: DrivenInputs) -> None:
         name, block = tiled.slot.name, tiled.blocks[group]
         arrays[name] = tiled
         if dac is not None and dac.bits is not None:
@@ -173,12 +173,12 @@ def _run(
     analog: nn.Module,
     x: Tensor,
     fixed: int | None,
-    see: Callable[[Tiled, int, Float32, Driven], Any],
+    see: Callable[[Tiled, int, Float32, DrivenInputs], Any],
     effects: tuple[str, ...],
 ) -> None:
     """Run the model over x in batches, showing `see` some of the input vectors of every array with converters."""
 
-    def probe(tiled: Tiled, group: int, v: Float32, driven: Driven, first: int) -> None:
+    def probe(tiled: Tiled, group: int, v: Float32, driven: DrivenInputs, first: int) -> None:
         some = slice(None, None, -(-len(v) // VECTORS) or 1)
         unit = driven.unit if len(driven.unit) == 1 else driven.unit[some]
         see(tiled, group, v[some], driven._replace(codes=driven.codes[:, some], unit=unit))

@@ -298,7 +298,7 @@ class Design:
 
     def tiled(self, slot: "Slot") -> bool:
         """Whether the array's products go through converters, or its reads have noise."""
-        if not self.hardware.reading or slot.ideal or slot.layout.order == "vector":
+        if not self.hardware.readout_effects or slot.ideal or slot.layout.order == "vector":
             return False
         return not isinstance(self.maps, CellMaps) or slot.name in self.maps  # what the file lacks is clean
 
@@ -322,10 +322,10 @@ class Design:
         Warns if the chip of a file has converters or read noise and the model was mapped without any.
         """
         own = maps.own if isinstance(maps, CellMaps) else None
-        if own is not None and own.reading and not self.hardware.reading:
+        if own is not None and own.readout_effects and not self.hardware.readout_effects:
             warnings.warn(
-                f"the chip of the file has {', '.join(own.reading)}, and the model was mapped without: its products "
-                "are read linearly; call to_analog with the hardware of the file",
+                f"the chip of the file has {', '.join(own.readout_effects)}, and the model was mapped without: its "
+                "products are read linearly; call to_analog with the hardware of the file",
                 UserWarning, stacklevel=2,
             )  # fmt: skip
         self.maps, self.generation, self.reads = maps, self.generation + 1, {}

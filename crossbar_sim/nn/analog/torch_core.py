@@ -174,7 +174,7 @@ def _target(mapping: Mapping, columns: Tensor, scale: Tensor, sign: float) -> Te
     if mapping.levels is None:
         g = mapping.middle + sign * scale.reshape(-1, 1) * columns
         return g.clamp(mapping.g_min, mapping.g_max).reshape(-1)
-    # Double precision and the rule of the core for what lies half-way: a tie would be a whole step apart.
+    # Double precision and the rounding rule of the core: a tie rounded differently would be a whole step off.
     x = columns.double() * (scale.double() * (sign / mapping.step)).reshape(-1, 1)
     x = mapping.middle_level + torch.maximum(x, x * (1 + 2**-23 + 2**-40))
     level = torch.floor(x + 0.5).clamp(0, mapping.levels - 1)
@@ -183,7 +183,7 @@ def _target(mapping: Mapping, columns: Tensor, scale: Tensor, sign: float) -> Te
 
 
 def _scale(mapping: Mapping, columns: Tensor) -> Tensor:
-    """Eq. (1) by the core itself: one number per matrix or column is not worth a second formula."""
+    """Eq. (1), computed by the core."""
     scale = mapping.scale(columns.detach().cpu().contiguous().numpy())
     return torch.from_numpy(scale).to(columns.device)
 
@@ -224,7 +224,7 @@ def check(hardware: Hardware) -> None:
     Raises:
         InputError: naming what is simulated on the CPU only.
     """
-    alone = [*hardware.reading]
+    alone = [*hardware.readout_effects]
     alone += ["wires"] * (hardware.wires is not None) + ["cell_bits"] * (
         hardware.mapping.cell_bits is not None
     )
@@ -236,7 +236,7 @@ def effective_weight(hardware: Hardware, columns: Tensor, key: Key, chip: int) -
     """`Hardware.effective_weight` on the device of `columns` (cols, rows) float32.
 
     Raises:
-        InputError: for what the CPU alone simulates.
+        InputError: for effects that only the CPU simulates.
     """
     check(hardware)
     mapping = hardware.mapping
