@@ -8,8 +8,8 @@ from rich.console import Console
 
 from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.data import DATASETS, Splits, load_data
-from crossbar_sim.data.dataset import limited
-from crossbar_sim.data.places import CATALOGUE
+from crossbar_sim.data.catalogue import CATALOGUE
+from crossbar_sim.data.dataset import subsample
 from crossbar_sim.errors import InputError
 from crossbar_sim.experiments.record import record_of
 from crossbar_sim.experiments.schema import Experiment, ModelFile, load_experiment
@@ -70,8 +70,8 @@ def run_experiment(
     say(console, experiment.title, "bold")
     data = _data_name(experiment)
     whole = load_data(data, data_dir)
-    taught = limited(whole, experiment.train_limit, None, validation=experiment.validation_limit)
-    tried = limited(taught, None, experiment.test_limit)
+    taught = subsample(whole, experiment.train_limit, None, validation=experiment.validation_limit)
+    tried = subsample(taught, None, experiment.test_limit)
     for note in tried.notes[len(whole.notes) :]:
         say(console, f"of {tried.name}: {note}")
     flat = check_boundaries(tried.test.x, experiment.boundaries is not None)

@@ -14,7 +14,7 @@ from crossbar_sim import __version__
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.crossbar.hardware import Hardware, design_given
-from crossbar_sim.data.load import FORMS, given
+from crossbar_sim.data.load import FORMS, to_examples
 from crossbar_sim.errors import InputError, held, warn
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.conversion import patterns
@@ -100,7 +100,7 @@ def models_asked(
             raise InputError(f"models: {label!r} is {kind}, expected a torch.nn.Module (an instance)")
     if data is None:
         raise InputError(f"data is missing: give {FORMS}")
-    examples = given(data)
+    examples = to_examples(data)
     known = examples.identity()
     return [
         Model(
