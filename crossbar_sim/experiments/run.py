@@ -21,11 +21,10 @@ from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.report import write_page
 from crossbar_sim.report.boundary_figure import SIGMAS as BOUNDARY_SIGMAS
 from crossbar_sim.report.boundary_figure import check_boundaries, draw_boundaries
-from crossbar_sim.report.console import say, terminal
+from crossbar_sim.report.console import progress, say, terminal
 from crossbar_sim.report.detection_figure import draw_models
 from crossbar_sim.report.sweep_figures import draw_groups
-from crossbar_sim.report.terminal import progress
-from crossbar_sim.report.terminal_sweep import show_groups, show_sweep
+from crossbar_sim.report.terminal import show_groups, show_sweep
 from crossbar_sim.robustness.benchmark import check_sigmas, robustness
 from crossbar_sim.robustness.cluster import check_cluster
 from crossbar_sim.robustness.examples import find_examples
