@@ -70,6 +70,8 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_HOME[name]), name)
     if name == "nn":
         return import_module("crossbar_sim.nn")
+    if name == "draw_curves":  # for Sweep.plot: robustness must not import report
+        return import_module("crossbar_sim.report.sweep_figures").draw_curves
     if name[:1].isupper():  # no submodule
         for law in import_module(_LAWS).ALL_DRIFTS:
             if law.__name__ == name:

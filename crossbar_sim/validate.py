@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Iterable
 from numbers import Real
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,19 +131,19 @@ def as_typed(value: float) -> float:
     return short if abs(short - value) <= 1e-9 * abs(value) else value
 
 
-def is_whole(value: object) -> bool:
-    """True for an integer; False for a boolean."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def is_integer(value: object) -> bool:
-    """True for a plain int (a boolean is not one, nor is a NumPy integer, which JSON cannot hold)."""
+def is_int(value: object) -> TypeGuard[int]:
+    """True for an integer of Python; False for a boolean."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def is_number(value: object) -> bool:
-    """True for an int or a float, NaN and infinities included (a boolean is not one)."""
+def is_real(value: object) -> bool:
+    """True for an integer or float of Python; False for a boolean."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> bool:
+    """True for an integer of Python or NumPy; False for a boolean."""
+    return is_int(value) or isinstance(value, np.integer)
 
 
 def is_rate(value: object) -> bool:
@@ -151,12 +152,12 @@ def is_rate(value: object) -> bool:
 
 
 def check_integer(name: str, value: object, low: int) -> None:
-    """Refuse anything but a plain int of at least `low`.
+    """Refuse anything but an integer of Python of at least `low`.
 
     Raises:
         InputError: "name=value: an integer >= low is needed".
     """
-    if not (isinstance(value, int) and is_integer(value) and value >= low):
+    if not is_int(value) or value < low:
         raise InputError(f"{name}={show(value)}: an integer >= {low} is needed")
 
 

@@ -24,7 +24,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn.training.loop import Epoch
 from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key
-from crossbar_sim.validate import check_integer, is_number
+from crossbar_sim.validate import check_integer, is_real
 
 Range = tuple[Tensor, Tensor]
 """The least and the largest value of the training images, per channel or of all: shapes that broadcast with x."""
@@ -68,7 +68,7 @@ class Awp(Method):
         for what, value in (("gamma", self.gamma), ("input_attack", self.input_attack)):
             if what == "input_attack" and value is None:
                 continue
-            if not (is_number(value) and 0 < value < float("inf")):  # type: ignore[operator]
+            if not (is_real(value) and 0 < value < float("inf")):  # type: ignore[operator]
                 raise InputError(f"{what}={value!r}: a finite number > 0 is needed")
         check_integer("attack_steps", self.attack_steps, 1)
         check_switch("as_published", self.as_published)

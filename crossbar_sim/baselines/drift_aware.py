@@ -41,7 +41,7 @@ from crossbar_sim.nn.training.loop import Epoch
 from crossbar_sim.nn.training.settings import Step, Training, check_training
 from crossbar_sim.rng import Key, as_key
 from crossbar_sim.robustness.score import of_operands
-from crossbar_sim.validate import check_integer, is_number
+from crossbar_sim.validate import check_integer, is_real
 
 RECIPE = Training(epochs=40, batch=256, lr=3e-3, clip=0.1)
 """Steps small enough for gradients as noisy as these, and components held in bounds (docs/methods.md)."""
@@ -92,7 +92,7 @@ class DriftAware(Method):
             raise InputError(
                 f"chips={self.chips} with batch={self.training.batch}: every chip needs an example at least"
             )
-        if not (is_number(self.ramp) and 0 <= self.ramp <= 1):
+        if not (is_real(self.ramp) and 0 <= self.ramp <= 1):
             raise InputError(f"ramp={self.ramp!r}: a share of the training in 0 .. 1")
         check_switch("temperature", self.temperature)
         if self.dropout is not None:

@@ -21,11 +21,10 @@ from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.report import write_page
 from crossbar_sim.report.boundary_figure import SIGMAS as BOUNDARY_SIGMAS
 from crossbar_sim.report.boundary_figure import check_boundaries, draw_boundaries
-from crossbar_sim.report.console import say, terminal
+from crossbar_sim.report.console import progress, say, terminal
 from crossbar_sim.report.detection_figure import draw_models
 from crossbar_sim.report.sweep_figures import draw_groups
-from crossbar_sim.report.terminal import progress
-from crossbar_sim.report.terminal_sweep import show_groups, show_sweep
+from crossbar_sim.report.terminal import show_groups, show_sweep
 from crossbar_sim.robustness.benchmark import check_sigmas, robustness
 from crossbar_sim.robustness.cluster import check_cluster
 from crossbar_sim.robustness.examples import find_examples
@@ -35,8 +34,6 @@ from crossbar_sim.robustness.tasks import Model, model_of_file
 from crossbar_sim.store.records import canonical
 from crossbar_sim.store.results import Results
 from crossbar_sim.validate import show
-
-# The command run: models trained or loaded, swept, printed, written.
 
 
 def run_experiment(
@@ -191,9 +188,3 @@ def _of_file(
     examples = find_examples(loaded, tried, None, None, None, experiment.seed)
     ways = {"arch": arch, "arch_arguments": arch_arguments, "weights": weights}
     return model_of_file(label, str(path), loaded, examples, ways)
-
-
-# What the command run does: an experiment's file, from its checks to its page.
-
-
-__all__ = ["run_experiment"]

@@ -120,24 +120,3 @@ def adjusted(family: Sequence[Paired]) -> tuple[Paired, ...]:
     """The same comparisons with Holm's correction over all of them."""
     corrected = holm(one.p_value for one in family)
     return tuple(replace(one, adjusted=p) for one, p in zip(family, corrected, strict=True))
-
-
-def paired_curve(sigmas: ArrayLike, a: ArrayLike, b: ArrayLike, level: float = 0.95) -> tuple[Paired, ...]:
-    """Compare two models at every sigma; `adjusted` is corrected over the sigmas, intervals are not.
-
-    For different numbers of chips from sigma to sigma, see `adjusted`.
-
-    Args:
-        sigmas: (k,).
-        a, b: (n, k) scores: n chips, the same at every sigma and for both.
-
-    Raises:
-        InputError: if shapes differ, or a score is not finite.
-    """
-    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    k = np.asarray(sigmas, np.float64).size
-    if first.ndim != 2 or first.shape != second.shape or first.shape[1] != k:
-        raise InputError(
-            f"scores of shapes {first.shape} and {second.shape} at {k} sigmas: both need the shape (chips, {k})"
-        )
-    return adjusted([paired(first[:, j], second[:, j], level) for j in range(k)])

@@ -192,15 +192,6 @@ def chips_for(
     return high
 
 
-def chips_needed(values: ArrayLike, half: float, level: float = 0.95) -> int:
-    """The fewest chips whose t interval has the half-width `half`, if they spread as these do.
-
-    n >= (t(n - 1) s / h)^2. Errors as `components` and `chips_for`.
-    """
-    y = np.asarray(values, np.float64)
-    return int(chips_for(math.sqrt(components(y, np.zeros(y.shape)).total), half, level=level))
-
-
 def plain_protocol(found: Components, half: float, population: int, level: float = 0.95) -> Cost:
     """What all N images on as many chips as the interval needs would take: the measure of what drawing saves."""
     chips = int(chips_for(found.spread, half, level=level))
@@ -232,25 +223,6 @@ KERNEL = 0.4
 
 CLEAR = 0.25
 """Below this ratio of variances, chips to draw of images, the shape of the scores tells little of that of chips."""
-
-
-def shrunk(values: ArrayLike, variances: ArrayLike) -> Float64:
-    """Scores moved to their mean until their spread is the spread between chips; for quantiles and histograms.
-
-    Of each chip alone they say no more than the measured scores do.
-
-    Args:
-        values, variances: (n,) as for `components`.
-
-    Returns:
-        (n,) scores of standard deviation `Components.spread`.
-
-    Raises:
-        InputError: as `components`.
-    """
-    found = components(values, variances)
-    factor = math.sqrt(found.between / found.total) if found.total > 0 else 0.0
-    return found.mean + factor * (np.asarray(values, np.float64) - found.mean)
 
 
 def yield_drawn(values: ArrayLike, variances: ArrayLike, threshold: float) -> Yield:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import crossbar_sim
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness.comparisons import Paired, adjusted, paired
 from crossbar_sim.robustness.curves import Crossing, area, crossing
@@ -410,9 +411,8 @@ class Sweep:
 
     def plot(self, path: str | None = None) -> "Figure":
         """Robustness curves with 95 % bands; written where a path (.png, .pdf, .svg) is given."""
-        from crossbar_sim.report.sweep_figures import draw_curves
-
-        return draw_curves(self, path)
+        figure: Figure = crossbar_sim.draw_curves(self, path)
+        return figure
 
 
 def _compared(a: list[float], b: list[float], unseen: float) -> Paired:

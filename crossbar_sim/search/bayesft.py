@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development
-from crossbar_sim.crossbar.configuration import at_sigma, to_dict
+from crossbar_sim.crossbar.configuration import at_sigma, sources, to_dict
 from crossbar_sim.crossbar.hardware import Hardware, as_hardware
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError, silenced_warnings, warn
@@ -48,7 +48,7 @@ from crossbar_sim.search.trial import (
 from crossbar_sim.search.workers import Workers, workers_of
 from crossbar_sim.store.records import canonical
 from crossbar_sim.text import check_depth
-from crossbar_sim.validate import check_integer, is_number
+from crossbar_sim.validate import check_integer, is_real
 
 Bounds = tuple[float, float]
 Path = str | PathLike[str]
@@ -123,7 +123,7 @@ class BayesFT(Method):
             raise InputError(f"algorithm={self.algorithm!r} must be one of {', '.join(ALGORITHMS)}")
         given = self.training_sigma
         for what, sigma in (("sigma", self.sigma), *(("training_sigma", s) for s in _numbers(given))):
-            if not (is_number(sigma) and 0 <= sigma < math.inf):
+            if not (is_real(sigma) and 0 <= sigma < math.inf):
                 raise InputError(f"{what}={sigma!r}: a sigma is a finite number from 0 on")
         if given is not None and self.algorithm == "clean":
             raise InputError(
@@ -311,6 +311,9 @@ class BayesFT(Method):
             "algorithm": algorithm, "sigma": float(self.sigma), "training_sigma": sigma, "training_chips": chips,
             "chips": self.chips, "images": self.images, "training": repr(replace(self.training, device=None)),
             "hardware": to_dict(at_sigma(self.design, self.sigma)),
+            **sources(self.design),
+            **sources(self.design),
+            **sources(self.design),
         }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from crossbar_sim.baselines.settings import METHODS, TRAINING, method_of
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.search.bayesft import POLISH, TRIAL, BayesFT
-from crossbar_sim.validate import is_number, is_whole, show, unknown
+from crossbar_sim.validate import is_real, is_whole, show, unknown
 
 RESTART_EPOCHS = 10
 """Of a trial that trains from scratch, unless told otherwise."""
@@ -61,8 +61,8 @@ def bayesft_of(
     }
     for name in ("rates", "width", "training_sigma"):
         bounds = given.get(name)
-        pair = isinstance(bounds, tuple) and len(bounds) == 2 and all(map(is_number, bounds))
-        if bounds is not None and not pair and not (name == "training_sigma" and is_number(bounds)):
+        pair = isinstance(bounds, tuple) and len(bounds) == 2 and all(map(is_real, bounds))
+        if bounds is not None and not pair and not (name == "training_sigma" and is_real(bounds)):
             raise InputError(f"{name}={show(bounds)}: expected low and high, such as [0.2, 0.8]")
     for name, least in (("chips", 2), ("images", 1), ("initial", 1), ("batch", 1), ("polish", 0)):
         value = given.get(name)

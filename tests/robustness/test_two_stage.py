@@ -11,12 +11,10 @@ from crossbar_sim.robustness.drawn_scores import (
     Cost,
     best_images,
     chips_for,
-    chips_needed,
     components,
     drawn_interval,
     half_width,
     plain_protocol,
-    shrunk,
     yield_drawn,
 )
 from crossbar_sim.robustness.evaluator import MOST_CLASSES, Strata, allocate, draw, estimate
@@ -193,11 +191,11 @@ def test_chips_for_is_the_fewest(std: float, half: float) -> None:
     assert n == 2 or half_width(n - 1, std, 100, 10_000) > half
 
 
-def test_chips_needed_reach_the_half_width() -> None:
+def test_chips_of_the_plain_protocol_reach_the_half_width() -> None:
     values = np.random.default_rng(0).normal(0.8, 0.05, 30)
-    n = chips_needed(values, 0.004)
+    n = int(chips_for(values.std(ddof=1), 0.004))
     assert n == pytest.approx((1.9645 * values.std(ddof=1) / 0.004) ** 2, abs=2)
-    assert chips_needed([0.5, 0.5], 0.01) == 2
+    assert chips_for(0.0, 0.01) == 2
     found = components(values, np.zeros(30))
     assert plain_protocol(found, 0.004, 10_000) == Cost(n, n * 10_000)
 
@@ -220,16 +218,6 @@ def test_the_rule_of_three_does_not_show_where_images_differ() -> None:
 
 
 # Yield -------------------------------------------------------------------------------------------
-
-
-def test_shrunk_scores_have_the_spread_of_chips() -> None:
-    generator = np.random.default_rng(0)
-    measured = generator.binomial(80, generator.normal(0.87, 0.04, 300)) / 80
-    variances = measured * (1 - measured) / 79
-    found = shrunk(measured, variances)
-    assert found.std(ddof=1) == pytest.approx(components(measured, variances).spread)
-    assert found.mean() == pytest.approx(measured.mean())
-    assert (np.argsort(found, kind="stable") == np.argsort(measured, kind="stable")).all()
 
 
 def test_yield_of_scores_on_all_images_is_counted() -> None:
@@ -396,7 +384,7 @@ def test_few_images_are_all_used() -> None:
         lambda: components([1.0, 2.0], [0.0]),
         lambda: best_images(components([1, 2], [0, 0]), 100, 0.0, 20, 10_000),
         lambda: best_images(components([1, 2], [0, 0]), 100, 1.0, 20, 10),
-        lambda: chips_needed([1, 2], 0.0),
+        lambda: chips_for(1.0, 0.0),
         lambda: chips_for(-1.0, 0.1),
         lambda: chips_for(1.0, 0.1, level=1.0),
         lambda: drawn_interval([1, 2], 11, 10),

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.networks.base import build, count
-from crossbar_sim.validate import is_integer
+from crossbar_sim.validate import is_int
 
 
 class AveragedOutputs(nn.Module):
@@ -36,7 +36,7 @@ class AveragedOutputs(nn.Module):
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if not is_integer(copies) or copies < 2:
+        if not is_int(copies) or copies < 2:
             raise InputError(
                 f"copies={copies!r}: an integer >= 2 is needed, one output per class needs no average"
             )

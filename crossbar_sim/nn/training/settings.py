@@ -10,7 +10,7 @@ from torch import nn
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.training.augment import Augment
-from crossbar_sim.validate import check_integer, is_number
+from crossbar_sim.validate import check_integer, is_real
 
 # How to train, as a value: what all methods share.
 
@@ -68,11 +68,11 @@ class Training:
             if what == "patience" and value is None:
                 continue
             check_integer(what, value, 1)
-        if not is_number(self.lr) or not 0 < self.lr < math.inf:  # NaN is refused too
+        if not is_real(self.lr) or not 0 < self.lr < math.inf:  # NaN is refused too
             raise InputError(f"lr={self.lr!r}: a learning rate is a finite number > 0")
-        if not is_number(self.weight_decay) or not 0 <= self.weight_decay < math.inf:
+        if not is_real(self.weight_decay) or not 0 <= self.weight_decay < math.inf:
             raise InputError(f"weight_decay={self.weight_decay!r}: a finite number >= 0 is needed")
-        if self.clip is not None and not (is_number(self.clip) and 0 < self.clip < math.inf):
+        if self.clip is not None and not (is_real(self.clip) and 0 < self.clip < math.inf):
             raise InputError(f"clip={self.clip!r}: a finite number > 0 is needed, or None")
         for what, words in (
             ("optimiser", ("adam", "sgd")),
