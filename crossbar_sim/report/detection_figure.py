@@ -1,4 +1,4 @@
-"""The boxes that chips find, drawn over images: after Fig. 4 of the BayesFT paper."""
+"""Boxes that chips detect, drawn over images (Fig. 4 of the BayesFT paper)."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ def draw_boxes(
     only: tuple[str, ...] | None = None,
     skip: tuple[str, ...] = (),
 ) -> Figure:
-    """A row for each model and image, a column for each sigma: what one chip finds, beside what is there.
+    """A row for each model and image, a column for each sigma: detections of one chip beside the true boxes.
 
     Found boxes are solid, with their scores, where these are at least `LEAST`; the objects' own are dashed.
 
