@@ -12,7 +12,7 @@ from torch import Tensor
 
 from crossbar_sim.crossbar.converters import DrivenInputs
 from crossbar_sim.crossbar.devices import PolynomialNoise
-from crossbar_sim.crossbar.hardware import Hardware, square
+from crossbar_sim.crossbar.hardware import Hardware, changes, square
 from crossbar_sim.crossbar.remapping import remap_chip
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.nn.analog import chips
