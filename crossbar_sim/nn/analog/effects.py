@@ -80,8 +80,8 @@ def layer_effects(
         and shared.hardware.readout_effects
         and (shared.maps is None or isinstance(shared.maps, CellMaps))
     ):
-        for layer, changes in product_effects(model, x[:EXAMPLES], fixed).items():
-            found.setdefault(layer, {}).update(changes)
+        for layer, products in product_effects(model, x[:EXAMPLES], fixed).items():
+            found.setdefault(layer, {}).update(products)
     return found
 
 
