@@ -1,14 +1,13 @@
-"""Entry point of the command line, also of `python -m crossbar_sim`: it handles Ctrl-C before it imports anything."""
+"""Entry point of the command line, also of `python -m crossbar_sim`: Ctrl-C is handled before any import."""
 
 import os
 import signal
 
 
 def main() -> None:
-    """Import the command line and run it; Ctrl-C during the import prints "stopped" and ends with code 130."""
-    handled = (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )  # else it is ignored, as after a shell's `&`
+    """Import the command line and run it; Ctrl-C meanwhile prints "stopped" and ends with 130."""
+    # A shell's `&` starts a process with the signal ignored.
+    handled = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if handled:
         # A KeyboardInterrupt could leave a library half imported, or be turned into another error there.
         signal.signal(signal.SIGINT, _stopped)

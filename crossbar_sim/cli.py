@@ -91,7 +91,7 @@ def main() -> None:
 
 
 class _Stop:
-    """Handlers of Ctrl-C and of the signals that terminate a process: work is interrupted, and output files are unchanged.
+    """Handlers of Ctrl-C and of the signals that terminate a process: outputs stay unchanged.
 
     Some libraries swallow the interruption, or wait for their threads. So the process ends at the latest GRACE seconds
     after the signal, and at once after a second signal.
@@ -119,9 +119,7 @@ class _Stop:
     def _handle(cls, number: int, _frame: object) -> None:
         now = time.monotonic()
         if cls.code:
-            if (
-                now - cls.received > cls.AGAIN
-            ):  # else it is the same signal, sent by the terminal and by a parent process
+            if now - cls.received > cls.AGAIN:  # else the terminal and a parent process sent the same one
                 cls._end()
             return
         cls.code, cls.received = 128 + number, now
