@@ -14,7 +14,7 @@ from importlib import import_module
 import click
 
 from crossbar_sim import __version__
-from crossbar_sim.errors import InputError, held
+from crossbar_sim.errors import InputError, silenced_warnings
 from crossbar_sim.text import visible
 
 COMMANDS = {
@@ -153,7 +153,7 @@ def run(arguments: list[str]) -> int:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # deprecation warnings of torch, which a user cannot act on
     try:
-        with held():  # commands print these warnings themselves
+        with silenced_warnings():  # commands print these warnings themselves
             cli.main(arguments, prog_name="crossbar-sim", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
