@@ -4,7 +4,7 @@ import textwrap
 
 import pytest
 import torch
-from cli_runs import strict_json
+from helpers.cli_runs import strict_json
 
 from crossbar_sim.experiments.schema import load_experiment, with_budget
 from crossbar_sim.nn.files.loading import load_model
