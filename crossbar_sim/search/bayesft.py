@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development
-from crossbar_sim.crossbar.configuration import at_sigma, to_dict
+from crossbar_sim.crossbar.configuration import at_sigma, sources, to_dict
 from crossbar_sim.crossbar.hardware import Hardware, design_given
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError, held, warn
@@ -487,6 +487,7 @@ class BayesFT(Method):
             "algorithm": algorithm, "sigma": float(self.sigma), "training_sigma": sigma, "training_chips": chips,
             "chips": self.chips, "images": self.images, "training": repr(replace(self.training, device=None)),
             "hardware": to_dict(at_sigma(self.design, self.sigma)),
+            **sources(self.design),
         }  # fmt: skip
 
 
