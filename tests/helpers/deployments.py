@@ -5,7 +5,7 @@ from typing import Any
 from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.nn.analog.matrices import Layout
-from crossbar_sim.nn.analog.state import Layer, Slot
+from crossbar_sim.nn.analog.state import ArraySlot, Layer
 from crossbar_sim.robustness.deploy import Deployment, LayerReport, Sensitivity
 from crossbar_sim.robustness.score import Score
 from crossbar_sim.robustness.statistics import summarise
@@ -17,7 +17,7 @@ SCORES = (0.91,) * 13 + (0.93,) + (0.62,) * 5 + (0.6,)
 def report(
     name: str, drops: tuple[float, ...] = (0.1, 0.12, 0.14), shape: tuple[int, ...] = (64, 48)
 ) -> LayerReport:
-    slot = Slot(f"{name}.weight", name, Layout(shape, "out_in"), "weight")
+    slot = ArraySlot(f"{name}.weight", name, Layout(shape, "out_in"), "weight")
     layer = Layer(name, "Linear", True, "on arrays", (slot,))
     sensitivity = Sensitivity(summarise(drops), 450) if drops else None
     return LayerReport(layer, HARDWARE, {"drift": 0.597}, sensitivity)

@@ -63,7 +63,7 @@ layer  kind    columns  tiles  cells    use  by drift      (points)
 fc1    Linear    48×64      2  6,144   19 %      60 %   12.0  ± 5.0  ██████████
 fc2    Linear    64×10      2  1,280  3.9 %      60 %   2.10 ± 0.25  █▊
 
-Alone: only this layer is on the chip, the others compute clean; 3 chips, 450
+Alone: only this layer is on the chip, the others are clean; 3 chips, 450
 images.
 Intervals are 95 %: Student t over chips for means, Wilson for the yield.
 """
@@ -106,7 +106,7 @@ def test_names_from_a_file_cannot_command_the_terminal() -> None:
 def test_without_labels_the_score_is_called_agreement() -> None:
     scores = tuple(Score(None, s, 0.1) for s in SCORES)
     text = joined(shown(deployment(metric="agreement", scores=scores, clean=Score(None, 1.0, 0.0))))
-    assert "decides as the clean model does on 82.3 % of images" in text
+    assert "gives the same class as the clean model for 82.3 % of images" in text
     assert "this is agreement with the clean model, not accuracy" in text
     assert "14 of 20 chips agree on at least 90.0 %" in text
     assert "right" not in text
