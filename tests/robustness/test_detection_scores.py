@@ -152,7 +152,7 @@ def test_boxes_are_drawn_where_they_are_found(scenes, tmp_path):
 
 def test_boxes_that_cannot_be_drawn_are_refused(scenes, tmp_path):
     hardware = Hardware.preset("bayesft")
-    with pytest.raises(InputError, match="chosen by the suffix"):
+    with pytest.raises(InputError, match="selects the format"):
         draw_boxes({"one": Oracle()}, scenes.x, scenes.y, hardware, [0.1], tmp_path / "boxes.gif")
     with pytest.raises(InputError, match="nothing to draw"):
         draw_boxes({"one": Oracle()}, scenes.x, scenes.y, hardware, [0.1], images=[5])
