@@ -16,7 +16,7 @@ from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips as handle
-from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.report.figure import SMALL, figure_style, new_figure, save
 from crossbar_sim.report.formatting import COLOURS, Names
 from crossbar_sim.robustness.examples import Examples
@@ -96,7 +96,7 @@ def decisions(
         grid: (side, side, 2).
         examples: to count what is right.
     """
-    analog, _ = mapped(module, at_sigma(hardware, sigma), examples.x, seed, chips[0])
+    analog, _ = map_model(module, at_sigma(hardware, sigma), examples.x, seed, chips[0])
     side = len(grid)
     scores, right = [], []
     with torch.no_grad():

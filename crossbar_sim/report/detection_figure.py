@@ -13,7 +13,7 @@ from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
-from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.detection import BLOCK, check_task, truth
 from crossbar_sim.nn.evaluate import outputs
 from crossbar_sim.report.figure import SMALL, check_format, figure_style, new_figure, save
@@ -80,7 +80,9 @@ def draw_boxes(
         axes = figure.subplots(rows, len(columns), squeeze=False)
         for m, (name, model) in enumerate(zip(names, models.values(), strict=True)):
             check_task(model, y)
-            analog, _ = mapped(model.eval(), at_sigma(hardware, columns[0]), pictures, seed, chip, only, skip)
+            analog, _ = map_model(
+                model.eval(), at_sigma(hardware, columns[0]), pictures, seed, chip, only, skip
+            )
             for j, sigma in enumerate(columns):
                 chips.set_hardware(analog, at_sigma(hardware, sigma))
                 found = [t for block in outputs(analog, pictures, BLOCK) for t in block.cpu()]

@@ -11,7 +11,7 @@ from rich.text import Text
 from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.nn.analog.matrices import Layout
-from crossbar_sim.nn.analog.state import Layer, Slot
+from crossbar_sim.nn.analog.state import ArraySlot, Layer
 from crossbar_sim.report import console as consoles
 from crossbar_sim.report.console import progress, say
 from crossbar_sim.report.formatting import decimals, fixed, shorten
@@ -27,7 +27,7 @@ SCORES = (0.91,) * 13 + (0.93,) + (0.62,) * 5 + (0.6,)
 def report(
     name: str, drops: tuple[float, ...] = (0.1, 0.12, 0.14), shape: tuple[int, ...] = (64, 48)
 ) -> LayerReport:
-    slot = Slot(f"{name}.weight", name, Layout(shape, "out_in"), "weight")
+    slot = ArraySlot(f"{name}.weight", name, Layout(shape, "out_in"), "weight")
     layer = Layer(name, "Linear", True, "on arrays", (slot,))
     sensitivity = Sensitivity(summarise(drops), 450) if drops else None
     return LayerReport(layer, HARDWARE, {"drift": 0.597}, sensitivity)
