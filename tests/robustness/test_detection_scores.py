@@ -101,7 +101,7 @@ def test_what_a_detector_cannot_be_asked(scenes):
         deploy(model, scenes.x, scenes.y, Hardware.preset("bayesft", sigma=0.2))
     with pytest.raises(InputError, match="tells classes apart"):
         reference_of(nn.Linear(2, 2), scenes.x, scenes.y, 8)
-    with pytest.raises(InputError, match="no mean over images"):
+    with pytest.raises(InputError, match="not a mean over images"):
         DetectionReference.of(model, scenes.x, scenes.y).right(model, torch.tensor([0]), "map")
 
 

@@ -215,7 +215,7 @@ def test_a_score_that_does_not_exist_names_sigma_and_chip(data):
         ({"hardware": 3}, "expected a design"),
         ({"sensitivity_chips": -1}, "0 .none. or more"),
         ({"sensitivity_chips": 0.5}, "0 .none. or more"),
-        ({"workers": 1.5}, "in whole numbers"),
+        ({"workers": 1.5}, "expected an integer >= 1"),
         ({"scheduler": 8786}, "expected an address"),
         ({"results": 3}, "the path of a results file"),
         ({"results": ""}, "is empty"),
