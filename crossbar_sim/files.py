@@ -1,4 +1,4 @@
-"""Writing files so that nothing is ever half there, and reading those of the user's."""
+"""Writing files whole or not at all, and checking files before they are read."""
 
 import errno
 import functools
@@ -110,7 +110,7 @@ def _machine() -> str:
 
 
 def _started(process: int) -> str:
-    """When a process started, as a number that is its own; "" where there is none, or the system does not tell."""
+    """When a process started, as a number that is its own; "" where there is none, or the system does not say."""
     try:
         with open(f"/proc/{process}/stat", "rb") as file:
             ticks = int(file.read().rpartition(b")")[2].split()[19])  # after the boot
@@ -176,7 +176,7 @@ def check_writable(path: str | os.PathLike[str], stream: bool = False) -> None:
         if mode is not None and not os.access(target, os.W_OK):
             raise InputError(f"cannot write {path}: the file is write-protected")
         if not target.parent.is_dir():
-            raise InputError(f"cannot write {path}: {target.parent} is no directory; make it first")
+            raise InputError(f"cannot write {path}: {target.parent} is not a directory; make it first")
         with tempfile.TemporaryFile(dir=target.parent):
             pass
     except OSError as error:
@@ -194,7 +194,7 @@ def write_json(path: str | None, content: Mapping[str, Any]) -> None:
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     if path == "-":
         sys.stdout.write(text)
-        sys.stdout.flush()  # a full disk is seen here, not when Python ends
+        sys.stdout.flush()  # an error of a full disk is raised here, not when Python ends
     else:
         write_text(path, text)
 
@@ -267,7 +267,7 @@ def check_outputs(
 
 
 def memory() -> int:
-    """The machine's memory in bytes (16 GiB where the system does not tell)."""
+    """The machine's memory in bytes (16 GiB where the system does not say)."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -278,11 +278,11 @@ def _target(path: str | os.PathLike[str]) -> Path:
     """The file that `path` means, with links followed (not those of /dev/stdout to a pipe).
 
     Raises:
-        InputError: if it is a directory or no name at all.
+        InputError: if it is a directory or not a name.
     """
     name = os.fspath(path)
     if "\0" in name:
-        raise InputError(f"{name!r} is no name of a file: it holds a null byte")
+        raise InputError(f"{name!r} is not the name of a file: it holds a null byte")
     if not name or os.path.isdir(name):
         raise InputError(f"{name!r} is a directory: name a file to write")
     return Path(name) if _is_stream(Path(name)) else Path(os.path.realpath(name))

@@ -1,4 +1,4 @@
-"""Tables in text files as instruments, spreadsheets and numpy write them: one reader for all of the user's."""
+"""Tables in text files as instruments, spreadsheets and numpy write them."""
 
 import csv
 import itertools
@@ -45,7 +45,7 @@ def read_lines(path: str | os.PathLike[str], most_bytes: int) -> Iterator[Line]:
 
     Columns are separated by semicolons, tabs, commas or spaces, which is found from the first lines; numbers may have a
     decimal comma where commas do not separate columns (they are given with a point). Lines that begin with # or % are
-    remarks: of these only the last one before the numbers is given, which may name the columns.
+    remarks: of these only the last one before the numbers is returned, which may name the columns.
 
     Args:
         path: a regular file of UTF-8 text.
@@ -136,7 +136,7 @@ def _decimal_commas(cells: list[str], source: str) -> bool:
     points = next((cell for cell in cells if _POINT.fullmatch(cell)), None)
     if commas is not None and points is not None:
         raise InputError(
-            f"{source} has numbers with a decimal comma ({commas}) and with a decimal point ({points}): write all alike"
+            f"{source} has numbers with a decimal comma ({commas}) and a decimal point ({points}): use one of them"
         )
     return commas is not None
 

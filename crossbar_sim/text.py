@@ -44,8 +44,8 @@ def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] 
         pairs: makes an object of its (key, value) pairs; None: a dictionary.
 
     Raises:
-        ValueError: if it is no JSON, or nested deeper than DEEPEST; the message is one line.
-        TypeError: if it is no text.
+        ValueError: if it is not JSON, or nested deeper than DEEPEST; the message is one line.
+        TypeError: if it is not text.
 
     >>> parse_json('{"hidden": [64, 32]}')
     {'hidden': [64, 32]}
@@ -81,4 +81,4 @@ _TOO_DEEP = f"nested too deeply (more than {DEEPEST} levels)"
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number, expected a finite one")
+    raise ValueError(f"{name} is not a JSON number, expected a finite one")

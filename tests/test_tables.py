@@ -53,7 +53,7 @@ def test_the_same_numbers_however_they_are_written(name, tmp_path):
 
 
 REFUSED = {
-    "both decimal marks": ("1,5;2.5\n", "decimal comma (1,5) and with a decimal point (2.5)"),
+    "both decimal marks": ("1,5;2.5\n", "decimal comma (1,5) and a decimal point (2.5)"),
     "thousands": ("1.234,5;2,0\n", "'1.234,5' is not a number"),
     "one column of decimal commas": ("2,5e-5\n3,1e-5\n", "one number with a decimal comma, or two"),
     "two lines of words": ("a,b\nS,S\n1,2\n", "line 2: 'S' is not a number"),

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from crossbar_sim.data import Development, Scenes
-from crossbar_sim.data.load import development_given
+from crossbar_sim.data.load import to_development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection import check_task
 from crossbar_sim.nn.evaluate import inputs_for
@@ -77,13 +77,13 @@ def check_development(development: object, detection: bool = False) -> Developme
     """`Development`, made of what was given; data with a test split in it is refused above all.
 
     Args:
-        development: what was given, see `data.given.development_given`.
+        development: what was given, see `data.load.to_development`.
         detection: whether the method can train a detector on scenes.
 
     Raises:
         InputError: naming what was given.
     """
-    development = development_given(development)
+    development = to_development(development)
     if isinstance(development.train, Scenes) and not detection:
         raise InputError(
             "this method acts on the logits of classes, which a detector does not give: scenes with objects are learnt "

@@ -41,7 +41,7 @@ def list_sets(data_dir: str | None) -> None:
     """
     import os
 
-    from crossbar_sim.data.places import CATALOGUE, DATA_VARIABLE
+    from crossbar_sim.data.catalogue import CATALOGUE, DATA_VARIABLE
 
     folder = data_dir or os.environ.get(DATA_VARIABLE)
     rows = [("name", "images", "here", "what it is", "looked for in")]
@@ -85,7 +85,7 @@ def check(name: str, data_dir: str | None, size: str | None) -> None:
       crossbar-sim data check photos --size 64
     """
     from crossbar_sim.data import load_data, load_pennfudan
-    from crossbar_sim.data.places import CATALOGUE
+    from crossbar_sim.data.catalogue import CATALOGUE
 
     sides = _sides(size)
     loaded: Splits | DetectionSplits
@@ -172,9 +172,9 @@ def fetch(name: str, data_dir: str | None, url: str | None, sha256: str | None) 
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+    from crossbar_sim.data.catalogue import data_folder
     from crossbar_sim.data.fetch import SOURCES
     from crossbar_sim.data.fetch import fetch as get
-    from crossbar_sim.data.places import data_folder
 
     console = Console(stderr=True, markup=False)
     columns = (

@@ -85,8 +85,8 @@ def deploy(request: DeployRequest) -> None:
       crossbar-sim deploy model.pt --preset reram_wan2022 --bias row --copies 4
     """
     from crossbar_sim.nn import to_analog
-    from crossbar_sim.report.console import terminal
-    from crossbar_sim.report.terminal import progress, show
+    from crossbar_sim.report.console import progress, terminal
+    from crossbar_sim.report.terminal import show
     from crossbar_sim.robustness.deploy import deploy
     from crossbar_sim.robustness.examples import seen_in
     from crossbar_sim.store import export_chip, read_chip
@@ -128,7 +128,7 @@ def deploy(request: DeployRequest) -> None:
     write_json(request.json_path, deployment.as_dict())
     model.cpu()
     if request.plot is not None:
-        from crossbar_sim.report.figure import conductance_maps, draw
+        from crossbar_sim.report.deploy_figure import conductance_maps, draw
 
         simulated = chip_file is None and not request.remap
         maps = conductance_maps(analog_model(), _worst(deployment)) if simulated else None

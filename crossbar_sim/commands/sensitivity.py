@@ -32,9 +32,8 @@ def sensitivity(request: SensitivityRequest) -> None:
       crossbar-sim sensitivity model.pt --sigma 0.6
       crossbar-sim sensitivity model.pt --data mnist --sigma 0.3,0.6,0.9 --chips 50 --json drops.json
     """
-    from crossbar_sim.report.console import terminal
-    from crossbar_sim.report.terminal import progress
-    from crossbar_sim.report.terminal_sweep import show_notes, show_sensitivity
+    from crossbar_sim.report.console import progress, terminal
+    from crossbar_sim.report.terminal import show_notes, show_sensitivity
     from crossbar_sim.robustness.plans import EveryImage
     from crossbar_sim.robustness.sensitivity import sensitivity
     from crossbar_sim.robustness.tasks import Model, prepare

@@ -82,9 +82,8 @@ def sweep(request: SweepRequest) -> None:
       crossbar-sim sweep erm.pt --data mnist --sigma 0.6,1.2 --half-width 0.005
       crossbar-sim report runs.db -o report.html
     """
-    from crossbar_sim.report.console import say, terminal
-    from crossbar_sim.report.terminal import progress
-    from crossbar_sim.report.terminal_sweep import show_sweep
+    from crossbar_sim.report.console import progress, say, terminal
+    from crossbar_sim.report.terminal import show_sweep
     from crossbar_sim.robustness.benchmark import robustness
     from crossbar_sim.robustness.metrics import sign_of
     from crossbar_sim.store.results import MEMORY, Results

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from crossbar_sim.data.arrays import scaled
+from crossbar_sim.data.catalogue import CIFAR10_FILES, CIFAR10_FOLDER, find_cifar10
 from crossbar_sim.data.dataset import Split, Splits, last_of_each_class
 from crossbar_sim.data.images import check_file, check_memory
-from crossbar_sim.data.places import CIFAR10_FILES, CIFAR10_FOLDER, find_cifar10
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import reason
 from crossbar_sim.validate import show
@@ -155,7 +155,7 @@ def load_cifar10(data_dir: Path | None = None) -> Splits:
     """CIFAR-10 (Krizhevsky, 2009): 50,000 images to develop with and 10,000 to test on.
 
     Args:
-        data_dir: see `places.find_cifar10`.
+        data_dir: see `catalogue.find_cifar10`.
 
     Returns:
         x (n, 3, 32, 32) in 0 .. 1: bytes divided by 255 and nothing else; y in 0 .. 9. Validation is

@@ -5,6 +5,7 @@ is then a type error and not a rule to remember.
 """
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -68,6 +69,11 @@ class Development:
     train: Split
     validation: Split
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """As of `Splits`, with the validation examples in the place of the test ones."""
+        return Splits("", self.train, None, self.validation, None).fingerprint
+
 
 @dataclass(frozen=True, eq=False)
 class Splits:
@@ -128,18 +134,24 @@ class Splits:
         """SHA-256 (hex) over the dtype, shape and little-endian bytes of every tensor.
 
         Part of a result's identity: two files that hold the same numbers have the same fingerprint,
-        whatever they are called. Computed when first asked for.
+        whatever they are called. Computed on first use.
         """
         state = hashlib.sha256()
         for part, split in self._parts():
             for field, tensor in (("x", split.x), ("y", split.y)):
-                if tensor is None:
-                    continue
-                array = tensor.detach().cpu().contiguous().numpy()
-                state.update(f"{part}.{field} {array.dtype.name} {array.shape}\n".encode())
-                little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-                state.update(np.ascontiguousarray(little).data)
+                if tensor is not None:
+                    add_tensor(state, f"{part}.{field} {_short(tensor.dtype)}", tensor)
         return state.hexdigest()
+
+
+def add_tensor(state: "hashlib._Hash", name: str, tensor: torch.Tensor) -> None:
+    """Add a tensor to a fingerprint: its name (with the dtype), its shape and its little-endian bytes."""
+    plain = tensor.detach().cpu().contiguous()
+    state.update(f"{name} {tuple(plain.shape)}\n".encode())
+    raw = plain.reshape(-1).view(torch.uint8).numpy()
+    if sys.byteorder == "big":
+        raw = np.ascontiguousarray(raw.reshape(-1, plain.element_size())[:, ::-1])
+    state.update(raw.data)
 
 
 def _short(dtype: torch.dtype) -> str:
@@ -181,8 +193,10 @@ def stratified(
         parts[2].extend(members[:test])
         parts[1].extend(members[test : test + validation])
         parts[0].extend(members[test + validation :])
-    train, held, tested = (torch.tensor(sorted(part), dtype=torch.int64) for part in parts)
-    return train, held, tested
+    train_indices, validation_indices, test_indices = (
+        torch.tensor(sorted(part), dtype=torch.int64) for part in parts
+    )
+    return train_indices, validation_indices, test_indices
 
 
 def last_of_each_class(labels: np.ndarray, share: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -195,17 +209,17 @@ def last_of_each_class(labels: np.ndarray, share: float) -> tuple[torch.Tensor, 
     Returns:
         Ascending indices of train and validation.
     """
-    held = np.zeros(len(labels), dtype=bool)
+    validation = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        held[members[len(members) - round(share * len(members)) :]] = True
-    return torch.from_numpy(np.flatnonzero(~held)), torch.from_numpy(np.flatnonzero(held))
+        validation[members[len(members) - round(share * len(members)) :]] = True
+    return torch.from_numpy(np.flatnonzero(~validation)), torch.from_numpy(np.flatnonzero(validation))
 
 
 def by_group(labels: np.ndarray, groups: Sequence[str], key: Key) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hold back whole groups of every class: what lies in one group never lies in both parts.
+    """Hold back whole groups of every class, so that no group is in both parts.
 
-    Of a class's groups 15 % (rounded, at least one) are held back, none where there is but one.
+    Of a class's groups 15 % (rounded, at least one) are held back, none where there is only one.
 
     Args:
         labels: (n,) class numbers.
@@ -216,21 +230,21 @@ def by_group(labels: np.ndarray, groups: Sequence[str], key: Key) -> tuple[torch
         Ascending indices of train and validation.
     """
     train: list[int] = []
-    held: list[int] = []
+    validation: list[int] = []
     for label in np.unique(labels):
         members = [int(i) for i in np.flatnonzero(labels == label)]
         names = sorted({groups[i] for i in members}, key=lambda name: key.fold(str(label), name).digest())
         count = max(1, round(VALIDATION_SHARE * len(names))) if len(names) > 1 else 0
-        kept_back = set(names[:count])
+        validation_groups = set(names[:count])
         for i in members:
-            (held if groups[i] in kept_back else train).append(i)
-    return torch.tensor(sorted(train), dtype=torch.int64), torch.tensor(sorted(held), dtype=torch.int64)
+            (validation if groups[i] in validation_groups else train).append(i)
+    return torch.tensor(sorted(train), dtype=torch.int64), torch.tensor(sorted(validation), dtype=torch.int64)
 
 
-# Fewer examples than there are, drawn by name: what a reduced budget uses.
+# A subsample of the examples, drawn by name, for a reduced budget.
 
 
-def limited(
+def subsample(
     splits: Splits,
     train: int | None,
     test: int | None,
@@ -255,12 +269,12 @@ def limited(
     }
     changed: dict[str, Split] = {}
     notes = list(splits.notes)
-    for part, (split, limit) in parts.items():
-        if split is None or limit is None or limit >= len(split):
+    for part, (split, count) in parts.items():
+        if split is None or count is None or count >= len(split):
             continue
-        chosen = _first(split, limit, key.fold("limit", part))
+        chosen = _first(split, count, key.fold("limit", part))
         changed[part] = type(split)(split.x[chosen], None if split.y is None else split.y[chosen])
-        notes.append(f"{limit:,} of {len(split):,} {part} examples, a stratified draw")
+        notes.append(f"{count:,} of {len(split):,} {part} examples, a stratified draw")
     if not changed:
         return splits
     return replace(
@@ -272,9 +286,9 @@ def limited(
     )
 
 
-def _first(split: Split, limit: int, key: Key) -> torch.Tensor:
-    """Ascending indices of the first `limit` in an order that takes from every class in proportion."""
-    classes = split.y is not None and split.y.dim() == 1  # the objects of scenes are none
+def _first(split: Split, count: int, key: Key) -> torch.Tensor:
+    """Ascending indices of the first `count` in an order that takes from every class in proportion."""
+    classes = split.y is not None and split.y.dim() == 1  # not the objects of scenes
     labels = split.y.numpy() if split.y is not None and classes else np.zeros(len(split), np.int64)
     order = []
     for label in np.unique(labels):
@@ -282,4 +296,4 @@ def _first(split: Split, limit: int, key: Key) -> torch.Tensor:
         members.sort()
         order += [((rank + 0.5) / len(members), digest, i) for rank, (digest, i) in enumerate(members)]
     order.sort()
-    return torch.tensor(sorted(i for _, _, i in order[:limit]), dtype=torch.int64)
+    return torch.tensor(sorted(i for _, _, i in order[:count]), dtype=torch.int64)

@@ -4,10 +4,9 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 
-from crossbar_sim.data.dataset import Split, Splits
+from crossbar_sim.data.dataset import Split, Splits, add_tensor
 from crossbar_sim.errors import InputError
 
 Tensors = tuple[torch.Tensor, ...]
@@ -103,7 +102,7 @@ class DetectionSplits:
     def on_canvas(self) -> Splits:
         """The same as tensors, every image at the top left of a canvas as large as the largest height and width.
 
-        Nothing is resized; what no image covers is black.
+        Nothing is resized; the rest of the canvas is black.
 
         Raises:
             InputError: as `scenes`.
@@ -125,10 +124,8 @@ class DetectionSplits:
             split: DetectionSplit = getattr(self, part)
             for i, tensors in enumerate(zip(split.images, split.boxes, split.masks, strict=True)):
                 for field, tensor in zip(("image", "boxes", "masks"), tensors, strict=True):
-                    array = tensor.detach().cpu().contiguous().numpy()
-                    state.update(f"{part}.{i}.{field} {array.dtype.name} {array.shape}\n".encode())
-                    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-                    state.update(np.ascontiguousarray(little).data)
+                    dtype = str(tensor.dtype).removeprefix("torch.")
+                    add_tensor(state, f"{part}.{i}.{field} {dtype}", tensor)
         return state.hexdigest()
 
 
@@ -179,7 +176,7 @@ def scenes(split: DetectionSplit, height: int, width: int) -> Scenes:
     y = torch.zeros(len(split), height, width, dtype=torch.uint8)
     for i, (image, boxes, masks) in enumerate(zip(split.images, split.boxes, split.masks, strict=True)):
         if len(masks) > MOST_OBJECTS:
-            raise InputError(f"image {i} has {len(masks)} objects: at most {MOST_OBJECTS} are told apart")
+            raise InputError(f"image {i} has {len(masks)} objects: at most {MOST_OBJECTS} can be numbered")
         if bool((masks.sum(0) > 1).any()):
             raise InputError(f"image {i} has masks that overlap: give each pixel to one object")
         for box, mask in zip(boxes.tolist(), masks, strict=True):

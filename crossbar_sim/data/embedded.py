@@ -37,7 +37,7 @@ def _table() -> np.ndarray:
     """(1797, 65): 64 pixels in 0 .. 16, row by row, and the label.
 
     Read from scikit-learn's folder without importing it, which would be most of a short run's time.
-    Where a version keeps the file elsewhere, scikit-learn is asked.
+    Where a version keeps the file elsewhere, scikit-learn loads it.
     """
     spec = find_spec("sklearn")
     if spec is not None and spec.origin is not None:
@@ -62,7 +62,8 @@ def load_moons(key: Key) -> Splits:
 
     Args:
         key: names the split and the noise; every key gives other points. They follow from scikit-learn's
-            `make_moons` and NumPy's generator, so that another release of those may change them: the fingerprint tells.
+            `make_moons` and NumPy's generator, so that another release of those may change them
+            and the fingerprint.
 
     Returns:
         x (n, 2), y in 0 .. 1; of every class 15 % are validation and 25 % test, rounded, and the rest is train.

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from crossbar_sim.data.images import DEFLATE_LIMIT, check_file
-from crossbar_sim.data.places import (
+from crossbar_sim.data.catalogue import (
     CATALOGUE,
     CIFAR10_ARCHIVE,
     CIFAR10_FOLDER,
@@ -28,6 +27,7 @@ from crossbar_sim.data.places import (
     PENNFUDAN_FOLDER,
     data_folder,
 )
+from crossbar_sim.data.images import DEFLATE_LIMIT, check_file
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import reason
 
@@ -35,7 +35,7 @@ from crossbar_sim.files import reason
 #
 # MD5 where that is what publishers and the common loaders have pinned for years: MNIST, Fashion-MNIST, CIFAR-10
 # and GTSRB's test files are those that torchvision checks; the one of GTSRB's training images is the same
-# in six unrelated public projects. It tells a damaged or different file. For Penn-Fudan none is published:
+# in six unrelated public projects. It detects a damaged or different file. For Penn-Fudan none is published:
 # it is fetched only against a SHA-256 that the user brings.
 
 
@@ -231,16 +231,16 @@ def fetch(
 
     Args:
         name: of `SOURCES`.
-        data_dir: the folder of data sets, made if it is not there; `None` asks $CROSSBAR_SIM_DATA.
+        data_dir: the folder of data sets, made if it is not there; `None`: $CROSSBAR_SIM_DATA.
         url: a mirror: the address that holds the official files. Checksums hold for it too.
         sha256: for a set without a published checksum: the one its file must have.
-        report: is told how it goes.
+        report: called with the progress.
 
     Returns:
         Whether anything was fetched.
 
     Raises:
-        InputError: if the name is unknown, the file cannot be had or is another, or cannot be written.
+        InputError: if the name is unknown, or the file cannot be fetched, has another checksum or cannot be written.
     """
     source = _source(name)
     root = data_folder(name, data_dir)
@@ -289,7 +289,7 @@ def _with_checksums(name: str, source: Source, root: Path, sha256: str | None) -
     if sha256 is None and unknown:
         wanted = unknown[0].file
         raise InputError(
-            f"{name}: no checksum of {wanted} is published, so what comes could not be checked: give --sha256 of a "
+            f"{name}: no checksum of {wanted} is published, so the file could not be checked: give --sha256 of a "
             f"copy you trust, or unpack {source.base}{wanted} into {root} yourself"
         )
     if sha256 is None:
@@ -313,12 +313,12 @@ def _work_folder(root: Path, name: str, resources: list[Resource]) -> Iterator[P
     keep = {resource.file for resource in resources}
     try:
         work.mkdir(parents=True, exist_ok=True)
-        lock = open(work / "lock", "ab")  # noqa: SIM115 (held until the end)
+        lock = open(work / "lock", "ab")  # noqa: SIM115 (open until the end)
     except OSError as error:
         raise InputError(f"cannot write {work}: {reason(error)}") from None
     with lock:
         if not _locked(lock.fileno()):
-            raise InputError(f"{work}: another fetch of {name} is at work; wait for it")
+            raise InputError(f"{work}: another process is fetching {name}; wait for it")
         _clean(work, keep | {"lock"})
         try:
             yield work
@@ -352,7 +352,7 @@ def _clean(folder: Path, keep: set[str]) -> None:
 
 
 class _Meter:
-    """What pooch takes for a progress bar: passes on how much has come, and stops what has no end."""
+    """A progress bar for pooch: reports how much has arrived, and stops an endless download."""
 
     def __init__(self, name: str, report: Report) -> None:
         self.name, self.report, self.total, self.done = name, report, 0, 0
@@ -376,7 +376,7 @@ def _download(address: str, resource: Resource, work: Path, report: Report) -> P
     """Fetch a file, unless it is in `work` already, and compare its checksum.
 
     Raises:
-        InputError: if it cannot be had, or is another; nothing of it is kept then.
+        InputError: if it cannot be fetched, or has another checksum; nothing of it is kept then.
     """
     import pooch
 
@@ -407,7 +407,7 @@ def _download(address: str, resource: Resource, work: Path, report: Report) -> P
             raise InputError(f"{address}: cannot be fetched ({reason(error)}); {mirror}") from None
         algorithm, _, value = str(resource.checksum).partition(":")
         raise InputError(
-            f"{address}: what came is not the official file, whose {algorithm.upper()} is {value}; nothing of it "
+            f"{address}: the file is not the official one, whose {algorithm.upper()} is {value}; nothing of it "
             f"was kept; {mirror}"
         ) from None
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from crossbar_sim.data.arrays import scaled
+from crossbar_sim.data.catalogue import Entry, entries
 from crossbar_sim.data.dataset import TEST_SHARE, VALIDATION_SHARE, Split, Splits, stratified
 from crossbar_sim.data.images import SUFFIXES, check_memory, header, opened, pixels
-from crossbar_sim.data.places import Entry, entries
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
 
@@ -47,7 +47,7 @@ def load_folder(path: Path, key: Key, size: tuple[int, int] | None = None) -> Sp
         subtracted; y. Transparency is dropped, orientation marks of cameras are not followed.
 
     Raises:
-        InputError: if a file is no image, sizes differ, or a split would be empty.
+        InputError: if a file is not an image, sizes differ, or a split would be empty.
     """
     parts, classes, skipped = _listed(path)
     every = [picture for pictures in parts.values() for picture in pictures]
@@ -65,7 +65,7 @@ def load_folder(path: Path, key: Key, size: tuple[int, int] | None = None) -> Sp
             if size
             else ()
         ),
-        *((f"{len(skipped)} files that are no images were skipped: {_few(skipped)}",) if skipped else ()),
+        *((f"{len(skipped)} files that are not images were skipped: {_few(skipped)}",) if skipped else ()),
     )
     name = path.resolve().name or "images"
     return Splits(name, made.get("train"), made.get("validation"), made["test"], len(classes), notes)

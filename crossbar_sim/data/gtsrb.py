@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from crossbar_sim.data.arrays import scaled
+from crossbar_sim.data.catalogue import entries, find_gtsrb
 from crossbar_sim.data.dataset import Split, Splits, by_group
 from crossbar_sim.data.images import check_file, check_memory, opened, pixels, resize_sampled
-from crossbar_sim.data.places import entries, find_gtsrb
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import reason
 from crossbar_sim.rng import Key
@@ -75,11 +75,11 @@ def read_table(path: Path, classes: int) -> list[Row]:
         raise InputError(f"{path}: {_why_missing(head, missing)}")
     where = [head.index(name) for name in COLUMNS]
     rows = [_row(path, i, cells, where, classes) for i, cells in enumerate(lines[1:], 2) if cells]
-    seen: set[str] = set()
+    names: set[str] = set()
     for row in rows:
-        if row.name in seen:
+        if row.name in names:
             raise InputError(f"{path}: lists {row.name} twice; fetch it again")
-        seen.add(row.name)
+        names.add(row.name)
     if not rows:
         raise InputError(f"{path}: lists no image; fetch it again")
     return rows
@@ -100,13 +100,13 @@ def _row(path: Path, line: int, cells: list[str], where: list[int], classes: int
         raise InputError(f"{path}: line {line} has {len(cells)} columns of {max(where) + 1}; fetch it again")
     name, *texts = (cells[i].strip() for i in where)
     if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
-        raise InputError(f"{path}: line {line} names {name[:60]!r}, which is no plain file name")
+        raise InputError(f"{path}: line {line} names {name[:60]!r}, which is not a plain file name")
     try:
         # At most nine digits: int() of a longer text could take long.
         width, height, left, top, right, bottom, label = (int(text[:10]) for text in texts)
     except ValueError:
         raise InputError(
-            f"{path}: line {line} has {';'.join(texts)[:60]!r}, which are no whole numbers"
+            f"{path}: line {line} has {';'.join(texts)[:60]!r}, which are not integers"
         ) from None
     if not 0 <= label < classes:
         raise InputError(f"{path}: line {line} has class {label}; classes are 0 .. {classes - 1}")
@@ -163,8 +163,10 @@ def load_gtsrb(
     _check_listed(places.test, places.table, [sign.path.name for sign in test])
     check_memory(places.train, 5 * 3 * size[0] * size[1] * (len(train) + len(test)))
     x, y = _read(train, size, crop, sizes_told=True)
-    kept, held = by_group(y, [_track(sign.path) for sign in train], key.fold("gtsrb", "tracks"))
-    if len(held) == 0:
+    train_indices, validation_indices = by_group(
+        y, [_track(sign.path) for sign in train], key.fold("gtsrb", "tracks")
+    )
+    if len(validation_indices) == 0:
         raise InputError(
             f"{places.train}: no class has two tracks, of which one would be the validation split"
         )
@@ -175,12 +177,14 @@ def load_gtsrb(
     notes = (
         f"{'sign cut out by its Roi' if crop else 'whole image'} resized to {sides} like OpenCV's bilinear, "
         "aspect ratio not kept; pixel values 0 .. 255 divided by 255, nothing subtracted",
-        f"validation is {len({tracks[i] for i in held.tolist()})} whole tracks of {len({*tracks})}, "
-        f"15 % of each class's: {len(held)} images",
+        f"validation is {len({tracks[i] for i in validation_indices.tolist()})} whole tracks of {len({*tracks})}, "
+        f"15 % of each class's: {len(validation_indices)} images",
         *_subset(len(train), len(test)),
         *(("test images are copies that their source had resized to 32 x 32",) if places.resized else ()),
     )
-    train_split, validation = (Split(inputs[part], targets[part]) for part in (kept, held))
+    train_split, validation = (
+        Split(inputs[part], targets[part]) for part in (train_indices, validation_indices)
+    )
     return Splits("gtsrb", train_split, validation, tested, CLASSES, notes)
 
 
@@ -202,7 +206,7 @@ def _training_signs(folder: Path) -> list[_Sign]:
             continue
         if not re.fullmatch(r"\d{5}", entry.name) or int(entry.name) >= CLASSES:
             raise InputError(
-                f"{entry.path}: is no class of GTSRB; class folders are 00000 .. {CLASSES - 1:05} "
+                f"{entry.path}: is not a class of GTSRB; class folders are 00000 .. {CLASSES - 1:05} "
                 "(own classes: give the folder itself as data)"
             )
         signs += _class_signs(entry.path, int(entry.name))

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from crossbar_sim.data.arrays import scaled
+from crossbar_sim.data.catalogue import find_idx
 from crossbar_sim.data.dataset import Split, Splits, last_of_each_class
 from crossbar_sim.data.images import check_file, check_memory, check_packed
-from crossbar_sim.data.places import find_idx
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import reason
 
@@ -30,7 +30,7 @@ _AGAIN = "the file is damaged: fetch it again"
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
     """Read an IDX file of unsigned bytes.
 
-    Whether it is gzipped is seen from its first bytes, not from its name.
+    Whether it is gzipped is decided by its first bytes, not by its name.
 
     Args:
         path: the file.
@@ -40,8 +40,8 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
         A uint8 array of that many dimensions; it may be read-only.
 
     Raises:
-        InputError: if the file is missing, out of reach, no such IDX file, truncated, too long or
-            larger than this machine's memory; nothing is allocated on the word of a header.
+        InputError: if the file is missing, out of reach, not such an IDX file, truncated, too long or
+            larger than this machine's memory; nothing is allocated before the header was checked.
     """
     size = check_file(path)
     try:
@@ -91,7 +91,7 @@ def load_mnist(data_dir: Path | None = None) -> Splits:
     """MNIST: 60,000 images to develop with and 10,000 to test on.
 
     Args:
-        data_dir: see `places.find_idx`.
+        data_dir: see `catalogue.find_idx`.
 
     Returns:
         x (n, 1, 28, 28) in 0 .. 1: bytes divided by 255 and nothing else (no mean is subtracted);
@@ -102,13 +102,13 @@ def load_mnist(data_dir: Path | None = None) -> Splits:
     """
     files = find_idx("mnist", data_dir)
     images, labels = _pair(*files["train"])
-    held = len(images) // 6
-    if held == 0:
+    count = len(images) // 6
+    if count == 0:
         raise _too_few(files["train"][0])
-    train = Split(images[:-held], labels[:-held])
-    validation = Split(images[-held:], labels[-held:])
+    train = Split(images[:-count], labels[:-count])
+    validation = Split(images[-count:], labels[-count:])
     test = Split(*_pair(*files["test"]))
-    notes = (_SCALED, f"validation is the last {held} images of the training file")
+    notes = (_SCALED, f"validation is the last {count} images of the training file")
     return Splits("mnist", train, validation, test, 10, notes)
 
 
@@ -116,7 +116,7 @@ def load_fashion_mnist(data_dir: Path | None = None) -> Splits:
     """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): 60,000 images and 10,000 to test on.
 
     Args:
-        data_dir: see `places.find_idx`.
+        data_dir: see `catalogue.find_idx`.
 
     Returns:
         x (n, 1, 28, 28) in 0 .. 1: bytes divided by 255 and nothing else; y in 0 .. 9. Validation is
@@ -127,10 +127,10 @@ def load_fashion_mnist(data_dir: Path | None = None) -> Splits:
     """
     files = find_idx("fashion-mnist", data_dir)
     images, labels = _pair(*files["train"])
-    kept, held = last_of_each_class(labels.numpy(), 1 / 6)
-    if len(held) == 0:
+    indices = last_of_each_class(labels.numpy(), 1 / 6)
+    if len(indices[1]) == 0:
         raise _too_few(files["train"][0])
-    train, validation = (Split(images[part], labels[part]) for part in (kept, held))
+    train, validation = (Split(images[part], labels[part]) for part in indices)
     test = Split(*_pair(*files["test"]))
     notes = (_SCALED, "validation is the last sixth of every class of the training file")
     return Splits("fashion-mnist", train, validation, test, 10, notes)

@@ -51,7 +51,7 @@ def check_packed(path: Path, claimed: int, packed: int) -> None:
         )
 
 
-# Image files to arrays of bytes: what Pillow is asked, and what is refused before it decodes.
+# Image files to arrays of bytes by Pillow, and what is refused before it decodes.
 
 
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP", "TIFF")
@@ -67,7 +67,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """An image file whose header has been read and found harmless; its pixels are not decoded yet.
 
     Raises:
-        InputError: if it is no such image, has too many pixels or frames, or decoding it fails.
+        InputError: if it is not such an image, has too many pixels or frames, or decoding it fails.
     """
     check_file(path)
     try:
@@ -95,7 +95,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except Exception as error:
         # Pillow raises many kinds on hostile bytes: UnidentifiedImageError, OSError, SyntaxError, ...
         text = reason(error).replace(str(path), "it").replace(repr(str(path)), "it")
-        raise InputError(f"{path}: is no readable image ({text}); remove it or write it again") from None
+        raise InputError(f"{path}: is not a readable image ({text}); remove it or write it again") from None
 
 
 def header(path: Path) -> tuple[int, int, bool]:
@@ -155,7 +155,7 @@ _Axis = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def _positions(given: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the wanted pixels' centres lie: pixel before, and how far behind it, in float32."""
+    """The positions of the wanted pixels' centres: the pixel before, and the distance from it, in float32."""
     at = ((np.arange(wanted) + 0.5) * (given / wanted) - 0.5).astype(np.float32)
     before = np.floor(at)
     return before.astype(np.int64), at - before

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, TensorDataset
 
 from crossbar_sim.data.arrays import labels_of, load_npy, load_npz, scaled
+from crossbar_sim.data.catalogue import CATALOGUE
 from crossbar_sim.data.cifar import load_cifar10
 from crossbar_sim.data.dataset import Development, Split, Splits
 from crossbar_sim.data.embedded import load_digits, load_moons
@@ -20,7 +21,6 @@ from crossbar_sim.data.folders import load_folder
 from crossbar_sim.data.gtsrb import load_gtsrb
 from crossbar_sim.data.idx import load_fashion_mnist, load_mnist
 from crossbar_sim.data.pennfudan import load_pennfudan
-from crossbar_sim.data.places import CATALOGUE
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key, as_key
 
@@ -74,7 +74,7 @@ def load_data(
     if not isinstance(name_or_path, str | os.PathLike):
         # MOVED  # it calls this function
 
-        found = given(name_or_path)
+        found = to_examples(name_or_path)
         split = found.split()
         top = None if split.y is None else int(split.y.max()) + 1
         return Splits(found.name, None, None, split, top, found.notes)
@@ -116,7 +116,7 @@ def _sides(size: int | Size | None) -> Size | None:
     """Height and width.
 
     Raises:
-        InputError: if they are no whole numbers in 1 .. 4096.
+        InputError: if they are not integers in 1 .. 4096.
     """
     if size is None:
         return None
@@ -129,7 +129,7 @@ def _sides(size: int | Size | None) -> Size | None:
 
 
 def _check_own(folder: Path) -> None:
-    """Refuse a folder that is, or holds, a named data set: its folders are no classes.
+    """Refuse a folder that is, or holds, a named data set: its folders are not classes.
 
     Raises:
         InputError: with the name to give.
@@ -141,7 +141,7 @@ def _check_own(folder: Path) -> None:
             )
 
 
-# What Python users give as data, in any usual form, as the tensors that the package computes with.
+# Data of Python users, in any usual form, as the tensors that the package computes with.
 #
 # One adapter behind `deploy`, `robustness`, every `fit`, `BayesFT` and `load_data`: tensors, arrays, nested
 # lists, data
@@ -158,8 +158,8 @@ _BATCH = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
-    """Examples as they were given.
+class RawExamples:
+    """Examples in the type that the user passed.
 
     Args:
         x: (n, ...) of any real type.
@@ -181,7 +181,7 @@ class Given:
         """The examples as float32; uint8 is taken for pixels and divided by 255.
 
         Raises:
-            InputError: if they are not finite, or whole numbers that float32 does not hold.
+            InputError: if they are not finite, or integers that float32 does not hold.
         """
         x = self.x
         if x.dtype == torch.uint8:
@@ -216,7 +216,7 @@ class Given:
         }
 
 
-def given(data: Any, y: Any = None, what: str = "data") -> Given:
+def to_examples(data: Any, y: Any = None, what: str = "data") -> RawExamples:
     """Examples, and their labels where there are any.
 
     Args:
@@ -235,21 +235,17 @@ def given(data: Any, y: Any = None, what: str = "data") -> Given:
             if isinstance(data, type)
             else "Development (training and validation)"
         )
-        rest = (
-            "an instance of it"
-            if isinstance(data, type)
-            else "the examples that scores are to be of, a Split"
-        )
+        rest = "an instance of it" if isinstance(data, type) else "the examples to be scored, a Split"
         raise InputError(f"{what} is {kind}: give {rest}")
     if isinstance(data, str | os.PathLike):
         data = load_data(data)
     if isinstance(data, Splits):
         _no_labels_beside(y, what)
         test = data.test
-        return Given(test.x, test.y, data.name, data.notes, data.fingerprint)
+        return RawExamples(test.x, test.y, data.name, data.notes, data.fingerprint)
     if isinstance(data, Split):
         _no_labels_beside(y, what)
-        return Given(data.x, data.y, scenes=data if type(data) is not Split else None)
+        return RawExamples(data.x, data.y, scenes=data if type(data) is not Split else None)
     found = _pair(data, what)
     if found is None:
         inputs, labels = data, y
@@ -264,19 +260,19 @@ def given(data: Any, y: Any = None, what: str = "data") -> Given:
             f"x has shape {tuple(x.shape)}: examples have shape (n, ...) with at least one example of at least one "
             "value; a single feature is (n, 1)"
         )
-    return Given(x, None if labels is None else _labels(labels, len(x)), notes=notes)
+    return RawExamples(x, None if labels is None else _labels(labels, len(x)), notes=notes)
 
 
-def split_given(data: Any, what: str = "data") -> Split:
+def to_split(data: Any, what: str = "data") -> Split:
     """Labelled or unlabelled examples as a `Split`; `Scenes` and splits stay what they are.
 
     Raises:
         InputError: in one line, if this is not data.
     """
-    return data if isinstance(data, Split) else given(data, what=what).split()
+    return data if isinstance(data, Split) else to_examples(data, what=what).split()
 
 
-def development_given(data: Any) -> Development:
+def to_development(data: Any) -> Development:
     """Training and validation examples.
 
     Args:
@@ -303,7 +299,7 @@ def development_given(data: Any) -> Development:
             f"a method takes Development (train and validation), not {_kind(data)}: give data.development, or "
             "{'train': (x, y), 'validation': (x, y)}, so that nothing can be selected on test images"
         )
-    return Development(split_given(parts[0], "train"), split_given(parts[1], "validation"))
+    return Development(to_split(parts[0], "train"), to_split(parts[1], "validation"))
 
 
 def _no_labels_beside(y: Any, what: str) -> None:
@@ -439,14 +435,14 @@ def _numbers(value: Any, what: str) -> tuple[Tensor, tuple[str, ...]]:
             f"{what}: lists of different lengths are not an array: pad them to one length"
         ) from None
     if array.dtype.kind not in "biuf":
-        held = "Python objects" if array.dtype.kind == "O" else f"{array.dtype}"
+        content = "Python objects" if array.dtype.kind == "O" else f"{array.dtype}"
         advice = ": number the classes from 0" if array.dtype.kind in "US" else ""
         name = (
             ""
             if array.dtype.kind != "O" or array.ndim
             else f" ({_kind(value)}; give transform=ToTensor() for images)"
         )
-        raise InputError(f"{what} holds {held}{name}: numbers are needed{advice}")
+        raise InputError(f"{what} holds {content}{name}: numbers are needed{advice}")
     array = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         array = array.astype(np.int64)

@@ -15,10 +15,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from crossbar_sim.data.arrays import scaled
+from crossbar_sim.data.catalogue import PENNFUDAN_FOLDER, entries, find_pennfudan
 from crossbar_sim.data.dataset import stratified
 from crossbar_sim.data.detection import DetectionSplit, DetectionSplits
 from crossbar_sim.data.images import check_memory, header, opened, pixels
-from crossbar_sim.data.places import PENNFUDAN_FOLDER, entries, find_pennfudan
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import replacing, write_text
 from crossbar_sim.rng import Key
@@ -138,7 +138,7 @@ def make_pedestrians(
 ) -> Path:
     """Write `folder`/PennFudanPed: n drawings of one to three people-like shapes before photographs, with masks.
 
-    They are no photographs: `load_pennfudan` says so in its notes. The same arguments give the same
+    They are not photographs: `load_pennfudan` says so in its notes. The same arguments give the same
     images, up to how a version of Pillow draws the edge of a shape.
 
     Args:

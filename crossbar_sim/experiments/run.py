@@ -8,8 +8,8 @@ from rich.console import Console
 
 from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.data import DATASETS, Splits, load_data
-from crossbar_sim.data.dataset import limited
-from crossbar_sim.data.places import CATALOGUE
+from crossbar_sim.data.catalogue import CATALOGUE
+from crossbar_sim.data.dataset import subsample
 from crossbar_sim.errors import InputError
 from crossbar_sim.experiments.record import record_of
 from crossbar_sim.experiments.schema import Experiment, ModelFile, load_experiment
@@ -21,11 +21,10 @@ from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.report import write_page
 from crossbar_sim.report.boundary_figure import SIGMAS as BOUNDARY_SIGMAS
 from crossbar_sim.report.boundary_figure import check_boundaries, draw_boundaries
-from crossbar_sim.report.console import say, terminal
+from crossbar_sim.report.console import progress, say, terminal
 from crossbar_sim.report.detection_figure import draw_models
 from crossbar_sim.report.sweep_figures import draw_groups
-from crossbar_sim.report.terminal import progress
-from crossbar_sim.report.terminal_sweep import show_groups, show_sweep
+from crossbar_sim.report.terminal import show_groups, show_sweep
 from crossbar_sim.robustness.benchmark import check_sigmas, robustness
 from crossbar_sim.robustness.cluster import check_cluster
 from crossbar_sim.robustness.examples import find_examples
@@ -70,8 +69,8 @@ def run_experiment(
     say(console, experiment.title, "bold")
     data = _data_name(experiment)
     whole = load_data(data, data_dir)
-    taught = limited(whole, experiment.train_limit, None, validation=experiment.validation_limit)
-    tried = limited(taught, None, experiment.test_limit)
+    taught = subsample(whole, experiment.train_limit, None, validation=experiment.validation_limit)
+    tried = subsample(taught, None, experiment.test_limit)
     for note in tried.notes[len(whole.notes) :]:
         say(console, f"of {tried.name}: {note}")
     flat = check_boundaries(tried.test.x, experiment.boundaries is not None)

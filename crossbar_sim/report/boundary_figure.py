@@ -1,32 +1,24 @@
 """Decision boundaries of chips over data of two features: what drift does to a classifier, as a picture (Fig. 1)."""
 
-import io
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
-from crossbar_sim.files import replacing
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.operands import mapped
-from crossbar_sim.report.figure import METADATA
+from crossbar_sim.report.figure import SMALL, figure_style, new_figure, save
 from crossbar_sim.report.formatting import COLOURS, Names
-from crossbar_sim.report.sweep_figures import looks
 from crossbar_sim.robustness.examples import Examples
 from crossbar_sim.text import visible
 
@@ -154,11 +146,8 @@ def draw_boundaries(
     wide = int(CHARACTERS * width)
     head = [*textwrap.wrap(visible(title), wide), *textwrap.wrap(told, wide)]
     tall = 1.45 * rows + 0.3 + 0.13 * len(head)
-    with looks():
-        figure = Figure(
-            figsize=(width, tall), layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03)
-        )  # fmt: skip
-        FigureCanvasAgg(figure)
+    with figure_style(SMALL):
+        figure = new_figure(width, tall, w_pad=0.03, h_pad=0.03)
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for row, (label, module) in enumerate(models.items()):
             for column, sigma in enumerate(sigmas):
@@ -172,19 +161,7 @@ def draw_boundaries(
                 if column == 0:
                     ax.set_ylabel("\n".join(textwrap.wrap(names[label], 22)), fontsize=7)
         figure.suptitle("\n".join(head), x=0.01, ha="left", fontsize=7)
-        with replacing(path) as temporary:
-            _save(figure, temporary)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    """As a PNG of few colours: its shades would make a large file of it."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", metadata=METADATA[".png"], dpi=DPI)
-    content.seek(0)
-    with Image.open(content) as image:
-        image.convert("RGB").quantize(PALETTE, dither=Image.Dither.NONE).save(
-            path, format="png", optimize=True
-        )
+        save(figure, path, DPI, PALETTE)
 
 
 def _draw(ax: Axes, cell: Cell, grid: Sequence[NDArray[np.float32]], examples: Examples) -> None:

@@ -1,12 +1,17 @@
-"""Text for terminals: any encoding, any width, and no escape sequences from names in files."""
+"""Text and progress bars for terminals: any encoding, any width, and no escape sequences from names in files."""
 
 import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderHook, RenderResult
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 
+from crossbar_sim.report.formatting import shorten
 from crossbar_sim.text import visible, visible_lines
 
 _ASCII = {"µ": "u", "×": "x", "±": "+-", "…": "~", "█": "#"} | dict.fromkeys("▉▊▋▌", "#")
@@ -75,3 +80,51 @@ def say(console: Console, text: str, style: str = "") -> None:
         visible(text).encode(encoding, "backslashreplace").decode(encoding),
         style=style, markup=False, soft_wrap=True,
     )  # fmt: skip
+
+
+PATIENCE = 1.0
+"""Seconds of work before a progress bar appears."""
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
+    """Give a callback (done, total, what) that moves a bar, on a terminal and for work of over a second.
+
+    Args:
+        console: of standard error; the bar is gone at the end.
+    """
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield lambda done, total, what: None
+        return
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    bar = Progress(*columns, console=console, transient=True)
+    task, pen, lock, over = (
+        bar.add_task("clean model", total=None),
+        Pen(console.encoding),
+        threading.Lock(),
+        False,
+    )
+
+    def begin() -> None:
+        with lock:
+            if not over:
+                bar.start()
+
+    def step(done: int, total: int, what: str) -> None:
+        bar.update(task, completed=done, total=total, description=pen(shorten([what], 36)[0]))
+
+    timer = threading.Timer(PATIENCE, begin)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield step
+    finally:
+        timer.cancel()
+        with lock:
+            over = True
+            bar.stop()

@@ -1,30 +1,23 @@
 """The boxes that chips find, drawn over images: after Fig. 4 of the BayesFT paper."""
 
-import io
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
-from PIL import Image
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
-from crossbar_sim.files import replacing
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.operands import mapped
 from crossbar_sim.nn.detection import BLOCK, check_task, truth
 from crossbar_sim.nn.evaluate import outputs
-from crossbar_sim.report.figure import METADATA
+from crossbar_sim.report.figure import SMALL, check_format, figure_style, new_figure, save
 from crossbar_sim.report.formatting import shorten
-from crossbar_sim.report.sweep_figures import looks
 from crossbar_sim.robustness.groups import groups_of
 from crossbar_sim.robustness.tasks import Model
 from crossbar_sim.text import visible
@@ -69,9 +62,8 @@ def draw_boxes(
     Raises:
         InputError: if a model is no detector, there is nothing to draw, or the file cannot be written.
     """
-    suffix = "" if path is None else Path(path).suffix.lower()
-    if path is not None and suffix not in METADATA:
-        raise InputError(f"{path}: a figure is written as {', '.join(METADATA)}, chosen by the suffix")
+    if path is not None:
+        check_format(path)
     chosen = list(range(min(IMAGES, len(x)))) if images is None else list(images)
     if not models or not chosen or not sigmas or not all(0 <= i < len(x) for i in chosen):
         raise InputError(
@@ -80,13 +72,11 @@ def draw_boxes(
     columns = spread(sigmas)
     pictures, meant = x[chosen], truth(y[chosen])
     names = shorten(list(models), 22)
-    with looks():
+    with figure_style(SMALL):
         rows = len(models) * len(chosen)
-        figure = Figure(
-            figsize=(0.25 + CELL * len(columns), 0.25 + CELL * rows),
-            layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01),
+        figure = new_figure(
+            0.25 + CELL * len(columns), 0.25 + CELL * rows, w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01
         )
-        FigureCanvasAgg(figure)
         axes = figure.subplots(rows, len(columns), squeeze=False)
         for m, (name, model) in enumerate(zip(names, models.values(), strict=True)):
             check_task(model, y)
@@ -102,8 +92,7 @@ def draw_boxes(
                     if j == 0:
                         ax.set_ylabel(visible(name) if i == 0 else "")
         if path is not None:
-            with replacing(path) as temporary:
-                _write(figure, temporary, suffix)
+            save(figure, path, DPI, colours=256)
     return figure
 
 
@@ -160,18 +149,6 @@ def _cell(ax: Axes, image: Tensor, found: Tensor, meant: Tensor) -> None:
                 box[0], box[1], f"{score:.2f}", color=MEANT, fontsize=4.5, va="bottom", clip_on=True,
                 bbox={"facecolor": FOUND, "edgecolor": "none", "pad": 0.6},
             )  # fmt: skip
-
-
-def _write(figure: Figure, path: Path, suffix: str) -> None:
-    """The figure as a file; a .png in 256 colours, since photographs take three times as much in all."""
-    if suffix != ".png":
-        figure.savefig(path, format=suffix[1:], dpi=DPI, metadata=METADATA[suffix])
-        return
-    raw = io.BytesIO()
-    figure.savefig(raw, format="png", dpi=DPI, metadata=METADATA[suffix])
-    with Image.open(raw) as image:
-        few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-        few.save(path, format="PNG", optimize=True)
 
 
 def _size(filled: Tensor) -> tuple[int, int]:

@@ -1,13 +1,14 @@
 """The figure of a fit to device measurements."""
 
-import os
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from crossbar_sim.crossbar.device_fit import DeviceFit
 from crossbar_sim.crossbar.device_fit.measurements import scattered
-from crossbar_sim.files import replacing
+from crossbar_sim.report.figure import WIDTH, figure_style, save
 
 SHOWN = 4000
 """Readings drawn; the law is fitted to all."""
@@ -19,22 +20,14 @@ def draw(fit: DeviceFit, path: str) -> None:
     Raises:
         InputError: if the file cannot be written; what was there is unchanged.
     """
-    from matplotlib import style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from crossbar_sim.report.figure import METADATA, STYLE, WIDTH
-
-    suffix = os.path.splitext(path)[1].lower()
-    with style.context(STYLE):
+    with figure_style():
         figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
         FigureCanvasAgg(figure)
         left, middle, right = figure.subplots(1, 3)
         _against_target(left, fit)
         _against_time(middle, fit)
         _quantiles(right, fit)
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format=suffix[1:], metadata=METADATA[suffix], dpi=200)
+        save(figure, path, dpi=200)
 
 
 def _some(fit: DeviceFit) -> Any:

@@ -1,13 +1,15 @@
 """One tile's loss as a figure: what the wires take from each cell, and from each column."""
 
-import os
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from crossbar_sim.crossbar.wires import Cell, Wires, solve_nodes
 from crossbar_sim.crossbar.wires.wires import Float64
-from crossbar_sim.files import replacing
+from crossbar_sim.report.figure import BLUE, GREY, WIDTH, figure_style, save
 
 
 def draw(
@@ -33,16 +35,9 @@ def draw(
     Raises:
         InputError: if the file cannot be written; what was there is unchanged.
     """
-    from matplotlib import style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from crossbar_sim.report.figure import METADATA, STYLE, WIDTH
-
     solution = solve_nodes(g, v[worst], wires, cell)
     lost = v[worst][:, None] - (solution.word_voltages - solution.bit_voltages)
-    suffix = os.path.splitext(path)[1].lower()
-    with style.context(STYLE):
+    with figure_style():
         figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
@@ -54,14 +49,11 @@ def draw(
             f"{of_input}",
             x=0.01, ha="left", fontsize=8.5,
         )  # fmt: skip
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format=suffix[1:], metadata=METADATA[suffix], dpi=200)
+        save(figure, path, dpi=200)
 
 
 def _map(figure: Any, ax: Any, lost: Float64, wires: Wires) -> None:
     """Panel a: volts that each cell lacks; with inputs of both signs some have too much."""
-    from matplotlib.ticker import MaxNLocator
-
     rows, cols = lost.shape
     largest = float(np.abs(lost).max())
     unit, factor = ("mV", 1e3) if largest >= 1e-3 else ("µV", 1e6)
@@ -86,10 +78,6 @@ def _map(figure: Any, ax: Any, lost: Float64, wires: Wires) -> None:
 
 def _columns(ax: Any, current: Float64, ideal: Float64) -> None:
     """Panel b: column currents beside what they would be without wires."""
-    from matplotlib.ticker import MaxNLocator
-
-    from crossbar_sim.report.figure import BLUE, GREY
-
     columns = np.arange(1, current.size + 1)
     size = max(float(np.abs(ideal).max()), float(np.abs(current).max()))
     unit, factor = next(

@@ -2,23 +2,17 @@
 
 import os
 import textwrap
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.files import replacing
-from crossbar_sim.report.figure import METADATA, STYLE
+from crossbar_sim.report.figure import SMALL, check_format, figure_style, new_figure, save
 from crossbar_sim.report.formatting import Names, Style, fit, sigma_text
 from crossbar_sim.report.rows import Estimate, PointRow, View, default_threshold, narrowed
 from crossbar_sim.robustness.groups import GroupPoint
@@ -30,13 +24,6 @@ from crossbar_sim.text import visible
 
 COLUMN = 3.4
 """Inches: the width of one column of a two-column page."""
-
-LOOK = [*STYLE, {
-    "font.size": 7.5, "axes.labelsize": 7.5, "axes.titlesize": 7.5, "xtick.labelsize": 7, "ytick.labelsize": 7,
-    "legend.fontsize": 7, "legend.frameon": False, "legend.handlelength": 2.6, "lines.linewidth": 1.1,
-    "lines.markersize": 3, "svg.fonttype": "none",
-}]  # fmt: skip
-"""Text in SVG stays text: it takes the font of the paper and can be searched."""
 
 FORMATS = (".pdf", ".png", ".svg")
 """Of `draw_figures`."""
@@ -103,25 +90,14 @@ def draw_figures(
 
 
 def _figure(drawing: Callable[[Axes, View], None], view: View, path: str | os.PathLike[str] | None) -> Figure:
-    suffix = "" if path is None else Path(path).suffix.lower()
-    if path is not None and suffix not in METADATA:
-        raise InputError(f"{path}: a figure is written as {', '.join(METADATA)}, chosen by the suffix")
-    with looks():
-        figure = Figure(figsize=(COLUMN, 2.4), layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03))
-        FigureCanvasAgg(figure)
+    if path is not None:
+        check_format(path)
+    with figure_style(SMALL):
+        figure = new_figure(COLUMN, 2.4, w_pad=0.03, h_pad=0.03)
         drawing(figure.subplots(), view)
         if path is not None:
-            with replacing(path) as temporary:
-                figure.savefig(temporary, format=suffix[1:], metadata=METADATA[suffix], dpi=300)
+            save(figure, path, dpi=300)
     return figure
-
-
-@contextmanager
-def looks() -> Iterator[None]:
-    """The style of the figures, whatever the user has set for their own."""
-    with style.context(LOOK), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks
-        yield
 
 
 def _line(ax: Axes, place: int, x: np.ndarray, y: np.ndarray, name: str, **look: Any) -> None:
@@ -230,8 +206,8 @@ def _sensitivity(ax: Axes, view: View) -> None:
         y = kept.index(row.layer) + (models.index(row.label) - (len(models) - 1) / 2) * high
         ax.barh(y, mean, 0.92 * high, color=look.colour, alpha=0.75, lw=0)
         if row.drop.span is not None:
-            low, high = row.drop.span
-            ax.hlines(y, 100 * low, 100 * high, color="black", lw=0.8, zorder=3)
+            left, right = (100 * end for end in row.drop.span)
+            ax.hlines(y, left, right, color="black", lw=0.8, zorder=3)
         if len(models) > 1:
             ax.plot(mean, y, look.marker, color="black", ms=2.4, zorder=4)
     if len(models) > 1:
@@ -310,9 +286,8 @@ def draw_groups(
     """
     view = View(sweep, threshold)
     names = Names.of(list(view.groups)).short
-    with looks():
-        figure = Figure(figsize=(WIDTH, HEIGHT), layout=ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04))
-        FigureCanvasAgg(figure)
+    with figure_style(SMALL):
+        figure = new_figure(WIDTH, HEIGHT, w_pad=0.04, h_pad=0.04)
         ax = figure.subplots()
         drawn = []
         for place, (group, rows) in enumerate(view.group_curves.items()):
@@ -345,8 +320,7 @@ def draw_groups(
             bands += f"; {wide}: an interval wider than the figure, thin lines are its networks"
         lines = [*textwrap.wrap(visible(title or ""), CHARACTERS), *textwrap.wrap(bands, CHARACTERS)]
         figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=7.5)
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", metadata=METADATA[".png"], dpi=DPI)
+        save(figure, path, DPI)
 
 
 def band_words(curves: Iterable[Sequence[GroupPoint]]) -> str:

@@ -14,7 +14,7 @@ from crossbar_sim import __version__
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.crossbar.hardware import Hardware, design_given
-from crossbar_sim.data.load import FORMS, given
+from crossbar_sim.data.load import FORMS, to_examples
 from crossbar_sim.errors import InputError, held, warn
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.conversion import patterns
@@ -100,7 +100,7 @@ def models_from(
             raise InputError(f"models: {label!r} is {kind}, expected a torch.nn.Module (an instance)")
     if data is None:
         raise InputError(f"data is missing: give {FORMS}")
-    examples = given(data)
+    examples = to_examples(data)
     known = examples.identity()
     return [
         Model(
@@ -212,7 +212,8 @@ def robustness(
 
     Returns:
         The requested chips and sigmas only, where a results file holds more. Effects that were requested and
-        do not act, and scores that say little, are in `about["warnings"]` of its tasks and are issued as `CrossbarWarning`s.
+        do not act, and scores that say little, are in `about["warnings"]` of its tasks; they are issued as
+        `CrossbarWarning`s.
 
     Raises:
         InputError: if models, data and design do not go together (naming the model, where there are several), the

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from crossbar_sim.crossbar.configuration import to_dict
 from crossbar_sim.crossbar.hardware import Hardware, design_given
 from crossbar_sim.data import Development
-from crossbar_sim.data.load import given
+from crossbar_sim.data.load import to_examples
 from crossbar_sim.errors import InputError, warn
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.chips import remap_errors, remap_sentence
@@ -206,7 +206,7 @@ def deploy(
         model: clean; it is left in evaluation mode.
         x, y: examples (n, ...) and labels (n,) (or one per token or pixel, -100 where none is judged), or None to
             compare with the clean model alone. x may also hold both: a `Split`, a torch Dataset or DataLoader, a
-            dictionary, a data set's name or path (see `data.given`).
+            dictionary, a data set's name or path (see `data.load.to_examples`).
         hardware: the design, a preset's name or a hardware file; None: the preset "bayesft".
         seed, chips: which chips: a seed, and how many or their numbers.
         threshold: of the yield: the least accuracy or agreement (0 .. 1), or the largest output error, that a
@@ -242,7 +242,7 @@ def deploy(
     hardware = design_given(hardware)
     if isinstance(x, Tensor) and len(x) == 0:
         raise InputError("the data hold no example")
-    examples = given(x, y, "x")
+    examples = to_examples(x, y, "x")
     x, y, notes = examples.x, examples.y, (*notes, *examples.notes)
     numbers = EveryImage(chip_numbers(chips)).chips
     if sensitivity_chips < 0 or sensitivity_images < 1:

@@ -34,8 +34,8 @@ class DetectionScore(Score):
 class DetectionReference(Reference):
     """Scenes, and the boxes that the clean model finds in them.
 
-    Precision is not a mean over images: boxes of all images are ranked together by their scores. So a chip has one score,
-    on all of its images.
+    Precision is not a mean over images: boxes of all images are ranked together by their scores. So a chip has one
+    score, on all of its images.
 
     Args:
         x: (n, 3, h, w) images; y: (n, h, w) numbers of objects, see `data.Scenes`.

@@ -167,8 +167,8 @@ def group_curve(sweep: Sweep, group: str, threshold: float | None = None) -> tup
     if group in groups_of(sweep.labels) and group not in groups:
         differ = unlike_tasks(sweep.tasks[label] for label in groups_of(sweep.labels)[group])
         raise InputError(
-            f"the networks of {group} were not measured alike ({', '.join(differ)} differ): they do not form a group; take "
-            "each by itself"
+            f"the networks of {group} were not measured alike ({', '.join(differ)} differ): they do not form a group; "
+            "take each by itself"
         )
     if group not in groups:
         raise InputError(unknown("the group", group, groups))

@@ -13,6 +13,7 @@ from crossbar_sim import __version__
 from crossbar_sim.crossbar.configuration import at_sigma, to_dict
 from crossbar_sim.crossbar.converters import Ranges
 from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.data.dataset import add_tensor
 from crossbar_sim.nn.analog.effects import layer_effects
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.files.loading import LoadedModel
@@ -99,9 +100,7 @@ def fingerprint(module: nn.Module) -> str:
     left_out = {name: b for name, b in module.named_buffers(remove_duplicate=False) if name not in kept}
     for name, tensor in (*kept.items(), *left_out.items()):
         if isinstance(tensor, Tensor):
-            plain = tensor.detach().cpu().contiguous()
-            state.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
-            state.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+            add_tensor(state, f"{name} {tensor.dtype}", tensor)
     return state.hexdigest()
 
 

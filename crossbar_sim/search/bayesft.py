@@ -16,7 +16,7 @@ from torch import nn
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development
 from crossbar_sim.crossbar.configuration import at_sigma, to_dict
 from crossbar_sim.crossbar.hardware import Hardware, design_given
-from crossbar_sim.data import Development, Splits
+from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError, held, warn
 from crossbar_sim.files import check_writable
 from crossbar_sim.nn.analog.chips import layers
@@ -391,7 +391,7 @@ class BayesFT(Method):
         identity = {
             "bayesft": self._identity(),
             "network": fingerprint(first),
-            "data": _fingerprint(development),
+            "data": development.fingerprint,
         }
         with (
             Study(
@@ -522,8 +522,3 @@ def _files(study: Path | None, checkpoint: Path | None) -> tuple[Path | None, Pa
     if study is None:
         study, checkpoint = checkpoint, None
     return study, checkpoint if study is None or checkpoint is not None else f"{os.fspath(study)}.theta"
-
-
-def _fingerprint(development: Development) -> str:
-    """Of the examples that may be seen."""
-    return Splits("", development.train, None, development.validation, None).fingerprint

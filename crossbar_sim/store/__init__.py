@@ -1,4 +1,4 @@
-"""What is kept: chip files (HDF5, docs/format.md) and results files (SQLite, docs/results-file.md).
+"""Chip files (HDF5, docs/format.md) and results files (SQLite, docs/results-file.md).
 
 export_chip(analog, "chip.h5", hardware=hardware, seed=0, chip=3, model_sha256=..., version=...)
 chip = read_chip("chip.h5")

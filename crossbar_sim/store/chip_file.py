@@ -133,7 +133,7 @@ def _open_array(group: h5py.Group, groups: tuple[str, ...]) -> Opened:
     for name, dataset in (*stages.items(), (FAULTS, faults)):
         if dataset is not None and dataset.shape != drifted.shape:
             raise InputError(
-                f"{name} has shape {dataset.shape} and {DRIFTED} {drifted.shape}: make them alike"
+                f"{name} has shape {dataset.shape} and {DRIFTED} {drifted.shape}: give both the same shape"
             )
     array = StoredArray(
         name=_parameter(group, groups),
@@ -287,7 +287,8 @@ class ChipFile:
         Returns:
             (name of an array, its clean matrix (cols, rows)) -> the matrix (cols, rows) that the drifted
             planes stand for, through the wires of the design, or None for an array that the file lacks. It raises
-            InputError if the planes do not fit the matrix, hold what is no conductance, or the file is damaged.
+            InputError if the planes do not fit the matrix or hold values that are not conductances, or if the
+            file is damaged.
         """
         return FileMaps(self, hardware)
 
@@ -360,7 +361,7 @@ class FileMaps(CellMaps):
         return (planes, mapping, scale), largest
 
     def _look_at(self, name: str, largest: float) -> None:
-        """Warn of conductances that no cell has, once."""
+        """Warn of conductances above those of any cell, once."""
         sentence = units_caution(largest, f"{self.chip.path}, {name}: the largest conductance, {{}},")
         if sentence is not None and sentence not in self.cautions:
             self.cautions = (*self.cautions, sentence)
@@ -428,7 +429,7 @@ def _check_format(file: h5py.File) -> None:
     """A file may leave format out; one that names another, or a newer version, is another's."""
     found = hdf5.text(file, "format")
     if found not in (None, FORMAT):
-        raise InputError(f"is of format {show(found)} and no chip file ({FORMAT!r})")
+        raise InputError(f"has the format {show(found)} and is not a chip file ({FORMAT!r})")
     version = hdf5.whole(file, "format_version", 1, 2**32 - 1)
     if version is not None and version > FORMAT_VERSION:
         raise InputError(
@@ -451,7 +452,7 @@ def describe_chip(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
     Conductances are in µS. The median of an array of more than a million cells is that of a sample.
 
     Raises:
-        InputError: as `read_chip`, and if a plane is damaged or holds what is no conductance.
+        InputError: as `read_chip`, and if a plane is damaged or holds a value that is not a conductance.
     """
     chip = read_chip(path)
     version = chip.format_version

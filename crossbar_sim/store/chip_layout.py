@@ -16,7 +16,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.store.hdf5 import read
 from crossbar_sim.validate import show
 
-# Where things lie in a chip file: names of groups and datasets, and how arrays are cut into chunks.
+# The layout of a chip file: names of groups and datasets, and how arrays are cut into chunks.
 #
 # docs/format.md is the specification; this is the one place that knows its names.
 
@@ -69,7 +69,7 @@ def path_of(groups: tuple[str, ...]) -> str:
 
 
 def chunk_shape(rows: int, cols: int) -> tuple[int, int]:
-    """Rows and columns of a chunk of a plane: about 256 KiB, all alike, none much beyond the edge.
+    """Rows and columns of a chunk of a plane: about 256 KiB, all of one size, none much beyond the edge.
 
     A chunk has so few columns that whole columns of it stay within `CELLS`: cells are simulated bit
     line by bit line, and every chunk is to be compressed once.
@@ -107,7 +107,7 @@ def _escape(part: str) -> str:
     return "%2E" if escaped == "." else escaped
 
 
-# Reading conductances a few megabytes at a time, and refusing what is none.
+# Reading conductances a few megabytes at a time, and refusing values that are not conductances.
 
 
 def conductances(dataset: h5py.Dataset, unit: float, high: slice, wide: slice) -> Float32:
@@ -245,8 +245,8 @@ class StoredArray:
             hardware: what the file does not say.
 
         Raises:
-            InputError: if the planes do not fit the matrix, hold what is no conductance, or neither the file nor the
-                hardware gives the scale.
+            InputError: if the planes do not fit the matrix, hold values that are not conductances, or neither the
+                file nor the hardware gives the scale.
         """
         mapping, scale = self._fitting(columns, hardware)
         cols, rows = columns.shape

@@ -78,7 +78,7 @@ class ArrayToWrite:
 def write_attributes(item: h5py.HLObject, values: dict[str, Any]) -> None:
     """Set attributes; strings get a fixed length.
 
-    So they lie in the checksummed header. What h5py does by default puts them into a heap without a
+    So they are in the checksummed header. What h5py does by default puts them into a heap without a
     checksum, and a damaged one makes HDF5 2.0 loop for ever.
     """
     for name, value in values.items():
@@ -212,12 +212,12 @@ def _stages(
             out[piece.start - start : piece.stop - start] = values
 
     threads.run(compute, pieces)
-    kept = tuple(values[part.start - start :] for values in whole)
-    if not all(np.isfinite(g.max()) for g in kept[:3]):
+    stages = tuple(values[part.start - start :] for values in whole)
+    if not all(np.isfinite(g.max()) for g in stages[:3]):
         raise InputError(
             f"{key.path[-1]}: a conductance leaves single precision; lower the spread or the window"
         )
-    return kept
+    return stages
 
 
 Progress = Callable[[int, int], object]
@@ -254,7 +254,7 @@ def export_chip(
     arrays = _arrays(model, hardware)
     key, chip = Key(seed), check_chip(chip)
     counter = _Counter(sum(array.cells(hardware) for array in arrays), progress)
-    with replacing(path) as temporary, writing(temporary) as (file, sink):
+    with replacing(path) as temporary, writing(temporary) as (file, disk_file):
         write_attributes(
             file,
             {
@@ -274,7 +274,7 @@ def export_chip(
             for part in array.groups:
                 group = group.require_group(part)
             for done in write_array(group, array, hardware, key.fold(array.slot.name), chip):
-                sink.check()
+                disk_file.check()
                 counter.add(done)
 
 

@@ -29,7 +29,7 @@ _MARK = b"GCOL\x01"
 _HEADER = 16
 
 
-def check_heaps(file: h5py.File) -> None:
+def check_global_heaps(file: h5py.File) -> None:
     """Walk the file's global heaps as HDF5 would, before it does.
 
     Raises:
@@ -74,7 +74,7 @@ def _sound_heap(data: mmap.mmap, at: int) -> bool:
     return True
 
 
-# What every access to a chip file goes through: the file is untrusted, and HDF5 raises anything.
+# Every access to a chip file goes through `reading`: the file is untrusted, and HDF5 raises anything.
 
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -89,13 +89,13 @@ def reading(path: Path) -> Iterator[h5py.File]:
     """The file, open for reading; all that goes wrong inside is one sentence that begins with its name.
 
     Raises:
-        InputError: if it is missing, no HDF5, damaged, or the block inside refuses it.
+        InputError: if it is missing, not HDF5 or damaged, or the block inside raises it.
     """
     name = visible(str(path))
     check_regular(path, "a chip file")
     try:
         _check_start(path)
-        # A file system without locks, or one mounted read-only, is none of the reader's business.
+        # A file system without locks, or one mounted read-only, does not matter here.
         with h5py.File(path, "r", locking="best-effort") as file:
             yield file
     except InputError as error:
@@ -149,17 +149,17 @@ def text(item: h5py.HLObject, name: str) -> str | None:
     """A string attribute, None if there is none.
 
     Raises:
-        InputError: if it is no single string, or has more than 64 KiB.
+        InputError: if it is not a single string, or has more than 64 KiB.
     """
     attribute = _attribute(item, name)
     if attribute is None:
         return None
     if attribute.get_type().get_class() != h5py.h5t.STRING or attribute.shape not in ((), (1,)):
-        raise InputError(f"the attribute {name} is no string; write one string")
+        raise InputError(f"the attribute {name} is not a string; write one string")
     if attribute.get_storage_size() > _TEXT_LIMIT:
         raise InputError(f"the attribute {name} has more than {_TEXT_LIMIT} bytes")
     if attribute.get_type().is_variable_str():
-        check_heaps(item.file)
+        check_global_heaps(item.file)
     value = item.attrs[name]
     value = value[0] if isinstance(value, np.ndarray) else value
     value = value.decode() if isinstance(value, bytes) else str(value)
@@ -185,12 +185,12 @@ def numbers(item: h5py.HLObject, name: str, most: int) -> np.ndarray | None:
         )
     values = np.atleast_1d(np.asarray(item.attrs[name]))
     if values.dtype.kind not in "iuf" or not np.all(np.isfinite(values)):
-        raise InputError(f"the attribute {name} holds what is no finite number")
+        raise InputError(f"the attribute {name} holds a value that is not a finite number")
     return values
 
 
 def whole(item: h5py.HLObject, name: str, low: int, high: int) -> int | None:
-    """An attribute that is one whole number in low .. high, None if there is none.
+    """An attribute that is one integer in low .. high, None if there is none.
 
     Raises:
         InputError: if it is anything else.
@@ -199,7 +199,7 @@ def whole(item: h5py.HLObject, name: str, low: int, high: int) -> int | None:
     if values is None:
         return None
     if values.size != 1 or values[0] != np.floor(values[0]) or not low <= int(values[0]) <= high:
-        raise InputError(f"the attribute {name} is no whole number in {low} .. {high}")
+        raise InputError(f"the attribute {name} is not an integer in {low} .. {high}")
     return int(values[0])
 
 
@@ -211,7 +211,7 @@ def number(item: h5py.HLObject, name: str) -> float | None:
     """
     values = numbers(item, name, 1)
     if values is not None and values.size != 1:
-        raise InputError(f"the attribute {name} is no number")
+        raise InputError(f"the attribute {name} is not a number")
     return None if values is None else float(values[0])
 
 
@@ -316,7 +316,7 @@ def child(group: h5py.Group, name: str, kind: int) -> bool:
     """Whether the group has `name`, as an object of this file and of that kind.
 
     Raises:
-        InputError: if it is a link to elsewhere, which a file from elsewhere must not make us follow, or
+        InputError: if it is a link to elsewhere, which is not followed in an untrusted file, or
             another kind of object.
     """
     link = name.encode(errors="surrogateescape")
@@ -389,7 +389,7 @@ def _open(group: h5py.Group, name: str, types: tuple[h5t.TypeID, ...], words: st
 def _check_complete(dataset: h5py.Dataset, name: str) -> None:
     """Refuse what claims more than its bytes can hold, or was never written as a whole.
 
-    HDF5 reads a chunk that is not there as a fill value, without a word.
+    HDF5 reads a missing chunk as fill values, without an error.
     """
     claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
     stored = dataset.id.get_storage_size()
@@ -400,10 +400,10 @@ def _check_complete(dataset: h5py.Dataset, name: str) -> None:
         )
     if dataset.chunks is None:
         return
-    seen = set()
-    dataset.id.chunk_iter(lambda chunk: seen.add(chunk.chunk_offset))
+    found = set()
+    dataset.id.chunk_iter(lambda chunk: found.add(chunk.chunk_offset))
     sizes = zip(dataset.shape, dataset.chunks, strict=True)
-    if len(seen) != math.prod(-(-length // chunk) for length, chunk in sizes):
+    if len(found) != math.prod(-(-length // chunk) for length, chunk in sizes):
         raise InputError(
             f"{name} lacks some of its chunks or has odd ones: it was not written completely, or is "
             "damaged; export or copy it again"
@@ -413,11 +413,11 @@ def _check_complete(dataset: h5py.Dataset, name: str) -> None:
 # Writing HDF5 so that a full disk is an error and not a crash.
 
 
-class Sink:
+class DiskFile:
     """The file that HDF5 writes to. After the first failed write it takes the rest and drops it.
 
     HDF5 cannot close a file whose last blocks cannot be written: it keeps it open and crashes when the
-    process ends. So it is never told; `check` raises what went wrong.
+    process ends. So it does not get the error; `check` raises what went wrong.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -466,23 +466,23 @@ class Sink:
         return int(self.file.readinto(buffer))  # type: ignore[attr-defined]
 
     def flush(self) -> None:
-        """Nothing is kept back; the caller syncs the file when it is complete."""
+        """Nothing is buffered; the caller syncs the file when it is complete."""
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[tuple[h5py.File, Sink]]:
-    """An HDF5 file that any library from 1.8 (2008) on reads, and the sink to check while writing.
+def writing(path: Path) -> Iterator[tuple[h5py.File, DiskFile]]:
+    """An HDF5 file that any library from 1.8 (2008) on reads, and the disk_file to check while writing.
 
     Raises:
         OSError: of the first write that failed.
     """
     with open(path, "r+b", buffering=0) as raw:
-        sink = Sink(raw)  # type: ignore[arg-type]
+        disk_file = DiskFile(raw)  # type: ignore[arg-type]
         try:
             # 1.8 is also the first with checksummed headers and attributes above 64 KiB.
-            with h5py.File(sink, "w", libver=("v108", "v108")) as file:
-                yield file, sink
+            with h5py.File(disk_file, "w", libver=("v108", "v108")) as file:
+                yield file, disk_file
         except Exception:
-            sink.check()  # what HDF5 makes of dropped blocks is not the cause
+            disk_file.check()  # what HDF5 makes of dropped blocks is not the cause
             raise
-        sink.check()
+        disk_file.check()

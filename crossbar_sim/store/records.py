@@ -15,13 +15,13 @@ def canonical(value: Any) -> str:
     """JSON in its one form: keys sorted, no spaces, no NaN; equal values give equal bytes.
 
     Raises:
-        InputError: if the value is no JSON, or holds a number that is not finite.
+        InputError: if the value is not JSON, or holds a number that is not finite.
     """
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"cannot be written as JSON: {error}") from None
-    # A file's name may hold bytes that are no characters: "\udc80" is how JSON writes them in plain text.
+    # A file's name may hold bytes that are not characters: "\udc80" is how JSON writes them in plain text.
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -49,7 +49,7 @@ class Task:
     def __post_init__(self) -> None:
         if not isinstance(self.label, str) or not isinstance(self.about, Mapping):
             raise InputError(
-                f"no task can be labelled {self.label!r} about {self.about!r}: text and an object"
+                f"a task cannot have label {self.label!r} and about {self.about!r}: expected text and an object"
             )
         if not isinstance(self.clean, float | int) or not math.isfinite(self.clean):
             raise InputError(
@@ -93,7 +93,7 @@ class Trial:
         value: the score, more being better (minus an output error).
         images: how many examples it was measured on.
         variance: of `value` over the draw of those images, estimated; 0 where all of them were used.
-        seconds: that it took; no part of the result.
+        seconds: that it took; not part of the result.
 
     Raises:
         InputError: if a number is not finite, or impossible.
@@ -110,7 +110,7 @@ class Trial:
         good = math.isfinite(self.value) and math.isfinite(self.sigma) and self.sigma >= 0
         if not (good and self.chip >= 0 and self.images >= 1 and 0 <= self.variance < math.inf):
             raise InputError(
-                f"no trial can be {self}: finite numbers, chip >= 0 and images >= 1 are expected"
+                f"a trial cannot be {self}: finite numbers, chip >= 0 and images >= 1 are expected"
             )
 
     @property

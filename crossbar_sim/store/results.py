@@ -76,7 +76,7 @@ def read_detail(path: str, name: str, content: str) -> Any:
     """The value of a detail.
 
     Raises:
-        InputError: if it is no JSON.
+        InputError: if it is not JSON.
     """
     try:
         return _read_json(content, f"detail {name!r}")
@@ -85,7 +85,7 @@ def read_detail(path: str, name: str, content: str) -> Any:
 
 
 def text(label: str) -> str:
-    """A name of a file may hold bytes that are no characters; SQLite's text may not."""
+    """A name of a file may hold bytes that are not characters; SQLite's text may not."""
     return label.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -126,14 +126,14 @@ class Results:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, create: bool = True, readonly: bool = False) -> "Results":
-        """Open a results file; ":memory:" is one that is nowhere else.
+        """Open a results file; ":memory:" is one in memory only.
 
         Args:
             create: make the file if it is not there.
             readonly: leave the file as it is; it must be there, and may lie where nothing can be written.
 
         Raises:
-            InputError: if it is no results file of this or an earlier version, is damaged, or may not be used.
+            InputError: if it is not a results file of this or an earlier version, is damaged, or may not be used.
         """
         try:
             name = os.fspath(path)
@@ -355,7 +355,7 @@ class Results:
                     )
 
     def details(self, task_id: str) -> dict[str, Any]:
-        """What is kept beside the trials of a task, by name."""
+        """The details of a task, by name."""
         rows = self._select("SELECT name, content FROM details WHERE task = ? ORDER BY name", task_id)
         return {str(name): read_detail(self.path, name, content) for name, content in rows}
 
@@ -592,24 +592,24 @@ def listing(results: Results) -> list[str]:
         total += sum(p.chips for p in points)
         sigmas = sorted({p.sigma for p in points})
         # The mean of the images that most chips saw: a pilot's few images say less.
-        told = [max((p for p in points if p.sigma == s), key=lambda p: (p.chips, p.images)) for s in sigmas]
+        latest = [max((p for p in points if p.sigma == s), key=lambda p: (p.chips, p.images)) for s in sigmas]
         span = f" ({_range(sigmas, 'g')})" if len(sigmas) > 1 else f" ({sigmas[0]:g})" if sigmas else ""
         lines.append(
             (
                 visible(task.label), visible(task.metric), f"{len(sigmas)}{span}",
-                _range([p.chips for p in told], "d"), _range([p.images for p in told], "d"),
-                f"{task.clean:.4f}", _range([p.mean for p in told], ".4f"),
+                _range([p.chips for p in latest], "d"), _range([p.images for p in latest], "d"),
+                f"{task.clean:.4f}", _range([p.mean for p in latest], ".4f"),
             )
         )  # fmt: skip
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     count = len(lines) - 1
-    told_file = f"{results.path}: {count} task{'s' * (count != 1)}, {total} trial{'s' * (total != 1)}"
+    summary = f"{results.path}: {count} task{'s' * (count != 1)}, {total} trial{'s' * (total != 1)}"
     if count == 0:
-        return [told_file]
+        return [summary]
     table = [
         "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
     ]
-    return [told_file, "", *table]
+    return [summary, "", *table]
 
 
 def _range(values: Iterable[float], form: str) -> str:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from crossbar_sim.commands.data import data
 from crossbar_sim.data import load_data, make_pedestrians
-from crossbar_sim.data.places import CATALOGUE
+from crossbar_sim.data.catalogue import CATALOGUE
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +125,7 @@ def test_bad_data_is_one_sentence(command: Command, tmp_path: Path) -> None:
     assert "bad.npz" in failed(command("data", "check", tmp_path / "bad.npz"))
     folder = pictures(tmp_path / "pets")
     (folder / "cats" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    assert "3.png: is no readable image" in failed(command("data", "check", folder))
+    assert "3.png: is not a readable image" in failed(command("data", "check", folder))
 
 
 def test_fetch_refuses_in_one_sentence(

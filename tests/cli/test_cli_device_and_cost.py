@@ -80,7 +80,7 @@ def test_outputs_that_cannot_be_are_refused_before_the_work(command, table: Path
         (("-o", table), "it is an input"),
         (("-o", tmp_path / "d.json"), "a device is written as .toml"),
         (("-o", tmp_path / "d.toml", "--plot", tmp_path / "x.txt"), "figures are written as"),
-        (("-o", tmp_path / "none" / "d.toml"), "is no directory"),
+        (("-o", tmp_path / "none" / "d.toml"), "is not a directory"),
     ):
         result = command("fit-device", table, *arguments)
         assert result.code == 2

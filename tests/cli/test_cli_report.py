@@ -130,7 +130,7 @@ def test_a_file_that_cannot_be_reported_is_one_line(
         (["--models", "erm,bayesft"], "'bayesft'"),
         (["--models", "erm,erm"], "twice"),
         (["--threshold", "90"], "0 .. 1"),
-        (["-o", "missing/out.html"], "missing is no directory"),
+        (["-o", "missing/out.html"], "missing is not a directory"),
         (["-o", "."], "is a directory"),
         (["-o", "runs.db"], "it is an input"),
         (["--figures", "runs.db"], "this is a file"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from crossbar_sim.data import cifar, images, load_cifar10
-from crossbar_sim.data.places import CATALOGUE, find_cifar10
+from crossbar_sim.data.catalogue import CATALOGUE, find_cifar10
 from crossbar_sim.errors import InputError
 
 Write = Callable[..., dict[str, np.ndarray]]

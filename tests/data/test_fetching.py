@@ -173,7 +173,7 @@ def test_the_official_layouts_are_written(small: Server, tmp_path: Path) -> None
 def test_another_file_than_the_official_one_is_not_kept(small: Server, tmp_path: Path) -> None:
     good = small.files[MNIST[1]]
     small.files[MNIST[1]] = gzip.compress(b"something else")
-    refused("mnist", tmp_path / "d", r"train-labels.*not the official file, whose MD5 is [0-9a-f]{32}.*--url")
+    refused("mnist", tmp_path / "d", r"train-labels.*not the official one, whose MD5 is [0-9a-f]{32}.*--url")
     assert [path.name for path in (tmp_path / "d").rglob("*") if path.is_file()] == [MNIST[0]]
     small.files[MNIST[1]] = good
     small.asked.clear()
@@ -189,7 +189,7 @@ def test_a_missing_file_is_one_sentence(small: Server, tmp_path: Path) -> None:
 
 def test_a_connection_that_breaks_leaves_nothing(small: Server, tmp_path: Path) -> None:
     small.cut = {"cifar-10-python.tar.gz"}
-    refused("cifar10", tmp_path / "d", "cannot be fetched|not the official file")
+    refused("cifar10", tmp_path / "d", "cannot be fetched|not the official one")
     assert not list((tmp_path / "d").rglob("*"))
     small.cut = set()
     assert fetch("cifar10", tmp_path / "d")
@@ -206,7 +206,7 @@ def test_a_mirror_is_asked_and_held_to_the_checksums(small: Server, tmp_path: Pa
     fetch("mnist", tmp_path / "d", url=small.url.rstrip("/"))
     assert small.asked[0] == f"/sets/{MNIST[0]}"
     small.files[MNIST[0]] = b"x"
-    refused("mnist", tmp_path / "e", "not the official file", url=small.url)
+    refused("mnist", tmp_path / "e", "not the official one", url=small.url)
 
 
 def test_a_set_without_a_published_checksum_needs_one(small: Server, tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_a_killed_fetch_leaves_no_half_set_and_the_next_one_finishes(small: Serv
     while "/sets/GTSRB_Final_Test_Images.zip" not in small.asked and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.3)
-    refused("gtsrb", root, "another fetch of gtsrb is at work")
+    refused("gtsrb", root, "another process is fetching gtsrb")
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert (root / ".fetch-gtsrb").is_dir()
@@ -313,7 +313,7 @@ def test_a_killed_fetch_leaves_no_half_set_and_the_next_one_finishes(small: Serv
 
 def test_no_torch_is_needed_to_fetch() -> None:
     code = (
-        "import sys; import crossbar_sim.data.fetch, crossbar_sim.data.places, crossbar_sim.commands.data;"
+        "import sys; import crossbar_sim.data.fetch, crossbar_sim.data.catalogue, crossbar_sim.commands.data;"
         "sys.exit('torch' in sys.modules or 'pooch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from crossbar_sim.data import images, load_data, load_gtsrb
+from crossbar_sim.data.catalogue import find_gtsrb
 from crossbar_sim.data.gtsrb import read_table
 from crossbar_sim.data.images import resize_sampled
-from crossbar_sim.data.places import find_gtsrb
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
 
@@ -140,15 +140,15 @@ def test_files_that_contradict_their_table_are_refused(tmp_path: Path, write_gts
         (first, ";1\n", ";-1\n", "class -1"),
         (first, "1;2;7;7;1", "1;2;9;7;1", "columns 1 .. 9"),
         (first, "1;2;7;7;1", "7;2;7;7;1", "columns 7 .. 7"),
-        (first, "1;2;7;7;1", "1;2;7;x;1", "no whole numbers"),
+        (first, "1;2;7;7;1", "1;2;7;x;1", "not integers"),
         (first, "1;2;7;7;1", "1;2;7", "has 6 columns of 8"),
-        (first, "00000_00000.ppm", "../../../etc/passwd", "no plain file name"),
-        (first, "00000_00000.ppm", "", "no plain file name"),
+        (first, "00000_00000.ppm", "../../../etc/passwd", "not a plain file name"),
+        (first, "00000_00000.ppm", "", "not a plain file name"),
         (first, ";ClassId", "", "no column ClassId.*GTSRB_Final_Test_GT.zip"),
         (first, "Roi.X1;", "", "no column Roi.X1"),
         (first, HEAD, HEAD.replace(";", ","), "separated by ;"),
         (first, HEAD, "", "no column|begins"),
-        (first, "00000_00000", "00000_0\0000", "no plain file name|cannot be read|NUL"),
+        (first, "00000_00000", "00000_0\0000", "not a plain file name|cannot be read|NUL"),
         (first, "00000_00000", '"00000_00000', "cannot be read|line"),
         (test, "00003.ppm", "00009.ppm", "GT-final_test.csv: lists 1 images"),
         (test, ";10;11;1;1;9;9;2", ";10;12;1;1;9;9;2", "10 x 11 pixels and its table says 10 x 12"),
@@ -177,9 +177,9 @@ def test_tables_that_are_none_are_refused(tmp_path: Path) -> None:
 def test_odd_folders_and_names_are_refused(tmp_path: Path, write_gtsrb: Write) -> None:
     write_gtsrb(tmp_path)
     (tmp_path / TRAIN / "stop").mkdir()
-    refused(tmp_path, "stop: is no class of GTSRB")
+    refused(tmp_path, "stop: is not a class of GTSRB")
     (tmp_path / TRAIN / "stop").rename(tmp_path / TRAIN / "00043")
-    refused(tmp_path, "00043: is no class of GTSRB")
+    refused(tmp_path, "00043: is not a class of GTSRB")
     (tmp_path / TRAIN / "00043").rmdir()
     shutil.copy(tmp_path / TRAIN / "00000" / "00000_00000.ppm", tmp_path / TRAIN / "00000" / "other.ppm")
     refused(tmp_path, "other.ppm: is not called")
@@ -200,7 +200,7 @@ def test_damaged_images_and_too_many_are_refused(
     path = tmp_path / TRAIN / "00002" / "00001_00002.ppm"
     good = path.read_bytes()
     path.write_bytes(good[:-7])
-    refused(tmp_path, "00001_00002.ppm: is no readable image")
+    refused(tmp_path, "00001_00002.ppm: is not a readable image")
     path.unlink()
     path.symlink_to(path.name)
     refused(tmp_path, "00001_00002.ppm.*cannot be opened")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from crossbar_sim.data import images, load_fashion_mnist, load_mnist
+from crossbar_sim.data.catalogue import CATALOGUE, DATA_VARIABLE, find_idx
 from crossbar_sim.data.idx import read_idx
-from crossbar_sim.data.places import CATALOGUE, DATA_VARIABLE, find_idx
 from crossbar_sim.errors import InputError
 
 Idx = Callable[[np.ndarray], bytes]

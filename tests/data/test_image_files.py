@@ -80,12 +80,12 @@ def test_damaged_files_and_other_files_are_refused(tmp_path: Path, write_picture
         b"P6",
     ):
         path.write_bytes(content)
-        refused(path, "no readable image|pixels")
+        refused(path, "not a readable image|pixels")
     write_picture(tmp_path / "b.ppm", 5, 7)
     path.write_bytes((tmp_path / "b.ppm").read_bytes()[:-1])
-    refused(path, "no readable image")
+    refused(path, "not a readable image")
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")  # would start another program
-    refused(path, "no readable image")
+    refused(path, "not a readable image")
 
 
 def test_what_8_bits_do_not_hold_is_refused(tmp_path: Path) -> None:

@@ -103,13 +103,13 @@ def test_other_files_are_skipped_and_named(classes: Path) -> None:
     (classes / "__MACOSX").mkdir()
     data = load_folder(classes, Key(0))
     assert any(
-        "2 files that are no images were skipped: 'cats/Thumbs.db', 'notes.txt'" in n for n in data.notes
+        "2 files that are not images were skipped: 'cats/Thumbs.db', 'notes.txt'" in n for n in data.notes
     )
 
 
 def test_a_file_that_only_looks_like_an_image_is_refused(classes: Path) -> None:
     (classes / "cats" / "zz.jpg").write_text("<html>not found</html>")
-    refused(classes, "zz.jpg: is no readable image")
+    refused(classes, "zz.jpg: is not a readable image")
 
 
 def test_folders_of_another_form_are_refused(tmp_path: Path, write_picture: WritePicture) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from crossbar_sim.data import DATASETS, Splits, load_data
-from crossbar_sim.data.places import CATALOGUE
+from crossbar_sim.data.catalogue import CATALOGUE
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
 

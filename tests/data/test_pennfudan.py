@@ -16,7 +16,7 @@ from crossbar_sim.data import (
     load_pennfudan,
     make_pedestrians,
 )
-from crossbar_sim.data.dataset import limited
+from crossbar_sim.data.dataset import subsample
 from crossbar_sim.data.detection import scenes
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
@@ -95,7 +95,7 @@ def test_images_and_masks_that_do_not_fit_are_refused(street: Path) -> None:
         Image.fromarray(mask).save(path)
         refused(street, f"PennPed00002_mask.png.*{says}")
     path.write_bytes(good[:40])
-    refused(street, "PennPed00002_mask.png: is no readable image")
+    refused(street, "PennPed00002_mask.png: is not a readable image")
     path.unlink()
     refused(street, "PennPed00002.png: has no mask")
     path.write_bytes(good)
@@ -165,7 +165,7 @@ def test_scenes_refuse_what_they_cannot_hold() -> None:
 
 
 def test_a_smaller_draw_of_scenes_is_one_of_scenes(street: Path) -> None:
-    small = limited(load_data("pennfudan", street), 2, 1)
+    small = subsample(load_data("pennfudan", street), 2, 1)
     assert isinstance(small.train, Scenes)
     assert [len(split) for split in (small.train, small.validation, small.test) if split is not None] == [
         2,

@@ -488,6 +488,7 @@ def check_sensitivity_figure(made: Sweep, axes: Axes) -> None:
         for layer in made.details[label].get("sensitivity", {}).get("layers", [])
     ]
     same([bar.get_width() for bar in axes.patches], [100 * s.mean for s in layers])
+    same([bar.get_height() for bar in axes.patches], [axes.patches[0].get_height()] * len(layers))
     lines = [part.get_paths()[0].vertices[:, 0] for part in axes.collections]
     same(lines, [[100 * end for end in s.ci95] for s in layers if s.ci95])
     dots = [line for line in axes.get_lines() if len(xy(line)) == 1]

@@ -22,7 +22,7 @@ from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.report import boundary_figure
-from crossbar_sim.report.figure import ConductanceMap, _figure, conductance_maps, draw
+from crossbar_sim.report.deploy_figure import ConductanceMap, _figure, conductance_maps, draw
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.examples import Examples
 from crossbar_sim.robustness.score import Score
@@ -123,7 +123,7 @@ def test_the_users_own_style_and_state_are_left_alone(tmp_path: Path) -> None:
         draw(deployment(), tmp_path / "styled.png")
         assert dict(matplotlib.rcParams) == before
     assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "styled.png").read_bytes()
-    code = "import sys, crossbar_sim.report.figure; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, crossbar_sim.report.deploy_figure; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
 
 
@@ -217,13 +217,13 @@ def test_the_heading_of_boundaries_fits_the_figure(
 ) -> None:
     drawn: list[tuple[float, float]] = []
 
-    def measure(figure: Figure, path: Path) -> None:
+    def measure(figure: Figure, path: Path, *_: int) -> None:
         figure.draw_without_rendering()
         texts = [figure._suptitle, figure.axes[0].title]  # type: ignore[attr-defined]
         drawn.extend((text.get_window_extent().x1, figure.bbox.width) for text in texts)
         path.write_bytes(b"")
 
-    monkeypatch.setattr(boundary_figure, "_save", measure)
+    monkeypatch.setattr(boundary_figure, "save", measure)
     with seeded(Key(0).fold("initialisation")):
         net = nn.Linear(2, 2)
     examples = Examples(torch.arange(40.0).sin().view(20, 2), torch.arange(20) % 2, {})

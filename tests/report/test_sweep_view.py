@@ -15,7 +15,7 @@ from crossbar_sim.nn import seeded
 from crossbar_sim.nn.networks import build
 from crossbar_sim.report.headline import answer
 from crossbar_sim.report.rows import ahead
-from crossbar_sim.report.terminal_sweep import show_sweep
+from crossbar_sim.report.terminal import show_sweep
 from crossbar_sim.robustness import Point, Sweep, robustness
 from crossbar_sim.robustness.drawn_scores import MOST_CHIPS, Cost
 from crossbar_sim.robustness.plans import exact, plan_of

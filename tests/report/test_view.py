@@ -13,10 +13,9 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.nn.analog.matrices import Layout
 from crossbar_sim.nn.analog.state import Layer, Slot
 from crossbar_sim.report import console as consoles
-from crossbar_sim.report import terminal as view
-from crossbar_sim.report.console import say
+from crossbar_sim.report.console import progress, say
 from crossbar_sim.report.formatting import decimals, fixed, shorten
-from crossbar_sim.report.terminal import progress, show
+from crossbar_sim.report.terminal import show
 from crossbar_sim.robustness.deploy import Deployment, LayerReport, Sensitivity
 from crossbar_sim.robustness.score import Score
 from crossbar_sim.robustness.statistics import summarise
@@ -238,7 +237,7 @@ def terminal(**options: Any) -> Console:
 
 
 def test_progress_is_silent_when_piped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(view, "PATIENCE", 0.0)
+    monkeypatch.setattr(consoles, "PATIENCE", 0.0)
     console = Console(file=io.StringIO(), force_terminal=False)
     with progress(console) as step:
         time.sleep(0.05)
@@ -254,7 +253,7 @@ def test_progress_is_silent_for_short_work_and_speaks_for_long(
     with progress(console) as step:
         step(1, 2, "chip 0")
     assert console.file.getvalue().strip() == ""  # type: ignore[attr-defined]
-    monkeypatch.setattr(view, "PATIENCE", 0.0)
+    monkeypatch.setattr(consoles, "PATIENCE", 0.0)
     with progress(console) as step:
         step(1, 2, "chip 0, [fc1] alone")
         time.sleep(0.3)
@@ -288,7 +287,7 @@ def test_nothing_that_is_printed_obeys_a_name(monkeypatch):
 def test_a_progress_bar_obeys_no_name(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setattr(view, "PATIENCE", 0.0)
+    monkeypatch.setattr(consoles, "PATIENCE", 0.0)
     console = consoles.terminal(stderr=True)
     console.file = io.StringIO()
     with progress(console) as step:

@@ -299,7 +299,7 @@ def test_values_that_no_search_writes_are_damage(tmp_path, kind):
         "PRAGMA ignore_check_constraints = ON",
         f"UPDATE trials SET {VALUES[kind]} WHERE number = 1",
     )
-    with pytest.raises(InputError, match="damaged|more than 16 MiB") as caught:
+    with pytest.raises(InputError, match=r"damaged|more than 16 MiB") as caught:
         Study(SPACE, Key(0), path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)

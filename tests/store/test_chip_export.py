@@ -112,18 +112,18 @@ def test_a_failed_write_leaves_what_was_there(old: bytes | None, tmp_path: Path,
         path.write_bytes(old)
     analog = to_analog(two_layers(), HARDWARE)
     export(analog, tmp_path / "whole.h5", HARDWARE)
-    whole = hdf5.Sink.write
+    whole = hdf5.DiskFile.write
     for last in range(10_000):
         left = [last]
 
-        def write(self: hdf5.Sink, data: object, left: list[int] = left) -> int:
+        def write(self: hdf5.DiskFile, data: object, left: list[int] = left) -> int:
             left[0] -= 1
             if left[0] < 0 and self.error is None:
                 self.error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return whole(self, data)
 
         with monkeypatch.context() as patch:
-            patch.setattr(hdf5.Sink, "write", write)
+            patch.setattr(hdf5.DiskFile, "write", write)
             if last == 0:
                 with pytest.raises(InputError, match="No space left"):
                     export(analog, path, HARDWARE)

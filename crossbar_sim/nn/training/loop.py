@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossbar_sim.data.load import split_given
+from crossbar_sim.data.load import to_split
 from crossbar_sim.errors import InputError, warn
 from crossbar_sim.files import check_writable
 from crossbar_sim.nn.detection import check_task, detector_precision, detects, task_loss
@@ -418,7 +418,7 @@ def fit(
 
     Args:
         model: maps (b, ...) to logits (b, classes); it stays on its device, the data goes there.
-        train: what it learns from: a `Split`, (x, y), a torch Dataset or DataLoader (`data.given`).
+        train: what it learns from: a `Split`, (x, y), a torch Dataset or DataLoader (`data.load.to_examples`).
         validation: what its accuracy is reported on after every epoch, in the same forms.
         epochs, batch, lr: short for `training=Training(epochs, batch, lr)`.
         key: shuffling, dropout and augmentation start from it (an integer: `Key(integer)`); initialisation is the
@@ -439,8 +439,8 @@ def fit(
     if not isinstance(model, nn.Module):
         raise InputError(f"model={_shown(model)}: expected a torch.nn.Module, an instance and not its class")
     key = as_key(key)
-    train = split_given(train, "train")
-    validation = None if validation is None else split_given(validation, "validation")
+    train = to_split(train, "train")
+    validation = None if validation is None else to_split(validation, "validation")
     how = _training(training, epochs=epochs, batch=batch, lr=lr)
     if loss_step is not None and step is not None:
         raise InputError("a method is either a loss_step or a step: give one of them")

@@ -3,7 +3,7 @@
 import torch
 
 from crossbar_sim.data import Split, Splits, load_data
-from crossbar_sim.data.dataset import limited
+from crossbar_sim.data.dataset import subsample
 from crossbar_sim.data.embedded import load_moons
 from crossbar_sim.rng import Key
 
@@ -16,7 +16,7 @@ def made(counts: tuple[int, ...] = (600, 300, 100)) -> Splits:
 
 
 def test_a_draw_keeps_the_shares_of_the_classes() -> None:
-    few = limited(made(), 100, 50)
+    few = subsample(made(), 100, 50)
     assert few.train is not None
     assert few.train.y is not None
     assert few.test.y is not None
@@ -25,7 +25,7 @@ def test_a_draw_keeps_the_shares_of_the_classes() -> None:
 
 
 def test_labels_stay_with_their_examples_and_training_is_another_draw_than_test() -> None:
-    few = limited(made(), 100, 100)
+    few = subsample(made(), 100, 100)
     assert few.train is not None
     assert few.train.y is not None
     for x, y in zip(few.train.x[:, 0].tolist(), few.train.y.tolist(), strict=True):
@@ -34,30 +34,30 @@ def test_labels_stay_with_their_examples_and_training_is_another_draw_than_test(
 
 
 def test_a_smaller_draw_is_part_of_a_larger_one() -> None:
-    small, large = (set(limited(made(), None, n).test.x[:, 0].tolist()) for n in (37, 200))
+    small, large = (set(subsample(made(), None, n).test.x[:, 0].tolist()) for n in (37, 200))
     assert len(small) == 37
     assert small < large
 
 
 def test_the_rest_stays_whole_and_the_notes_tell() -> None:
     whole = made()
-    few = limited(whole, None, 20)
+    few = subsample(whole, None, 20)
     assert few.train is whole.train
     assert few.validation is whole.validation
     assert few.notes == ("20 of 1,000 test examples, a stratified draw",)
     assert few.fingerprint != whole.fingerprint
-    held = limited(whole, None, None, validation=30)
+    held = subsample(whole, None, None, validation=30)
     assert held.validation is not None
     assert len(held.validation) == 30
     assert held.train is whole.train
     assert held.test is whole.test
     assert held.notes == ("30 of 50 validation examples, a stratified draw",)
-    assert limited(whole, None, None) is whole
-    assert limited(whole, 10_000, 1000) is whole
+    assert subsample(whole, None, None) is whole
+    assert subsample(whole, 10_000, 1000) is whole
 
 
 def test_a_draw_depends_on_its_name_alone() -> None:
-    first, again, other = (limited(made(), 50, None, key).train for key in (Key(0), Key(0), Key(1)))
+    first, again, other = (subsample(made(), 50, None, key).train for key in (Key(0), Key(0), Key(1)))
     assert first is not None
     assert again is not None
     assert other is not None
@@ -67,7 +67,7 @@ def test_a_draw_depends_on_its_name_alone() -> None:
 
 def test_examples_without_labels_are_drawn_too() -> None:
     x = torch.arange(100, dtype=torch.float32)[:, None]
-    few = limited(Splits("plain", None, None, Split(x), None), None, 10)
+    few = subsample(Splits("plain", None, None, Split(x), None), None, 10)
     assert len(few.test) == 10
     assert few.test.y is None
 

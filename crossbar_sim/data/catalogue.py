@@ -1,6 +1,6 @@
 """Where the files of the named data sets are: the layouts that their publishers and torchvision write.
 
-Nothing here reads a file or imports torch, so that `data list` and `data fetch` answer at once.
+Nothing here reads a file or imports torch, so that `data list` and `data fetch` start quickly.
 """
 
 import os
@@ -33,8 +33,8 @@ def data_folder(name: str, data_dir: Path | None) -> Path:
     """The folder that holds data sets.
 
     Args:
-        name: the data set that is asked for, for the sentence.
-        data_dir: the folder; `None` asks $CROSSBAR_SIM_DATA.
+        name: of the data set, for the message.
+        data_dir: the folder; `None`: $CROSSBAR_SIM_DATA.
 
     Raises:
         InputError: if neither names one.
@@ -97,7 +97,7 @@ def find_cifar10(data_dir: Path | None) -> Path:
 
     Args:
         data_dir: DIR of DIR/cifar-10-batches-py or DIR/cifar-10-python.tar.gz, or the folder of
-            batches itself; `None` asks $CROSSBAR_SIM_DATA. The folder goes before the archive.
+            batches itself; `None`: $CROSSBAR_SIM_DATA. The folder goes before the archive.
 
     Raises:
         InputError: if no folder is given, or there is neither.
@@ -117,7 +117,7 @@ def find_cifar10(data_dir: Path | None) -> Path:
 
 
 @dataclass(frozen=True)
-class GtsrbPlaces:
+class GtsrbPaths:
     """Where the parts of GTSRB are.
 
     Args:
@@ -133,7 +133,7 @@ class GtsrbPlaces:
     resized: bool
 
 
-def find_gtsrb(data_dir: Path | None) -> GtsrbPlaces:
+def find_gtsrb(data_dir: Path | None) -> GtsrbPaths:
     """Where GTSRB is, as its publishers lay it out or as torchvision does.
 
     Args:
@@ -160,7 +160,7 @@ def find_gtsrb(data_dir: Path | None) -> GtsrbPlaces:
         if table is None:
             what = f"{GTSRB_TABLE} (the test images' classes, from GTSRB_Final_Test_GT.zip)"
             raise _missing("gtsrb", what, root, f"{test.relative_to(root)}")
-        return GtsrbPlaces(train, test, table, test.parent.name == "Final_Test_32x32")
+        return GtsrbPaths(train, test, table, test.parent.name == "Final_Test_32x32")
     raise _missing("gtsrb", "Final_Training/Images", root, below)
 
 
@@ -172,7 +172,7 @@ def find_pennfudan(data_dir: Path | None) -> Path:
     """The folder that holds PNGImages and PedMasks.
 
     Args:
-        data_dir: DIR of DIR/PennFudanPed, or that folder itself; `None` asks $CROSSBAR_SIM_DATA.
+        data_dir: DIR of DIR/PennFudanPed, or that folder itself; `None`: $CROSSBAR_SIM_DATA.
 
     Raises:
         InputError: if no folder is given, or it has no such folders.
@@ -213,7 +213,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-# What `data list` says of every named data set. Imports no torch.
+# What `data list` prints about every named data set.
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ class About:
         images: how many there are, in the official release.
         layout: where its files are looked for, below the folder of data sets.
         find: raises InputError if they are not there; None: the data needs no files.
-        official: the fingerprint of the official release as read by us; None where it is not known.
+        official: the fingerprint of the official release; None where it is not known.
     """
 
     what: str
