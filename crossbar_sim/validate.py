@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterable
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,9 +130,19 @@ def as_typed(value: float) -> float:
     return short if abs(short - value) <= 1e-9 * abs(value) else value
 
 
+def is_int(value: object) -> TypeGuard[int]:
+    """True for an integer of Python; False for a boolean."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_real(value: object) -> bool:
+    """True for an integer or float of Python; False for a boolean."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def is_whole(value: object) -> bool:
-    """True for an integer; False for a boolean."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+    """True for an integer of Python or NumPy; False for a boolean."""
+    return is_int(value) or isinstance(value, np.integer)
 
 
 def check_weights(w: NDArray[np.float32], what: str = "the weight matrix") -> None:

@@ -1,14 +1,18 @@
 """Experiment files as a user meets them: methods, budgets, groups of seeds, refusals before any work."""
 
+import json
 import textwrap
 
 import pytest
 import torch
 from cli_runs import strict_json
 
+from crossbar_sim.errors import InputError
+from crossbar_sim.experiments.record import compact
 from crossbar_sim.experiments.schema import load_experiment, with_budget
 from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.nn.networks import MLP
+from crossbar_sim.robustness.plans import PROTOCOL
 from crossbar_sim.robustness.tasks import model_of_file
 
 GROUPS = """
@@ -122,8 +126,8 @@ REFUSED = [
     (("[train.plain]", "[models.given]\npath = \"a.pt\"\narch_arguments = \"x\"\n[train.plain]"), "arch_arguments='x'"),
     (("[quick.train.found]", "[quick.train.fund]"), "did you mean 'found'?"),
     (("chips = 2", "chip = 2"), "did you mean 'chips'?"),
-    (("chips = 3\n", "chips = [4294967296]\n"), "chips are numbered from 0 to 4294967295"),
-    (("chips = 3\n", "chips = [-1]\n"), "give such numbers, or a count"),
+    (("chips = 3\n", "chips = [4294967296]\n"), "a list of their numbers from 0 to 4294967295"),
+    (("chips = 3\n", "chips = [-1]\n"), "expected a number of chips, or a list"),
     (("chips = 3\n", "chips = 3\nmetric = \"map\"\n"), "metric='map'"),
     (("chips = 3\nthreshold = 0.5", "half_width = 0.01\nmetric = \"output_error\""), "half_width needs a score"),
     (("chips = 3\n", "half_width = 5\n"), "0.005 is half a point"),
@@ -141,6 +145,70 @@ def test_what_is_impossible_is_one_sentence_before_any_training(command, experim
     assert done.err.count("\n") == 1
     assert "training " not in done.out
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+MALFORMED = {
+    'title = "Two ways"|tilte = "x"': "the key 'tilte' is unknown: did you mean 'title'?",
+    'title = "Two ways"|title = 3': "title=3: expected a text",
+    'data = "digits"|': "data is missing: expected the name of a data set",
+    "[0.0, 0.5]|3": "sigmas=3: expected a list such as [0, 0.3, 0.6], or {from",
+    "[0.0, 0.5]|[true]": "sigmas=[True]: expected a list",
+    "[0.0, 0.5]|[]": "sigmas=[]: expected a list",
+    "[0.0, 0.5]|{too = 1, points = 3}": "[sigmas]: the key 'too' is unknown: did you mean 'to'?",
+    "[0.0, 0.5]|{to = 1, points = 1}": "sigmas.points=1: expected an integer from 2 to 10000",
+    "[0.0, 0.5]|{to = 1}": "sigmas.points is missing: expected an integer",
+    "chips = 3|chips = 1.5": "chips=1.5: expected a number of chips",
+    "chips = 3|chips = true": "chips=True: expected a number of chips",
+    "chips = 3|chips = 3\nhalf_width = 0.01": "chips and half_width exclude each other",
+    "chips = 3|half_width = 'a'": "half_width='a': expected a number",
+    "chips = 3|seed = 18446744073709551616": "seed=18446744073709551616: expected an integer from 0 to 2**64 - 1",
+    "chips = 3|hardware = 3": "hardware=3: expected a table [hardware]",
+    "chips = 3|train_limit = '5'": "train_limit='5': expected a positive integer",
+    "chips = 3|metric = 'acuracy'": "metric 'acuracy' is unknown: did you mean 'accuracy'?",
+    "epochs = 2|epochz = 2": "[train.plain]: the key 'epochz' is unknown: did you mean 'epochs'?",
+    "epochs = 2|augment = { crp = 4 }": "[train.plain.augment]: the key 'crp' is unknown: did you mean 'crop'?",
+    "epochs = 2|augment = { crop = 'x' }": "train.plain.augment: crop='x'",
+    'network = "mlp"|': "train.plain.network is missing",
+    "arguments = { hidden = [12] }|arguments = 3": "train.plain.arguments=3: expected a table",
+    "seeds = [0, 1]|seeds = [0, 'a']": "train.plain.seeds=[0, 'a']: expected a list of different integers",
+    "seeds = [0, 1]|seeds = [0, 1]\nseed = 3": "train.plain: seed and seeds exclude each other",
+    "[train.plain]|[models.a]\npth = 'a.pt'\n[train.plain]": "[models.a]: the key 'pth' is unknown: did you mean",
+    "[train.plain]|[models.a]\narch = 'mlp'\n[train.plain]": "models.a.path is missing",
+    "[train.plain]|[models]\na = ''\n[train.plain]": "models.a.path='': expected the file of a trained model",
+    "[quick]|[quick]\nmodels = 2": "[quick]: the key 'models' is unknown",
+}
+
+
+@pytest.mark.parametrize("change", MALFORMED)
+def test_a_malformed_file_names_the_key_and_what_is_allowed(experiment, change):
+    old, new = change.split("|")
+    experiment.write_text(experiment.read_text().replace(old, new, 1))
+    with pytest.raises(InputError) as refused:
+        load_experiment(experiment)
+    assert str(refused.value).startswith(f"{experiment}: {MALFORMED[change]}")
+
+
+def test_a_range_of_sigmas_and_a_list_are_the_same(experiment):
+    text = experiment.read_text()
+    experiment.write_text(text.replace("[0.0, 0.5]", "{ to = 1.5, points = 31 }"))
+    assert load_experiment(experiment).sigmas == PROTOCOL
+    experiment.write_text(text.replace("[0.0, 0.5]", str(list(PROTOCOL))))
+    assert load_experiment(experiment).sigmas == PROTOCOL
+    experiment.write_text(text.replace("sigmas = [0.0, 0.5]", ""))
+    assert load_experiment(experiment).sigmas == PROTOCOL
+
+
+def test_a_record_has_one_line_for_each_curve_or_point():
+    content = {"a": {"points": [{"x": 1}, {"x": 2}]}, "b": [1.5, None]}
+    assert json.loads(compact(content)) == content
+    assert compact(content).splitlines() == [
+        "{",
+        ' "a": {',
+        '  "points": [{"x":1},{"x":2}]',
+        " },",
+        ' "b": [1.5,null]',
+        "}",
+    ]
 
 
 def test_a_file_without_a_quick_budget_says_so(command, experiment, tmp_path):

@@ -24,7 +24,14 @@ from crossbar_sim import (
     register_drift,
     register_programming,
 )
-from crossbar_sim.crossbar.configuration import from_text, is_deterministic, to_dict, to_json, to_toml
+from crossbar_sim.crossbar.configuration import (
+    from_text,
+    is_deterministic,
+    sources,
+    to_dict,
+    to_json,
+    to_toml,
+)
 from crossbar_sim.crossbar.devices import PROGRAMMING
 from crossbar_sim.crossbar.drift import DRIFTS
 from crossbar_sim.experiments.schema import load_experiment
@@ -148,6 +155,23 @@ def test_the_law_of_the_docs_on_the_command_line_and_in_workers(command, files, 
     there = command(*arguments, "--workers", 2)
     assert there.code == 0, there.err
     assert there.report["models"] == here.report["models"]
+
+
+def test_results_know_the_source_of_the_law(my_laws):
+    def source() -> dict[str, str]:
+        sys.modules.pop("my_laws", None)
+        return sources(Hardware(drift=from_text("drift", "my_laws:StretchedDrift,sigma=0.3")))[
+            "hardware_source"
+        ]
+
+    first, again = source(), source()
+    assert first == again
+    assert [*first] == ["my_laws:StretchedDrift"]
+    path = my_laws / "my_laws.py"
+    path.write_text(path.read_text().replace("self.sigma * z -", "2 * self.sigma * z -"))
+    assert source() != first
+    assert sources(Hardware.preset("bayesft")) == {}
+    assert sources(Hardware(drift=Squared(0.3), programming=Shifted(0.1))).keys() == {"hardware_source"}
 
 
 FILE = """

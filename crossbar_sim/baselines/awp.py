@@ -24,6 +24,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn.training.loop import Epoch
 from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key
+from crossbar_sim.validate import is_int, is_real
 
 Range = tuple[Tensor, Tensor]
 """The least and the largest value of the training images, per channel or of all: shapes that broadcast with x."""
@@ -67,14 +68,10 @@ class Awp(Method):
         for what, value in (("gamma", self.gamma), ("input_attack", self.input_attack)):
             if what == "input_attack" and value is None:
                 continue
-            plain = isinstance(value, int | float) and not isinstance(value, bool)
+            plain = is_real(value)
             if not plain or not 0 < value < float("inf"):  # type: ignore[operator]
                 raise InputError(f"{what}={value!r}: a finite number > 0 is needed")
-        if (
-            isinstance(self.attack_steps, bool)
-            or not isinstance(self.attack_steps, int)
-            or self.attack_steps < 1
-        ):
+        if not is_int(self.attack_steps) or self.attack_steps < 1:
             raise InputError(f"attack_steps={self.attack_steps!r}: an integer >= 1 is needed")
         check_switch("as_published", self.as_published)
 

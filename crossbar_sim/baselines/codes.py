@@ -10,6 +10,7 @@ from crossbar_sim.crossbar.kernels import kernel
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
+from crossbar_sim.validate import is_int
 
 # Searching for codes: kernels for Numba.
 
@@ -143,7 +144,7 @@ def check_bits(classes: int, bits: int) -> int:
     Raises:
         InputError: if not.
     """
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= MOST_BITS:
+    if not is_int(bits) or not 1 <= bits <= MOST_BITS:
         raise InputError(f"bits={bits!r}: an integer in 1 .. {MOST_BITS} is needed")
     if bits < _needed(classes):
         raise InputError(

@@ -42,6 +42,7 @@ from crossbar_sim.nn.training.loop import Epoch
 from crossbar_sim.nn.training.settings import Step, Training, check_training
 from crossbar_sim.rng import Key, as_key
 from crossbar_sim.robustness.score import of_operands
+from crossbar_sim.validate import is_int, is_real
 
 # Networks that are linear layers one after another, run on several chips at once by batched products.
 
@@ -542,13 +543,13 @@ class DriftAware(Method):
         check_training(self.training)
         if self.hardware is not None:
             object.__setattr__(self, "hardware", design_given(self.hardware))
-        if isinstance(self.chips, bool) or not isinstance(self.chips, int) or self.chips < 1:
+        if not is_int(self.chips) or self.chips < 1:
             raise InputError(f"chips={self.chips!r}: an integer >= 1 is needed")
         if self.chips > self.training.batch:
             raise InputError(
                 f"chips={self.chips} with batch={self.training.batch}: every chip needs an example at least"
             )
-        if isinstance(self.ramp, bool) or not isinstance(self.ramp, int | float) or not 0 <= self.ramp <= 1:
+        if not is_real(self.ramp) or not 0 <= self.ramp <= 1:
             raise InputError(f"ramp={self.ramp!r}: a share of the training in 0 .. 1")
         check_switch("temperature", self.temperature)
         if self.dropout is not None:

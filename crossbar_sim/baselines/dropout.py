@@ -22,6 +22,7 @@ from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates
 from crossbar_sim.nn.training.loop import Epoch
 from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key
+from crossbar_sim.validate import is_real
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def check_rates(name: str, given: object) -> None:
         InputError: naming the field.
     """
     for rate in given if isinstance(given, tuple) else (given,):
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+        if not is_real(rate) or not 0 <= rate < 1:
             raise InputError(
                 f"{name}={given!r}: dropout rates are numbers in [0, 1), one or a tuple of one per site"
             )

@@ -22,6 +22,7 @@ from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.training.loop import Epoch, fit
 from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key
+from crossbar_sim.validate import is_int
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Ftna(Method):
         if self.bits is not None:
             codes.check_bits(2, self.bits)
         epochs = self.confusion_epochs
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        if not is_int(epochs) or epochs < 1:
             raise InputError(f"confusion_epochs={epochs!r}: an integer >= 1 is needed")
 
     def fit(

@@ -24,7 +24,7 @@ from crossbar_sim.nn.training.loop import Epoch, fit
 from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key, check_chip
 from crossbar_sim.robustness.score import Reference
-from crossbar_sim.validate import show
+from crossbar_sim.validate import is_real, show
 
 FRESH = 5
 """Other chips that a retrained network is also tried on."""
@@ -72,7 +72,7 @@ class ReramV(Method):
         object.__setattr__(self, "hardware", design_given(self.hardware))
         check_chip(self.chip)
         Key(self.seed)
-        plain = isinstance(self.threshold, int | float) and not isinstance(self.threshold, bool)
+        plain = is_real(self.threshold)
         if not plain or not self.threshold > 0:
             raise InputError(f"threshold={self.threshold!r}: a number > 0 is needed, of |ln gain|, or inf")
         if not isinstance(self.retraining, Training):

@@ -1,6 +1,5 @@
 """The parts of a `Hardware` as tables and text (TOML, JSON, command line), and a design with values replaced."""
 
-import importlib
 import json
 import os
 import re
@@ -28,6 +27,7 @@ from crossbar_sim.crossbar.wires import Wires
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_regular, reason
 from crossbar_sim.text import check_depth, parse_json
+from crossbar_sim.user_code import fingerprint, import_module, source_text
 from crossbar_sim.validate import require, show, unknown
 
 if TYPE_CHECKING:
@@ -109,11 +109,7 @@ def part_class(name: str, kind: object, trust_code: bool) -> type:
             f"it give --{name} {kind},... on the command line, run an experiment with --trust-code, or import {module} "
             "in Python first",
         )
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # any error of the user's code
-            why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise InputError(f"{name}.kind={show(kind)}: {module} cannot be imported ({why})") from error
+        import_module(module, f"{name}.kind={show(kind)}")
     found: Any = sys.modules[module]
     for each in names.split("."):
         found = vars(found).get(each) if isinstance(found, type | ModuleType) else None
@@ -142,6 +138,27 @@ def kind_of(part: Any) -> str:
     )
     module = _main_name() if cls.__module__ in ("__main__", "__mp_main__") else cls.__module__
     return f"{module}:{cls.__qualname__}"
+
+
+def sources(hardware: "Hardware") -> dict[str, dict[str, str]]:
+    """What the identity of results needs beside `to_dict`: SHA-256 of the source of classes outside the package.
+
+    Empty for a design of the package's own classes.
+
+    Raises:
+        InputError: if the source of a class cannot be read.
+    """
+    found = {}
+    for name, family in FAMILIES.items():
+        part = getattr(hardware, name)
+        if family.extensible and part is not None and ":" in kind_of(part):
+            own = [
+                cls
+                for cls in type(part).__mro__
+                if cls.__module__.partition(".")[0] not in ("crossbar_sim", "abc", "builtins")
+            ]
+            found[kind_of(part)] = fingerprint("\n".join(source_text(cls, cls.__name__) for cls in own))
+    return {"hardware_source": found} if found else {}
 
 
 def _main_name() -> str:
@@ -325,8 +342,6 @@ def from_text(family: str, text: str) -> Any:
     kinds = FAMILIES[family].kinds
     first, comma, others = (piece.strip() for piece in rest.partition(","))
     if FAMILIES[family].extensible and kind not in kinds and _PATH.fullmatch(f"{kind}:{first}"):
-        if (here := str(Path.cwd())) not in sys.path:  # as for `python -m`; stays, so that workers get it too
-            sys.path.append(here)
         cls = part_class(family, f"{kind}:{first}", trust_code=True)
         colon, rest = comma, others
     elif kind in kinds:

@@ -383,10 +383,6 @@ def not_calibrated(name: str, part: str) -> str:
 # Mismatch: gain and offset of each ADC, which are properties of the chip.
 
 
-MOST_TILES = 1 << 16
-"""Number of row tiles with separate random numbers for their converters."""
-
-
 def mismatch(
     adc: ADC,
     key: Key,

@@ -15,11 +15,11 @@ from crossbar_sim.nn.files.checkpoint import save_checkpoint
 from crossbar_sim.nn.networks import NETWORKS, build
 
 DETECTION: dict[str, Any] = {"epochs": 20, "batch": 8, "lr": 3e-3}
-"""How a detector is trained unless told otherwise: data sets of scenes are small, and each has several objects."""
+"""Default training of a detector: data sets of scenes are small, and each image has several objects."""
 
 
 DETECTION_SEARCH: dict[str, Any] = {"epochs": 3, "batch": 8, "training_chips": 4}
-"""The same of a trial of a search."""
+"""The same for one trial of a search."""
 
 
 def validation_in_words(network: object, score: float) -> str:
@@ -88,13 +88,15 @@ class Named:
 def save_network(
     path: str | os.PathLike[str], model: nn.Module, data: str, notes: Mapping[str, Any] | None = None
 ) -> None:
-    """Save a network of ours under the name and arguments that rebuild it.
+    """Save a network of this package under the name and arguments that rebuild it.
 
     Raises:
-        InputError: if it is none of ours.
+        InputError: if it is another module.
     """
     name = next((known for known, made in NETWORKS.items() if type(model) is made), None)
     arguments: Any = getattr(model, "arguments", None)
     if name is None or arguments is None:
-        raise InputError(f"{type(model).__name__} is no network of ours: save it with torch.export")
+        raise InputError(
+            f"{type(model).__name__} is not one of the networks of crossbar_sim.nn.networks: save it with torch.export"
+        )
     save_checkpoint(path, model, name, arguments, data, notes)

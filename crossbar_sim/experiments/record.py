@@ -118,7 +118,9 @@ def _notes(plan: Planned) -> Any:
     """The notes of the checkpoint; long lists, as of a search's trials, are left to it."""
     content = torch.load(plan.path, map_location="cpu", weights_only=True)
     if not is_checkpoint(content):
-        raise InputError(f"{plan.path} is no checkpoint of ours: remove it, and it is trained again")
+        raise InputError(
+            f"{plan.path} is not a checkpoint of crossbar-sim: remove the file, and the network is trained again"
+        )
     notes = content.get("notes") or {}
     return {key: value for key, value in notes.items() if len(json.dumps(value, default=str)) <= 500}
 
@@ -138,7 +140,7 @@ def _without(entry: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _short(value: Any) -> Any:
-    """Numbers with as many digits as anybody can use."""
+    """Numbers with DIGITS significant digits."""
     if isinstance(value, Mapping):
         return {key: _short(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -35,8 +35,6 @@ from crossbar_sim.store.records import canonical
 from crossbar_sim.store.results import Results
 from crossbar_sim.validate import show
 
-# The command run: models trained or loaded, swept, printed, written.
-
 
 def run_experiment(
     path: str,
@@ -190,9 +188,3 @@ def _of_file(
     examples = find_examples(loaded, tried, None, None, None, experiment.seed)
     ways = {"arch": arch, "arch_arguments": arch_arguments, "weights": weights}
     return model_of_file(label, str(path), loaded, examples, ways)
-
-
-# What the command run does: an experiment's file, from its checks to its page.
-
-
-__all__ = ["run_experiment"]

@@ -1,10 +1,13 @@
 """Experiment files (TOML): tables, models, and the whole file."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from crossbar_sim.crossbar.configuration import (
     dropped_ranges,
@@ -19,10 +22,7 @@ from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.robustness.groups import group_of
 from crossbar_sim.robustness.metrics import METRICS, is_share, names_code
 from crossbar_sim.robustness.plans import MOST_CHIP, PROTOCOL, EveryImage, HalfWidth, Plan
-from crossbar_sim.validate import as_typed, finite, is_whole, show, unknown
-
-# Reading an experiment's tables strictly, and putting a budget's table over them.
-
+from crossbar_sim.validate import as_typed, show, unknown
 
 BUDGETS = ("full", "quick")
 """Of a run: the file as it is, and the file with its table [quick] over it."""
@@ -31,12 +31,59 @@ _RIVALS = {"chips": "half_width", "half_width": "chips"}
 _SEEDS = {"seed": "seeds", "seeds": "seed"}
 
 
-def known(table: Mapping[str, Any], keys: Iterable[str], what: str) -> None:
+class _Table(BaseModel):
+    """A table of the file; the description of a field says what it must be."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+
+Table = TypeVar("Table", bound=_Table)
+_Text = Annotated[str, Field(pattern=r"\S", description="a text")]
+
+
+_Seed = Annotated[int, Field(ge=0, le=2**64 - 1, description="an integer from 0 to 2**64 - 1")]
+_Limit = Annotated[int, Field(ge=1, le=10**9)]
+
+
+def _read(cls: type[Table], given: Any, where: str = "", also: Iterable[str] = ()) -> Table:
+    """A table of the file, checked.
+
+    Args:
+        cls: what it may hold.
+        given: what the file has.
+        where: its name; "" is the whole file.
+        also: keys that are allowed and read elsewhere.
+
+    Raises:
+        InputError: naming the key, what was given and what is allowed; an unknown key with the nearest one.
+    """
+    dot = f"{where}." if where else ""
+    keys = {field.alias or name: field for name, field in cls.model_fields.items()}
+    _check_keys(is_table(given, where), (*keys, *also), where)
+    try:
+        return cls.model_validate(given)
+    except ValidationError as error:
+        key = str(error.errors(include_url=False)[0]["loc"][0])
+        described = keys[key].description or "another value"
+        problem = f"{dot}{key}={show(given[key])}" if key in given else f"{dot}{key} is missing"
+        raise InputError(f"{problem}: expected {described}") from None
+
+
+def _check_keys(table: Mapping[str, Any], keys: Iterable[str], where: str = "") -> None:
     """Refuse a key that is none of `keys`, naming the nearest."""
     allowed = tuple(keys)
     for key in table:
         if key not in allowed:
-            raise InputError(unknown(what, key, allowed))
+            raise InputError(unknown(f"[{where}]: the key" if where else "the key", key, allowed))
+
+
+@contextmanager
+def _within(where: str) -> Iterator[None]:
+    """Put where a value stands before what is wrong with it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}{error}") from None
 
 
 def is_table(given: Any, where: str) -> dict[str, Any]:
@@ -44,29 +91,6 @@ def is_table(given: Any, where: str) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise InputError(f"{where}={show(given)}: expected a table [{where}]")
     return given
-
-
-def table_at(table: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """The table under `key`, or an empty one."""
-    return is_table(table.get(key, {}), key)
-
-
-def text_at(table: Mapping[str, Any], key: str, prefix: str = "") -> str | None:
-    """The text under `key`, which must not be empty; None if it is not there."""
-    value = table.get(key)
-    if key in table and (not isinstance(value, str) or not value.strip()):
-        raise InputError(f"{prefix}{key}={show(value)}: expected a text")
-    return value
-
-
-def whole_at(
-    table: Mapping[str, Any], key: str, low: int, high: int, default: int | None, prefix: str = ""
-) -> int:
-    """The whole number under `key`, in low .. high."""
-    value = table.get(key, default)
-    if not is_whole(value) or not low <= value <= high:  # type: ignore[operator]  # a whole number by then
-        raise InputError(f"{prefix}{key}={show(value)}: expected a whole number from {low} to {high}")
-    return int(value)  # type: ignore[arg-type]
 
 
 def no_nan(value: Any, where: str = "") -> None:
@@ -109,12 +133,12 @@ def with_budget(table: Mapping[str, Any], budget: str, keys: Iterable[str]) -> d
             )
         return whole
     quick = dict(is_table(table["quick"], "quick"))
-    known(quick, [key for key in keys if key not in ("quick", "models")], "the key quick.")
+    _check_keys(quick, [key for key in keys if key not in ("quick", "models")], "quick")
     trainings = is_table(quick.pop("train", {}), "quick.train")
-    named = table_at(table, "train")
+    named = is_table(table.get("train", {}), "train")
     for key, value in trainings.items():
         if isinstance(value, dict) and key not in ("settings", "arguments") and key not in named:
-            raise InputError(unknown("the training quick.train.", key, named))
+            raise InputError(unknown("[quick.train]: the training", key, named))
     if budget == "full":
         return whole
     for key in quick:
@@ -123,7 +147,7 @@ def with_budget(table: Mapping[str, Any], budget: str, keys: Iterable[str]) -> d
     if not trainings:
         return whole
     if not named:
-        raise InputError("quick.train has nothing to act on: the file has no table [train.NAME]")
+        raise InputError("[quick.train] has no effect: the file has no table [train.NAME]")
     common = {key: value for key, value in trainings.items() if key not in named}
     whole["train"] = {
         label: _over(_over(is_table(given, f"train.{label}"), common), _own(trainings, label))
@@ -149,20 +173,13 @@ def _over(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 # The models of an experiment: files of trained ones, and how others are to be trained.
 
 
-_MODEL = ("path", "arch", "arch_arguments", "weights")
-_TRAIN = ("network", "arguments", "method", "settings", "seed", "seeds")
-_TRAINING = tuple(f.name for f in fields(Training))
-_LARGEST = 2**64 - 1
-
-
-@dataclass(frozen=True)
-class ModelFile:
+class ModelFile(_Table):
     """A trained model: the path of its file, seen from the experiment's folder; the rest as for `load_model`."""
 
-    path: str
-    arch: str | None = None
-    arch_arguments: Mapping[str, Any] | None = None
-    weights: str | None = None
+    path: _Text = Field(description="the file of a trained model")
+    arch: _Text | None = Field(None, description="a text")
+    arch_arguments: dict[str, Any] | None = Field(None, description="a table such as { num_classes = 10 }")
+    weights: _Text | None = Field(None, description="a text")
 
 
 @dataclass(frozen=True)
@@ -186,88 +203,71 @@ class ToTrain:
     seed: int
 
 
-def read_models(table: Mapping[str, Any]) -> dict[str, ModelFile | ToTrain]:
+_TRAINING = tuple(f.name for f in fields(Training))
+
+
+class _Train(_Table):
+    """A table [train.NAME], without the fields of `Training`."""
+
+    network: _Text
+    method: _Text = "erm"
+    arguments: dict[str, Any] = Field({}, description="a table")
+    settings: dict[str, Any] = Field({}, description="a table")
+    seed: _Seed = 0
+    seeds: Annotated[list[_Seed], Field(min_length=1)] | None = Field(
+        None, description="a list of different integers from 0 on, such as [0, 1, 2]"
+    )
+
+    def by_seed(self, label: str) -> dict[str, int]:
+        """Label -> seed of each network."""
+        return {label: self.seed} if self.seeds is None else {f"{label}, seed {n}": n for n in self.seeds}
+
+
+def _read_models(models: Mapping[str, Any], trainings: Mapping[str, Any]) -> dict[str, ModelFile | ToTrain]:
     """The models of [models] and [train], by label, in the order of the file.
 
     Raises:
         InputError: naming the key, what was given and what is allowed.
     """
-    models: dict[str, ModelFile | ToTrain] = {}
-    for label, given in table_at(table, "models").items():
-        models[label] = _file(label, {"path": given} if isinstance(given, str) else given)
-    for label, given in table_at(table, "train").items():
+    found: dict[str, ModelFile | ToTrain] = {}
+    for label, given in models.items():
+        found[label] = _read(
+            ModelFile, {"path": given} if isinstance(given, str) else given, f"models.{label}"
+        )
+    for label, given in trainings.items():
         for name, one in _to_train(label, given).items():
-            if name in models:
+            if name in found:
                 raise InputError(
                     f"{name} is in models and in train, or twice in train: give each a name of its own"
                 )
-            models[name] = one
-    if not models:
+            found[name] = one
+    if not found:
         raise InputError('there is no model: give [models] with NAME = "file.pt", or [train.NAME]')
-    return models
-
-
-def _file(label: str, entry: Any) -> ModelFile:
-    where = f"models.{label}"
-    table = is_table(entry, where)
-    known(table, _MODEL, f"the key {where}.")
-    path = text_at(table, "path", f"{where}.")
-    if path is None:
-        raise InputError(f"{where} has no path: it needs the file of a trained model")
-    arguments = table.get("arch_arguments")
-    if arguments is not None and not isinstance(arguments, dict):
-        raise InputError(
-            f"{where}.arch_arguments={show(arguments)}: expected a table such as {{ num_classes = 10 }}"
-        )
-    return ModelFile(
-        path, text_at(table, "arch", f"{where}."), arguments, text_at(table, "weights", f"{where}.")
-    )
+    return found
 
 
 def _to_train(label: str, given: Any) -> dict[str, ToTrain]:
-    """What one table [train.LABEL] asks for: one network, or one for each of its seeds."""
+    """The trainings of one table [train.LABEL]: one network, or one for each of its seeds."""
     where = f"train.{label}"
-    table = {"arguments": {}, "settings": {}, "method": "erm", **is_table(given, where)}
-    training = {name: table.pop(name) for name in _TRAINING if name in table}
-    known(table, (*_TRAIN, *_TRAINING), f"the key {where}.")
-    for name in ("network", "method"):
-        if not isinstance(table.get(name), str):
-            raise InputError(f"{where}.{name}={show(table.get(name))}: expected a text")
-    for name in ("arguments", "settings"):
-        is_table(table[name], f"{where}.{name}")
-    try:
-        if "augment" in training:
-            training["augment"] = _augment(training["augment"])
-        Training(**training)
-    except InputError as error:
-        raise InputError(f"{where}.{error}") from None
-    return {
-        name: ToTrain(
-            table["network"], table["arguments"], table["method"], table["settings"], training, seed
-        )
-        for name, seed in _seeds(label, where, table).items()
-    }
-
-
-def _augment(given: Any) -> Augment:
-    table = is_table(given, "augment")
-    known(table, [f.name for f in fields(Augment)], "the key augment.")
-    return Augment(**table)
-
-
-def _seeds(label: str, where: str, table: Mapping[str, Any]) -> dict[str, int]:
-    """Label -> seed of each network."""
-    seeds = table.get("seeds")
-    if seeds is None:
-        return {label: whole_at(table, "seed", 0, _LARGEST, 0, f"{where}.")}
-    if not isinstance(seeds, list) or not seeds or "seed" in table:
-        raise InputError(f"{where}.seeds={show(seeds)}: expected a list such as [0, 1, 2], and then no seed")
-    numbers = [whole_at({"seeds": seed}, "seeds", 0, _LARGEST, None, f"{where}.") for seed in seeds]
-    if len(set(numbers)) != len(numbers):
+    table = _read(_Train, given, where, _TRAINING)
+    if table.seeds is not None and "seed" in given:
+        raise InputError(f"{where}: seed and seeds exclude each other: give one of them")
+    if table.seeds is not None and len(set(table.seeds)) < len(table.seeds):
         raise InputError(
-            f"{where}.seeds={show(seeds)}: a seed is there twice, and would give the same network again"
+            f"{where}.seeds={show(table.seeds)}: a seed is there twice, which would train the same network again"
         )
-    return {f"{label}, seed {seed}": seed for seed in numbers}
+    training = {name: given[name] for name in _TRAINING if name in given}
+    if "augment" in training:
+        augment = is_table(training["augment"], f"{where}.augment")
+        _check_keys(augment, [f.name for f in fields(Augment)], f"{where}.augment")
+        with _within(f"{where}.augment: "):
+            training["augment"] = Augment(**augment)
+    with _within(f"{where}."):
+        Training(**training)
+    return {
+        name: ToTrain(table.network, table.arguments, table.method, table.settings, training, seed)
+        for name, seed in table.by_seed(label).items()
+    }
 
 
 # An experiment as one file: models or how to train them, data, hardware, sigmas, chips, seed (docs/experiments.md).
@@ -315,11 +315,43 @@ class Experiment:
     boundaries: tuple[float, ...] | None = None
 
 
-_KEYS = (
-    "title", "data", "models", "train", "hardware", "sigmas", "chips", "half_width", "seed", "metric", "threshold",
-    "sensitivity_chips", "reference", "train_limit", "validation_limit", "test_limit", "boundaries", "quick",
-)  # fmt: skip
-_MOST = 10**9
+_SIGMAS = "a list such as [0, 0.3, 0.6], or {from = 0, to = 1.5, points = 31}"
+
+
+class _Range(_Table):
+    """Sigmas at equal distances."""
+
+    start: float = Field(0.0, alias="from", description="a finite number")
+    to: float = Field(description="a finite number")
+    points: int = Field(ge=2, le=10_000, description="an integer from 2 to 10000")
+
+
+class _File(_Table):
+    """All keys of an experiment's file."""
+
+    title: _Text | None = Field(None, description="a text")
+    data: str = Field(pattern=r"\S", description="the name of a data set, or the path of a file")
+    models: dict[str, Any] = Field({}, description="a table [models]")
+    train: dict[str, Any] = Field({}, description="a table [train]")
+    hardware: Any = {"preset": "bayesft"}
+    sigmas: list[float] | dict[str, Any] = Field(list(PROTOCOL), min_length=1, description=_SIGMAS)
+    chips: Annotated[int, Field(ge=1, le=1_000_000)] | list[Annotated[int, Field(ge=0, lt=MOST_CHIP)]] = (
+        Field(20, description=f"a number of chips, or a list of their numbers from 0 to {MOST_CHIP - 1}")
+    )
+    half_width: float | None = Field(None, description="a number such as 0.005")
+    seed: _Seed = 0
+    metric: _Text | None = Field(None, description="a text")
+    threshold: float | None = Field(None, ge=0, description="a score in 0 .. 1, such as 0.9 for 90 %")
+    sensitivity_chips: int = Field(5, ge=0, le=10_000, description="an integer from 0 to 10000")
+    reference: _Text | None = Field(None, description="a text")
+    train_limit: _Limit | None = Field(None, description="a positive integer")
+    validation_limit: _Limit | None = Field(None, description="a positive integer")
+    test_limit: _Limit | None = Field(None, description="a positive integer")
+    boundaries: list[float] | dict[str, Any] | None = Field(None, min_length=1, description=_SIGMAS)
+    quick: dict[str, Any] = Field({}, description="a table [quick]")
+
+
+_KEYS = tuple(_File.model_fields)
 
 
 def load_experiment(path: Path, budget: str = "full", trust_code: bool = False) -> Experiment:
@@ -342,92 +374,54 @@ def load_experiment(path: Path, budget: str = "full", trust_code: bool = False) 
 
 
 def _experiment(path: Path, given: dict[str, Any], budget: str, trust_code: bool) -> Experiment:
-    known(given, _KEYS, "the key")
+    _check_keys(given, _KEYS)
     no_nan(given)
     table = with_budget(given, budget, _KEYS)
-    models = read_models(table)
-    if "data" not in table:
-        raise InputError("data is missing: give a data set's name, or the path of a file")
-    hardware, warnings = _hardware(table.get("hardware", {"preset": "bayesft"}), path.parent, trust_code)
-    metric = text_at(table, "metric")
-    if metric is not None and metric not in METRICS and not names_code(metric):
-        raise InputError(unknown("metric", metric, METRICS))
-    title = text_at(table, "title") or path.stem
-    limits = {
-        key: None if table.get(key) is None else whole_at(table, key, 1, _MOST, None)
-        for key in ("train_limit", "validation_limit", "test_limit")
-    }
+    file = _read(_File, table)
+    models = _read_models(file.models, file.train)
+    hardware, warnings = _hardware(file.hardware, path.parent, trust_code)
+    if file.metric is not None and file.metric not in METRICS and not names_code(file.metric):
+        raise InputError(unknown("metric", file.metric, METRICS))
+    if (file.threshold or 0) > 1 and (file.metric is None or is_share(file.metric)):
+        expected = _File.model_fields["threshold"].description
+        raise InputError(f"threshold={show(file.threshold)}: expected {expected}")
+    if file.half_width is not None and "chips" in table:
+        raise InputError("chips and half_width exclude each other: give one of them")
+    chips = tuple(file.chips if isinstance(file.chips, list) else range(file.chips))
+    groups = list(dict.fromkeys(group_of(label, models) for label in models))
+    if file.reference is not None and file.reference not in groups:
+        raise InputError(unknown("reference", file.reference, groups))
+    title = file.title or path.stem
     return Experiment(
         name=path.stem if budget == "full" else f"{path.stem}-{budget}",
         folder=path.parent,
         title=f"{title} ({budget} budget)" if "quick" in given else title,
         budget=budget,
-        data=text_at(table, "data") or "",
+        data=file.data,
         models=models,
         hardware=hardware,
         warnings=warnings,
-        sigmas=_sigmas(table.get("sigmas")),
-        plan=_plan(table),
-        reference=_reference(table, models),
-        seed=whole_at(table, "seed", 0, 2**64 - 1, 0),
-        metric=metric,
-        threshold=_threshold(table, metric),
-        sensitivity_chips=whole_at(table, "sensitivity_chips", 0, 10_000, 5),
-        **limits,
-        boundaries=_sigmas(table["boundaries"], "boundaries") if "boundaries" in table else None,
+        sigmas=_sigmas(file.sigmas, "sigmas"),
+        plan=EveryImage(chips) if file.half_width is None else HalfWidth(file.half_width),
+        reference=file.reference or groups[0],
+        seed=file.seed,
+        metric=file.metric,
+        threshold=file.threshold,
+        sensitivity_chips=file.sensitivity_chips,
+        train_limit=file.train_limit,
+        validation_limit=file.validation_limit,
+        test_limit=file.test_limit,
+        boundaries=None if file.boundaries is None else _sigmas(file.boundaries, "boundaries"),
     )
 
 
-def _reference(table: Mapping[str, Any], models: Mapping[str, object]) -> str:
-    """The group that is named, or the first."""
-    groups = list(dict.fromkeys(group_of(label, models) for label in models))
-    named = text_at(table, "reference")
-    if named is not None and named not in groups:
-        raise InputError(unknown("reference", named, groups))
-    return named or groups[0]
-
-
-def _threshold(table: Mapping[str, Any], metric: str | None) -> float | None:
-    given = table.get("threshold")
-    if given is None:
-        return None
-    if not finite(given) or given < 0 or (given > 1 and (metric is None or is_share(metric))):
-        raise InputError(f"threshold={show(given)}: expected a score in 0 .. 1, such as 0.9 for 90 %")
-    return float(given)
-
-
-def _plan(table: dict[str, Any]) -> Plan:
-    if "half_width" in table:
-        if "chips" in table:
-            raise InputError("chips and half_width are two budgets: give one of them")
-        if not finite(table["half_width"]):
-            raise InputError(f"half_width={show(table['half_width'])}: expected a number such as 0.005")
-        return HalfWidth(float(table["half_width"]))
-    chips = table.get("chips", 20)
-    if isinstance(chips, list):
-        if not all(is_whole(chip) and 0 <= chip < MOST_CHIP for chip in chips):
-            raise InputError(
-                f"chips={show(chips)}: chips are numbered from 0 to {MOST_CHIP - 1}; give such numbers, or a count"
-            )
-        return EveryImage(tuple(chips))
-    return EveryImage(tuple(range(whole_at({"chips": chips}, "chips", 1, 1_000_000, 20))))
-
-
-def _sigmas(given: Any, key: str = "sigmas") -> tuple[float, ...]:
-    """A list, or {from, to, points}; None: the paper's 31."""
-    if given is None:
-        return PROTOCOL
-    if isinstance(given, dict):
-        known(given, ("from", "to", "points"), f"the key {key}.")
-        points = whole_at(given, "points", 2, 10_000, None)
-        first, last = given.get("from", 0.0), given.get("to")
-        if finite(first) and finite(last):
-            return tuple(as_typed(first + (last - first) * i / (points - 1)) for i in range(points))
-    if isinstance(given, list) and given and all(finite(sigma) for sigma in given):
-        return tuple(float(sigma) for sigma in given)
-    raise InputError(
-        f"{key}={show(given)}: expected a list such as [0, 0.3, 0.6], or {{from = 0, to = 1.5, points = 31}}"
-    )
+def _sigmas(given: list[float] | dict[str, Any], key: str) -> tuple[float, ...]:
+    """A list, or {from, to, points}."""
+    if isinstance(given, list):
+        return tuple(given)
+    table = _read(_Range, given, key)
+    first, last, steps = table.start, table.to, table.points - 1
+    return tuple(as_typed(first + (last - first) * i / steps) for i in range(steps + 1))
 
 
 def _hardware(given: Any, folder: Path, trust_code: bool) -> tuple[Hardware, tuple[str, ...]]:

@@ -10,6 +10,7 @@ import torch
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
+from crossbar_sim.validate import is_int
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def permutation(n: int, key: Key, device: torch.device | str | None = None) -> t
     Raises:
         InputError: if n is no integer >= 0.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+    if not is_int(n) or n < 0:
         raise InputError(f"n={n!r}: an order is of an integer number >= 0 of things")
     generator = torch.Generator().manual_seed(key.integer())
     return torch.randperm(n, generator=generator, device="cpu").to(device or "cpu")

@@ -24,6 +24,7 @@ from crossbar_sim.nn.evaluate import BLOCK, outputs
 from crossbar_sim.nn.networks.coded import Coded
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import Key
+from crossbar_sim.validate import is_int
 
 # The affine correction: after each layer on arrays, a digital scale and shift per channel.
 #
@@ -442,7 +443,7 @@ class Calibration:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"calibration {self.kind!r} must be one of {', '.join(KINDS)}")
-        if isinstance(self.images, bool) or not isinstance(self.images, int) or self.images < 2:
+        if not is_int(self.images) or self.images < 2:
             raise InputError(f"calibration images={self.images!r}: an integer >= 2 is needed")
 
     def draw(self, development: Development, seed: int = 0) -> Split:

@@ -37,6 +37,7 @@ from crossbar_sim.robustness.detection_score import reference_of
 from crossbar_sim.robustness.metrics import find_metric, names_code
 from crossbar_sim.robustness.score import Reference, Score, hits, of_operands, of_reference
 from crossbar_sim.store.records import Trial
+from crossbar_sim.validate import is_whole
 
 # Some images per chip in place of all: drawn by name, stratified by class, with the estimate and its variance.
 #
@@ -73,7 +74,7 @@ class Strata:
         Raises:
             InputError: if there is no image, or labels are not n integers.
         """
-        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+        if not is_whole(n) or n < 1:
             raise InputError(f"n={n!r}: images are counted by an integer >= 1")
         place = np.zeros(n, np.int64)
         if labels is not None:

@@ -1,13 +1,10 @@
 """Metrics: what chips are judged by. Built-in ones by name, others as functions of outputs and targets."""
 
-import hashlib
-import importlib
 import inspect
 import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +14,7 @@ from torch import Tensor
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.evaluate import one_thread, torch_threads_kept
+from crossbar_sim.user_code import attribute, fingerprint, import_module, source_text
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Metric:
         if self.function is None:
             return
         module, _, names = self.name.removeprefix("-").partition(":")
-        if module == "__main__" or _attribute(sys.modules.get(module), names) is not self.function:
+        if module == "__main__" or attribute(sys.modules.get(module), names) is not self.function:
             raise InputError(
                 f"metric {self.name} cannot be sent to workers: define it with def at the top level of a module, or "
                 "run without workers"
@@ -180,38 +178,20 @@ def mean_of(values: NDArray[np.float64]) -> float:
 
 def _imported(path: str) -> Any:
     module, _, names = path.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:  # as for `python -m`; stays, so that workers get it too
-        sys.path.append(here)
-    try:
-        found = _attribute(importlib.import_module(module), names)
-    except Exception as error:  # of the user's own code
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise InputError(f"metric={path!r}: {module} cannot be imported ({why})") from error
+    found = attribute(import_module(module, f"metric={path!r}"), names)
     if not callable(found):
         raise InputError(f"metric={path!r}: {module} has no function {names}")
     return found
 
 
-def _attribute(holder: Any, names: str) -> Any:
-    for name in names.split("."):
-        holder = getattr(holder, name, None)
-    return holder
-
-
 def _source(function: Any, path: str) -> str:
     """SHA-256 (hex) of the source, with default arguments and what the function holds of the scope around it."""
     code = function if inspect.isroutine(function) or isinstance(function, type) else type(function)
-    try:
-        text = inspect.getsource(code)
-    except (OSError, TypeError) as error:
-        raise InputError(
-            f"the source of metric {path} cannot be read, so that results could not name it: define it in a file, "
-            "with def"
-        ) from error
+    text = source_text(code, f"metric {path}")
     held = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
     for value in (getattr(function, "__defaults__", None), held):
         text += f"\n{value!r}" if value else ""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return fingerprint(text)
 
 
 def _shapes(outputs: Tensor, targets: Tensor) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import ndtri, stdtr, stdtrit
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.validate import is_whole
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -129,7 +130,7 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
         InputError: if a number is outside its range.
     """
     for what, number in (("successes", successes), ("n", n)):
-        if isinstance(number, bool) or not isinstance(number, (int, np.integer)):
+        if not is_whole(number):
             raise InputError(f"{what}={number!r}: a count is an integer")
     if n < 1 or not 0 <= successes <= n:
         raise InputError(f"successes={successes}, n={n}: needs n >= 1 and successes in 0 .. n")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from crossbar_sim import __version__
-from crossbar_sim.crossbar.configuration import at_sigma, to_dict
+from crossbar_sim.crossbar.configuration import at_sigma, sources, to_dict
 from crossbar_sim.crossbar.converters import Ranges
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data.dataset import add_tensor
@@ -173,6 +173,7 @@ def prepare(
         # random inputs follow from the seed and their shape
         | ({} if examples.identity.get("fingerprint") else {"shape": list(examples.x.shape[1:])}),
         "hardware": design,
+        **sources(hardware),
         "only": None if only is None else sorted(only),
         "skip": sorted(skip),
         "seed": seed,

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development
-from crossbar_sim.crossbar.configuration import at_sigma, to_dict
+from crossbar_sim.crossbar.configuration import at_sigma, sources, to_dict
 from crossbar_sim.crossbar.hardware import Hardware, design_given
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError, held, warn
@@ -48,6 +48,7 @@ from crossbar_sim.search.trial import (
 from crossbar_sim.search.workers import Workers, workers_of
 from crossbar_sim.store.records import canonical
 from crossbar_sim.text import check_depth
+from crossbar_sim.validate import is_int, is_real
 
 # Theta between the trials of an alternating search: one set of weights, kept in a file beside the study.
 #
@@ -299,7 +300,7 @@ class BayesFT(Method):
             raise InputError(f"algorithm={self.algorithm!r} must be one of {', '.join(ALGORITHMS)}")
         given = self.training_sigma
         for what, sigma in (("sigma", self.sigma), *(("training_sigma", s) for s in _numbers(given))):
-            if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 <= sigma < math.inf:
+            if not is_real(sigma) or not 0 <= sigma < math.inf:
                 raise InputError(f"{what}={sigma!r}: a sigma is a finite number from 0 on")
         if given is not None and self.algorithm == "clean":
             raise InputError(
@@ -320,7 +321,7 @@ class BayesFT(Method):
             ("training_chips", self.training_chips, least),
             ("fresh_chips", self.fresh_chips, 2),
         ):
-            if isinstance(number, bool) or not isinstance(number, int) or number < low:
+            if not is_int(number) or number < low:
                 raise InputError(f"{what}={number!r}: an integer >= {low} is needed")
         if self.training_chips == 0 and given is not None:
             raise InputError(
@@ -486,6 +487,7 @@ class BayesFT(Method):
             "algorithm": algorithm, "sigma": float(self.sigma), "training_sigma": sigma, "training_chips": chips,
             "chips": self.chips, "images": self.images, "training": repr(replace(self.training, device=None)),
             "hardware": to_dict(at_sigma(self.design, self.sigma)),
+            **sources(self.design),
         }  # fmt: skip
 
 

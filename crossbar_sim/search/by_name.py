@@ -9,7 +9,7 @@ from crossbar_sim.baselines.settings import METHODS, TRAINING, method_of
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.search.bayesft import POLISH, TRIAL, BayesFT
-from crossbar_sim.validate import is_whole, show, unknown
+from crossbar_sim.validate import is_real, is_whole, show, unknown
 
 RESTART_EPOCHS = 10
 """Of a trial that trains from scratch, unless told otherwise."""
@@ -61,8 +61,8 @@ def bayesft_of(
     }
     for name in ("rates", "width", "training_sigma"):
         bounds = given.get(name)
-        pair = isinstance(bounds, tuple) and len(bounds) == 2 and all(map(_number, bounds))
-        if bounds is not None and not pair and not (name == "training_sigma" and _number(bounds)):
+        pair = isinstance(bounds, tuple) and len(bounds) == 2 and all(map(is_real, bounds))
+        if bounds is not None and not pair and not (name == "training_sigma" and is_real(bounds)):
             raise InputError(f"{name}={show(bounds)}: expected low and high, such as [0.2, 0.8]")
     for name, least in (("chips", 2), ("images", 1), ("initial", 1), ("batch", 1), ("polish", 0)):
         value = given.get(name)
@@ -89,7 +89,3 @@ def needed_hardware(method: str, hardware: Hardware) -> Hardware | None:
     kind: Any = METHODS.get(method)
     required = kind is not None and any(f.name == "hardware" and f.default is MISSING for f in fields(kind))
     return hardware if required else None
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from crossbar_sim.errors import InputError
+from crossbar_sim.validate import is_real
 
 LOW, HIGH = 0.0, 0.8
 """Bounds of a dropout rate, unless others are given."""
@@ -37,7 +38,7 @@ class Dimension:
         if not isinstance(self.name, str) or not self.name:
             raise InputError(f"a dimension is called {self.name!r}: a name is text")
         for bound in (self.low, self.high):
-            if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):
+            if not is_real(bound) or not math.isfinite(bound):
                 raise InputError(f"{self.name} has the bound {bound!r}: a bound is a finite number")
         if not self.low < self.high:
             raise InputError(f"{self.name} lies in {self.low!r} .. {self.high!r}: low < high is needed")

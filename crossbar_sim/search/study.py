@@ -32,6 +32,7 @@ from crossbar_sim.search.surrogate import (
     first_points,
 )
 from crossbar_sim.search.workers import Workers, workers_of
+from crossbar_sim.validate import is_int
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Study:
     ) -> None:
         initial = default_initial(len(space)) if initial is None else initial
         for what, number in (("initial", initial), ("batch", batch)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            if not is_int(number) or number < 1:
                 raise InputError(f"{what}={number!r}: an integer >= 1 is needed")
         check_acquisition(acquisition, batch)
         check_installed()
@@ -346,7 +347,7 @@ def check_trials(trials: object) -> None:
     Raises:
         InputError: with what is needed.
     """
-    if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
+    if not is_int(trials) or trials < 1:
         raise InputError(f"trials={trials!r}: an integer >= 1 is needed")
 
 

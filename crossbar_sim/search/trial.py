@@ -23,6 +23,7 @@ from crossbar_sim.rng import Key
 from crossbar_sim.robustness.evaluator import Job, Subject
 from crossbar_sim.robustness.statistics import Interval, mean_interval
 from crossbar_sim.search.network import SIGMA, Searched
+from crossbar_sim.validate import is_int
 
 # What a search is after: the mean score over chips of a design, on validation examples, and how sure it is.
 
@@ -86,7 +87,7 @@ class DriftedScore:
         for what, number, least in (("chips", chips, 2), ("images", images, 1)):
             if number is None:
                 continue
-            if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            if not is_int(number) or number < least:
                 raise InputError(f"{what}={number!r}: an integer >= {least} is needed")
         at_sigma(hardware, sigma)
         x, y = split.x, split.y

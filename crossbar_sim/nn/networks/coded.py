@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.networks.base import count
+from crossbar_sim.validate import is_int
 
 # A network with several outputs per class, which are averaged.
 
@@ -37,7 +38,7 @@ class AveragedOutputs(nn.Module):
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(copies, bool) or not isinstance(copies, int) or copies < 2:
+        if not is_int(copies) or copies < 2:
             raise InputError(
                 f"copies={copies!r}: an integer >= 2 is needed, one output per class needs no average"
             )

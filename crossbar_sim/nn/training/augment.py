@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.seeding import whole_numbers
 from crossbar_sim.rng import Key
+from crossbar_sim.validate import is_int
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Augment:
     flip: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.crop, bool) or not isinstance(self.crop, int) or self.crop < 0:
+        if not is_int(self.crop) or self.crop < 0:
             raise InputError(f"crop={self.crop!r}: a number of pixels >= 0 is needed")
         if not isinstance(self.flip, bool):
             raise InputError(f"flip={self.flip!r}: True or False is needed")

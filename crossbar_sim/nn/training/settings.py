@@ -10,6 +10,7 @@ from torch import nn
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.training.augment import Augment
+from crossbar_sim.validate import is_int, is_real
 
 # How to train, as a value: what all methods share.
 
@@ -66,13 +67,13 @@ class Training:
             value = getattr(self, what)
             if what == "patience" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if not is_int(value) or value < 1:
                 raise InputError(f"{what}={value!r}: an integer >= 1 is needed")
-        if not _number(self.lr) or not 0 < self.lr < math.inf:  # NaN is refused too
+        if not is_real(self.lr) or not 0 < self.lr < math.inf:  # NaN is refused too
             raise InputError(f"lr={self.lr!r}: a learning rate is a finite number > 0")
-        if not _number(self.weight_decay) or not 0 <= self.weight_decay < math.inf:
+        if not is_real(self.weight_decay) or not 0 <= self.weight_decay < math.inf:
             raise InputError(f"weight_decay={self.weight_decay!r}: a finite number >= 0 is needed")
-        if self.clip is not None and not (_number(self.clip) and 0 < self.clip < math.inf):
+        if self.clip is not None and not (is_real(self.clip) and 0 < self.clip < math.inf):
             raise InputError(f"clip={self.clip!r}: a finite number > 0 is needed, or None")
         for what, words in (
             ("optimiser", ("adam", "sgd")),
@@ -93,10 +94,6 @@ class Training:
         # it acts, so that they stay what they were.
         named = [f.name for f in fields(self) if f.name != "channels_last" or self.channels_last]
         return f"Training({', '.join(f'{name}={getattr(self, name)!r}' for name in named)})"
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_device(name: object) -> None:
