@@ -105,7 +105,7 @@ def overhead(given: Subject) -> dict[str, object]:
 
 def drawing(name: str, given: Subject, rounds: int) -> dict[str, object]:
     fresh, analog = Chips(), to_analog(given.module, at_sigma(PAPER, 0.6))
-    handle.design(analog).frozen = True
+    handle.analog_state(analog).frozen = True
 
     def draw() -> None:
         handle.set_chip(analog, 1 + fresh(1)[0])

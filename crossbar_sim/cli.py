@@ -14,7 +14,7 @@ from importlib import import_module
 import click
 
 from crossbar_sim import __version__
-from crossbar_sim.errors import InputError, held
+from crossbar_sim.errors import InputError, silenced_warnings
 from crossbar_sim.text import visible
 
 COMMANDS = {
@@ -151,7 +151,7 @@ def run(arguments: list[str]) -> int:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # torch's, on its own future: nothing that a user could change
     try:
-        with held():  # commands print the sentences themselves
+        with silenced_warnings():  # commands print the sentences themselves
             cli.main(arguments, prog_name="crossbar-sim", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())

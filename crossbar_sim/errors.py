@@ -27,7 +27,7 @@ _HELD: ContextVar[bool] = ContextVar("crossbar_sim_warnings_held", default=False
 
 
 def warn(sentences: Iterable[str], category: type[Warning] = CrossbarWarning) -> None:
-    """Issue each sentence as a warning that points at the caller outside this package; none inside `held`."""
+    """Issue each sentence as a warning at the caller outside this package, unless `silenced_warnings` is active."""
     if _HELD.get():
         return
     level, frame = 1, sys._getframe()
@@ -38,7 +38,7 @@ def warn(sentences: Iterable[str], category: type[Warning] = CrossbarWarning) ->
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def silenced_warnings() -> Iterator[None]:
     """Inside, `warn` is silent: the caller reports the same sentences itself."""
     token = _HELD.set(True)
     try:

@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterable
+from numbers import Real
 from typing import TypeGuard
 
 import numpy as np
@@ -143,6 +144,21 @@ def is_real(value: object) -> bool:
 def is_whole(value: object) -> bool:
     """True for an integer of Python or NumPy; False for a boolean."""
     return is_int(value) or isinstance(value, np.integer)
+
+
+def is_rate(value: object) -> bool:
+    """True for a real number in [0, 1), such as a dropout rate."""
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < 1
+
+
+def check_integer(name: str, value: object, low: int) -> None:
+    """Refuse anything but an integer of Python of at least `low`.
+
+    Raises:
+        InputError: "name=value: an integer >= low is needed".
+    """
+    if not is_int(value) or value < low:
+        raise InputError(f"{name}={show(value)}: an integer >= {low} is needed")
 
 
 def check_weights(w: NDArray[np.float32], what: str = "the weight matrix") -> None:

@@ -1,4 +1,4 @@
-"""Ways to train a network so that it survives its hardware: each a frozen dataclass with `fit`."""
+"""Training methods that make a network robust to its hardware: each is a frozen dataclass with `fit`."""
 
 from crossbar_sim.baselines.awp import Awp
 from crossbar_sim.baselines.drift_aware import DriftAware

@@ -24,7 +24,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn.training.loop import Epoch
 from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key
-from crossbar_sim.validate import is_int, is_real
+from crossbar_sim.validate import check_integer, is_real
 
 Range = tuple[Tensor, Tensor]
 """The least and the largest value of the training images, per channel or of all: shapes that broadcast with x."""
@@ -32,7 +32,7 @@ Range = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Awp(Method):
-    """Descend along the gradient at w + v, where v is the worst small change of the weights (Wu et al., Eq. 8-11).
+    """Follow the gradient at w + v, where v is the worst small perturbation of the weights (Wu et al., Eq. 8-11).
 
     For each matrix or kernel w_l, `v_l = gamma |w_l| g_l / |g_l|` (Euclidean norms) with g the gradient of the
     loss on the batch: one step of ascent, scaled layer by layer, which fills the ball |v_l| <= gamma |w_l| that the
@@ -68,11 +68,9 @@ class Awp(Method):
         for what, value in (("gamma", self.gamma), ("input_attack", self.input_attack)):
             if what == "input_attack" and value is None:
                 continue
-            plain = is_real(value)
-            if not plain or not 0 < value < float("inf"):  # type: ignore[operator]
+            if not (is_real(value) and 0 < value < float("inf")):  # type: ignore[operator]
                 raise InputError(f"{what}={value!r}: a finite number > 0 is needed")
-        if not is_int(self.attack_steps) or self.attack_steps < 1:
-            raise InputError(f"attack_steps={self.attack_steps!r}: an integer >= 1 is needed")
+        check_integer("attack_steps", self.attack_steps, 1)
         check_switch("as_published", self.as_published)
 
     def fit(
@@ -126,7 +124,7 @@ class Awp(Method):
 
 
 def perturbed(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """What AWP perturbs: trained parameters with "weight" in their name and more than one dimension, tied ones once.
+    """The parameters that AWP perturbs: trained, "weight" in the name, more than one dimension; tied ones once.
 
     Raises:
         InputError: if there are none.
@@ -154,7 +152,7 @@ def value_range(x: Tensor) -> Range:
 def attack(
     model: nn.Module, x: Tensor, y: Tensor, epsilon: float, steps: int, within: Range | None
 ) -> Tensor:
-    """Images that raise the loss, by FGSM (one step) or PGD, in evaluation mode.
+    """Adversarial images by FGSM (one step) or PGD, with the model in evaluation mode.
 
     Args:
         model: its modes, statistics and gradients stay as they are.
@@ -184,7 +182,7 @@ def attack(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is in evaluation mode; afterwards each module is in its own mode again."""
+    """Context in which the model is in evaluation mode; each module's own mode is restored afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -196,7 +194,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Afterwards buffers, running means above all, are what they were: the first forward of a step is a rehearsal."""
+    """Restore buffers such as running means afterwards: the first forward of a step must not update them."""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         yield

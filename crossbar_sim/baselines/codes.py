@@ -1,4 +1,4 @@
-"""Code words for classes: as far apart as can be, and the farther the more two classes are confused."""
+"""Code words for classes with a large minimum distance; classes that are often confused get distant words."""
 
 import math
 from typing import Any
@@ -20,7 +20,7 @@ from crossbar_sim.validate import is_int
 
 @kernel
 def lexicode(bits, distance, kept):  # type: ignore[no-untyped-def]
-    """Go through all words in rising order and keep each that is at least `distance` from those kept; how many were.
+    """Keep each word, in ascending order, that is at least `distance` from all words kept; return their number.
 
     Args:
         bits: of a word.
@@ -126,7 +126,7 @@ _STARTS, _MANY, _WORK = 8, 100, 2e9
 
 
 def shortest(classes: int) -> int:
-    """Bits for which a code with distance 3 is known to exist: one wrong bit can be put right.
+    """Number of bits for which a code of distance 3 is known to exist: one wrong bit can be corrected.
 
     Those of the (shortened) Hamming code: k + r bits for 2**k >= classes with 2**r > k + r.
 
@@ -139,7 +139,7 @@ def shortest(classes: int) -> int:
 
 
 def check_bits(classes: int, bits: int) -> int:
-    """Bits, if so many can tell the classes apart.
+    """Return `bits` if that many can distinguish the classes.
 
     Raises:
         InputError: if not.
@@ -158,7 +158,7 @@ def _needed(classes: int) -> int:
 
 
 def code(classes: int, bits: int, key: Key) -> Bits:
-    """Code words with a large minimum distance: the same for the same arguments.
+    """Code words with a large minimum distance; deterministic for given arguments.
 
     The best of three constructions: a greedy (lexicographic) code for short words, rows of a Hadamard matrix, and a
     simulated annealing from random words; best is the largest minimum distance, then the fewest columns that say the
@@ -198,7 +198,7 @@ def distance_bound(classes: int, bits: int) -> int:
 
 
 def assign(words: Bits, confusion: NDArray[np.float64], key: Key) -> Bits:
-    """The words in the order of the classes, so that classes that are confused lie far apart.
+    """The words in the order of the classes, such that confused classes get distant words.
 
     Maximises sum_ij confusion_ij * distance(word of i, word of j): pairs are swapped while that gains, from the
     given order and from random ones, and the best end is kept.

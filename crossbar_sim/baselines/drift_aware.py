@@ -1,15 +1,14 @@
-"""Drift-aware training: the network learns on chips, several fresh ones in every step."""
+"""Drift-aware training: every gradient step uses several newly drawn chips."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from os import PathLike
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from crossbar_sim.baselines.dropout import check_rates
@@ -25,16 +24,16 @@ from crossbar_sim.baselines.method import (
 from crossbar_sim.crossbar import kernels, threads
 from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.crossbar.drift import LogNormalDrift
-from crossbar_sim.crossbar.hardware import Hardware, design_given
+from crossbar_sim.crossbar.hardware import Hardware, as_hardware
 from crossbar_sim.crossbar.mapping import Differential
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data import Development
-from crossbar_sim.errors import InputError, held, warn
-from crossbar_sim.nn.analog.chain import ELEMENTWISE, FUNCTIONS
+from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog.chips import layers, set_chip, set_hardware, slots
-from crossbar_sim.nn.analog.conversion import Operands
+from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.analog.matrices import matrices
-from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.analog.operands import Operands
+from crossbar_sim.nn.analog.sequential import TracedStep, flatten, trace_sequential
 from crossbar_sim.nn.detection import detects, task_loss
 from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates
 from crossbar_sim.nn.seeding import normals, uniforms
@@ -42,462 +41,7 @@ from crossbar_sim.nn.training.loop import Epoch
 from crossbar_sim.nn.training.settings import Step, Training, check_training
 from crossbar_sim.rng import Key, as_key
 from crossbar_sim.robustness.score import of_operands
-from crossbar_sim.validate import is_int, is_real
-
-# Networks that are linear layers one after another, run on several chips at once by batched products.
-
-
-Part = nn.Module | Callable[[Tensor], Tensor]
-DROPOUTS = (nn.Dropout, nn.AlphaDropout)
-
-
-class BatchedSequence:
-    """A network as its linear layers, activations and dropout in order; `of` recognises one.
-
-    Args:
-        parts: linear layers, activations (modules or functions) and dropout modules.
-        flattens: whether images are flattened before the first of them.
-    """
-
-    def __init__(self, parts: list[Part], flattens: bool) -> None:
-        self.parts, self.flattens = parts, flattens
-
-    @classmethod
-    def of(cls, model: nn.Module) -> "BatchedSequence | None":
-        """The sequence that a model is; None: it is anything more.
-
-        The forward is traced with a stand-in for the images, which a forward that looks at their values refuses.
-        """
-        if isinstance(model, fx.GraphModule) or any(_watched(module) for module in model.modules()):
-            return None
-        try:
-            nodes = list(fx.Tracer().trace(model).nodes)
-        except Exception:  # of the user's own code, on values that are none
-            return None
-        parts: list[Part] = []
-        flattens = False
-        for before, node in pairwise(nodes):
-            # each takes what the one before it gives, and nobody else does
-            if node.all_input_nodes != [before] or len(before.users) != 1:
-                return None
-            if node.op == "output":
-                if not isinstance(node.args[0], fx.Node):
-                    return None
-            elif _flattens(model, node):
-                if parts:
-                    return None
-                flattens = True
-            else:
-                part = _part(model, node)
-                if part is None:
-                    return None
-                parts.append(part)
-        return cls(parts, flattens) if any(isinstance(part, nn.Linear) for part in parts) else None
-
-    def takes(self, x: Tensor) -> bool:
-        """Whether images (b, ...) are such as its first layer multiplies, once they are flat."""
-        first = next(part for part in self.parts if isinstance(part, nn.Linear))
-        flat = x.dim() == 2 or (x.dim() > 2 and self.flattens)
-        return flat and x[:1].numel() == first.in_features
-
-    def __call__(self, x: Tensor, drifted: Callable[[Tensor], Tensor]) -> Tensor:
-        """Outputs (chips, b, classes) for inputs (chips, b, features).
-
-        Args:
-            x: each chip's own inputs.
-            drifted: gives a parameter as the chips have it, (chips, *shape).
-        """
-        for part in self.parts:
-            if isinstance(part, nn.Linear):
-                weight = drifted(part.weight).transpose(1, 2)
-                x = (
-                    torch.bmm(x, weight)
-                    if part.bias is None
-                    else torch.baddbmm(drifted(part.bias)[:, None, :], x, weight)
-                )
-            else:
-                x = part(x)
-        return x
-
-
-def _watched(module: nn.Module) -> bool:
-    """Whether the module does more than its class says."""
-    return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
-
-
-def _flattens(model: nn.Module, node: fx.Node) -> bool:
-    arguments = [*node.args[1:], *node.kwargs.values()]
-    if node.op == "call_module":
-        module = model.get_submodule(str(node.target))
-        return type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1)
-    if node.target in (torch.flatten, "flatten"):
-        return bool(arguments == [1]) and "end_dim" not in node.kwargs
-    if node.target in ("view", "reshape"):  # x.view(-1, 784)
-        return bool(len(arguments) == 2 and arguments[0] == -1) and type(arguments[1]) is int
-    return False
-
-
-def _part(model: nn.Module, node: fx.Node) -> Part | None:
-    if node.op == "call_module":
-        module = model.get_submodule(str(node.target))
-        known = (nn.Linear, *DROPOUTS, *ELEMENTWISE, nn.Identity)
-        return module if type(module) in known else None
-    if node.op == "call_function" and node.target in FUNCTIONS and not set(node.kwargs) - {"inplace"}:
-        function: Any = node.target
-        return function if len(node.args) == 1 else None
-    return None
-
-
-# Chips to train on: fresh in every step, and none that an evaluation meets.
-#
-# A chip multiplies every parameter by exp(sigma z), z standard normal (Eq. (1) of BayesFT, DAC 2021). On the CPU z
-# comes from the counter stream, under a key of its own and with a number that the step draws from torch's generator:
-# the loop seeds that generator, and its checkpoints keep it. On GPUs z comes from the device's generator.
-
-
-def numbers(n: int) -> list[int]:
-    """Numbers below 2**31 from torch's generator on the CPU."""
-    return torch.randint(2**31, (n,)).tolist()
-
-
-class TrainingChips:
-    """Drift factors of all parameters of a model, in memory that is used again.
-
-    Args:
-        model: whose parameters drift, tied ones once, frozen ones too.
-        chips: how many there are at a time.
-        key: of the training.
-        copies: cells per weight: its factor is the mean of so many.
-    """
-
-    def __init__(self, model: nn.Module, chips: int, key: Key, copies: int = 1) -> None:
-        self.parameters = list(model.parameters())
-        self.key, self.chips, self.copies = key.fold("training chips"), chips, copies
-        self.count = sum(p.numel() for p in self.parameters)
-        first = self.parameters[0]
-        self.device = first.device
-        self.all = torch.empty(chips, self.count, device=self.device)
-        # One view per parameter: (chips, *shape).
-        self.factors: list[Tensor] = []
-        start = 0
-        for p in self.parameters:
-            self.factors.append(self.all[:, start : start + p.numel()].view(chips, *p.shape))
-            start += p.numel()
-        self.ones = np.ones(min(self.count, threads.CHUNK), np.float32)
-
-    def draw(self, sigmas: Sequence[float]) -> None:
-        """Fill `all` and so `factors` for as many chips as there are sigmas; the rows behind them mean nothing."""
-        if self.device.type != "cpu":
-            sigma = torch.ones(self.chips, 1, device=self.device)
-            sigma[: len(sigmas), 0] = torch.tensor(sigmas, device=self.device)
-            self._mean(
-                lambda out: torch.exp(normals(out.numel(), self.device).view_as(out).mul_(sigma), out=out)
-            )
-            return
-        self._mean(lambda out: self._draw_on_cpu(out, sigmas))
-
-    def _mean(self, draw: Callable[[Tensor], object]) -> None:
-        """The mean of as many draws as there are copies, into the first rows of `all`."""
-        draw(self.all)
-        if self.copies > 1:
-            more = torch.empty_like(self.all)
-            for _ in range(self.copies - 1):
-                draw(more)
-                self.all.add_(more)
-            self.all.div_(self.copies)
-
-    def _draw_on_cpu(self, target: Tensor, sigmas: Sequence[float]) -> None:
-        out = target.numpy()
-        plane, event = numbers(2)
-        for chip, sigma in enumerate(sigmas):
-            rates = LogNormalDrift(sigma).rates
-            name = Stream.of(self.key, chip, plane, event).name
-            for part in threads.chunks(self.count):
-                row = out[chip, part]
-                kernels.lognormal(self.ones[: row.size], row, *rates, part.start, *name)
-
-
-# Gradient steps through simulated arrays: hardware-aware training for any design.
-
-
-def as_deployed(
-    model: nn.Module, hardware: Hardware, x: Tensor, seed: int, chip: int = 0
-) -> tuple[nn.Module, Operands | None]:
-    """The model on arrays as an evaluation maps it, for training: the same layers are on arrays in both.
-
-    The model runs in evaluation mode and keeps its mode, and no random number of the training is used.
-
-    Args:
-        model: clean; its parameters are shared.
-        hardware, seed, chip: see `to_analog`.
-        x: inputs (n, ...), of which the first few are run.
-
-    Returns:
-        The analog model, and what its forward does with its parameters, as `nn.operands.mapped` gives them.
-
-    Warns:
-        CrossbarWarning: of what the design asks for and cannot act, and of weights that stay digital although
-            their kind of layer multiplies with them.
-
-    Raises:
-        InputError: as `mapped`.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    # The loop keeps all parameters in one memory, and operands are told apart by theirs.
-    shared = [(p, p.data) for p in model.parameters() if p.untyped_storage().nbytes() != p.nbytes]
-    cuda = [x.device] if x.device.type == "cuda" else []
-    try:
-        for p, values in shared:
-            p.data = values.clone()
-        with torch.random.fork_rng(devices=cuda), torch.autocast(x.device.type, enabled=False):
-            analog, seen = mapped(model.eval(), hardware, x, seed, chip)
-    finally:
-        for module, training in modes:
-            module.training = training
-        for p, values in shared:
-            p.data = values
-    warn(of_operands(layers(analog), seen))
-    return analog, seen
-
-
-class AnalogStep:
-    """A `Step` on fresh chips of a design, one after the other; see `to_analog` for what the gradient is.
-
-    Args:
-        hardware: the design.
-        sigmas: gives each chip's sigma, as in `DriftedStep`; None: the design as it is.
-        chips: per step.
-        layers: as in `DriftedStep`.
-        key: its seed and names tell training chips from all others.
-    """
-
-    def __init__(
-        self,
-        hardware: Hardware,
-        sigmas: Callable[[float, int], Sequence[float]] | None,
-        chips: int,
-        layers: int,
-        key: Key,
-    ) -> None:
-        self.hardware, self.sigmas, self.chips, self.layers = hardware, sigmas, chips, layers
-        self.seed = key.fold("training chips").integer()
-        self._of: tuple[nn.Module, torch.device, nn.Module, int] | None = None
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, share: float) -> Tensor:
-        """See `Step`."""
-        analog, layers = self._analog(model, x)
-        analog.train()
-        chips = min(self.chips, len(x))
-        sigmas = None if self.sigmas is None else self.sigmas(share, chips)
-        total = torch.zeros((), device=x.device)
-        parts = zip(x.tensor_split(chips), y.tensor_split(chips), numbers(chips), strict=True)
-        for i, (images, labels, chip) in enumerate(parts):
-            temperature = 1.0
-            if sigmas is not None:
-                set_hardware(analog, at_sigma(self.hardware, sigmas[i]))
-                temperature = math.exp(-layers * sigmas[i] ** 2 / 2)
-            set_chip(analog, chip)
-            loss = task_loss(analog, images, labels, temperature) * (len(images) / len(x))
-            loss.backward()
-            total += loss.detach()
-        return total
-
-    def _analog(self, model: nn.Module, x: Tensor) -> tuple[nn.Module, int]:
-        """The model on arrays, which shares its parameters and buffers, and how many weight layers a signal passes.
-
-        Made once per model and device.
-        """
-        device = next(model.parameters()).device
-        if self._of is None or self._of[0] is not model or self._of[1] != device:
-            hardware = self.hardware if self.sigmas is None else at_sigma(self.hardware, 0.0)
-            analog, _ = as_deployed(model, hardware, x, self.seed)
-            self._of = (model, device, analog, max(0, self.layers - _digital(model, analog)))
-        return self._of[2:]
-
-
-def _digital(model: nn.Module, analog: nn.Module) -> int:
-    """How many layers with a weight matrix by their class are on no array."""
-    holders = dict(model.named_modules())
-    found = [holders.get(layer.name, model) for layer in layers(analog) if not layer.analog]
-    return sum(1 for module in found if matrices(module))
-
-
-# Gradient steps through drift: several chips per step, each with its own part of the batch.
-#
-# The loss of a step is the mean over examples, each computed with the parameters theta exp(sigma z) of one chip. Its
-# gradient is exact for the draws made (reparametrisation): d/dtheta = exp(sigma z) d/d(theta exp(sigma z)).
-
-
-Sigmas = Callable[[float, int], Sequence[float]]
-"""(share of the training done, chips) -> a sigma for each chip."""
-
-
-class DriftedStep:
-    """A `Step` on fresh chips; the parameters are afterwards as they were, to the bit.
-
-    Args:
-        sigmas: gives each chip's sigma.
-        chips: per step, at most as many as there are examples.
-        layers: weight layers in a row: logits are multiplied by exp(-layers sigma^2 / 2), which undoes the growth
-            that drift of mean exp(sigma^2 / 2) per layer gives them; 0: not.
-        key: names the chips.
-        batched: whether a plain sequence of linear layers runs by batched products; otherwise, and for all other
-            networks, chip by chip.
-        copies: cells per weight.
-        hardware: the design that the factors are of, on whose arrays a network trains that takes parameters past
-            their cells (a copy kept in a cache, `functional_call`); None: the factors are all there is.
-    """
-
-    def __init__(
-        self,
-        sigmas: Sigmas,
-        chips: int,
-        layers: int,
-        key: Key,
-        batched: bool = True,
-        copies: int = 1,
-        hardware: Hardware | None = None,
-    ) -> None:
-        self.sigmas, self.chips, self.layers, self.key = sigmas, chips, layers, key
-        self.batched, self.copies, self.hardware = batched, copies, hardware
-        self._of: tuple[nn.Module, TrainingChips, BatchedSequence | None, AnalogStep | None] | None = None
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, share: float) -> Tensor:
-        """See `Step`."""
-        drawn, sequence, arrays = self._prepared(model, x)
-        if arrays is not None:
-            return arrays(model, x, y, share)
-        chips = min(self.chips, len(x))
-        sigmas = self.sigmas(share, chips)
-        drawn.draw(sigmas)
-        temperatures = [math.exp(-self.layers * sigma**2 / 2) for sigma in sigmas]
-        if sequence is not None and sequence.takes(x):
-            return batched(sequence, drawn, x, y, temperatures)
-        return chip_by_chip(model, drawn, x, y, temperatures)
-
-    def _prepared(
-        self, model: nn.Module, x: Tensor
-    ) -> tuple[TrainingChips, BatchedSequence | None, AnalogStep | None]:
-        """Memory for the draws, what the model is, and the step on arrays where factors would be another thing.
-
-        Looked up once.
-        """
-        known = self._of
-        device = next(model.parameters()).device
-        if known is None or known[0] is not model or known[1].device != device:
-            sequence = BatchedSequence.of(model) if self.batched else None
-            arrays = None
-            if sequence is None and self.hardware is not None and not _all_drift(model, self.hardware, x):
-                arrays = AnalogStep(self.hardware, self.sigmas, self.chips, self.layers, self.key)
-            known = self._of = (
-                model,
-                TrainingChips(model, self.chips, self.key, self.copies),
-                sequence,
-                arrays,
-            )
-        return known[1:]
-
-
-def _all_drift(model: nn.Module, hardware: Hardware, x: Tensor) -> bool:
-    """Whether every parameter that an evaluation on the design reads drifts there, wherever it is read.
-
-    Where the network cannot be mapped at all, so that no evaluation says more, every parameter drifts.
-    """
-    try:
-        with held():  # the step on arrays will say it
-            analog, seen = as_deployed(model, at_sigma(hardware, 0.0), x, 0)
-    except InputError:
-        return True
-    if seen is None:
-        return True
-    drifting = {
-        id(module._parameters.get(name))
-        for slot, module in slots(analog)
-        if not slot.ideal
-        for name in slot.names
-    }
-    unused = {name for name, operand in seen.found.items() if operand.way == "unused"}
-    past = any(operand.also_past for operand in seen.found.values())
-    return not past and all(id(p) in drifting for name, p in model.named_parameters() if name not in unused)
-
-
-def batched(
-    sequence: BatchedSequence, drawn: TrainingChips, x: Tensor, y: Tensor, temperatures: Sequence[float]
-) -> Tensor:
-    """One product for all chips. Leaves the gradient, returns the loss."""
-    chips, n = len(temperatures), len(x)
-    rows = -(-n // chips)
-    x = x.flatten(1)
-    if rows * chips != n:  # the parts of `tensor_split`, the shorter ones filled up with their first example
-        starts = [part[0] for part in torch.arange(n).tensor_split(chips)]
-        first = torch.stack(starts).to(x.device)
-        ends = torch.cat([first[1:], first.new_tensor([n])])
-        index = first[:, None] + torch.arange(rows, device=x.device)
-        real = index < ends[:, None]
-        index = torch.where(real, index, first[:, None])
-        x, y = x[index], y[index]
-    else:
-        real = None
-        x, y = x.view(chips, rows, -1), y.view(chips, rows)
-    factor = {id(p): f[:chips] for p, f in zip(drawn.parameters, drawn.factors, strict=True)}
-    logits = sequence(x, lambda p: _Drifted.apply(p, factor[id(p)]))
-    logits = logits * logits.new_tensor(temperatures)[:, None, None]
-    if real is None:
-        loss = functional.cross_entropy(logits.flatten(0, 1), y.flatten())
-    else:
-        each = functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
-        loss = each.view_as(real).mul(real).sum() / n
-    loss.backward()
-    return loss.detach()
-
-
-class _Drifted(torch.autograd.Function):
-    """p (shape) and factors (chips, shape) -> p times each; the backward sums over the chips as it multiplies."""
-
-    @staticmethod
-    def forward(ctx: Any, p: Tensor, factors: Tensor) -> Tensor:
-        ctx.factors = factors  # constants, and memory that outlives the step
-        return factors * p
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        total = grads[0][0] * ctx.factors[0]
-        for grad, factor in zip(grads[0][1:], ctx.factors[1:], strict=True):
-            total.addcmul_(grad, factor)
-        return total, None
-
-
-def chip_by_chip(
-    model: nn.Module, drawn: TrainingChips, x: Tensor, y: Tensor, temperatures: Sequence[float]
-) -> Tensor:
-    """For any model: its parameters become those of one chip after the other. Leaves the gradient, returns the loss."""
-    chips = len(temperatures)
-    parameters = drawn.parameters
-    clean = [p.detach().clone() for p in parameters]
-    gradients = [torch.zeros_like(p) for p in parameters]
-    total = torch.zeros((), device=x.device)
-    try:
-        parts = zip(x.tensor_split(chips), y.tensor_split(chips), temperatures, strict=True)
-        for chip, (images, labels, temperature) in enumerate(parts):
-            with torch.no_grad():
-                for p, before, factors in zip(parameters, clean, drawn.factors, strict=True):
-                    torch.mul(before, factors[chip], out=p.detach())
-            loss = task_loss(model, images, labels, temperature) * (len(images) / len(x))
-            loss.backward()
-            total += loss.detach()
-            for p, gradient, factors in zip(parameters, gradients, drawn.factors, strict=True):
-                if p.grad is not None:
-                    gradient.addcmul_(p.grad, factors[chip])
-                    p.grad.zero_()
-    finally:
-        with torch.no_grad():
-            for p, before in zip(parameters, clean, strict=True):
-                p.copy_(before)
-    for p, gradient in zip(parameters, gradients, strict=True):
-        if p.grad is not None:
-            p.grad.copy_(gradient)
-    return total
-
+from crossbar_sim.validate import check_integer, is_real
 
 RECIPE = Training(epochs=40, batch=256, lr=3e-3, clip=0.1)
 """Steps small enough for gradients as noisy as these, and components held in bounds (docs/methods.md)."""
@@ -505,7 +49,7 @@ RECIPE = Training(epochs=40, batch=256, lr=3e-3, clip=0.1)
 
 @dataclass(frozen=True)
 class DriftAware(Method):
-    """Every step is taken on `chips` fresh chips, each with its part of the batch, and averages their gradients.
+    """Each step draws `chips` new chips, gives each a part of the batch, and averages their gradients.
 
     Without `hardware`, a chip multiplies every parameter by exp(sigma z), as in BayesFT's protocol, and the gradient
     goes through that factor (reparametrisation). With a design, the network is mapped onto its arrays, and the
@@ -542,14 +86,13 @@ class DriftAware(Method):
     def __post_init__(self) -> None:
         check_training(self.training)
         if self.hardware is not None:
-            object.__setattr__(self, "hardware", design_given(self.hardware))
-        if not is_int(self.chips) or self.chips < 1:
-            raise InputError(f"chips={self.chips!r}: an integer >= 1 is needed")
+            object.__setattr__(self, "hardware", as_hardware(self.hardware))
+        check_integer("chips", self.chips, 1)
         if self.chips > self.training.batch:
             raise InputError(
                 f"chips={self.chips} with batch={self.training.batch}: every chip needs an example at least"
             )
-        if not is_real(self.ramp) or not 0 <= self.ramp <= 1:
+        if not (is_real(self.ramp) and 0 <= self.ramp <= 1):
             raise InputError(f"ramp={self.ramp!r}: a share of the training in 0 .. 1")
         check_switch("temperature", self.temperature)
         if self.dropout is not None:
@@ -611,7 +154,7 @@ class DriftAware(Method):
         return done
 
     def step(self, model: nn.Module, key: Key) -> Step:
-        """What `nn.fit` is to do with the model in every step: for loops and searches of one's own."""
+        """The gradient step for `nn.fit`, also for custom training loops and searches."""
         if self.temperature and detects(model):
             raise InputError(
                 "temperature multiplies logits, and a detector's loss is made of more: set temperature=false"
@@ -643,7 +186,7 @@ def _limits(sigma: float | tuple[float, float]) -> tuple[float, float]:
 
 
 def weight_layers(model: nn.Module) -> int:
-    """How many weight layers a signal passes in a row, taken as the number of layers with weight matrices.
+    """Number of weight layers in series, taken as the number of layers with weight matrices.
 
     An upper limit where there are branches: residual networks do better with `temperature=False`.
     """
@@ -651,7 +194,7 @@ def weight_layers(model: nn.Module) -> int:
 
 
 def factor_copies(hardware: Hardware | None) -> int | None:
-    """Parallel cells per weight, if all that the design does is to multiply each parameter by log-normal factors.
+    """Parallel cells per weight, if the design only multiplies each parameter by log-normal factors; else None.
 
     Then a chip is a vector of factors, and needs no arrays. None: it does more.
     """
@@ -669,3 +212,395 @@ def factor_copies(hardware: Hardware | None) -> int | None:
         and hardware.bias == hardware.normalisation == hardware.other == "drifting"
     )
     return mapping.copies if plain else None
+
+
+class BatchedSequence:
+    """A network as its linear layers, activations and dropout in order; `of` recognises one.
+
+    Args:
+        parts: linear layers, activations (modules or functions) and dropout modules.
+        flattens: whether images are flattened before the first of them.
+    """
+
+    def __init__(self, parts: list[TracedStep], flattens: bool) -> None:
+        self.parts, self.flattens = parts, flattens
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "BatchedSequence | None":
+        """The sequence of a sequential model that flattens its inputs first, if at all; None for any other model."""
+        steps = trace_sequential(model)
+        if steps is None:
+            return None
+        parts = [step for step in steps if step is not flatten]
+        flattens = len(steps) - len(parts)
+        return None if flatten in steps[flattens:] else cls(parts, flattens > 0)
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether images (b, ...), flattened, have the size that the first layer needs."""
+        first = next(part for part in self.parts if isinstance(part, nn.Linear))
+        flat = x.dim() == 2 or (x.dim() > 2 and self.flattens)
+        return flat and x[:1].numel() == first.in_features
+
+    def __call__(self, x: Tensor, drifted: Callable[[Tensor], Tensor]) -> Tensor:
+        """Outputs (chips, b, classes) for inputs (chips, b, features).
+
+        Args:
+            x: each chip's own inputs.
+            drifted: gives a parameter as the chips have it, (chips, *shape).
+        """
+        for part in self.parts:
+            if isinstance(part, nn.Linear):
+                weight = drifted(part.weight).transpose(1, 2)
+                x = (
+                    torch.bmm(x, weight)
+                    if part.bias is None
+                    else torch.baddbmm(drifted(part.bias)[:, None, :], x, weight)
+                )
+            else:
+                x = part(x)
+        return x
+
+
+# Chips to train on: fresh in every step, and none that an evaluation meets.
+#
+# A chip multiplies every parameter by exp(sigma z), z standard normal (Eq. (1) of BayesFT, DAC 2021). On the CPU z
+# comes from the counter stream, under a key of its own and with a number that the step draws from torch's generator:
+# the loop seeds that generator, and its checkpoints keep it. On GPUs z comes from the device's generator.
+
+
+def numbers(n: int) -> list[int]:
+    """Numbers below 2**31 from torch's generator on the CPU."""
+    return torch.randint(2**31, (n,)).tolist()
+
+
+class TrainingChips:
+    """Drift factors of all parameters of a model, in reused memory.
+
+    Args:
+        model: whose parameters drift, tied ones once, frozen ones too.
+        chips: how many there are at a time.
+        key: of the training.
+        copies: cells per weight: its factor is the mean of so many.
+    """
+
+    def __init__(self, model: nn.Module, chips: int, key: Key, copies: int = 1) -> None:
+        self.parameters = list(model.parameters())
+        self.key, self.chips, self.copies = key.fold("training chips"), chips, copies
+        self.count = sum(p.numel() for p in self.parameters)
+        first = self.parameters[0]
+        self.device = first.device
+        self.all = torch.empty(chips, self.count, device=self.device)
+        # One view per parameter: (chips, *shape).
+        self.factors: list[Tensor] = []
+        start = 0
+        for p in self.parameters:
+            self.factors.append(self.all[:, start : start + p.numel()].view(chips, *p.shape))
+            start += p.numel()
+        self.ones = np.ones(min(self.count, threads.CHUNK), np.float32)
+
+    def draw(self, sigmas: Sequence[float]) -> None:
+        """Fill `all`, and so `factors`, for one chip per sigma; the remaining rows are undefined."""
+        if self.device.type != "cpu":
+            sigma = torch.ones(self.chips, 1, device=self.device)
+            sigma[: len(sigmas), 0] = torch.tensor(sigmas, device=self.device)
+            self._mean(
+                lambda out: torch.exp(normals(out.numel(), self.device).view_as(out).mul_(sigma), out=out)
+            )
+            return
+        self._mean(lambda out: self._draw_on_cpu(out, sigmas))
+
+    def _mean(self, draw: Callable[[Tensor], object]) -> None:
+        """The mean of as many draws as there are copies, into the first rows of `all`."""
+        draw(self.all)
+        if self.copies > 1:
+            more = torch.empty_like(self.all)
+            for _ in range(self.copies - 1):
+                draw(more)
+                self.all.add_(more)
+            self.all.div_(self.copies)
+
+    def _draw_on_cpu(self, target: Tensor, sigmas: Sequence[float]) -> None:
+        out = target.numpy()
+        plane, event = numbers(2)
+        for chip, sigma in enumerate(sigmas):
+            rates = LogNormalDrift(sigma).rates
+            name = Stream.of(self.key, chip, plane, event).name
+            for part in threads.chunks(self.count):
+                row = out[chip, part]
+                kernels.lognormal(self.ones[: row.size], row, *rates, part.start, *name)
+
+
+# Gradient steps through simulated arrays: hardware-aware training for any design.
+
+
+def as_deployed(
+    model: nn.Module, hardware: Hardware, x: Tensor, seed: int, chip: int = 0
+) -> tuple[nn.Module, Operands | None]:
+    """Map a model for training exactly as an evaluation maps it: the same layers are on arrays.
+
+    The model runs in evaluation mode and keeps its mode, and no random number of the training is used.
+
+    Args:
+        model: clean; its parameters are shared.
+        hardware, seed, chip: see `to_analog`.
+        x: inputs (n, ...), of which the first few are run.
+
+    Returns:
+        The analog model, and what its forward does with its parameters, as `nn.operands.mapped` gives them.
+
+    Warns:
+        CrossbarWarning: of what the design asks for and cannot act, and of weights that stay digital although
+            their kind of layer multiplies with them.
+
+    Raises:
+        InputError: as `map_model`.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    cuda = [x.device] if x.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=cuda), torch.autocast(x.device.type, enabled=False):
+            analog, seen = map_model(model.eval(), hardware, x, seed, chip)
+    finally:
+        for module, training in modes:
+            module.training = training
+    warn(of_operands(layers(analog), seen))
+    return analog, seen
+
+
+class AnalogStep:
+    """A `Step` on newly drawn chips of a design, one after another; `to_analog` describes the gradient.
+
+    Args:
+        hardware: the design.
+        sigmas: gives each chip's sigma, as in `DriftedStep`; None: the design as it is.
+        chips: per step.
+        layers: as in `DriftedStep`.
+        key: its seed and names tell training chips from all others.
+    """
+
+    def __init__(
+        self,
+        hardware: Hardware,
+        sigmas: Callable[[float, int], Sequence[float]] | None,
+        chips: int,
+        layers: int,
+        key: Key,
+    ) -> None:
+        self.hardware, self.sigmas, self.chips, self.layers = hardware, sigmas, chips, layers
+        self.seed = key.fold("training chips").integer()
+        self._of: tuple[nn.Module, torch.device, nn.Module, int] | None = None
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, share: float) -> Tensor:
+        """See `Step`."""
+        analog, layers = self._analog(model, x)
+        analog.train()
+        chips = min(self.chips, len(x))
+        sigmas = None if self.sigmas is None else self.sigmas(share, chips)
+        total = torch.zeros((), device=x.device)
+        parts = zip(x.tensor_split(chips), y.tensor_split(chips), numbers(chips), strict=True)
+        for i, (images, labels, chip) in enumerate(parts):
+            temperature = 1.0
+            if sigmas is not None:
+                set_hardware(analog, at_sigma(self.hardware, sigmas[i]))
+                temperature = math.exp(-layers * sigmas[i] ** 2 / 2)
+            set_chip(analog, chip)
+            loss = task_loss(analog, images, labels, temperature) * (len(images) / len(x))
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def _analog(self, model: nn.Module, x: Tensor) -> tuple[nn.Module, int]:
+        """The analog model, which shares parameters and buffers, and the number of its weight layers in series.
+
+        Made once per model and device.
+        """
+        device = next(model.parameters()).device
+        if self._of is None or self._of[0] is not model or self._of[1] != device:
+            hardware = self.hardware if self.sigmas is None else at_sigma(self.hardware, 0.0)
+            analog, _ = as_deployed(model, hardware, x, self.seed)
+            self._of = (model, device, analog, max(0, self.layers - _digital(model, analog)))
+        return self._of[2:]
+
+
+def _digital(model: nn.Module, analog: nn.Module) -> int:
+    """Number of layers that have a weight matrix by their class but are on no array."""
+    holders = dict(model.named_modules())
+    found = [holders.get(layer.name, model) for layer in layers(analog) if not layer.analog]
+    return sum(1 for module in found if matrices(module))
+
+
+# Gradient steps through drift: several chips per step, each with its own part of the batch.
+#
+# The loss of a step is the mean over examples, each computed with the parameters theta exp(sigma z) of one chip. Its
+# gradient is exact for the draws made (reparametrisation): d/dtheta = exp(sigma z) d/d(theta exp(sigma z)).
+
+
+Sigmas = Callable[[float, int], Sequence[float]]
+"""(share of the training done, chips) -> a sigma for each chip."""
+
+
+class DriftedStep:
+    """A `Step` on newly drawn chips; the parameters are restored bit for bit afterwards.
+
+    Args:
+        sigmas: gives each chip's sigma.
+        chips: per step, at most as many as there are examples.
+        layers: weight layers in a row: logits are multiplied by exp(-layers sigma^2 / 2), which undoes the growth
+            that drift of mean exp(sigma^2 / 2) per layer gives them; 0: not.
+        key: names the chips.
+        batched: whether a plain sequence of linear layers runs by batched products; otherwise, and for all other
+            networks, chip by chip.
+        copies: cells per weight.
+        hardware: the design that the factors are of, on whose arrays a network trains that takes parameters past
+            their cells (a copy kept in a cache, `functional_call`); None: the factors are all there is.
+    """
+
+    def __init__(
+        self,
+        sigmas: Sigmas,
+        chips: int,
+        layers: int,
+        key: Key,
+        batched: bool = True,
+        copies: int = 1,
+        hardware: Hardware | None = None,
+    ) -> None:
+        self.sigmas, self.chips, self.layers, self.key = sigmas, chips, layers, key
+        self.batched, self.copies, self.hardware = batched, copies, hardware
+        self._of: tuple[nn.Module, TrainingChips, BatchedSequence | None, AnalogStep | None] | None = None
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, share: float) -> Tensor:
+        """See `Step`."""
+        drawn, sequence, arrays = self._prepared(model, x)
+        if arrays is not None:
+            return arrays(model, x, y, share)
+        chips = min(self.chips, len(x))
+        sigmas = self.sigmas(share, chips)
+        drawn.draw(sigmas)
+        temperatures = [math.exp(-self.layers * sigma**2 / 2) for sigma in sigmas]
+        if sequence is not None and sequence.takes(x):
+            return batched(sequence, drawn, x, y, temperatures)
+        return chip_by_chip(model, drawn, x, y, temperatures)
+
+    def _prepared(
+        self, model: nn.Module, x: Tensor
+    ) -> tuple[TrainingChips, BatchedSequence | None, AnalogStep | None]:
+        """Memory for the draws, the batched sequence (if any), and the step on arrays where factors do not suffice.
+
+        Looked up once.
+        """
+        known = self._of
+        device = next(model.parameters()).device
+        if known is None or known[0] is not model or known[1].device != device:
+            sequence = BatchedSequence.of(model) if self.batched else None
+            arrays = None
+            if sequence is None and self.hardware is not None and not _all_drift(model, self.hardware, x):
+                arrays = AnalogStep(self.hardware, self.sigmas, self.chips, self.layers, self.key)
+            known = self._of = (
+                model,
+                TrainingChips(model, self.chips, self.key, self.copies),
+                sequence,
+                arrays,
+            )
+        return known[1:]
+
+
+def _all_drift(model: nn.Module, hardware: Hardware, x: Tensor) -> bool:
+    """Whether every parameter that an evaluation on the design reads is read with drift, everywhere.
+
+    Where the network cannot be mapped at all, so that no evaluation says more, every parameter drifts.
+    """
+    try:
+        with silenced_warnings():  # the step on arrays will say it
+            analog, seen = as_deployed(model, at_sigma(hardware, 0.0), x, 0)
+    except InputError:
+        return True
+    if seen is None:
+        return True
+    drifting = {
+        id(module._parameters.get(name))
+        for slot, module in slots(analog)
+        if not slot.ideal
+        for name in slot.names
+    }
+    unused = {name for name, operand in seen.by_name.items() if operand.way == "unused"}
+    past = any(operand.also_bypassed for operand in seen.by_name.values())
+    return not past and all(id(p) in drifting for name, p in model.named_parameters() if name not in unused)
+
+
+def batched(
+    sequence: BatchedSequence, drawn: TrainingChips, x: Tensor, y: Tensor, temperatures: Sequence[float]
+) -> Tensor:
+    """Run all chips by batched products. Sets the gradients and returns the loss."""
+    chips, n = len(temperatures), len(x)
+    rows = -(-n // chips)
+    x = x.flatten(1)
+    if rows * chips != n:  # the parts of `tensor_split`, the shorter ones filled up with their first example
+        starts = [part[0] for part in torch.arange(n).tensor_split(chips)]
+        first = torch.stack(starts).to(x.device)
+        ends = torch.cat([first[1:], first.new_tensor([n])])
+        index = first[:, None] + torch.arange(rows, device=x.device)
+        real = index < ends[:, None]
+        index = torch.where(real, index, first[:, None])
+        x, y = x[index], y[index]
+    else:
+        real = None
+        x, y = x.view(chips, rows, -1), y.view(chips, rows)
+    factor = {id(p): f[:chips] for p, f in zip(drawn.parameters, drawn.factors, strict=True)}
+    logits = sequence(x, lambda p: _Drifted.apply(p, factor[id(p)]))
+    logits = logits * logits.new_tensor(temperatures)[:, None, None]
+    if real is None:
+        loss = functional.cross_entropy(logits.flatten(0, 1), y.flatten())
+    else:
+        each = functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
+        loss = each.view_as(real).mul(real).sum() / n
+    loss.backward()
+    return loss.detach()
+
+
+class _Drifted(torch.autograd.Function):
+    """p (shape) and factors (chips, shape) -> p times each; the backward sums over the chips as it multiplies."""
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, factors: Tensor) -> Tensor:
+        ctx.factors = factors  # constants, and memory that outlives the step
+        return factors * p
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        total = grads[0][0] * ctx.factors[0]
+        for grad, factor in zip(grads[0][1:], ctx.factors[1:], strict=True):
+            total.addcmul_(grad, factor)
+        return total, None
+
+
+def chip_by_chip(
+    model: nn.Module, drawn: TrainingChips, x: Tensor, y: Tensor, temperatures: Sequence[float]
+) -> Tensor:
+    """Run any model with the parameters of one chip after another. Sets the gradients and returns the loss."""
+    chips = len(temperatures)
+    parameters = drawn.parameters
+    clean = [p.detach().clone() for p in parameters]
+    gradients = [torch.zeros_like(p) for p in parameters]
+    total = torch.zeros((), device=x.device)
+    try:
+        parts = zip(x.tensor_split(chips), y.tensor_split(chips), temperatures, strict=True)
+        for chip, (images, labels, temperature) in enumerate(parts):
+            with torch.no_grad():
+                for p, before, factors in zip(parameters, clean, drawn.factors, strict=True):
+                    torch.mul(before, factors[chip], out=p.detach())
+            loss = task_loss(model, images, labels, temperature) * (len(images) / len(x))
+            loss.backward()
+            total += loss.detach()
+            for p, gradient, factors in zip(parameters, gradients, drawn.factors, strict=True):
+                if p.grad is not None:
+                    gradient.addcmul_(p.grad, factors[chip])
+                    p.grad.zero_()
+    finally:
+        with torch.no_grad():
+            for p, before in zip(parameters, clean, strict=True):
+                p.copy_(before)
+    for p, gradient in zip(parameters, gradients, strict=True):
+        if p.grad is not None:
+            p.grad.copy_(gradient)
+    return total

@@ -1,4 +1,4 @@
-"""Dropout at fixed rates: what BayesFT searches for, set by hand."""
+"""Dropout at fixed rates, given by the user."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates
 from crossbar_sim.nn.training.loop import Epoch
 from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key
-from crossbar_sim.validate import is_real
+from crossbar_sim.validate import is_rate
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,13 @@ def to_alpha(model: nn.Module) -> None:
 
 
 def check_rates(name: str, given: object) -> None:
-    """Refuse what is no rate in [0, 1), and no tuple of such.
+    """Refuse anything but a rate in [0, 1) or a tuple of rates.
 
     Raises:
         InputError: naming the field.
     """
     for rate in given if isinstance(given, tuple) else (given,):
-        if not is_real(rate) or not 0 <= rate < 1:
+        if not is_rate(rate):
             raise InputError(
                 f"{name}={given!r}: dropout rates are numbers in [0, 1), one or a tuple of one per site"
             )

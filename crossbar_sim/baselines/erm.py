@@ -1,4 +1,4 @@
-"""Empirical risk minimisation: what everybody does, and what all else is compared with."""
+"""Empirical risk minimisation (ERM): plain training, the reference for all other methods."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

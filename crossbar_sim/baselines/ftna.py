@@ -1,4 +1,4 @@
-"""FTNA: classes as words of an error-correcting code, one output per bit."""
+"""FTNA: classes are encoded as words of an error-correcting code, one output per bit."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,12 +22,12 @@ from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.training.loop import Epoch, fit
 from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key
-from crossbar_sim.validate import is_int
+from crossbar_sim.validate import check_integer
 
 
 @dataclass(frozen=True)
 class Ftna(Method):
-    """Train one logistic output per bit of a class's code word, and decode what is nearest (Liu et al., DAC 2019).
+    """Train one logistic output per bit of the code word, and decode to the nearest word (Liu et al., DAC 2019).
 
     The code has a large minimum distance d, so that (d - 1) // 2 spoilt outputs do no harm. Classes that a plain
     network, trained briefly on the training images, confuses get words that lie far apart. Any number of classes, and
@@ -56,9 +56,7 @@ class Ftna(Method):
         check_training(self.training)
         if self.bits is not None:
             codes.check_bits(2, self.bits)
-        epochs = self.confusion_epochs
-        if not is_int(epochs) or epochs < 1:
-            raise InputError(f"confusion_epochs={epochs!r}: an integer >= 1 is needed")
+        check_integer("confusion_epochs", self.confusion_epochs, 1)
 
     def fit(
         self,
@@ -95,7 +93,7 @@ class Ftna(Method):
         )
 
     def _confusion(self, build: Build, train: Split, key: Key) -> NDArray[np.float64]:
-        """How likely a plain network takes class i for j, (classes, classes), on the images it has learnt from."""
+        """Probability that a plain network predicts class j for training images of class i, (classes, classes)."""
         model = fresh(build, key)
         short = replace(self.training, epochs=self.confusion_epochs, patience=None)
         fit(model, train, training=short, key=key)
@@ -118,7 +116,7 @@ def step(model: nn.Module, x: Tensor, y: Tensor, share: float) -> Tensor:
 
 
 def class_count(model: nn.Module, train: Split) -> int:
-    """How many classes a network tells apart: its outputs.
+    """Number of classes of a network: its outputs.
 
     Raises:
         InputError: if it does not take the images, or does not give one row of outputs per image, or has fewer
@@ -138,7 +136,7 @@ def class_count(model: nn.Module, train: Split) -> int:
 
 
 def with_bits(model: nn.Module, words: tuple[str, ...], x: Tensor) -> Coded:
-    """The network with its last linear layer exchanged for a new one with an output per bit, decoded.
+    """The network with its last linear layer replaced by one with an output per bit, followed by decoding.
 
     Args:
         model: ends in an `nn.Linear` with one output per class; it is changed.

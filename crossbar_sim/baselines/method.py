@@ -1,4 +1,4 @@
-"""What a way to train is: `Method.fit(build, development, key)` gives a `Trained`."""
+"""The interface of a training method: `Method.fit(build, development, key)` returns a `Trained`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ Build = Callable[[], nn.Module]
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What a method made.
+    """The result of a training method.
 
     Args:
         model: in evaluation mode, on the CPU, ready to be swept, deployed or saved.
@@ -40,7 +40,7 @@ class Trained:
 
 
 class Method(ABC):
-    """A way to train: a frozen dataclass of its settings, with `fit`.
+    """A training method: a frozen dataclass of its settings, with `fit`.
 
     It sees training and validation examples only: a test split has no way in.
     """
@@ -74,7 +74,7 @@ class Method(ABC):
 
 
 def check_development(development: object, detection: bool = False) -> Development:
-    """`Development`, made of what was given; data with a test split in it is refused above all.
+    """Convert data to a `Development`; data with a test split is refused.
 
     Args:
         development: what was given, see `data.load.to_development`.
@@ -93,7 +93,7 @@ def check_development(development: object, detection: bool = False) -> Developme
 
 
 def check_switch(name: str, given: object) -> None:
-    """Refuse what is neither True nor False: any other word would count as True.
+    """Refuse anything but True or False: any other value would count as True.
 
     Raises:
         InputError: naming the field.
@@ -103,7 +103,7 @@ def check_switch(name: str, given: object) -> None:
 
 
 def fresh(build: Build, key: Key) -> nn.Module:
-    """A network whose initialisation is named by the key.
+    """A network whose initialisation is determined by the key.
 
     Raises:
         InputError: if `build` makes no network.
@@ -137,7 +137,7 @@ def trained(
     checkpoint: str | PathLike[str] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> Trained:
-    """Train a model of `fresh` as a method says, for methods that train once.
+    """Train a model from `fresh`, for methods that train once.
 
     Args:
         method: whose `training` it is; its repr tells its checkpoints from those of others.

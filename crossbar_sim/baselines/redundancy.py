@@ -1,4 +1,4 @@
-"""Redundancy: more cells for the same network, with its price beside its gain.
+"""Redundancy: more cells for the same network, with its cost and its gain.
 
 Two kinds. `Mapping.copies` puts k cells in parallel for every weight, which then averages k draws; it is a matter of
 the design (`Hardware.preset("bayesft", copies=4)`). `AveragedOutputs` gives every class several outputs, each with
@@ -16,15 +16,14 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Split
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.chips import layers
-from crossbar_sim.nn.analog.conversion import to_analog
-from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.analog.conversion import map_model, to_analog
 from crossbar_sim.nn.networks import AveragedOutputs as AveragedOutputs
 from crossbar_sim.robustness import robustness
 
 
 @dataclass(frozen=True)
 class Redundancy:
-    """What one way of spending cells costs and brings.
+    """Cost and accuracy of one way of using more cells.
 
     Args:
         label: of the network and its design.
@@ -42,7 +41,7 @@ class Redundancy:
 
 
 def cells(model: nn.Module, hardware: Hardware, x: Tensor | None = None) -> int:
-    """Cells that the weight matrices of a model take on a design; vectors that drift by themselves have none.
+    """Number of cells of a model's weight matrices on a design; separately drifting vectors have none.
 
     Args:
         model: clean, in evaluation mode.
@@ -50,7 +49,7 @@ def cells(model: nn.Module, hardware: Hardware, x: Tensor | None = None) -> int:
         x: inputs (n, ...): layers whose weights the forward does not multiply them with are not counted. None: every
             layer counts.
     """
-    analog = to_analog(model, hardware) if x is None else mapped(model, hardware, x)[0]
+    analog = to_analog(model, hardware) if x is None else map_model(model, hardware, x)[0]
     return sum(g.cells for layer in layers(analog) for g in layer.geometries(hardware))
 
 
@@ -62,7 +61,7 @@ def compare(
     chips: int = 20,
     seed: int = 0,
 ) -> tuple[Redundancy, ...]:
-    """Cost and accuracy of several ways to spend cells; the first is what the others are compared with.
+    """Cost and accuracy of several ways to use more cells; the first is the reference.
 
     Args:
         ways: label -> trained network and design.

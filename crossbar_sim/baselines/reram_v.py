@@ -1,4 +1,4 @@
-"""ReRAM-V: look at one chip's cells, give up those that cannot be corrected, and retrain the rest on that chip."""
+"""ReRAM-V: diagnose the cells of one chip, freeze those that cannot be corrected, retrain the others on that chip."""
 
 import copy
 import math
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from crossbar_sim.baselines.drift_aware import as_deployed
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
-from crossbar_sim.crossbar.hardware import Hardware, design_given
+from crossbar_sim.crossbar.hardware import Hardware, as_hardware
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
@@ -69,11 +69,10 @@ class ReramV(Method):
 
     def __post_init__(self) -> None:
         check_training(self.training)
-        object.__setattr__(self, "hardware", design_given(self.hardware))
+        object.__setattr__(self, "hardware", as_hardware(self.hardware))
         check_chip(self.chip)
         Key(self.seed)
-        plain = is_real(self.threshold)
-        if not plain or not self.threshold > 0:
+        if not (is_real(self.threshold) and self.threshold > 0):
             raise InputError(f"threshold={self.threshold!r}: a number > 0 is needed, of |ln gain|, or inf")
         if not isinstance(self.retraining, Training):
             raise InputError(
@@ -111,7 +110,7 @@ class ReramV(Method):
         *,
         progress: Callable[[Epoch], None] | None = None,
     ) -> Trained:
-        """The method on a network that is trained already, which stays as it is.
+        """Apply the method to a trained network, which is not changed.
 
         Args:
             model: clean.
@@ -169,7 +168,7 @@ class ReramV(Method):
 
 
 def diagnose(analog: nn.Module, model: nn.Module | None = None) -> dict[str, Tensor]:
-    """How far off each weight's cells are on the present chip: |ln(read / written)|, inf where they do not answer.
+    """Error of each weight's cells on the current chip: |ln(read / written)|, inf for stuck cells.
 
     Each array is written to full scale with the signs that its weights have, so that the cells are tested which carry
     them, and what differs from cell to cell stands out from what every cell has. It is undone by reprogramming.
@@ -185,7 +184,7 @@ def diagnose(analog: nn.Module, model: nn.Module | None = None) -> dict[str, Ten
         InputError: if normalisation is folded into an array: its weights are no parameters that could be retrained
             one by one; or if no parameter has an array.
     """
-    shared = chips.design(analog)
+    shared = chips.analog_state(analog)
     named = {id(p): name for name, p in (analog if model is None else model).named_parameters()}
     found: dict[str, Tensor] = {}
     for slot, module in chips.slots(analog):
@@ -215,7 +214,7 @@ def diagnose(analog: nn.Module, model: nn.Module | None = None) -> dict[str, Ten
 
 
 class _Scores:
-    """Validation accuracy on the chip itself and, in the mean, on fresh ones."""
+    """Validation accuracy on the chip itself, and the mean accuracy on new chips."""
 
     def __init__(self, analog: nn.Module, development: Development, chip: int) -> None:
         self.analog, self.chip = analog, chip

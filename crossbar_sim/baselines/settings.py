@@ -1,4 +1,4 @@
-"""A method from its name and settings: what the command line and experiment files give."""
+"""Build a method from its name and settings, as the command line and experiment files give them."""
 
 import math
 from collections.abc import Mapping
@@ -95,7 +95,7 @@ def setting(text: str) -> tuple[str, Any]:
 
 
 def _recipe(field: str, default: Training, given: Mapping[str, Any]) -> Training:
-    """A recipe with some of its fields given, as `retraining` of ReRAM-V may be."""
+    """A recipe with some of its fields replaced, as for `retraining` of ReRAM-V."""
     for name in given:
         if name not in TRAINING:
             raise InputError(unknown(f"the training setting {field}.", name, TRAINING))

@@ -65,7 +65,7 @@ def _describe(request: InfoRequest) -> Iterator[tuple[str, str]]:
     hardware = Hardware()
     try:
         seen, said = seen_in(loaded, hardware)
-        analog = to_analog(loaded.module, hardware, seen=seen)
+        analog = to_analog(loaded.module, hardware, operands=seen)
     except InputError as error:  # worth saying, but no reason to say nothing else
         yield "layers", f"cannot be deployed: {error}"
         return

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from crossbar_sim.baselines.method import Trained
     from crossbar_sim.crossbar.hardware import Hardware
     from crossbar_sim.experiments.networks import Named
-    from crossbar_sim.search import BayesFT, Study, Tried
+    from crossbar_sim.search import BayesFT, Study, Trial
 
 
 def _interval(flag: str, alone: bool = False) -> Parsed:
@@ -136,7 +136,7 @@ def search(request: SearchRequest) -> None:
     made = Named.of(request.network, request.network_arguments or {}, splits)
     console = terminal(stderr=request.json_path == "-")
 
-    def say_trial(trial: Tried, opened: Study) -> None:
+    def say_trial(trial: Trial, opened: Study) -> None:
         best = opened.best()
         say(
             console,

@@ -428,7 +428,7 @@ def preset_design(name: str, overrides: dict[str, Any]) -> tuple[Hardware, tuple
     return hardware, chosen.warnings(hardware)
 
 
-def design_given(hardware: object) -> Hardware:
+def as_hardware(hardware: object) -> Hardware:
     """A design in any form that Python functions accept: `Hardware`, a preset's name, a .toml or .json path, a table.
 
     Args:

@@ -337,6 +337,17 @@ def lognormal_weights(
 
 
 @kernel
+def lognormal_chips(
+    w: Any, out: Any, scale: Any, inverse: Any, factor: Any, high: Any, low: Any, k0: Any, k1: Any, chips: Any
+) -> None:
+    """Run `lognormal_weights` for each chip in turn; `out` is (chips, weights), flat."""
+    n = w.size
+    for i in range(chips.size):
+        mine = out[i * n : (i + 1) * n]
+        lognormal_weights(w, mine, scale, inverse, factor, high, low, 0, k0, k1, 0, chips[i], 0)
+
+
+@kernel
 def symmetric_uniform(words: Any, out: Any) -> None:
     """Eq. (11): out = sqrt 12 (u - 1/2), uniform on (-sqrt 3, sqrt 3]."""
     for i in range(out.size):

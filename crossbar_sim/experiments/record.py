@@ -13,7 +13,7 @@ from crossbar_sim.crossbar.configuration import to_dict
 from crossbar_sim.data import Splits
 from crossbar_sim.errors import InputError
 from crossbar_sim.experiments.schema import Experiment
-from crossbar_sim.experiments.trainings import Planned
+from crossbar_sim.experiments.trainings import PlannedTraining
 from crossbar_sim.nn.files.checkpoint import is_checkpoint
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness.groups import group_curve, group_of, group_tests, groups_of
@@ -25,7 +25,9 @@ DIGITS = 6
 FORMAT = 1
 
 
-def record_of(experiment: Experiment, sweep: Sweep, tried: Splits, planned: Mapping[str, Planned]) -> str:
+def record_of(
+    experiment: Experiment, sweep: Sweep, tried: Splits, planned: Mapping[str, PlannedTraining]
+) -> str:
     """The JSON text. The same trials give the same bytes, one curve or point a line.
 
     Scores are as stored: shares of 1, and an output error is minus itself.
@@ -100,7 +102,7 @@ def _point(point: Point, threshold: float | None) -> dict[str, Any]:
     }
 
 
-def _training(plan: Planned) -> dict[str, Any]:
+def _training(plan: PlannedTraining) -> dict[str, Any]:
     """What trained a model: as given and as it then was, and what the method found out."""
     method = _plain(plan.method)
     method.pop("hardware", None)  # that of the experiment
@@ -114,7 +116,7 @@ def _training(plan: Planned) -> dict[str, Any]:
     }
 
 
-def _notes(plan: Planned) -> Any:
+def _notes(plan: PlannedTraining) -> Any:
     """The notes of the checkpoint; long lists, as of a search's trials, are left to it."""
     content = torch.load(plan.path, map_location="cpu", weights_only=True)
     if not is_checkpoint(content):

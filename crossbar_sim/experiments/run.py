@@ -13,7 +13,7 @@ from crossbar_sim.data.dataset import subsample
 from crossbar_sim.errors import InputError
 from crossbar_sim.experiments.record import record_of
 from crossbar_sim.experiments.schema import Experiment, ModelFile, load_experiment
-from crossbar_sim.experiments.trainings import Planned, check_judged, named, plan_trainings, train
+from crossbar_sim.experiments.trainings import PlannedTraining, check_judged, named, plan_trainings, train
 from crossbar_sim.files import write_text
 from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.files.architectures import names_code
@@ -148,7 +148,7 @@ def _data_name(experiment: Experiment) -> str:
 
 def _models(
     experiment: Experiment, data: str, taught: Splits, tried: Splits, folder: Path, console: Console
-) -> tuple[list[Model], dict[str, Planned]]:
+) -> tuple[list[Model], dict[str, PlannedTraining]]:
     """All models, in the order of the file: files are read and trainings checked before the first training."""
     read = _files(experiment, tried)
     planned = plan_trainings(experiment, taught, tried.test, folder / f"{experiment.name}.models")

@@ -29,13 +29,13 @@ from crossbar_sim.robustness.plans import HalfWidth
 from crossbar_sim.robustness.tasks import metric_of
 from crossbar_sim.search import BayesFT
 from crossbar_sim.search.by_name import any_method, needed_hardware
-from crossbar_sim.search.network import Searched
+from crossbar_sim.search.network import SearchedNetwork
 from crossbar_sim.search.surrogate import check_installed
 from crossbar_sim.store.records import canonical
 
 
 @dataclass(frozen=True, eq=False)
-class Planned:
+class PlannedTraining:
     """One training, found possible.
 
     Args:
@@ -76,7 +76,9 @@ def check_judged(
         experiment.plan.check_metric(metric)
 
 
-def plan_trainings(experiment: Experiment, splits: Splits, test: Split, folder: Path) -> dict[str, Planned]:
+def plan_trainings(
+    experiment: Experiment, splits: Splits, test: Split, folder: Path
+) -> dict[str, PlannedTraining]:
     """Every training of the file, after all that can be wrong with it has been looked for.
 
     Args:
@@ -116,11 +118,13 @@ def plan_trainings(experiment: Experiment, splits: Splits, test: Split, folder: 
                 _check_rates(method, built[name], made)
             what = [given.network, dict(given.arguments), repr(method), given.seed, splits.fingerprint]
             digest = hashlib.sha256(canonical(what).encode()).hexdigest()
-        planned[label] = Planned(label, given, made, method, folder / f"{_plain(label)}-{digest[:12]}.pt")
+        planned[label] = PlannedTraining(
+            label, given, made, method, folder / f"{_plain(label)}-{digest[:12]}.pt"
+        )
     return planned
 
 
-def train(planned: Planned, splits: Splits, data: str, console: Console) -> Path:
+def train(planned: PlannedTraining, splits: Splits, data: str, console: Console) -> Path:
     """The checkpoint of a training; made unless it is there. A killed one goes on where it was.
 
     Raises:
@@ -166,7 +170,7 @@ def _check_rates(method: Method, model: nn.Module, made: Named) -> None:
     if isinstance(method, BayesFT):
         check_installed()
         sigmas = method.training_sigma if isinstance(method.training_sigma, tuple) else None
-        Searched.of(made, Key(0), method.rates, sigmas, method.width)
+        SearchedNetwork.of(made, Key(0), method.rates, sigmas, method.width)
         return
     rates = getattr(method, "rate", None)
     if rates is None:

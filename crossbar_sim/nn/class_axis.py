@@ -15,9 +15,6 @@ from torch.overrides import TorchFunctionMode
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.evaluate import answer_of, run_over
 
-IGNORED = -100
-"""The label of a position that is not judged (padding), as in torch's cross-entropy; every negative label counts so."""
-
 _LAST = {
     "linear", "bilinear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "baddbmm", "addbmm", "embedding",
     "lstm", "gru", "rnn_tanh", "rnn_relu", "mv", "chain_matmul", "multi_dot", "_embedding_bag", "embedding_bag",
@@ -182,7 +179,7 @@ def _no_match(shape: tuple[int, ...], labels: tuple[int, ...]) -> str:
 
 
 class _Trace(TorchFunctionMode):
-    """Inside, it is kept for every tensor which of its axes holds the features of the last product."""
+    """Context that tracks which axis of every tensor holds the features of the last product."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -202,7 +199,7 @@ class _Trace(TorchFunctionMode):
         return answer
 
     def axis(self, tensor: Tensor) -> int | None:
-        """The axis of a tensor that was seen."""
+        """The tracked axis of a tensor."""
         kept = self.known.get(id(tensor))
         return None if kept is None else kept[1]
 

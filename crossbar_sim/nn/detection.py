@@ -18,12 +18,12 @@ from crossbar_sim.nn.networks.detection import objects
 
 
 def detects(model: object) -> bool:
-    """Whether a model, its class or its analog copy is a detector: its outputs are boxes, and its loss is its own."""
+    """Whether a model (or its analog copy) is a detector: it outputs boxes and defines its own loss."""
     return getattr(model, "task", None) == "detection"
 
 
 def check_task(model: nn.Module, y: Tensor) -> bool:
-    """Whether this is detection.
+    """Whether model and labels are for object detection.
 
     Args:
         model: any.

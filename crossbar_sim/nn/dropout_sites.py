@@ -16,7 +16,6 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from numbers import Real
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.copying import copy_graph
 from crossbar_sim.nn.analog.exported_products import NORMS, is_graph
 from crossbar_sim.nn.analog.matrices import NORMALISATION, RULES
+from crossbar_sim.validate import is_rate
 
 # Where dropout belongs in a model that has none: found by following its data (docs/networks.md has the rules).
 #
@@ -518,6 +518,6 @@ def _wanted(rates: Rates, names: list[str]) -> dict[str, float]:
             )
         wanted = dict(zip(names, given, strict=True))
     for name, rate in wanted.items():
-        if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 <= float(rate) < 1:
+        if not is_rate(rate):
             raise InputError(f"dropout rate {rate!r} of site {name!r}: a number in [0, 1) is needed")
     return {name: float(rate) for name, rate in wanted.items()}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crossbar_sim.crossbar import threads
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.chips import locked
-from crossbar_sim.nn.analog.state import reading
+from crossbar_sim.nn.analog.state import numbered_reads
 from crossbar_sim.nn.fast_operators import FastRoutes
 from crossbar_sim.nn.module_state import watched
 
@@ -63,7 +63,7 @@ def outputs(
         missing = (fixed or 0) - len(piece)
         if missing > 0:
             piece = torch.cat([piece, piece[-1:].expand(missing, *piece.shape[1:])])
-        with torch.inference_mode(), reading(part.start, len(piece)):
+        with torch.inference_mode(), numbered_reads(part.start, len(piece)):
             y = _forward(model, piece, fast and device.type == "cpu")
         y = y[: len(piece) - max(missing, 0)]
         results[i] = y if reduce is None else reduce(y, part)
@@ -177,19 +177,19 @@ def run_over(model: nn.Module, x: Tensor, block: int, fixed: int | None = None) 
             piece = x[start : start + size]
             if fixed is not None and len(piece) < fixed:
                 piece = x[torch.arange(start, start + fixed, device=x.device) % len(x)]
-            with torch.inference_mode(), reading(start, len(piece)):
+            with torch.inference_mode(), numbered_reads(start, len(piece)):
                 _answer(model, piece)
 
 
 def one_thread() -> None:
-    """Let torch compute on this thread alone from now on: its own split over threads would change the bits."""
+    """Let torch use one thread from now on: splitting over threads would change the last bits."""
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)
 
 
 @contextmanager
 def torch_threads_kept() -> Iterator[None]:
-    """Afterwards torch has as many threads here as before."""
+    """Restore torch's number of threads afterwards."""
     before = torch.get_num_threads()
     try:
         yield
@@ -228,7 +228,7 @@ def _real(y: Tensor) -> Tensor:
 
 
 def _answer(model: nn.Module, piece: Tensor) -> Any:
-    """What the model makes of one block; its errors in one sentence."""
+    """The model's output for one block; its errors become an InputError."""
     try:
         return _unchanged(model, piece)
     except (InputError, MemoryError):
@@ -273,7 +273,7 @@ def _unchanged(model: nn.Module, piece: Tensor) -> Any:
 
 
 def answer_of(y: Any) -> Tensor | None:
-    """The output that counts: a tensor, else the one called "logits" or "out", else the first that is one."""
+    """The main output: a tensor, else the one called "logits" or "out", else the first tensor."""
     if isinstance(y, Tensor):
         return y
     named, parts = _parts(y)
@@ -306,7 +306,7 @@ def _parts(y: Any) -> tuple[dict[str, Any], list[Any]]:
 
 
 def inputs_for(module: nn.Module, x: Tensor, said: tuple[str, ...] = ()) -> tuple[Tensor, tuple[str, ...]]:
-    """x in the type that a model takes, and what was done to it.
+    """x in the dtype that the model takes, and a note on the conversion.
 
     Floats become the floating type of the model's parameters, or integers where the model looks tokens up. Integers
     stay what they are for a model that takes them; for others they become floats, and bytes (uint8), which are taken
@@ -360,7 +360,7 @@ def whole_numbers(module: nn.Module, x: Tensor) -> torch.dtype | None:
 
 
 def refusal(module: nn.Module, x: Tensor) -> BaseException | None:
-    """What the model's own code raises on x, if anything; tried on a copy, for a forward may leave traces."""
+    """The error that the model's code raises on x, if any; run on a copy, since a forward may change the model."""
     memo = {id(p): p for p in module.parameters()}
     tensors = (t for m in module.modules() for t in vars(m).values() if isinstance(t, Tensor))
     tried = copy.deepcopy(module, memo | {id(t): t for t in tensors})  # type: ignore[arg-type]

@@ -57,7 +57,7 @@ SMALL = 1 << 21
 
 
 def product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`linear` of what is known to fit: float32 on the CPU, no gradient, contiguous weight and bias."""
+    """`linear` without checks: float32 on the CPU, no gradient, contiguous weight and bias."""
     if input.numel() * weight.shape[0] <= SMALL or not onednn_works():
         return F.linear(input, weight, bias)
     y: Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
@@ -122,7 +122,7 @@ def _routes() -> dict[Any, Callable[..., Any]]:
 
 
 class FastRoutes(TorchFunctionMode):
-    """Inside, torch's linear and max_pool2d take the fast routes, whoever calls them (this thread only)."""
+    """Context in which torch's linear and max_pool2d take the fast routes (this thread only)."""
 
     def __init__(self) -> None:
         super().__init__()

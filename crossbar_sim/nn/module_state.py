@@ -1,4 +1,4 @@
-"""What a forward leaves on its model: seen once, and put back after every evaluation.
+"""State that a forward leaves on its model: detected once, and restored after every evaluation.
 
 A forward may keep a skip connection on `self`, a cache in a list of dictionaries, a running mean in a buffer.
 Threads that share such a model would take each other's tensors, and one chip would be read with what the chip
@@ -35,7 +35,7 @@ _found: "weakref.WeakKeyDictionary[nn.Module, tuple[str, ...]]" = weakref.WeakKe
 
 @dataclass
 class _Tensor:
-    """A tensor as it was. By its values: fused operators, as of observers, raise no version."""
+    """A tensor and its former values: fused operators, such as observers, do not raise its version."""
 
     tensor: Tensor
     values: Tensor
@@ -54,7 +54,7 @@ class _Tensor:
 
 @dataclass
 class _Array:
-    """A NumPy array as it was."""
+    """A NumPy array and its former values."""
 
     array: NDArray[Any]
     values: NDArray[Any]
@@ -69,7 +69,7 @@ class _Array:
 
 @dataclass
 class _Holder:
-    """A container, or the attributes of an object, with what was in it."""
+    """A container, or the attributes of an object, and its former contents."""
 
     holder: Any
     contents: Any
@@ -158,7 +158,7 @@ def _parts(value: object, registered: set[int]) -> Iterator[_Tensor | _Array | _
 
 @dataclass(frozen=True)
 class _Own:
-    """The attributes of a module that the model does not know."""
+    """The attributes of a module that is not registered in the model."""
 
     module: nn.Module
 
@@ -199,7 +199,7 @@ class Watch:
 
 @contextmanager
 def watched(model: nn.Module) -> Iterator[Watch]:
-    """Inside, the model runs; afterwards what its forwards have left on it is as it was."""
+    """Context in which the model runs; state that its forwards leave on it is restored afterwards."""
     watch = Watch(model)
     try:
         yield watch
@@ -211,7 +211,7 @@ def watched(model: nn.Module) -> Iterator[Watch]:
 
 
 def left_on(model: nn.Module) -> tuple[str, ...]:
-    """Names of what a forward has been seen to leave on a model that has been run; empty for most."""
+    """Names of the state that a forward was found to leave on the model; empty for most models."""
     return _found.get(model, ())
 
 

@@ -1,4 +1,4 @@
-"""Models on their way to another process.
+"""Serialising models for other processes.
 
 Pickling an exported graph the way that torch does it makes the receiver trace the graph's code again. Tracing
 replaces methods of `nn.Module` for the whole process, so it fails at random where another thread runs a model at

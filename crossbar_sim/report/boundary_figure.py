@@ -1,4 +1,4 @@
-"""Decision boundaries of chips over data of two features: what drift does to a classifier, as a picture (Fig. 1)."""
+"""Decision boundaries of chips over data of two features (Fig. 1 of the BayesFT paper)."""
 
 import os
 import textwrap
@@ -16,17 +16,17 @@ from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips as handle
-from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.report.figure import SMALL, figure_style, new_figure, save
 from crossbar_sim.report.formatting import COLOURS, Names
 from crossbar_sim.robustness.examples import Examples
 from crossbar_sim.text import visible
 
 SIGMAS = (0.0, 0.2, 0.4, 0.6)
-"""Of the paper's figure."""
+"""The sigmas of the figure in the paper."""
 
 SIDE = 160
-"""Points of the grid along each feature."""
+"""Grid points along each feature."""
 
 LINES = 5
 """Chips whose boundaries are drawn; the background is of all."""
@@ -34,13 +34,13 @@ LINES = 5
 MOST_CHIPS = 50
 DPI = 130
 LEAST_WIDTH = 3.4
-"""Inches: a figure of one column has room for its heading too."""
+"""Inches: room for the heading of a figure with one column."""
 
 CHARACTERS = 17
-"""Of the heading, per inch: what is longer goes on in the next line."""
+"""Characters of the heading per inch; longer headings are wrapped."""
 
 PALETTE = 96
-"""Colours of the file."""
+"""Number of colours in the file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ def decisions(
     grid: Tensor,
     examples: Examples,
 ) -> Cell:
-    """What each chip makes of a grid of points.
+    """Evaluate every chip on a grid of points.
 
     Args:
         module: the clean model; not changed.
@@ -96,7 +96,7 @@ def decisions(
         grid: (side, side, 2).
         examples: to count what is right.
     """
-    analog, _ = mapped(module, at_sigma(hardware, sigma), examples.x, seed, chips[0])
+    analog, _ = map_model(module, at_sigma(hardware, sigma), examples.x, seed, chips[0])
     side = len(grid)
     scores, right = [], []
     with torch.no_grad():

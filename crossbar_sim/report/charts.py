@@ -186,7 +186,7 @@ def curves(view: View) -> Chart:
         names = list(Names.of(list(view.groups)).short.values())
         data, banded = _group_table(view, names), "datum.alone == 0 && datum.drawn == 1 && isValid(datum.low)"
         about = tooltips(
-            ("M", "trained"), ("sigma", "sigma"), ("Mean", f"mean {scale.name}"), ("Interval", "95 % over seeds"),
+            ("M", "way to train"), ("sigma", "sigma"), ("Mean", f"mean {scale.name}"), ("Interval", "95 % over seeds"),
             ("Networks", "training seeds"), ("Range", "range over seeds"),
         )  # fmt: skip
     else:
@@ -240,11 +240,11 @@ def curves(view: View) -> Chart:
             alt.param(name="every_chip", bind=alt.binding_checkbox(name="show every chip "), value=False)
         )
         told = [
-            f"Mean {scale.name} over chips against {view.sigma_axis};",
-            f"{'bands' if len(sigmas) > 1 else 'lines'} are 95 % intervals of the mean."
+            f"Mean {scale.name} over chips against {view.sigma_axis}.",
+            f"{'Bands' if len(sigmas) > 1 else 'Lines'} are 95 % intervals of the mean."
             if view.several_chips
-            else "one chip has no interval.",
-            "Short dashes at the left edge: the clean score.",
+            else "One chip has no interval.",
+            "Short dashes at the left edge are the clean scores.",
         ]
     if view.threshold is not None:
         layers.insert(0, threshold_rule(view.threshold, y=alt.Y("limit:Q", title=scale.name)))
@@ -252,8 +252,8 @@ def curves(view: View) -> Chart:
     told.append("The axis is logarithmic; zero lies at its lower end." if logarithmic else "")
     what = "name" if grouped else "model's name"
     told += [
-        "Further down, networks stand one by one, in colours of their own." if grouped else cut,
-        f"A click on a {what} brings it forward, a double click all of them." if len(names) > 1 else "",
+        "The charts below show each network separately, in its own colour." if grouped else cut,
+        f"Click a {what} to highlight it; double-click to show all." if len(names) > 1 else "",
     ]
     caption = joined(*told)
     chart = alt.layer(*layers).add_params(*params)
@@ -347,8 +347,8 @@ def _group_caption(view: View, names: Sequence[str]) -> list[str]:
     return [
         f"Mean {view.scale.name} against {view.sigma_axis}, for each way to train; thin lines are its networks, each "
         "the mean over its chips.",
-        f"Bands are 95 % Student-t intervals over n = {n} training seeds; one network has none.",
-        f"{', '.join(wide)}: without a band, which would cover the chart." if wide else "",
+        f"Bands are 95 % Student-t intervals over n = {n} training seeds; a single network has none.",
+        f"{', '.join(wide)}: no band, because it would cover the chart." if wide else "",
     ]
 
 
@@ -409,15 +409,15 @@ def differences(view: View) -> Chart | None:
     )  # fmt: skip
     zero = alt.Chart(table(("zero",), [(0,)])).mark_rule(color="#777").encode(y=alt.Y("zero:Q", title=title))
     caption = joined(
-        f"{titles[0]}:" if len(titles) == 1 else "First model less second:",
+        f"{titles[0]}:" if len(titles) == 1 else "First model minus second:",
         f"mean difference in {view.scale.name} over the chips that both models were measured on, with its 95 %",
-        f"interval; above zero the first has more{'' if view.scale.more_is_better else ', so is worse'}.",
+        f"interval; above zero the first model is {'better' if view.scale.more_is_better else 'worse'}.",
         "Filled circles differ from zero at 5 % after Holm's correction over the sigmas; open diamonds do not."
         if known & {VERDICTS[0][0], VERDICTS[1][0]}
         else "",
-        "Squares are exact: nothing is random there, and so there is no test." if "exact" in known else "",
-        "Crosses: no test, for there is one chip." if "no test" in known else "",
-        "Each model is compared with the first one only: there are many." if len(compared) < every else "",
+        "Squares are exact: nothing is random there, so there is no test." if "exact" in known else "",
+        "Crosses: no test, because there is one chip." if "no test" in known else "",
+        "There are many models: each is compared with the first one only." if len(compared) < every else "",
     )
     layered = alt.layer(zero, bars, dots)
     return Chart(
@@ -501,7 +501,7 @@ def yields(view: View) -> Chart | None:
     caption = joined(
         f"Share of chips with {'at least' if scale.more_is_better else 'at most'} the {scale.name} on the axis,",
         f"with {'approximate 95 %' if drawn else '95 % Wilson'} bands, at the sigma chosen above.",
-        "Drawn images: corrected for the scatter that drawing adds." if drawn else "",
+        "Images are drawn: yields are corrected for the variance that drawing adds." if drawn else "",
         f"{len(sigmas)} of {len(every)} sigmas can be chosen." if len(sigmas) < len(every) else "",
     )
     return Chart("chart-yield", finish(alt.layer(*layers).add_params(picked, chosen), caption, 260), caption)
@@ -571,8 +571,8 @@ def sensitivity(view: View) -> Chart | None:
     )
     layers = [bars, spans, dots] if len(domain) > 1 else [bars, spans]
     caption = joined(
-        "What each layer costs when it alone is on its arrays and all others compute clean:",
-        "bars are means over chips, lines 95 % intervals.",
+        "What each layer costs when only this layer is on arrays and all others are clean.",
+        "Bars are means over chips, lines are 95 % intervals.",
         *conditions(view.sweep, "sensitivity"),
         f"The {len(kept)} most sensitive of {len(order)} layers." if len(kept) < len(order) else "",
     )
@@ -596,8 +596,8 @@ def histograms(view: View) -> tuple[dict[str, list[tuple[str, Chart]]], str]:
     left = sum(max(len(layers) - each, 0) for layers in found.values())
     caption = joined(
         "Cells by conductance: grey as mapped, blue after drift on one chip.",
-        "Cells that are meant to be at the lowest conductance are left out, and up to 0.5 % beyond the right end; "
-        "where more lie there, the last bin holds them.",
+        "Cells with the lowest conductance as their target are left out, and up to 0.5 % of the cells beyond the right "
+        "end; where there are more, the last bin holds them.",
         *conditions(view.sweep, "conductances"),
         f"{left} more layers are not drawn." if left else "",
     )

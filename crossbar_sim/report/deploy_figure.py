@@ -51,7 +51,7 @@ def conductance_maps(model: nn.Module, layer_name: str | None = None) -> Conduct
         Programmed and drifted conductances (without a drift law: target and programmed), or None where
         the conductances come from a file, which gives weights only.
     """
-    design = chips.design(model)
+    design = chips.analog_state(model)
     arrays = [(s, m) for s, m in chips.slots(model) if s.layout.order != "vector" and not s.ideal]
     if design.maps is not None or not arrays:
         return None

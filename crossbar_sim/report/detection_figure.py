@@ -1,4 +1,4 @@
-"""The boxes that chips find, drawn over images: after Fig. 4 of the BayesFT paper."""
+"""Boxes that chips detect, drawn over images (Fig. 4 of the BayesFT paper)."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
-from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.detection import BLOCK, check_task, truth
 from crossbar_sim.nn.evaluate import outputs
 from crossbar_sim.report.figure import SMALL, check_format, figure_style, new_figure, save
@@ -45,7 +45,7 @@ def draw_boxes(
     only: tuple[str, ...] | None = None,
     skip: tuple[str, ...] = (),
 ) -> Figure:
-    """A row for each model and image, a column for each sigma: what one chip finds, beside what is there.
+    """A row for each model and image, a column for each sigma: detections of one chip beside the true boxes.
 
     Found boxes are solid, with their scores, where these are at least `LEAST`; the objects' own are dashed.
 
@@ -80,7 +80,9 @@ def draw_boxes(
         axes = figure.subplots(rows, len(columns), squeeze=False)
         for m, (name, model) in enumerate(zip(names, models.values(), strict=True)):
             check_task(model, y)
-            analog, _ = mapped(model.eval(), at_sigma(hardware, columns[0]), pictures, seed, chip, only, skip)
+            analog, _ = map_model(
+                model.eval(), at_sigma(hardware, columns[0]), pictures, seed, chip, only, skip
+            )
             for j, sigma in enumerate(columns):
                 chips.set_hardware(analog, at_sigma(hardware, sigma))
                 found = [t for block in outputs(analog, pictures, BLOCK) for t in block.cpu()]

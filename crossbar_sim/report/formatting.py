@@ -53,7 +53,7 @@ MEASURES = {
     ),
     "agreement": Measure(
         "agreement with the clean model", 1,
-        "On {chips} the model decides as the clean model does on {mean} of {what}{ci}. "
+        "On {chips} the model gives the same class as the clean model for {mean} of {what}{ci}. "
         "There are no labels: this is agreement with the clean model, not accuracy.",
         "agree on at least", "drop",
     ),

@@ -1,4 +1,4 @@
-"""The answer where networks were trained several times: which way to train holds longest, and how sure."""
+"""The first sentences of a report: which model, or which way to train, is the most robust, and how certain that is."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +26,7 @@ MOST = 4
 
 
 def group_headline(sweep: Sweep, scale: Scale, where: str) -> str:
-    """Which group has the best mean over the sigmas, and which others it cannot be told from.
+    """Which group has the best mean over the sigmas, and from which others it does not differ significantly.
 
     The random unit is the training seed: a network counts by its mean over chips and sigmas, groups are compared by
     Welch's t with Holm's correction over all others.
@@ -66,9 +66,9 @@ def group_headline(sweep: Sweep, scale: Scale, where: str) -> str:
     if not tests:
         return f"{first}{rest}."
     if not close:
-        others = "the other way" if len(tests) == 1 else f"any of {len(tests)} other ways"
-        return f"{first}, and that is more than chance against {others} to train ({how}){rest}."
-    return f"{first}, but cannot be told from {_listed(close)} ({how}){rest}."
+        others = "the other way" if len(tests) == 1 else f"all {len(tests)} other ways"
+        return f"{first}, and differs significantly from {others} to train ({how}){rest}."
+    return f"{first}, but does not differ significantly from {_listed(close)} ({how}){rest}."
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -89,27 +89,27 @@ def _group_estimate(values: Sequence[float], scale: Scale) -> str:
     return f"{value} (95 % interval over {len(values)} training seeds {span} %)"
 
 
-# The answer in plain sentences: which model holds longest, by how much, how sure.
+# Sentences on models.
 
 
 MOST_CROSSINGS = 3
-"""Models whose crossings are told in words; the others are in the table."""
+"""Models whose crossings are sentences; those of the others are in the table."""
 
 MOST_APART = 4
-"""Models that are told one by one."""
+"""Models that are named one by one."""
 
 MOST_SIGMAS = 6
 """Sigmas that are listed one by one."""
 
 
 def answer(sweep: Sweep, threshold: float | None) -> list[str]:
-    """The same for a terminal; threshold as for a page."""
+    """The sentences for a terminal; `threshold` as for a page."""
     limit = default_threshold(sweep) if threshold is None else threshold
     return [*headline(View(sweep, limit)), *mixed_words(sweep)]
 
 
 def mixed_words(sweep: Sweep) -> list[str]:
-    """A sentence on models that were not measured alike; none where they were."""
+    """A warning if anything but the model differs between the tasks; else nothing."""
     mixed = differing(sweep)
     return (
         [f"These models were not measured alike. What differs between them: {', '.join(mixed)}."]
@@ -149,7 +149,7 @@ def _alone(sweep: Sweep, label: str, found: Overall, names: Names, scale: Scale)
 
 
 def _best(view: View, order: list[tuple[str, Overall]], names: Names, scale: Scale) -> str:
-    """Who is ahead, as far as the paired differences to all others allow to say."""
+    """The best model, and whether its paired differences to all others are significant."""
     sweep = view.sweep
     (best, found), (second, next_best), *_ = order
     if not shared_sigmas(sweep):
@@ -163,13 +163,13 @@ def _best(view: View, order: list[tuple[str, Overall]], names: Names, scale: Sca
     if found.interval is None and next_best.interval is None:
         return (
             f"{first} has the {_superlative(scale)} {what}: {_estimate(found, scale)}, before {runner} with "
-            f"{_estimate(next_best, scale)}; one chip cannot tell whether that is more than chance."
+            f"{_estimate(next_best, scale)}; with one chip, the significance of the difference is unknown."
         )
     if not close:
         told = "" if len(others) == 1 else f", the next of {len(others)} others"
         return (
-            f"{first} holds best: its {what} is {_estimate(found, scale)}, {_lead(leads[second], scale)} than that "
-            f"of {runner}{told}{_adjusted(len(others))}."
+            f"{first} is the most robust: its {what} is {_estimate(found, scale)}, {_lead(leads[second], scale)} "
+            f"than that of {runner}{told}{_adjusted(len(others))}."
         )
     if len(others) == 1:
         if leads[second] is None:
@@ -181,19 +181,20 @@ def _best(view: View, order: list[tuple[str, Overall]], names: Names, scale: Sca
         alone = _at_single_sigmas(view, best, [second], names)
         over = "" if not alone else " by their mean over the sigmas"
         return (
-            f"{first} and {runner} cannot be told apart{over}: their {what} is {_estimate(found, scale)} and "
+            f"{first} and {runner} do not differ significantly{over}: their {what} is {_estimate(found, scale)} and "
             f"{_estimate(next_best, scale)}{_difference(leads[second])}.{alone}"
         )
     apart = [label for label in others if leads[label] is None]
     listed = ", ".join(names.whole[label] for label in close[:4]) + (" and others" if len(close) > 4 else "")
     if apart:
         return (
-            f"{first} has the {_superlative(scale)} {what}, {_estimate(found, scale)}; it cannot be told from, or was "
-            f"not measured on the same chips and data as, {listed}{_adjusted(len(others))}."
+            f"{first} has the {_superlative(scale)} {what}, {_estimate(found, scale)}; it does not differ "
+            f"significantly from, or was not measured on the same chips and data as, {listed}{_adjusted(len(others))}."
         )
     return (
-        f"{first} has the {_superlative(scale)} {what}, {_estimate(found, scale)}, but cannot be told from {listed} "
-        f"on the same chips{_adjusted(len(others))}.{_at_single_sigmas(view, best, close, names)}"
+        f"{first} has the {_superlative(scale)} {what}, {_estimate(found, scale)}, but does not differ "
+        f"significantly from {listed} on the same chips{_adjusted(len(others))}."
+        f"{_at_single_sigmas(view, best, close, names)}"
     )
 
 
@@ -228,7 +229,7 @@ def _p_words(values: list[float]) -> str:
 
 
 def _apart(sweep: Sweep, order: list[tuple[str, Overall]], names: Names, scale: Scale) -> str:
-    """Models without a sigma that all have, each by itself."""
+    """Models that share no sigma, each by itself."""
     told = []
     for label, found in order[:MOST_APART]:
         first, last = (sigma_text(sweep.curve(label)[end].sigma) for end in (0, -1))

@@ -198,7 +198,7 @@ def _files_note(view: View) -> str:
     return f"As CSV, scores as stored: shares of 1{errors}. {tables.left_out(view)}".strip()
 
 
-# What was measured, on what, with what: the part of the page that makes a number repeatable.
+# What was measured and on what: the part of the page that makes its numbers reproducible.
 
 
 FIRST = (
@@ -231,11 +231,11 @@ _PARTS = {
     "read_noise": "read noise",
     "adc": "ADC",
 }
-"""What a design may have beside its mapping and drift, in words."""
+"""Names of the parts that a design may have besides its mapping and drift."""
 
 
 def design_words(identity: Mapping[str, Any]) -> str:
-    """A task's design in one line; what a key means is in the full JSON."""
+    """The design of a task in one line; the full JSON has all keys."""
     hardware = identity.get("hardware")
     if not isinstance(hardware, Mapping):
         return "unknown"
@@ -264,7 +264,7 @@ def design_words(identity: Mapping[str, Any]) -> str:
 
 
 def images_words(identity: Mapping[str, Any]) -> str:
-    """How examples were taken."""
+    """Which examples each chip was evaluated on."""
     images = identity.get("images")
     if not isinstance(images, Mapping):
         return "unknown"
@@ -273,8 +273,8 @@ def images_words(identity: Mapping[str, Any]) -> str:
     if not images.get("drawn"):
         return f"the same {shown} examples on every chip"
     half = images.get("half")
-    asked = f", until the mean is known to ± {100 * half:g} points" if isinstance(half, int | float) else ""
-    return f"drawn for each chip by itself from {shown}{asked}"
+    until = f", until the mean is known to ± {100 * half:g} points" if isinstance(half, int | float) else ""
+    return f"drawn separately for each chip from {shown}{until}"
 
 
 def _facts(view: View) -> Iterator[tuple[str, str | None]]:
@@ -349,35 +349,34 @@ def notes(view: View) -> Iterator[str]:
     if grouped:
         yield (
             "The random unit of a way to train is the training seed: a network counts by its mean over chips, and "
-            "intervals are Student's t over networks, for the chips at hand, which all networks share."
+            "intervals are Student's t over networks, for these chips, which all networks share."
         )
     else:
         yield (
-            "The random unit is the chip: intervals tell what other chips of the same design would do, not other "
-            "images."
+            "The random unit is the chip: intervals are for other chips of the same design, not for other images."
         )
     if len(view.groups) > 1 and grouped:
         yield (
             "Differences between ways to train: Welch's t over networks, p-values corrected over all sigmas and groups "
-            "after Holm; the intervals shown are of each sigma by itself. Single networks are not tested against each "
-            "other: their chips say nothing of what another training would have given."
+            "after Holm; the intervals shown are for each sigma separately. Single networks are not tested against "
+            "each other: their chips do not show how much the result of another training would differ."
         )
     yield "Chip i draws the same random numbers at every sigma and for every model."
     if several and grouped:
         yield (
-            "Mean of a single network: over its chips, with a 95 % Student t interval: what other chips of the same "
-            "design would do with that network. Spread: the standard deviation between chips."
+            "Mean of a single network: over its chips, with a 95 % Student t interval for other chips of the same "
+            "design with this network. Spread: the standard deviation between chips."
         )
     elif several:
         yield "Mean: over chips, with a 95 % Student t interval. Spread: the standard deviation between chips."
     else:
-        yield "One chip tells nothing about others: there is no interval."
+        yield "A single chip gives no interval."
     for line in tails(view.sweep.curves):
         yield f"Caution: {line}."
     if drawn:
         yield (
-            "Each chip saw images of its own, drawn by the seed: spread and yield are corrected for the scatter that "
-            "drawing adds, median, worst and best chip are of the scores as measured."
+            "Each chip was evaluated on its own images, drawn with the seed: spread and yield are corrected for the "
+            "variance that drawing adds; median, worst and best chip are of the scores as measured."
         )
         if view.costs.ended:
             yield _spent(view.costs)
@@ -390,20 +389,20 @@ def notes(view: View) -> Iterator[str]:
         )
         yield (
             "Crossing: where the mean, linear between sigmas, first passes the threshold; its interval is where the "
-            "band of the mean does."
+            "95 % band of the mean does."
         )
     if len(view.sweep.labels) > 1 and not grouped:
         yield (
             "Differences: Student's paired t on the chips that both models have, p-values corrected over the sigmas of "
-            "a pair after Holm; the intervals shown are of each sigma by itself."
+            "a pair after Holm; the intervals shown are for each sigma separately."
         )
 
 
 def _spent(costs: Costs) -> str:
-    """What an interval budget cost, for the points whose plans are complete."""
+    """What the interval budget cost, over the points whose plans are complete."""
     short = ""
     if costs.missed:
-        short = f" {costs.missed} of {costs.ended} points did not reach the precision asked for."
+        short = f" {costs.missed} of {costs.ended} points did not reach the requested precision."
     if costs.plain is None:
         most = f"all images would need over {MOST_CHIPS:,} chips"
         return f"Spent: {costs.images:,} evaluations of an image; {most}.{short}"

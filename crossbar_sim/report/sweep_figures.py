@@ -160,7 +160,7 @@ def _differences(ax: Axes, view: View) -> None:
             y = 100 * row.difference.value
             ax.plot(x, y, look.marker, color=look.colour, mfc=fill, mew=0.8, zorder=3)
         ax.plot([], [], look.marker, color=look.colour, label=view.names.short[label])
-    ax.set_ylabel(f"{view.scale.name} less that of\n{view.names.short[first]} (points)")
+    ax.set_ylabel(f"{view.scale.name} minus that of\n{view.names.short[first]} (points)")
     exact = any(row.exact for rows in view.differences.values() for row in rows)
     known = "filled: p < 0.05 after Holm" + (", or exact (nothing random)" if exact else "")
     _sigmas(ax, view, f"{known};\nlines: 95 % intervals" if exact else f"{known}; lines: 95 % intervals")

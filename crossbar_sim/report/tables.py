@@ -103,7 +103,7 @@ def of_pairs(view: View) -> Table | None:
     first = view.names.whole[view.sweep.labels[0]]
     groups = [
         (
-            f"{view.names.whole[label]} less {first}",
+            f"{view.names.whole[label]} minus {first}",
             [
                 [
                     sigma_text(row.sigma), _difference(row.difference), p_text(row.p_value), p_text(row.adjusted),
@@ -156,7 +156,7 @@ def of_group_tests(view: View) -> Table | None:
     groups: dict[str, list[list[str]]] = {}
     for row in view.tests:
         d = row.difference
-        groups.setdefault(f"{names[row.name]} less {names[row.less]}", []).append(
+        groups.setdefault(f"{names[row.name]} minus {names[row.less]}", []).append(
             [
                 sigma_text(row.sigma), number(d.value, d.half), _span(d, "no test"), p_text(row.p_value),
                 p_text(row.adjusted), f"{row.counts[0]} and {row.counts[1]}",

@@ -45,11 +45,11 @@ from crossbar_sim.robustness.sweep import Sweep, notes_and_warnings, tails
 from crossbar_sim.store.records import Task
 from crossbar_sim.text import visible
 
-# The table of layers: what became of each, what effects did to it, what it costs alone.
+# The table of layers: size, effects, and what each costs alone.
 
 
 NAME = 28
-"""Columns that a name may be shortened to before the table is divided."""
+"""Width to which a name may be shortened before the table is divided."""
 
 BAR = 10
 
@@ -159,7 +159,7 @@ def tables(deployment: Deployment, reports: Sequence[LayerReport], width: int, p
         yield table
 
 
-# The report of `deploy` for a person: the answer first, then how sure it is, then layer by layer.
+# The report of `deploy`: the answer, its uncertainty, and the layers.
 
 
 ALL_LAYERS, FEW_LAYERS = 24, 12
@@ -257,7 +257,10 @@ def _facts(view: DeploymentView) -> Iterator[tuple[str, str]]:
         quantiles = [f"{100 * float(q):.0f} %: {fixed(v, digits)}" for q, v in total.quantiles.items()]
         yield "quantiles", "   ".join(quantiles) + "  (in %)"
         if measure.sign > 0 and not 0 <= total.ci95[0] <= total.ci95[1] <= 1:
-            yield "mind", "the interval leaves 0 to 100 %: too few or too unequal chips for a Student t"
+            yield (
+                "note",
+                "the interval leaves 0 to 100 %: too few or too unequal chips for a Student t interval",
+            )
     if deployment.calibrator is not None:
         yield "calibrated", _calibrated(view.uncalibrated, deployment.calibrator)
     passing, limit = deployment.passing, view.limit
@@ -297,7 +300,7 @@ def _hardware(deployment: Deployment) -> str:
     parts += [f"{mapping.levels} levels"] * (mapping.levels is not None)
     parts += [f"{mapping.cell_bits} bits a cell"] * (mapping.cell_bits is not None)
     parts += [f"{mapping.copies} cells in parallel"] * (mapping.copies > 1)
-    return f"{window}; {'; '.join(parts) or 'no imperfection asked for'}"
+    return f"{window}; {'; '.join(parts) or 'no imperfections'}"
 
 
 def _not_on_arrays(deployment: Deployment) -> Iterator[tuple[str, str]]:
@@ -321,7 +324,7 @@ def _deployment_footnotes(deployment: Deployment, hidden: int) -> Iterator[str]:
     if measured is not None:
         n = len(measured.drop.per_chip)
         yield (
-            f"Alone: only this layer is on the chip, the others compute clean; {n} chip{'s'[: n > 1]}, "
+            f"Alone: only this layer is on the chip, the others are clean; {n} chip{'s'[: n > 1]}, "
             f"{measured.images:,} {_what(deployment)}{'' if n > 1 else '; one chip: no interval'}."
         )
     if len(deployment.scores) > 1:
@@ -474,7 +477,7 @@ def show_sweep(sweep: Sweep, console: Console, threshold: float | None = None, g
 
 
 def show_notes(tasks: Mapping[str, Task], console: Console) -> None:
-    """Print what tasks tell beside their numbers, warnings last."""
+    """Print the notes and warnings of tasks, warnings last."""
     for kind, line in notes_and_warnings(tasks):
         say(console, f"{kind}: {line}", "yellow" if kind == "warning" else "")
 
@@ -528,7 +531,7 @@ def _sweep_footnotes(view: View, grouped: bool) -> Iterator[str]:
     if view.threshold is not None and not grouped:
         kind = "approximate" if any_drawn else "Wilson's"
         yield (
-            f"after that, the yield: the share of chips that {view.scale.measure.passing} "
+            f"then the yield: the share of chips that {view.scale.measure.passing} "
             f"{limit_text(view.threshold, 1)}, and its 95 % interval ({kind})"
         )
     yield from _costs(view.costs)
@@ -571,7 +574,8 @@ def _costs(costs: Costs) -> Iterator[str]:
             many = f"{times:.0f}" if times >= 10 else f"{times:.2g}"
             yield f"{spent}: {images:,} on {chips:,} ({many} times as many)"
     if costs.missed:
-        yield f"the half-width was not reached at {counted(costs.missed, 'point')} with the most chips that are tried"
+        missed = counted(costs.missed, "point")
+        yield f"the half-width was not reached at {missed} with the largest number of chips that is tried"
     if costs.unfinished:
         yield f"{counted(costs.unfinished, 'point')} not finished: run the sweep again to go on"
 
@@ -585,7 +589,7 @@ def show_sensitivity(
     by_place = {(d.layer, d.sigma): d.drop for d in drops}
     chips = len(drops[0].drop.per_chip) if drops else 0
     headline = (
-        f"What each layer costs when it alone is on its arrays: {measure.loss} of {measure.name} in points"
+        f"What each layer costs when only this layer is on arrays: {measure.loss} of {measure.name} in points"
     )
     console.print(
         Text(filled(pen(f"{headline}, from {_percent(measure.sign * clean)} clean."), console.width), "bold")

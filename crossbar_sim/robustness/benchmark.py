@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from crossbar_sim import __version__
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.configuration import at_sigma
-from crossbar_sim.crossbar.hardware import Hardware, design_given
+from crossbar_sim.crossbar.hardware import Hardware, as_hardware
 from crossbar_sim.data.load import FORMS, to_examples
-from crossbar_sim.errors import InputError, held, warn
+from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.conversion import patterns
 from crossbar_sim.robustness import sensitivity
@@ -129,7 +129,7 @@ def conductance_histograms(analog: nn.Module) -> list[dict[str, Any]]:
     Returns:
         For each matrix: name, edges (BINS + 1, S), target and drifted (BINS counts of cells), idle (cells at g_min).
     """
-    design = handle.design(analog)
+    design = handle.analog_state(analog)
     hardware, mapping = design.hardware, design.hardware.mapping
     edges = np.linspace(0.0, WINDOW * mapping.g_max, BINS + 1)
     found = []
@@ -228,7 +228,7 @@ def robustness(
     if workers is not None:
         leave_if_importing()
     numbers = check_sigmas(sigmas)
-    design = design_given(hardware)
+    design = as_hardware(hardware)
     for sigma in numbers:
         at_sigma(design, sigma)  # an impossible one is refused before the work
     plan = plan_from(chips, half_width, plan)
@@ -246,7 +246,10 @@ def robustness(
         )
         tasks = []
         for model in given:
-            with naming(model.label, len(given) > 1), held():  # said below, with the model's name
+            with (
+                naming(model.label, len(given) > 1),
+                silenced_warnings(),
+            ):  # said below, with the model's name
                 tasks.append(
                     prepare(
                         model, design, seed, metric, selected, left_out, plan.images, numbers[-1], class_axis
@@ -259,11 +262,11 @@ def robustness(
         executor: Executor = InProcess(file)
         if workers is not None or scheduler is not None:
             executor = stack.enter_context(cluster(workers, scheduler, progress))
-        with held():
+        with silenced_warnings():
             run_plan(tasks, numbers, plan, file, executor, progress)
         if few:
             for task, subject in tasks:
-                with naming(task.label, len(tasks) > 1), held():
+                with naming(task.label, len(tasks) > 1), silenced_warnings():
                     add_details(task, subject, file, numbers, few)
         return Sweep.read(file, {task.id: task.label for task, _ in tasks}, plan.chips, numbers)
 

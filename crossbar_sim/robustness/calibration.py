@@ -19,7 +19,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.copying import base_of
-from crossbar_sim.nn.analog.fidelity import InPlace
+from crossbar_sim.nn.analog.layers import InPlace
 from crossbar_sim.nn.evaluate import BLOCK, outputs
 from crossbar_sim.nn.networks.coded import Coded
 from crossbar_sim.nn.seeding import permutation

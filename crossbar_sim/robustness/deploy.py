@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar.configuration import to_dict
-from crossbar_sim.crossbar.hardware import Hardware, design_given
+from crossbar_sim.crossbar.hardware import Hardware, as_hardware
 from crossbar_sim.data import Development
 from crossbar_sim.data.load import to_examples
 from crossbar_sim.errors import InputError, warn
@@ -239,7 +239,7 @@ def deploy(
     if not isinstance(model, nn.Module):
         kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise InputError(f"model is {kind}: expected a torch.nn.Module (an instance)")
-    hardware = design_given(hardware)
+    hardware = as_hardware(hardware)
     if isinstance(x, Tensor) and len(x) == 0:
         raise InputError("the data hold no example")
     examples = to_examples(x, y, "x")

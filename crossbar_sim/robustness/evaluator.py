@@ -19,15 +19,15 @@ from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.configuration import at_sigma, is_deterministic
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.stream import Stream
-from crossbar_sim.errors import InputError, held
+from crossbar_sim.errors import InputError, silenced_warnings
 from crossbar_sim.nn.analog import chips as handle
-from crossbar_sim.nn.analog.chain import Chain
 from crossbar_sim.nn.analog.chips import remap_arrays
-from crossbar_sim.nn.analog.conversion import Operands, patterns, to_analog
+from crossbar_sim.nn.analog.conversion import map_traced, patterns, to_analog
 from crossbar_sim.nn.analog.copying import copy_module
 from crossbar_sim.nn.analog.effects import idle_effects, of_design, read_linearly
-from crossbar_sim.nn.analog.fidelity import faithful, is_copy
-from crossbar_sim.nn.analog.operands import settled
+from crossbar_sim.nn.analog.fidelity import ensure_equivalent, is_copy
+from crossbar_sim.nn.analog.operands import Operands
+from crossbar_sim.nn.analog.sequential import SequentialChips
 from crossbar_sim.nn.analog.state import CellMaps, Maps
 from crossbar_sim.nn.evaluate import BLOCK, one_thread, outputs, torch_threads_kept
 from crossbar_sim.nn.pickling import packed, unpacked
@@ -281,7 +281,7 @@ class AnyModel:
 
     def __init__(self, subject: "Subject", analog: nn.Module) -> None:
         self.subject, self.analog, self.key = subject, analog, Key(subject.seed)
-        self.design = handle.design(analog)
+        self.design = handle.analog_state(analog)
         self.design.frozen = True  # its clean values do not change: they are read once
 
     def trials(
@@ -364,9 +364,9 @@ def layers_on_arrays(analog: nn.Module) -> list[str]:
 
 
 class OfChain:
-    """A few chips of a `Chain` at a time, for accuracy and agreement."""
+    """A few chips of a `SequentialChips` at a time, for accuracy and agreement."""
 
-    def __init__(self, subject: "Subject", chain: Chain) -> None:
+    def __init__(self, subject: "Subject", chain: SequentialChips) -> None:
         self.subject, self.chain, self.key, self.size = subject, chain, Key(subject.seed), chain.size
         reference = subject.reference
         labels = reference.y if subject.metric == "accuracy" else reference.predicted
@@ -517,15 +517,15 @@ class Subject:
         def mapped(seen: Operands | None) -> nn.Module:
             return _mapped(module, design, seed, chip, names, left_out, seen, maps, remap)
 
-        with held():  # what it would warn of is among the cautions of a report
+        with silenced_warnings():  # what it would warn of is among the cautions of a report
             first = mapped(None)  # refuses a design before the model runs
             reference = reference_of(module, x, y, block, fixed, axis)
 
             def make(seen: Operands | None) -> nn.Module:
                 analog = first if seen is None else mapped(seen)
-                return faithful(analog, module, reference.x, reference.few, fixed)
+                return ensure_equivalent(analog, module, reference.x, reference.few, fixed)
 
-            analog, seen = settled(make, reference.x, fixed)
+            analog, seen = map_traced(make, reference.x, fixed)
         chosen = reference.metric(None if function is None else function.name)
         if function is not None and function.function is not None:
             reference = replace(reference, function=function)
@@ -542,7 +542,9 @@ class Subject:
         made = _mapped(
             self.module, hardware, self.seed, 0, self.only, self.skip, self.seen, self.maps, self.remap
         )
-        return faithful(made, self.module, self.reference.x, self.reference.few, self.reference.fixed)
+        return ensure_equivalent(
+            made, self.module, self.reference.x, self.reference.few, self.reference.fixed
+        )
 
     def cautions(
         self, analog: nn.Module, effects: dict[str, dict[str, float]], requested: object
@@ -554,7 +556,7 @@ class Subject:
             effects: of `layer_effects`, on that chip.
             requested: the metric that the user requested, if any.
         """
-        design, layers = handle.design(analog), handle.layers(analog)
+        design, layers = handle.analog_state(analog), handle.layers(analog)
         found = [
             *of_reference(self.reference, self.metric, requested),
             *of_operands(layers, self.seen),
@@ -661,7 +663,8 @@ class Evaluator:
         if chain is None:
             return self.models
         made = [
-            OfChain(self.subject, each) for each in (chain, *(chain.twin() for _ in range(1, self.count)))
+            OfChain(self.subject, each)
+            for each in (chain, *(chain.for_thread() for _ in range(1, self.count)))
         ]
         return _PerThread(made, chain.size, 1)
 
@@ -754,13 +757,13 @@ def _mapped(
     """The analog model, with conductances from a file, or remapped, where that is requested."""
     analog = to_analog(module, hardware, seed, chip, only, skip, seen)
     if maps is not None:
-        handle.design(analog).set_maps(maps)
+        handle.analog_state(analog).set_maps(maps)
     if remap:
         remap_arrays(analog)
     return analog
 
 
-def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> Chain | None:
+def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> SequentialChips | None:
     """The model as a chain, if it is one and gives what its own forward gives, to the bit."""
     reference = subject.reference
     one = reference.classes and reference.predicted.dim() == 1 and reference.judged is None
@@ -768,8 +771,8 @@ def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> Chain | N
         return None
     # on a copy of its own: to look for a chain traces the forward, which may leave things on the model
     traced = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip, subject.seen)
-    chain = Chain.of(traced)
-    if chain is None or not chain.takes(reference.x):
+    chain = SequentialChips.of(traced)
+    if chain is None or not chain.accepts(reference.x):
         return None
     few = reference.x[:CHECKED]
     chain.program(hardware, (0,))

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data import Splits, load_data
-from crossbar_sim.errors import InputError, held
+from crossbar_sim.errors import InputError, silenced_warnings
 from crossbar_sim.nn.analog.chips import layers
-from crossbar_sim.nn.analog.conversion import Operands
-from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.analog.conversion import map_model
+from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.evaluate import tokens, whole_numbers
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.nn.seeding import permutation
@@ -117,8 +117,8 @@ def seen_in(
             # a graph holds no operator that it never runs
             return None, () if isinstance(loaded.module, torch.fx.GraphModule) else (UNSEEN,)
     loaded.module.eval()
-    with held():
-        analog, seen = mapped(loaded.module, hardware, x, 0, 0, only, skip, fixed=loaded.batch)
+    with silenced_warnings():
+        analog, seen = map_model(loaded.module, hardware, x, 0, 0, only, skip, fixed=loaded.batch)
     return seen, tuple(score.of_operands(layers(analog), seen))
 
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.analog.conversion import NO_OPERAND, Operands
+from crossbar_sim.nn.analog.conversion import NO_OPERAND
 from crossbar_sim.nn.analog.effects import of_design as of_design
+from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.state import Layer
 from crossbar_sim.nn.class_axis import class_axis, traced_axis, undecided
 from crossbar_sim.nn.detection import detects
@@ -412,8 +413,8 @@ def of_operands(layers: tuple[Layer, ...], seen: Operands | None) -> Iterator[st
     named = {name for names in whose.values() for name in names}
     past = [
         name
-        for name, operand in seen.found.items()
-        if (operand.also_past or operand.way in ("past", "kept")) and name.rpartition(".")[0] not in named
+        for name, operand in seen.by_name.items()
+        if (operand.also_bypassed or operand.way in ("past", "kept")) and name.rpartition(".")[0] not in named
     ]
     if past and named != {layer.name for layer in layers}:
         yield f"{_listed(past)}: the forward also takes the clean values, past the array, which do not drift"

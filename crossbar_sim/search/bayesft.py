@@ -1,4 +1,4 @@
-"""BayesFT: dropout rates found by Bayesian optimisation of the drifted score, in turns with the weights."""
+"""BayesFT: Bayesian optimisation of dropout rates by the score under drift, alternating with training."""
 
 import hashlib
 import math
@@ -15,12 +15,12 @@ from torch import nn
 
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development
 from crossbar_sim.crossbar.configuration import at_sigma, sources, to_dict
-from crossbar_sim.crossbar.hardware import Hardware, design_given
+from crossbar_sim.crossbar.hardware import Hardware, as_hardware
 from crossbar_sim.data import Development
-from crossbar_sim.errors import InputError, held, warn
+from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.files import check_writable
 from crossbar_sim.nn.analog.chips import layers
-from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.dropout_sites import remove_found
 from crossbar_sim.nn.files.checkpoint import write_tensors
 from crossbar_sim.nn.training.loop import Epoch, FitReport
@@ -28,27 +28,329 @@ from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key
 from crossbar_sim.robustness.score import of_operands
 from crossbar_sim.robustness.tasks import fingerprint
-from crossbar_sim.search.network import SIGMA, WIDTH, Searched
+from crossbar_sim.search.network import SIGMA, WIDTH, SearchedNetwork
 from crossbar_sim.search.space import HIGH, LOW
-from crossbar_sim.search.study import Best, Study, Told, check_trials, check_workers, drive
-from crossbar_sim.search.study_file import Tried
+from crossbar_sim.search.study import Best, Study, TrialCallback, check_workers, drive
+from crossbar_sim.search.study_file import Trial
 from crossbar_sim.search.surrogate import Acquisition, check_acquisition, check_installed
 from crossbar_sim.search.trial import (
     ALGORITHMS,
     Algorithm,
-    Carried,
     DriftedScore,
-    FromScratch,
-    Measured,
-    Scored,
+    FromScratchTrial,
+    ScoredTrial,
+    ScoreSample,
     Trainer,
+    WarmStartTrial,
     Weights,
     weights_of,
 )
 from crossbar_sim.search.workers import Workers, workers_of
 from crossbar_sim.store.records import canonical
 from crossbar_sim.text import check_depth
-from crossbar_sim.validate import is_int, is_real
+from crossbar_sim.validate import check_integer, is_real
+
+Bounds = tuple[float, float]
+Path = str | PathLike[str]
+
+TRIAL = Training(epochs=1, batch=256, lr=3e-3, clip=0.1)
+"""Of a trial. Gradients through drift are noisy: their components are held in bounds (docs/search.md)."""
+
+POLISH = replace(TRIAL, epochs=10)
+
+
+@dataclass(frozen=True)
+class BayesFT(Method):
+    """Search for dropout rates that make the network robust to drift (Algorithm 1 of the paper).
+
+    Each trial trains with the rates that the surrogate proposes, and measures the mean accuracy over chips on
+    validation examples. The winner is the trial with the largest posterior mean; it is measured again on chips that
+    decided nothing, and all validation examples, on some or all of which the trials were measured too.
+
+    Args:
+        sigma: of the drift that the network shall survive: of the objective.
+        trials: how many, made up to whole batches.
+        algorithm: how theta is moved. "literal", Algorithm 1 as written: in turns with the rates, one theta carried
+            from trial to trial, drift inside its gradient (Eqs. 3 and 4). "clean", the released code's way: the same
+            without drift in the gradient. "restart": each trial trains a fresh network, through drift.
+        training_sigma: of the drift inside the gradient; None: sigma; (low, high): searched with the rates.
+        training_chips: drawn for each gradient step; 0 with "restart": a clean gradient. "clean" draws none.
+        rates: bounds of every dropout rate.
+        width: (low, high) of the network's width, searched with the rates by "restart"; `build` is then called
+            with `width=...`.
+        acquisition: "lognei", or the paper's "mean".
+        chips, images: of the objective: chips of a measurement, and validation examples (None: all).
+        training: of one trial.
+        polish: training of theta with the winner's rates after the last trial of "literal" and "clean"; None: none.
+        batch: trials proposed together, for workers.
+        initial: first points; None: by the number of dimensions.
+        fresh_chips: for the final measurement.
+        hardware: the design; None: the preset "bayesft". Its drift law takes sigma.
+
+    Raises:
+        InputError: naming the setting, what was given and what is allowed.
+    """
+
+    kind: ClassVar[str] = "bayesft"
+    citation: ClassVar[str] = "Ye et al., BayesFT, DAC 2021, doi 10.1109/DAC18074.2021.9586115"
+
+    sigma: float = 0.6
+    trials: int = 20
+    algorithm: Algorithm = "literal"
+    training_sigma: float | Bounds | None = None
+    training_chips: int = 8
+    rates: Bounds = (LOW, HIGH)
+    width: Bounds | None = None
+    acquisition: Acquisition = "lognei"
+    chips: int = 20
+    images: int | None = 2000
+    training: Training = TRIAL
+    polish: Training | None = POLISH
+    batch: int = 1
+    initial: int | None = None
+    fresh_chips: int = 100
+    hardware: Hardware | None = None
+
+    def __post_init__(self) -> None:
+        if self.hardware is not None:
+            object.__setattr__(self, "hardware", as_hardware(self.hardware))
+        for training in (self.training, self.polish):
+            if training is not None:
+                check_training(training)
+        check_integer("trials", self.trials, 1)
+        check_acquisition(self.acquisition, self.batch)
+        if self.algorithm not in ALGORITHMS:
+            raise InputError(f"algorithm={self.algorithm!r} must be one of {', '.join(ALGORITHMS)}")
+        given = self.training_sigma
+        for what, sigma in (("sigma", self.sigma), *(("training_sigma", s) for s in _numbers(given))):
+            if not (is_real(sigma) and 0 <= sigma < math.inf):
+                raise InputError(f"{what}={sigma!r}: a sigma is a finite number from 0 on")
+        if given is not None and self.algorithm == "clean":
+            raise InputError(
+                "training_sigma would do nothing: algorithm='clean' has no drift in the gradient"
+            )
+        if self.algorithm != "clean" and self.training_chips and 0 in (_numbers(given) or (self.sigma,)):
+            raise InputError(
+                f"algorithm={self.algorithm!r} trains through drift, and its sigma is 0: give training_sigma > 0, or "
+                "algorithm='clean'"
+            )
+        if self.width is not None and (self.algorithm != "restart" or not 0 < self.width[0] < self.width[1]):
+            raise InputError(
+                f"width={self.width!r}: 0 < low < high is needed, and algorithm='restart', since a theta that is "
+                "carried along has one shape"
+            )
+        least = 0 if self.algorithm == "restart" else 1
+        for what, number, low in (
+            ("training_chips", self.training_chips, least),
+            ("fresh_chips", self.fresh_chips, 2),
+        ):
+            check_integer(what, number, low)
+        if self.training_chips == 0 and given is not None:
+            raise InputError(
+                f"training_chips=0 trains without drift, and training_sigma={given!r} is of the drift: give one of them"
+            )
+        at_sigma(self.design, self.sigma)
+        for training in (self.training, self.polish) if self.algorithm != "clean" else ():
+            if training is not None and self.training_chips > training.batch:
+                raise InputError(
+                    f"training_chips={self.training_chips} with batch={training.batch}: every chip needs an example"
+                )
+
+    @property
+    def design(self) -> Hardware:
+        """The hardware, or the preset."""
+        return Hardware.preset("bayesft") if self.hardware is None else self.hardware
+
+    def fit(
+        self,
+        build: Build,
+        development: Development,
+        key: Key,
+        *,
+        study: Path | None = None,
+        progress: Callable[[Epoch], None] | None = None,
+        checkpoint: Path | None = None,
+        workers: int | None = None,
+        scheduler: str | None = None,
+        on_trial: TrialCallback | None = None,
+    ) -> Trained:
+        """Search, and train the winner.
+
+        Args:
+            build: makes the network.
+            development: what may be seen.
+            key: of everything random; the chips of search and final measurement are streams of it.
+            study: the file that keeps the trials; a killed search goes on from it, to the same end. Theta is kept
+                beside it, in `study` + ".theta".
+            progress: called after every epoch of the final training.
+            checkpoint: a study without that name, as for other methods; beside `study`, where theta is kept.
+            workers, scheduler: Dask, for the trials of a batch.
+            on_trial: called after every trial.
+
+        Returns:
+            The trained network; notes: rates, searched and fresh score with their intervals, all trials.
+
+        Raises:
+            InputError: if a setting, the network and the data do not go together, or a file cannot be used.
+        """
+        development = check_development(development, detection=True)
+        key = as_key(key)
+        check_installed()
+        check_workers(workers, scheduler, self.batch)
+        study, theta = _files(study, checkpoint)
+        sigmas = self.training_sigma if isinstance(self.training_sigma, tuple) else None
+        network = SearchedNetwork.of(build, key, self.rates, sigmas, self.width)
+        trainer = Trainer(network, development, *self._gradient(), self.design)
+        score = DriftedScore.of(
+            development.validation, self.design, self.sigma, self.chips, self.images, key.fold("search")
+        )
+        first = network.make(network.space.point([0.0] * len(network.space)), key)
+        analog, seen = map_model(
+            first.eval(), at_sigma(self.design, self.sigma), score.x
+        )  # warns of what cannot act
+        warn(of_operands(layers(analog), seen))
+        with silenced_warnings():
+            clean = score.measure(first)  # what does not fit is refused before the search
+        identity = {
+            "bayesft": self._identity(),
+            "network": fingerprint(first),
+            "data": development.fingerprint,
+        }
+        with (
+            Study(
+                network.space, key.fold("search"), study, acquisition=self.acquisition, initial=self.initial,
+                batch=self.batch, extra=True, identity=identity,
+            ) as opened,
+            workers_of(workers, scheduler) as pool,
+            ExitStack() as stack,
+        ):  # fmt: skip
+            stack.enter_context(silenced_warnings())  # of trials, which are not what is returned
+            if self.algorithm == "restart":
+                model, report, best = self._restart(
+                    FromScratchTrial(trainer, self.training, score, key), opened, pool, on_trial, progress
+                )
+            else:
+                trial = WarmStartTrial(trainer, self.training, score, key)
+                file = ThetaFile(theta, opened.identity)
+                model, report, best = self._alternate(trial, first, opened, file, pool, on_trial, progress)
+            notes = self._notes(network, best, opened, clean)
+        model.to("cpu").eval()
+        with silenced_warnings():
+            notes["fresh"] = _told(self._fresh(development, key).measure(model))
+        return Trained(model, report, notes)
+
+    def _gradient(self) -> tuple[Algorithm, float, int]:
+        """(algorithm, training sigma, chips) of a Trainer."""
+        sigma = self.training_sigma
+        number = self.sigma if sigma is None or isinstance(sigma, tuple) else sigma
+        return self.algorithm, 0.0 if self.training_chips == 0 else float(number), max(1, self.training_chips)
+
+    def _restart(
+        self, trial: FromScratchTrial, study: Study, pool: Workers,
+        told: TrialCallback | None, progress: Callable[[Epoch], None] | None,
+    ) -> tuple[nn.Module, FitReport, Best]:  # fmt: skip
+        drive(study, self.trials, ScoredTrial(trial), pool, told)
+        best = study.best()
+        model, report = trial.model(best.trial.number, best.point, progress=progress, report=True)
+        return model, report, best
+
+    def _alternate(
+        self, trial: WarmStartTrial, first: nn.Module, study: Study, file: "ThetaFile", pool: Workers,
+        told: TrialCallback | None, progress: Callable[[Epoch], None] | None,
+    ) -> tuple[nn.Module, FitReport, Best]:  # fmt: skip
+        weights = alternate(study, file, weights_of(first), self.trials, trial, pool, told)
+        best = study.best()
+        model = trial.model(best.point, weights)
+        trial.trainer.network.set_rates(model, best.point)
+        report = FitReport((), 0, 0.0)
+        if self.polish is not None:
+            # Named by what it goes on from: another polish, or one after more trials, is another training.
+            told_apart = hashlib.sha256(f"{study.done} {self.polish}".encode()).hexdigest()[:8]
+            kept = None if file.path is None else f"{os.fspath(file.path)}.polish-{told_apart}"
+            report = trial.trainer.train(
+                model, best.point, self.polish, trial.key.fold("polish"), progress=progress, checkpoint=kept,
+                report=True,
+            )  # fmt: skip
+            if kept is not None:
+                os.unlink(kept)
+        remove_found(model)
+        return model, report, best
+
+    def _fresh(self, development: Development, key: Key) -> DriftedScore:
+        """The objective on held-out chips and all validation examples."""
+        return DriftedScore.of(
+            development.validation, self.design, self.sigma, self.fresh_chips, None, key.fold("fresh")
+        )
+
+    def _notes(
+        self, network: SearchedNetwork, best: Best, study: Study, clean: ScoreSample
+    ) -> dict[str, Any]:
+        point, trials = dict(best.point), study.trials
+        return {
+            "method": self.kind,
+            "algorithm": self.algorithm,
+            "sigma": float(self.sigma),
+            "rates": network.rates(point),
+            "training_sigma": point.get(SIGMA, self._gradient()[1] if self.algorithm != "clean" else 0.0),
+            "width": point.get(WIDTH),
+            "trial": best.trial.number,
+            "trials": len(trials),
+            "untrained": clean.mean,
+            "searched": _told(ScoreSample(_scores(best.trial))),
+            "posterior": {"mean": best.mean, "sd": best.sd},
+            "history": [
+                {"number": t.number, "point": dict(t.point), "value": t.value, "variance": t.variance}
+                for t in trials
+            ],
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        """The settings that determine the trials, without their number and the final training."""
+        algorithm, sigma, chips = self._gradient()
+        return {
+            "algorithm": algorithm, "sigma": float(self.sigma), "training_sigma": sigma, "training_chips": chips,
+            "chips": self.chips, "images": self.images, "training": repr(replace(self.training, device=None)),
+            "hardware": to_dict(at_sigma(self.design, self.sigma)),
+            **sources(self.design),
+            **sources(self.design),
+            **sources(self.design),
+        }  # fmt: skip
+
+
+def _told(found: ScoreSample) -> dict[str, Any]:
+    interval = found.interval
+    ci95 = None if interval is None else [interval.low, interval.high]
+    return {"mean": found.mean, "ci95": ci95, "chips": len(found.scores)}
+
+
+def _scores(trial: Trial) -> tuple[float, ...]:
+    """The scores of a trial's chips; a damaged study file may lack them.
+
+    Raises:
+        InputError: if it is.
+    """
+    scores = trial.notes.get("scores")
+    if (
+        not isinstance(scores, list)
+        or not scores
+        or not all(isinstance(score, int | float) for score in scores)
+    ):
+        raise InputError(
+            f"the study is damaged: trial {trial.number} has no scores; search again into a new file"
+        )
+    return tuple(map(float, scores))
+
+
+def _numbers(given: float | Bounds | None) -> tuple[float, ...]:
+    return () if given is None else given if isinstance(given, tuple) else (given,)
+
+
+def _files(study: Path | None, checkpoint: Path | None) -> tuple[Path | None, Path | None]:
+    """(study file, file of theta)."""
+    if study is None:
+        study, checkpoint = checkpoint, None
+    return study, checkpoint if study is None or checkpoint is not None else f"{os.fspath(study)}.theta"
+
 
 # Theta between the trials of an alternating search: one set of weights, kept in a file beside the study.
 #
@@ -63,7 +365,7 @@ FORMAT_VERSION = 1
 
 @dataclass
 class Theta:
-    """Weights, and where they come from.
+    """The weights between trials, and the trials that they have been through.
 
     Args:
         weights: a state_dict.
@@ -77,7 +379,7 @@ class Theta:
 
 
 class ThetaFile:
-    """Where theta is kept between trials; path None: nowhere.
+    """The file of theta between trials; path None: no file.
 
     Raises:
         InputError: if it could not be written there.
@@ -100,7 +402,7 @@ class ThetaFile:
         write_tensors(self.path, content)
 
     def read(self) -> Theta | None:
-        """What is there; None: nothing.
+        """The stored theta; None if there is no file.
 
         Raises:
             InputError: if it is something else, or belongs to another study.
@@ -157,11 +459,11 @@ def alternate(
     file: ThetaFile,
     first: Weights,
     trials: int,
-    trial: Carried,
+    trial: WarmStartTrial,
     pool: Workers,
-    progress: Told | None,
+    progress: TrialCallback | None,
 ) -> Weights:
-    """Algorithm 1: theta and alpha in turns.
+    """Algorithm 1: update theta and alpha alternately.
 
     With one trial at a time that is the paper's. The trials of a larger batch start from the same theta, and the
     theta of the one that scored best goes on.
@@ -199,7 +501,7 @@ def alternate(
 
 
 def _agreed(study: Study, file: ThetaFile, first: Theta) -> Theta:
-    """Theta as far as the study is, which is told what it missed."""
+    """Theta in agreement with the study, which gets the outcomes that it lacks."""
     theta, done = file.read() or first, study.done
     shapes = [
         {name: (value.shape, value.dtype, value.layout) for name, value in one.weights.items()}
@@ -221,306 +523,7 @@ def _agreed(study: Study, file: ThetaFile, first: Theta) -> Theta:
     )
 
 
-def _tell(study: Study, outcomes: Sequence[Any], progress: Told | None) -> None:
+def _tell(study: Study, outcomes: Sequence[Any], progress: TrialCallback | None) -> None:
     for told in study.tell_all(outcomes):
         if progress is not None:
             progress(told, study)
-
-
-Bounds = tuple[float, float]
-Path = str | PathLike[str]
-
-TRIAL = Training(epochs=1, batch=256, lr=3e-3, clip=0.1)
-"""Of a trial. Gradients through drift are noisy: their components are held in bounds (docs/search.md)."""
-
-POLISH = replace(TRIAL, epochs=10)
-
-
-@dataclass(frozen=True)
-class BayesFT(Method):
-    """Search for dropout rates with which the network survives drift (Algorithm 1 of the paper).
-
-    Each trial trains with the rates that the surrogate proposes, and measures the mean accuracy over chips on
-    validation examples. The winner is the trial with the largest posterior mean; it is measured again on chips that
-    decided nothing, and all validation examples, on some or all of which the trials were measured too.
-
-    Args:
-        sigma: of the drift that the network shall survive: of the objective.
-        trials: how many, made up to whole batches.
-        algorithm: how theta is moved. "literal", Algorithm 1 as written: in turns with the rates, one theta carried
-            from trial to trial, drift inside its gradient (Eqs. 3 and 4). "clean", the released code's way: the same
-            without drift in the gradient. "restart": each trial trains a fresh network, through drift.
-        training_sigma: of the drift inside the gradient; None: sigma; (low, high): searched with the rates.
-        training_chips: drawn for each gradient step; 0 with "restart": a clean gradient. "clean" draws none.
-        rates: bounds of every dropout rate.
-        width: (low, high) of the network's width, searched with the rates by "restart"; `build` is then called
-            with `width=...`.
-        acquisition: "lognei", or the paper's "mean".
-        chips, images: of the objective: chips of a measurement, and validation examples (None: all).
-        training: of one trial.
-        polish: training of theta with the winner's rates after the last trial of "literal" and "clean"; None: none.
-        batch: trials proposed together, for workers.
-        initial: first points; None: by the number of dimensions.
-        fresh_chips: for the final measurement.
-        hardware: the design; None: the preset "bayesft". Its drift law takes sigma.
-
-    Raises:
-        InputError: naming the setting, what was given and what is allowed.
-    """
-
-    kind: ClassVar[str] = "bayesft"
-    citation: ClassVar[str] = "Ye et al., BayesFT, DAC 2021, doi 10.1109/DAC18074.2021.9586115"
-
-    sigma: float = 0.6
-    trials: int = 20
-    algorithm: Algorithm = "literal"
-    training_sigma: float | Bounds | None = None
-    training_chips: int = 8
-    rates: Bounds = (LOW, HIGH)
-    width: Bounds | None = None
-    acquisition: Acquisition = "lognei"
-    chips: int = 20
-    images: int | None = 2000
-    training: Training = TRIAL
-    polish: Training | None = POLISH
-    batch: int = 1
-    initial: int | None = None
-    fresh_chips: int = 100
-    hardware: Hardware | None = None
-
-    def __post_init__(self) -> None:
-        if self.hardware is not None:
-            object.__setattr__(self, "hardware", design_given(self.hardware))
-        for training in (self.training, self.polish):
-            if training is not None:
-                check_training(training)
-        check_trials(self.trials)
-        check_acquisition(self.acquisition, self.batch)
-        if self.algorithm not in ALGORITHMS:
-            raise InputError(f"algorithm={self.algorithm!r} must be one of {', '.join(ALGORITHMS)}")
-        given = self.training_sigma
-        for what, sigma in (("sigma", self.sigma), *(("training_sigma", s) for s in _numbers(given))):
-            if not is_real(sigma) or not 0 <= sigma < math.inf:
-                raise InputError(f"{what}={sigma!r}: a sigma is a finite number from 0 on")
-        if given is not None and self.algorithm == "clean":
-            raise InputError(
-                "training_sigma would do nothing: algorithm='clean' has no drift in the gradient"
-            )
-        if self.algorithm != "clean" and self.training_chips and 0 in (_numbers(given) or (self.sigma,)):
-            raise InputError(
-                f"algorithm={self.algorithm!r} trains through drift, and its sigma is 0: give training_sigma > 0, or "
-                "algorithm='clean'"
-            )
-        if self.width is not None and (self.algorithm != "restart" or not 0 < self.width[0] < self.width[1]):
-            raise InputError(
-                f"width={self.width!r}: 0 < low < high is needed, and algorithm='restart', since a theta that is "
-                "carried along has one shape"
-            )
-        least = 0 if self.algorithm == "restart" else 1
-        for what, number, low in (
-            ("training_chips", self.training_chips, least),
-            ("fresh_chips", self.fresh_chips, 2),
-        ):
-            if not is_int(number) or number < low:
-                raise InputError(f"{what}={number!r}: an integer >= {low} is needed")
-        if self.training_chips == 0 and given is not None:
-            raise InputError(
-                f"training_chips=0 trains without drift, and training_sigma={given!r} is of the drift: give one of them"
-            )
-        at_sigma(self.design, self.sigma)
-        for training in (self.training, self.polish) if self.algorithm != "clean" else ():
-            if training is not None and self.training_chips > training.batch:
-                raise InputError(
-                    f"training_chips={self.training_chips} with batch={training.batch}: every chip needs an example"
-                )
-
-    @property
-    def design(self) -> Hardware:
-        """The hardware, or the preset."""
-        return Hardware.preset("bayesft") if self.hardware is None else self.hardware
-
-    def fit(
-        self,
-        build: Build,
-        development: Development,
-        key: Key,
-        *,
-        study: Path | None = None,
-        progress: Callable[[Epoch], None] | None = None,
-        checkpoint: Path | None = None,
-        workers: int | None = None,
-        scheduler: str | None = None,
-        on_trial: Told | None = None,
-    ) -> Trained:
-        """Search, and train the winner.
-
-        Args:
-            build: makes the network.
-            development: what may be seen.
-            key: of everything random; the chips of search and final measurement are streams of it.
-            study: the file that keeps the trials; a killed search goes on from it, to the same end. Theta is kept
-                beside it, in `study` + ".theta".
-            progress: called after every epoch of the final training.
-            checkpoint: a study without that name, as for other methods; beside `study`, where theta is kept.
-            workers, scheduler: Dask, for the trials of a batch.
-            on_trial: called after every trial.
-
-        Returns:
-            The trained network; notes: rates, searched and fresh score with their intervals, all trials.
-
-        Raises:
-            InputError: if a setting, the network and the data do not go together, or a file cannot be used.
-        """
-        development = check_development(development, detection=True)
-        key = as_key(key)
-        check_installed()
-        check_workers(workers, scheduler, self.batch)
-        study, theta = _files(study, checkpoint)
-        sigmas = self.training_sigma if isinstance(self.training_sigma, tuple) else None
-        network = Searched.of(build, key, self.rates, sigmas, self.width)
-        trainer = Trainer(network, development, *self._gradient(), self.design)
-        score = DriftedScore.of(
-            development.validation, self.design, self.sigma, self.chips, self.images, key.fold("search")
-        )
-        first = network.make(network.space.point([0.0] * len(network.space)), key)
-        analog, seen = mapped(
-            first.eval(), at_sigma(self.design, self.sigma), score.x
-        )  # warns of what cannot act
-        warn(of_operands(layers(analog), seen))
-        with held():
-            clean = score.measure(first)  # what does not fit is refused before the search
-        identity = {
-            "bayesft": self._identity(),
-            "network": fingerprint(first),
-            "data": development.fingerprint,
-        }
-        with (
-            Study(
-                network.space, key.fold("search"), study, acquisition=self.acquisition, initial=self.initial,
-                batch=self.batch, extra=True, identity=identity,
-            ) as opened,
-            workers_of(workers, scheduler) as pool,
-            ExitStack() as stack,
-        ):  # fmt: skip
-            stack.enter_context(held())  # of trials, which are not what is returned
-            if self.algorithm == "restart":
-                model, report, best = self._restart(
-                    FromScratch(trainer, self.training, score, key), opened, pool, on_trial, progress
-                )
-            else:
-                trial = Carried(trainer, self.training, score, key)
-                file = ThetaFile(theta, opened.identity)
-                model, report, best = self._alternate(trial, first, opened, file, pool, on_trial, progress)
-            notes = self._notes(network, best, opened, clean)
-        model.to("cpu").eval()
-        with held():
-            notes["fresh"] = _told(self._fresh(development, key).measure(model))
-        return Trained(model, report, notes)
-
-    def _gradient(self) -> tuple[Algorithm, float, int]:
-        """(algorithm, training sigma, chips) of a Trainer."""
-        sigma = self.training_sigma
-        number = self.sigma if sigma is None or isinstance(sigma, tuple) else sigma
-        return self.algorithm, 0.0 if self.training_chips == 0 else float(number), max(1, self.training_chips)
-
-    def _restart(
-        self, trial: FromScratch, study: Study, pool: Workers, told: Told | None,
-        progress: Callable[[Epoch], None] | None,
-    ) -> tuple[nn.Module, FitReport, Best]:  # fmt: skip
-        drive(study, self.trials, Scored(trial), pool, told)
-        best = study.best()
-        model, report = trial.model(best.trial.number, best.point, progress=progress, report=True)
-        return model, report, best
-
-    def _alternate(
-        self, trial: Carried, first: nn.Module, study: Study, file: ThetaFile, pool: Workers, told: Told | None,
-        progress: Callable[[Epoch], None] | None,
-    ) -> tuple[nn.Module, FitReport, Best]:  # fmt: skip
-        weights = alternate(study, file, weights_of(first), self.trials, trial, pool, told)
-        best = study.best()
-        model = trial.model(best.point, weights)
-        trial.trainer.network.set_rates(model, best.point)
-        report = FitReport((), 0, 0.0)
-        if self.polish is not None:
-            # Named by what it goes on from: another polish, or one after more trials, is another training.
-            told_apart = hashlib.sha256(f"{study.done} {self.polish}".encode()).hexdigest()[:8]
-            kept = None if file.path is None else f"{os.fspath(file.path)}.polish-{told_apart}"
-            report = trial.trainer.train(
-                model, best.point, self.polish, trial.key.fold("polish"), progress=progress, checkpoint=kept,
-                report=True,
-            )  # fmt: skip
-            if kept is not None:
-                os.unlink(kept)
-        remove_found(model)
-        return model, report, best
-
-    def _fresh(self, development: Development, key: Key) -> DriftedScore:
-        """Chips that decided nothing, on all validation examples."""
-        return DriftedScore.of(
-            development.validation, self.design, self.sigma, self.fresh_chips, None, key.fold("fresh")
-        )
-
-    def _notes(self, network: Searched, best: Best, study: Study, clean: Measured) -> dict[str, Any]:
-        point, trials = dict(best.point), study.trials
-        return {
-            "method": self.kind,
-            "algorithm": self.algorithm,
-            "sigma": float(self.sigma),
-            "rates": network.rates(point),
-            "training_sigma": point.get(SIGMA, self._gradient()[1] if self.algorithm != "clean" else 0.0),
-            "width": point.get(WIDTH),
-            "trial": best.trial.number,
-            "trials": len(trials),
-            "untrained": clean.mean,
-            "searched": _told(Measured(_scores(best.trial))),
-            "posterior": {"mean": best.mean, "sd": best.sd},
-            "history": [
-                {"number": t.number, "point": dict(t.point), "value": t.value, "variance": t.variance}
-                for t in trials
-            ],
-        }
-
-    def _identity(self) -> dict[str, Any]:
-        """The settings that decide the trials; not how many there are, nor what comes after them."""
-        algorithm, sigma, chips = self._gradient()
-        return {
-            "algorithm": algorithm, "sigma": float(self.sigma), "training_sigma": sigma, "training_chips": chips,
-            "chips": self.chips, "images": self.images, "training": repr(replace(self.training, device=None)),
-            "hardware": to_dict(at_sigma(self.design, self.sigma)),
-            **sources(self.design),
-        }  # fmt: skip
-
-
-def _told(found: Measured) -> dict[str, Any]:
-    interval = found.interval
-    ci95 = None if interval is None else [interval.low, interval.high]
-    return {"mean": found.mean, "ci95": ci95, "chips": len(found.scores)}
-
-
-def _scores(trial: Tried) -> tuple[float, ...]:
-    """Of a trial's chips, which a study file may be without.
-
-    Raises:
-        InputError: if it is.
-    """
-    scores = trial.notes.get("scores")
-    if (
-        not isinstance(scores, list)
-        or not scores
-        or not all(isinstance(score, int | float) for score in scores)
-    ):
-        raise InputError(
-            f"the study is damaged: trial {trial.number} has no scores; search again into a new file"
-        )
-    return tuple(map(float, scores))
-
-
-def _numbers(given: float | Bounds | None) -> tuple[float, ...]:
-    return () if given is None else given if isinstance(given, tuple) else (given,)
-
-
-def _files(study: Path | None, checkpoint: Path | None) -> tuple[Path | None, Path | None]:
-    """(study file, file of theta)."""
-    if study is None:
-        study, checkpoint = checkpoint, None
-    return study, checkpoint if study is None or checkpoint is not None else f"{os.fspath(study)}.theta"

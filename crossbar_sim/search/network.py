@@ -1,4 +1,4 @@
-"""A network at a point of the space: its dropout rates, its width, how it is trained."""
+"""The network at a point of the search space: dropout rates, width, training sigma."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ SIGMA, WIDTH = "training sigma", "width"
 
 
 @dataclass(frozen=True, eq=False)
-class Searched:
-    """What a network is searched over.
+class SearchedNetwork:
+    """A network with its dropout sites and its search space.
 
     Args:
         build: makes it; called with `width=...` where the width is searched.
@@ -38,8 +38,8 @@ class Searched:
         bounds: tuple[float, float],
         sigma: tuple[float, float] | None,
         width: tuple[float, float] | None,
-    ) -> "Searched":
-        """Find the sites of what `build` makes.
+    ) -> "SearchedNetwork":
+        """Find the dropout sites of the network that `build` makes.
 
         Raises:
             InputError: if it has none, or the bounds are no rates.
@@ -48,7 +48,7 @@ class Searched:
         if not LOW <= low < high < 1:
             raise InputError(f"rates={bounds!r}: dropout rates lie in 0 <= low < high < 1, e.g. (0, {HIGH})")
         point = {} if width is None else {WIDTH: (width[0] + width[1]) / 2}
-        model = made(build, point, key)
+        model = build_network(build, point, key)
         sites = site_names(model)
         dimensions = [Dimension(name, low, high) for name in sites]
         if sigma is not None:
@@ -59,7 +59,7 @@ class Searched:
 
     def make(self, point: Mapping[str, float], key: Key) -> nn.Module:
         """A fresh network at a point, its rates set."""
-        model = made(self.build, point, key)
+        model = build_network(self.build, point, key)
         if site_names(model) != self.sites:
             raise InputError(
                 f"the network has the dropout sites {', '.join(site_names(model))} at this point and "
@@ -77,8 +77,8 @@ class Searched:
         return {name: point[name] for name in self.sites}
 
 
-def made(build: Build, point: Mapping[str, float], key: Key) -> nn.Module:
-    """What `build` makes, initialised by the key; at the point's width where it has one."""
+def build_network(build: Build, point: Mapping[str, float], key: Key) -> nn.Module:
+    """The network that `build` makes, initialised by the key, with the point's width if it has one."""
     if WIDTH not in point:
         return fresh(build, key)
     anything: Any = build

@@ -1,6 +1,5 @@
-"""What is searched: named dimensions with bounds, and the unit cube that the surrogate lives in."""
+"""The search space: named dimensions with bounds, and its map to the unit cube of the surrogate."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.validate import is_real
+from crossbar_sim.validate import finite
 
 LOW, HIGH = 0.0, 0.8
 """Bounds of a dropout rate, unless others are given."""
@@ -20,7 +19,7 @@ Point = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Dimension:
-    """A number to be found.
+    """One dimension of a search space.
 
     Args:
         name: what tables and files call it.
@@ -38,7 +37,7 @@ class Dimension:
         if not isinstance(self.name, str) or not self.name:
             raise InputError(f"a dimension is called {self.name!r}: a name is text")
         for bound in (self.low, self.high):
-            if not is_real(bound) or not math.isfinite(bound):
+            if not finite(bound):
                 raise InputError(f"{self.name} has the bound {bound!r}: a bound is a finite number")
         if not self.low < self.high:
             raise InputError(f"{self.name} lies in {self.low!r} .. {self.high!r}: low < high is needed")
@@ -46,7 +45,7 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """A box: dimensions in their order.
+    """A box: an ordered set of dimensions.
 
     Raises:
         InputError: if there is no dimension, or two have one name.
@@ -72,7 +71,7 @@ class Space:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the dimensions, in their order."""
+        """Names of the dimensions, in order."""
         return tuple(dimension.name for dimension in self.dimensions)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""A search as a value that survives: ask where to try, tell what came out, go on after a kill.
+"""A persistent search: `ask` for points, `tell` their values, and resume after an interruption.
 
     study = Study(Space.of({"x": (0.0, 1.0)}), Key(0), "mine.db")
     while study.done < 20:
@@ -22,8 +22,8 @@ import torch
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import STREAM_VERSION, Key
-from crossbar_sim.search.space import Point, Space
-from crossbar_sim.search.study_file import StudyFile, Tried
+from crossbar_sim.search.space import Space
+from crossbar_sim.search.study_file import StudyFile, Trial
 from crossbar_sim.search.surrogate import (
     Acquisition,
     Surrogate,
@@ -32,30 +32,30 @@ from crossbar_sim.search.surrogate import (
     first_points,
 )
 from crossbar_sim.search.workers import Workers, workers_of
-from crossbar_sim.validate import is_int
+from crossbar_sim.validate import check_integer
 
 
 @dataclass(frozen=True)
 class Best:
-    """The trial of which most is expected, by the surrogate: the luckiest one is not taken at its word.
+    """The trial with the largest posterior mean of the surrogate, not the largest observed value.
 
     Args:
         trial: it.
         mean, sd: of the function there, posterior.
     """
 
-    trial: Tried
+    trial: Trial
     mean: float
     sd: float
 
     @property
     def point(self) -> Mapping[str, float]:
-        """Where it was tried."""
+        """The point of the trial."""
         return self.trial.point
 
 
 class Study:
-    """Ask/tell, with the history in a file.
+    """An ask/tell optimiser whose history is kept in a file.
 
     Args:
         space: what is searched.
@@ -85,8 +85,7 @@ class Study:
     ) -> None:
         initial = default_initial(len(space)) if initial is None else initial
         for what, number in (("initial", initial), ("batch", batch)):
-            if not is_int(number) or number < 1:
-                raise InputError(f"{what}={number!r}: an integer >= 1 is needed")
+            check_integer(what, number, 1)
         check_acquisition(acquisition, batch)
         check_installed()
         self.space, self.key, self.acquisition, self.batch, self.extra = space, key, acquisition, batch, extra
@@ -113,22 +112,22 @@ class Study:
         self.close()
 
     def close(self) -> None:
-        """Twice is fine."""
+        """Close the file; calling it twice is allowed."""
         self._file.close()
 
     @property
-    def trials(self) -> tuple[Tried, ...]:
-        """Those that are done, in the order of their numbers."""
+    def trials(self) -> tuple[Trial, ...]:
+        """The completed trials, in the order of their numbers."""
         return self._file.trials()
 
     @property
     def done(self) -> int:
-        """How many trials from 0 on are done without a gap."""
+        """Number of completed trials from 0 on without a gap."""
         numbers = {trial.number for trial in self.trials}
         return next(n for n in range(len(numbers) + 1) if n not in numbers)
 
     def ask(self) -> list[tuple[int, dict[str, float]]]:
-        """The trials of the next batch that are not done yet: (number, point) each, never none."""
+        """The pending trials of the next batch, (number, point) each; at least one."""
         trials = self.trials
         there = {trial.number for trial in trials}
         start = self.done // self.batch * self.batch
@@ -146,8 +145,8 @@ class Study:
         *,
         seconds: float = 0.0,
         notes: Mapping[str, Any] | None = None,
-    ) -> Tried:
-        """Keep what came out of one trial.
+    ) -> Trial:
+        """Record the outcome of one trial.
 
         Raises:
             InputError: as `tell_all`.
@@ -156,8 +155,8 @@ class Study:
 
     def tell_all(
         self, outcomes: Sequence[tuple[int, float, float | None, float, Mapping[str, Any]]]
-    ) -> list[Tried]:
-        """Keep (number, value, variance, seconds, notes) of several trials, all or none.
+    ) -> list[Trial]:
+        """Record (number, value, variance, seconds, notes) of several trials, all or none.
 
         Raises:
             InputError: if a trial was not asked for, a number is not finite, variances are known of some trials only,
@@ -173,7 +172,7 @@ class Study:
                     f"trial {number} gave {value!r} with variance {variance!r}: finite numbers are needed, the "
                     "variance >= 0 or None"
                 )
-            told.append(Tried(number, asked[number], float(value), _plain(variance), seconds, dict(notes)))
+            told.append(Trial(number, asked[number], float(value), _plain(variance), seconds, dict(notes)))
         if len({trial.variance is None for trial in (*self.trials, *told)}) > 1:
             raise InputError("the variance is known of some trials only: tell it of all of them, or of none")
         self._file.add(told)
@@ -199,13 +198,13 @@ class Study:
         i = int(mean.argmax())
         return Best(trials[i], float(mean[i]), math.sqrt(float(variance[i])))
 
-    def _check_trials(self, trials: Sequence[Tried]) -> None:
-        """Refuse trials of a file that this study cannot have proposed."""
+    def _check_trials(self, trials: Sequence[Trial]) -> None:
+        """Refuse trials that this study cannot have proposed."""
         self.space.unit(trial.point for trial in trials)
         if len({trial.variance is None for trial in trials}) > 1:
             raise InputError("the variance is known of some trials only")
 
-    def _surrogate(self, trials: Sequence[Tried]) -> Surrogate:
+    def _surrogate(self, trials: Sequence[Trial]) -> Surrogate:
         if not trials:
             raise InputError("the study has no trial yet: ask, measure and tell")
         y = torch.tensor([trial.value for trial in trials], dtype=torch.float64)
@@ -213,7 +212,7 @@ class Study:
         variance = torch.tensor(known, dtype=torch.float64) if known else None
         return Surrogate(self.space.unit(trial.point for trial in trials), y, variance, extra=self.extra)
 
-    def _batch(self, start: int, before: Sequence[Tried]) -> list[dict[str, float]]:
+    def _batch(self, start: int, before: Sequence[Trial]) -> list[dict[str, float]]:
         if start < self.initial:
             places = first_points(self.initial, len(self.space), self.key.fold("first points"))[start:][
                 : self.batch
@@ -225,13 +224,8 @@ class Study:
 
 
 def default_initial(dimensions: int) -> int:
-    """First points: 5 for one or two dimensions, two for each dimension more, at most 10."""
+    """Number of first points: two per dimension, at least 5 and at most 10."""
     return max(5, min(2 * dimensions, 10))
-
-
-def told_variance(point: Point, outcome: float | tuple[float, float]) -> tuple[float, float | None]:
-    """An objective's answer as (value, variance or None)."""
-    return (outcome[0], outcome[1]) if isinstance(outcome, tuple) else (outcome, None)
 
 
 def _plain(variance: float | None) -> float | None:
@@ -244,16 +238,16 @@ def _plain(variance: float | None) -> float | None:
 Objective = Callable[[dict[str, float], Key], float | tuple[float, float]]
 """(point, key of the trial) -> what came out, more being better; with its variance, where that is known."""
 
-Told = Callable[[Tried, Study], None]
+TrialCallback = Callable[[Trial, Study], None]
 """Called after every trial."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a search found: the trial of which most is expected, and all trials."""
+class SearchResult:
+    """The result of a search: the best trial by posterior mean, and all trials."""
 
     best: Best
-    trials: tuple[Tried, ...]
+    trials: tuple[Trial, ...]
 
 
 def search(
@@ -268,9 +262,9 @@ def search(
     batch: int = 1,
     workers: int | None = None,
     scheduler: str | None = None,
-    progress: Told | None = None,
+    progress: TrialCallback | None = None,
     identity: Mapping[str, Any] | None = None,
-) -> Found:
+) -> SearchResult:
     """Maximise a noisy function with a Gaussian process.
 
     Args:
@@ -291,7 +285,7 @@ def search(
     >>> abs(found.best.point["x"] - 0.3) < 0.05
     True
     """
-    check_trials(trials)
+    check_integer("trials", trials, 1)
     check_workers(workers, scheduler, batch)
     with (
         Study(
@@ -300,12 +294,12 @@ def search(
         workers_of(workers, scheduler) as pool,
     ):
         drive(open_study, trials, _Call(objective, key), pool, progress)
-        return Found(open_study.best(), open_study.trials)
+        return SearchResult(open_study.best(), open_study.trials)
 
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """An objective as what `drive` calls."""
+    """An objective in the form that `drive` calls."""
 
     objective: Objective
     key: Key
@@ -320,9 +314,9 @@ def drive(
     trials: int,
     call: Callable[[int, dict[str, float]], tuple[float, float | None, Mapping[str, Any]]],
     pool: Workers,
-    progress: Told | None,
+    progress: TrialCallback | None,
 ) -> None:
-    """Trials that need nothing of each other: each is kept as soon as it is done.
+    """Run independent trials; each is recorded as soon as it is done.
 
     Args:
         study: may hold trials already.
@@ -341,18 +335,8 @@ def drive(
                 progress(told, study)
 
 
-def check_trials(trials: object) -> None:
-    """Refuse what is no number of trials.
-
-    Raises:
-        InputError: with what is needed.
-    """
-    if not is_int(trials) or trials < 1:
-        raise InputError(f"trials={trials!r}: an integer >= 1 is needed")
-
-
 def check_workers(workers: int | None, scheduler: str | None, batch: int) -> None:
-    """Refuse workers that would have nothing to do.
+    """Refuse workers that would be idle.
 
     Raises:
         InputError: saying how to give them work.

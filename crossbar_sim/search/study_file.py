@@ -8,7 +8,6 @@ rollback journal, on the disk when `add` returns. A killed search leaves one fil
 """
 
 import hashlib
-import math
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from crossbar_sim.store.sqlite import (
     version_of,
 )
 from crossbar_sim.text import parse_json
+from crossbar_sim.validate import finite
 
 APPLICATION_ID = 0x78627364  # "xbsd"
 VERSION = 1
@@ -51,8 +51,8 @@ _TABLES = (
 
 
 @dataclass(frozen=True)
-class Tried:
-    """A trial that is done.
+class Trial:
+    """A completed trial.
 
     Args:
         number: from 0.
@@ -97,16 +97,16 @@ class StudyFile:
             raise
 
     def close(self) -> None:
-        """Twice is fine."""
+        """Close the file; calling it twice is allowed."""
         self.connection.close()
 
-    def trials(self) -> tuple[Tried, ...]:
-        """In the order of their numbers."""
+    def trials(self) -> tuple[Trial, ...]:
+        """All trials, in the order of their numbers."""
         with input_errors(self.path, KIND):
             return self._read()
 
-    def add(self, trials: Sequence[Tried]) -> None:
-        """Keep trials, all or none; when it returns, a kill loses nothing.
+    def add(self, trials: Sequence[Trial]) -> None:
+        """Record trials, all or none; they are on disk when it returns.
 
         Raises:
             InputError: if a trial is there already and differs, or the file cannot be written.
@@ -147,7 +147,7 @@ class StudyFile:
                 "here; name another file, or search as it was"
             )
 
-    def _read(self) -> tuple[Tried, ...]:
+    def _read(self) -> tuple[Trial, ...]:
         rows = self.connection.execute(
             "SELECT number, point, value, variance, seconds, notes FROM trials ORDER BY number"
         )
@@ -167,26 +167,22 @@ KIND = Kind("a study", "a crossbar-sim study", APPLICATION_ID, _create, "search 
 
 def _tried(
     number: int, point: str, value: float, variance: float | None, seconds: float, notes: str
-) -> Tried:
+) -> Trial:
     """A row of the table of trials.
 
     Raises:
         TypeError, ValueError: if it is none that `add` writes.
     """
     values, said = parse_json(point), parse_json(notes)
-    if not isinstance(values, dict) or not all(_is_finite(value) for value in values.values()):
+    if not isinstance(values, dict) or not all(finite(value) for value in values.values()):
         raise ValueError(f"the point of trial {number} is {_short(values)}")
     if not isinstance(said, dict):
         raise ValueError(f"the notes of trial {number} are {_short(said)}")
-    if not (_is_finite(value) and _is_finite(seconds) and (variance is None or _is_finite(variance))):
+    if not (finite(value) and finite(seconds) and (variance is None or finite(variance))):
         raise ValueError(
             f"trial {number} holds {value!r}, {variance!r} and {seconds!r}: not three finite numbers"
         )
-    return Tried(number, values, value, variance, seconds, said)
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return Trial(number, values, value, variance, seconds, said)
 
 
 def _difference(there: Any, here: Any, name: str = "") -> tuple[str, Any, Any]:

@@ -1,4 +1,4 @@
-"""What is believed of a noisy function after some trials, and where to try next. BoTorch does the work.
+"""The surrogate model of a noisy function, and its next points, by BoTorch.
 
 A Gaussian process (Eqs. 5 to 8 of Ye et al., DAC 2021) with the squared-exponential kernel of Eq. 9, one length
 scale per dimension. Outcomes are standardised here, and with them the variances that are known of them. The length
@@ -34,7 +34,7 @@ SAMPLES, RESTARTS, RAW, STEPS = 64, 4, 64, 60
 
 @dataclass(frozen=True, eq=False)
 class Hyperparameters:
-    """What the GP learned, in units of the unit cube and of standardised outcomes."""
+    """Fitted hyperparameters of the GP, for the unit cube and standardised outcomes."""
 
     lengthscales: tuple[float, ...]
     mean: float
@@ -94,7 +94,7 @@ class Surrogate:
             return found.mean[:, 0] * self.scale + self.offset, found.variance[:, 0] * self.scale**2
 
     def propose(self, acquisition: Acquisition, count: int, key: Key) -> Tensor:
-        """Where to try next, (count, d) in the unit cube; the same for the same trials and key on one machine.
+        """The next points, (count, d) in the unit cube; deterministic for given trials and key on one machine.
 
         Args:
             acquisition: "mean", the paper's: where the posterior mean is largest; "lognei": where the improvement
@@ -155,7 +155,7 @@ def first_points(count: int, dimensions: int, key: Key) -> Tensor:
 
 
 def check_installed() -> None:
-    """Refuse to begin a search that could not go on.
+    """Refuse to start a search without BoTorch.
 
     Raises:
         InputError: if BoTorch is missing.

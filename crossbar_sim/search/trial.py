@@ -22,14 +22,14 @@ from crossbar_sim.nn.training.settings import Step, Training
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.evaluator import Job, Subject
 from crossbar_sim.robustness.statistics import Interval, mean_interval
-from crossbar_sim.search.network import SIGMA, Searched
-from crossbar_sim.validate import is_int
+from crossbar_sim.search.network import SIGMA, SearchedNetwork
+from crossbar_sim.validate import check_integer
 
 # What a search is after: the mean score over chips of a design, on validation examples, and how sure it is.
 
 
 @dataclass(frozen=True)
-class Measured:
+class ScoreSample:
     """The scores of chips."""
 
     scores: tuple[float, ...]
@@ -53,7 +53,7 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class DriftedScore:
-    """The objective. All trials are measured on the same chips and examples.
+    """The objective: the mean score over chips. All trials are measured on the same chips and examples.
 
     What the chips have in common for all networks then cancels between trials, which makes the variance that the
     surrogate is told an upper bound.
@@ -85,10 +85,8 @@ class DriftedScore:
         if split.y is None:
             raise InputError("the validation examples have no labels: the search needs y")
         for what, number, least in (("chips", chips, 2), ("images", images, 1)):
-            if number is None:
-                continue
-            if not is_int(number) or number < least:
-                raise InputError(f"{what}={number!r}: an integer >= {least} is needed")
+            if number is not None:
+                check_integer(what, number, least)
         at_sigma(hardware, sigma)
         x, y = split.x, split.y
         if images is not None and images < len(x):
@@ -96,7 +94,7 @@ class DriftedScore:
             x, y = x[chosen], y[chosen]
         return cls(x, y, hardware, sigma, chips, key.fold("chips").integer())
 
-    def measure(self, model: nn.Module) -> Measured:
+    def measure(self, model: nn.Module) -> ScoreSample:
         """Score a clean model, in evaluation mode, on the chips.
 
         Raises:
@@ -105,14 +103,14 @@ class DriftedScore:
         subject, _ = Subject.prepared(model, self.hardware, self.x, self.y, sigma=self.sigma, seed=self.seed)
         if is_deterministic(at_sigma(self.hardware, self.sigma)):
             (only,) = subject.evaluator.measure(Job(self.sigma, (0,)))
-            return Measured((only.value,))
+            return ScoreSample((only.value,))
         trials = subject.evaluator.measure(Job(self.sigma, tuple(range(self.chips))))
-        return Measured(tuple(trial.value for trial in trials))
+        return ScoreSample(tuple(trial.value for trial in trials))
 
 
 def as_text(scores: Sequence[float]) -> str:
     """`93.21 % +- 0.40 (20 chips)`."""
-    found = Measured(tuple(scores))
+    found = ScoreSample(tuple(scores))
     interval = found.interval
     sure = "" if interval is None else f" +- {100 * interval.half_width:.2f}"
     return f"{100 * found.mean:.2f} %{sure}"
@@ -126,7 +124,7 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Trainer:
-    """How theta is moved: line by line what the algorithms differ in.
+    """Trains a network at a point of the search space, as the chosen algorithm does.
 
     Args:
         network: and its space.
@@ -137,7 +135,7 @@ class Trainer:
         hardware: the design that the gradient goes through.
     """
 
-    network: Searched
+    network: SearchedNetwork
     development: Development
     algorithm: Algorithm
     sigma: float
@@ -193,8 +191,8 @@ class Trainer:
 
 
 @dataclass(frozen=True, eq=False)
-class FromScratch:
-    """A trial that needs nothing of the others: a fresh network, trained at its point."""
+class FromScratchTrial:
+    """An independent trial: a new network, trained at its point."""
 
     trainer: Trainer
     training: Training
@@ -202,21 +200,21 @@ class FromScratch:
     key: Key
 
     def model(self, number: int, point: Mapping[str, float], **more: object) -> tuple[nn.Module, FitReport]:
-        """The network of a trial; asked again, the same to the bit."""
+        """The network of a trial; repeated calls return the same bits."""
         key = self.key.fold("trial", str(number))
         model = self.trainer.network.make(point, key)
         return model, self.trainer.train(model, point, self.training, key, **more)  # type: ignore[arg-type]
 
-    def __call__(self, number: int, point: Mapping[str, float]) -> Measured:
+    def __call__(self, number: int, point: Mapping[str, float]) -> ScoreSample:
         """The scores of its chips."""
         return self.score.measure(self.model(number, point)[0])
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
-    """A trial as what `drive` calls."""
+class ScoredTrial:
+    """A trial in the form that `drive` calls."""
 
-    trial: FromScratch
+    trial: FromScratchTrial
 
     def __call__(self, number: int, point: dict[str, float]) -> tuple[float, float | None, Mapping[str, Any]]:
         """(mean, variance, notes with the scores of chips)."""
@@ -225,8 +223,8 @@ class Scored:
 
 
 @dataclass(frozen=True, eq=False)
-class Carried:
-    """A trial that goes on from weights: lines 3 to 5 of Algorithm 1."""
+class WarmStartTrial:
+    """A trial that starts from given weights: lines 3 to 5 of Algorithm 1."""
 
     trainer: Trainer
     training: Training
@@ -240,7 +238,9 @@ class Carried:
         model.load_state_dict(weights)
         return model.eval()
 
-    def __call__(self, number: int, point: Mapping[str, float], weights: Weights) -> tuple[Measured, Weights]:
+    def __call__(
+        self, number: int, point: Mapping[str, float], weights: Weights
+    ) -> tuple[ScoreSample, Weights]:
         """The scores of its chips, and the weights to go on from."""
         model = self.model(point, weights)
         self.trainer.train(model, point, self.training, self.key.fold("trial", str(number)))
@@ -248,7 +248,7 @@ class Carried:
 
 
 def weights_of(model: nn.Module) -> Weights:
-    """Copies of all that a state_dict has, on the CPU."""
+    """Copies of all tensors of the state_dict, on the CPU."""
     return {
         name: value.detach().cpu().clone()
         for name, value in model.state_dict().items()

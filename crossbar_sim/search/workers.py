@@ -1,4 +1,4 @@
-"""Where trials run: here, or on Dask workers. What they give does not depend on it."""
+"""Where trials run: in this process or on Dask workers. The results are the same."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +21,8 @@ class Workers(Protocol):
         """(position of the item, what the function gave, seconds), in any order, each as soon as it is there."""
 
 
-class Here:
-    """One after the other, in this process."""
+class LocalWorkers:
+    """Runs one call after another in this process."""
 
     def run(
         self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]]
@@ -33,8 +33,8 @@ class Here:
             yield i, found, seconds
 
 
-class OnDask:
-    """On the workers of a client. The function is sent once, with all that belongs to it, such as data."""
+class DaskWorkers:
+    """Runs calls on the workers of a Dask client. The function is sent once, with its data."""
 
     def __init__(self, client: Any, where: str) -> None:
         self.client = client
@@ -68,20 +68,20 @@ class OnDask:
 
 @contextmanager
 def workers_of(workers: int | None, scheduler: str | None) -> Iterator[Workers]:
-    """This process, or so many processes, or the workers of a Dask scheduler at an address.
+    """This process, a number of local processes, or the workers of a Dask scheduler.
 
     Raises:
         InputError: as `cluster`.
     """
     if workers is None and scheduler is None:
-        yield Here()
+        yield LocalWorkers()
     else:
         with cluster(workers, scheduler) as found:
-            yield OnDask(found.client, found.where)
+            yield DaskWorkers(found.client, found.where)
 
 
 def timed(function: Callable[..., Any], item: tuple[Any, ...]) -> tuple[Any, float]:
-    """What the function gives, and the seconds that it took."""
+    """The function's result and the seconds that it took."""
     began = time.perf_counter()
     found = function(*item)
     return found, time.perf_counter() - began

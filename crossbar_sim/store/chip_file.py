@@ -18,7 +18,7 @@ from crossbar_sim.crossbar.mapping import Differential, Mapping
 from crossbar_sim.crossbar.remapping import Remapping
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.analog.state import CellMaps, Cells, Design
+from crossbar_sim.nn.analog.state import AnalogState, CellMaps, Cells
 from crossbar_sim.rng import Key
 from crossbar_sim.store import hdf5
 from crossbar_sim.store.chip_layout import (
@@ -52,7 +52,7 @@ class Placement(NamedTuple):
     height: int
 
 
-class Opened(NamedTuple):
+class OpenArray(NamedTuple):
     """An array with its datasets: `unit` is what one unit of `drifted` is in S."""
 
     array: StoredArray
@@ -62,7 +62,7 @@ class Opened(NamedTuple):
     placement: Placement | None = None
 
 
-def open_arrays(file: h5py.File) -> Iterator[Opened]:
+def open_arrays(file: h5py.File) -> Iterator[OpenArray]:
     """Every array of the file, in its order.
 
     Raises:
@@ -92,7 +92,7 @@ def open_arrays(file: h5py.File) -> Iterator[Opened]:
         raise InputError("its group /layers is empty: it has no conductances; export it again")
 
 
-def open_array(file: h5py.File, groups: tuple[str, ...]) -> Opened:
+def open_array(file: h5py.File, groups: tuple[str, ...]) -> OpenArray:
     """One array, checked as far as it can be without reading its planes.
 
     Raises:
@@ -120,7 +120,7 @@ def _is_array(group: h5py.Group, name: str) -> bool:
     return any(dataset in group[name] for dataset in (*STAGES, FAULTS))
 
 
-def _open_array(group: h5py.Group, groups: tuple[str, ...]) -> Opened:
+def _open_array(group: h5py.Group, groups: tuple[str, ...]) -> OpenArray:
     stages, units = {}, {}
     for name in STAGES:
         opened = open_conductances(group, name)
@@ -155,7 +155,7 @@ def _open_array(group: h5py.Group, groups: tuple[str, ...]) -> Opened:
         value = hdf5.whole(group, name, 0, 2**63 - 1)
         if value is not None and value not in allowed:
             raise InputError(f"the attribute {name} says {value} and the shape is {drifted.shape}")
-    return Opened(array, drifted, units[DRIFTED], faults, _placement(group, array.shape))
+    return OpenArray(array, drifted, units[DRIFTED], faults, _placement(group, array.shape))
 
 
 def _placement(group: h5py.Group, shape: tuple[int, int, int]) -> Placement | None:
@@ -332,7 +332,7 @@ class FileMaps(CellMaps):
         self._look_at(name, largest)
         return found
 
-    def array(self, name: str, columns: Float32, groups: int, design: Design) -> Cells:
+    def array(self, name: str, columns: Float32, groups: int, design: AnalogState) -> Cells:
         """See `CellMaps`. Noise and mismatch are named as in the simulation that the file says it is from."""
         with hdf5.reading(self.chip.path) as file:
             opened = open_array(file, group_of(name))
@@ -344,7 +344,7 @@ class FileMaps(CellMaps):
         return Cells(*cells, hardware.tile[0], key, number)
 
     def _cells(
-        self, opened: Opened, columns: Float32, hardware: Hardware | None, groups: int
+        self, opened: OpenArray, columns: Float32, hardware: Hardware | None, groups: int
     ) -> tuple[tuple[Float32, Mapping, Float32], float]:
         """The planes that multiply, in the order of the matrix, with mapping and scale; the largest conductance."""
         planes, mapping, scale = opened.array.planes(opened.drifted, opened.unit, columns, hardware)
@@ -368,7 +368,7 @@ class FileMaps(CellMaps):
             warnings.warn(sentence, UnitWarning, stacklevel=2)
 
 
-def placement(opened: Opened, size: tuple[int, ...], mapping: Mapping, together: bool) -> Remapping:
+def placement(opened: OpenArray, size: tuple[int, ...], mapping: Mapping, together: bool) -> Remapping:
     """Where the weights of a remapped array lie.
 
     Args:
@@ -496,7 +496,7 @@ def hardware_in_words(hardware: Hardware) -> str:
     return "; ".join(words)
 
 
-def _array_in_words(opened: Opened) -> str:
+def _array_in_words(opened: OpenArray) -> str:
     planes, rows, cols = opened.array.shape
     words = f"{planes} x {rows} x {cols}"
     spread = _spread(opened)
@@ -509,7 +509,7 @@ def _array_in_words(opened: Opened) -> str:
     return f"{words}, {off + on} stuck cells" + (f" ({off} off, {on} on)" if off + on else "")
 
 
-def _spread(opened: Opened) -> tuple[float, float, float] | None:
+def _spread(opened: OpenArray) -> tuple[float, float, float] | None:
     """Least, median and greatest drifted conductance in S; None without cells."""
     dataset = opened.drifted
     step = max(1, dataset.size // _SAMPLE)

@@ -19,7 +19,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.files import replacing
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.programming import check_finite
-from crossbar_sim.nn.analog.state import Slot
+from crossbar_sim.nn.analog.state import ArraySlot
 from crossbar_sim.rng import STREAM_VERSION, Key, check_chip
 from crossbar_sim.store.chip_layout import (
     BIT_LINES,
@@ -50,7 +50,7 @@ _FILTERS = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "flet
 class ArrayToWrite:
     """A slot of a model, the module that has its parameters, and whether they are placed by the stuck cells."""
 
-    slot: Slot
+    slot: ArraySlot
     module: nn.Module
     remap: bool = False
 
@@ -290,7 +290,7 @@ class _Counter:
 
 def _arrays(model: nn.Module, hardware: Hardware) -> list[ArrayToWrite]:
     """The arrays, those that layers share once."""
-    design = chips.design(model)
+    design = chips.analog_state(model)
     for field in ("bias", "normalisation", "other"):
         old, new = getattr(design.hardware, field), getattr(hardware, field)
         if old != new:

@@ -116,10 +116,10 @@ _PLACE = "task = ? AND sigma = ? AND chip = ? AND metric = ? AND images = ?"
 class Results:
     """An open results file. Several processes may have it open; one writes at a time and the others wait."""
 
-    def __init__(self, opened: results_file.Opened, path: str, readonly: bool) -> None:
+    def __init__(self, opened: results_file.OpenResults, path: str, readonly: bool) -> None:
         self.path = path
         self.readonly = readonly
-        self._opened: results_file.Opened | None = opened
+        self._opened: results_file.OpenResults | None = opened
         self._known: dict[str, Task] = {}
         self._where = None if path == MEMORY else os.path.abspath(path)
         self._file = _file_of(self._where)

@@ -141,7 +141,7 @@ KIND = Kind(
 
 
 @dataclass
-class Opened:
+class OpenResults:
     """A connection that passed all checks, and the folder of the copy that it reads, if it had to."""
 
     connection: sqlite3.Connection
@@ -154,14 +154,14 @@ class Opened:
             self.scratch.cleanup()
 
 
-def open_memory() -> Opened:
+def open_memory() -> OpenResults:
     """A results file that is in memory only."""
     connection = _connect(None)
     create_tables(connection)
-    return Opened(connection)
+    return OpenResults(connection)
 
 
-def open_to_write(path: str, create: bool) -> Opened:
+def open_to_write(path: str, create: bool) -> OpenResults:
     """Open for reading and writing, making the file or its tables where they are missing.
 
     Raises:
@@ -176,7 +176,7 @@ def open_to_write(path: str, create: bool) -> Opened:
                 raise InputError(f"{path} is not there, but {name} of it is: put both together, or remove it")
     with (
         input_errors(path, KIND),
-        _closing_on_error(Opened(_connect(path, "rwc" if create else "rw"))) as opened,
+        _closing_on_error(OpenResults(_connect(path, "rwc" if create else "rw"))) as opened,
     ):
         connection = opened.connection
         if state(connection, path) != version():
@@ -193,7 +193,7 @@ def open_to_write(path: str, create: bool) -> Opened:
         return opened
 
 
-def open_to_read(path: str) -> Opened:
+def open_to_read(path: str) -> OpenResults:
     """Open without changing the file, wherever it lies.
 
     Raises:
@@ -244,7 +244,7 @@ def _connect(path: str | None, mode: str = "rw") -> sqlite3.Connection:
 
 
 @contextmanager
-def _closing_on_error(opened: Opened) -> Iterator[Opened]:
+def _closing_on_error(opened: OpenResults) -> Iterator[OpenResults]:
     try:
         yield opened
     except BaseException:
@@ -284,9 +284,9 @@ def _journal(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA synchronous = {'NORMAL' if mode == 'wal' else 'FULL'}")
 
 
-def _readable(path: str) -> Opened:
+def _readable(path: str) -> OpenResults:
     """A connection that reads what is there, including what an interrupted run left beside the file."""
-    with _closing_on_error(Opened(_connect(path, "ro"))) as opened:
+    with _closing_on_error(OpenResults(_connect(path, "ro"))) as opened:
         try:
             opened.connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             return opened
@@ -298,14 +298,14 @@ def _readable(path: str) -> Opened:
             opened.close()
     left = [end for end in LEFT if os.path.exists(path + end) and os.path.getsize(path + end)]
     if not left:  # in WAL mode in a folder that we may not write: nobody else is writing either
-        return Opened(_connect(path, "ro&immutable=1"))
+        return OpenResults(_connect(path, "ro&immutable=1"))
     # What is beside the file belongs to it; only a copy may put them together.
     scratch = tempfile.TemporaryDirectory(prefix="crossbar-sim-")
     try:
         copy = os.path.join(scratch.name, "results.db")
         for end in ("", *left):
             shutil.copyfile(path + end, copy + end)
-        return Opened(_connect(copy, "rw"), scratch)
+        return OpenResults(_connect(copy, "rw"), scratch)
     except BaseException:
         scratch.cleanup()
         raise
@@ -314,7 +314,7 @@ def _readable(path: str) -> Opened:
 def _migrated_copy(connection: sqlite3.Connection, since: int) -> sqlite3.Connection:
     """An older file that must not be changed, up to date in memory."""
     memory = _connect(None)
-    with _closing_on_error(Opened(memory)):
+    with _closing_on_error(OpenResults(memory)):
         connection.backup(memory)
         connection.close()
         with transaction(memory):

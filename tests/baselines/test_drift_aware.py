@@ -27,14 +27,13 @@ from crossbar_sim.crossbar.drift import LogNormalDrift, NormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.mapping import Differential
 from crossbar_sim.data import Development, load_data
-from crossbar_sim.errors import InputError, held
+from crossbar_sim.errors import InputError, silenced_warnings
 from crossbar_sim.nn import MLP, LeNet5
 from crossbar_sim.nn.analog.chips import layers as layers_of
 from crossbar_sim.nn.analog.chips import set_chip
-from crossbar_sim.nn.analog.conversion import to_analog
-from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.analog.conversion import map_model, to_analog
 from crossbar_sim.nn.seeding import seeded
-from crossbar_sim.nn.training.loop import Optimiser, accuracy
+from crossbar_sim.nn.training.loop import accuracy
 from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.rng import Key
 
@@ -412,16 +411,14 @@ KINDS: dict[str, tuple[Any, set[str], str]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("flat", [False, True])
-def test_training_has_the_layers_of_an_evaluation_on_arrays(kind: str, flat: bool) -> None:
-    """The same mapping as `mapped` gives for an evaluation, also where the loop keeps parameters in one memory."""
+def test_training_has_the_layers_of_an_evaluation_on_arrays(kind: str) -> None:
+    """The same mapping as `map_model` gives for an evaluation."""
     make, digital, says = KINDS[kind]
     x, y = examples()
     design = Hardware.preset("bayesft", bias="digital", normalisation="digital", other="digital")
     with seeded(Key(1)):
         model = make().train()
     step = AnalogStep(design, lambda share, n: [0.5] * n, 2, 2, Key(0))
-    optimiser = Optimiser(model, Training(epochs=1), 2) if flat else None
     before = torch.get_rng_state()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -430,12 +427,10 @@ def test_training_has_the_layers_of_an_evaluation_on_arrays(kind: str, flat: boo
         first = len(said)
         for _ in range(2):
             step(model, x, y, 0.0)
-    if optimiser is not None:
-        optimiser.close()
     analog, count = step._analog(model, x)
     found = {layer.name: layer.analog for layer in layers_of(analog)}
-    with held():
-        wanted = layers_of(mapped(model.eval(), design, x)[0])
+    with silenced_warnings():
+        wanted = layers_of(map_model(model.eval(), design, x)[0])
     assert found == {layer.name: layer.analog for layer in wanted}
     assert {name for name, on in found.items() if not on} == digital
     assert count == 2 - (bool(digital) and kind != "parametrised")

@@ -30,7 +30,7 @@ def test_a_results_file_becomes_a_page(command: Command, results: Path, tmp_path
     before = results.read_bytes()
     done = command("report", results, "-o", tmp_path / "out.html")
     assert (done.code, done.err) == (0, "")
-    assert "bayes, ft holds best" in done.out
+    assert "bayes, ft is the most robust" in done.out
     assert f"wrote {tmp_path / 'out.html'}" in done.out
     page = (tmp_path / "out.html").read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from crossbar_sim import Differential, Hardware, Key, LogNormalDrift, Offset, RetentionDrift, StuckCells
-from crossbar_sim.nn.analog.chips import ChipWriter
+from crossbar_sim.nn.analog.sequential import ChipWriter
 
 DESIGNS = {
     "in one pass": Hardware.preset("bayesft", sigma=0.8),

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.files.archive import check_archive, load_archive, rebuild
+from crossbar_sim.nn.files.archive import load_archive, rebuild
 from crossbar_sim.nn.files.exported_graph import check_expression, check_operator
 from crossbar_sim.nn.files.loading import load_model
 
@@ -48,7 +48,7 @@ def test_hostile_archive_is_refused_unexecuted(attack, benign, marker, tmp_path)
     path = tmp_path / "hostile.pt2"
     path.write_bytes(files.packed(attack(benign, marker)))
     with pytest.raises(InputError, match=r"refused|run code"):
-        check_archive(path)
+        rebuild(path.read_bytes())
     with pytest.raises(InputError) as caught:
         load_model(path)
     assert "\n" not in str(caught.value)

@@ -13,7 +13,7 @@ from torch import nn
 
 from crossbar_sim import Hardware, InputError, Key
 from crossbar_sim.nn import seeded, to_analog
-from crossbar_sim.nn.analog.chain import steps_of
+from crossbar_sim.nn.analog.sequential import trace_sequential
 from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates, sites, with_dropout
 from crossbar_sim.nn.networks import MLP
 
@@ -137,11 +137,11 @@ def test_a_hook_of_the_users_keeps_its_number_after_unpickling_elsewhere(tmp_pat
 
 def test_a_model_that_was_given_back_is_fast_again():
     model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
-    assert steps_of(model) is not None
+    assert trace_sequential(model) is not None
     set_rates(model, 0.5)
-    assert steps_of(model) is None
+    assert trace_sequential(model) is None
     remove_found(model)
-    assert steps_of(model) is not None
+    assert trace_sequential(model) is not None
 
 
 def test_our_networks_remember_their_rates():

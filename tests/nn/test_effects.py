@@ -102,7 +102,7 @@ def test_a_layer_of_zeros_has_no_relative_change():
 
 def test_maps_in_place_of_effects():
     analog = to_analog(tiny(), Hardware(drift=LogNormalDrift(0.3)))
-    chips.design(analog).set_maps(lambda name, w: w * 1.5 if name == "0.weight" else None)
+    chips.analog_state(analog).set_maps(lambda name, w: w * 1.5 if name == "0.weight" else None)
     assert layer_effects(analog) == {"0": {"map": pytest.approx(0.5)}, "2": {"map": 0.0}}
     x = torch.ones(1, 3)
     with torch.no_grad():

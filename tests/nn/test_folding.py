@@ -117,7 +117,7 @@ def test_drift_acts_on_the_folded_weights(name, form, bias):
     conv, norm = model
     hardware = folded(bias, drift=DRIFT)
     analog = to_analog(as_form(model, form), hardware, 5, 2)
-    key = chips.design(analog).key
+    key = chips.analog_state(analog).key
     with torch.no_grad():
         factor = (norm.weight if norm.affine else 1.0) / torch.sqrt(norm.running_var + norm.eps)
         w = (conv.weight * factor.reshape(-1, 1, 1, 1)).reshape(3, -1)

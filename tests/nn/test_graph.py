@@ -150,7 +150,7 @@ def test_products_with_a_parameter(name, decomposed):
     analog = to_analog(export(model, (x,), decomposed=decomposed), DRIFTED, 5, 2)
     (slot,) = chips.layers(analog)[0].matrices
     assert (slot.rows, slot.layout.cols) == matrix
-    key = chips.design(analog).key("p")
+    key = chips.analog_state(analog).key("p")
     p = model.p.detach().numpy()
     w = DRIFTED.program(p.T if turned else p, key, 2).weight
     w = torch.from_numpy((w.T if turned else w).copy())
@@ -164,7 +164,7 @@ def test_bmm_has_one_matrix_for_each_of_the_batch(decomposed):
     (slot,) = chips.layers(analog)[0].matrices
     assert (slot.rows, slot.layout.cols, slot.layout.groups) == (6, 5, 2)
     side_by_side = torch.cat(list(model.p.detach()), dim=1).numpy()
-    w = DRIFTED.program(side_by_side, chips.design(analog).key("p"), 2).weight
+    w = DRIFTED.program(side_by_side, chips.analog_state(analog).key("p"), 2).weight
     w = torch.from_numpy(w.copy()).reshape(6, 2, 5).permute(1, 0, 2)
     close(run(analog, (X3,)), torch.bmm(X3, w).reshape(-1))
 
@@ -221,7 +221,7 @@ def test_shared_unused_and_root_parameters():
     assert "look-up" in layers["table"].reason
     assert list(analog.state_dict()) == list(exported.state_dict())
     plain = made(Shared)
-    key = chips.design(analog).key
+    key = chips.analog_state(analog).key
     with torch.no_grad():
         w = DRIFTED.program(plain.a.weight.T.numpy(), key("a.weight"), 0).weight
         plain.a.weight.copy_(torch.from_numpy(w.T.copy()))

@@ -26,7 +26,7 @@ X = numbers(5, 6)
 
 def twin(analog: nn.Module, model: nn.Module) -> torch.Tensor:
     """What a fresh conversion of the clean model gives on the same chip."""
-    shared = chips.design(analog)
+    shared = chips.analog_state(analog)
     return to_analog(model, shared.hardware, shared.seed, shared.chip)(X).detach()
 
 
@@ -228,7 +228,7 @@ def test_a_deepcopy_is_a_model_of_its_own():
     assert not torch.allclose(copied(X), y, rtol=0.01)
     assert torch.equal(analog(X), y)
     set_chip(copied, 5)
-    assert chips.design(analog).chip == 0
+    assert chips.analog_state(analog).chip == 0
 
 
 class Recurrent(nn.Module):
@@ -251,7 +251,7 @@ def test_save_and_load_as_a_whole(build):
     file.seek(0)
     loaded = torch.load(file, weights_only=False)
     assert torch.equal(loaded(X), y)
-    assert chips.design(loaded) == chips.design(loaded)
+    assert chips.analog_state(loaded) == chips.analog_state(loaded)
     set_chip(loaded, 3)
     set_chip(analog, 3)
     assert torch.equal(loaded(X), analog(X))
@@ -400,7 +400,7 @@ def test_a_subclass_with_a_forward_of_its_own_is_mapped():
 
     model = made(lambda: Scaled(6, 5))
     analog = to_analog(model, PLAIN)
-    w = PLAIN.effective_weight(model.weight.detach().numpy(), chips.design(analog).key("weight"), 0)
+    w = PLAIN.effective_weight(model.weight.detach().numpy(), chips.analog_state(analog).key("weight"), 0)
     expected = X @ (2 * torch.from_numpy(w)).T - model.bias
     torch.testing.assert_close(analog(X), expected)
 

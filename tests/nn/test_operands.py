@@ -17,7 +17,7 @@ from crossbar_sim import CrossbarWarning, Hardware, InputError
 from crossbar_sim.baselines import redundancy
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.analog import chips
-from crossbar_sim.nn.analog.operands import operands
+from crossbar_sim.nn.analog.operands import trace_operands
 from crossbar_sim.robustness import deploy
 from crossbar_sim.search import DriftedScore
 from crossbar_sim.store import read_chip
@@ -121,10 +121,10 @@ def _forget():
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_a_weight_that_a_product_takes_is_on_arrays(name):
     model = Layer(PRODUCTS[name]).eval()
-    seen = operands(to_analog(model, BAYESFT), X)
-    assert seen.found["weight"].way == "product"
-    assert not seen.found["weight"].also_past
-    assert chips.layers(to_analog(model, BAYESFT, seen=seen))[0].analog
+    seen = trace_operands(to_analog(model, BAYESFT), X)
+    assert seen.by_name["weight"].way == "product"
+    assert not seen.by_name["weight"].also_bypassed
+    assert chips.layers(to_analog(model, BAYESFT, operands=seen))[0].analog
     found = deploy(model, X, None, BAYESFT, chips=1, sensitivity_chips=0)
     assert found.scores[0].output_error > 0.05
     assert not found.warnings
@@ -134,7 +134,7 @@ def test_a_weight_that_a_product_takes_is_on_arrays(name):
 def test_a_weight_that_no_product_takes_is_named_and_not_counted(name):
     way, forward = OTHERS[name]
     model = nn.Sequential(Layer(forward), nn.ReLU(), nn.Linear(8, 3)).eval()
-    assert operands(to_analog(model, BAYESFT), X).found["0.weight"].way == way
+    assert trace_operands(to_analog(model, BAYESFT), X).found["0.weight"].way == way
     GLOBAL.clear()
     found = deploy(model, X, None, BAYESFT, chips=2, sensitivity_chips=1)
     first = found.layers[0]
@@ -338,10 +338,12 @@ def test_ordinary_models_are_what_their_classes_say():
         nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), nn.GRU(4, 4, batch_first=True),
     ).eval()  # fmt: skip
     analog = to_analog(model, BAYESFT)
-    seen = operands(analog, X)
-    assert seen.usual
+    seen = trace_operands(analog, X)
+    assert seen.is_standard
     assert all(
-        o.way == "product" for n, o in seen.found.items() if "weight" in n and "norm" not in n and n[0] != "2"
+        o.way == "product"
+        for n, o in seen.by_name.items()
+        if "weight" in n and "norm" not in n and n[0] != "2"
     )
     assert math.isfinite(deploy(model, X, None, BAYESFT, chips=1, sensitivity_chips=0).scores[0].output_error)
 

@@ -14,8 +14,8 @@ from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.converters import ADC, DAC, GaussianReadNoise
 from crossbar_sim.nn import seeded, to_analog
 from crossbar_sim.nn.analog import chips, products
-from crossbar_sim.nn.analog.chain import Chain
 from crossbar_sim.nn.analog.effects import idle_effects, layer_effects, read_linearly
+from crossbar_sim.nn.analog.sequential import SequentialChips
 from crossbar_sim.nn.analog.torch_core import effective_weight
 from crossbar_sim.nn.evaluate import outputs
 
@@ -164,7 +164,7 @@ def test_groups_share_their_reference_columns_converter():
     adc = ADC(bits=8, per="column", range=1e-3, gain_sigma=0.1)
     analog = to_analog(conv, Hardware(Offset(0.0, 1e-4), dac=DAC(bits=6), adc=adc))
     blocks = []
-    chips.design(analog).probe = lambda tiled, *_: blocks.extend(tiled.blocks)
+    chips.analog_state(analog).probe = lambda tiled, *_: blocks.extend(tiled.blocks)
     with torch.no_grad():
         analog(numbers(1, 4, 2, 2))
     one, two = (block.quantiser(1.0).gain[0, 0] for block in blocks[:2])
@@ -300,20 +300,20 @@ def test_a_product_past_the_converters_is_told():
 def test_what_cannot_be_is_refused_in_one_line():
     model = made(small)
     analog = to_analog(model, COARSE)
-    chips.design(analog).set_maps(lambda name, columns: columns)
+    chips.analog_state(analog).set_maps(lambda name, columns: columns)
     with pytest.raises((InputError, RuntimeError), match="read linearly for now"), torch.no_grad():
         analog(IMAGES)
     for part in ({"dac": DAC(bits=8)}, {"mapping": Differential(levels=16, cell_bits=2)}):
         with pytest.raises(InputError, match="simulated on the CPU only"):
-            effective_weight(Hardware(**part), torch.ones(2, 3), chips.design(analog).key("w"), 0)
+            effective_weight(Hardware(**part), torch.ones(2, 3), chips.analog_state(analog).key("w"), 0)
     with pytest.raises(InputError, match="needs ranges"), torch.no_grad():
         to_analog(model, replace(COARSE, adc=ADC(bits=6)))(IMAGES)
 
 
 def test_a_chain_is_not_taken_where_products_are_converted():
     model = made(lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)))
-    assert Chain.of(to_analog(model, PLAIN)) is not None
-    assert Chain.of(to_analog(model, COARSE)) is None
+    assert SequentialChips.of(to_analog(model, PLAIN)) is not None
+    assert SequentialChips.of(to_analog(model, COARSE)) is None
 
 
 @pytest.mark.parametrize("bias", ["digital", "row"])

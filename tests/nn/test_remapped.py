@@ -97,7 +97,7 @@ def test_where_nothing_is_stuck_it_says_that_nothing_moved():
 
 def test_conductances_from_a_file_cannot_be_remapped():
     analog = to_analog(model(), Hardware(Differential()))
-    chips.design(analog).set_maps(lambda name, columns: None)
+    chips.analog_state(analog).set_maps(lambda name, columns: None)
     with pytest.raises(InputError, match="cannot be remapped"):
         remap_arrays(analog)
 

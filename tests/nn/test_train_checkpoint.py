@@ -75,6 +75,46 @@ def test_it_goes_on_to_the_same_weights(digits: Development, tmp_path: Path, how
     assert again.seconds > 0
 
 
+def in_one_buffer(state: dict[str, Any], last: bool) -> dict[str, Any]:
+    """An optimiser's state_dict as version 0.1.0 wrote it: the values of all parameters in one flat tensor."""
+    each = [state["state"][i] for i in sorted(state["state"])]
+
+    def flat(value: torch.Tensor) -> torch.Tensor:
+        return (value.permute(0, 2, 3, 1) if last and value.dim() == 4 else value).reshape(-1)
+
+    joined = {
+        name: torch.cat([flat(one[name]) for one in each]) if each[0][name].dim() else each[0][name]
+        for name in each[0]
+    }
+    return {"state": {0: joined}, "param_groups": [{**state["param_groups"][0], "params": [0]}]}
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("layers", ["several", "one parameter"])
+def test_a_checkpoint_of_version_0_1_is_continued(
+    digits: Development, tmp_path: Path, optimiser: Any, last: bool, layers: str
+) -> None:
+    def made() -> nn.Module:
+        with seeded(Key(0)):
+            if layers == "one parameter":
+                return nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False))
+            return nn.Sequential(
+                nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 10)
+            )
+
+    how = Training(2, 200, 5e-3, optimiser, channels_last=last)
+    whole, _ = train(digits, None, training=how, model=made())
+    path = tmp_path / "run.ckpt"
+    with pytest.raises(Stopped):
+        train(digits, path, 1, training=how, model=made())
+    content = torch.load(path, weights_only=True)
+    content["optimiser"] = in_one_buffer(content["optimiser"], last)
+    torch.save(content, path)
+    resumed, _ = train(digits, path, training=how, model=made())
+    assert bits(resumed) == bits(whole)
+
+
 def test_only_the_epochs_that_were_missing_are_done(digits: Development, tmp_path: Path) -> None:
     path = tmp_path / "run.ckpt"
     with pytest.raises(Stopped):

@@ -11,7 +11,7 @@ from crossbar_sim.data import Development, Split, load_data
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.training.augment import Augment
-from crossbar_sim.nn.training.loop import MOMENTUM, FitReport, Optimiser, accuracy, fit
+from crossbar_sim.nn.training.loop import MOMENTUM, FitReport, accuracy, fit
 from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.rng import Key
 
@@ -157,7 +157,7 @@ def test_a_step_takes_the_place_of_a_loss(digits: Development) -> None:
 
 
 def test_parameters_keep_their_memory_and_lose_their_gradients(digits: Development) -> None:
-    """They are views of one buffer while they train, and nobody who holds them notices."""
+    """Whoever holds a parameter's memory sees it trained."""
     model = mlp()
     held = [p.data for p in model.parameters()]
     where = [p.data_ptr() for p in model.parameters()]
@@ -179,14 +179,13 @@ def test_they_do_so_when_a_step_fails(digits: Development) -> None:
     assert [p.data_ptr() for p in model.parameters()] == where
 
 
-def test_what_shares_memory_trains_without_a_buffer() -> None:
-    """Two parameters on one memory would come apart in it."""
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_parameters_that_share_memory_keep_sharing_it(channels_last: bool) -> None:
     model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
     model[1].weight = nn.Parameter(model[0].weight.data)
-    assert Optimiser(model, Training(), 1).flat is None
-    assert Optimiser(nn.Linear(4, 4), Training(), 1).flat is not None
     x = torch.linspace(0, 1, 16).reshape(4, 4)
-    fit(model, Split(x, torch.arange(4)), epochs=3, key=Key(0))
+    training = Training(epochs=3, channels_last=channels_last)
+    fit(model, Split(x, torch.arange(4)), training=training, key=Key(0))
     assert torch.equal(model[0].weight, model[1].weight)
 
 

@@ -85,7 +85,7 @@ def test_without_a_drift_law_the_map_is_target_and_programmed() -> None:
 
 def test_conductances_of_a_file_are_not_simulated_in_their_place() -> None:
     analog = to_analog(model(), HARDWARE)
-    chips.design(analog).set_maps(lambda name, columns: columns)
+    chips.analog_state(analog).set_maps(lambda name, columns: columns)
     assert conductance_maps(analog, "0") is None
 
 

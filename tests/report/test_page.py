@@ -181,9 +181,9 @@ def test_the_policy_lets_the_pages_own_scripts_run_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({}, ["bayesft holds best: its mean accuracy over sigma 0 to 1.2 is", "points", "more than that of erm."]),
+        ({}, ["bayesft is the most robust: its mean accuracy over sigma 0 to 1.2 is", "more than that of erm."]),
         ({"labels": ("erm",)}, ["erm has a mean accuracy of", "against 97.0 % clean"]),
-        ({"chips": 1}, ["one chip cannot tell", "(one chip: no interval)"]),
+        ({"chips": 1}, ["with one chip, the significance", "(one chip: no interval)"]),
         ({"sigmas": (0.6,)}, ["at sigma 0.6 is"]),
         ({"metric": "output_error"}, ["mean relative output error", "points", "less than that of erm."]),
         ({"labels": ("a", "b", "c")}, ["the next of 2 others", "at 95 % for all 2 together"]),
@@ -205,7 +205,7 @@ def test_models_that_differ_by_chance_are_not_ranked() -> None:
         {"a": {}, "b": {}},
     )
     words = Page(page_text(same)).words
-    assert "a and b cannot be told apart" in words
+    assert "a and b do not differ significantly" in words
     lead = ahead(same, "a", "b")
     assert lead is not None
     assert lead.estimate == 0
@@ -230,8 +230,8 @@ def at_one_sigma(labels: tuple[str, ...]) -> Sweep:
 
 def test_sigmas_at_which_models_differ_are_named_where_their_means_do_not() -> None:
     two, three = at_one_sigma(("a", "b")), at_one_sigma(("a", "b", "c"))
-    (found,) = [s for s in answer(two, None) if "cannot be told apart" in s]
-    assert "cannot be told apart by their mean over the sigmas" in found
+    (found,) = [s for s in answer(two, None) if "do not differ significantly" in s]
+    assert "do not differ significantly by their mean over the sigmas" in found
     assert re.search(r"At single sigmas a differs from b at sigma 0\.3 \(p (=|<) 0\.0\d+\)", found)
     assert found.split(" At single")[1] in Page(page_text(two)).words
     assert re.search(r"differs from b at sigma 0\.3 .*; from c at sigma 0\.3", answer(three, None)[0])
@@ -307,7 +307,7 @@ def test_every_shape_of_sweep_has_a_page(
     for spec in charts.values():
         alt.Chart.from_dict(expanded(spec))
     if chips == 1:
-        assert "One chip tells nothing about others" in page.words
+        assert "A single chip gives no interval" in page.words
         assert "Student t interval" not in page.words
 
 

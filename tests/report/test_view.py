@@ -11,7 +11,7 @@ from rich.text import Text
 from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.nn.analog.matrices import Layout
-from crossbar_sim.nn.analog.state import Layer, Slot
+from crossbar_sim.nn.analog.state import ArraySlot, Layer
 from crossbar_sim.report import console as consoles
 from crossbar_sim.report.console import progress, say
 from crossbar_sim.report.formatting import decimals, fixed, shorten
@@ -27,7 +27,7 @@ SCORES = (0.91,) * 13 + (0.93,) + (0.62,) * 5 + (0.6,)
 def report(
     name: str, drops: tuple[float, ...] = (0.1, 0.12, 0.14), shape: tuple[int, ...] = (64, 48)
 ) -> LayerReport:
-    slot = Slot(f"{name}.weight", name, Layout(shape, "out_in"), "weight")
+    slot = ArraySlot(f"{name}.weight", name, Layout(shape, "out_in"), "weight")
     layer = Layer(name, "Linear", True, "on arrays", (slot,))
     sensitivity = Sensitivity(summarise(drops), 450) if drops else None
     return LayerReport(layer, HARDWARE, {"drift": 0.597}, sensitivity)
@@ -97,7 +97,7 @@ layer  kind    columns  tiles  cells    use  by drift      (points)
 fc1    Linear    48×64      2  6,144   19 %      60 %   12.0  ± 5.0  ██████████
 fc2    Linear    64×10      2  1,280  3.9 %      60 %   2.10 ± 0.25  █▊
 
-Alone: only this layer is on the chip, the others compute clean; 3 chips, 450
+Alone: only this layer is on the chip, the others are clean; 3 chips, 450
 images.
 Intervals are 95 %: Student t over chips for means, Wilson for the yield.
 """
@@ -140,7 +140,7 @@ def test_names_from_a_file_cannot_command_the_terminal() -> None:
 def test_without_labels_the_score_is_called_agreement() -> None:
     scores = tuple(Score(None, s, 0.1) for s in SCORES)
     text = joined(shown(deployment(metric="agreement", scores=scores, clean=Score(None, 1.0, 0.0))))
-    assert "decides as the clean model does on 82.3 % of images" in text
+    assert "gives the same class as the clean model for 82.3 % of images" in text
     assert "this is agreement with the clean model, not accuracy" in text
     assert "14 of 20 chips agree on at least 90.0 %" in text
     assert "right" not in text

@@ -284,7 +284,7 @@ def test_a_chain_gives_the_bits_of_the_models_own_forward(monkeypatch, hardware,
     given = subject(made(mlp), metric, hardware, n)
     assert isinstance(Evaluator(given).measurers.free.get(), OfChain)
     short = measured(given, Job(0.9, CHIPS, images))
-    monkeypatch.setattr(module.Chain, "of", lambda analog: None)
+    monkeypatch.setattr(module.SequentialChips, "of", lambda analog: None)
     assert isinstance(Evaluator(given).measurers.free.get(), AnyModel)
     assert measured(given, Job(0.9, CHIPS, images)) == short
 

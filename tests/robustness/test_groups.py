@@ -226,7 +226,7 @@ def test_a_band_that_would_cover_everything_is_left_out_and_said(tmp_path, monke
     assert "failed: an interval wider than the figure, thin lines are its networks" in " ".join(
         titles[0].split()
     )
-    assert "failed: without a band" in page_text(sweep)
+    assert "failed: no band" in page_text(sweep)
 
 
 def test_the_page_says_which_way_to_train_holds_best() -> None:
@@ -239,17 +239,17 @@ def test_the_page_says_which_way_to_train_holds_best() -> None:
     (said,) = answer(sweep_of(scores), None)
     assert said == (
         "aware has the highest mean accuracy at sigma 0.6, 81.0 % (95 % interval over 3 training seeds 78.5 to 83.5 "
-        "%), but cannot be told from found (Welch's t over networks, Holm's correction); lone cannot be tested "
-        "without a spread between networks."
+        "%), but does not differ significantly from found (Welch's t over networks, Holm's correction); lone "
+        "cannot be tested without a spread between networks."
     )
     two = {label: by_sigma for label, by_sigma in scores.items() if label.startswith(("plain", "aware"))}
     (clear,) = answer(sweep_of(two), None)
-    assert "more than chance against the other way to train (Welch's t over networks)" in clear
+    assert "differs significantly from the other way to train (Welch's t over networks)" in clear
     alone = {label: by_sigma for label, by_sigma in scores.items() if label.startswith(("aware", "lone"))}
     (open_,) = answer(sweep_of(alone), None)
     assert open_.endswith("%); lone cannot be tested without a spread between networks.")
     none = sweep_of({**networks("a", [0.5, 0.52, 0.51]), **networks("b", [0.5, 0.51, 0.52])})
-    assert "cannot be told from" in answer(none, None)[0]  # the control: two ways that are one
+    assert "does not differ significantly from" in answer(none, None)[0]  # the control: two ways that are one
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "output_error"])

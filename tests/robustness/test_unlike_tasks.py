@@ -55,7 +55,7 @@ def test_groups_that_were_not_measured_alike_are_told_and_not_tested(what: dict[
     first, last = answer(mixed, None)
     assert f"not measured alike ({next(iter(what))} differ) and are not compared" in first
     assert "chance" not in first
-    assert "cannot be told" not in first
+    assert "significant" not in first
     assert last.endswith(f"What differs between them: {next(iter(what))}.")
 
 
@@ -104,7 +104,7 @@ def test_one_model_measured_twice_is_neither_ranked_nor_paired() -> None:
     with pytest.raises(InputError, match="images differ"):
         twice.paired("whole", "drawn")
     said = " ".join(answer(twice, None))
-    assert "other holds best" in said
+    assert "other is the most robust" in said
     assert "than that of whole" in said
     assert "Measured on other images as well, and not ranked: drawn." in said
 

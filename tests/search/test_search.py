@@ -17,7 +17,7 @@ from noisy_functions import (
 )
 
 from crossbar_sim import Key
-from crossbar_sim.search import Space, Study, Tried, search
+from crossbar_sim.search import Space, Study, Trial, search
 
 TRIALS, SEEDS = 25, 3
 """benchmarks/search.py has 20 seeds; these are its first."""
@@ -59,7 +59,7 @@ def test_a_search_killed_within_a_batch_goes_on_to_the_same_end(tmp_path):
     def objective(point: dict[str, float], key: Key) -> tuple[float, float]:
         return -((point["x"] - 0.3) ** 2), 1e-6
 
-    def stop(trial: Tried, study: Study) -> None:
+    def stop(trial: Trial, study: Study) -> None:
         if trial.number == 5:
             raise Killed
 

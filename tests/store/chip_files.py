@@ -8,7 +8,7 @@ from torch import nn
 
 from crossbar_sim import Hardware
 from crossbar_sim.nn import to_analog
-from crossbar_sim.nn.analog.chips import design, slots
+from crossbar_sim.nn.analog.chips import analog_state, slots
 from crossbar_sim.nn.analog.layers import arrays_of
 from crossbar_sim.store import export_chip, read_chip
 
@@ -51,7 +51,7 @@ def simulated_and_read(
     assert found.check_against(names(analog)) == ((), ())
     results = []
     for maps in (None, found.maps()):
-        design(analog).set_maps(maps)
+        analog_state(analog).set_maps(maps)
         with torch.no_grad():
             outputs = analog(*inputs)
             first = outputs[0] if isinstance(outputs, tuple) else outputs

@@ -18,7 +18,7 @@ from torch import nn
 from crossbar_sim import Hardware, InputError, LogNormalDrift, Offset, StuckCells
 from crossbar_sim.crossbar import threads
 from crossbar_sim.nn import to_analog
-from crossbar_sim.nn.analog.chips import design
+from crossbar_sim.nn.analog.chips import analog_state
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.store import describe_chip, hdf5, read_chip
 
@@ -219,7 +219,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"2\.weight holds 1 NaN"):
         export(broken, path, HARDWARE)
     export(analog, path, HARDWARE)
-    design(analog).set_maps(read_chip(path).maps())
+    analog_state(analog).set_maps(read_chip(path).maps())
     with pytest.raises(InputError, match="computes with the conductances of a chip file"):
         export(analog, path, HARDWARE)
 

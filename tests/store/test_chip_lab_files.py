@@ -12,7 +12,7 @@ from chip_files import names, two_layers
 from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift, Offset, Wires
 from crossbar_sim.crossbar.array import read_weight
 from crossbar_sim.nn import to_analog
-from crossbar_sim.nn.analog.chips import design
+from crossbar_sim.nn.analog.chips import analog_state
 from crossbar_sim.store import describe_chip, read_chip
 from crossbar_sim.validate import UnitWarning
 
@@ -106,7 +106,7 @@ def test_deployed(tmp_path: Path) -> None:
     analog = to_analog(two_layers(), hardware)
     chip = read_chip(path)
     assert chip.check_against(names(analog)) == (("2.weight",), ())
-    design(analog).set_maps(chip.maps(hardware))
+    analog_state(analog).set_maps(chip.maps(hardware))
     clean = two_layers()[0].weight.detach().numpy()
     with torch.no_grad():
         expected = read_weight(measured(2, 5), WINDOW, WINDOW.scale(clean)).T

@@ -26,7 +26,7 @@ from crossbar_sim import (
 )
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.analog import chips
-from crossbar_sim.nn.analog.chips import design, remap_arrays, slots
+from crossbar_sim.nn.analog.chips import analog_state, remap_arrays, slots
 from crossbar_sim.store import chip_layout, read_chip
 
 DRIFT = LogNormalDrift(0.6)
@@ -162,7 +162,7 @@ def test_noise_and_mismatch_are_those_of_the_files_chip(hardware: str, tmp_path:
         simulated = analog(rows(7))
         other = to_analog(two_layers(), design_, 0, 0)
         assert not torch.equal(other(rows(7)), simulated)
-        design(other).set_maps(read_chip(path).maps())
+        analog_state(other).set_maps(read_chip(path).maps())
         assert torch.equal(other(rows(7)), simulated)
 
 
@@ -171,14 +171,14 @@ def test_a_model_mapped_without_the_converters_of_its_file_is_warned_of(tmp_path
     path = export(to_analog(two_layers(), design_), tmp_path / "chip.h5", design_)
     plain = to_analog(two_layers(), replace(design_, dac=None, adc=None))
     with pytest.warns(UserWarning, match=r"has dac, adc, and the model was mapped without"):
-        design(plain).set_maps(read_chip(path).maps())
+        analog_state(plain).set_maps(read_chip(path).maps())
 
 
 def test_an_array_that_is_missing_computes_clean_beside_converters(tmp_path: Path) -> None:
     design_ = HARDWARE["converters"]
     path = export(to_analog(two_layers(), design_, only=["2"]), tmp_path / "chip.h5", design_)
     analog = to_analog(two_layers(), design_)
-    design(analog).set_maps(read_chip(path).maps())
+    analog_state(analog).set_maps(read_chip(path).maps())
     with torch.no_grad():
         assert torch.equal(analog[0](rows(7)), two_layers()[0](rows(7)))
         assert not torch.allclose(analog[2](rows(5)), two_layers()[2](rows(5)))
@@ -205,7 +205,7 @@ def test_a_remapped_chip_says_where_its_weights_lie(hardware: Hardware, tmp_path
         assert not torch.equal(plain, simulated)
         path = export(analog, tmp_path / "chip.h5", hardware, 5, 3)
         read = to_analog(model, hardware)
-        design(read).set_maps(read_chip(path).maps())
+        analog_state(read).set_maps(read_chip(path).maps())
         assert torch.equal(read(image(4)), simulated)
 
 
@@ -276,7 +276,7 @@ def test_stages_are_those_of_the_array(tmp_path: Path) -> None:
     export(analog, tmp_path / "chip.h5", ALL, seed=2, chip=1)
     ((slot, module),) = slots(analog)
     w = slot.columns(module).detach().numpy().T
-    array = ALL.program(w, design(analog).key("0.weight"), 1)
+    array = ALL.program(w, analog_state(analog).key("0.weight"), 1)
     with h5py.File(tmp_path / "chip.h5") as file:
         group = file["layers/0"]
         for name, expected in (
@@ -322,7 +322,7 @@ def test_arrays_that_are_missing_compute_clean(tmp_path: Path) -> None:
     whole = to_analog(two_layers(), hardware)
     assert chip.check_against(names(whole)) == (("0.weight",), ())
     assert read_chip(tmp_path / "chip.h5").check_against(["2.weight"]) == ((), ())
-    design(whole).set_maps(chip.maps())
+    analog_state(whole).set_maps(chip.maps())
     with torch.no_grad():
         assert torch.equal(whole[0].weight, two_layers()[0].weight)
         assert not torch.equal(whole[2].weight, two_layers()[2].weight)

@@ -1,74 +1,21 @@
-"""Chips of a model: changing the chip or the design, many chips of one matrix, and remapped chips."""
+"""Operations on analog models: change the chip or the design, select layers, remap arrays around stuck cells."""
 
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from crossbar_sim.crossbar import hardware as core
 from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.crossbar.kernels import kernel, lognormal_weights
 from crossbar_sim.crossbar.remapping import remap_chip
-from crossbar_sim.crossbar.stream import Float32, Stream
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.layers import arrays_of
-from crossbar_sim.nn.analog.state import Design, Layer, Slot
-from crossbar_sim.rng import Key
-
-# One matrix on many chips: the bits of `Hardware.effective_weight`, without what that costs per call.
-#
-# For small networks the checks, keys and calls of one array on one chip take longer than its weights.
+from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, Layer
 
 
-@kernel
-def lognormal_chips(
-    w: Any, out: Any, scale: Any, inverse: Any, factor: Any, high: Any, low: Any, k0: Any, k1: Any, chips: Any
-) -> None:
-    """`lognormal_weights` of chip after chip: `out` is (chips, weights) flat.
-
-    Cached by this file's time stamp alone: after editing kernels.py or philox.py, touch this file.
-    """
-    n = w.size
-    for i in range(chips.size):
-        mine = out[i * n : (i + 1) * n]
-        lognormal_weights(w, mine, scale, inverse, factor, high, low, 0, k0, k1, 0, chips[i], 0)
-
-
-class ChipWriter:
-    """Writes what a matrix is on chips of one design; made once per design and matrix.
-
-    Args:
-        hardware: the design.
-        columns: the transposed matrix (cols, rows), C-contiguous float32, finite.
-        key: the array's name.
-        scale: `hardware.mapping.scale(columns)`.
-    """
-
-    def __init__(self, hardware: Hardware, columns: Float32, key: Key, scale: Float32) -> None:
-        self.hardware, self.columns, self.key, self.scale = hardware, columns, key, scale
-        self.rates: tuple[Any, ...] | None = None
-        if hardware._one_pass(scale):
-            inverse = hardware.mapping.inverse(scale)
-            name = Stream.of(key.fold("drift"), 0)
-            self.rates = (scale[0], inverse[0], *hardware.drift.rates, name.k0, name.k1)  # type: ignore[union-attr]
-
-    def write(self, chips: NDArray[np.uint32], out: Float32) -> None:
-        """The effective weights of chips into the first places of out (places, cols, rows), C-contiguous."""
-        if self.rates is None:
-            for chip, one in zip(chips.tolist(), out, strict=False):
-                self.hardware.effective_weight(self.columns, self.key, chip, one, self.scale)
-        else:
-            lognormal_chips(self.columns.reshape(-1), out.reshape(-1), *self.rates, chips)
-
-
-# Handling an analog model: its layers, its chip, its design, which layers take part.
-
-
-def design(model: nn.Module) -> Design:
+def analog_state(model: nn.Module) -> AnalogState:
     """What the analog layers of the model share.
 
     Raises:
@@ -85,19 +32,19 @@ def design(model: nn.Module) -> Design:
     raise InputError(f"{type(model).__name__} is not analog: make it so with to_analog(model, hardware)")
 
 
-def _designs(model: nn.Module) -> list[Design]:
+def _designs(model: nn.Module) -> list[AnalogState]:
     found = (arrays_of(module) for module in model.modules())
     return list({id(arrays.design): arrays.design for arrays in found if arrays is not None}.values())
 
 
 def layers(model: nn.Module) -> tuple[Layer, ...]:
-    """What became of every layer with parameters, in the model's order."""
-    return design(model).layers
+    """The mapping of every layer with parameters, in the model's order."""
+    return analog_state(model).layers
 
 
 def set_chip(model: nn.Module, chip: int) -> None:
     """Reprogram the model to another chip; the buffers of its arrays are reused."""
-    design(model).set_chip(chip)
+    analog_state(model).set_chip(chip)
 
 
 def set_hardware(model: nn.Module, hardware: Hardware) -> None:
@@ -106,7 +53,7 @@ def set_hardware(model: nn.Module, hardware: Hardware) -> None:
     Raises:
         InputError: if those differ: they decide which parameters have arrays at all.
     """
-    shared = design(model)
+    shared = analog_state(model)
     for name in ("bias", "normalisation", "other"):
         old, new = getattr(shared.hardware, name), getattr(hardware, name)
         if old != new:
@@ -114,7 +61,7 @@ def set_hardware(model: nn.Module, hardware: Hardware) -> None:
     shared.set_hardware(hardware)
 
 
-def slots(model: nn.Module) -> Iterator[tuple[Slot, nn.Module]]:
+def slots(model: nn.Module) -> Iterator[tuple[ArraySlot, nn.Module]]:
     """Every array of the model with the layer that holds it."""
     for module in model.modules():
         arrays = arrays_of(module)
@@ -123,7 +70,7 @@ def slots(model: nn.Module) -> Iterator[tuple[Slot, nn.Module]]:
 
 
 def program(model: nn.Module) -> None:
-    """Program every array that takes part now rather than at its first reading."""
+    """Program every active array now instead of at its first read."""
     for slot, module in slots(model):
         arrays = arrays_of(module)
         assert arrays is not None
@@ -132,8 +79,8 @@ def program(model: nn.Module) -> None:
 
 
 @contextmanager
-def _setting(found: list[Design], field: str, value: object) -> Iterator[None]:
-    """Inside, `field` of every design is `value`."""
+def _setting(found: list[AnalogState], field: str, value: object) -> Iterator[None]:
+    """Context in which `field` of every state is `value`."""
     before = [getattr(shared, field) for shared in found]
     for shared in found:
         setattr(shared, field, value)
@@ -145,27 +92,24 @@ def _setting(found: list[Design], field: str, value: object) -> Iterator[None]:
 
 
 def only_layers(model: nn.Module, names: Iterable[str] | None) -> AbstractContextManager[None]:
-    """Inside, the named layers alone are on their arrays (None: all); nothing is reprogrammed."""
-    return _setting([design(model)], "active", None if names is None else frozenset(names))
+    """Context in which only the named layers are on their arrays (None: all); nothing is reprogrammed."""
+    return _setting([analog_state(model)], "active", None if names is None else frozenset(names))
 
 
 def frozen(model: nn.Module) -> AbstractContextManager[None]:
-    """Promise that the clean parameters stay as they are inside: going from chip to chip checks them once."""
+    """Context in which the clean parameters do not change, so that they are checked only once for many chips."""
     program(model)
-    return _setting([design(model)], "frozen", True)
+    return _setting([analog_state(model)], "frozen", True)
 
 
 def locked(model: nn.Module) -> AbstractContextManager[None]:
-    """Program a model, if it is analog, and hold it like that: inside, threads may share it for inference."""
+    """Program an analog model, and keep it unchanged in this context: threads may share it for inference."""
     program(model)
     return _setting(_designs(model), "locked", True)
 
 
-# Fault-aware mapping of a whole model: each chip's arrays lie where its stuck cells harm them least.
-
-
 def remap_arrays(model: nn.Module) -> None:
-    """From now on place every array by the stuck cells of its chip (`crossbar.remapping`).
+    """Place every array around the stuck cells of its chip from now on (`crossbar.remapping`).
 
     Args:
         model: analog; arrays are rewritten when they are next read.
@@ -173,7 +117,7 @@ def remap_arrays(model: nn.Module) -> None:
     Raises:
         InputError: if its conductances come from a file.
     """
-    shared = design(model)
+    shared = analog_state(model)
     if shared.maps is not None:
         raise InputError("conductances from a file lie where they were measured: they cannot be remapped")
     shared.remap, shared.generation = True, shared.generation + 1
@@ -186,7 +130,7 @@ def remap_errors(model: nn.Module) -> dict[str, dict[str, float]]:
         {layer: {"before": error, "after": error}}, |W' - W| / |W| (Frobenius), by stuck cells alone; "*" is
         all layers.
     """
-    shared = design(model)
+    shared = analog_state(model)
     squares: dict[str, list[float]] = {}
     for slot, module in slots(model):
         if slot.ideal:
@@ -207,8 +151,8 @@ def remap_errors(model: nn.Module) -> dict[str, dict[str, float]]:
 
 
 def remap_sentence(model: nn.Module, errors: dict[str, dict[str, float]]) -> tuple[str, bool]:
-    """What remapping did on the present chip, and whether that is anything at all."""
-    shared = design(model)
+    """A sentence on what remapping changed on the current chip, and whether it changed anything."""
+    shared = analog_state(model)
     if shared.hardware.stuck is None:
         return "remap was requested but moved nothing: the design has no stuck cells", False
     every = errors.get("*", {"before": 0.0, "after": 0.0})

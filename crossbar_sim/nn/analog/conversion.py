@@ -1,20 +1,20 @@
-"""`to_analog`: a model's copy whose products run on arrays, and which layers stay digital."""
+"""`to_analog` maps a model onto simulated arrays and decides which layers stay digital."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from crossbar_sim.crossbar.hardware import Hardware, design_given
-from crossbar_sim.errors import InputError, warn
-from crossbar_sim.nn.analog import exported_products
-from crossbar_sim.nn.analog.copying import base_of, copy_module, restore
+from crossbar_sim.crossbar.hardware import Hardware, as_hardware
+from crossbar_sim.errors import InputError, silenced_warnings, warn
+from crossbar_sim.nn.analog import chips, exported_products
+from crossbar_sim.nn.analog.copying import base_of, copy_module, restore, unwrapped
 from crossbar_sim.nn.analog.effects import of_design
 from crossbar_sim.nn.analog.exported_products import UNUSED, Use, is_unflattened
+from crossbar_sim.nn.analog.fidelity import ensure_equivalent
 from crossbar_sim.nn.analog.layers import arrays_of, make_analog
 from crossbar_sim.nn.analog.matrices import (
     DIGITAL,
@@ -25,220 +25,12 @@ from crossbar_sim.nn.analog.matrices import (
     Matrix,
     fold_away,
     foldable,
+    is_matrix,
     matrices,
 )
-from crossbar_sim.nn.analog.state import Design, Layer, Slot, count_shared
+from crossbar_sim.nn.analog.operands import Operand, Operands, trace_alone, trace_operands
+from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, Layer, count_shared
 from crossbar_sim.rng import check_chip
-
-# Weights that are on no array, and why, in the words of the report.
-
-
-Way = Literal["product", "computed", "operand", "past", "kept", "handed", "read", "unused"]
-"""What a forward does with a parameter:
-
-product: it is the matrix of a product;
-computed: a product takes a tensor computed from it;
-operand: another operator takes it with something that depends on the inputs (a bias, a table);
-past: operators take the clean parameter, not what the array gives;
-kept: a product takes a copy that an earlier forward kept;
-handed: the layer computes with a weight that the forward hands to it (`functional_call`);
-read: it is read, and no operator takes it together with an input;
-unused: it is not read.
-"""
-
-
-@dataclass(frozen=True)
-class Operand:
-    """What a forward does with one parameter: the way, by which operator, and whether it also takes the clean one."""
-
-    way: Way
-    operator: str = ""
-    also_past: bool = False
-
-
-@dataclass(frozen=True)
-class Operands:
-    """What one forward does with the parameters of a model: {name of the parameter: what}.
-
-    Args:
-        found: by the parameter's name in the module that holds it ("fc.weight"), for those that a module's arrays
-            provide.
-        matrices: {name of the parameter: how a product takes it}, for those that are no matrix by the class of what
-            holds them: a parameter of a class of one's own.
-        agrees: whether the arrays of the model that was looked at hold these so.
-    """
-
-    found: Mapping[str, Operand] = field(default_factory=dict)
-    matrices: Mapping[str, Matrix] = field(default_factory=dict)
-    agrees: bool = True
-
-    @property
-    def usual(self) -> bool:
-        """Whether every parameter is what its kind of layer makes of it: the matrix of a product, a bias, a factor."""
-        return self.agrees and all(operand.way in ("product", "operand") for operand in self.found.values())
-
-    def within(self, holder: str) -> tuple[Matrix, ...]:
-        """The matrices that a module of that name holds, although its class does not say so."""
-        found = self.matrices.items()
-        return tuple(matrix for name, matrix in found if name.rpartition(".")[0] == holder)
-
-    def of(self, holder: str, parameter: str) -> Operand | None:
-        """What was seen of a parameter; None if it was not looked at."""
-        return self.found.get(f"{holder}.{parameter}" if holder else parameter)
-
-
-_PARTS = ("_g", "_v", "_orig")
-"""How the names of parameters end that a weight is computed from."""
-
-CONSTANTS = "constants of a frozen normalisation, no parameters: they stay digital and do not drift"
-
-PARAMETRISED = (
-    "its weight is computed by a parametrization: call torch.nn.utils.parametrize.remove_parametrizations "
-    "(or prune.remove, remove_weight_norm) before deploying or exporting"
-)
-
-NEVER_READ = (
-    "no product of this forward reads it (it was not run, or a copy kept before was used): on no array"
-)
-
-COMPUTED = "its forward computes another weight from it"
-PAST = "its forward takes the clean weight past its array"
-KEPT = "its forward goes on with a weight that an earlier forward kept"
-HANDED = "the model's forward hands another weight to it (functional_call)"
-
-NO_OPERAND = (NEVER_READ, COMPUTED, PAST, KEPT, HANDED, PARAMETRISED, UNUSED, "no operator was seen")
-"""What reasons say of a weight that no product of the forward takes; reports warn of such layers."""
-
-_QUANTISED = "a quantised layer, whose packed integers stay digital and exact: deploy the float model"
-_LISTED = "held where torch does not look for layers (a plain list, say): it stays digital and exact; use nn.ModuleList"
-_CONSTANT = "a weight that is no parameter: it stays digital and exact; make it an nn.Parameter"
-
-
-def of_own_class(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of no known class that hold matrices, which only a run of the forward shows the use of."""
-    known = (*RULES, *NORMALISATION, *DIGITAL, nn.utils.parametrize.ParametrizationList)
-    for name, module in model.named_modules():
-        plain = not isinstance(module, (*known, torch.jit.ScriptModule, torch.fx.GraphModule))
-        if not plain or is_unflattened(module) or hasattr(module, "parametrizations"):
-            continue
-        values = [(p, v) for p, v in module._parameters.items() if v is not None]
-        # a table of positions begins with a dimension of 1, which goes over the examples
-        if any(is_matrix(v) and v.shape[0] > 1 and not p.endswith(_PARTS) for p, v in values):
-            yield name, module
-
-
-def why_digital(module: nn.Module) -> str:
-    """Why none of the module's own parameters is a matrix on an array."""
-    if isinstance(module, NORMALISATION):
-        return "an affine normalisation"
-    for cls, reason in DIGITAL.items():
-        if isinstance(module, cls):
-            return reason
-    parts = isinstance(module, nn.utils.parametrize.ParametrizationList)
-    if parts or any(name.endswith(_PARTS) for name in module._parameters):
-        return PARAMETRISED
-    if isinstance(module, tuple(RULES)):
-        return "no real-valued weight of its own"
-    if any(p is not None and p.ndim >= 2 for p in module._parameters.values()):
-        return (
-            "a parameter of a class that is no known layer: export the model, and products with it are found"
-        )
-    return "no weight matrix"
-
-
-def why_no_operand(operand: Operand) -> str:
-    """Why a matrix of a known kind of layer is on no array, from what its forward was seen to do with it."""
-    if operand.way == "computed":
-        return f"{COMPUTED} ({operand.operator}), which stays digital"
-    if operand.way == "operand":
-        return f"taken by {operand.operator}, no matrix product of an input with it"
-    if operand.way == "past":
-        return f"{PAST} (by parameters(), functional_call, a closure or a cache): digital and clean"
-    if operand.way == "kept":
-        return f"{KEPT} (in a closure, a global or a cache): digital and clean"
-    if operand.way == "handed":
-        return f"{HANDED}, so its own is on no array"
-    if operand.way == "read":
-        return (
-            "its forward reads it, but no operator was seen to take it together with an input (a copy kept before may "
-            "be used): digital"
-        )
-    return NEVER_READ
-
-
-def is_computed(parameter: str, operator: str) -> bool:
-    """Whether a parameter of an exported graph, taken by `operator`, is one that a weight is computed from."""
-    computed = "parametrizations" in parameter.split(".") or parameter.endswith("_orig")
-    return computed or operator.startswith("_weight_norm")
-
-
-def is_matrix(value: Tensor | None) -> bool:
-    """Whether a tensor has more than one row and more than one column: not a bias, whatever its shape."""
-    return value is not None and sum(size > 1 for size in value.shape) >= 2
-
-
-def constants(uses: Iterable[Use]) -> list[Layer]:
-    """Lines for buffers and constants that take part in matrix products of an exported graph."""
-    return [Layer(use.parameter, use.kind, False, _CONSTANT) for use in uses]
-
-
-def hidden(model: nn.Module) -> Iterator[Layer]:
-    """Lines for weights of a model of modules that are in no parameter of it.
-
-    Quantised layers, layers in plain containers, and buffers or plain tensors with the name of a weight
-    (which one of another name is, such as a mask or a table of positions, cannot be told here).
-    """
-    quantised: list[str] = []
-    registered = {id(module) for module in model.modules()}
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule) or name.startswith(tuple(f"{q}." for q in quantised)):
-            continue
-        dot = f"{name}." if name else ""
-        if type(module).__module__.startswith("torch.ao.nn.quantized") and (
-            hasattr(module, "_packed_params") or hasattr(module, "_all_weight_values")
-        ):
-            quantised.append(name)
-            yield Layer(name or type(module).__name__, type(module).__name__, False, _QUANTISED)
-            continue
-        for attribute, value in () if is_unflattened(module) else vars(module).items():
-            for key, layer in _items(value):
-                if id(layer) not in registered and any(True for _ in layer.parameters()):
-                    yield Layer(f"{dot}{attribute}{key}", type(layer).__name__, False, _LISTED)
-        for attribute, value in {**module._buffers, **vars(module)}.items():
-            if isinstance(value, Tensor) and _is_weight(attribute, value, module):
-                yield Layer(f"{dot}{attribute}", type(module).__name__, False, _CONSTANT)
-
-
-def _items(value: object) -> Iterator[tuple[str, nn.Module]]:
-    """Modules that an attribute holds, with the rest of their names."""
-    if isinstance(value, nn.Module):
-        yield "", value
-    elif isinstance(value, list | tuple | dict):
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        yield from ((f".{key}", item) for key, item in pairs if isinstance(item, nn.Module))
-
-
-def _is_weight(name: str, value: Tensor, module: nn.Module) -> bool:
-    """Whether a tensor that is no parameter is named as a weight, and not made of parameters or a mask of one."""
-    made = any(f"{name}{end}" in module._parameters for end in ("_orig", "_g", "_v"))
-    named = name in ("w", "W", "kernel") or "weight" in name
-    return (
-        named and not made and not name.endswith("_mask") and value.is_floating_point() and is_matrix(value)
-    )
-
-
-# `to_analog`: a model whose mapped layers compute with what their arrays make of the weights.
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside of a DataParallel, or of what torch.compile returns: its layers have their own names."""
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif type(model).__module__.startswith("torch._dynamo") and hasattr(model, "_orig_mod"):
-            model = model._orig_mod  # type: ignore[assignment]
-        else:
-            return model
 
 
 def to_analog(
@@ -248,7 +40,7 @@ def to_analog(
     chip: int = 0,
     only: Iterable[str] | None = None,
     skip: Iterable[str] = (),
-    seen: Operands | None = None,
+    operands: Operands | None = None,
 ) -> nn.Module:
     """A copy of the model with its layers on simulated arrays; clean parameters are shared, not copied.
 
@@ -259,7 +51,7 @@ def to_analog(
         seed, chip: which random sample of it.
         only, skip: names of layers, or patterns such as "encoder.*" (one text may list several with commas); the rest
             stays digital and clean.
-        seen: what a forward does with the parameters (see `nn.operands`): those that no product takes are on
+        operands: what a forward does with the parameters (see `nn.operands`): those that no product takes are on
             no array. None: every layer multiplies with its weight, as its class does; a layer of a class of your own
             is tried by itself on small inputs.
 
@@ -277,7 +69,7 @@ def to_analog(
     if not isinstance(model, nn.Module):
         kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise InputError(f"model is {kind}: expected a torch.nn.Module (an instance)")
-    hardware = design_given(hardware)
+    hardware = as_hardware(hardware)
     model = unwrapped(model)
     if any(arrays_of(module) is not None for module in model.modules()):
         raise InputError(
@@ -301,17 +93,17 @@ def to_analog(
     memo = {id(t): t for t in tensors}
     exported = isinstance(model, torch.fx.GraphModule) and exported_products.is_graph(model)
     analog = copy_module(model, memo, share=True)
-    design = Design(hardware, seed, check_chip(chip))
+    design = AnalogState(hardware, seed, check_chip(chip))
     design.key("")  # refuses an impossible seed now rather than in the first forward
     choice = _Choice(None if only is None else patterns(only), patterns(skip))
     builder = _GraphBuilder if exported else _Builder
-    tried = Operands() if exported or seen is not None else _tried(model)
-    layers = count_shared(builder(analog, hardware, choice, seen or tried).build())
+    tried = Operands() if exported or operands is not None else _tried(model)
+    layers = count_shared(builder(analog, hardware, choice, operands or tried).build())
     choice.check([layer.name for layer in layers])
-    if seen is None and (exported or not any(of_own_class(model))):  # else a run may show one
-        check_any(model, layers)
+    if operands is None and (exported or not any(custom_modules(model))):  # else a run may show one
+        check_mapped(model, layers)
     for layer in layers:
-        modules: dict[int, tuple[nn.Module, list[Slot]]] = {}
+        modules: dict[int, tuple[nn.Module, list[ArraySlot]]] = {}
         for slot in layer.slots:
             holder = analog.get_submodule(layer.name) if _is_module(analog, layer.name) else analog
             modules.setdefault(id(holder), (holder, []))[1].append(slot)
@@ -326,26 +118,94 @@ def to_analog(
         make_analog(analog, [], design)  # a graph copies itself in a way that knows no analog layers
     design.layers = tuple(layers)
     warn(of_design(hardware, design.layers))
-    if seen is None and not exported:
-        warn(_unknown(layers, tried, dict(of_own_class(model))))
+    if operands is None and not exported:
+        warn(_unknown(layers, tried, dict(custom_modules(model))))
     return analog
 
 
-def _tried(model: nn.Module) -> Operands:
-    """How layers of own classes multiply with their parameters, where that shows without inputs of the model."""
-    from crossbar_sim.nn.analog.operands import tried_alone  # which runs analog models
+def map_model(
+    model: nn.Module,
+    hardware: Hardware,
+    x: Tensor,
+    seed: int = 0,
+    chip: int = 0,
+    only: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
+    clean: tuple[Tensor, Tensor] | None = None,
+    fixed: int | None = None,
+) -> tuple[nn.Module, Operands | None]:
+    """Map a model, with those weights on arrays that its forward really multiplies with its inputs.
 
+    Args:
+        model: clean, in evaluation mode.
+        hardware, seed, chip, only, skip: see `to_analog`.
+        x: inputs (n, ...), of which the first few are run.
+        clean: see `ensure_equivalent`.
+        fixed: the one batch size that the model accepts.
+
+    Returns:
+        The model as `ensure_equivalent` gives it, and what its forward does with its parameters (see `trace_operands`).
+
+    Warns:
+        CrossbarWarning: as `to_analog`.
+
+    Raises:
+        InputError: as `to_analog` and `ensure_equivalent`.
+    """
+    only, skip = None if only is None else patterns(only), patterns(skip)
+    with silenced_warnings():
+
+        def make(operands: Operands | None) -> nn.Module:
+            made = to_analog(model, hardware, seed, chip, only, skip, operands)
+            return ensure_equivalent(made, model, x, clean, fixed)
+
+        analog, operands = map_traced(make, x, fixed)
+    warn(of_design(hardware, chips.layers(analog)))
+    return analog, operands
+
+
+def map_traced(
+    make: Callable[[Operands | None], nn.Module], x: Tensor, fixed: int | None = None
+) -> tuple[nn.Module, Operands | None]:
+    """Map a model, trace the operands of its forward, and map it again if the trace shows another mapping.
+
+    Args:
+        make: an analog model, with what is known of its forward.
+        x, fixed: see `trace_operands`.
+
+    Raises:
+        InputError: if nothing of the model is on an array by its classes, and no product was seen.
+    """
+    analog = make(None)
+    operands = trace_operands(analog, x, fixed)
+    if operands is None or not (operands.by_name or operands.matrices):
+        check_mapped(analog, chips.layers(analog))
+    if operands is None or operands.is_standard:
+        return analog, operands
+    analog = make(operands)
+    if operands.agrees:
+        return analog, operands
+    again = trace_operands(analog, x, fixed)  # a parameter that has an array only now may be taken past it
+    if again is not None:
+        operands = Operands({**operands.by_name, **again.by_name}, operands.matrices)
+        if not all(operand.way in ("product", "operand") for operand in again.by_name.values()):
+            analog = make(operands)
+    return analog, operands
+
+
+def _tried(model: nn.Module) -> Operands:
+    """How layers of custom classes multiply with their parameters, where that shows without the model's inputs."""
     found: dict[str, Matrix] = {}
-    for name, module in of_own_class(model):
+    for name, module in custom_modules(model):
         if not any(True for child in module.children() for _ in child.parameters()) and not any(
             p is not None and p.is_meta for p in module._parameters.values()
         ):
-            found |= {f"{name}.{p}" if name else p: matrix for p, matrix in tried_alone(module).items()}
+            found |= {f"{name}.{p}" if name else p: matrix for p, matrix in trace_alone(module).items()}
     return Operands({}, found)
 
 
 def _unknown(layers: list[Layer], tried: Operands, own: Mapping[str, nn.Module]) -> Iterator[str]:
-    """Layers of own classes that were not understood."""
+    """Warnings for layers of custom classes whose products are unknown."""
     names = []
     for layer in layers:
         chosen = layer.reason not in (SKIPPED, NOT_CHOSEN)
@@ -364,7 +224,7 @@ def _unknown(layers: list[Layer], tried: Operands, own: Mapping[str, nn.Module])
         )
 
 
-def check_any(model: nn.Module, layers: Sequence[Layer]) -> None:
+def check_mapped(model: nn.Module, layers: Sequence[Layer]) -> None:
     """Refuse a model of which nothing is on an array.
 
     Raises:
@@ -411,24 +271,26 @@ class _Choice:
     skip: tuple[str, ...]
 
     def why_not(self, name: str) -> str:
-        """The reason to leave the layer digital, or nothing."""
+        """The reason to leave the layer digital; "" if there is none."""
         if self.only is not None and not any(fnmatchcase(name, p) for p in self.only):
             return NOT_CHOSEN
         return SKIPPED if any(fnmatchcase(name, p) for p in self.skip) else ""
 
     def check(self, names: list[str]) -> None:
-        """Refuse a pattern that matches nothing: it would silently do nothing."""
+        """Refuse a pattern that matches no layer."""
         for pattern in (*(self.only or ()), *self.skip):
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise InputError(f"no layer is called {pattern!r}; layers: {', '.join(names) or 'none'}")
 
 
 class _Builder:
-    """Decides, layer by layer, what goes on arrays: for models of layers with a forward of their own."""
+    """Decides layer by layer what is mapped, for models with a forward method."""
 
-    def __init__(self, model: nn.Module, hardware: Hardware, choice: _Choice, seen: Operands | None) -> None:
+    def __init__(
+        self, model: nn.Module, hardware: Hardware, choice: _Choice, operands: Operands | None
+    ) -> None:
         self.model, self.hardware, self.choice = model, hardware, choice
-        self.operands = seen or Operands()
+        self.operands = operands or Operands()
         self.holders = {id(module): name for name, module in model.named_modules()}
         self.first: dict[int, str] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -441,12 +303,14 @@ class _Builder:
                 self.tied[place] = min(self.tied.get(place, matrix.layout), matrix.layout, key=Layout.rank)
 
     def matrices(self, module: nn.Module) -> tuple[Matrix, ...]:
-        """The matrices of a layer by its class and by what was seen, or by the operators of a layer that is a graph."""
+        """The matrices of a layer by its class and by the trace, or by the operators of a layer that is a graph."""
         if not exported_products.is_unflattened(module):
             found = matrices(module)
             known = {matrix.weight for matrix in found}
-            seen = self.operands.within(self.holders.get(id(module), ""))
-            return found + tuple(m for m in seen if m.weight not in known and m.weight in module._parameters)
+            traced = self.operands.within(self.holders.get(id(module), ""))
+            return found + tuple(
+                m for m in traced if m.weight not in known and m.weight in module._parameters
+            )
         used = exported_products.uses(module).values()
         return tuple(use.matrix for use in used if use.matrix and use.parameter in module._parameters)
 
@@ -463,7 +327,7 @@ class _Builder:
             }:
                 layers.append(Layer(name, type(module).__name__, False, CONSTANTS))
         gone = {norm for norm, _ in folds.values()}
-        layers = [layer for layer in layers if layer.name not in gone] + list(hidden(self.model))
+        layers = [layer for layer in layers if layer.name not in gone] + list(unregistered_layers(self.model))
         return layers + [Layer(n, "BatchNorm", False, f"folded into {at}") for at, (n, _) in folds.items()]
 
     def folds(self) -> dict[str, tuple[str, Fold]]:
@@ -490,8 +354,8 @@ class _Builder:
         if hasattr(module, "parametrizations") and not found:
             own = [p for p, value in module._parameters.items() if value is not None]
             return self.digital(name, module, kind, own, False, PARAMETRISED)
-        seen = {m.weight: self.seen(module, m.weight) for m in found}
-        refused = {p: operand for p, operand in seen.items() if operand and operand.way != "product"}
+        traced = {m.weight: self.operand_of(module, m.weight) for m in found}
+        refused = {p: operand for p, operand in traced.items() if operand and operand.way != "product"}
         found = tuple(matrix for matrix in found if matrix.weight not in refused)
         if refused and not found:
             return self.refused(name, kind, module, refused)
@@ -507,7 +371,7 @@ class _Builder:
             why = "a parameter that its kind of layer does not have: export the model, and products with it are found"
             reasons = {p: why_no_operand(refused[p]) if p in refused else why for p in rest}
             return self.on_arrays(name, kind, slots, module, reasons)
-        idle = [self.seen(module, p) for p in rest]
+        idle = [self.operand_of(module, p) for p in rest]
         if rest and all(operand is not None and operand.way == "unused" for operand in idle):
             return Layer(name, kind, False, f"{why_digital(module)}; {NEVER_READ}")
         normalisation = isinstance(module, NORMALISATION)
@@ -517,28 +381,30 @@ class _Builder:
                 return self.digital(name, module, kind, rest, True, used[0].reason)
         return self.digital(name, module, kind, rest, normalisation, why_digital(module))
 
-    def rest(self, name: str, module: nn.Module, found: tuple[Matrix, ...], rest: list[str]) -> list[Slot]:
-        """The vectors beside the matrices of a layer: its biases; what a whole model holds may be anything."""
+    def rest(
+        self, name: str, module: nn.Module, found: tuple[Matrix, ...], rest: list[str]
+    ) -> list[ArraySlot]:
+        """The other parameters of a layer with matrices: biases, or anything if the layer is the whole model."""
         layer = module is not self.model or bool(matrices(module))
         biases = [p for p in rest if layer or p in {matrix.bias for matrix in found}]
         others = [p for p in rest if p not in biases]
         slots = self.vectors(name, module, others, self.hardware.other == "drifting")
         return slots + self.vectors(name, module, biases, self.hardware.bias == "drifting")
 
-    def seen(self, module: nn.Module, parameter: str) -> Operand | None:
-        """What the forward was seen to do with a parameter of the module; None if that is not known."""
+    def operand_of(self, module: nn.Module, parameter: str) -> Operand | None:
+        """The traced use of a parameter of the module; None if unknown."""
         return self.operands.of(self.holders.get(id(module), ""), parameter)
 
     def refused(self, name: str, kind: str, module: nn.Module, refused: dict[str, Operand]) -> Layer:
-        """A layer whose matrices no product of the forward takes."""
+        """A layer whose matrices are used by no product of the forward."""
         rest = [p for p, v in module._parameters.items() if v is not None]
         first = next(iter(refused.values()))
         return self.digital(name, module, kind, rest, False, why_no_operand(first))
 
     def on_arrays(
-        self, name: str, kind: str, slots: list[Slot], module: nn.Module, rest: dict[str, str]
+        self, name: str, kind: str, slots: list[ArraySlot], module: nn.Module, rest: dict[str, str]
     ) -> Layer:
-        """The layer, and which of its other parameters `rest` {name: why} are matrices that are on none."""
+        """The report line of a mapped layer; `rest` {name: why} are its parameters that are not on arrays."""
         drifting = {slot.weight for slot in slots}
         left = tuple(
             (p, f"{why}; drifts per parameter" if p in drifting else why)
@@ -568,31 +434,31 @@ class _Builder:
         """Whether a parameter is the bias of a kind of layer that could be on arrays."""
         return isinstance(module, tuple(RULES)) and "bias" in parameter
 
-    def slot(self, layer: str, module: nn.Module, matrix: Matrix, fold: Fold | None) -> Slot:
+    def slot(self, layer: str, module: nn.Module, matrix: Matrix, fold: Fold | None) -> ArraySlot:
         bias = matrix.bias if self.hardware.bias == "row" else None
         if fold is not None and self.hardware.bias == "row":
             bias = "bias"
         place = id(module._parameters[matrix.weight])
         layout = matrix.layout if fold is not None else self.tied.get(place, matrix.layout)
-        return Slot(self.first[place], layer, layout, matrix.weight, bias, fold)
+        return ArraySlot(self.first[place], layer, layout, matrix.weight, bias, fold)
 
-    def folded_bias(self, layer: str, module: nn.Module, fold: Fold) -> Slot:
+    def folded_bias(self, layer: str, module: nn.Module, fold: Fold) -> ArraySlot:
         weight = module._parameters["weight"]
         assert weight is not None
         name = self.first[id(weight)].removesuffix("weight") + "bias"
         layout = Layout((len(weight),), "vector")
-        return Slot(name, layer, layout, "bias", fold=fold, ideal=self.hardware.bias != "drifting")
+        return ArraySlot(name, layer, layout, "bias", fold=fold, ideal=self.hardware.bias != "drifting")
 
-    def vectors(self, layer: str, module: nn.Module, names: list[str], drifting: bool) -> list[Slot]:
+    def vectors(self, layer: str, module: nn.Module, names: list[str], drifting: bool) -> list[ArraySlot]:
         slots = []
         for parameter in names if drifting else ():
             value = module._parameters[parameter]
-            operand = self.seen(module, parameter)
+            operand = self.operand_of(module, parameter)
             if operand is not None and operand.way in ("past", "kept", "handed", "unused"):
                 continue  # what its cells hold, no operator takes
             if value is not None and value.is_floating_point():
                 layout = self.tied.get(id(value), Layout(tuple(value.shape), "vector"))
-                slots.append(Slot(self.first[id(value)], layer, layout, parameter))
+                slots.append(ArraySlot(self.first[id(value)], layer, layout, parameter))
         return slots
 
 
@@ -601,7 +467,7 @@ TIED = "tied"
 
 
 class _GraphBuilder(_Builder):
-    """The same for an exported graph: what a parameter is, is told by the operator that takes it."""
+    """The same for an exported graph, where the operator that takes a parameter determines its use."""
 
     def build(self) -> list[Layer]:
         assert isinstance(self.model, torch.fx.GraphModule)
@@ -630,7 +496,7 @@ class _GraphBuilder(_Builder):
                 layers.append(self.holder(name, name, module, list(module._parameters), folds))
             else:  # parameters of the model itself: each is a layer of its own
                 layers += [self.holder(p, "", module, [p], folds) for p in module._parameters]
-        layers += constants(exported_products.constant_uses(self.model))
+        layers += constant_layers(exported_products.constant_uses(self.model))
         return layers + [Layer(n, "batch_norm", False, f"folded into {at}") for at, (n, _) in folds.items()]
 
     def holder(
@@ -674,3 +540,141 @@ class _GraphBuilder(_Builder):
         holder = self.names.get(id(module), "")
         use = self.uses.get(f"{holder}.{parameter}" if holder else parameter)
         return use is not None and use.bias
+
+
+# Weights that stay digital, and the reasons that reports give.
+
+
+_PARTS = ("_g", "_v", "_orig")
+"""How the names of parameters end that a weight is computed from."""
+
+CONSTANTS = "constants of a frozen normalisation, no parameters: they stay digital and do not drift"
+
+PARAMETRISED = (
+    "its weight is computed by a parametrization: call torch.nn.utils.parametrize.remove_parametrizations "
+    "(or prune.remove, remove_weight_norm) before deploying or exporting"
+)
+
+NEVER_READ = (
+    "no product of this forward reads it (it was not run, or a copy kept before was used): on no array"
+)
+
+COMPUTED = "its forward computes another weight from it"
+PAST = "its forward takes the clean weight past its array"
+KEPT = "its forward goes on with a weight that an earlier forward kept"
+HANDED = "the model's forward hands another weight to it (functional_call)"
+
+NO_OPERAND = (NEVER_READ, COMPUTED, PAST, KEPT, HANDED, PARAMETRISED, UNUSED, "no operator was seen")
+"""What reasons say of a weight that no product of the forward takes; reports warn of such layers."""
+
+_QUANTISED = "a quantised layer, whose packed integers stay digital and exact: deploy the float model"
+_LISTED = "held where torch does not look for layers (a plain list, say): it stays digital and exact; use nn.ModuleList"
+_CONSTANT = "a weight that is no parameter: it stays digital and exact; make it an nn.Parameter"
+
+
+def custom_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules of custom classes that hold matrices, whose use only a run of the forward shows."""
+    known = (*RULES, *NORMALISATION, *DIGITAL, nn.utils.parametrize.ParametrizationList)
+    for name, module in model.named_modules():
+        plain = not isinstance(module, (*known, torch.jit.ScriptModule, torch.fx.GraphModule))
+        if not plain or is_unflattened(module) or hasattr(module, "parametrizations"):
+            continue
+        values = [(p, v) for p, v in module._parameters.items() if v is not None]
+        # a table of positions begins with a dimension of 1, which goes over the examples
+        if any(is_matrix(v) and v.shape[0] > 1 and not p.endswith(_PARTS) for p, v in values):
+            yield name, module
+
+
+def why_digital(module: nn.Module) -> str:
+    """Why none of the module's own parameters is a matrix on an array."""
+    if isinstance(module, NORMALISATION):
+        return "an affine normalisation"
+    for cls, reason in DIGITAL.items():
+        if isinstance(module, cls):
+            return reason
+    parts = isinstance(module, nn.utils.parametrize.ParametrizationList)
+    if parts or any(name.endswith(_PARTS) for name in module._parameters):
+        return PARAMETRISED
+    if isinstance(module, tuple(RULES)):
+        return "no real-valued weight of its own"
+    if any(p is not None and p.ndim >= 2 for p in module._parameters.values()):
+        return (
+            "a parameter of a class that is no known layer: export the model, and products with it are found"
+        )
+    return "no weight matrix"
+
+
+def why_no_operand(operand: Operand) -> str:
+    """Why a matrix of a known layer type is on no array, from the traced use in its forward."""
+    if operand.way == "computed":
+        return f"{COMPUTED} ({operand.operator}), which stays digital"
+    if operand.way == "operand":
+        return f"taken by {operand.operator}, no matrix product of an input with it"
+    if operand.way == "past":
+        return f"{PAST} (by parameters(), functional_call, a closure or a cache): digital and clean"
+    if operand.way == "kept":
+        return f"{KEPT} (in a closure, a global or a cache): digital and clean"
+    if operand.way == "handed":
+        return f"{HANDED}, so its own is on no array"
+    if operand.way == "read":
+        return (
+            "its forward reads it, but no operator was seen to take it together with an input (a copy kept before may "
+            "be used): digital"
+        )
+    return NEVER_READ
+
+
+def is_computed(parameter: str, operator: str) -> bool:
+    """Whether a parameter of an exported graph, taken by `operator`, is one that a weight is computed from."""
+    computed = "parametrizations" in parameter.split(".") or parameter.endswith("_orig")
+    return computed or operator.startswith("_weight_norm")
+
+
+def constant_layers(uses: Iterable[Use]) -> list[Layer]:
+    """Report lines for buffers and constants in matrix products of an exported graph."""
+    return [Layer(use.parameter, use.kind, False, _CONSTANT) for use in uses]
+
+
+def unregistered_layers(model: nn.Module) -> Iterator[Layer]:
+    """Report lines for weights of a model that are not among its parameters.
+
+    Quantised layers, layers in plain containers, and buffers or plain tensors with the name of a weight
+    (which one of another name is, such as a mask or a table of positions, cannot be told here).
+    """
+    quantised: list[str] = []
+    registered = {id(module) for module in model.modules()}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) or name.startswith(tuple(f"{q}." for q in quantised)):
+            continue
+        dot = f"{name}." if name else ""
+        if type(module).__module__.startswith("torch.ao.nn.quantized") and (
+            hasattr(module, "_packed_params") or hasattr(module, "_all_weight_values")
+        ):
+            quantised.append(name)
+            yield Layer(name or type(module).__name__, type(module).__name__, False, _QUANTISED)
+            continue
+        for attribute, value in () if is_unflattened(module) else vars(module).items():
+            for key, layer in _items(value):
+                if id(layer) not in registered and any(True for _ in layer.parameters()):
+                    yield Layer(f"{dot}{attribute}{key}", type(layer).__name__, False, _LISTED)
+        for attribute, value in {**module._buffers, **vars(module)}.items():
+            if isinstance(value, Tensor) and _is_weight(attribute, value, module):
+                yield Layer(f"{dot}{attribute}", type(module).__name__, False, _CONSTANT)
+
+
+def _items(value: object) -> Iterator[tuple[str, nn.Module]]:
+    """Modules that an attribute holds, with the rest of their names."""
+    if isinstance(value, nn.Module):
+        yield "", value
+    elif isinstance(value, list | tuple | dict):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        yield from ((f".{key}", item) for key, item in pairs if isinstance(item, nn.Module))
+
+
+def _is_weight(name: str, value: Tensor, module: nn.Module) -> bool:
+    """Whether a tensor outside the parameters has a weight's name and is not computed from parameters or a mask."""
+    made = any(f"{name}{end}" in module._parameters for end in ("_orig", "_g", "_v"))
+    named = name in ("w", "W", "kernel") or "weight" in name
+    return (
+        named and not made and not name.endswith("_mask") and value.is_floating_point() and is_matrix(value)
+    )

@@ -58,7 +58,7 @@ def base_of(module: nn.Module) -> type[nn.Module]:
 
 
 def exchange(module: nn.Module, cls: type) -> None:
-    """Make `cls` the class of the module, past a `__setattr__` of the user's.
+    """Set the class of the module to `cls`, bypassing a user-defined `__setattr__`.
 
     Raises:
         TypeError: if Python cannot, since objects of the two classes lie differently in memory.
@@ -67,7 +67,7 @@ def exchange(module: nn.Module, cls: type) -> None:
 
 
 def restore(module: nn.Module) -> None:
-    """Give the module back the user's class."""
+    """Restore the user's class of the module."""
     exchange(module, base_of(module))
 
 
@@ -91,7 +91,7 @@ _FUNCTIONS = (types.FunctionType, functools._lru_cache_wrapper)
 
 
 def copy_module(model: nn.Module, memo: dict[int, Any] | None = None, share: bool = False) -> nn.Module:
-    """A copy of a model; whatever in it refers to a module of the model refers to the copy's in the copy.
+    """A copy of a model in which every reference to a module of the model points to the copied module.
 
     Only what is reached through global names or attributes of classes still refers to the original
     (`nn.faithful` notices).
@@ -162,7 +162,7 @@ class _Copier:
         return x.detach().clone()
 
     def _module(self, x: nn.Module) -> nn.Module:
-        """Always another object, whatever its class says of copies: the copy is changed later on."""
+        """Always a new object, even if its class returns itself when copied: the copy is changed later."""
         if isinstance(x, fx.GraphModule):
             return self.graph(x) if base_of(x) is type(x) else x.__deepcopy__(self.memo)  # type: ignore
         if hasattr(type(x), "__deepcopy__"):
@@ -206,7 +206,7 @@ class _Copier:
         return made
 
     def _object(self, x: Any) -> Any:
-        """By its own way of being copied or pickled; itself where it has none, as a lock or an open file."""
+        """A copy by the object's own copy or pickle method; the object itself if it has none (a lock, an open file)."""
         try:
             if hasattr(type(x), "__deepcopy__"):
                 return x.__deepcopy__(self.memo)
@@ -305,7 +305,7 @@ class _Copier:
         return made
 
     def _function(self, x: Any) -> Any:
-        """The same code over the copies of what it refers to."""
+        """The same code, referring to the copied objects."""
         if not isinstance(x, types.FunctionType):
             return functools.lru_cache(**x.cache_parameters())(self.copy(x.__wrapped__))  # type: ignore[attr-defined]
         made = types.FunctionType(x.__code__, x.__globals__, x.__name__, None, x.__closure__ and tuple(
@@ -320,7 +320,7 @@ class _Copier:
         return made
 
     def _reaches(self, x: Any) -> bool:
-        """Whether a function or cell refers to something of the model, through functions and containers."""
+        """Whether a function or cell refers to a part of the model, through functions and containers."""
         seen: set[int] = set()
         stack = [x]
         while stack:
@@ -386,7 +386,7 @@ _WEAK = (weakref.WeakValueDictionary, weakref.WeakKeyDictionary)
 
 
 def is_plain(x: Any) -> bool:
-    """Whether something is an object of a class of the user's or of a library, and not of Python's own.
+    """Whether something is an instance of a class outside Python's standard library.
 
     What hangs on those (loggers, threads, executors) is no part of a model.
     """
@@ -409,3 +409,14 @@ _RULES: dict[type, Callable[[_Copier, Any], Any]] = {
     weakref.WeakValueDictionary: _Copier._weak_values,
     weakref.WeakKeyDictionary: _Copier._weak_keys,
 }
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside a DataParallel or compiled wrapper, whose layers have their own names."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif type(model).__module__.startswith("torch._dynamo") and hasattr(model, "_orig_mod"):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model

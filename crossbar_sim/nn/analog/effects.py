@@ -1,4 +1,4 @@
-"""What every requested effect did to every layer: the relative change of its weights, one effect at a time.
+"""The effect of every non-ideality on every layer: the relative change of its weights, one effect at a time.
 
 Converters and read noise act on products: of those, the relative change of the layer's outputs.
 """
@@ -35,7 +35,7 @@ EXAMPLES = 64
 def layer_effects(
     model: torch.nn.Module, x: Tensor | None = None, fixed: int | None = None
 ) -> dict[str, dict[str, float]]:
-    """Per layer and effect, the change it caused on the present chip: |W_with - W_without| / |W|, Frobenius.
+    """For each layer and effect, the change on the current chip: |W_with - W_without| / |W|, Frobenius norms.
 
     Effects are switched on one after the other in their physical order, on the same random cells, so that
     each number is what that effect added to the ones before it. Of converters and read noise it is the change of
@@ -49,7 +49,7 @@ def layer_effects(
     Returns:
         {layer: {effect: relative change}}; layers whose clean weights are all zero are left out.
     """
-    shared = chips.design(model)
+    shared = chips.analog_state(model)
     squares: dict[str, dict[str, float]] = {}
     sizes: dict[str, float] = {}
     for slot, module in chips.slots(model):
@@ -89,11 +89,11 @@ def layer_effects(
 def product_effects(
     model: torch.nn.Module, x: Tensor, fixed: int | None = None
 ) -> dict[str, dict[str, float]]:
-    """Per layer whose products go through converters, what each part changed: |y_with - y_without| / |y|.
+    """For each layer with converters, the change by each effect: |y_with - y_without| / |y|.
 
     Every part is added to those before it, on the same inputs: those that the layer sees with everything on.
     """
-    shared = chips.design(model)
+    shared = chips.analog_state(model)
     names = shared.hardware.readout_effects
     squares: dict[str, NDArray[np.float64]] = {}
 
@@ -125,7 +125,7 @@ def read_linearly(model: torch.nn.Module, effects: dict[str, dict[str, float]]) 
 
     To be asked after the model has run.
     """
-    shared = chips.design(model)
+    shared = chips.analog_state(model)
     if not shared.hardware.readout_effects or (
         shared.maps is not None and not isinstance(shared.maps, CellMaps)
     ):
@@ -136,7 +136,9 @@ def read_linearly(model: torch.nn.Module, effects: dict[str, dict[str, float]]) 
         for layer in shared.layers
         if layer.analog and not any(name in effects.get(layer.name, {}) for name in names)
     ]
-    partly = [layer.name for layer in shared.layers if layer.name in shared.past and layer.name not in left]
+    partly = [
+        layer.name for layer in shared.layers if layer.name in shared.bypassed and layer.name not in left
+    ]
     told = []
     if left:
         told += [
@@ -168,7 +170,7 @@ def idle_effects(effects: dict[str, dict[str, float]], hardware: Hardware, chip:
 
 
 def of_design(hardware: Hardware, layers: tuple[Layer, ...]) -> Iterator[str]:
-    """Requests that change nothing in this design or model, and a fit used where it has no meaning."""
+    """Warnings about settings without effect on this design or model, and about fits used outside their range."""
     mapping = hardware.mapping
     if not any(layer.analog for layer in layers):
         why = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:2])
@@ -191,7 +193,7 @@ def of_design(hardware: Hardware, layers: tuple[Layer, ...]) -> Iterator[str]:
 
 
 def _of_fit(noise: PolynomialNoise, low: float, high: float) -> Iterator[str]:
-    """A polynomial below 0 is used where it was not fitted; it counts as 0, which flatters the hardware."""
+    """Warn where a fitted polynomial is negative: it is taken as 0, which underestimates the noise."""
     for i in range(101):
         g = low + (high - low) * i / 100
         if sum(c * (g / noise.reference) ** k for k, c in enumerate(noise.coefficients)) < 0:

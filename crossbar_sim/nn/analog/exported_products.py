@@ -71,7 +71,7 @@ UNUSED = "unused in the graph: on no array"
 
 @dataclass(frozen=True)
 class Use:
-    """A parameter at an operator: what the operator is, the matrix it makes of it, or why it makes none."""
+    """A parameter used by an operator: the operator, the matrix it is, or the reason why it is not one."""
 
     parameter: str
     kind: str
@@ -126,7 +126,7 @@ def uses(model: Any) -> dict[str, Use]:
 
 
 def _rank(use: Use) -> int:
-    """Of several uses of one parameter the one that counts has the least: products first."""
+    """Priority among several uses of one parameter: the smallest rank wins, products first."""
     return use.matrix.layout.rank() if use.matrix else 9 if use.unused else 8
 
 
@@ -367,7 +367,7 @@ def _matrix(name: str, bias: object, layout: Layout, shapes: dict[str, tuple[int
 
 
 def fold_graph(model: fx.GraphModule, wanted: Callable[[str], bool]) -> dict[str, tuple[str, Fold]]:
-    """Take every batch normalisation that alone follows a convolution or linear node out of the graph.
+    """Remove every batch normalisation that is the only user of a convolution or linear node from the graph.
 
     Args:
         model: the graph, changed in place.

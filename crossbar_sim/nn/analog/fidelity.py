@@ -1,4 +1,4 @@
-"""Whether an analog model is the model: with ideal hardware it must compute what the clean model computes.
+"""Equivalence check of an analog model: on ideal hardware it must compute what the clean model computes.
 
 `to_analog` has no inputs, so this is looked at where there are some, before any number is reported. What can go wrong:
 a copy runs layers of the original (kept in a global or on a class), a forward compares `type(layer)` with a class,
@@ -20,59 +20,18 @@ from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
-from crossbar_sim.nn.analog.conversion import unwrapped
-from crossbar_sim.nn.analog.copying import exchange
-from crossbar_sim.nn.analog.layers import ATTRIBUTE, Parameters, arrays_of, keep_class
-from crossbar_sim.nn.analog.matrices import RANK
+from crossbar_sim.nn.analog.copying import unwrapped
+from crossbar_sim.nn.analog.layers import InPlace, arrays_of, keep_class
 from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.evaluate import few_of, few_outputs
 
 _NEAR, _NEAR_HALF = 1e-4, 3e-2
 """Differences of outputs, relative to the largest, that rounding can make; in half precision."""
 
-_INSTALLING = threading.RLock()
-
-
-class InPlace(nn.Module):
-    """The original, whose layers are analog while it runs: for models of which no copy can be made.
-
-    Runs come one after the other, in whichever threads.
-
-    Args:
-        original: the clean model.
-        copied: what `to_analog` made of it; the arrays are its layers'.
-    """
-
-    def __init__(self, original: nn.Module, copied: nn.Module) -> None:
-        super().__init__()
-        self.copied, self.original, self.training = copied, original, False
-        pairs = zip(original.modules(), copied.modules(), strict=True)
-        self._pairs = [(o, a) for o, a in pairs if ATTRIBUTE in vars(a) or RANK in vars(a)]
-
-    def forward(self, *args: Any, **keywords: Any) -> Any:
-        """Of the original, on the arrays."""
-        with _INSTALLING:
-            before = [(o, type(o), o._parameters) for o, _ in self._pairs]
-            try:
-                for o, a in self._pairs:
-                    o.__dict__.update({name: vars(a)[name] for name in (ATTRIBUTE, RANK) if name in vars(a)})
-                    if isinstance(a._parameters, Parameters):
-                        o.__dict__["_parameters"] = a._parameters
-                    if type(a) is not type(o):
-                        exchange(o, type(a))
-                return self.original(*args, **keywords)
-            finally:
-                for o, cls, parameters in before:
-                    if type(o) is not cls:
-                        exchange(o, cls)
-                    o.__dict__["_parameters"] = parameters
-                    for name in (ATTRIBUTE, RANK):
-                        o.__dict__.pop(name, None)
-
 
 @dataclass(frozen=True)
 class _Finding:
-    """What one run on ideal hardware has shown.
+    """The result of one run on ideal hardware.
 
     Args:
         difference: of the outputs, relative to the largest; infinite where the shapes differ, or it failed.
@@ -90,18 +49,18 @@ class _Finding:
 
     @property
     def fine(self) -> bool:
-        """Whether this is the model, all of it."""
+        """Whether the analog model is equivalent and complete."""
         return self.same and not self.foreign and not self.unread
 
 
-def faithful(
+def ensure_equivalent(
     analog: nn.Module,
     model: nn.Module,
     x: Tensor,
     clean: tuple[Tensor, Tensor] | None = None,
     fixed: int | None = None,
 ) -> nn.Module:
-    """The analog model, if on ideal hardware it is the clean one on a few inputs; else one that is.
+    """Return an analog model that is equal to the clean one on ideal hardware, on a few inputs.
 
     Args:
         analog: what `to_analog` made of `model`, in evaluation mode; it may be changed.
@@ -149,11 +108,11 @@ def faithful(
 
 
 def _look(analog: nn.Module, model: nn.Module, few: Tensor, wanted: Tensor, fixed: int | None) -> _Finding:
-    """Run the analog model on ideal hardware, and if that differs, with clean weights.
+    """Run the analog model on ideal hardware and, if the outputs differ, with clean weights.
 
     A network of thresholds may turn the rounding of a weight into another output: so its weights decide.
     """
-    shared = chips.design(analog)
+    shared = chips.analog_state(analog)
     slots = [slot.name for slot, _ in chips.slots(analog) if not slot.ideal]
     foreign: dict[str, None] = {}
     names = {} if isinstance(analog, InPlace) else {id(m): n or "the model" for n, m in model.named_modules()}
@@ -186,8 +145,8 @@ def _look(analog: nn.Module, model: nn.Module, few: Tensor, wanted: Tensor, fixe
 
 @contextmanager
 def _ideal(analog: nn.Module) -> Iterator[None]:
-    """Inside, the model is on ideal hardware, with the same layers mapped and normalisations folded."""
-    shared = chips.design(analog)
+    """Context in which the hardware is ideal, with the same layers mapped and normalisations folded."""
+    shared = chips.analog_state(analog)
     hardware, maps, remap = shared.hardware, shared.maps, shared.remap
     choices = {name: getattr(hardware, name) for name in ("bias", "normalisation", "other")}
     try:
@@ -200,7 +159,7 @@ def _ideal(analog: nn.Module) -> Iterator[None]:
 
 
 def _compared(y: Tensor, wanted: Tensor, model: nn.Module) -> tuple[float, bool]:
-    """How far outputs are from the clean model's, relative to the largest, and whether rounding can do that."""
+    """Difference from the clean model's outputs, relative to the largest, and whether rounding explains it."""
     if y.shape != wanted.shape:
         return float("inf"), False
     if torch.equal(y, wanted):
@@ -221,7 +180,7 @@ def _refusal(
     finding: _Finding,
     fixed: int | None,
 ) -> InputError:
-    """Why no analog model is the model."""
+    """The error for a model of which no equivalent analog model was found."""
     if finding.error is not None and "cannot take inputs" not in str(finding.error):
         return finding.error
     try:
@@ -252,7 +211,7 @@ def _refusal(
 
 
 def _first_difference(analog: nn.Module, model: nn.Module, few: Tensor, fixed: int | None) -> str:
-    """Where the forwards part, in words; empty if no layer can be named."""
+    """Where the two forwards first differ, in words; empty if no layer can be named."""
     with _ideal(analog):
         theirs, ours = _calls(model, few, fixed), _calls(analog, few, fixed)
     before = ""

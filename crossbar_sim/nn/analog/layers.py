@@ -1,4 +1,4 @@
-"""Layers whose parameters read as what their array makes of them.
+"""Analog layers: reading one of their parameters returns the weights of its programmed array.
 
 An analog layer is the user's own layer with its class exchanged for a subclass in which, say, `weight` is a
 property: it gives the programmed weight, while the clean parameter stays where torch keeps it. So the
@@ -8,6 +8,7 @@ parameters, and a gradient reaches them through the array.
 """
 
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,13 +16,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from crossbar_sim.nn.analog.copying import Silent, base_of, copy_graph, derive, exchange, restore
+from crossbar_sim.nn.analog.matrices import RANK
 from crossbar_sim.nn.analog.products import Tiled, on_tiles
 from crossbar_sim.nn.analog.programming import gain, program_into, tiled_of, write
-from crossbar_sim.nn.analog.state import Design, Slot
+from crossbar_sim.nn.analog.state import AnalogState, ArraySlot
 
 
 class _Through(torch.autograd.Function):
-    """The programmed matrix forward; backward, its derivative with respect to the clean one."""
+    """Forward: the programmed matrix. Backward: its derivative with respect to the clean one."""
 
     @staticmethod
     def forward(ctx: Any, clean: Tensor, programmed: Tensor, slope: Tensor) -> Tensor:
@@ -35,7 +37,7 @@ class _Through(torch.autograd.Function):
 
 
 class Arrays:
-    """What makes a layer analog: its arrays, what the whole model shares, and what is programmed at present.
+    """The analog part of a layer: its arrays, the model's shared state, and the programmed values.
 
     It is the only attribute that a layer gets, under a name that is nobody else's: a layer may have a `read` or a
     `_design` of its own.
@@ -45,7 +47,7 @@ class Arrays:
         design: shared by all layers of the model.
     """
 
-    def __init__(self, slots: dict[str, Slot], design: Design) -> None:
+    def __init__(self, slots: dict[str, ArraySlot], design: AnalogState) -> None:
         self.slots, self.design = slots, design
         self._forget()
 
@@ -56,7 +58,7 @@ class Arrays:
         self.programmed: dict[str, Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles are without what the next reading programs."""
+        """Leave the programmed values out of copies and pickles: the next read makes them."""
         return {"slots": self.slots, "design": self.design}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -64,7 +66,7 @@ class Arrays:
         self._forget()
 
     def read(self, module: nn.Module, parameter: str) -> Tensor | None:
-        """What `parameter` of the layer is on the chip, programmed first if it has become stale."""
+        """The value of `parameter` on the chip; the array is programmed first if it is stale."""
         slot = self.slots[parameter]
         design = self.design
         if design.touched is not None:
@@ -84,8 +86,8 @@ class Arrays:
         self.refresh(module, slot)
         return self._on_tiles(module, slot, self.programmed[parameter])
 
-    def _handed(self, module: nn.Module, slot: Slot, parameter: str) -> Tensor | None:
-        """The tensor that the model's own forward has put in place of the parameter, by `functional_call`.
+    def _handed(self, module: nn.Module, slot: ArraySlot, parameter: str) -> Tensor | None:
+        """The tensor that the model's own forward substituted for the parameter by `functional_call`.
 
         It is an activation, or was read from another array: on no array of this layer, and not to drift twice. Where
         the caller of the model hands tensors to it, those are clean parameters and are programmed as any.
@@ -104,17 +106,17 @@ class Arrays:
             self.design.recorder.hand(module, parameter)
         return value
 
-    def _on_tiles(self, module: nn.Module, slot: Slot, programmed: Tensor | None) -> Tensor | None:
+    def _on_tiles(self, module: nn.Module, slot: ArraySlot, programmed: Tensor | None) -> Tensor | None:
         """The programmed values, attached to their array where that has converters or read noise."""
         if programmed is None or not self.design.tiled(slot):
             return programmed
         return on_tiles(programmed, self.tiled.get(slot.weight) or self._converted(module, slot))
 
-    def _converted(self, module: nn.Module, slot: Slot) -> Tiled:
+    def _converted(self, module: nn.Module, slot: ArraySlot) -> Tiled:
         self.tiled[slot.weight] = tiled_of(self.design, slot, module)
         return self.tiled[slot.weight]
 
-    def _with_own_memory(self, module: nn.Module, slot: Slot, parameter: str) -> Tensor | None:
+    def _with_own_memory(self, module: nn.Module, slot: ArraySlot, parameter: str) -> Tensor | None:
         """As `read`, with a gradient to the clean parameter if that takes one.
 
         The programmed values get memory of their own: a graph may still need chip 1 when chip 2 is programmed, also
@@ -136,13 +138,13 @@ class Arrays:
             return values if clean is None else values.view_as(clean)
         return _Through.apply(clean, values, slope)
 
-    def _tag(self, module: nn.Module, slot: Slot) -> tuple[object, ...]:
+    def _tag(self, module: nn.Module, slot: ArraySlot) -> tuple[object, ...]:
         """Equal as long as design, chip and clean values are the same."""
         known = self.tags.get(slot.weight) if self.design.frozen else None
         return (self.design.generation, *(slot.state(module) if known is None else known[1:]))
 
-    def refresh(self, module: nn.Module, slot: Slot) -> None:
-        """Program the slot's array into its memory unless that is up to date."""
+    def refresh(self, module: nn.Module, slot: ArraySlot) -> None:
+        """Program the slot's array unless it is up to date."""
         tag = self._tag(module, slot)
         if self.tags.get(slot.weight) == tag or slot.on_meta(module):
             return
@@ -185,7 +187,7 @@ class Analog(Silent):
 
 
 class AnalogGraph(Analog):
-    """For the root of an exported graph, which copies itself in a way of its own."""
+    """For the root of an exported graph, whose own `__deepcopy__` would lose the arrays."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """Copy the graph and all it holds, then make the copy analog again."""
@@ -229,7 +231,7 @@ _FUNCTIONAL = torch.nn.utils.stateless._functional_call.__code__
 _CALL = nn.Module._call_impl.__code__
 
 
-def _called_within(design: Design) -> bool:
+def _called_within(design: AnalogState) -> bool:
     """Whether a `functional_call` in progress was made by the forward of a model of this design."""
     frame, functional = sys._getframe(1), False
     while frame is not None:
@@ -297,8 +299,8 @@ def _rebuild(base: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
     return made
 
 
-def make_analog(module: nn.Module, slots: list[Slot], design: Design) -> None:
-    """Exchange the module's class for its analog one, in place."""
+def make_analog(module: nn.Module, slots: list[ArraySlot], design: AnalogState) -> None:
+    """Replace the module's class by its analog class, in place."""
     by_name = {name: slot for slot in slots for name in slot.names}
     module.__dict__[ATTRIBUTE] = Arrays(by_name, design)
     try:
@@ -327,7 +329,7 @@ class Parameters(dict[str, Any]):
 
 
 def keep_class(module: nn.Module) -> None:
-    """Give an analog layer its own class back, for a forward that asks `type(layer) is nn.Linear`; in place.
+    """Restore the class of an analog layer in place, for a forward that checks `type(layer) is nn.Linear`.
 
     For evaluation: `torch.func.functional_call` would take programmed values for parameters. Recurrent layers and
     graphs, which do not look their weights up in a way that could be changed, stay as they are.
@@ -339,3 +341,43 @@ def keep_class(module: nn.Module) -> None:
         parameters.module = module
         module.__dict__["_parameters"] = parameters
     restore(module)
+
+
+_INSTALLING = threading.RLock()
+
+
+class InPlace(nn.Module):
+    """The original model, whose layers are analog while it runs: for models that cannot be copied.
+
+    Runs come one after the other, in whichever threads.
+
+    Args:
+        original: the clean model.
+        copied: what `to_analog` made of it; the arrays are its layers'.
+    """
+
+    def __init__(self, original: nn.Module, copied: nn.Module) -> None:
+        super().__init__()
+        self.copied, self.original, self.training = copied, original, False
+        pairs = zip(original.modules(), copied.modules(), strict=True)
+        self._pairs = [(o, a) for o, a in pairs if ATTRIBUTE in vars(a) or RANK in vars(a)]
+
+    def forward(self, *args: Any, **keywords: Any) -> Any:
+        """Of the original, on the arrays."""
+        with _INSTALLING:
+            before = [(o, type(o), o._parameters) for o, _ in self._pairs]
+            try:
+                for o, a in self._pairs:
+                    o.__dict__.update({name: vars(a)[name] for name in (ATTRIBUTE, RANK) if name in vars(a)})
+                    if isinstance(a._parameters, Parameters):
+                        o.__dict__["_parameters"] = a._parameters
+                    if type(a) is not type(o):
+                        exchange(o, type(a))
+                return self.original(*args, **keywords)
+            finally:
+                for o, cls, parameters in before:
+                    if type(o) is not cls:
+                        exchange(o, cls)
+                    o.__dict__["_parameters"] = parameters
+                    for name in (ATTRIBUTE, RANK):
+                        o.__dict__.pop(name, None)

@@ -316,3 +316,8 @@ def _intercepted(carrier: nn.Module, norm: nn.Module) -> bool:
     """Whether something sees, or may change, what passes between the two, or stands in for their forward."""
     hooks = bool(carrier._forward_hooks or norm._forward_pre_hooks)
     return hooks or "forward" in vars(carrier) or "forward" in vars(norm)
+
+
+def is_matrix(value: Tensor | None) -> bool:
+    """Whether a tensor has more than one row and more than one column: not a bias, whatever its shape."""
+    return value is not None and sum(size > 1 for size in value.shape) >= 2

@@ -1,4 +1,4 @@
-"""Which weights a forward really multiplies its inputs with: seen by running it once on real inputs.
+"""Operand tracing: run a forward once on real inputs to find which weights it really multiplies its inputs with.
 
 The class of a layer says which of its parameters should be the matrix of a product. A forward need not do that: it may
 compute another weight first (its sign, a standardised weight), take the clean parameter from `parameters()`, from a
@@ -9,7 +9,7 @@ of its operands are those copies, which are computed from them, and which depend
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,92 +20,70 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.errors import held, warn
 from crossbar_sim.nn.analog import chips
-from crossbar_sim.nn.analog.conversion import Operand, Operands, check_any, is_matrix, patterns, to_analog
-from crossbar_sim.nn.analog.effects import of_design
 from crossbar_sim.nn.analog.exported_products import factors_of, is_unflattened, product_at
-from crossbar_sim.nn.analog.fidelity import InPlace, faithful
-from crossbar_sim.nn.analog.layers import arrays_of
-from crossbar_sim.nn.analog.matrices import Layout, Matrix, matrices
-from crossbar_sim.nn.analog.state import Design, Slot, reading
+from crossbar_sim.nn.analog.layers import InPlace, arrays_of
+from crossbar_sim.nn.analog.matrices import Layout, Matrix, is_matrix, matrices
+from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, numbered_reads
 from crossbar_sim.nn.evaluate import BLOCK, one_thread, torch_threads_kept
 from crossbar_sim.nn.module_state import watched
 
+Way = Literal["product", "computed", "operand", "past", "kept", "handed", "read", "unused"]
+"""What a forward does with a parameter:
 
-def mapped(
-    model: nn.Module,
-    hardware: Hardware,
-    x: Tensor,
-    seed: int = 0,
-    chip: int = 0,
-    only: Iterable[str] | None = None,
-    skip: Iterable[str] = (),
-    clean: tuple[Tensor, Tensor] | None = None,
-    fixed: int | None = None,
-) -> tuple[nn.Module, Operands | None]:
-    """The analog model, with those weights on arrays that its forward multiplies its inputs with.
-
-    Args:
-        model: clean, in evaluation mode.
-        hardware, seed, chip, only, skip: see `to_analog`.
-        x: inputs (n, ...), of which the first few are run.
-        clean: see `faithful`.
-        fixed: the one batch size that the model accepts.
-
-    Returns:
-        The model as `faithful` gives it, and what its forward does with its parameters (see `operands`).
-
-    Warns:
-        CrossbarWarning: as `to_analog`.
-
-    Raises:
-        InputError: as `to_analog` and `faithful`.
-    """
-    only, skip = None if only is None else patterns(only), patterns(skip)
-    with held():
-
-        def make(seen: Operands | None) -> nn.Module:
-            made = to_analog(model, hardware, seed, chip, only, skip, seen)
-            return faithful(made, model, x, clean, fixed)
-
-        analog, seen = settled(make, x, fixed)
-    warn(of_design(hardware, chips.layers(analog)))
-    return analog, seen
+product: it is the matrix of a product;
+computed: a product takes a tensor computed from it;
+operand: another operator takes it with something that depends on the inputs (a bias, a table);
+past: operators take the clean parameter, not what the array gives;
+kept: a product takes a copy that an earlier forward kept;
+handed: the layer computes with a weight that the forward hands to it (`functional_call`);
+read: it is read, and no operator takes it together with an input;
+unused: it is not read.
+"""
 
 
-def settled(
-    make: Callable[[Operands | None], nn.Module], x: Tensor, fixed: int | None = None
-) -> tuple[nn.Module, Operands | None]:
-    """An analog model that is made again with what its forward was seen to do, and what that is.
+@dataclass(frozen=True)
+class Operand:
+    """How a forward uses one parameter: the way, the operator, and whether it also uses the clean values."""
+
+    way: Way
+    operator: str = ""
+    also_bypassed: bool = False
+
+
+@dataclass(frozen=True)
+class Operands:
+    """How one forward uses the parameters of a model.
 
     Args:
-        make: an analog model, with what is known of its forward.
-        x, fixed: see `operands`.
-
-    Raises:
-        InputError: if nothing of the model is on an array by its classes, and no product was seen.
+        by_name: by the parameter's name in the module that holds it ("fc.weight"), for those that a module's arrays
+            provide.
+        matrices: {name of the parameter: how a product takes it}, for those that are no matrix by the class of what
+            holds them: a parameter of a class of one's own.
+        agrees: whether the arrays of the model that was looked at hold these so.
     """
-    analog = make(None)
-    seen = operands(analog, x, fixed)
-    if seen is None or not (seen.found or seen.matrices):
-        check_any(analog, chips.layers(analog))
-    if seen is None or seen.usual:
-        return analog, seen
-    analog = make(seen)
-    if seen.agrees:
-        return analog, seen
-    again = operands(analog, x, fixed)  # a parameter that has an array only now may be taken past it
-    if again is not None:
-        seen = Operands({**seen.found, **again.found}, seen.matrices)
-        if not all(operand.way in ("product", "operand") for operand in again.found.values()):
-            analog = make(seen)
-    return analog, seen
+
+    by_name: Mapping[str, Operand] = field(default_factory=dict)
+    matrices: Mapping[str, Matrix] = field(default_factory=dict)
+    agrees: bool = True
+
+    @property
+    def is_standard(self) -> bool:
+        """Whether every parameter is used as its layer type does: the matrix of a product, a bias, a factor."""
+        return self.agrees and all(operand.way in ("product", "operand") for operand in self.by_name.values())
+
+    def within(self, holder: str) -> tuple[Matrix, ...]:
+        """The matrices found in the module of that name beyond those that its class defines."""
+        found = self.matrices.items()
+        return tuple(matrix for name, matrix in found if name.rpartition(".")[0] == holder)
+
+    def of(self, holder: str, parameter: str) -> Operand | None:
+        """The use of a parameter; None if it was not traced."""
+        return self.by_name.get(f"{holder}.{parameter}" if holder else parameter)
 
 
-def operands(analog: nn.Module, x: Tensor, fixed: int | None = None) -> Operands | None:
-    """Run a model twice on a few inputs and say what its forward does with the parameters on arrays.
+def trace_operands(analog: nn.Module, x: Tensor, fixed: int | None = None) -> Operands | None:
+    """Run a model twice on a few inputs and record how its forward uses the parameters on arrays.
 
     What the forward leaves on the model is put back. The second run shows which tensors the first one has left where
     that is not possible: in a closure, a global, a cache of functools.
@@ -118,7 +96,7 @@ def operands(analog: nn.Module, x: Tensor, fixed: int | None = None) -> Operands
     Returns:
         None where the forward cannot be followed: it fails when its operators are watched.
     """
-    design = chips.design(analog)
+    design = chips.analog_state(analog)
     device = next((p.device for p in analog.parameters()), x.device)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # or attention would be one operator
@@ -138,7 +116,7 @@ def operands(analog: nn.Module, x: Tensor, fixed: int | None = None) -> Operands
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _seen(analog: nn.Module, design: Design, x: Tensor) -> Operands:
+def _seen(analog: nn.Module, design: AnalogState, x: Tensor) -> Operands:
     recorder = design.recorder = _Recorder(analog)
     recorder.run(analog, x)
     kept = recorder.kept()
@@ -151,7 +129,7 @@ def _seen(analog: nn.Module, design: Design, x: Tensor) -> Operands:
 
 @dataclass(frozen=True)
 class _Source:
-    """A tensor that a forward begins with: a parameter, as its array gives it or as it is."""
+    """A parameter as an input of the forward: its array's values or its clean ones."""
 
     name: str
     way: Literal["array", "clean", "kept"]
@@ -159,7 +137,7 @@ class _Source:
 
 @dataclass
 class _About:
-    """What is known of the tensor in one piece of memory.
+    """What is known about the tensor at one memory location.
 
     Args:
         fed: it depends on the inputs.
@@ -180,7 +158,7 @@ class _About:
 
 
 class _Recorder:
-    """One run: what every tensor is made of, and which parameters products and other operators take."""
+    """Records one run: the sources of every tensor, and the parameters that products and other operators use."""
 
     def __init__(self, analog: nn.Module, kept: Mapping[int, _About] | None = None) -> None:
         self.about: dict[int, _About] = {}
@@ -235,21 +213,21 @@ class _Recorder:
         return is_unflattened(module) or any(parameter == m.weight for m in matrices(module))
 
     def run(self, analog: nn.Module, x: Tensor) -> None:
-        """One forward; what it leaves on the model is put back."""
+        """Run one forward; changes of the model's state are undone."""
         given = x.clone()  # a forward may change its input
         self.about[_place(given)] = _About(fed=True, tensor=given)
         with (
             torch_threads_kept(),
             watched(analog),
             torch.inference_mode(),
-            reading(0, len(given)),
+            numbered_reads(0, len(given)),
             _Mode(self),
         ):
             one_thread()  # of two examples: threads would wait for one another
             analog(given)
 
     def kept(self) -> dict[int, _About]:
-        """What is known of tensors made of programmed weights that somebody still holds after the run."""
+        """Records of tensors computed from programmed weights that are still referenced after the run."""
         held: dict[int, tuple[StorageWeakRef, _About]] = {}
         for place, about in self.about.items():
             array = [s for s in (*about.exact, *about.made) if s.way == "array"]
@@ -260,8 +238,8 @@ class _Recorder:
         self.about, self.copies = {}, {}
         return {place: about for place, (storage, about) in held.items() if not storage.expired()}
 
-    def read(self, module: nn.Module, slot: Slot, parameter: str) -> Tensor | None:
-        """In place of a programmed parameter: a copy of the clean one, known by its memory."""
+    def read(self, module: nn.Module, slot: ArraySlot, parameter: str) -> Tensor | None:
+        """A copy of the clean parameter, identified by its memory, in place of the programmed one."""
         name = self.names.get((id(module), parameter), parameter)
         self.touched.add(name)
         if name not in self.copies:
@@ -275,11 +253,11 @@ class _Recorder:
         return self.copies[name]
 
     def hand(self, module: nn.Module, parameter: str) -> None:
-        """Note a parameter in place of which the forward handed another tensor to its layer."""
+        """Record a parameter for which the forward passed another tensor to its layer."""
         self.handed.add(self.names.get((id(module), parameter), parameter))
 
     def operator(self, func: Any, args: Sequence[Any], tensors: list[Tensor], outputs: list[Tensor]) -> None:
-        """Note what one operator took and what its results are made of."""
+        """Record the operands of one operator and the sources of its results."""
         packet = func.overloadpacket.__name__
         abouts = [self.about.get(_place(t)) or _About() for t in tensors]
         if packet.startswith(_SHAPES):
@@ -330,7 +308,7 @@ class _Recorder:
                 self.computed.setdefault(source, operator)
 
     def _matrix(self, op: str, args: Sequence[Any]) -> None:
-        """Note how a product takes a parameter that is no matrix by the class of its module."""
+        """Record how a product uses a parameter that is not a matrix by its module's class."""
         first = factors_of(op)
         for place, value in enumerate(args):
             if not isinstance(value, Tensor) or _place(value) not in self.bases:
@@ -350,7 +328,7 @@ class _Recorder:
                     self.matrices[source.name] = min(old, new, key=lambda matrix: matrix.layout.rank())
 
     def _with_bias(self, name: str, layout: Layout, bias: Any) -> Matrix:
-        """As `graph.uses` has it: the bias joins if it is a parameter of the same module, one value per bit line."""
+        """As in `exported_products.uses`: the bias joins if the module holds it, with one value per bit line."""
         holder, _, weight = name.rpartition(".")
         about = self.about.get(_place(bias)) if isinstance(bias, Tensor) else None
         for source in () if about is None or bias.shape != (layout.groups * layout.cols,) else about.exact:
@@ -359,14 +337,14 @@ class _Recorder:
         return Matrix(weight, None, layout)
 
     def result(self) -> dict[str, Operand]:
-        """What was done with every parameter that an array provides."""
+        """The use of every parameter that is on an array."""
         return {name: self._of(name) for name in self.provided}
 
     def _of(self, name: str) -> Operand:
         array, clean, kept = (_Source(name, way) for way in ("array", "clean", "kept"))  # type: ignore[arg-type]
         past = clean in self.products or clean in self.computed or clean in self.taken
         if array in self.products:
-            return Operand("product", also_past=clean in self.products)
+            return Operand("product", also_bypassed=clean in self.products)
         if kept in self.products or kept in self.computed or kept in self.taken:
             return Operand("kept", self.computed.get(kept, ""))
         if array in self.computed:
@@ -374,14 +352,14 @@ class _Recorder:
         if array in self.taken:
             return Operand("operand", self.taken[array], past)
         if past:
-            return Operand("past", also_past=True)
+            return Operand("past", also_bypassed=True)
         if name in self.handed:
             return Operand("handed")
         return Operand("read" if name in self.touched else "unused")
 
 
 class _Mode(TorchDispatchMode):
-    """Shows a recorder every operator."""
+    """Passes every operator to a recorder."""
 
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()
@@ -454,15 +432,15 @@ def _keeps_values(packet: str) -> bool:
 
 
 def _place(t: Tensor) -> int:
-    """What tells a tensor's memory; tensors without memory by themselves."""
+    """An identifier of a tensor's memory, or of the tensor if it has none."""
     try:
         return int(t.untyped_storage().data_ptr()) or id(t)
     except (RuntimeError, NotImplementedError):
         return id(t)
 
 
-def tried_alone(module: nn.Module) -> dict[str, Matrix]:
-    """How a layer of a class of its own multiplies its inputs with its parameters, without any input at hand.
+def trace_alone(module: nn.Module) -> dict[str, Matrix]:
+    """How a layer of a custom class multiplies its inputs with its parameters, found with generated inputs.
 
     A copy of the layer runs on small random inputs whose last dimension is one of its parameters' sizes; the products
     show how a parameter is a matrix.

@@ -15,7 +15,7 @@ from crossbar_sim.crossbar.converters import DrivenInputs
 from crossbar_sim.crossbar.readout import EFFECTS, Readout
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.analog.state import Design, Slot, next_read
+from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, next_read
 
 # An array of a layer with its converters, and the products of linear layers with it.
 
@@ -34,13 +34,13 @@ class Tiled:
         blocks: one readout for each group.
     """
 
-    slot: Slot
-    design: Design
+    slot: ArraySlot
+    design: AnalogState
     blocks: tuple[Readout, ...]
 
     @property
     def effects(self) -> tuple[str, ...]:
-        """Those that act for the moment."""
+        """The currently active effects."""
         return EFFECTS if self.design.effects is None else self.design.effects
 
     def weight(self) -> Tensor:
@@ -49,7 +49,7 @@ class Tiled:
         return torch.from_numpy(np.concatenate(found))
 
     def drive(self, x: Tensor, row: bool) -> tuple[Float32, DrivenInputs]:
-        """Inputs (b, n) as float32, with the 1 of a bias row (or its 0) at the end, and what the DACs make of them."""
+        """Inputs (b, n) as float32, with the 1 (or 0) of a bias row at the end, and the outputs of the DACs."""
         if x.device.type != "cpu":
             raise InputError(
                 f"{self.slot.name}: converters and read noise are simulated on the CPU: use --device cpu"
@@ -154,7 +154,7 @@ def _by_patches(
     first: int,
     out: Float32,
 ) -> None:
-    """Unfold a few images at a time: for bias rows, three dimensions, uneven padding, and whoever looks on."""
+    """Unfold a few images at a time: for bias rows, three dimensions, uneven padding, and probes."""
     cols, rows, (b, c) = tiled.slot.layout.cols, tiled.slot.rows, x.shape[:2]
     places = out.shape[2:]
     pixels, size, each = math.prod(places), math.prod(x.shape[1:]), c // window.groups
@@ -189,7 +189,7 @@ def _by_patches(
 
 
 class OnTiles(Tensor):
-    """A programmed weight, or the bias that is a row of the same array, which knows its array."""
+    """A programmed weight, or a bias that is a row of the same array, with a reference to its array."""
 
     tiled: Tiled
 
@@ -209,7 +209,7 @@ class OnTiles(Tensor):
         if isinstance(result, Tensor) and result.is_floating_point():  # and no shape, no device
             for value in torch.utils._pytree.tree_leaves((args, kwargs)):
                 if isinstance(value, OnTiles):
-                    value.tiled.design.past.add(value.tiled.slot.layer)
+                    value.tiled.design.bypassed.add(value.tiled.slot.layer)
         return result
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -230,7 +230,7 @@ def plain(value: Any) -> Any:
 
 
 class _Product(torch.autograd.Function):
-    """Through the array forward; backward as if it had been linear: straight through every rounding."""
+    """Forward: through the array. Backward: as if it were linear, straight through every rounding."""
 
     @staticmethod
     def forward(

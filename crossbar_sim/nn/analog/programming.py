@@ -1,4 +1,4 @@
-"""Programming the arrays of a model: the Numba core on the CPU, its torch twin elsewhere."""
+"""Programming the arrays of a model: by Numba kernels on the CPU, by the same formulas in torch on other devices."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import torch_core
 from crossbar_sim.nn.analog.products import Tiled
-from crossbar_sim.nn.analog.state import CellMaps, Design, Slot
+from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, CellMaps
 
 
 def check_finite(columns: Tensor, name: str) -> None:
@@ -29,8 +29,8 @@ def check_finite(columns: Tensor, name: str) -> None:
 
 
 def program_into(
-    design: Design,
-    slot: Slot,
+    design: AnalogState,
+    slot: ArraySlot,
     module: nn.Module,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -62,14 +62,16 @@ def program_into(
     write(slot, program(design, slot.name, columns, slot.layout.groups), weight, bias)
 
 
-def write(slot: Slot, programmed: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+def write(slot: ArraySlot, programmed: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
     """Write a programmed matrix (cols, rows) into the buffers of its parameters."""
     for buffer, value in zip((weight, bias), slot.split(programmed), strict=True):
         if buffer is not None and value is not None:
             buffer.copy_(value)
 
 
-def _scale(design: Design, slot: Slot, state: tuple[object, ...], columns: Tensor, w: Float32) -> Float32:
+def _scale(
+    design: AnalogState, slot: ArraySlot, state: tuple[object, ...], columns: Tensor, w: Float32
+) -> Float32:
     """The mapping's scale of the clean matrix, kept as long as matrix and mapping are the same."""
     tag = (design.hardware.mapping, *state)
     known = slot.scale
@@ -79,7 +81,7 @@ def _scale(design: Design, slot: Slot, state: tuple[object, ...], columns: Tenso
     return known[1]
 
 
-def program(design: Design, name: str, columns: Tensor, groups: int = 1) -> Tensor:
+def program(design: AnalogState, name: str, columns: Tensor, groups: int = 1) -> Tensor:
     """The programmed matrix of `columns` (groups cols, rows), on its device, in its dtype."""
     key = design.key(name)
     if design.maps is not None:
@@ -101,7 +103,7 @@ def program(design: Design, name: str, columns: Tensor, groups: int = 1) -> Tens
 
 
 def gain(
-    design: Design, name: str, columns: Tensor, trained: bool = True, groups: int = 1
+    design: AnalogState, name: str, columns: Tensor, trained: bool = True, groups: int = 1
 ) -> tuple[Tensor, Tensor | None]:
     """The programmed matrix and, if `trained`, its derivative by each weight, both (cols, rows)."""
     key, detached = design.key(name), columns.detach()
@@ -119,7 +121,7 @@ def gain(
     return programmed, torch.from_numpy(core_slope(design.hardware, w, key, design.chip)).to(columns.dtype)
 
 
-def tiled_of(design: Design, slot: Slot, module: nn.Module) -> Tiled:
+def tiled_of(design: AnalogState, slot: ArraySlot, module: nn.Module) -> Tiled:
     """The array of `slot` with its converters on the present chip, one block for each group.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Converter ranges from data: what every layer's DACs and ADCs see, and the ranges that suit it.
+"""Converter ranges calibrated on data: the values at every layer's DACs and ADCs, and the ranges that fit them.
 
 The conductances are those that the design aims at (mapping and levels, nothing random), so ranges belong to the
 design and are the same on all of its chips. Layers run linearly while ranges are found, so one layer's converters
@@ -19,7 +19,7 @@ from crossbar_sim.crossbar.readout import EFFECTS, Magnitudes, Usage, count_inpu
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
-from crossbar_sim.nn.analog.operands import mapped
+from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.analog.products import Tiled
 from crossbar_sim.nn.evaluate import run_over
 from crossbar_sim.validate import SINGLE, require
@@ -33,7 +33,7 @@ VECTORS = 2048
 
 @dataclass(frozen=True)
 class RangeReport:
-    """What became of one array's converters.
+    """The calibrated converters of one array.
 
     Args:
         name: of the array.
@@ -92,7 +92,7 @@ def calibrate_ranges(
         hardware.up_to("levels"), wires=hardware.wires, dac=hardware.dac, adc=hardware.adc
     )  # fmt: skip
     still = replace(still, read_noise=None, ranges=None)
-    analog, _ = mapped(model, still, x, seed, chip or 0, only, skip, fixed=fixed)
+    analog, _ = map_model(model, still, x, seed, chip or 0, only, skip, fixed=fixed)
     run = partial(_run, analog, x, fixed)
     found: dict[str, LayerRange] = {}
     if still.dac is not None and still.dac.range == "calibrated":
@@ -131,8 +131,8 @@ def _full_scale(name: str, value: float) -> float:
 
 
 def _report(analog: nn.Module, run: Callable[..., None]) -> tuple[RangeReport, ...]:
-    """One more pass, with everything converting."""
-    hardware = chips.design(analog).hardware
+    """Measure how well the ranges fit, in one more pass with all converters active."""
+    hardware = chips.analog_state(analog).hardware
     dac, adc = hardware.dac, hardware.adc
     inputs: dict[str, Usage] = {}
     outputs: dict[str, Usage] = {}
@@ -189,7 +189,7 @@ def _run(
 
 @contextmanager
 def _probing(analog: nn.Module, probe: Any, effects: tuple[str, ...]) -> Iterator[None]:
-    design = chips.design(analog)
+    design = chips.analog_state(analog)
     design.probe, design.effects = probe, effects
     try:
         yield

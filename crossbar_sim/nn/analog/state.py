@@ -1,4 +1,4 @@
-"""What the analog layers of a model share: the design, the chip, the arrays, and the numbering of reads."""
+"""State shared by the analog layers of a model: the design, the chip, the arrays, and the numbering of reads."""
 
 import math
 import threading
@@ -24,7 +24,7 @@ from crossbar_sim.rng import Key, check_chip
 
 @dataclass(frozen=True, eq=False)
 class _Held:
-    """A tensor that equals itself alone; held, so that no later tensor can take its place in memory."""
+    """A tensor compared by identity; the reference keeps its memory from being reused."""
 
     tensor: Tensor
 
@@ -35,8 +35,8 @@ class _Held:
         return id(self.tensor)
 
 
-def state(parameter: Tensor | None) -> tuple[object, ...]:
-    """Changes whenever the parameter's values may have changed."""
+def version_of(parameter: Tensor | None) -> tuple[object, ...]:
+    """A tag that changes whenever the parameter's values may have changed."""
     if parameter is None:
         return ()
     version = -1 if parameter.is_inference() else parameter._version
@@ -66,8 +66,8 @@ def _fingerprint(parameter: Tensor) -> int:
 
 
 @dataclass(eq=False)
-class Slot:
-    """One array of a layer: the parameters it stands for.
+class ArraySlot:
+    """One array of a layer and the parameters that it holds.
 
     Args:
         name: the array's name: that of its weight in the model (of the first module that has it, if shared).
@@ -88,17 +88,17 @@ class Slot:
     scale: tuple[Any, Any] | None = field(default=None, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles begin without the cache."""
+        """Leave the cache out of copies and pickles."""
         return {**self.__dict__, "scale": None}
 
     def sources(self, module: nn.Module) -> list[Tensor | None]:
-        """Every tensor that the clean values are made of."""
+        """Every tensor that the clean values depend on."""
         sources: list[Tensor | None] = [module._parameters.get(name) for name in self.names]
         return sources if self.fold is None else sources + self.fold.sources(module)
 
     def state(self, module: nn.Module) -> tuple[object, ...]:
         """Equal as long as the clean values are the same."""
-        return tuple(map(state, self.sources(module)))
+        return tuple(map(version_of, self.sources(module)))
 
     def on_meta(self, module: nn.Module) -> bool:
         """Whether there are shapes only, and nothing to program."""
@@ -122,7 +122,7 @@ class Slot:
         return columns if bias is None else torch.cat([columns, bias.reshape(-1, 1)], dim=1)
 
     def split(self, columns: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The matrix (cols, rows) taken apart again: weight in the parameter's shape, and bias."""
+        """Split the matrix (cols, rows) into the weight, in the parameter's shape, and the bias."""
         if self.bias is None:
             return self.layout.parameter(columns), None
         return self.layout.parameter(columns[:, :-1]), columns[:, -1]
@@ -143,7 +143,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Layer:
-    """What became of one layer: on arrays or digital, and why.
+    """How one layer was mapped: on arrays or digital, and why.
 
     Args:
         name: in the model; kind: its class, or its operator in an exported graph.
@@ -158,17 +158,17 @@ class Layer:
     kind: str
     analog: bool
     reason: str
-    slots: tuple[Slot, ...] = field(default=(), repr=False)
+    slots: tuple[ArraySlot, ...] = field(default=(), repr=False)
     left: tuple[tuple[str, str], ...] = ()
     shared: tuple[str, ...] = ()
 
     @property
-    def matrices(self) -> tuple[Slot, ...]:
+    def matrices(self) -> tuple[ArraySlot, ...]:
         """The arrays of its weight matrices."""
         return tuple(slot for slot in self.slots if self.analog and slot.layout.order != "vector")
 
     @property
-    def counted(self) -> tuple[Slot, ...]:
+    def counted(self) -> tuple[ArraySlot, ...]:
         """The arrays of its weight matrices that no layer before it has: shared weights are one set of cells."""
         found = {slot.name: slot for slot in reversed(self.matrices) if slot.name not in self.shared}
         return tuple(slot for slot in self.matrices if found.get(slot.name) is slot)
@@ -179,7 +179,7 @@ class Layer:
 
 
 def count_shared(layers: list[Layer]) -> list[Layer]:
-    """The layers, those with arrays that a layer before them has marked: a tied weight is one set of cells."""
+    """Mark layers whose arrays belong to an earlier layer: a tied weight is one set of cells."""
     first: dict[str, str] = {}
     marked = []
     for layer in layers:
@@ -223,7 +223,7 @@ class Cells(NamedTuple):
 
 
 class CellMaps(ABC):
-    """Maps that know the cells of each array, so that wires, converters and read noise can act on them."""
+    """Maps with the cells of each array, so that wires, converters and read noise can act on them."""
 
     own: Hardware | None
     """The design that the file was simulated with; None: it does not say."""
@@ -237,10 +237,10 @@ class CellMaps(ABC):
 
     @abstractmethod
     def __call__(self, name: str, columns: Float32, groups: int | None = None) -> Float32 | None:
-        """The matrix (cols, rows) that an array stands for, None where there is none; see `Design`."""
+        """The matrix (cols, rows) that an array stands for, None where there is none; see `AnalogState`."""
 
     @abstractmethod
-    def array(self, name: str, columns: Float32, groups: int, design: "Design") -> Cells:
+    def array(self, name: str, columns: Float32, groups: int, design: "AnalogState") -> Cells:
         """The cells of an array that is there, for its converters.
 
         Args:
@@ -251,8 +251,8 @@ class CellMaps(ABC):
 
 
 @dataclass(eq=False)
-class Design:
-    """One object per model, held by every analog layer: reprogramming is setting a field here.
+class AnalogState:
+    """State of an analog model, shared by all its layers: setting a field here reprograms the model.
 
     Args:
         hardware: the design that every array is programmed with.
@@ -269,10 +269,10 @@ class Design:
         generation: raised whenever programmed weights have become stale.
         effects: of converters and read noise, those that act for the moment; None: all of the design's.
         probe: called before every product through converters; see `nn.tiled`.
-        past: layers with converters from whose weights something was computed past them.
+        bypassed: layers with converters from whose weights something was computed past them.
         touched: names of the arrays that have been read, for as long as somebody collects them; None: nobody does.
         recorder: gives what layers read in place of their arrays while `nn.operands` watches a forward.
-        reads: how often each array with converters has been read since the chip was set, outside of `reading`.
+        reads: how often each array with converters has been read since the chip was set, outside of `numbered_reads`.
     """
 
     hardware: Hardware
@@ -287,16 +287,16 @@ class Design:
     effects: tuple[str, ...] | None = None
     probe: Any = None
     reads: dict[str, int] = field(default_factory=dict)
-    past: set[str] = field(default_factory=set)
+    bypassed: set[str] = field(default_factory=set)
     remap: bool = False
     touched: set[str] | None = None
     recorder: Any = None
 
     def runs(self, layer: str) -> bool:
-        """Whether the layer is on its arrays at present."""
+        """Whether the layer is currently on its arrays."""
         return self.active is None or layer in self.active
 
-    def tiled(self, slot: "Slot") -> bool:
+    def tiled(self, slot: "ArraySlot") -> bool:
         """Whether the array's products go through converters, or its reads have noise."""
         if not self.hardware.readout_effects or slot.ideal or slot.layout.order == "vector":
             return False
@@ -354,8 +354,8 @@ _pass = _Pass()
 
 
 @contextmanager
-def reading(first: int, count: int | None = None) -> Iterator[None]:
-    """Inside, on this thread, examples are numbered from `first` on and reads from 0.
+def numbered_reads(first: int, count: int | None = None) -> Iterator[None]:
+    """Context in which, on this thread, examples are numbered from `first` on and reads from 0.
 
     Args:
         first: the number of the first example.
@@ -369,8 +369,8 @@ def reading(first: int, count: int | None = None) -> Iterator[None]:
         _pass.first, _pass.count, _pass.counts = before
 
 
-def next_read(design: "Design", name: str, items: int, leading: int) -> tuple[int, int]:
-    """(event, number of the first item) of the read of the array called `name` that comes now.
+def next_read(design: "AnalogState", name: str, items: int, leading: int) -> tuple[int, int]:
+    """(event, number of the first item) of the next read of the array called `name`.
 
     Args:
         design, name: which array.

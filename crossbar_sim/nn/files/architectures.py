@@ -1,4 +1,4 @@
-"""The network that a state_dict belongs to: ours, torchvision's, or a factory of the user's."""
+"""The network of a state_dict: one of this package, of torchvision, or a user's factory."""
 
 import contextlib
 import difflib

@@ -4,14 +4,12 @@ import copy
 import io
 import json
 import logging
-import os
 import re
 import threading
 import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -351,15 +349,6 @@ def is_archive(names: list[str]) -> bool:
         name.endswith(("/archive_format", "/models/model.json")) or name == "serialized_exported_program.json"
         for name in names
     )
-
-
-def check_archive(source: str | os.PathLike[str] | bytes) -> None:
-    """Raise InputError if the archive (path or bytes) holds anything outside the allow-list."""
-    try:
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {source!r}: {error.strerror or error}") from error
-    rebuild(content)
 
 
 def load_archive(content: bytes | io.BytesIO) -> tuple["ExportedProgram", dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Arguments of listed operators that torch does not check itself, checked whenever the graph of an archive runs.
+"""Checks of operator arguments that torch does not check itself, at every run of an archive's graph.
 
 Each of these operators would read or write outside of its tensors, or fill all memory, with arguments that no export
 of a network has. In the graph a `Checked` takes its place, which looks at the arguments and then calls it.
@@ -20,7 +20,7 @@ _LARGEST_SIDE = 1 << 20
 _MOST_SAMPLES = 1 << 26
 """Of a region: `roi_align` makes a table of them, whose length it counts in 32 bits."""
 
-Given = Mapping[str, Any]
+Arguments = Mapping[str, Any]
 
 
 class Checked:
@@ -32,7 +32,7 @@ class Checked:
         self.packet = operator._schema.name.partition("::")[2]
         self.called: Callable[..., Any] = _CALLED_INSTEAD.get(operator, operator)
         self.names = [argument.name for argument in operator._schema.arguments]
-        self.usual = {a.name: a.default_value for a in operator._schema.arguments if a.has_default_value()}
+        self.defaults = {a.name: a.default_value for a in operator._schema.arguments if a.has_default_value()}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The operator's result.
@@ -40,7 +40,7 @@ class Checked:
         Raises:
             InputError: if its arguments do not fit each other.
         """
-        given = {**self.usual, **dict(zip(self.names, args, strict=False)), **kwargs}
+        given = {**self.defaults, **dict(zip(self.names, args, strict=False)), **kwargs}
         for check in _CHECKS[self.packet]:
             try:
                 wrong = check(given)
@@ -100,24 +100,24 @@ def _too_many(*sizes: Any) -> str | None:
     return f"sizes of {max(count, largest):.3g} elements in all" if max(count, largest) > _MOST else None
 
 
-def _sizes(name: str) -> Callable[[Given], str | None]:
+def _sizes(name: str) -> Callable[[Arguments], str | None]:
     return lambda given: _too_many(*given[name])
 
 
-def _count(*names: str) -> Callable[[Given], str | None]:
+def _count(*names: str) -> Callable[[Arguments], str | None]:
     return lambda given: _too_many(*(given[name] for name in names if given.get(name) is not None))
 
 
-def _arange(given: Given) -> str | None:
+def _arange(given: Arguments) -> str | None:
     start, end, step = given.get("start", 0), given["end"], given.get("step", 1)
     return "a step of 0" if not step else _too_many(abs(end - start) / abs(step))
 
 
-def _repeats(name: str) -> Callable[[Given], str | None]:
+def _repeats(name: str) -> Callable[[Arguments], str | None]:
     return lambda given: _too_many(given["self"].numel(), *given[name])
 
 
-def _interleaved(given: Given) -> str | None:
+def _interleaved(given: Arguments) -> str | None:
     repeats = given["repeats"]
     if "self" not in given:  # the places of a count
         return _too_many(int(repeats.sum()))
@@ -127,8 +127,8 @@ def _interleaved(given: Given) -> str | None:
     return _too_many(given["self"].numel(), repeats)
 
 
-def _padded(name: str) -> Callable[[Given], str | None]:
-    def check(given: Given) -> str | None:
+def _padded(name: str) -> Callable[[Arguments], str | None]:
+    def check(given: Arguments) -> str | None:
         sizes, pad = list(given["self"].shape), list(given[name])
         for i in range(len(pad) // 2):
             sizes[-1 - i] += pad[2 * i] + pad[2 * i + 1]
@@ -137,10 +137,10 @@ def _padded(name: str) -> Callable[[Given], str | None]:
     return check
 
 
-def _near(*names: str) -> Callable[[Given], str | None]:
+def _near(*names: str) -> Callable[[Arguments], str | None]:
     """Lengths of windows, steps and borders: kernels count places with them in 32 bits."""
 
-    def check(given: Given) -> str | None:
+    def check(given: Arguments) -> str | None:
         for name in names:
             values = given.get(name)
             for value in values if isinstance(values, list | tuple) else [values or 0]:
@@ -151,23 +151,23 @@ def _near(*names: str) -> Callable[[Given], str | None]:
     return check
 
 
-def _one_hot(given: Given) -> str | None:
+def _one_hot(given: Arguments) -> str | None:
     x, classes = given["self"], given.get("num_classes", -1)
     classes = int(x.max()) + 1 if classes < 0 and x.numel() else classes
     return _too_many(x.numel(), classes)
 
 
-def _bincount(given: Given) -> str | None:
+def _bincount(given: Arguments) -> str | None:
     x = given["self"]
     return _too_many(max(int(x.max()) + 1 if x.numel() else 0, given.get("minlength", 0)))
 
 
-def _combinations(given: Given) -> str | None:
+def _combinations(given: Arguments) -> str | None:
     n, r = len(given["self"]), given.get("r", 2)
     return _too_many(n**r if r < 64 else math.inf)
 
 
-def _resampled(given: Given) -> str | None:
+def _resampled(given: Arguments) -> str | None:
     """The size of the output, and scales that lead from the input's to it."""
     x, size = given.get("input", given.get("self")), given.get("output_size")
     spatial = x.shape[2:]
@@ -187,7 +187,7 @@ def _resampled(given: Given) -> str | None:
     return _too_many(*x.shape[:2], *out) or ("an input of no size" if 0 in x.shape[1:] else None)
 
 
-def _regions(given: Given) -> str | None:
+def _regions(given: Arguments) -> str | None:
     """Regions (k, 5) of images (n, c, h, w): a number of the image, and two corners."""
     x, rois = given["input"], given["rois"]
     if x.dim() != 4 or rois.dim() != 2 or rois.shape[1] != 5 or x.dtype != rois.dtype:
@@ -213,13 +213,13 @@ def _regions(given: Given) -> str | None:
     return _too_many(len(rois), x.shape[1], high, wide)
 
 
-def _by_position(given: Given) -> str | None:
+def _by_position(given: Arguments) -> str | None:
     bins = int(given["pooled_height"]) * int(given["pooled_width"])
     channels = given["input"].shape[1]
     return None if channels % bins == 0 else f"{channels} channels for {bins} bins"
 
 
-def _deformed(given: Given) -> str | None:
+def _deformed(given: Arguments) -> str | None:
     x, weight, offset, mask = (given[name] for name in ("input", "weight", "offset", "mask"))
     counts = [
         int(given[name])
@@ -238,13 +238,13 @@ def _deformed(given: Given) -> str | None:
     return None if bool((offset.abs() < _LARGEST_SIDE).all()) else "offsets that are not finite"
 
 
-def _boxes(given: Given) -> str | None:
+def _boxes(given: Arguments) -> str | None:
     boxes, scores = given["dets"], given["scores"]
     fits = boxes.dim() == 2 and boxes.shape[1] == 4 and scores.shape == boxes.shape[:1]
     return None if fits else f"boxes {tuple(boxes.shape)} and scores {tuple(scores.shape)}"
 
 
-def _transformed(given: Given) -> str | None:
+def _transformed(given: Arguments) -> str | None:
     x, dims = given["self"], list(given["dim"])
     if (
         not dims
@@ -259,7 +259,7 @@ def _transformed(given: Given) -> str | None:
     return None if x.numel() else "an empty tensor"
 
 
-def _statistics(given: Given) -> str | None:
+def _statistics(given: Arguments) -> str | None:
     """Batch normalisation: per channel one number each, and statistics unless the batch's own are used."""
     x = given["input"]
     if x.dim() < 2 or not x.is_floating_point():
@@ -273,7 +273,7 @@ def _statistics(given: Given) -> str | None:
     return None if own or given.get("running_mean") is not None else "no statistics"
 
 
-def _grouped(given: Given) -> str | None:
+def _grouped(given: Arguments) -> str | None:
     x, n, c, rest, groups = (given[name] for name in ("input", "N", "C", "HxW", "group"))
     if (
         x.dim() < 2
@@ -288,7 +288,7 @@ def _grouped(given: Given) -> str | None:
     return None if all(size == (c,) for size in sizes) else f"weights {sizes} for {c} channels"
 
 
-def _weight_norm(given: Given) -> str | None:
+def _weight_norm(given: Arguments) -> str | None:
     v, g, dim = given["v"], given["g"], given.get("dim", 0)
     if v.dtype != g.dtype or not v.numel() or not -v.dim() <= dim < v.dim():
         return f"weights {tuple(v.shape)} and dimension {dim}"
@@ -298,7 +298,7 @@ def _weight_norm(given: Given) -> str | None:
     return None if fits else f"lengths {tuple(g.shape)}, where {each} fit"
 
 
-def _bags(given: Given) -> str | None:
+def _bags(given: Arguments) -> str | None:
     """`embedding_bag`: rows that exist, and bags that begin in order."""
     weight, indices, offsets = (given[name] for name in ("weight", "indices", "offsets"))
     if weight.dim() != 2 or indices.is_floating_point() or offsets.is_floating_point():
@@ -319,7 +319,7 @@ def _bags(given: Given) -> str | None:
     return f"weights {tuple(each.shape)} of samples {tuple(indices.shape)}"
 
 
-def _rows(given: Given) -> str | None:
+def _rows(given: Arguments) -> str | None:
     weight, indices = given["self"], given["indices"]
     if weight.dim() != 2 or not indices.numel():
         return None
@@ -327,7 +327,7 @@ def _rows(given: Given) -> str | None:
     return None if inside else f"rows {int(indices.min())} to {int(indices.max())} of {len(weight)}"
 
 
-def _unpooled(given: Given) -> str | None:
+def _unpooled(given: Arguments) -> str | None:
     x, places, size = given["self"], given["indices"], given["output_size"]
     if x.shape != places.shape or places.dtype != torch.int64:
         return f"values {tuple(x.shape)} at places {tuple(places.shape)}"
@@ -337,10 +337,10 @@ def _unpooled(given: Given) -> str | None:
     return None if inside else f"places outside of {tuple(size)}"
 
 
-def _recurrent(gates: int) -> Callable[[Given], str | None]:
+def _recurrent(gates: int) -> Callable[[Arguments], str | None]:
     """The weights of a recurrent layer, whose sizes its kernel takes from the first of them."""
 
-    def check(given: Given) -> str | None:
+    def check(given: Arguments) -> str | None:
         x, states = given.get("input", given.get("data")), given["hx"]
         params, bias = given["params"], bool(given["has_biases"])
         state = list(states) if isinstance(states, list | tuple) else [states]
@@ -381,7 +381,7 @@ def _recurrent(gates: int) -> Callable[[Given], str | None]:
     return check
 
 
-def _attention(given: Given) -> str | None:
+def _attention(given: Arguments) -> str | None:
     q, k, v = given["query"], given["key"], given["value"]
     fits = (
         q.dim() == k.dim() == v.dim() >= 2 and q.dtype == k.dtype == v.dtype and q.is_floating_point()
@@ -390,13 +390,13 @@ def _attention(given: Given) -> str | None:
     return None if fits else f"queries {tuple(q.shape)}, keys {tuple(k.shape)} and values {tuple(v.shape)}"
 
 
-def _flash(given: Given) -> str | None:
+def _flash(given: Arguments) -> str | None:
     q, k, v = given["query"], given["key"], given["value"]
     same = q.dim() == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2] and q.shape[-1] == v.shape[-1]
     return None if same else f"queries {tuple(q.shape)}, keys {tuple(k.shape)} and values {tuple(v.shape)}"
 
 
-def _heads(given: Given) -> str | None:
+def _heads(given: Arguments) -> str | None:
     """The layers of transformers that are one operator: all of one width."""
     width, heads = int(given["embed_dim"]), int(given.get("num_head", given.get("num_heads", 1)))
     x = given.get("query", given.get("src"))
@@ -421,17 +421,17 @@ def _heads(given: Given) -> str | None:
     return None
 
 
-def _same_type(given: Given) -> str | None:
+def _same_type(given: Arguments) -> str | None:
     """`masked_scatter`: of the values and of what they are written to."""
     return None if given["self"].dtype == given["source"].dtype else "values of another type"
 
 
-def _no_bool(given: Given) -> str | None:
+def _no_bool(given: Arguments) -> str | None:
     """Other bytes than 0 and 1 as truth values are counted for what they are."""
     return "bytes read as truth values" if given.get("dtype") == torch.bool else None
 
 
-def _quotient(given: Given) -> str | None:
+def _quotient(given: Arguments) -> str | None:
     """The smallest integer has no positive counterpart, and the processor stops at its quotient by -1."""
     x, y = given["self"], given["other"]
     whole = not any(v.is_floating_point() or v.is_complex() if isinstance(v, Tensor) else isinstance(v, float)
@@ -461,7 +461,7 @@ _CALLED_INSTEAD: dict[Any, Callable[..., Any]] = {
 }
 """The same with bounds checked."""
 
-_TABLE: tuple[tuple[str, tuple[Callable[[Given], str | None], ...]], ...] = (
+_TABLE: tuple[tuple[str, tuple[Callable[[Arguments], str | None], ...]], ...] = (
     ("empty full ones rand randn randint zeros new_empty new_full new_ones new_zeros", (_sizes("size"),)),
     ("empty_permuted", (_sizes("size"),)),
     ("empty_like _unsafe_index _unsafe_index_put", ()),

@@ -1,8 +1,9 @@
-"""What our networks have in common: they know the arguments that rebuild them."""
+"""The base class of the networks, which keeps the arguments that rebuild it, and their shared building blocks."""
 
+import inspect
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.dropout_sites import OWN
+from crossbar_sim.validate import is_rate
 
 # First weights for deep networks, such that they train without normalisation too.
 
@@ -128,7 +130,7 @@ def count(name: str, value: object, low: int = 1) -> int:
 
 
 def layer_widths(hidden: object) -> tuple[int, ...]:
-    """Return the widths of hidden layers; raises InputError unless they are whole numbers of at least 1."""
+    """Return the widths of hidden layers; raises InputError unless they are integers of at least 1."""
     if isinstance(hidden, str) or not isinstance(hidden, Iterable):
         raise InputError(f"hidden={hidden!r} must be a sequence of layer widths")
     return tuple(count("hidden width", width) for width in hidden)
@@ -148,7 +150,7 @@ def dropout_rates(dropout: Any, sites: int) -> tuple[float, ...]:
             "give one rate for all or one per site"
         )
     for rate in given if several else [dropout]:
-        if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 <= float(rate) < 1:
+        if not is_rate(rate):
             raise InputError(f"dropout={dropout!r}: every rate must be a number in [0, 1)")
     return tuple(float(rate) for rate in given)
 
@@ -173,3 +175,24 @@ class Network(nn.Module):
     def dropout_sites(self) -> Iterator[nn.modules.dropout._DropoutNd]:
         """The dropout layers in the order of their rates, which is that of their registration."""
         return (module for module in self.modules() if isinstance(module, OWN))
+
+
+NETWORKS: dict[str, type[nn.Module]] = {}
+"""Every network class by its name; `crossbar_sim.nn.networks` fills it."""
+
+
+def build(name: str, **arguments: Any) -> nn.Module:
+    """Build the network called `name`; its class documents the arguments.
+
+    Raises:
+        InputError: the name is not in `NETWORKS`, or an argument is unknown or out of range.
+    """
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise InputError(f"network {name!r} is unknown: choose from {', '.join(NETWORKS)}")
+    allowed = inspect.signature(NETWORKS[name]).parameters
+    for argument in arguments:
+        if argument not in allowed:
+            raise InputError(
+                f"network {name!r} takes no argument {argument!r}: its arguments are {', '.join(allowed)}"
+            )
+    return NETWORKS[name](**arguments)

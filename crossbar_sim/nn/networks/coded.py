@@ -8,14 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.networks.base import count
+from crossbar_sim.nn.networks.base import build, count
 from crossbar_sim.validate import is_int
-
-# A network with several outputs per class, which are averaged.
 
 
 class AveragedOutputs(nn.Module):
-    """A network of copies x classes outputs as one of `classes`: the mean of each class's copies.
+    """A network with copies x classes outputs, whose copies are averaged to one output per class.
 
     Outputs i copies .. (i + 1) copies - 1 of the network are those of class i. The mean is digital. The output layer
     has the fewest inputs to average over and errs most; its copies are a small part of all cells.
@@ -52,7 +50,7 @@ class AveragedOutputs(nn.Module):
 
     @property
     def arguments(self) -> dict[str, Any] | None:
-        """What rebuilds it, dropout rates as they are now; None around a module of the user's."""
+        """The arguments that rebuild it, with the current dropout rates; None around a user's module."""
         if self.name is None:
             return None
         own: dict[str, Any] = dict(self.network.arguments)  # type: ignore[arg-type]
@@ -75,8 +73,6 @@ class AveragedOutputs(nn.Module):
 
 
 def _averaged_name(name: str, arguments: dict[str, Any], outputs: int) -> nn.Module:
-    from crossbar_sim.nn.networks import build  # which lists this class too
-
     if name in ("averaged", "coded"):
         raise InputError(f"network 'averaged' takes a network of single outputs, not {name!r}")
     if "classes" in arguments:
@@ -84,11 +80,8 @@ def _averaged_name(name: str, arguments: dict[str, Any], outputs: int) -> nn.Mod
     return build(name, **arguments, classes=outputs)
 
 
-# A network whose outputs are the bits of code words, decoded to one score per class.
-
-
 class Coded(nn.Module):
-    """A network with one output per bit, and what its outputs say about each class.
+    """A network with one output per bit of a code word, decoded to one score per class.
 
     Class k has a code word c_k of bits, and output z_j says that bit j is 1 with probability sigmoid(z_j):
 
@@ -156,8 +149,6 @@ def check_codes(codes: Iterable[str]) -> tuple[str, ...]:
 
 
 def _named(name: str, arguments: dict[str, Any], bits: int) -> tuple[nn.Module, dict[str, Any]]:
-    from crossbar_sim.nn.networks import build  # which lists this class too
-
     if name == "coded":
         raise InputError("network 'coded' takes a network that is not itself coded")
     if arguments.setdefault("classes", bits) != bits:

@@ -114,7 +114,7 @@ class MaskRCNN(Network):
         return torch.stack(list(losses.values())).sum()
 
     def detect(self, x: Tensor) -> list[dict[str, Tensor]]:
-        """What torchvision gives for images (b, 3, h, w): for each its boxes, labels, scores and masks."""
+        """torchvision's results for images (b, 3, h, w): boxes, labels, scores and masks of each."""
         found: list[dict[str, Tensor]] = self.detector(list(x))
         return found
 

@@ -1,4 +1,4 @@
-"""What Mask R-CNN is put together from. Imports torchvision: only `detection.py` imports this."""
+"""The parts of Mask R-CNN. Imports torchvision: only `detection.py` imports this file."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence

@@ -32,320 +32,6 @@ from crossbar_sim.nn.training.settings import (
 from crossbar_sim.rng import Key, as_key
 from crossbar_sim.text import check_depth
 
-# The optimiser of the training loop: Adam or SGD, on one flat buffer where that is safe.
-
-
-WARM_UP = 0.3
-"""The share of the steps in which the learning rate rises."""
-
-MOMENTUM = 0.9
-"""Of SGD."""
-
-
-def one_cycle(step: int, steps: int) -> float:
-    """The learning rate of `step` (0 .. steps - 1) as a share of the highest.
-
-    One cycle in the manner of Smith and Topin (arXiv:1708.07120): linear from 1/25 up over the
-    first 30 % of the steps, then half a cosine down, never quite to 0.
-
-    >>> one_cycle(3, 10), round(one_cycle(9, 10), 3)
-    (1.0, 0.05)
-    """
-    top = int(WARM_UP * steps)
-    if step < top:
-        return 0.04 + 0.96 * step / top
-    return 0.5 * (1 + math.cos(math.pi * (step - top) / (steps - top)))
-
-
-class Optimiser:
-    """Adam (decoupled weight decay) or SGD for the parameters of a model that require a gradient.
-
-    On the CPU, small networks spend more time on calls per parameter than on the arithmetic: there the parameters
-    are views of one buffer while they are trained, and so are their gradients. `close` gives them their own memory
-    back. GPUs have kernels for lists of parameters, and changes through a view raise no version of a parameter.
-
-    Args:
-        model: on its device.
-        training: rates, decay, clipping.
-        steps: how many there will be.
-
-    Raises:
-        InputError: if nothing requires a gradient.
-    """
-
-    def __init__(self, model: nn.Module, training: Training, steps: int) -> None:
-        self.training, self.steps = training, steps
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        if not self.parameters:
-            raise InputError("the model has no parameter that requires a gradient: nothing to train")
-        self.own = [p.data for p in self.parameters]
-        self.flat: nn.Parameter | None = None
-        self.views: list[Tensor] = []
-        last = training.channels_last
-        if _flattens(self.parameters):
-            self.flat = nn.Parameter(
-                torch.cat([_memory(p.detach(), last).reshape(-1) for p in self.parameters])
-            )
-            self.flat.grad = torch.zeros_like(self.flat)
-            sizes = [p.numel() for p in self.parameters]
-            values, gradients = self.flat.detach().split(sizes), self.flat.grad.split(sizes)
-            self.views = [_shaped(g, p, last) for g, p in zip(gradients, self.parameters, strict=True)]
-            for p, value in zip(self.parameters, values, strict=True):
-                p.data = _shaped(value, p, last)
-        elif last and not _share_memory(self.parameters):
-            for p in self.parameters:
-                if p.dim() == 4:
-                    p.data = p.data.contiguous(memory_format=torch.channels_last)
-        self.optimised = self.parameters if self.flat is None else [self.flat]
-        self.torch = _torch_optimiser(self.optimised, training)
-        self.zero()
-
-    def zero(self) -> None:
-        """Begin a step: gradients are None, or zeros of the buffer."""
-        if self.flat is None:
-            for p in self.parameters:
-                p.grad = None
-            return
-        assert self.flat.grad is not None
-        self.flat.grad.zero_()
-        for p, view in zip(self.parameters, self.views, strict=True):
-            p.grad = view
-
-    def step(self, done: int) -> None:
-        """Take step number `done` (from 0) along what is in the gradients."""
-        self._gather()
-        training = self.training
-        share = one_cycle(done, self.steps) if training.schedule == "one-cycle" else 1.0
-        self.torch.param_groups[0]["lr"] = training.lr * share
-        if training.clip is not None:
-            for p in self.optimised:
-                if p.grad is not None:
-                    p.grad.clamp_(-training.clip, training.clip)
-        self.torch.step()
-
-    def _gather(self) -> None:
-        """Copy gradients that a method has put in place of the buffer's (None: there is none)."""
-        for p, view in zip(self.parameters, self.views, strict=False):
-            if p.grad is not view:
-                if p.grad is None:
-                    view.zero_()
-                else:
-                    view.copy_(p.grad)
-
-    def close(self) -> None:
-        """Give the parameters their own memory back, with what they have learnt, and drop the gradients."""
-        for p, own in zip(self.parameters, self.own, strict=True):
-            if p.data_ptr() != own.data_ptr():  # it has moved
-                own.copy_(p.data)
-                p.data = own
-            p.grad = None
-
-
-def _memory(p: Tensor, channels_last: bool) -> Tensor:
-    """In the order in which it is to lie in memory."""
-    return p.permute(0, 2, 3, 1) if channels_last and p.dim() == 4 else p
-
-
-def _shaped(part: Tensor, like: Tensor, channels_last: bool) -> Tensor:
-    """A flat part of memory in that order, as a tensor of the shape of `like`."""
-    if channels_last and like.dim() == 4:
-        rows, channels, height, width = like.shape
-        return part.view(rows, height, width, channels).permute(0, 3, 1, 2)
-    return part.view_as(like)
-
-
-def _share_memory(parameters: list[nn.Parameter]) -> bool:
-    return len({p.untyped_storage().data_ptr() for p in parameters}) < len(parameters)
-
-
-def _flattens(parameters: list[nn.Parameter]) -> bool:
-    """Whether they can be views of one buffer: plain float32 on the CPU, none sharing memory with another."""
-    return not _share_memory(parameters) and all(
-        p.dtype == torch.float32 and p.device.type == "cpu" and p.is_contiguous() and p.numel()
-        for p in parameters
-    )
-
-
-def _torch_optimiser(parameters: list[nn.Parameter], training: Training) -> torch.optim.Optimizer:
-    # No foreach and no plain loop over parameters: the fused kernels are one pass over memory.
-    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-    if training.optimiser == "sgd":
-        return torch.optim.SGD(
-            parameters, training.lr, momentum=MOMENTUM, weight_decay=training.weight_decay, fused=fused
-        )
-    return torch.optim.AdamW(parameters, training.lr, weight_decay=training.weight_decay, fused=fused)
-
-
-# Checkpoints of a training: all that it takes to go on as if nothing had happened.
-#
-# The file is a `torch.save` of one dict of tensors and plain values, loadable with `weights_only=True`. It
-# holds what
-# the training was told (as text and digests) and where it is: weights, moments of the optimiser, states of torch's
-# generators, the history, the best weights so far. Shuffling and augmentation are drawn by name and need no state.
-
-
-FORMAT = "crossbar-sim training"
-FORMAT_VERSION = 1
-
-# What torch raises for files that it did not write, or that end too early, or that hold more than plain values.
-_NO_CHECKPOINT = (
-    pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError
-)  # fmt: skip
-
-
-@dataclass
-class State:
-    """Where a training is.
-
-    Args:
-        history: (number, loss, validation accuracy or None) of the epochs done.
-        best: (epoch, accuracy, state_dict) of the best weights so far, where they are kept.
-        seconds: spent so far.
-    """
-
-    history: list[tuple[int, float, float | None]] = field(default_factory=list)
-    best: tuple[int, float, dict[str, Tensor]] | None = None
-    seconds: float = 0.0
-
-
-class TrainingFile:
-    """A training's checkpoint at `path`, of a run that `identity` describes, in words.
-
-    Args:
-        path: the file; it need not be there.
-        identity: what the run is made of: name of a part -> what it is.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], identity: Mapping[str, str]) -> None:
-        self.path, self.identity = path, dict(identity)
-
-    def write(self, model: nn.Module, optimiser: Optimiser, state: State) -> None:
-        """Replace the file once the new one is complete on disk.
-
-        Raises:
-            InputError: with the system's reason; the file is as it was.
-        """
-        content = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "identity": self.identity,
-            "model": snapshot(model),
-            "optimiser": optimiser.torch.state_dict(),
-            "generators": _generators(),
-            "history": state.history,
-            "best": state.best,
-            "seconds": state.seconds,
-        }
-        write_tensors(self.path, content)
-
-    def read(self, model: nn.Module, optimiser: Optimiser) -> State:
-        """Put model, optimiser and generators where the file says; where there is no file, leave them.
-
-        Raises:
-            InputError: if it is no checkpoint of a training, or of another one, or could not be replaced.
-        """
-        check_writable(self.path)  # now rather than after an epoch
-        if not Path(self.path).exists():
-            return State()
-        content = _load(self.path)
-        for part, ours in self.identity.items():
-            if content["identity"].get(part) != ours:
-                raise InputError(
-                    f"{self.path} is the checkpoint of a training with another {part}: continue that one, or name "
-                    "another file; nothing was overwritten"
-                )
-        try:
-            put_back(model, content["model"])
-            optimiser.torch.load_state_dict(content["optimiser"])
-            state = State(content["history"], content["best"], content["seconds"])
-            _set_generators(content["generators"])
-        except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
-            raise InputError(f"{self.path} is damaged: remove it and train anew") from error
-        return state
-
-
-def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of all parameters and buffers."""
-    return {name: tensor.detach().clone() for name, tensor in _tensors(model)}
-
-
-def put_back(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Write a snapshot into the parameters and buffers, in place."""
-    with torch.no_grad():
-        for name, tensor in _tensors(model):
-            tensor.copy_(tensors[name])
-
-
-def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    # Buffers that a state_dict leaves out matter as much to going on.
-    return [*model.named_parameters(), *((f"buffer {name}", b) for name, b in model.named_buffers())]
-
-
-def identity(model: nn.Module, told: Mapping[str, object], examples: Mapping[str, Any]) -> dict[str, str]:
-    """What a training is made of, as text and digests: compared part by part.
-
-    Args:
-        model: as it begins.
-        told: name -> anything with a telling repr: settings, key, method.
-        examples: name -> (x, y) tensors, or None.
-    """
-    shapes = [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in _tensors(model)]
-    parts = {"network": _digest([f"{model}", *shapes])}
-    parts |= {name: repr(value) for name, value in told.items()}
-    for name, tensors in examples.items():
-        parts[name] = "none" if tensors is None else _digest(tensors)
-    parts["initial weights"] = _digest([t for _, t in _tensors(model)])
-    return parts
-
-
-def _digest(parts: Any) -> str:
-    state = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, Tensor):
-            raw = part.detach().cpu().contiguous().reshape(-1)
-            state.update(f"{part.dtype} {tuple(part.shape)}".encode())
-            state.update(raw.view(torch.uint8).numpy().data if raw.numel() else b"")
-        else:
-            state.update(str(part).encode())
-    return state.hexdigest()
-
-
-def _load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    refusal = f"{path} is no checkpoint of a training: name another file; nothing was overwritten"
-    try:
-        with open(path, "rb") as file:
-            try:
-                content = torch.load(file, map_location="cpu", weights_only=True)
-                check_depth(content)
-            except _NO_CHECKPOINT as error:
-                raise InputError(refusal) from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(refusal)
-    if content.get("format_version") != FORMAT_VERSION:
-        raise InputError(
-            f"{path}: format_version {content.get('format_version')!r} of a training's checkpoint is not the one that "
-            f"this crossbar-sim reads ({FORMAT_VERSION}): use the version that wrote it"
-        )
-    if not isinstance(content.get("identity"), dict):
-        raise InputError(refusal)
-    return content
-
-
-def _generators() -> list[Tensor]:
-    return [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
-
-
-def _set_generators(states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states[1:])
-
-
-# The one training loop. A method is its loss step.
-
-
 _EVALUATION_BATCH = 1024
 
 
@@ -366,7 +52,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class FitReport:
-    """What a training run did; equal for equal runs, `seconds` apart.
+    """The record of a training run; equal for equal runs except for `seconds`.
 
     `kept` is the epoch whose weights were kept because they were the best; None: those of the last.
     """
@@ -383,7 +69,7 @@ class FitReport:
 
     @property
     def validation_accuracy(self) -> float | None:
-        """Of the weights that were kept."""
+        """Validation accuracy of the weights that were kept."""
         return self.history[-1 if self.kept is None else self.kept - 1].validation_accuracy
 
 
@@ -499,7 +185,7 @@ def fit(
 
 
 class _Run:
-    """What the steps of one training share."""
+    """The state shared by the steps of one training."""
 
     def __init__(
         self, model: nn.Module, training: Training, step: Step, key: Key, x: torch.Tensor, y: torch.Tensor
@@ -509,8 +195,8 @@ class _Run:
         self.steps = self.per_epoch * training.epochs
         self.optimiser = Optimiser(model, training, self.steps)
 
-    def epoch(self, state: State) -> None:
-        """Go once over the examples, and add the epoch to the history.
+    def epoch(self, state: "State") -> None:
+        """Train for one epoch and add it to the history.
 
         Raises:
             InputError: if the loss stops being finite.
@@ -532,7 +218,7 @@ class _Run:
             images = x[chosen] if augment is None else augment.apply(x[chosen], drawn[chosen])
             if training.channels_last and images.dim() == 4:
                 images = images.contiguous(memory_format=torch.channels_last)
-            self.optimiser.zero()
+            self.optimiser.torch.zero_grad()
             with half, _views_told(training):
                 loss = self.step(self.model, images, y[chosen], done / self.steps)
             self.optimiser.step(done)
@@ -549,7 +235,7 @@ class _Run:
 
 @contextmanager
 def _views_told(training: Training) -> Iterator[None]:
-    """A `view` that channels in the last place forbid, in a sentence."""
+    """Turn torch's error about `view` with channels_last into an InputError."""
     try:
         yield
     except RuntimeError as error:
@@ -561,7 +247,7 @@ def _views_told(training: Training) -> Iterator[None]:
         raise
 
 
-def _finished(state: State, training: Training) -> bool:
+def _finished(state: "State", training: Training) -> bool:
     done = len(state.history)
     waited = (
         training.patience is not None and state.best is not None and done - state.best[0] >= training.patience
@@ -640,3 +326,278 @@ def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
             for a, b in zip(x.split(_EVALUATION_BATCH), y.split(_EVALUATION_BATCH), strict=True)
         )
     return right / len(x)
+
+
+WARM_UP = 0.3
+"""The share of the steps in which the learning rate rises."""
+
+MOMENTUM = 0.9
+"""Of SGD."""
+
+
+def one_cycle(step: int, steps: int) -> float:
+    """The learning rate of `step` (0 .. steps - 1) as a share of the highest.
+
+    One cycle in the manner of Smith and Topin (arXiv:1708.07120): linear from 1/25 up over the
+    first 30 % of the steps, then half a cosine down, never quite to 0.
+
+    >>> one_cycle(3, 10), round(one_cycle(9, 10), 3)
+    (1.0, 0.05)
+    """
+    top = int(WARM_UP * steps)
+    if step < top:
+        return 0.04 + 0.96 * step / top
+    return 0.5 * (1 + math.cos(math.pi * (step - top) / (steps - top)))
+
+
+class Optimiser:
+    """Adam (decoupled weight decay) or SGD, by torch, for the parameters of a model that require a gradient.
+
+    Args:
+        model: on its device.
+        training: rates, decay, clipping.
+        steps: the number of steps in the whole training.
+
+    Raises:
+        InputError: if no parameter requires a gradient.
+    """
+
+    def __init__(self, model: nn.Module, training: Training, steps: int) -> None:
+        self.training, self.steps = training, steps
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise InputError("the model has no parameter that requires a gradient: nothing to train")
+        self.original = [p.data for p in self.parameters]
+        shared = len({p.untyped_storage().data_ptr() for p in self.parameters}) < len(self.parameters)
+        if training.channels_last and not shared:
+            for p in self.parameters:
+                p.data = _channels_last(p.data)
+        # The fused kernels are one pass over memory.
+        fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in self.parameters)
+        decay = training.weight_decay
+        self.torch: torch.optim.Optimizer
+        if training.optimiser == "sgd":
+            self.torch = torch.optim.SGD(
+                self.parameters, training.lr, momentum=MOMENTUM, weight_decay=decay, fused=fused
+            )
+        else:
+            self.torch = torch.optim.AdamW(self.parameters, training.lr, weight_decay=decay, fused=fused)
+        self.torch.zero_grad()
+
+    def step(self, done: int) -> None:
+        """Take step number `done` (from 0) along the gradients; a missing gradient counts as zero."""
+        training = self.training
+        share = one_cycle(done, self.steps) if training.schedule == "one-cycle" else 1.0
+        self.torch.param_groups[0]["lr"] = training.lr * share
+        for p in self.parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+            elif training.clip is not None:
+                p.grad.clamp_(-training.clip, training.clip)
+        self.torch.step()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore a state_dict of `torch`, or one of version 0.1.0, which kept all parameters in one flat tensor."""
+        flat = state["state"].get(0, {})
+        sizes = [p.numel() for p in self.parameters]
+        if any(value.shape == (sum(sizes),) != self.parameters[0].shape for value in flat.values()):
+            parts = {
+                name: value.split(sizes) if value.dim() else [value.clone() for _ in sizes]
+                for name, value in flat.items()
+            }
+            states = {
+                i: {
+                    name: part[i] if not part[i].dim() else self._unflatten(part[i], p)
+                    for name, part in parts.items()
+                }
+                for i, p in enumerate(self.parameters)
+            }
+            groups = [{**state["param_groups"][0], "params": list(states)}]
+            state = {"state": states, "param_groups": groups}
+        self.torch.load_state_dict(state)
+
+    def _unflatten(self, part: Tensor, like: Tensor) -> Tensor:
+        if not self.training.channels_last or like.dim() != 4:
+            return part.view(like.shape)
+        rows, channels, height, width = like.shape
+        return part.view(rows, height, width, channels).permute(0, 3, 1, 2)
+
+    def close(self) -> None:
+        """Put the trained values back into the parameters' original memory, and drop the gradients."""
+        for p, original in zip(self.parameters, self.original, strict=True):
+            if p.data_ptr() != original.data_ptr():
+                original.copy_(p.data)
+                p.data = original
+            p.grad = None
+
+
+def _channels_last(weight: Tensor) -> Tensor:
+    """A copy of a convolution's weight with the channels last in memory; any other parameter itself."""
+    return weight if weight.dim() != 4 else weight.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+# Checkpoints of a training: all that it takes to go on as if nothing had happened.
+#
+# The file is a `torch.save` of one dict of tensors and plain values, loadable with `weights_only=True`. It
+# holds what
+# the training was told (as text and digests) and where it is: weights, moments of the optimiser, states of torch's
+# generators, the history, the best weights so far. Shuffling and augmentation are drawn by name and need no state.
+
+
+FORMAT = "crossbar-sim training"
+FORMAT_VERSION = 1
+
+# What torch raises for files that it did not write, or that end too early, or that hold more than plain values.
+_NO_CHECKPOINT = (
+    pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError
+)  # fmt: skip
+
+
+@dataclass
+class State:
+    """The progress of a training.
+
+    Args:
+        history: (number, loss, validation accuracy or None) of the epochs done.
+        best: (epoch, accuracy, state_dict) of the best weights so far, where they are kept.
+        seconds: spent so far.
+    """
+
+    history: list[tuple[int, float, float | None]] = field(default_factory=list)
+    best: tuple[int, float, dict[str, Tensor]] | None = None
+    seconds: float = 0.0
+
+
+class TrainingFile:
+    """The checkpoint of a training at `path`; `identity` describes the run in words.
+
+    Args:
+        path: the file; it need not be there.
+        identity: what the run is made of: name of a part -> what it is.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], identity: Mapping[str, str]) -> None:
+        self.path, self.identity = path, dict(identity)
+
+    def write(self, model: nn.Module, optimiser: Optimiser, state: "State") -> None:
+        """Replace the file once the new one is complete on disk.
+
+        Raises:
+            InputError: with the system's reason; the file is as it was.
+        """
+        content = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "identity": self.identity,
+            "model": snapshot(model),
+            "optimiser": optimiser.torch.state_dict(),
+            "generators": _generators(),
+            "history": state.history,
+            "best": state.best,
+            "seconds": state.seconds,
+        }
+        write_tensors(self.path, content)
+
+    def read(self, model: nn.Module, optimiser: Optimiser) -> State:
+        """Restore model, optimiser and generators from the file, if there is one.
+
+        Raises:
+            InputError: if it is no checkpoint of a training, or of another one, or could not be replaced.
+        """
+        check_writable(self.path)  # now rather than after an epoch
+        if not Path(self.path).exists():
+            return State()
+        content = _load(self.path)
+        for part, ours in self.identity.items():
+            if content["identity"].get(part) != ours:
+                raise InputError(
+                    f"{self.path} is the checkpoint of a training with another {part}: continue that one, or name "
+                    "another file; nothing was overwritten"
+                )
+        try:
+            put_back(model, content["model"])
+            optimiser.load_state(content["optimiser"])
+            state = State(content["history"], content["best"], content["seconds"])
+            _set_generators(content["generators"])
+        except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+            raise InputError(f"{self.path} is damaged: remove it and train anew") from error
+        return state
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers."""
+    return {name: tensor.detach().clone() for name, tensor in _tensors(model)}
+
+
+def put_back(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Write a snapshot into the parameters and buffers, in place."""
+    with torch.no_grad():
+        for name, tensor in _tensors(model):
+            tensor.copy_(tensors[name])
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    # Buffers that a state_dict leaves out matter as much to going on.
+    return [*model.named_parameters(), *((f"buffer {name}", b) for name, b in model.named_buffers())]
+
+
+def identity(model: nn.Module, told: Mapping[str, object], examples: Mapping[str, Any]) -> dict[str, str]:
+    """The inputs of a training as text and digests, compared part by part.
+
+    Args:
+        model: as it begins.
+        told: name -> anything with a telling repr: settings, key, method.
+        examples: name -> (x, y) tensors, or None.
+    """
+    shapes = [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in _tensors(model)]
+    parts = {"network": _digest([f"{model}", *shapes])}
+    parts |= {name: repr(value) for name, value in told.items()}
+    for name, tensors in examples.items():
+        parts[name] = "none" if tensors is None else _digest(tensors)
+    parts["initial weights"] = _digest([t for _, t in _tensors(model)])
+    return parts
+
+
+def _digest(parts: Any) -> str:
+    state = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            raw = part.detach().cpu().contiguous().reshape(-1)
+            state.update(f"{part.dtype} {tuple(part.shape)}".encode())
+            state.update(raw.view(torch.uint8).numpy().data if raw.numel() else b"")
+        else:
+            state.update(str(part).encode())
+    return state.hexdigest()
+
+
+def _load(path: str | os.PathLike[str]) -> dict[str, Any]:
+    refusal = f"{path} is no checkpoint of a training: name another file; nothing was overwritten"
+    try:
+        with open(path, "rb") as file:
+            try:
+                content = torch.load(file, map_location="cpu", weights_only=True)
+                check_depth(content)
+            except _NO_CHECKPOINT as error:
+                raise InputError(refusal) from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(refusal)
+    if content.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: format_version {content.get('format_version')!r} of a training's checkpoint is not the one that "
+            f"this crossbar-sim reads ({FORMAT_VERSION}): use the version that wrote it"
+        )
+    if not isinstance(content.get("identity"), dict):
+        raise InputError(refusal)
+    return content
+
+
+def _generators() -> list[Tensor]:
+    return [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+
+
+def _set_generators(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states[1:])

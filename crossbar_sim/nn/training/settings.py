@@ -10,7 +10,7 @@ from torch import nn
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.training.augment import Augment
-from crossbar_sim.validate import is_int, is_real
+from crossbar_sim.validate import check_integer, is_real
 
 # How to train, as a value: what all methods share.
 
@@ -67,8 +67,7 @@ class Training:
             value = getattr(self, what)
             if what == "patience" and value is None:
                 continue
-            if not is_int(value) or value < 1:
-                raise InputError(f"{what}={value!r}: an integer >= 1 is needed")
+            check_integer(what, value, 1)
         if not is_real(self.lr) or not 0 < self.lr < math.inf:  # NaN is refused too
             raise InputError(f"lr={self.lr!r}: a learning rate is a finite number > 0")
         if not is_real(self.weight_decay) or not 0 <= self.weight_decay < math.inf:
@@ -169,7 +168,7 @@ def near_chance(score: float | None, y: torch.Tensor, x: torch.Tensor) -> Iterat
 
 
 def check_training(training: object) -> None:
-    """Refuse what does not say how to train.
+    """Refuse anything but a `Training`.
 
     Raises:
         InputError: naming what was given.
@@ -180,7 +179,7 @@ def check_training(training: object) -> None:
 
 
 def check_fits(model: nn.Module, x: torch.Tensor, top: int) -> None:
-    """Try one example, so that data which does not fit is one sentence and not a failed step."""
+    """Try one example, so that data of the wrong shape raise an InputError and not an error of torch."""
     model.eval()
     try:
         with torch.no_grad():

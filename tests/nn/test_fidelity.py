@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from crossbar_sim import Hardware, InputError
 from crossbar_sim.data import Split, Splits
 from crossbar_sim.nn import to_analog
-from crossbar_sim.nn.analog.chips import design, set_chip
-from crossbar_sim.nn.analog.fidelity import InPlace, faithful
+from crossbar_sim.nn.analog.chips import analog_state, set_chip
+from crossbar_sim.nn.analog.fidelity import ensure_equivalent
+from crossbar_sim.nn.analog.layers import InPlace
 from crossbar_sim.nn.evaluate import outputs
 from crossbar_sim.robustness import deploy, robustness
 from crossbar_sim.robustness.calibration import Calibration
@@ -178,7 +179,7 @@ def test_models_that_no_plain_copy_is_are_analog_all_the_same(kind: type[Base]) 
         assert torch.equal(model(X), plain(X))
     classes = [type(module) for module in model.modules()]
     expected = to_analog(plain, PLAIN)
-    analog = faithful(to_analog(model, PLAIN), model, X)
+    analog = ensure_equivalent(to_analog(model, PLAIN), model, X)
     for chip in (0, 3):
         set_chip(expected, chip)
         set_chip(analog, chip)
@@ -222,10 +223,10 @@ def test_neurons_that_a_class_resets() -> None:
 def test_ordinary_models_are_plain_copies() -> None:
     model = made(Base)
     analog = to_analog(model, PLAIN)
-    assert faithful(analog, model, X) is analog
+    assert ensure_equivalent(analog, model, X) is analog
     assert not isinstance(analog, InPlace)
     assert type(analog.a) is not nn.Linear
-    assert design(analog).hardware is PLAIN
+    assert analog_state(analog).hardware is PLAIN
 
 
 def test_an_unused_layer_is_nothing_wrong() -> None:
@@ -236,7 +237,7 @@ def test_an_unused_layer_is_nothing_wrong() -> None:
 
     model = made(Unused)
     analog = to_analog(model, PLAIN)
-    assert faithful(analog, model, X) is analog
+    assert ensure_equivalent(analog, model, X) is analog
 
 
 class OfTheBatch(Base):
@@ -335,4 +336,4 @@ def test_outputs_that_are_no_numbers_are_not_compared() -> None:
     analog = to_analog(model, PLAIN)
     with torch.no_grad():
         assert not model(X[:8]).isfinite().all()
-    assert faithful(analog, model, X) is analog
+    assert ensure_equivalent(analog, model, X) is analog
