@@ -560,7 +560,7 @@ def _comparisons(view: View) -> Iterator[str]:
 
 
 def _costs(costs: Costs) -> Iterator[str]:
-    """What an interval budget was spent on, beside what all images would have taken; what is not complete."""
+    """The cost of an interval budget, that of all images for the same intervals, and what is not complete."""
     if costs.ended:
         spent = (
             f"spent: {costs.images:,} image evaluations on {counted(costs.chips, 'chip')}; "
