@@ -1,22 +1,23 @@
-"""The start of the command line, also of `python -m crossbar_sim`: it loads nothing before it hears Ctrl-C."""
+"""Entry point of the command line, also of `python -m crossbar_sim`: Ctrl-C is handled before any import."""
 
 import os
 import signal
 
 
 def main() -> None:
-    """Load the command line and run it; stopped while it loads, the process says so and ends with code 130."""
-    heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else ignored, as by a shell's `&`
-    if heard:
-        # An exception would leave some library half loaded, or be made another one there.
+    """Import the command line and run it; Ctrl-C meanwhile prints "stopped" and ends with 130."""
+    # A shell's `&` starts a process with the signal ignored.
+    handled = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if handled:
+        # A KeyboardInterrupt could leave a library half imported, or be turned into another error there.
         signal.signal(signal.SIGINT, _stopped)
     from crossbar_sim import cli
 
     try:
-        if heard:
+        if handled:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         cli.main()
-    except KeyboardInterrupt:  # before `cli.main` hears it, or after it has ended
+    except KeyboardInterrupt:  # before `cli.main` handles it, or after it has ended
         _stopped()
 
 

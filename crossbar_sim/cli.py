@@ -70,57 +70,59 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; every bad input is one line and exit code 2, and what is stopped ends at once."""
-    _Stop.hear()
+    """Run the command line: bad input gives one line and exit code 2; a signal ends the process at once."""
+    _Stop.install()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks is written out
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # characters that the terminal cannot show are escaped
     try:
         code = run(sys.argv[1:])
     except BaseException:
         if not _Stop.code:
             raise
-        code = _stopped()  # a library made another error of the interruption
+        code = _stopped()  # a library turned the interruption into another error
     if _Stop.code:
         with suppress(OSError):
             sys.stdout.flush()
         atexit._run_exitfuncs()
-        os._exit(code)  # taking a large model apart can take seconds
+        os._exit(code)  # deleting a large model can take seconds
     sys.exit(code)
 
 
 class _Stop:
-    """Ctrl-C and the signals that ask a process to end: work is interrupted, and its outputs stay as they were.
+    """Handlers of Ctrl-C and of the signals that terminate a process: outputs stay unchanged.
 
-    Some libraries let an interruption get lost, or wait for their threads. So the process ends GRACE seconds after the
-    signal in any case, and at once if another comes.
+    Some libraries swallow the interruption, or wait for their threads. So the process ends at the latest GRACE seconds
+    after the signal, and at once after a second signal.
     """
 
     GRACE, AGAIN = 5.0, 1.0
     code = 0
-    """The exit code, once a signal has come."""
-    heard = 0.0
+    """The exit code, after a signal."""
+    received = 0.0
 
     @classmethod
-    def hear(cls) -> None:
-        """From now on, unless the process was started with a signal ignored (`nohup`, a shell's `&`)."""
+    def install(cls) -> None:
+        """Handle these signals, except those that the process was started to ignore (by `nohup`, or a shell's `&`)."""
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) in (
                 signal.SIG_DFL,
                 signal.default_int_handler,
             ):
-                signal.signal(number, cls._came)
+                signal.signal(number, cls._handle)
         report = sys.unraisablehook
         sys.unraisablehook = lambda lost: None if cls.code else report(lost)
 
     @classmethod
-    def _came(cls, number: int, _frame: object) -> None:
+    def _handle(cls, number: int, _frame: object) -> None:
         now = time.monotonic()
         if cls.code:
-            if now - cls.heard > cls.AGAIN:  # else the same one, from the terminal and from a parent
+            if now - cls.received > cls.AGAIN:  # else the terminal and a parent process sent the same one
                 cls._end()
             return
-        cls.code, cls.heard = 128 + number, now
+        cls.code, cls.received = 128 + number, now
         timer = threading.Timer(cls.GRACE, cls._end)
         timer.daemon = True
         timer.start()
@@ -132,16 +134,16 @@ class _Stop:
         for child in started.active_children() if started is not None else ():
             child.kill()
         with suppress(OSError):
-            os.write(2, b"" if cls.said else b"stopped\n")
+            os.write(2, b"" if cls.printed else b"stopped\n")
         os._exit(cls.code)
 
-    said = False
-    """Whether "stopped" is on the terminal."""
+    printed = False
+    """Whether "stopped" has been printed."""
 
 
 def _stopped() -> int:
-    if not (_Stop.code and _Stop.said):
-        _Stop.said = True
+    if not (_Stop.code and _Stop.printed):
+        _Stop.printed = True
         click.echo("stopped", err=True)
     return _Stop.code or 130
 
@@ -149,9 +151,9 @@ def _stopped() -> int:
 def run(arguments: list[str]) -> int:
     """Run with these arguments and return the exit code."""
     if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # torch's, on its own future: nothing that a user could change
+        warnings.simplefilter("ignore")  # deprecation warnings of torch, which a user cannot act on
     try:
-        with silenced_warnings():  # commands print the sentences themselves
+        with silenced_warnings():  # commands print these warnings themselves
             cli.main(arguments, prog_name="crossbar-sim", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
@@ -165,11 +167,11 @@ def run(arguments: list[str]) -> int:
     except InputError as error:
         return _fail(str(error))
     except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone (| head): nothing more can be said
+        sys.stderr.close()  # the reader has closed the pipe (| head)
         return 1
     except MemoryError:
         return _fail(
-            "there is not enough memory for this model and these data: fewer --images, or a larger machine"
+            "there is not enough memory for this model and these data: use fewer --images, or a larger machine"
         )
     except RecursionError:
         return _fail("an input is nested too deeply to be read: look for lists or layers inside one another")
@@ -180,7 +182,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(message: str) -> int:
-    if _Stop.code:  # what a library made of the interruption
+    if _Stop.code:  # a library turned the interruption into this error
         return _stopped()
     click.echo(f"error: {visible(' '.join(message.split()))}", err=True)
     return 2

@@ -98,7 +98,7 @@ class Awp(Method):
         )
 
     def step(self, model: nn.Module, x: Tensor, y: Tensor, within: Range | None = None) -> Tensor:
-        """One gradient at the perturbed weights, which are then put back; see `nn.training.Step`."""
+        """One gradient at the perturbed weights, which are then put back; see `nn.training.settings.Step`."""
         if self.input_attack is not None:
             x = attack(model, x, y, self.input_attack, self.attack_steps, within)
         weights = [weight for _, weight in perturbed(model)]

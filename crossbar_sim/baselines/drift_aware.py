@@ -261,7 +261,7 @@ class BatchedSequence:
         return x
 
 
-# Chips to train on: fresh in every step, and none that an evaluation meets.
+# Training chips: newly drawn in every step, and different from those of every evaluation.
 #
 # A chip multiplies every parameter by exp(sigma z), z standard normal (Eq. (1) of BayesFT, DAC 2021). On the CPU z
 # comes from the counter stream, under a key of its own and with a number that the step draws from torch's generator:
@@ -346,7 +346,7 @@ def as_deployed(
         x: inputs (n, ...), of which the first few are run.
 
     Returns:
-        The analog model, and what its forward does with its parameters, as `nn.operands.mapped` gives them.
+        The analog model, and what its forward does with its parameters, as `map_model` returns them.
 
     Warns:
         CrossbarWarning: of what the design asks for and cannot act, and of weights that stay digital although

@@ -107,7 +107,7 @@ class Ftna(Method):
 
 
 def step(model: nn.Module, x: Tensor, y: Tensor, share: float) -> Tensor:
-    """The gradient of the mean cross-entropy of all bits; see `nn.training.Step`."""
+    """The gradient of the mean cross-entropy of all bits; see `nn.training.settings.Step`."""
     assert isinstance(model, Coded)
     z = model.network(x)
     loss = functional.binary_cross_entropy_with_logits(z, model.codes[y].to(z.dtype))

@@ -174,7 +174,7 @@ def diagnose(analog: nn.Module, model: nn.Module | None = None) -> dict[str, Ten
     them, and what differs from cell to cell stands out from what every cell has. It is undone by reprogramming.
 
     Args:
-        analog: from `to_analog` or `nn.operands.mapped`.
+        analog: from `to_analog` or `map_model`.
         model: whose names of parameters are used; None: those of `analog`.
 
     Returns:

@@ -154,7 +154,7 @@ def _check(request: DeployRequest) -> None:
     if request.remap and (request.conductances is not None or request.maps is not None):
         flag = "--maps" if request.maps is not None else "--conductances"
         raise InputError(
-            f"--remap cannot be combined with {flag}, whose cells keep their places: leave out one"
+            f"--remap moves weights to other cells, and {flag} needs them in place: leave out one of the two"
         )
     if request.conductances is not None and (request.chips is not None or request.maps is not None):
         flag = "--chips" if request.chips is not None else "--maps"
@@ -247,7 +247,7 @@ def _device(name: str) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {name!r}: expected cpu or cuda, or cuda:1")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {name}: torch sees no GPU here; crossbar-sim doctor says more")
+        raise InputError(f"--device {name}: torch sees no GPU on this machine (see crossbar-sim doctor)")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(
             f"--device {name}: torch sees {torch.cuda.device_count()} GPUs here, numbered from 0"

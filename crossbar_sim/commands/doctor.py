@@ -27,7 +27,9 @@ def doctor() -> None:
         click.echo(visible(f"{'ok ' if good else 'BAD'}  {what:<14} {text}"))
         healthy = healthy and good
     if not healthy:
-        raise InputError("something above is not as it should be")
+        raise InputError(
+            "crossbar-sim does not work correctly on this machine: see the lines marked BAD above"
+        )
 
 
 PACKAGES = (

@@ -95,9 +95,7 @@ def _format_of(output: str | None) -> str | None:
         return "csv"
     end = os.path.splitext(output)[1].lstrip(".").lower()
     if end not in FORMATS:
-        raise InputError(
-            f"the format of {output} is not known: give --format {', '.join(FORMATS[:-1])} or parquet"
-        )
+        raise InputError(f"the format of {output} is unknown: give --format csv, json or parquet")
     return end
 
 

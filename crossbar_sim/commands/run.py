@@ -13,7 +13,8 @@ class RunRequest(ClusterOptions):
     experiment: str = argument(type=PATH)
     data_dir: str | None = data_dir_option()
     trust_code: bool = option(
-        'Allow the file to name code: arch = "package.module:factory" is imported and called.',
+        "Allow the file to name code, as package.module:name for a network, drift law or metric: it is imported and "
+        "run.",
         heading="Model",
     )
     budget: Literal["full", "quick"] = option(

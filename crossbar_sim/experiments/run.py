@@ -47,7 +47,7 @@ def run_experiment(
     page: bool,
     trust_code: bool = False,
 ) -> None:
-    """Do what is missing of an experiment, print it, and write its files; see `crossbar-sim run --help`.
+    """Run what is missing of an experiment, print the results, and write the files; see `crossbar-sim run --help`.
 
     Raises:
         InputError: for anything that cannot be used; whatever can be seen before the first training is.
@@ -127,7 +127,7 @@ def _refuse_code(experiment: Experiment) -> None:
 
 
 def _draw_boundaries(experiment: Experiment, models: list[Model], path: Path) -> None:
-    """Of the first network of each group."""
+    """Draw the decision boundaries of the first network of each group."""
     labels = [model.label for model in models]
     firsts = {group: members[0] for group, members in groups_of(labels).items()}
     by_label = {model.label: model for model in models}
@@ -139,7 +139,7 @@ def _draw_boundaries(experiment: Experiment, models: list[Model], path: Path) ->
 
 
 def _data_name(experiment: Experiment) -> str:
-    """A known data set's name as it is, whatever lies beside the experiment; else a path seen from its folder."""
+    """The name of a known data set unchanged; else a path relative to the folder of the experiment."""
     data = experiment.data
     if data in DATASETS or data in CATALOGUE or not (experiment.folder / data).exists():
         return data
@@ -163,7 +163,7 @@ def _models(
 
 
 def _files(experiment: Experiment, tried: Splits) -> dict[str, Model]:
-    """The models of [models], each another one, and found to be judged by what is asked for."""
+    """The models of [models]: all different, and each can be scored by the metric of the file."""
     read: dict[str, Model] = {}
     by_identity: dict[str, str] = {}
     for label, given in experiment.models.items():

@@ -291,7 +291,7 @@ class Experiment:
         sigmas, plan, seed, metric, threshold, sensitivity_chips: of the sweep.
         reference: the group of networks that the others are tested against.
         train_limit, validation_limit, test_limit: how many examples of each are used; None: all.
-        boundaries: sigmas at which decision boundaries are drawn, for data of two features; None: not asked for.
+        boundaries: sigmas at which decision boundaries are drawn, for data of two features; None: not drawn.
     """
 
     name: str

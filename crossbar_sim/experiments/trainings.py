@@ -36,7 +36,7 @@ from crossbar_sim.store.records import canonical
 
 @dataclass(frozen=True, eq=False)
 class PlannedTraining:
-    """One training, found possible.
+    """One training whose settings have been checked.
 
     Args:
         label: of the model.
@@ -55,7 +55,7 @@ class PlannedTraining:
 
 @contextmanager
 def named(label: str) -> Iterator[None]:
-    """Put a model's label before what is wrong with it."""
+    """Put the label of a model before the message of an error."""
     try:
         yield
     except InputError as error:
@@ -66,7 +66,7 @@ def named(label: str) -> Iterator[None]:
 def check_judged(
     experiment: Experiment, model: nn.Module, examples: Examples, fixed: int | None = None
 ) -> None:
-    """Refuse a model that cannot be judged as the file says, trained or not.
+    """Refuse a model that cannot be scored by the metric of the file, whether it is trained or not.
 
     Raises:
         InputError: if its metric is none of it, or the half-width is none of its metric.
@@ -79,7 +79,7 @@ def check_judged(
 def plan_trainings(
     experiment: Experiment, splits: Splits, test: Split, folder: Path
 ) -> dict[str, PlannedTraining]:
-    """Every training of the file, after all that can be wrong with it has been looked for.
+    """Every training of the file, with all its settings checked.
 
     Args:
         experiment: the file.
@@ -125,7 +125,7 @@ def plan_trainings(
 
 
 def train(planned: PlannedTraining, splits: Splits, data: str, console: Console) -> Path:
-    """The checkpoint of a training; made unless it is there. A killed one goes on where it was.
+    """The checkpoint of a training; the network is trained if the file does not exist. A killed training resumes.
 
     Raises:
         InputError: naming the model, if it cannot be trained or saved.
@@ -142,8 +142,8 @@ def train(planned: PlannedTraining, splits: Splits, data: str, console: Console)
     state = path.with_suffix(".study.db" if searched else ".state")
     with named(planned.label):
         done = planned.method.fit(planned.made, splits.development, Key(given.seed), checkpoint=state)
-        told: dict[str, Any] = {"validation_accuracy": done.report.validation_accuracy, **done.notes}
-        save_network(path, done.model, data, json.loads(json.dumps(told, default=str)))
+        notes: dict[str, Any] = {"validation_accuracy": done.report.validation_accuracy, **done.notes}
+        save_network(path, done.model, data, json.loads(json.dumps(notes, default=str)))
     if searched:
         rates = ", ".join(f"{name} {rate:.2f}" for name, rate in done.notes["rates"].items())
         say(console, f"  found {rates}; the trials are in {state}")

@@ -37,7 +37,7 @@ def outputs(
 ) -> list[Any]:
     """The model's outputs block by block, in order; on the CPU several blocks at a time.
 
-    What the forward leaves on the model (`nn.kept_state`) is put back; then blocks run one after the other. The
+    What the forward leaves on the model (`nn.module_state`) is put back; then blocks run one after the other. The
     examples stay as they are, even if the forward changes its input in place.
 
     Args:
@@ -46,7 +46,7 @@ def outputs(
         block: images per forward; results may depend on it in the last float32 place, never on threads.
         fixed: the one batch size that the model accepts; the last block is filled up and cut again.
         reduce: what to keep of a block: called with its output (b, ...) and its slice of x.
-        fast: take the faster routes of `nn.routes`.
+        fast: take the faster routes of `nn.fast_operators`.
 
     Raises:
         InputError: if the model cannot take the inputs, or returns no tensor with one row per input.

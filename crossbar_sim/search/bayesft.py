@@ -354,9 +354,9 @@ def _files(study: Path | None, checkpoint: Path | None) -> tuple[Path | None, Pa
 
 # Theta between the trials of an alternating search: one set of weights, kept in a file beside the study.
 #
-# The file is replaced before the study is told, and holds what the study will be told: whenever a search is
-# killed, the
-# two together say how to go on. It is a `torch.save` of tensors and plain values, read with `weights_only=True`.
+# The file is replaced before the study is updated, and holds the outcomes that the study will get: whenever a search
+# is killed, both files together determine how to continue. It is a `torch.save` of tensors and plain values, read
+# with `weights_only=True`.
 
 
 FORMAT = "crossbar-sim theta"

@@ -86,7 +86,7 @@ def test_bad_input(command: Command, tmp_path: Path) -> None:
         (("results", tmp_path), "is a directory"),
         (("results", path, "--format", "xlsx"), "xlsx"),
         (("results", path, "--format", "parquet"), "-o FILE"),
-        (("results", path, "-o", "runs.xls"), "format of runs.xls is not known"),
+        (("results", path, "-o", "runs.xls"), "format of runs.xls is unknown"),
         (("results", path, "--format", "csv", "-o", path), "is the results file itself"),
         (("results", path, "--format", "csv", "-o", tmp_path / "link.db"), "is the results file itself"),
         (("results", path, "--format", "csv", "-o", tmp_path / "no" / "x.csv"), "make it first"),

@@ -7,8 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 import numpy as np
 from torch import nn
 
-from crossbar_sim.crossbar import hardware as core
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.hardware import Hardware, square
 from crossbar_sim.crossbar.remapping import remap_chip
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.layers import arrays_of
@@ -137,7 +136,7 @@ def remap_errors(model: nn.Module) -> dict[str, dict[str, float]]:
             continue
         columns = slot.columns(module).detach().float().cpu().contiguous().numpy()
         found = remap_chip(shared.hardware, columns, shared.key(slot.name), shared.chip, slot.layout.groups)
-        size = core.square(columns)
+        size = square(columns)
         for name in (slot.layer, "*"):
             sums = squares.setdefault(name, [0.0, 0.0, 0.0])
             sums[0] += size * found.before**2

@@ -51,7 +51,7 @@ def to_analog(
         seed, chip: which random sample of it.
         only, skip: names of layers, or patterns such as "encoder.*" (one text may list several with commas); the rest
             stays digital and clean.
-        operands: what a forward does with the parameters (see `nn.operands`): those that no product takes are on
+        operands: what a forward does with the parameters (see `trace_operands`): those that no product takes are on
             no array. None: every layer multiplies with its weight, as its class does; a layer of a class of your own
             is tried by itself on small inputs.
 

@@ -15,10 +15,9 @@ from torch import Tensor, fx, nn
 
 # Subclasses made at run time from the class of a user's layer, and exchanging a layer's class for one.
 #
-# The user's class must not notice: neither its `__init_subclass__` nor its metaclass runs (they may require
-# arguments,
-# refuse, or enter the new class into a registry), `layer.__class__` still gives the user's class, and no name of the
-# user's is shadowed. `type(layer)` is the one thing that differs; see `nn.exact`.
+# The user's class is not affected: neither its `__init_subclass__` nor its metaclass runs (they may require
+# arguments, refuse, or register the new class), `layer.__class__` still returns the user's class, and no name of
+# the user's class is shadowed. Only `type(layer)` differs; see `layers.keep_class`.
 
 
 _BASES: dict[type, type[nn.Module]] = {}
@@ -71,14 +70,12 @@ def restore(module: nn.Module) -> None:
     exchange(module, base_of(module))
 
 
-# Copies of models: of every module of theirs, and of all that refers to one.
+# Copies of models: of every module, and of every object that refers to one.
 #
-# `copy.deepcopy` falls short of that in three ways. It keeps functions, so a hook or an activation that is a
-# lambda over
-# the model goes on with the layers of the original. It raises on what cannot be copied (a lock, an open file),
-# which is
-# kept here: the copy and the original share it. And it raises on tensors that a forward has left behind, in whatever
-# container, with a gradient.
+# `copy.deepcopy` is not enough, for three reasons. It does not copy functions, so a hook or an activation that is a
+# lambda over the model would use the layers of the original. It raises on objects that cannot be copied (a lock, an
+# open file), which the copy and the original share here. And it raises on tensors with a gradient that a forward has
+# stored in some container.
 
 
 _ATOMIC = (
@@ -94,7 +91,7 @@ def copy_module(model: nn.Module, memo: dict[int, Any] | None = None, share: boo
     """A copy of a model in which every reference to a module of the model points to the copied module.
 
     Only what is reached through global names or attributes of classes still refers to the original
-    (`nn.faithful` notices).
+    (`fidelity.ensure_equivalent` detects this).
 
     Args:
         model: of any class.

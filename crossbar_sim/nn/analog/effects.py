@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossbar_sim.crossbar import hardware as core
 from crossbar_sim.crossbar.converters import DrivenInputs
 from crossbar_sim.crossbar.devices import PolynomialNoise
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.hardware import Hardware, changes, square
 from crossbar_sim.crossbar.remapping import remap_chip
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.nn.analog import chips
@@ -57,23 +56,23 @@ def layer_effects(
             continue
         with torch.no_grad():
             columns = slot.columns(module).detach().float().cpu().contiguous().numpy()
-        changes = squares.setdefault(slot.layer, {})
-        sizes[slot.layer] = sizes.get(slot.layer, 0.0) + core.square(columns)
+        sums = squares.setdefault(slot.layer, {})
+        sizes[slot.layer] = sizes.get(slot.layer, 0.0) + square(columns)
         if shared.maps is not None:
             mapped = shared.maps(slot.name, columns)
-            change = 0.0 if mapped is None else core.square(mapped - columns)
-            changes[MAPS] = changes.get(MAPS, 0.0) + change
+            change = 0.0 if mapped is None else square(mapped - columns)
+            sums[MAPS] = sums.get(MAPS, 0.0) + change
             continue
         key, groups = shared.key(slot.name), slot.layout.groups
         if shared.remap:  # on the cells where the weights lie
             lying = remap_chip(shared.hardware, columns, key, shared.chip, groups)
             columns = np.ascontiguousarray(lying.place(columns.T).T)
-        caused = core.changes(shared.hardware, columns, key, shared.chip, groups)
-        for effect, square in caused.items():
-            changes[effect] = changes.get(effect, 0.0) + square
+        caused = changes(shared.hardware, columns, key, shared.chip, groups)
+        for effect, change in caused.items():
+            sums[effect] = sums.get(effect, 0.0) + change
     found = {
-        layer: {effect: float(np.sqrt(square / sizes[layer])) for effect, square in changes.items()}
-        for layer, changes in squares.items()
+        layer: {effect: float(np.sqrt(total / sizes[layer])) for effect, total in sums.items()}
+        for layer, sums in squares.items()
         if sizes[layer] > 0
     }
     if (
@@ -81,8 +80,8 @@ def layer_effects(
         and shared.hardware.readout_effects
         and (shared.maps is None or isinstance(shared.maps, CellMaps))
     ):
-        for layer, changes in product_effects(model, x[:EXAMPLES], fixed).items():
-            found.setdefault(layer, {}).update(changes)
+        for layer, products in product_effects(model, x[:EXAMPLES], fixed).items():
+            found.setdefault(layer, {}).update(products)
     return found
 
 
@@ -101,11 +100,11 @@ def product_effects(
         block, total = tiled.blocks[group], squares.setdefault(tiled.slot.layer, np.zeros(len(names) + 1))
         plain = block.drive(v, ())
         before = block.read(plain, 0, first, ())
-        total[-1] += core.square(before)
+        total[-1] += square(before)
         for i in range(len(names)):
             acting = names[: i + 1]
             after = block.read(driven if "dac" in acting else plain, 0, first, acting)
-            total[i] += core.square(after - before)
+            total[i] += square(after - before)
             before = after
 
     shared.probe = probe

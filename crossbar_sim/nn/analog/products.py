@@ -183,8 +183,7 @@ def _by_patches(
 # Weights that know their array: products with them go through converters and read noise, tile by tile.
 #
 # The programmed weight of such an array is a tensor that knows its array. Where a linear layer or a convolution
-# takes
-# it, whoever calls, the product goes through the array's converters; every other operator sees the plain effective
+# takes it, the product goes through the array's converters; every other operator sees the plain effective
 # weight (and the report says which layers never went through their converters).
 
 

@@ -62,7 +62,7 @@ def _fingerprint(parameter: Tensor) -> int:
     return hash((words, *flat[:first].tolist(), *flat[last:].tolist()))
 
 
-# One array of a layer: which parameters it stands for, and their clean matrix.
+# One array of a layer: its parameters and their clean matrix.
 
 
 @dataclass(eq=False)
@@ -138,7 +138,7 @@ class ArraySlot:
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
 
-# What became of a layer, in the words of the report.
+# How a layer was mapped, for reports.
 
 
 @dataclass(frozen=True)
@@ -263,15 +263,15 @@ class AnalogState:
         maps: conductance maps of a file in place of simulated ones: given an array's name and its clean matrix
             (cols, rows), the matrix that the map stands for, or None where the file has no such array (which
             then computes clean). None: simulate.
-        remap: whether each matrix is placed by the chip's stuck cells; see `nn.remapped`.
+        remap: whether each matrix is placed by the chip's stuck cells; see `chips.remap_arrays`.
         frozen: clean parameters do not change for the moment: they are not looked at again.
         locked: nothing changes for the moment: reads skip the check for stale arrays.
         generation: raised whenever programmed weights have become stale.
         effects: of converters and read noise, those that act for the moment; None: all of the design's.
-        probe: called before every product through converters; see `nn.tiled`.
+        probe: called before every product through converters; see `products`.
         bypassed: layers with converters from whose weights something was computed past them.
         touched: names of the arrays that have been read, for as long as somebody collects them; None: nobody does.
-        recorder: gives what layers read in place of their arrays while `nn.operands` watches a forward.
+        recorder: gives what layers read in place of their arrays while `trace_operands` follows a forward.
         reads: how often each array with converters has been read since the chip was set, outside of `numbered_reads`.
     """
 
@@ -335,13 +335,11 @@ class AnalogState:
         return Key(self.seed).fold(name)
 
 
-# Which read of an array this is: what names its noise, whoever computes it and in whichever batches.
+# Numbering of the reads of an array, which determines their noise independently of batches and threads.
 #
-# Inside `reading(first, count)` a forward is one pass over `count` examples numbered from `first` on, and the
-# reads of
-# an array within it are numbered from 0: so an evaluation's noise does not depend on blocks or threads.
-# Outside, every
-# product is a new read, numbered from the moment that the chip was set.
+# In `numbered_reads(first, count)` a forward is one pass over `count` examples numbered from `first` on, and the
+# reads of an array in it are numbered from 0, so that the noise does not depend on blocks or threads. Elsewhere
+# every product is a new read, numbered since the chip was set.
 
 
 class _Pass(threading.local):

@@ -328,7 +328,7 @@ def _expanded(value: torch.Tensor) -> int:
 # torch.export archives, rebuilt from checked parts before torch may see them.
 #
 # `torch.export.load` runs code that a file brings: pickled sample inputs, weights and constants fall
-# back to full unpickling, and the graph's text is evaluated in several places (`archive_graph`).
+# back to full unpickling, and the graph's text is evaluated in several places (`exported_graph`).
 # Inspecting a file and then loading it would leave room between what the inspector and the loader
 # read (zip members of the same name, for one). So the archive is taken apart and a new one is
 # written in memory from what passed: raw tensor bytes, a graph copied through an allow-list, and

@@ -200,11 +200,9 @@ def _power(base: ast.expr, exponent: ast.expr, inside_power: bool) -> bool:
 # `torch.os.system`. Its verifier stops that one, but not `aten.from_file` and `aten.save`, which open files, nor
 # operators that trust their caller with bounds and read or write outside of their tensors if a file calls them with
 # other arguments than torch does (`max_pool2d_with_indices_backward`, `mkldnn_rnn_layer`, `resize_`). So a name
-# must be
-# in the tables below. They hold what exports of networks contain, as traced and decomposed: no gradients, no
-# losses, no
-# statistics that are updated, no sparse, nested or quantised tensors, and nothing of one backend's library. Listed
-# operators that do not check everything themselves are checked by `archive_bounds`.
+# must be in the tables below. They hold the operators that exported networks contain, as traced and decomposed: no
+# gradients, no losses, no statistics that are updated, no sparse, nested or quantised tensors, and no operators of one
+# backend's library. Listed operators that do not check all their arguments are checked by `operator_bounds`.
 
 
 # What the serialiser itself writes for arithmetic on sizes and for picking one of several outputs.
@@ -284,7 +282,7 @@ _SHAPES = words(
     """
 )
 
-# Values by their places. On the CPU torch checks the places when it runs; `archive_bounds` checks the rest.
+# Values by their places. On the CPU torch checks the places when it runs; `operator_bounds` checks the rest.
 _PLACES = words(
     """
     _embedding_bag _embedding_bag_forward_only _unsafe_index _unsafe_index_put argwhere embedding embedding_bag
@@ -346,7 +344,7 @@ _MADE = words(
     """
 )
 
-# Dropout out of training mode, and draws of which nothing reaches an output (`archive_randomness`).
+# Dropout out of training mode, and draws of which nothing reaches an output.
 _RANDOM = words(
     """
     alpha_dropout bernoulli bernoulli_ binomial cauchy dropout exponential feature_alpha_dropout feature_dropout
@@ -472,7 +470,7 @@ def _takes_no_output(target: str, namespace: str) -> bool:
     return not any(argument.is_out for argument in operator._schema.arguments)
 
 
-# Refusing graphs whose outputs chance decides: exports in training mode, and operators that draw numbers.
+# Refuse non-deterministic graphs: exports in training mode, and operators that draw random numbers.
 #
 # Runs of such a model differ by themselves, so their differences would be reported as the hardware's, and no two
 # runs would write the same bytes. A graph cannot be put in evaluation mode afterwards, nor seeded from outside.

@@ -436,12 +436,11 @@ def _channels_last(weight: Tensor) -> Tensor:
     return weight if weight.dim() != 4 else weight.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
-# Checkpoints of a training: all that it takes to go on as if nothing had happened.
+# Checkpoints of a training: all that an exact continuation needs.
 #
-# The file is a `torch.save` of one dict of tensors and plain values, loadable with `weights_only=True`. It
-# holds what
-# the training was told (as text and digests) and where it is: weights, moments of the optimiser, states of torch's
-# generators, the history, the best weights so far. Shuffling and augmentation are drawn by name and need no state.
+# The file is a `torch.save` of one dict of tensors and plain values, loadable with `weights_only=True`. It holds the
+# inputs of the training (as text and digests) and its progress: weights, moments of the optimiser, states of torch's
+# generators, the history, the best weights so far. Shuffling and augmentation are drawn by key and need no state.
 
 
 FORMAT = "crossbar-sim training"
