@@ -63,14 +63,14 @@ class Cell:
         return np.stack([(winner == k).mean(axis=0) for k in range(classes)])
 
 
-def check_boundaries(examples: Tensor, asked: bool) -> bool:
+def check_boundaries(examples: Tensor, required: bool) -> bool:
     """Whether boundaries can be drawn: examples (n, 2).
 
     Raises:
-        InputError: if they are asked for and cannot.
+        InputError: if they are required and cannot be drawn.
     """
     flat = examples.ndim == 2 and examples.shape[1] == 2
-    if asked and not flat:
+    if required and not flat:
         raise InputError(
             f"boundaries are drawn for data of two features, and these examples have shape "
             f"{tuple(examples.shape[1:])}: leave out the key boundaries"
@@ -128,7 +128,7 @@ def draw_boundaries(
     Raises:
         InputError: if the examples do not have two features, or the file cannot be written.
     """
-    check_boundaries(examples.x, asked=True)
+    check_boundaries(examples.x, required=True)
     chips = list(chips)[:MOST_CHIPS]
     x = examples.x
     low, high = x.amin(0), x.amax(0)
@@ -139,12 +139,12 @@ def draw_boundaries(
     names = Names.of(list(models)).short
     rows, columns = len(models), len(sigmas)
     width = max(1.75 * columns + 0.3, LEAST_WIDTH)
-    told = (
+    legend = (
         f"lines: boundaries of {min(LINES, len(chips))} chips; shade: how {len(chips)} chips vote; dots: examples; "
         f"figures: mean and worst accuracy of the chips"
     )
     wide = int(CHARACTERS * width)
-    head = [*textwrap.wrap(visible(title), wide), *textwrap.wrap(told, wide)]
+    head = [*textwrap.wrap(visible(title), wide), *textwrap.wrap(legend, wide)]
     tall = 1.45 * rows + 0.3 + 0.13 * len(head)
     with figure_style(SMALL):
         figure = new_figure(width, tall, w_pad=0.03, h_pad=0.03)

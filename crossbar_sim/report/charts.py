@@ -225,7 +225,7 @@ def curves(view: View) -> Chart:
             x=x, y=alt.Y("mean:Q", title=scale.name), detail="N:N", opacity=opacity(0.45, 0.03), **only(marks, "color"),
         )  # fmt: skip
         layers = [band, lone, thin, line, dots, touch]
-        told = _group_caption(view, names)
+        sentences = _group_caption(view, names)
     else:
         edge = sigmas[0] - 0.5 * (len(sigmas) == 1)
         clean = base.transform_filter("isValid(datum.clean)").mark_tick(
@@ -239,7 +239,7 @@ def curves(view: View) -> Chart:
         params.append(
             alt.param(name="every_chip", bind=alt.binding_checkbox(name="show every chip "), value=False)
         )
-        told = [
+        sentences = [
             f"Mean {scale.name} over chips against {view.sigma_axis}.",
             f"{'Bands' if len(sigmas) > 1 else 'Lines'} are 95 % intervals of the mean."
             if view.several_chips
@@ -248,14 +248,14 @@ def curves(view: View) -> Chart:
         ]
     if view.threshold is not None:
         layers.insert(0, threshold_rule(view.threshold, y=alt.Y("limit:Q", title=scale.name)))
-        told.append(f"Dotted line: the threshold, {percent(view.threshold, 0.1)}.")
-    told.append("The axis is logarithmic; zero lies at its lower end." if logarithmic else "")
+        sentences.append(f"Dotted line: the threshold, {percent(view.threshold, 0.1)}.")
+    sentences.append("The axis is logarithmic; zero lies at its lower end." if logarithmic else "")
     what = "name" if grouped else "model's name"
-    told += [
+    sentences += [
         "The charts below show each network separately, in its own colour." if grouped else cut,
         f"Click a {what} to highlight it; double-click to show all." if len(names) > 1 else "",
     ]
-    caption = joined(*told)
+    caption = joined(*sentences)
     chart = alt.layer(*layers).add_params(*params)
     return Chart("chart-curves", finish(chart, caption, 360 if grouped else 340), caption)
 
@@ -287,8 +287,8 @@ def _cloud_table(view: View) -> tuple[str, alt.InlineData]:
         (view.names.short[c.label], short(c.sigma + _aside(view, c.label, step)), short(c.value))
         for c in view.chips(most)
     )
-    told = f"Of the chips, the first {most} of each point can be shown here." if cut else ""
-    return told, table(("M", "x", "value"), rows)
+    sentence = f"The first {most} chips of each point can be shown here." if cut else ""
+    return sentence, table(("M", "x", "value"), rows)
 
 
 def _step(view: View) -> float:

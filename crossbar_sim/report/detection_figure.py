@@ -28,7 +28,7 @@ LEAST = 0.5
 IMAGES, COLUMNS, CELL, DPI = 2, 5, 1.15, 100
 """Images and sigmas that are drawn, at most; inches of one; dots of an inch."""
 
-FOUND, MEANT = "#e8590c", "#ffffff"
+FOUND, TRUE = "#e8590c", "#ffffff"
 
 
 def draw_boxes(
@@ -70,7 +70,7 @@ def draw_boxes(
             f"{len(models)} models, {len(sigmas)} sigmas and images {chosen} of {len(x)}: nothing to draw"
         )
     columns = spread(sigmas)
-    pictures, meant = x[chosen], truth(y[chosen])
+    pictures, true_boxes = x[chosen], truth(y[chosen])
     names = shorten(list(models), 22)
     with figure_style(SMALL):
         rows = len(models) * len(chosen)
@@ -88,7 +88,7 @@ def draw_boxes(
                 found = [t for block in outputs(analog, pictures, BLOCK) for t in block.cpu()]
                 for i in range(len(chosen)):
                     ax = axes[m * len(chosen) + i, j]
-                    _cell(ax, pictures[i], found[i], meant[i])
+                    _cell(ax, pictures[i], found[i], true_boxes[i])
                     if m == i == 0:
                         ax.set_title(f"σ = {sigma:g}", loc="center", pad=3)
                     if j == 0:
@@ -115,7 +115,9 @@ def draw_models(
     """
     examples = models[0].examples
     if examples.y is None:
-        raise InputError("boxes are drawn beside the objects that are there: give scenes, such as pennfudan")
+        raise InputError(
+            "boxes need the true objects for comparison: give scenes with objects, such as pennfudan"
+        )
     by_label = {model.label: model.module for model in models}
     firsts = {group: by_label[members[0]] for group, members in groups_of([*by_label]).items()}
     draw_boxes(
@@ -133,7 +135,7 @@ def spread(sigmas: Sequence[float]) -> list[float]:
     return [sigmas[i] for i in np.linspace(0, len(sigmas) - 1, n).round().astype(int)]
 
 
-def _cell(ax: Axes, image: Tensor, found: Tensor, meant: Tensor) -> None:
+def _cell(ax: Axes, image: Tensor, found: Tensor, true_boxes: Tensor) -> None:
     """One image, cut to what is not the canvas, with its boxes."""
     filled = image.amax(0) > 0
     height, width = _size(filled)
@@ -142,13 +144,13 @@ def _cell(ax: Axes, image: Tensor, found: Tensor, meant: Tensor) -> None:
     ax.set_yticks([])
     for spine in ax.spines.values():
         spine.set_visible(False)
-    for box in meant.tolist():
-        _box(ax, box, MEANT, 0.7, (0, (2, 1.5)))
+    for box in true_boxes.tolist():
+        _box(ax, box, TRUE, 0.7, (0, (2, 1.5)))
     for *box, score, _ in found.tolist():
         if score >= LEAST and np.isfinite(box).all():
             _box(ax, box, FOUND, 1.1, "-")
             ax.text(
-                box[0], box[1], f"{score:.2f}", color=MEANT, fontsize=4.5, va="bottom", clip_on=True,
+                box[0], box[1], f"{score:.2f}", color=TRUE, fontsize=4.5, va="bottom", clip_on=True,
                 bbox={"facecolor": FOUND, "edgecolor": "none", "pad": 0.6},
             )  # fmt: skip
 

@@ -45,12 +45,12 @@ def group_headline(sweep: Sweep, scale: Scale, where: str) -> str:
         for group, members in groups.items()
     }
     if differ := unlike_tasks(sweep.tasks.values()):
-        told = "; ".join(
+        words = "; ".join(
             f"{names[group]} {_group_estimate(found, scale)}" for group, found in [*scores.items()][:MOST]
         )
         return (
             f"These ways to train were not measured alike ({', '.join(differ)} differ) and are not compared. Their "
-            f"mean {scale.name} {where}: {told}{' and others' * (len(scores) > MOST)}."
+            f"mean {scale.name} {where}: {words}{' and others' * (len(scores) > MOST)}."
         )
     best = max(scores, key=lambda group: _mean(scores[group]))
     superlative = "highest" if scale.more_is_better else "lowest"
@@ -134,9 +134,9 @@ def headline(view: View) -> list[str]:
         sentences = [_alone(sweep, order[0][0], order[0][1], names, scale)]
     else:
         sentences = [_best(ranked_view, order, names, scale)]
-    told = list(_falls(ranked_view, [label for label, _ in order[:MOST_CROSSINGS]], names, scale))
-    if told:
-        sentences.append(f"{'; '.join(told)}.")
+    words = list(_falls(ranked_view, [label for label, _ in order[:MOST_CROSSINGS]], names, scale))
+    if words:
+        sentences.append(f"{'; '.join(words)}.")
     return [*sentences, *left]
 
 
@@ -166,10 +166,10 @@ def _best(view: View, order: list[tuple[str, Overall]], names: Names, scale: Sca
             f"{_estimate(next_best, scale)}; with one chip, the significance of the difference is unknown."
         )
     if not close:
-        told = "" if len(others) == 1 else f", the next of {len(others)} others"
+        words = "" if len(others) == 1 else f", the next of {len(others)} others"
         return (
             f"{first} is the most robust: its {what} is {_estimate(found, scale)}, {_lead(leads[second], scale)} "
-            f"than that of {runner}{told}{_adjusted(len(others))}."
+            f"than that of {runner}{words}{_adjusted(len(others))}."
         )
     if len(others) == 1:
         if leads[second] is None:
@@ -230,15 +230,15 @@ def _p_words(values: list[float]) -> str:
 
 def _apart(sweep: Sweep, order: list[tuple[str, Overall]], names: Names, scale: Scale) -> str:
     """Models that share no sigma, each by itself."""
-    told = []
+    words = []
     for label, found in order[:MOST_APART]:
         first, last = (sigma_text(sweep.curve(label)[end].sigma) for end in (0, -1))
         where = f"over sigma {first} to {last}" if first != last else f"at sigma {first}"
-        told.append(f"{names.whole[label]} has {_estimate(found, scale)} {where}")
-    more = f"; and {len(order) - len(told)} others" if len(order) > len(told) else ""
+        words.append(f"{names.whole[label]} has {_estimate(found, scale)} {where}")
+    more = f"; and {len(order) - len(words)} others" if len(order) > len(words) else ""
     return (
         f"These models were measured at no common sigma and are not compared. Their mean {scale.name}: "
-        f"{'; '.join(told)}{more}."
+        f"{'; '.join(words)}{more}."
     )
 
 
@@ -247,15 +247,15 @@ def _falls(view: View, labels: list[str], names: Names, scale: Scale) -> Iterato
     if view.threshold is None:
         return
     verb = "falls below" if scale.more_is_better else "rises above"
-    told = False
+    first = True
     for label in labels:
         found = view.crossings[label]
         if found is None:
             continue
-        begin = "that of" if told else "The mean of"
-        verb_phrase = "" if told else f"{verb} {limit_text(view.threshold, 0)} "
+        begin = "The mean of" if first else "that of"
+        verb_phrase = f"{verb} {limit_text(view.threshold, 0)} " if first else ""
         yield f"{begin} {names.whole[label]} {verb_phrase}{crossing_words(found)}"
-        told = True
+        first = False
 
 
 def crossing_words(found: Crossing) -> str:

@@ -181,7 +181,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Costs:
-    """What an interval budget cost, beside all images on as many chips as these intervals need.
+    """The cost of an interval budget, and that of all images on as many chips as these intervals need.
 
     Args:
         chips, images: evaluated, at points whose plans are complete (`ended`); `missed` the precision, `unfinished`

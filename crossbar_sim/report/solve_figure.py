@@ -77,7 +77,7 @@ def _map(figure: Any, ax: Any, lost: Float64, wires: Wires) -> None:
 
 
 def _columns(ax: Any, current: Float64, ideal: Float64) -> None:
-    """Panel b: column currents beside what they would be without wires."""
+    """Panel b: column currents with and without wire resistance."""
     columns = np.arange(1, current.size + 1)
     size = max(float(np.abs(ideal).max()), float(np.abs(current).max()))
     unit, factor = next(

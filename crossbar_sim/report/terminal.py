@@ -41,7 +41,7 @@ from crossbar_sim.robustness.drawn_scores import MOST_CHIPS
 from crossbar_sim.robustness.groups import seeded, unlike_groups
 from crossbar_sim.robustness.sensitivity import LayerDrop
 from crossbar_sim.robustness.statistics import Summary
-from crossbar_sim.robustness.sweep import Sweep, tails, told
+from crossbar_sim.robustness.sweep import Sweep, notes_and_warnings, tails
 from crossbar_sim.store.records import Task
 from crossbar_sim.text import visible
 
@@ -478,7 +478,7 @@ def show_sweep(sweep: Sweep, console: Console, threshold: float | None = None, g
 
 def show_notes(tasks: Mapping[str, Task], console: Console) -> None:
     """Print the notes and warnings of tasks, warnings last."""
-    for kind, line in told(tasks):
+    for kind, line in notes_and_warnings(tasks):
         say(console, f"{kind}: {line}", "yellow" if kind == "warning" else "")
 
 
@@ -560,7 +560,7 @@ def _comparisons(view: View) -> Iterator[str]:
 
 
 def _costs(costs: Costs) -> Iterator[str]:
-    """What an interval budget was spent on, beside what all images would have taken; what is not complete."""
+    """The cost of an interval budget, that of all images for the same intervals, and what is not complete."""
     if costs.ended:
         spent = (
             f"spent: {costs.images:,} image evaluations on {counted(costs.chips, 'chip')}; "

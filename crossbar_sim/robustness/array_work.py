@@ -32,10 +32,10 @@ class _Counter(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         tensors = [a for a in args if isinstance(a, Tensor)]
-        ours = [t for t in tensors if _storage(t) in self.products and t.dim() > 1]
-        if not ours or not isinstance(out, Tensor):
+        watched = [t for t in tensors if _storage(t) in self.products and t.dim() > 1]
+        if not watched or not isinstance(out, Tensor):
             return out
-        weight = ours[0]
+        weight = watched[0]
         if name in _PRODUCTS:
             inner = weight.shape[-1] if name.endswith("linear") else tensors[-2].shape[-1]
             factors = tensors[:2] if name.endswith("linear") else tensors[-2:]  # addmm begins with the bias

@@ -31,20 +31,20 @@ from crossbar_sim.store.records import Task
 from crossbar_sim.store.results import MEMORY, Results
 from crossbar_sim.validate import as_typed
 
-# What `robustness` was asked for, in any of the forms that it takes: refused in one sentence, or made definite.
+# The arguments of `robustness`: checked, and converted to one form.
 
 
 CHIPS = 20
-"""Of the protocol."""
+"""The number of chips of the protocol."""
 
 
-def plan_asked(
+def plan_from(
     chips: SupportsIndex | Iterable[SupportsIndex] | None, half_width: float | None, plan: Plan | None
 ) -> Plan:
-    """The one that is asked for.
+    """The plan from the three arguments that describe one.
 
     Raises:
-        InputError: if two are, or chips are no whole numbers.
+        InputError: if two are given, or chips are not integers.
     """
     given = {"chips": chips, "half_width": half_width, "plan": plan}
     two = [name for name, value in given.items() if value is not None]
@@ -61,11 +61,11 @@ def plan_asked(
     return EveryImage(chip_numbers(chips))
 
 
-def few_asked(chips: SupportsIndex) -> int:
+def check_sensitivity_chips(chips: SupportsIndex) -> int:
     """How many chips per-layer sensitivity is measured on.
 
     Raises:
-        InputError: if that is no whole number >= 0.
+        InputError: if that is not an integer >= 0.
     """
     try:
         few = operator.index(chips)
@@ -76,18 +76,18 @@ def few_asked(chips: SupportsIndex) -> int:
     return few
 
 
-def models_asked(
+def models_from(
     models: Mapping[str, nn.Module] | Iterable[Model] | nn.Module,
     data: Any,
 ) -> list[Model]:
-    """Models with their examples.
+    """The models to be evaluated, with their examples.
 
     Raises:
-        InputError: if they, or the data, are of no form that `robustness` takes.
+        InputError: if the models or the data have none of the types that `robustness` accepts.
     """
     if not isinstance(models, Mapping):
         if isinstance(models, nn.Module):
-            return models_asked({type(models).__name__: models}, data)
+            return models_from({type(models).__name__: models}, data)
         if isinstance(models, str | type) or not isinstance(models, Iterable):
             raise InputError('models: expected label -> module, such as {"erm": network}')
         listed = list(models)
@@ -118,7 +118,7 @@ def models_asked(
 BINS = 60
 
 WINDOW = 1.5
-"""Bins reach from 0 to this many g_max; the last one holds all that lies above."""
+"""Bins reach from 0 to this many g_max; the last one holds everything above."""
 
 
 def conductance_histograms(analog: nn.Module) -> list[dict[str, Any]]:
@@ -203,7 +203,7 @@ def robustness(
             and nothing that is there is measured again; None: in memory.
         workers, scheduler: Dask, with so many processes or at this address, instead of this process. A script that
             asks for workers needs `if __name__ == "__main__":`, because they import it.
-        plan: a plan of one's own in place of chips and half_width.
+        plan: a `Plan` instead of chips and half_width.
         sensitivity_chips: also measure, at the middle sigma, what each layer costs alone on so many chips, and
             take histograms of the conductances, for `Sweep.details`; 0: not.
         class_axis: of models' outputs (n, ...), where the classes lie, -1 for the last; None: found from labels,
@@ -211,8 +211,9 @@ def robustness(
         progress: called with (done, total, what).
 
     Returns:
-        The chips and sigmas that were asked for, where a results file holds more. What was asked for and cannot act,
-        and what a score may not mean, is in `about["warnings"]` of its tasks, and issued as `CrossbarWarning`s.
+        The requested chips and sigmas only, where a results file holds more. Effects that were requested and
+        do not act, and scores that say little, are in `about["warnings"]` of its tasks; they are issued as
+        `CrossbarWarning`s.
 
     Raises:
         InputError: if models, data and design do not go together (naming the model, where there are several), the
@@ -230,12 +231,12 @@ def robustness(
     design = as_hardware(hardware)
     for sigma in numbers:
         at_sigma(design, sigma)  # an impossible one is refused before the work
-    plan = plan_asked(chips, half_width, plan)
-    few = few_asked(sensitivity_chips)
+    plan = plan_from(chips, half_width, plan)
+    few = check_sensitivity_chips(sensitivity_chips)
     judge = None if metric is None else find_metric(metric)
     if judge is not None and (workers is not None or scheduler is not None):
         judge.check_importable()
-    given = models_asked(models, data)
+    given = models_from(models, data)
     selected, left_out = None if only is None else _names(only), _names(skip)
     with ExitStack() as stack:
         file = (
@@ -274,7 +275,7 @@ def check_sigmas(sigmas: Iterable[float]) -> tuple[float, ...]:
     """Sigmas in ascending order, each once, without what floats add to them (see `as_typed`).
 
     Raises:
-        InputError: if there is none, one twice, or one is no number.
+        InputError: if there is none, one is given twice, or one is not a number.
     """
     try:
         numbers = sorted(as_typed(float(sigma)) for sigma in sigmas)
@@ -286,7 +287,7 @@ def check_sigmas(sigmas: Iterable[float]) -> tuple[float, ...]:
 
 
 def _names(given: Iterable[str]) -> tuple[str, ...]:
-    """Of layers; one alone, or a list with commas, may be given as it is."""
+    """Names of layers, from one name, a list with commas, or several names."""
     return patterns(given)
 
 
@@ -298,7 +299,7 @@ def _check_distinct(tasks: list[Task]) -> None:
     labels: set[str] = set()
     for task in tasks:
         if not task.label.strip():
-            raise InputError(f"a model has the label {task.label!r}: give it a name to be told by")
+            raise InputError(f"a model has the label {task.label!r}: give it a name")
         if task.label in labels:
             raise InputError(f"two models are called {task.label!r}: give each a label of its own")
         if task.id in by_id:

@@ -1,7 +1,7 @@
-"""Digital calibration of each chip: what a few labelled images, run on the chip itself, can put right.
+"""Digital calibration of each chip, fitted to a few labelled images that are run on it.
 
-Training knows only how chips spread; a chip that is there can be asked. Two fixes that need no reprogramming, only a
-little digital arithmetic behind the arrays: `readout` (see `readout.py`) and `affine` (see `affine.py`).
+Training knows only the distribution of chips; a given chip can be measured. Two corrections need no reprogramming, only
+a little digital arithmetic behind the arrays: `readout` (see `Readout`) and `affine` (see `Affine`).
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ from crossbar_sim.validate import is_int
 
 
 PLACES = 32
-"""Pixels (or tokens) of an image that a fit looks at: every so many. More tell little and cost memory."""
+"""Pixels (or tokens) of an image that a fit looks at, evenly spaced. More would add little and cost memory."""
 
 _CONVOLUTIONS = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
@@ -176,7 +176,7 @@ def _hooks(model: nn.Module, change: Any) -> Iterator[None]:
             handle.remove()
 
 
-# The read-out refit: the last linear layer, kept digital, is fitted anew to what a chip makes of a few images.
+# The read-out refit: the last linear layer, kept digital, is fitted to the features that each chip computes.
 #
 # Drift in the layers before moves and stretches the features, but for small networks leaves most of what they
 # know: a
@@ -339,7 +339,7 @@ def refit(features: Tensor, y: Tensor, prior: Readout) -> tuple[Tensor, Tensor]:
     x = features.double()
     mean, deviation = x.mean(0), x.std(0, correction=0)
     largest = deviation.max().clamp_min(1e-30)
-    # A feature that never changes here says nothing: it must not come to speak loudly on other images.
+    # A feature that is constant here carries no information: it must not get a large weight for other images.
     deviation = torch.where(deviation > 1e-6 * largest, deviation, largest)
     z = torch.cat([(x - mean) / deviation, x.new_ones(len(x), 1)], 1)
     onehot = F.one_hot(y, prior.classes).double()
@@ -501,7 +501,7 @@ class Calibrator:
     Args:
         calibration: which.
         images: drawn.
-        affine, readout: what the clean model makes of them; None: not asked for.
+        affine, readout: what the clean model computes for them; None: this correction is not used.
         fixed: the one batch size that the model accepts, if there is one.
     """
 

@@ -132,7 +132,7 @@ class Futures:
         return bool(self.client.status == "running")
 
 
-# Dask workers as processes of this machine, which neither hear Ctrl-C nor write to the terminal.
+# Dask workers as processes of this machine, which ignore Ctrl-C and write nothing to the terminal.
 
 
 CLOSING, STOPPING = 20.0, 2.5
@@ -143,7 +143,7 @@ CLOSING, STOPPING = 20.0, 2.5
 def local_client(workers: int) -> Iterator[Any]:
     """A `distributed.Client` of so many processes of this machine with one thread each, closed at the end.
 
-    Ctrl-C reaches every process of a terminal. Here the command alone is to hear it, and to close its workers: they
+    Ctrl-C reaches every process of a terminal. Only the command should react to it and close its workers: they
     are started by a thread that blocks SIGINT, for threads and processes inherit that from the one that makes them.
     Python raises KeyboardInterrupt in the main thread alone, so that neither the start nor the end, which are in that
     other thread, can be cut in the middle: the main thread only waits for them.
@@ -176,7 +176,7 @@ def local_client(workers: int) -> Iterator[Any]:
     opened, begun, over = ExitStack(), Future[Any](), Event()
 
     def live() -> None:
-        _deaf()
+        _block_interrupts()
         with suppress(Exception), opened:  # workers that do not end in time are killed below
             try:
                 begun.set_result(start(opened))
@@ -221,7 +221,7 @@ def leave_if_importing() -> None:
         raise SystemExit(1)
 
 
-def _deaf() -> None:
+def _block_interrupts() -> None:
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
@@ -281,7 +281,7 @@ class OnCluster:
         return blocks
 
     def _payload(self, item: Work) -> Any:
-        """The subject on the workers, as the result of a task: Dask makes it anew where a worker took it along."""
+        """The subject on the workers, as the result of a task: Dask computes it again where a worker is lost."""
         if item.task.id not in self.payloads:
             packed = pickle.dumps(item.subject, protocol=pickle.HIGHEST_PROTOCOL)
             self.payloads[item.task.id] = self.client.submit(unpack, packed, pure=False)
@@ -318,7 +318,7 @@ def check_cluster(workers: int | None, scheduler: str | None) -> None:
     if workers is not None and (
         isinstance(workers, bool) or not isinstance(workers, Integral) or workers < 1
     ):
-        raise InputError(f"workers={workers!r}: at least one worker is needed, in whole numbers")
+        raise InputError(f"workers={workers!r}: expected an integer >= 1")
     if scheduler is not None and not isinstance(scheduler, str):
         raise InputError(f"scheduler={scheduler!r}: expected an address such as tcp://head:8786")
 
@@ -378,8 +378,8 @@ def _await_worker(client: Any, scheduler: str, progress: Progress | None) -> Non
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what distributed logs of workers and connections: what matters of it is said in one sentence."""
-    ours = ("distributed", "tornado", "asyncio")  # distributed gives each of its loggers a level
-    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in ours]
+    logged = ("distributed", "tornado", "asyncio")  # distributed gives each of its loggers a level
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in logged]
     loggers = [logging.getLogger(name) for name in names]
     before = [logger.level for logger in loggers]
     try:

@@ -27,7 +27,7 @@ class Crossing:
         threshold: the score.
         sigma: where the mean falls below it; None if that is not `where == "inside"` the sigmas.
         where: "below": it is below at the first sigma already; "beyond": it never falls below.
-        low, high: the interval; None for an end that lies outside the sigmas, which is all that they tell.
+        low, high: the interval; None for an end outside the sigmas.
         known: whether there is an interval; False for one chip, and then `low` and `high` are None too.
         range: the first and the last sigma.
         level: the interval's confidence.

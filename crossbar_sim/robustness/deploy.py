@@ -213,7 +213,7 @@ def deploy(
             chip passes with; None: the clean score less 0.05, and none for output errors.
         metric: what chips are judged by: "accuracy", "agreement" or "output_error"; None: the first of these
             that labels and outputs allow. Outputs (n, c, ...) with c > 1 are taken for scores of classes: for
-            several outputs that are none (regression, an autoencoder) ask for "output_error". Also a function of
+            several outputs that are not (regression, an autoencoder) use "output_error". Also a function of
             outputs and targets, or its import path "package.module:function" (docs/extending.md).
         only, skip: see `to_analog`.
         sensitivity_chips, sensitivity_images: how many chips and examples the per-layer sensitivity is

@@ -34,8 +34,8 @@ class DetectionScore(Score):
 class DetectionReference(Reference):
     """Scenes, and the boxes that the clean model finds in them.
 
-    Precision is no mean over images: boxes of all images are ranked together by their scores. So a chip has one score,
-    on all of its images.
+    Precision is not a mean over images: boxes of all images are ranked together by their scores. So a chip has one
+    score, on all of its images.
 
     Args:
         x: (n, 3, h, w) images; y: (n, h, w) numbers of objects, see `data.Scenes`.
@@ -82,17 +82,17 @@ class DetectionReference(Reference):
         """Precision is of whole images."""
         return "example"
 
-    def metric(self, asked: str | None) -> str:
-        """The one asked for, or "map".
+    def metric(self, requested: str | None) -> str:
+        """The requested metric, or "map".
 
         Raises:
-            InputError: if it is none of a detector's.
+            InputError: if it is not a metric of detectors.
         """
-        if asked is not None and asked not in DETECTION_METRICS:
+        if requested is not None and requested not in DETECTION_METRICS:
             raise InputError(
-                f"metric={asked!r}: a detector is judged by {' or '.join(DETECTION_METRICS)} (docs/networks.md)"
+                f"metric={requested!r}: a detector is judged by {' or '.join(DETECTION_METRICS)} (docs/networks.md)"
             )
-        return asked or DETECTION_METRICS[0]
+        return requested or DETECTION_METRICS[0]
 
     def clean_score(self) -> DetectionScore:
         """The clean model's own score."""
@@ -108,7 +108,7 @@ class DetectionReference(Reference):
         Raises:
             InputError: always.
         """
-        raise InputError(f"{metric} is no mean over images: give chips, not a half-width")
+        raise InputError(f"{metric} is not a mean over images: give chips, not a half-width")
 
     def _score(self, found: Tensor) -> DetectionScore:
         assert self.y is not None

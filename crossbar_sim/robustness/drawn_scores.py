@@ -222,7 +222,7 @@ KERNEL = 0.4
 """Width of the smoothing, in standard deviations of the draw of images: it hides that shares of m images are steps."""
 
 CLEAR = 0.25
-"""Below this ratio of variances, chips to draw of images, the shape of the scores tells little of that of chips."""
+"""Below this ratio of variances, chips to draw of images, the scores say little about the distribution of the chips."""
 
 
 def yield_drawn(values: ArrayLike, variances: ArrayLike, threshold: float) -> Yield:
@@ -253,7 +253,7 @@ def yield_drawn(values: ArrayLike, variances: ArrayLike, threshold: float) -> Yi
     share, variance = _share(found, y, v, threshold)
     n, odds = len(y), share * (1 - share)
     reliability = found.between / found.total
-    # at the ends the variance vanishes with the share: there, chips count by how much they tell of themselves
+    # at the ends the variance vanishes with the share: there, chips count by the reliability of their scores
     chips = min(odds / variance, n) if odds > 1e-3 / n and variance > 0 else n * max(reliability, 1 / n)
     z = -float(stdtrit(n - 1, (1 - LEVEL) / 2))
     stretch = 1 + z * z / chips

@@ -155,7 +155,7 @@ def draw(strata: Strata, m: int, key: Key, chip: int) -> Int64:
         (m,) image numbers, rising.
 
     Raises:
-        InputError: if m < 1 or the chip is no integer in 0 .. 2^32 - 1.
+        InputError: if m < 1 or the chip is not an integer in 0 .. 2^32 - 1.
     """
     tops, spans, offsets = _steps(strata, int(m))
     stream = Stream.of(key.fold(STREAM), chip)
@@ -554,7 +554,7 @@ class Subject:
         Args:
             analog: the analog model, on some chip.
             effects: of `layer_effects`, on that chip.
-            requested: the metric that the user asked for, if any.
+            requested: the metric that the user requested, if any.
         """
         design, layers = handle.analog_state(analog), handle.layers(analog)
         found = [
@@ -778,6 +778,6 @@ def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> Sequentia
     chain.program(hardware, (0,))
     with torch_threads_kept(), torch.inference_mode():
         one_thread()
-        ours = chain(0, few)
-    (theirs,) = outputs(analog, few, CHECKED)
-    return chain if torch.equal(ours, theirs) else None
+        fast = chain(0, few)
+    (plain,) = outputs(analog, few, CHECKED)
+    return chain if torch.equal(fast, plain) else None

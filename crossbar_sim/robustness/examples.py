@@ -1,4 +1,4 @@
-"""What a model is tried on: a data set's test images, the user's own, or random inputs of its shape."""
+"""The examples that a model is evaluated on: test images of a data set, the user's own, or random inputs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ def find_examples(
         data: a data set's name, the path of an .npz, or data as read; None: the model's own, else random inputs.
         data_dir: where data sets with files are.
         images: draw this many of them; None: all.
-        input_shape: of one random input, where the model's file does not tell.
+        input_shape: of one random input, where the model's file does not say.
         seed: of the draw and of random inputs.
 
     Raises:
@@ -113,7 +113,7 @@ def seen_in(
     if x is None:
         try:
             x = _random(loaded, loaded.batch or 2, None, 0).x
-        except InputError:  # of tokens, or of a shape that nobody has named
+        except InputError:  # tokens, or an unknown shape
             # a graph holds no operator that it never runs
             return None, () if isinstance(loaded.module, torch.fx.GraphModule) else (UNSEEN,)
     loaded.module.eval()

@@ -1,9 +1,9 @@
 """Networks that differ in their training seed alone, as one group: the seed of training is a random unit too.
 
-A sweep's chips tell how one network fares on hardware. What a way to train is worth is another question: train again
-and the curve is another one. Here one network is one observation, its score being the mean over its chips; intervals
-and tests are over networks. All networks are tried on the same chips. What those have in common for all of them is
-in no interval here; `GroupPoint.ci95_chips` is the interval that has the chips as its unit.
+The chips of a sweep show how one network performs on hardware. How good a training method is, is another question:
+another training seed gives another curve. Here one network is one observation: its score is the mean over its chips.
+Intervals and tests are over networks. All networks are evaluated on the same chips, and the effect of these chips is
+not part of these intervals; `GroupPoint.ci95_chips` is the interval over chips.
 """
 
 import math
@@ -114,7 +114,7 @@ def groups_of(labels: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def groups_in(sweep: Sweep) -> dict[str, tuple[str, ...]]:
-    """As `groups_of`; networks of a group that were not measured alike are none, and stand alone.
+    """As `groups_of`; networks that were measured differently do not form a group and stand alone.
 
     What they differ in (data, chips, design) would be taken for the spread of trainings.
     """
@@ -167,8 +167,8 @@ def group_curve(sweep: Sweep, group: str, threshold: float | None = None) -> tup
     if group in groups_of(sweep.labels) and group not in groups:
         differ = unlike_tasks(sweep.tasks[label] for label in groups_of(sweep.labels)[group])
         raise InputError(
-            f"the networks of {group} were not measured alike ({', '.join(differ)} differ): they are no group; take "
-            "each by itself"
+            f"the networks of {group} were not measured alike ({', '.join(differ)} differ): they do not form a group; "
+            "take each by itself"
         )
     if group not in groups:
         raise InputError(unknown("the group", group, groups))
@@ -180,7 +180,7 @@ def group_curve(sweep: Sweep, group: str, threshold: float | None = None) -> tup
 def boundless(curves: Mapping[str, Sequence[GroupPoint]]) -> frozenset[str]:
     """Groups whose interval over seeds is wider, at some sigma, than the means of all groups lie apart.
 
-    One training in three that fails does that. As a band it would cover every other line and tell nothing.
+    One training in three that fails does that. Drawn as a band, it would cover every other line.
     """
     means = [point.mean for points in curves.values() for point in points]
     whole = max(means) - min(means)

@@ -1,4 +1,4 @@
-"""What is to be measured: the paper's protocol, or as much as an interval needs."""
+"""Plans: all images on given chips, or as many chips and images as an interval needs."""
 
 import math
 import operator
@@ -26,7 +26,7 @@ PROTOCOL = tuple(round(0.05 * i, 2) for i in range(31))
 
 
 MOST_CHIP = 2**32
-"""Numbers of chips lie below it."""
+"""Numbers of chips are below it."""
 
 _WHOLE = ("population", "minimum", "pilot_chips", "pilot_images", "most_chips", "batch")
 """Whole numbers of a `two_stage.Plan`."""
@@ -100,22 +100,22 @@ class HalfWidth:
 
     @staticmethod
     def check_metric(metric: str) -> None:
-        """Refuse a metric that is no mean over images.
+        """Refuse a metric that is not a mean over images.
 
         Raises:
-            InputError: if it is none.
+            InputError: if it is not.
         """
         if not names_code(metric) and not METRICS[metric].mean:
             raise InputError(
                 f"half_width needs a score that is a mean over images, accuracy or agreement: {metric} is "
-                "none; sweep it with chips"
+                "not; sweep it with chips"
             )
 
     def images(self, subject: Subject) -> Mapping[str, Any]:
         """Drawn for each chip: all that the plan of a task follows from.
 
         Raises:
-            InputError: if the metric is no mean over images.
+            InputError: if the metric is not a mean over images.
         """
         self.check_metric(subject.metric)
         reference = subject.reference
@@ -127,7 +127,7 @@ class HalfWidth:
         return {"count": strata.population, "drawn": True, **settings}
 
     def missing(self, task: Task, sigma: float, trials: tuple[Trial, ...]) -> Job | None:
-        """The next round of chips; where all chips are one, that one on all images, told of as many as a pilot."""
+        """The next round of chips; one chip on all images where all chips are the same."""
         if exact(task, sigma):
             whole = [t for t in trials if t.images == task.identity["images"]["count"]]
             return None if whole else Job(sigma, tuple(range(plan_of(task).pilot_chips)))
@@ -139,7 +139,7 @@ def plan_of(task: Task) -> two_stage.Plan:
     """The plan that a task of drawn images follows, from its identity alone.
 
     Raises:
-        InputError: if the identity, which a file may hold, tells of none.
+        InputError: if the identity, which comes from a file, does not describe one.
     """
     known = task.identity["images"]
     settings = {name: value for name, value in known.items() if name not in ("count", "drawn")}
@@ -163,10 +163,10 @@ def plan_of(task: Task) -> two_stage.Plan:
 
 
 def exact(task: Task, sigma: float) -> bool:
-    """Whether nothing is random at this sigma, as at 0 with drift alone: one chip tells of all.
+    """Whether nothing is random at this sigma, as at 0 with drift alone: all chips are the same.
 
     Raises:
-        InputError: if the identity, which a file may hold, tells of no design.
+        InputError: if the identity, which comes from a file, does not describe a design.
     """
     try:
         design = dict(task.identity["hardware"])
@@ -174,7 +174,7 @@ def exact(task: Task, sigma: float) -> bool:
         return is_deterministic(Hardware.from_dict(design))
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # an InputError is a ValueError
         raise InputError(
-            f"the identity of task {task.label!r} ({task.id[:12]}) has a hardware that is no design: {error}"
+            f"the identity of task {task.label!r} ({task.id[:12]}) has a hardware that is not a design: {error}"
         ) from None
 
 
@@ -196,7 +196,7 @@ def chip_cost(subject: Subject) -> float:
 
 
 def operations(module: nn.Module, subject: Subject) -> int:
-    """Floating-point operations of one image; those of a linear layer with as many weights where torch cannot tell."""
+    """Floating-point operations of one image; of a linear layer with as many weights where torch cannot count."""
     from torch.utils.flop_counter import FlopCounterMode
 
     weights = sum(parameter.numel() for parameter in module.parameters())

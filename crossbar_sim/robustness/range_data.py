@@ -1,4 +1,4 @@
-"""Inputs that converter ranges are calibrated on, and designs whose ranges are calibrated on the way."""
+"""Inputs for the calibration of converter ranges, and designs with ranges calibrated on them."""
 
 from typing import Any
 
@@ -36,9 +36,9 @@ def calibrated_for(
             )
         return hardware, ()
     if own is None:
-        x, told = calibration_inputs(loaded, data, data_dir, IMAGES, input_shape, seed)
+        x, inputs = calibration_inputs(loaded, data, data_dir, IMAGES, input_shape, seed)
     else:
-        x, told = chosen_inputs(loaded, own, data_dir, IMAGES, seed)
+        x, inputs = chosen_inputs(loaded, own, data_dir, IMAGES, seed)
     loaded.module.eval()
     calibrated, reports = calibrate_ranges(
         loaded.module, hardware, x, only=only or None, skip=skip, seed=seed, fixed=loaded.batch
@@ -47,7 +47,7 @@ def calibrated_for(
     used = [r.output_used for r in reports if r.output_used is not None]
     codes = f", {min(used):.0f} to {max(used):.0f} % of the codes used" if used else ""
     return calibrated, (
-        f"converter ranges were calibrated on {told}: up to {worst:.2g} % of the conversions clipped{codes} "
+        f"converter ranges were calibrated on {inputs}: up to {worst:.2g} % of the conversions clipped{codes} "
         "(crossbar-sim calibrate says more, and keeps them)",
     )
 

@@ -37,13 +37,13 @@ class Work:
 
     @property
     def one(self) -> bool:
-        """Whether all of its chips are one chip, which is measured once: not to be cut in blocks."""
+        """Whether all of its chips are the same, so that one is measured for all: not to be cut into blocks."""
         return self.job.images is None and is_deterministic(at_sigma(self.subject.hardware, self.job.sigma))
 
 
 @contextmanager
 def naming(label: str, several: bool) -> Iterator[None]:
-    """Begin what is wrong with the model's label, where there are several and it could be any of them."""
+    """Put the label of the model before error messages, where there are several models."""
     try:
         yield
     except InputError as error:

@@ -213,29 +213,29 @@ class Reference:
             out if self.judged is None else torch.where(self.judged[part].unsqueeze(1), out, self.clean[part])
         )
 
-    def metric(self, asked: str | None) -> str:
-        """The metric of a report: the one asked for, else accuracy, agreement or output error by what there is.
+    def metric(self, requested: str | None) -> str:
+        """The metric of a report: the requested one, else the first that labels and outputs allow.
 
         Raises:
-            InputError: if the one asked for is unknown, or needs labels or classes that are not there.
+            InputError: if the requested metric is unknown, or needs labels or classes that are not there.
         """
-        if asked in (None, "agreement") and self.axis is None and self.clean.dim() > 2:
+        if requested in (None, "agreement") and self.axis is None and self.clean.dim() > 2:
             raise InputError(undecided(tuple(self.clean.shape)))
-        if asked is None:
+        if requested is None:
             return "accuracy" if self.y is not None else "agreement" if self.classes else "output_error"
-        if names_code(asked):
-            return asked
-        if asked not in FIELDS:
+        if names_code(requested):
+            return requested
+        if requested not in FIELDS:
             raise InputError(
-                f"metric={asked!r} must be one of {', '.join(FIELDS)}, or a function: package.module:function"
+                f"metric={requested!r} must be one of {', '.join(FIELDS)}, or a function: package.module:function"
             )
-        if asked == "accuracy" and self.y is None:
+        if requested == "accuracy" and self.y is None:
             raise InputError("metric='accuracy' needs labels: give data with y")
-        if asked == "agreement" and not self.classes:
+        if requested == "agreement" and not self.classes:
             raise InputError(
                 f"metric='agreement' compares largest outputs, but there is one output: {tuple(self.clean.shape)}"
             )
-        return asked
+        return requested
 
     def check_metric(self, metric: str) -> None:
         """Refuse an output error where there is nothing that it could be relative to.
@@ -277,7 +277,7 @@ class Reference:
             if self.classes:
                 predicted = out.argmax(1)
                 if broken is not None:
-                    predicted[broken] = -1  # the largest of outputs that are no numbers is nobody's class
+                    predicted[broken] = -1  # outputs that are not finite belong to no class
                 alike = predicted == self.predicted[part]
                 judged = None if self.judged is None else self.judged[part]
                 agree = float(torch.count_nonzero(alike if judged is None else alike & judged)) / self._places
@@ -368,7 +368,7 @@ def collect(scores: Iterable[Score], name: str) -> list[float]:
 
 
 def _outside(y: Tensor, classes: int) -> str:
-    """The sentence for labels that are none of the classes."""
+    """The error message for labels outside the classes."""
     top = int(y.max())
     said = f"labels go up to {top} but the model has {classes} outputs: "
     outside = y[y >= classes]
@@ -381,7 +381,7 @@ def _outside(y: Tensor, classes: int) -> str:
     )
 
 
-# Sentences for the report: what was asked for and cannot act, and numbers that say less than they seem to.
+# Warnings for the report: effects that were requested and do not act, and scores that say little.
 
 
 def of_operands(layers: tuple[Layer, ...], seen: Operands | None) -> Iterator[str]:
@@ -433,7 +433,7 @@ def of_state(names: tuple[str, ...]) -> Iterator[str]:
         )
 
 
-def of_reference(reference: Reference, metric: str, asked: object) -> Iterator[str]:
+def of_reference(reference: Reference, metric: str, requested: object) -> Iterator[str]:
     """A clean model that cannot disagree with itself, and outputs that may be no classes, or not the ones meant."""
     clean, n = reference.clean, len(reference.x)
     if reference.several > 1:
@@ -455,7 +455,7 @@ def of_reference(reference: Reference, metric: str, asked: object) -> Iterator[s
         metric == "accuracy" and reference.y is not None and unscaled
     ):  # untrained networks are swept on purpose
         yield from near_chance(reference.clean_score().accuracy, reference.y, reference.x)
-    if asked is None and metric == "agreement" and reference.unit in ("pixel", "position"):
+    if requested is None and metric == "agreement" and reference.unit in ("pixel", "position"):
         places = "x".join(map(str, clean.shape[2:]))
         yield (
             f"outputs of shape {_returned(reference)} are taken for scores of {clean.shape[1]} classes (axis "
@@ -493,7 +493,7 @@ def _returned(reference: Reference) -> tuple[int, ...]:
 
 
 def of_scores(scores: tuple[Score, ...], chips: tuple[int, ...]) -> Iterator[str]:
-    """Outputs that are no numbers."""
+    """A warning about outputs that are not finite."""
     broken = [(chip, score.broken) for chip, score in zip(chips, scores, strict=True) if score.broken > 0]
     if broken:
         yield (

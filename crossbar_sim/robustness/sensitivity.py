@@ -15,7 +15,7 @@ from crossbar_sim.robustness.score import Reference
 from crossbar_sim.robustness.statistics import Summary, summarise
 
 CHIPS, IMAGES = 5, 1000
-"""What per-layer sensitivity is measured on unless asked otherwise."""
+"""The default numbers of chips and examples for per-layer sensitivity."""
 
 
 def some(n: int, wanted: int, seed: int) -> Tensor:

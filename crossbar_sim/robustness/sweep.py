@@ -1,4 +1,4 @@
-"""What a sweep found: models by sigmas by chips, as numbers with error bars."""
+"""The results of a sweep: scores of models over sigmas and chips, with intervals."""
 
 import re
 from collections import Counter
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# Which of the details that a file holds of several models a report shows: measured alike, as far as they are.
+# The details of several models that a report shows: those with the same settings, where there are any.
 
 
 _NUMBER = re.compile(r"=([^ ]+)")
 
 
-def alike(details: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def comparable_details(details: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Label -> kind -> one detail of that kind: the settings that most models share, then those with the largest sigma.
 
     Args:
@@ -52,7 +52,7 @@ def _settings(name: str) -> tuple[str, tuple[float, ...]]:
         return kind, ()
 
 
-# What a sweep's tasks tell beside their numbers: notes on models and data, and what may not mean what it seems to.
+# Notes and warnings of the tasks of a sweep.
 
 
 def notes_of(task: Task) -> list[str]:
@@ -61,11 +61,11 @@ def notes_of(task: Task) -> list[str]:
 
 
 def warnings_of(task: Task) -> list[str]:
-    """What was asked for and cannot act, and what the score may not mean."""
+    """Effects that were requested and do not act, and scores that say little."""
     return _texts(task.about.get("warnings"))
 
 
-def told(tasks: Mapping[str, Task]) -> Iterator[tuple[str, str]]:
+def notes_and_warnings(tasks: Mapping[str, Task]) -> Iterator[tuple[str, str]]:
     """("note" or "warning", sentence) of all tasks, each once; begun with the labels where it is not of all."""
     for kind, of in (("note", notes_of), ("warning", warnings_of)):
         whose: dict[str, list[str]] = {}
@@ -93,11 +93,11 @@ def _texts(value: Any) -> list[str]:
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
-# What the tasks of a file are called: those of one label by what differs between them.
+# Labels of the tasks of a file: tasks with the same label are named by their differences.
 
 
 MOST, LONGEST = 3, 24
-"""Differences that a label may name, and characters of each; beyond that the task's id tells more."""
+"""Differences that a label may name, and characters of each; otherwise the label shows the task's id."""
 
 _UNTOLD = ("model", "fingerprint")
 """Keys whose values are hashes."""
@@ -106,8 +106,8 @@ _UNTOLD = ("model", "fingerprint")
 def labels_of(tasks: Sequence[Task]) -> list[str]:
     """The tasks' labels; those that occur twice, as after two sweeps into one file, with what differs.
 
-    "erm (all images)" and "erm (images drawn)"; "erm (levels 16)"; with the beginning of the id where no few words
-    tell tasks apart.
+    "erm (all images)" and "erm (images drawn)"; "erm (levels 16)"; with the beginning of the id where a few words
+    cannot distinguish the tasks.
     """
     groups: dict[str, list[Task]] = {}
     for task in tasks:
@@ -118,9 +118,9 @@ def labels_of(tasks: Sequence[Task]) -> list[str]:
         if len(members) == 1:
             called[members[0].id] = label
             continue
-        told = [list(_words([task.identity for task in members], i)) for i in range(len(members))]
-        names = [f"{label} ({', '.join(words)})" for words in told]
-        short = all(words and len(words) <= MOST and max(map(len, words)) <= LONGEST for words in told)
+        differences = [list(_words([task.identity for task in members], i)) for i in range(len(members))]
+        names = [f"{label} ({', '.join(words)})" for words in differences]
+        short = all(words and len(words) <= MOST and max(map(len, words)) <= LONGEST for words in differences)
         if not short or len(set(names)) < len(names) or taken & set(names):
             names = [f"{label} [{task.id[:6]}]" for task in members]
         taken |= set(names)
@@ -129,7 +129,7 @@ def labels_of(tasks: Sequence[Task]) -> list[str]:
 
 
 def _words(identities: Sequence[Any], which: int, key: str = "") -> Iterator[str]:
-    """What is special of one of several values that lie under one key."""
+    """How one of several values of one key differs from the others."""
     if len({canonical(value) for value in identities}) == 1 or key in _UNTOLD:
         return
     if key == "images" and all(isinstance(value, Mapping) for value in identities):
@@ -148,7 +148,7 @@ def _words(identities: Sequence[Any], which: int, key: str = "") -> Iterator[str
 
 
 def _images(taken: Sequence[Mapping[str, Any]], which: int) -> Iterator[str]:
-    """How many images were asked for; the rest of a plan follows from that and from the model."""
+    """The requested number of images; the rest of a plan follows from that and from the model."""
     mine = taken[which]
     if len({canonical(value.get("drawn")) for value in taken}) > 1:
         yield "images drawn" if mine.get("drawn") else "all images"
@@ -212,7 +212,7 @@ class Sweep:
             ]
             curves[label] = Point.of_trials(label, task, trials)
             details[label] = results.details(task.id)
-        return cls(named, curves, alike(details))
+        return cls(named, curves, comparable_details(details))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -228,12 +228,12 @@ class Sweep:
         """
         metrics = {task.metric for task in self.tasks.values()}
         if len(metrics) != 1:
-            told = "; ".join(
+            each = "; ".join(
                 f"{metric} of {', '.join(label for label, task in self.tasks.items() if task.metric == metric)}"
                 for metric in sorted(metrics)
             )
             raise InputError(
-                f"these results are of several metrics ({told}), which do not go on one scale: name models of one "
+                f"these results are of several metrics ({each}), which do not go on one scale: name models of one "
                 "metric (report --models)"
             )
         return metrics.pop()
@@ -242,7 +242,7 @@ class Sweep:
         """The points of one model.
 
         Raises:
-            InputError: if there is no such model, naming the likeliest meant.
+            InputError: if there is no such model, naming the closest one.
         """
         if label not in self.curves:
             raise InputError(unknown("the model", label, self.labels))

@@ -42,7 +42,7 @@ class Model:
         examples: what it is tried on.
         identity: of the model: the SHA-256 of its file and how that was read, or of its parameters.
         fixed: the one batch size that it accepts, if there is one.
-        about: what else a report may tell.
+        about: what else a report may show.
         ranges: of the converters in its layers, where they were calibrated for it.
     """
 
@@ -90,7 +90,7 @@ def fingerprint(module: nn.Module) -> str:
 
     Buffers that a state_dict leaves out (as the code words of `Coded`) count too.
 
-    The code of a forward of one's own is not in it: a model whose code has changed needs another label and
+    The code of a forward is not part of it: a model whose code has changed needs another label and
     results file.
     """
     state = hashlib.sha256(repr(module).encode())
@@ -107,7 +107,7 @@ def fingerprint(module: nn.Module) -> str:
 def metric_of(
     module: nn.Module,
     examples: Examples,
-    asked: str | Callable[..., Any] | None,
+    requested: str | Callable[..., Any] | None,
     fixed: int | None = None,
     axis: int | None = None,
 ) -> str:
@@ -116,7 +116,7 @@ def metric_of(
     Args:
         module: the model, trained or not; it is put in evaluation mode.
         examples: what it is tried on.
-        asked: the metric asked for, or None.
+        requested: the requested metric, or None.
         fixed: the one batch size that it accepts, if there is one.
         axis: of the classes in its outputs, or None.
 
@@ -126,7 +126,7 @@ def metric_of(
     evaluation_mode(module)
     few = slice(fixed or 2)
     y = None if examples.y is None else examples.y[few]
-    name = None if asked is None else find_metric(asked).name
+    name = None if requested is None else find_metric(requested).name
     return reference_of(module, examples.x[few], y, BLOCK, fixed, axis).metric(name)
 
 
@@ -147,10 +147,10 @@ def prepare(
         model: with its examples.
         hardware: the design; the sigma of its drift law is what is swept and has no place in the identity.
         seed: of all chips.
-        metric: the one asked for, or None.
+        metric: the requested metric, or None.
         only, skip: see `to_analog`.
         images: how they are taken: of a plan.
-        sigma: where it is looked at whether all that the design asks for acts; no part of the identity.
+        sigma: at which effects that do not act are looked for; not part of the identity.
         axis: of the classes in the model's outputs; None: found as `Reference.of` does.
 
     Raises:
@@ -181,7 +181,7 @@ def prepare(
         "metric": chosen,
         **({} if reference.function is None else reference.function.identity),
         "images": dict(images(subject)),
-        # where it is the second, as for all networks with one class per example, it goes without saying
+        # where it is the second, as for all networks with one class per example, it is left out
         **({} if reference.axis in (None, 1) else {"class_axis": reference.axis}),
     }
     judged = reference.about()

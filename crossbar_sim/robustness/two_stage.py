@@ -66,7 +66,7 @@ class Plan:
     """The plan of an interval budget: how to reach a half-width.
 
     Args:
-        half: the half-width h asked for, in the score's units.
+        half: the requested half-width h, in the score's units.
         population: N, images that there are.
         minimum: images that an estimate needs, `Strata.minimum`.
         chip_cost: of drawing and programming a chip, in evaluations of one image.
@@ -108,7 +108,7 @@ class Plan:
 
     @property
     def first(self) -> int:
-        """Images of a chip of the pilot: what is asked for, as far as the images allow it."""
+        """Images of a chip of the pilot: the requested number, limited by the images that there are."""
         return min(max(self.pilot_images, self.minimum), self.population)
 
     def next_step(self, trials: Iterable[Trial]) -> Measure | Done:
@@ -152,11 +152,11 @@ class Plan:
                 middle = (low + m) // 2
                 enough = self._half(self.pilot_chips, self._std(pilot, middle), middle) <= self.half
                 low, m = (low, middle) if enough else (middle, m)
-        kept, anew = (
+        kept, restarted = (
             self._cost(pilot, self.first),
             self._cost(pilot, m) + self.pilot_chips * (self.chip_cost + self.first),
         )
-        return self.first if kept <= anew else m
+        return self.first if kept <= restarted else m
 
     def _cost(self, pilot: Components, m: int) -> float:
         """Of all chips on m images each that the pilot lets one expect to need, in evaluations of one image."""

@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
-from cli_runs import strict_json
+from helpers.cli_runs import strict_json
 from torch import nn
 
 from crossbar_sim import Hardware
@@ -185,9 +185,9 @@ def test_a_bad_experiment_is_one_sentence(command, experiment, tmp_path, change,
         (("=model.pt",), "LABEL=PATH with both"),
         (("model=",), "LABEL=PATH with both"),
         (("--drift", "retention:nu=0.05,time=100"), "deploy simulates it as it is (and at any --time)"),
-        (("--workers", "0"), "at least one worker"),
+        (("--workers", "0"), "expected an integer >= 1"),
         (("--data", "nowhere.npz"), "nowhere.npz"),
-        (("--metric", "output_error", "--half-width", "0.1"), "output_error is none"),
+        (("--metric", "output_error", "--half-width", "0.1"), "output_error is not"),
         (("--results", "/nowhere/runs.db"), "/nowhere"),
         (("--plot", "/nowhere/a.png"), "/nowhere"),
         (("--drift", "pareto:alpha=3"), "which has no sigma"),

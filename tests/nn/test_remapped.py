@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from cli_runs import Files
+from helpers.cli_runs import Files
 from torch import nn
 
 from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift, Offset, StuckCells

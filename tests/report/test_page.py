@@ -14,7 +14,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 import pytest
-from made_sweeps import sweep
+from helpers.made_sweeps import sweep
 
 from crossbar_sim import report
 from crossbar_sim.errors import InputError
@@ -288,7 +288,7 @@ def test_a_large_sweep_is_cut_to_what_a_page_can_carry_and_says_so() -> None:
     page = Page(source)
     cloud = page.data("charts")["chart-curves"]["datasets"]
     assert max(len(table["rows"]) for table in cloud.values()) <= MOST_POINTS
-    assert "Of the chips, the first 12 of each point can be shown here." in page.words
+    assert "The first 12 chips of each point can be shown here." in page.words
     assert page.data("downloads")["chips.csv"].count("\n") <= MOST_TRIALS + 1
     assert "chips.csv holds the first 40 chips of each point" in page.words
     assert len(source) < 5e6

@@ -3,9 +3,9 @@
 import io
 import json
 
-import made_sweeps
 import pytest
 import torch
+from helpers import made_sweeps
 from rich.console import Console
 from torch import nn
 
@@ -195,7 +195,7 @@ def test_a_crafted_plan_is_one_sentence(images):
 @pytest.mark.parametrize("hardware", [None, "x", [], {}, {"drift": 3}, {"drift": {"kind": "nope"}}])
 def test_a_crafted_design_is_one_sentence(hardware):
     task = changed(crafted(), hardware=hardware)
-    with pytest.raises(InputError, match="a hardware that is no design"):
+    with pytest.raises(InputError, match="a hardware that is not a design"):
         exact(task, 0.1)
-    with pytest.raises(InputError, match="a hardware that is no design"):
+    with pytest.raises(InputError, match="a hardware that is not a design"):
         Point.of_trials("a", task, made_sweeps.trials(0, (0.1,), 2))

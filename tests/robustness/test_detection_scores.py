@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from detectors import Oracle, written_scenes
+from helpers.detectors import Oracle, written_scenes
 from PIL import Image
 from torch import nn
 
@@ -91,7 +91,7 @@ def test_what_a_layer_costs_alone(scenes):
 
 def test_what_a_detector_cannot_be_asked(scenes):
     model = Oracle()
-    with pytest.raises(InputError, match="map is none; sweep it with chips"):
+    with pytest.raises(InputError, match="map is not; sweep it with chips"):
         robustness({"oracle": model}, scenes, sigmas=[0.2], half_width=0.01)
     with pytest.raises(InputError, match="judged by map or map50"):
         robustness({"oracle": model}, scenes, sigmas=[0.2], chips=2, metric="accuracy")
@@ -101,7 +101,7 @@ def test_what_a_detector_cannot_be_asked(scenes):
         deploy(model, scenes.x, scenes.y, Hardware.preset("bayesft", sigma=0.2))
     with pytest.raises(InputError, match="tells classes apart"):
         reference_of(nn.Linear(2, 2), scenes.x, scenes.y, 8)
-    with pytest.raises(InputError, match="no mean over images"):
+    with pytest.raises(InputError, match="not a mean over images"):
         DetectionReference.of(model, scenes.x, scenes.y).right(model, torch.tensor([0]), "map")
 
 
@@ -152,7 +152,7 @@ def test_boxes_are_drawn_where_they_are_found(scenes, tmp_path):
 
 def test_boxes_that_cannot_be_drawn_are_refused(scenes, tmp_path):
     hardware = Hardware.preset("bayesft")
-    with pytest.raises(InputError, match="chosen by the suffix"):
+    with pytest.raises(InputError, match="the suffix of the file name"):
         draw_boxes({"one": Oracle()}, scenes.x, scenes.y, hardware, [0.1], tmp_path / "boxes.gif")
     with pytest.raises(InputError, match="nothing to draw"):
         draw_boxes({"one": Oracle()}, scenes.x, scenes.y, hardware, [0.1], images=[5])

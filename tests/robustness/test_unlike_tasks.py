@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import made_sweeps
 import numpy as np
 import pytest
+from helpers import made_sweeps
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.report.headline import answer, crossing_words
@@ -18,7 +18,7 @@ from crossbar_sim.robustness.drawn_scores import rule_of_three
 from crossbar_sim.robustness.groups import group_curve, group_tests, groups_in, seeded
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.statistics import summarise
-from crossbar_sim.robustness.sweep import Sweep, alike, labels_of
+from crossbar_sim.robustness.sweep import Sweep, comparable_details, labels_of
 from crossbar_sim.store.records import Task, Trial
 
 SEEDS = ("plain, seed 0", "plain, seed 1", "aware, seed 0", "aware, seed 1")
@@ -180,11 +180,11 @@ def test_a_curve_that_starts_below_is_told_with_its_interval() -> None:
 
 def test_details_are_those_that_most_models_share_by_number() -> None:
     names = {s: f"sensitivity sigma={s!r} chips=5" for s in (0.5, 2.0, 10.0)}
-    found = alike(
+    found = comparable_details(
         {"a": {names[2.0]: 1, names[10.0]: 2}, "b": {names[2.0]: 3, names[0.5]: 4}, "c": {names[0.5]: 5}}
     )
     assert found == {"a": {"sensitivity": 1}, "b": {"sensitivity": 3}, "c": {"sensitivity": 5}}
-    assert alike({"a": {names[2.0]: 1, names[10.0]: 2}}) == {"a": {"sensitivity": 2}}
+    assert comparable_details({"a": {names[2.0]: 1, names[10.0]: 2}}) == {"a": {"sensitivity": 2}}
     made = made_sweeps.sweep()
     details = {label: json.loads(json.dumps(of)) for label, of in made.details.items()}
     details["erm"]["sensitivity"]["sigma"] = 0.9
