@@ -16,7 +16,7 @@ from crossbar_sim.crossbar.wires import wires as exact
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"r_word": -1}, "r_word=-1: a resistance is 0 ohm"),
+        ({"r_word": -1}, "r_word=-1: a resistance must be 0 ohm"),
         ({"r_bit": float("nan")}, "r_bit=nan"),
         ({"r_sense": float("inf")}, "r_sense=inf"),
         ({"r_source": "1"}, "r_source='1'"),
