@@ -20,8 +20,8 @@ from crossbar_sim.crossbar import threads
 from crossbar_sim.search import Surrogate
 from crossbar_sim.search.surrogate import first_points
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "search"))
-from noisy_functions import (
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from helpers.noisy_functions import (
     BRANIN,
     BRANIN_TOP,
     HARTMANN,

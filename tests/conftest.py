@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from cli_runs import ARGUMENTS, Files, Result
+from helpers.cli_runs import ARGUMENTS, Files, Result
 from torch import nn
 
 from crossbar_sim import Key

@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 import torch
-from cli_runs import strict_json
+from helpers.cli_runs import strict_json
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.experiments.record import compact

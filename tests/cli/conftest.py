@@ -4,8 +4,8 @@ from pathlib import Path
 
 import h5py
 import pytest
-from bad_files import write_bad_files
-from cli_runs import Files
+from helpers.bad_files import write_bad_files
+from helpers.cli_runs import Files
 from torch import nn
 
 from crossbar_sim.cli import run

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from bad_files import Marked
-from bad_lines import CASES
-from cli_runs import Command, Files
+from helpers.bad_files import Marked
+from helpers.bad_lines import CASES
+from helpers.cli_runs import Command, Files
 
 
 @pytest.mark.parametrize("name", CASES)

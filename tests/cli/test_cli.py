@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_runs import Command, Files, strict_json
+from helpers.cli_runs import Command, Files, strict_json
 from torch import nn
 
 import crossbar_sim

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from cli_runs import strict_json
+from helpers.cli_runs import strict_json
 
 from crossbar_sim import Hardware
 from crossbar_sim.commands.calibrate import _amperes

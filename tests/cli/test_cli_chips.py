@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from cli_runs import QUICK, Command, Files
+from helpers.cli_runs import QUICK, Command, Files
 from torch import nn
 
 

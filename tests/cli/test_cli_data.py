@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_runs import Command, Result
+from helpers.cli_runs import Command, Result
 from PIL import Image
 
 from crossbar_sim.commands.data import data

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from cli_runs import QUICK, Command, Files
+from helpers.cli_runs import QUICK, Command, Files
 from torch import nn
 
 from crossbar_sim import Hardware

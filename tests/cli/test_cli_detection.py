@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from cli_runs import strict_json
-from detectors import TINY, drawn
+from helpers.cli_runs import strict_json
+from helpers.detectors import TINY, drawn
 from PIL import Image
 
 from crossbar_sim.nn.files.loading import load_model

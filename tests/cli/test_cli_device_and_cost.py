@@ -1,15 +1,11 @@
 """fit-device and cost on the command line: what they write, and bad input in one line with exit code 2."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-from cli_runs import Files
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "crossbar" / "device_fit"))
-
-from made_devices import measure
+from helpers.cli_runs import Files
+from helpers.made_devices import measure
 
 from crossbar_sim import Hardware
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli_runs import ARGUMENTS, QUICK, Command, Files, strict_json
+from helpers.cli_runs import ARGUMENTS, QUICK, Command, Files, strict_json
 from torch import nn
 
 import crossbar_sim

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_runs import Command
-from made_sweeps import SIGMAS, details, task, trials
+from helpers.cli_runs import Command
+from helpers.made_sweeps import SIGMAS, details, task, trials
 
 from crossbar_sim.commands.report import _named
 from crossbar_sim.store import Results, Task

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_runs import Command
+from helpers.cli_runs import Command
 
 from crossbar_sim.store.records import Task, Trial
 from crossbar_sim.store.results import Results

@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 import torch
-from cli_runs import strict_json
+from helpers.cli_runs import strict_json
 
 from crossbar_sim.nn.files.loading import load_model
 

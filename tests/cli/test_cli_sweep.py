@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
-from cli_runs import strict_json
+from helpers.cli_runs import strict_json
 from torch import nn
 
 from crossbar_sim import Hardware

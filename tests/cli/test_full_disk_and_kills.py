@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_runs import Files
+from helpers.cli_runs import Files
 
 TRAIN = ("--network", "mlp", "--data", "digits", "--network-arguments", '{"hidden": [8]}', "--epochs", "1")
 

@@ -4,11 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-import reference
+from helpers import reference
+from helpers.law_examples import KINDS, LAWS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from law_examples import KINDS, LAWS
 from scipy import stats
 
 from crossbar_sim import (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from law_examples import KINDS, LAWS
+from helpers.law_examples import KINDS, LAWS
 
 from crossbar_sim import ALL_MAPPINGS, Hardware, Key, LogNormalDrift, ProgrammingNoise, StuckCells
 from crossbar_sim.crossbar.converters import DAC, drive

@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 import pytest
-import reference
-from law_examples import EXAMPLES, KINDS, LAWS, START, WITH_SPREAD
+from helpers import reference
+from helpers.law_examples import EXAMPLES, KINDS, LAWS, START, WITH_SPREAD
 from scipy import special, stats
 
 from crossbar_sim import (

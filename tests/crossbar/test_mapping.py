@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-import reference
+from helpers import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp

@@ -4,8 +4,8 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
-import periphery_twin
 import pytest
+from helpers import periphery_twin
 
 from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift, Offset
 from crossbar_sim.crossbar.converters import ADC, DAC, LayerRange, Ranges, drive, mismatch

@@ -6,7 +6,7 @@ The accuracies below are those that docs/randomness.md states; each is a little 
 import numba
 import numpy as np
 import pytest
-import reference
+from helpers import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -4,10 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
-import reference
+from helpers import reference
+from helpers.law_examples import KINDS, LAWS
 from hypothesis import example, given
 from hypothesis import strategies as st
-from law_examples import KINDS, LAWS
 
 from crossbar_sim import (
     ALL_MAPPINGS,

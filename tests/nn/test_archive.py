@@ -6,9 +6,9 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import archive_files as files
 import pytest
 import torch
+from helpers import archive_files as files
 from torch import nn
 
 from crossbar_sim.errors import InputError

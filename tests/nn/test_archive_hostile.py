@@ -7,9 +7,9 @@ import struct
 import sys
 import zipfile
 
-import archive_files as files
 import pytest
 import torch
+from helpers import archive_files as files
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.files.archive import load_archive, rebuild

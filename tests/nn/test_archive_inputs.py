@@ -5,10 +5,10 @@ import dataclasses
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import archive_files as files
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import archive_files as files
 from torch import nn
 
 from crossbar_sim import Hardware

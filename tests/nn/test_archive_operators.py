@@ -8,10 +8,10 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import archive_files as files
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import archive_files as files
 from torch import nn
 
 from crossbar_sim.errors import InputError

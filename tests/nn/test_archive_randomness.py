@@ -1,9 +1,9 @@
 """Archives whose outputs chance decides are refused, by name and with the remedy; others load."""
 
-import archive_files as files
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import archive_files as files
 from torch import nn
 
 from crossbar_sim.errors import InputError

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from analog_models import DRIFT, LAYERS, PLAIN, made, numbers
+from helpers.analog_models import DRIFT, LAYERS, PLAIN, made, numbers
 from torch import nn
 
 from crossbar_sim import Differential, Hardware, InputError, Offset

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from analog_models import PLAIN, made, numbers
+from helpers.analog_models import PLAIN, made, numbers
 from torch import Tensor, nn
 
 from crossbar_sim import Hardware, InputError

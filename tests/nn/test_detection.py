@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from detectors import TINY, drawn
+from helpers.detectors import TINY, drawn
 
 from crossbar_sim import Hardware, Key
 from crossbar_sim.errors import InputError

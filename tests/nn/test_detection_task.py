@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from detectors import Oracle, written_scenes
+from helpers.detectors import Oracle, written_scenes
 from torch import nn
 from torch.nn import functional
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from analog_models import PLAIN, made, numbers
-from test_graph import export
+from helpers.analog_models import PLAIN, made, numbers
+from helpers.graphs import export
 from torch import nn
 from torch.nn.utils import parametrizations
 

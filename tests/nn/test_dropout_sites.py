@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from dropout_models import CASES, made, numbers
+from helpers.dropout_models import CASES, made, numbers
 from torch import nn
 
 from crossbar_sim import Hardware, Key

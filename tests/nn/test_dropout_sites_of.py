@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from dropout_models import CASES, made
+from helpers.dropout_models import CASES, made
 from torch import nn
 
 from crossbar_sim import Hardware, InputError, Key

@@ -4,7 +4,7 @@ from collections import namedtuple
 
 import pytest
 import torch
-from analog_models import DRIFT, made, numbers
+from helpers.analog_models import DRIFT, made, numbers
 from torch import nn
 
 from crossbar_sim import Differential, Hardware, InputError

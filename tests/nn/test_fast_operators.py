@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
-from analog_models import made, numbers
+from helpers.analog_models import made, numbers
 from torch import nn
 
 from crossbar_sim.nn import fast_operators

@@ -4,33 +4,15 @@ import copy
 
 import pytest
 import torch
-from analog_models import DRIFT, made, numbers
+from helpers.analog_models import DRIFT, made
+from helpers.folding import IMAGE, count, folded, with_statistics
 from torch import nn
 
-from crossbar_sim import Differential, Hardware, InputError
+from crossbar_sim import InputError
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.analog import chips
 
 BIASES = ["digital", "row", "drifting"]
-IMAGE = numbers(2, 2, 8, 8)
-
-
-def folded(bias: str = "digital", **kw) -> Hardware:
-    return Hardware(Differential(1e-6), bias=bias, normalisation="folded", **kw)
-
-
-def with_statistics(model: nn.Module) -> nn.Module:
-    """Running statistics and affine parameters that do something."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            n = module.num_features
-            if module.running_mean is not None:
-                module.running_mean.copy_(numbers(n) * 0.3)
-                module.running_var.copy_(1.5 + numbers(n))
-            if module.affine:
-                module.weight.data.copy_(1.2 + 0.7 * numbers(n))
-                module.bias.data.copy_(0.5 * numbers(n))
-    return model.eval()
 
 
 class TwoUsers(nn.Module):
@@ -84,10 +66,6 @@ def as_form(model: nn.Module, form: str) -> nn.Module:
         return model
     program = torch.export.export(model, (IMAGE,))
     return (program.run_decompositions() if form == "decomposed" else program).module()
-
-
-def count(analog: nn.Module) -> int:
-    return sum(layer.reason.startswith("folded into") for layer in chips.layers(analog))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from analog_models import made, numbers
-from test_folding import IMAGE, count, folded, with_statistics
+from helpers.analog_models import made, numbers
+from helpers.folding import IMAGE, count, folded, with_statistics
 from torch import nn
 from torch.nn.utils import parametrizations, prune, weight_norm
 

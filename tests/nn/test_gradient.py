@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from analog_models import DRIFT, LAYERS, PLAIN, first, made, numbers
-from law_examples import LAWS
+from helpers.analog_models import DRIFT, LAYERS, PLAIN, first, made, numbers
+from helpers.law_examples import LAWS
 from torch import nn
 
 from crossbar_sim import ALL_MAPPINGS, Differential, Hardware, Key, LogNormalDrift, Offset, StuckCells

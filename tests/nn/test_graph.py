@@ -6,7 +6,8 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from analog_models import DRIFT, LAYERS, PLAIN, Case, first, made, numbers
+from helpers.analog_models import DRIFT, LAYERS, PLAIN, Case, first, made, numbers
+from helpers.graphs import export
 from torch import nn
 
 from crossbar_sim import Differential, Hardware, InputError
@@ -14,11 +15,6 @@ from crossbar_sim.nn import set_chip, to_analog
 from crossbar_sim.nn.analog import chips
 
 DRIFTED = Hardware(Differential(1e-6), drift=DRIFT)
-
-
-def export(model: nn.Module, inputs, dynamic=None, decomposed: bool = False) -> nn.Module:
-    program = torch.export.export(model, tuple(inputs), dynamic_shapes=dynamic)
-    return (program.run_decompositions() if decomposed else program).module()
 
 
 def run(model: nn.Module, inputs) -> torch.Tensor:

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from analog_models import DRIFT, LAYERS, first, made, numbers
+from helpers.analog_models import DRIFT, LAYERS, first, made, numbers
 from torch import nn
 
 from crossbar_sim import ALL_MAPPINGS, Differential, Hardware, Key, LogNormalDrift, Offset

@@ -6,7 +6,7 @@ import io
 
 import pytest
 import torch
-from analog_models import DRIFT, PLAIN, made, numbers
+from helpers.analog_models import DRIFT, PLAIN, made, numbers
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 

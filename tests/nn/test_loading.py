@@ -2,9 +2,9 @@ import hashlib
 import sys
 from collections import OrderedDict
 
-import archive_files as files
 import pytest
 import torch
+from helpers import archive_files as files
 from torch import nn
 
 from crossbar_sim.errors import InputError

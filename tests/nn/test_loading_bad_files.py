@@ -8,10 +8,10 @@ import time
 import zipfile
 from pathlib import Path
 
-import archive_files as files
 import numpy as np
 import pytest
 import torch
+from helpers import archive_files as files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from small_networks import RESIDUAL, SITES, SMALL, images, made, numbers
+from helpers.small_networks import RESIDUAL, SITES, SMALL, images, made, numbers
 from torch import nn
 
 from crossbar_sim import Hardware, Key, LogNormalDrift

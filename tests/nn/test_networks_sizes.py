@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_networks import RESIDUAL, SMALL, images, numbers, size
+from helpers.small_networks import RESIDUAL, SMALL, images, numbers, size
 from torch import nn
 
 from crossbar_sim import InputError, Key

@@ -8,8 +8,8 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from analog_models import numbers
-from test_graph import export
+from helpers.analog_models import numbers
+from helpers.graphs import export
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 

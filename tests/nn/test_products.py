@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from analog_models import LAYERS, first, made, numbers
+from helpers.analog_models import LAYERS, first, made, numbers
 from torch import nn
 
 from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift, Offset

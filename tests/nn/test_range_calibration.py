@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from analog_models import made, numbers
+from helpers.analog_models import made, numbers
 from torch import nn
 
 from crossbar_sim import Differential, Hardware, InputError, LogNormalDrift

@@ -1,9 +1,9 @@
 """Tables of weights as training frameworks leave them, and tensors that are no weights."""
 
-import archive_files as files
 import pytest
 import torch
-from analog_models import numbers
+from helpers import archive_files as files
+from helpers.analog_models import numbers
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from analog_models import numbers
-from law_examples import LAWS
+from helpers.analog_models import numbers
+from helpers.law_examples import LAWS
 
 from crossbar_sim import (
     Differential,

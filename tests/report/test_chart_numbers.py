@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_sweeps import sweep
+from helpers.made_sweeps import sweep
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 

@@ -6,10 +6,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
-from made_sweeps import sweep
+from helpers.made_sweeps import sweep
+from helpers.png import png_size
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from test_figure import png_size
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.report.sweep_figures import draw_curves, draw_figures

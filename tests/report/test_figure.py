@@ -1,5 +1,4 @@
 import os
-import struct
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +8,9 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from helpers.deployments import HARDWARE, deployment, report
+from helpers.png import png_size
 from matplotlib.figure import Figure
-from test_view import HARDWARE, deployment, report
 from torch import nn
 
 from crossbar_sim.crossbar.devices import ProgrammingNoise, StuckCells
@@ -44,13 +44,6 @@ def model() -> nn.Module:
 def a_map(name: str = "fc1") -> ConductanceMap:
     before = np.linspace(0, 1e-4, 48 * 64, dtype=np.float32).reshape(48, 64)
     return ConductanceMap(name, before, before * np.float32(1.5))
-
-
-def png_size(path: Path) -> tuple[int, int]:
-    data = path.read_bytes()
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    width, height = struct.unpack(">II", data[16:24])
-    return width, height
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 import pytest
-from made_sweeps import sweep
+from helpers.made_sweeps import sweep
 
 from crossbar_sim import report
 from crossbar_sim.errors import InputError

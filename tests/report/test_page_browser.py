@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, DRIVER, Browser, chromium
-from made_sweeps import SIGMAS, sweep
+from helpers.browser import CHROMIUM, DRIVER, Browser, chromium
+from helpers.made_sweeps import SIGMAS, sweep
 
 from crossbar_sim.report import write_page
 

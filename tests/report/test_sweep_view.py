@@ -3,9 +3,9 @@
 import io
 import json
 
-import made_sweeps
 import pytest
 import torch
+from helpers import made_sweeps
 from rich.console import Console
 from torch import nn
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from detectors import Oracle, written_scenes
+from helpers.detectors import Oracle, written_scenes
 from PIL import Image
 from torch import nn
 

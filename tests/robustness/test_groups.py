@@ -3,10 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 
-import made_sweeps
 import numpy as np
 import pytest
-from made_sweeps import task
+from helpers import made_sweeps
+from helpers.made_sweeps import task
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats

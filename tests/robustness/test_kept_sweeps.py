@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from make_sweep_example import make
+from helpers.make_sweep_example import make
 
 from crossbar_sim.report import page_text
 from crossbar_sim.robustness import Sweep

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import made_sweeps
 import numpy as np
 import pytest
+from helpers import made_sweeps
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.report.headline import answer, crossing_words

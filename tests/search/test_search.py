@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from noisy_functions import (
+from helpers.noisy_functions import (
     BRANIN_TOP,
     HARTMANN,
     HARTMANN_TOP,

@@ -13,7 +13,7 @@ import pytest
 from crossbar_sim import InputError, Key
 from crossbar_sim.search import Dimension, Space, Study, search
 
-WORKER = str(Path(__file__).parent / "search_worker.py")
+WORKER = str(Path(__file__).parents[1] / "helpers" / "search_worker.py")
 SPACE = Space.of({"a": (0.0, 1.0), "b": (10.0, 20.0)})
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from chip_files import export, two_layers
+from helpers.chip_files import export, two_layers
 
 from crossbar_sim import Hardware, InputError, LogNormalDrift
 from crossbar_sim.nn import to_analog

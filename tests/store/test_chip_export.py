@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from chip_files import export, fill, two_layers
+from helpers.chip_files import export, fill, two_layers
 from torch import nn
 
 from crossbar_sim import Hardware, InputError, LogNormalDrift, Offset, StuckCells
@@ -141,7 +141,7 @@ def test_a_failed_write_leaves_what_was_there(old: bytes | None, tmp_path: Path,
 
 
 def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
         capture_output=True, text=True, env=environment, check=False,
@@ -152,7 +152,7 @@ def test_a_limit_on_the_files_size(tmp_path: Path) -> None:
     """As a full disk, by the system itself; the process then ends without a crash."""
     code = """
         import resource, sys
-        from chip_files import export, fill
+        from helpers.chip_files import export, fill
         from torch import nn
         from crossbar_sim import Hardware, InputError, LogNormalDrift
         from crossbar_sim.nn import to_analog
@@ -232,7 +232,7 @@ def test_memory_of_a_large_layer() -> None:
     code = """
         import os, resource, sys, tempfile, torch
         from torch import nn
-        from chip_files import export
+        from helpers.chip_files import export
         from crossbar_sim import Hardware, LogNormalDrift
         from crossbar_sim.crossbar import threads
         from crossbar_sim.nn import to_analog

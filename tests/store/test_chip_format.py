@@ -6,8 +6,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from chip_files import export, fill, names, two_layers
-from make_example import HARDWARE, make
+from helpers.chip_files import export, fill, names, two_layers
+from helpers.make_example import HARDWARE, make
 from torch import nn
 
 from crossbar_sim import Differential, Hardware, LogNormalDrift, Offset

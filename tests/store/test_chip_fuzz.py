@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from chip_files import export, two_layers
+from helpers.chip_files import export, two_layers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from chip_files import names, two_layers
+from helpers.chip_files import names, two_layers
 
 from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift, Offset, Wires
 from crossbar_sim.crossbar.array import read_weight

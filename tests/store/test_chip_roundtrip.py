@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from chip_files import export, fill, names, simulated_and_read, two_layers
+from helpers.chip_files import export, fill, names, simulated_and_read, two_layers
 from torch import nn
 
 from crossbar_sim import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from results_files import content, made, task, trials, value
+from helpers.results_files import content, made, task, trials, value
 
 from crossbar_sim import InputError
 from crossbar_sim.store.records import Task, Trial, canonical

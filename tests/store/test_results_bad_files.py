@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
-from results_files import SHA, changed, made, task, trials
+from helpers.results_files import SHA, changed, made, task, trials
 
 from crossbar_sim import InputError
 from crossbar_sim.store.records import Trial

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from results_files import changed, content, made, sound, task, trials, value
-from results_worker import block
+from helpers.results_files import changed, content, made, sound, task, trials, value
+from helpers.results_worker import block
 
 from crossbar_sim import InputError
 from crossbar_sim.store.records import Task, Trial

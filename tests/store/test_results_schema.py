@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from make_results_example import DETAIL, FIRST, FIRST_TRIALS, SECOND, SECOND_TRIALS, make
-from results_files import changed, content, made, task, trials
+from helpers.make_results_example import DETAIL, FIRST, FIRST_TRIALS, SECOND, SECOND_TRIALS, make
+from helpers.results_files import changed, content, made, task, trials
 
 from crossbar_sim import InputError
 from crossbar_sim.store import results_file

@@ -15,15 +15,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from results_files import content, made, sound, task, trials
-from results_worker import BLOCK, block
+from helpers.results_files import content, made, sound, task, trials
+from helpers.results_worker import BLOCK, block
 
 from crossbar_sim import InputError
 from crossbar_sim.search.study_file import StudyFile
 from crossbar_sim.store import sqlite
 from crossbar_sim.store.results import Results
 
-WORKER = str(Path(__file__).parent / "results_worker.py")
+WORKER = str(Path(__file__).parents[1] / "helpers" / "results_worker.py")
 KILLS = 8
 """Of each file."""
 
@@ -104,7 +104,7 @@ def test_opening_and_closing_at_once(tmp_path: Path) -> None:
     """Each close tries to leave one file, while others are about to write."""
     path = tmp_path / "runs.db"
     code = (
-        "import sys; from results_worker import work\n"
+        "import sys; from helpers.results_worker import work\n"
         "for i in range(15): work(sys.argv[1], 1, 15 * int(sys.argv[2]) + i)"
     )
     everywhere = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(WORKER).parent)])}

@@ -8,7 +8,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from results_files import SHA, task, trials
+from helpers.results_files import SHA, task, trials
 
 from crossbar_sim import InputError
 from crossbar_sim.files import write_text

@@ -1,14 +1,8 @@
 """Fitting a device: what went in comes out, with intervals that mean what they say, and a bad fit says so."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from made_devices import G_MAX, NOISE, RELAXATION, RETENTION, TIMES, TRUTH, US, measure
+from helpers.made_devices import G_MAX, NOISE, RELAXATION, RETENTION, TIMES, TRUTH, US, measure
 
 from crossbar_sim import (
     Hardware,

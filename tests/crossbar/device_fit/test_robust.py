@@ -1,14 +1,8 @@
 """The estimator: derivatives by differences, consistency at the normal distribution, scale of a sample."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from made_devices import measure
+from helpers.made_devices import measure
 
 from crossbar_sim.crossbar.device_fit import estimation
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import tiled_twin as twin
+from helpers import tiled_twin as twin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats

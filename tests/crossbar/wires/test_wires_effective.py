@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from crossbar.wires.circuits import Circuit, dense_nodal, random_tile
+from helpers.circuits import Circuit, dense_nodal, random_tile
 
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.wires import Wires

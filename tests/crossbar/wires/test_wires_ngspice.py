@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crossbar.wires.circuits import Circuit, ngspice, random_tile, spice_currents
+from helpers.circuits import Circuit, ngspice, random_tile, spice_currents
 
 from crossbar_sim.crossbar.wires import Sinh, Wires, solve_nodes
 

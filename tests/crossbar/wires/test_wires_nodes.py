@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from crossbar.wires.circuits import Circuit, dense_nodal, random_tile
+from helpers.circuits import Circuit, dense_nodal, random_tile
 
 from crossbar_sim.crossbar.wires import Outcome, Wires, nodes, solve_nodes
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from crossbar.wires.circuits import random_tile
+from helpers.circuits import random_tile
 from scipy.optimize import brentq
 
 from crossbar_sim import InputError

@@ -1,7 +1,8 @@
 """The slow obvious twin of the tiled read-out, in float64: every conversion by itself, every normal by its name."""
 
 import numpy as np
-from reference import Name
+
+from helpers.reference import Name
 
 
 def conversions(x, planes, tile_rows):

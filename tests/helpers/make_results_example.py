@@ -1,4 +1,4 @@
-"""Write the example results file of this schema version: python tests/store/make_results_example.py FILE.
+"""Write the example results file of this schema version: python tests/helpers/make_results_example.py FILE.
 
 It is kept for ever in tests/data/v<release>/results.db and never written again by a later release.
 """
@@ -6,10 +6,9 @@ It is kept for ever in tests/data/v<release>/results.db and never written again 
 import sys
 from pathlib import Path
 
-from results_files import task
-
 from crossbar_sim.store.records import Trial
 from crossbar_sim.store.results import Results
+from helpers.results_files import task
 
 FIRST = task("erm")
 SECOND = task(

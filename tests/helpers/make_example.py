@@ -1,4 +1,4 @@
-"""Write the example chip file of this format version: python tests/store/make_example.py FILE.
+"""Write the example chip file of this format version: python tests/helpers/make_example.py FILE.
 
 It is kept for ever in tests/data/v<release>/chip.h5 and never written again by a later release.
 """
@@ -6,10 +6,9 @@ It is kept for ever in tests/data/v<release>/chip.h5 and never written again by 
 import sys
 from pathlib import Path
 
-from chip_files import export, two_layers
-
 from crossbar_sim import Hardware, LogNormalDrift, Offset, ProgrammingNoise, StuckCells
 from crossbar_sim.nn import to_analog
+from helpers.chip_files import export, two_layers
 
 HARDWARE = Hardware(
     Offset(1e-6, 5e-5, levels=16, scale_per="column"),

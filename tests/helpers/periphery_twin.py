@@ -7,7 +7,8 @@ import math
 from typing import Any
 
 import numpy as np
-import reference
+
+from helpers import reference
 
 
 def even(x: float) -> int:

@@ -6,13 +6,12 @@ LIMIT: no file may grow beyond so many bytes (0: none). FIRST: its first block's
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from results_files import task, value
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.store.records import Trial
 from crossbar_sim.store.results import Results
+from helpers.results_files import task, value
 
 BLOCK = 25
 

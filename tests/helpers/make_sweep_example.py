@@ -1,4 +1,4 @@
-"""Write the example sweep of this release: python tests/make_sweep_example.py FILE.
+"""Write the example sweep of this release: python tests/helpers/make_sweep_example.py FILE.
 
 It is kept for ever in tests/data/v<release>/sweep.db and never written again by a later release.
 """

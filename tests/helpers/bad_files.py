@@ -11,8 +11,9 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from cli_runs import Files
 from torch import nn
+
+from helpers.cli_runs import Files
 
 
 class Marked:
