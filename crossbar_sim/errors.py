@@ -17,7 +17,7 @@ class InputError(ValueError):
 
 
 class CrossbarWarning(UserWarning):
-    """Something that was asked for cannot act, or a number says less than it seems to.
+    """A requested effect cannot act, or a number is less certain than it looks.
 
     Python functions issue it; the command line prints the same sentences in its report instead.
     """

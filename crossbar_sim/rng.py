@@ -43,7 +43,7 @@ class Key:
         if seed is None:
             raise InputError(f"seed={self.seed!r}: a seed is an integer in 0 .. 2**64 - 1")
         if not 0 <= seed < 2**64:
-            raise InputError(f"seed={seed}: a seed lies in 0 .. 2**64 - 1")
+            raise InputError(f"seed={seed}: a seed must be in 0 .. 2**64 - 1")
         object.__setattr__(self, "seed", seed)
         for name in self.path:
             if not isinstance(name, str):

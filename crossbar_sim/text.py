@@ -59,7 +59,7 @@ def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] 
 
 
 def check_depth(value: Any) -> None:
-    """Refuse lists and tables that are nested deeper than DEEPEST, which recursion would not survive.
+    """Refuse lists and tables that are nested deeper than DEEPEST, for which recursion would fail.
 
     A pickle can hold one list in many places: what would be more than MOST lists if it were written out is refused too.
 

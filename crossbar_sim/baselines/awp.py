@@ -155,7 +155,7 @@ def attack(
     """Adversarial images by FGSM (one step) or PGD, with the model in evaluation mode.
 
     Args:
-        model: its modes, statistics and gradients stay as they are.
+        model: its modes, statistics and gradients are left unchanged.
         x, y: (b, ...) and (b,).
         epsilon: the most that a value may change by.
         steps: of ascent along the sign of the gradient (Goodfellow et al., arXiv:1412.6572; Madry et al.,

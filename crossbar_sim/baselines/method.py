@@ -66,7 +66,7 @@ class Method(ABC):
             development: what may be seen.
             key: of initialisation, shuffling, dropout and training noise.
             progress: called after every epoch.
-            checkpoint: a file that a killed training goes on from, with the same final weights.
+            checkpoint: a file from which an interrupted training resumes, with the same final weights.
 
         Raises:
             InputError: if a setting, the network and the data do not go together.

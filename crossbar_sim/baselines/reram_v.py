@@ -35,12 +35,12 @@ class ReramV(Method):
     """Diagnose a chip, freeze what cannot be corrected, retrain the rest in the loop (after Chen et al., DATE 2017).
 
     1. Every cell is written to full scale and read: its gain is what is read over what was written.
-    2. Weights whose gain is off by more than the threshold keep the value they have; stuck ones always do.
+    2. Weights whose gain is off by more than the threshold are frozen at their value; stuck ones always are.
     3. The others are trained on with the chip in the loop: each step programs the weights into this chip, runs on
        what it makes of them, and takes the gradient through it.
 
     What varies here belongs to the cells: a weight that is programmed again meets the same factor. The result is for
-    this chip alone: on another one it is worse than the network it began with. Where cells change anew after each
+    this chip alone: on another one it is worse than the network it began with. Where cells change again after each
     programming, read the scores on fresh chips, which the notes hold too.
 
     Args:

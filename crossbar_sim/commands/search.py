@@ -1,4 +1,4 @@
-"""`crossbar-sim search`: dropout rates with which a network survives its hardware."""
+"""`crossbar-sim search`: dropout rates that make a network robust to its hardware."""
 
 from __future__ import annotations
 

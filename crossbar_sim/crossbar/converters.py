@@ -169,7 +169,7 @@ class ADC:
         number(self, "percentile", "a percentile lies above 0 and not above 100", high=100, above=0)
         whole(self, "share", "a converter serves 1 .. 1048576 columns", 1, 2**20)
         for name in ("gain_sigma", "offset_sigma"):
-            number(self, name, "a spread lies in 0 .. 1 (of the gain, or of the range)", 0, 1)
+            number(self, name, "a spread must be in 0 .. 1 (of the gain, or of the range)", 0, 1)
 
     def signed(self, dac: DAC | None) -> bool:
         """Whether currents, and so codes, have a sign: differences have, and inputs of either sign in one read."""
@@ -439,7 +439,7 @@ class GaussianReadNoise:
             cell's own conductance.
 
     Raises:
-        InputError: unless sigma lies in 0 .. 100.
+        InputError: unless sigma is in 0 .. 100.
     """
 
     sigma: float
@@ -485,8 +485,8 @@ class TelegraphNoise:
     kind: ClassVar[str] = "telegraph"
 
     def __post_init__(self) -> None:
-        number(self, "amplitude", "the relative drop of a conductance lies in 0 .. 1", 0, 1)
-        number(self, "occupancy", "a share of the time lies in 0 .. 1", 0, 1)
+        number(self, "amplitude", "the relative drop of a conductance must be in 0 .. 1", 0, 1)
+        number(self, "occupancy", "a fraction of the time must be in 0 .. 1", 0, 1)
 
     def variance(self, g: Float32, g_max: float) -> Float32:
         """Eq. (27): a^2 p (1 - p) g^2 of each cell, in S^2."""

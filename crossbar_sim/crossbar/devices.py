@@ -233,7 +233,7 @@ class StuckCells:
 
     def __post_init__(self) -> None:
         for name in ("off", "on"):
-            number(self, name, "a probability lies in 0 .. 1", 0, 1)
+            number(self, name, "a probability must be in 0 .. 1", 0, 1)
         require(
             self.off + self.on <= 1, f"off={self.off} and on={self.on} of stuck cells add up to more than 1"
         )

@@ -378,7 +378,7 @@ class BernoulliDrift(DriftModel):
     kind: ClassVar[str] = "bernoulli"
 
     def __post_init__(self) -> None:
-        number(self, "p", "a probability lies in 0 .. 1", 0, 1)
+        number(self, "p", "a probability must be in 0 .. 1", 0, 1)
 
     def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:
         """See `DriftModel`."""
@@ -483,7 +483,7 @@ class MeasuredRelaxation(DriftModel):
         spread, spread_per_ln: those of s and q.
 
     Raises:
-        InputError: unless time >= 1 s, every list has 1 .. 16 finite numbers of S, and reference lies in
+        InputError: unless time >= 1 s, every list has 1 .. 16 finite numbers of S, and reference is in
             1e-30 .. 1e30 S.
     """
 

@@ -1,7 +1,7 @@
 """Fetching the named data sets: over HTTP by pooch, against checksums, into their official folders.
 
 Everything is fetched and unpacked in a folder of its own, `.fetch-NAME`, and moved to its place when it is
-whole: a fetch that is killed leaves no half data set, and the next one goes on from the files that are whole.
+whole: an interrupted fetch leaves no partial data set, and the next one resumes from the complete files.
 """
 
 import contextlib

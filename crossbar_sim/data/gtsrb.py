@@ -162,7 +162,7 @@ def load_gtsrb(
     test = [_Sign(places.test / row.name, row.label, row) for row in read_table(places.table, CLASSES)]
     _check_listed(places.test, places.table, [sign.path.name for sign in test])
     check_memory(places.train, 5 * 3 * size[0] * size[1] * (len(train) + len(test)))
-    x, y = _read(train, size, crop, sizes_told=True)
+    x, y = _read(train, size, crop, sizes_known=True)
     train_indices, validation_indices = by_group(
         y, [_track(sign.path) for sign in train], key.fold("gtsrb", "tracks")
     )
@@ -171,7 +171,7 @@ def load_gtsrb(
             f"{places.train}: no class has two tracks, of which one would be the validation split"
         )
     inputs, targets = _tensors(x, y)
-    tested = Split(*_tensors(*_read(test, size, crop, sizes_told=not places.resized)))
+    tested = Split(*_tensors(*_read(test, size, crop, sizes_known=not places.resized)))
     tracks = [(sign.label, _track(sign.path)) for sign in train]
     sides = f"{size[0]} x {size[1]}"
     notes = (
@@ -216,7 +216,7 @@ def _training_signs(folder: Path) -> list[_Sign]:
 
 
 def _class_signs(folder: Path, label: int) -> list[_Sign]:
-    """The images of one class folder, as its table lists them or, without a table, as they are there."""
+    """The images of one class folder, as its table lists them or, without a table, all that are there."""
     table = folder / f"GT-{folder.name}.csv"
     there = [entry.name for entry in entries(folder) if entry.name.endswith(".ppm")]
     odd = next((name for name in there if not _FRAME.fullmatch(name)), None)
@@ -260,7 +260,7 @@ def _track(path: Path) -> str:
 
 
 def _read(
-    signs: list[_Sign], size: tuple[int, int], crop: bool, sizes_told: bool
+    signs: list[_Sign], size: tuple[int, int], crop: bool, sizes_known: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decode and resize: (n, height, width, 3) uint8 and (n,) labels.
 
@@ -268,18 +268,18 @@ def _read(
         signs: at least one.
         size: height and width.
         crop: to the Roi.
-        sizes_told: whether the tables give the sizes of these very files.
+        sizes_known: whether the tables give the sizes of these very files.
     """
     x = np.empty((len(signs), *size, 3), dtype=np.uint8)
     for i, sign in enumerate(signs):
         with opened(sign.path) as image:
             row = sign.row
-            if row is not None and sizes_told and (row.width, row.height) != image.size:
+            if row is not None and sizes_known and (row.width, row.height) != image.size:
                 raise InputError(
                     f"{sign.path}: has {image.width} x {image.height} pixels and its table says "
                     f"{row.width} x {row.height}; fetch both again"
                 )
-            if not sizes_told and (image.height, image.width) != size:
+            if not sizes_known and (image.height, image.width) != size:
                 raise InputError(f"{sign.path}: has {image.width} x {image.height} pixels and not 32 x 32")
             array = pixels(image, grey=False).transpose(1, 2, 0)
         if crop:

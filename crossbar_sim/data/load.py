@@ -205,7 +205,7 @@ class RawExamples:
             digest = Splits(self.name, None, None, self.scenes, None).fingerprint
         if digest is None:
             part = self.split()
-            if self.x.dtype == torch.uint8:  # a model may take the bytes as they are
+            if self.x.dtype == torch.uint8:  # a model may take the bytes unchanged
                 part = Split(self.x.float(), part.y)
             digest = Splits(self.name, None, None, part, None).fingerprint
         return {

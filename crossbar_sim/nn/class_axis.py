@@ -98,7 +98,7 @@ def class_axis(
     Args:
         clean: the outputs (n, ...).
         y: labels (n,) or (n, places...), or None.
-        asked: the axis that the user names, counted from the batch's 0 or from the end; None: to be found.
+        asked: the axis that the user names, counted from 0 (the batch) or from the end; None: find it.
         x: the inputs.
         trace: gives `traced_axis`; called only where it is needed.
 
@@ -114,7 +114,7 @@ def class_axis(
             raise InputError(_no_match(shape, tuple(y.shape)))
         return None
     if asked is not None:
-        return _asked(asked, shape, y)
+        return _requested_axis(asked, shape, y)
     if y is not None:
         found = labelled_axes(shape, tuple(y.shape))
         if not found:
@@ -140,26 +140,26 @@ def class_axis(
 def undecided(shape: tuple[int, ...]) -> str:
     """The sentence for outputs whose axis of classes is not known."""
     return (
-        f"the model's outputs have shape {shape} and it is not clear along which axis the classes lie: name it with "
+        f"the model's outputs have shape {shape} and it is not clear along which axis the classes are: name it with "
         "--class-axis (class_axis=... in Python, -1 for the last axis), or use --metric output_error for outputs that "
         "are not scores of classes"
     )
 
 
-def _asked(asked: object, shape: tuple[int, ...], y: Tensor | None) -> int:
+def _requested_axis(requested: object, shape: tuple[int, ...], y: Tensor | None) -> int:
     try:
-        axis = -len(shape) if isinstance(asked, bool) else operator.index(asked)  # type: ignore[arg-type]
+        axis = -len(shape) if isinstance(requested, bool) else operator.index(requested)  # type: ignore[arg-type]
     except TypeError:
         axis = -len(shape)
     axis += len(shape) * (axis < 0)
     if not 0 < axis < len(shape):
         raise InputError(
-            f"class_axis={asked!r}: outputs of shape {shape} have the axes 1 to {len(shape) - 1} beside the batch "
+            f"class_axis={requested!r}: outputs of shape {shape} have the axes 1 to {len(shape) - 1} beside the batch "
             f"(or -1 to -{len(shape) - 1})"
         )
     if y is not None and axis not in labelled_axes(shape, tuple(y.shape)):
         raise InputError(
-            f"class_axis={asked}: outputs of shape {shape} have {shape[axis]} classes there, and labels of shape "
+            f"class_axis={requested}: outputs of shape {shape} have {shape[axis]} classes there, and labels of shape "
             f"{tuple(y.shape)} do not fit the other axes"
         )
     return axis

@@ -284,7 +284,7 @@ def _end_in_sequence(modules: dict[str, nn.Module], name: str) -> str:
 
 
 Rates = float | Iterable[float] | Mapping[str, float]
-"""One rate for all sites, one for each in order, or by name or pattern ("layer1.*"; other sites stay as they are)."""
+"""One rate for all sites, one for each in order, or by name or pattern ("layer1.*"; other sites are unchanged)."""
 
 _KINDS = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d")
 
@@ -367,7 +367,7 @@ def with_dropout(model: nn.Module, rates: Rates, everywhere: bool = False) -> nn
 
 
 def remove_found(model: nn.Module) -> None:
-    """Take all found sites out of the model, in place; its own dropout layers stay as they are.
+    """Take all found sites out of the model, in place; its own dropout layers are left unchanged.
 
     In evaluation mode a site does nothing; but a model without hooks may take faster routes.
     """

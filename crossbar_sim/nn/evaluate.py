@@ -38,7 +38,7 @@ def outputs(
     """The model's outputs block by block, in order; on the CPU several blocks at a time.
 
     What the forward leaves on the model (`nn.module_state`) is put back; then blocks run one after the other. The
-    examples stay as they are, even if the forward changes its input in place.
+    examples are left unchanged, even if the forward changes its input in place.
 
     Args:
         model: in evaluation mode; an analog one is programmed first, then shared by the threads.
@@ -373,14 +373,14 @@ def refusal(module: nn.Module, x: Tensor) -> BaseException | None:
 
 
 def tokens(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Integers as such: data are read as float32, which holds them exactly up to 2^24.
+    """The data as integers: they are read as float32, which holds them exactly up to 2^24.
 
     Raises:
         InputError: if x holds other numbers.
     """
     if not torch.equal(x, x.floor()) or float(x.abs().max()) >= 2**24:
         raise InputError(
-            "the model takes whole numbers, such as tokens, and x holds others: "
+            "the model takes integers, such as tokens, and x holds other numbers: "
             "save x.astype('int64'), each below 16777216"
         )
     return x.to(dtype)

@@ -3,7 +3,7 @@
 Pickling an exported graph the way that torch does it makes the receiver trace the graph's code again. Tracing
 replaces methods of `nn.Module` for the whole process, so it fails at random where another thread runs a model at
 that moment (a Dask worker receives in one thread and computes in another), and it cannot follow every graph. Here
-the nodes of a graph are sent as they are.
+the nodes of a graph are sent unchanged.
 """
 
 import importlib

@@ -118,7 +118,7 @@ class Scale:
         return self.measure.sign * score + 0.0  # + 0.0: no minus zero
 
     def span(self, low: float, high: float) -> tuple[float, float]:
-        """The ends of an interval of stored scores as they are shown, the lower end first."""
+        """The ends of an interval of stored scores in the shown form, the lower end first."""
         a, b = self.shown(low), self.shown(high)
         return (a, b) if a <= b else (b, a)
 

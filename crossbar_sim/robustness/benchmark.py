@@ -187,7 +187,7 @@ def robustness(
     Args:
         models: label -> trained module, left in evaluation mode; or `Model`s with examples of their own.
         data: what they are tried on: a split, data whose test split counts, (x, y), a torch Dataset or DataLoader, a
-            dictionary with x and y, or a data set's name or path. Integers are given as they are to models of tokens.
+            dictionary with x and y, or a data set's name or path. Integers are given unchanged to models of tokens.
         hardware: the design, a preset's name or a hardware file; its drift law takes each sigma in turn (log-normal
             where it has none). None: the preset "bayesft".
         sigmas: the points of the curves, in what the drift law's sigma is measured in.

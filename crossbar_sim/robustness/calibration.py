@@ -183,7 +183,7 @@ def _hooks(model: nn.Module, change: Any) -> Iterator[None]:
 # linear layer that has seen some of a chip's own features reads them again. It is multinomial logistic
 # regression with
 # a Gaussian prior around the clean layer's weights, which a chip of little drift hardly leaves. How much the clean
-# weights are worth on this chip is asked first: they are scaled by the temperature that fits its images best,
+# weights are worth on this chip is estimated first: they are scaled by the temperature that fits its images best,
 # almost 1
 # at no drift and almost 0 where drift has left nothing of them.
 
@@ -334,7 +334,7 @@ def refit(features: Tensor, y: Tensor, prior: Readout) -> tuple[Tensor, Tensor]:
         prior: the clean layer.
 
     Returns:
-        Weight (classes, f) and bias (classes,) for features as they are, float32.
+        Weight (classes, f) and bias (classes,) for unscaled features, float32.
     """
     x = features.double()
     mean, deviation = x.mean(0), x.std(0, correction=0)
@@ -368,7 +368,7 @@ def _temperature(logits: Tensor, onehot: Tensor) -> float:
 
 
 def _newton(z: Tensor, onehot: Tensor, centre: Tensor, rates: Tensor) -> Tensor:
-    """The minimum that `refit` speaks of: z (n, p), onehot (n, k), centre (p, k), rates (p, 1) -> (p, k)."""
+    """The minimum of the cost in `refit`: z (n, p), onehot (n, k), centre (p, k), rates (p, 1) -> (p, k)."""
 
     def cost(w: Tensor) -> float:
         logits = z @ w

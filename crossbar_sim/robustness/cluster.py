@@ -55,7 +55,7 @@ class Futures:
         self.seen = self.checked = time.monotonic()  # a worker, and that there is one
 
     def finished(self, futures: list[Any]) -> Iterator[Any]:
-        """The futures, as they are done.
+        """The futures in the order in which they complete.
 
         Raises:
             InputError: if the scheduler is lost, or all workers are and none comes back.

@@ -106,7 +106,7 @@ def holm(p_values: Iterable[float | None]) -> tuple[float | None, ...]:
     values = list(p_values)
     for p in values:
         if p is not None and not 0 <= p <= 1:
-            raise InputError(f"p-value {p!r}: a probability lies in 0 .. 1")
+            raise InputError(f"p-value {p!r}: a probability must be in 0 .. 1")
     known = sorted((p, place) for place, p in enumerate(values) if p is not None)
     found: list[float | None] = [None] * len(values)
     largest = 0.0

@@ -220,7 +220,7 @@ def deploy(
             measured on (0 chips: not at all).
         maps: conductances from a file instead of simulated ones.
         remap: place each matrix by its chip's stuck cells (docs/devices.md, "Fault-aware mapping").
-        calibration: a digital fix for each chip, and the data whose training images it is fitted to; per-layer
+        calibration: a digital correction for each chip, and the data whose training images it is fitted to; per-layer
             sensitivity stays without it.
         block, fixed: see `nn.evaluate.outputs`.
         class_axis: of the model's outputs (n, ...), where the classes lie, -1 for the last; None: found from labels,

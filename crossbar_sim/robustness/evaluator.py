@@ -125,7 +125,7 @@ def allocate(class_counts: ArrayLike, m: int) -> Int64:
     found, free = least.copy(), np.ones(len(counts), bool)
     while free.any():
         rest, images = total - int(found[~free].sum()), int(counts[free].sum())
-        # whole numbers throughout: what a class gets must not depend on rounding
+        # integers throughout: what a class gets must not depend on rounding
         whole, remainder = np.divmod(rest * counts, images)
         short = free & (rest * counts < least * images)
         if short.any():  # these keep their minimum, and the others share what remains

@@ -127,8 +127,8 @@ def _random(loaded: LoadedModel, n: int, shape: tuple[int, ...] | None, seed: in
     shape = shape or loaded.input_shape or _guess(loaded.module)
     if shape is None:
         raise InputError(
-            "the model's file does not tell the shape of an input: give --data mine.npz (of integers, if the model "
-            "takes whole numbers, such as tokens), or --input-shape 3,32,32"
+            "the model's file does not give the shape of an input: give --data mine.npz (of integers, if the model "
+            "takes integers, such as tokens), or --input-shape 3,32,32"
         )
     size = 1
     for side in shape:
@@ -137,7 +137,7 @@ def _random(loaded: LoadedModel, n: int, shape: tuple[int, ...] | None, seed: in
     x = torch.from_numpy(values).reshape(n, *shape)
     if whole_numbers(loaded.module, x) is not None:
         raise InputError(
-            "the model takes whole numbers, such as tokens, and those are not drawn at random: "
+            "the model takes integers, such as tokens, and those are not drawn at random: "
             "give --data mine.npz with x of integers"
         )
     identity = {"name": "random inputs", "fingerprint": None, "images": n, "labelled": False}

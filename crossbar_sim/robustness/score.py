@@ -76,7 +76,7 @@ class Reference:
         clean: the clean model's outputs, (n, classes, places...): the axis of classes is moved to the second place.
         block, fixed: see `nn.evaluate.outputs`.
         several: how many outputs the model returns where the first of them is judged for being the first, else 1.
-        axis: where the classes are in what the model returns; None: not known, and outputs are as they are.
+        axis: where the classes are in what the model returns; None: not known, and outputs are left unchanged.
         notes: on the type that the inputs were given to the model in.
         few: the first inputs, and the clean model's outputs for them as `few_outputs` gives them; None: not known.
         mixed: by how much the outputs for an example depend on the others of its batch, relative to the largest

@@ -157,7 +157,7 @@ def quantiles(values: Iterable[float], levels: Sequence[float] = QUANTILES) -> d
     scores = _checked(values)
     for level in levels:
         if not 0 <= level <= 1:
-            raise InputError(f"quantile {level!r}: a quantile's level lies in 0 .. 1")
+            raise InputError(f"quantile {level!r}: a quantile's level must be in 0 .. 1")
     found = np.quantile(scores, np.asarray(levels, dtype=np.float64))
     return {f"{level:g}": float(value) for level, value in zip(levels, found, strict=True)}
 

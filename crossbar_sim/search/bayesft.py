@@ -65,10 +65,10 @@ class BayesFT(Method):
 
     Each trial trains with the rates that the surrogate proposes, and measures the mean accuracy over chips on
     validation examples. The winner is the trial with the largest posterior mean; it is measured again on chips that
-    decided nothing, and all validation examples, on some or all of which the trials were measured too.
+    were not used in the search, and all validation examples, on some or all of which the trials were measured too.
 
     Args:
-        sigma: of the drift that the network shall survive: of the objective.
+        sigma: of the drift in the objective, to which the network shall be robust.
         trials: how many, made up to whole batches.
         algorithm: how theta is moved. "literal", Algorithm 1 as written: in turns with the rates, one theta carried
             from trial to trial, drift inside its gradient (Eqs. 3 and 4). "clean", the released code's way: the same
@@ -180,8 +180,8 @@ class BayesFT(Method):
             build: makes the network.
             development: what may be seen.
             key: of everything random; the chips of search and final measurement are streams of it.
-            study: the file that keeps the trials; a killed search goes on from it, to the same end. Theta is kept
-                beside it, in `study` + ".theta".
+            study: the file that keeps the trials; an interrupted search resumes from it, with the same result. Theta is
+                kept beside it, in `study` + ".theta".
             progress: called after every epoch of the final training.
             checkpoint: a study without that name, as for other methods; beside `study`, where theta is kept.
             workers, scheduler: Dask, for the trials of a batch.
@@ -247,26 +247,26 @@ class BayesFT(Method):
 
     def _restart(
         self, trial: FromScratchTrial, study: Study, pool: Workers,
-        told: TrialCallback | None, progress: Callable[[Epoch], None] | None,
+        on_trial: TrialCallback | None, progress: Callable[[Epoch], None] | None,
     ) -> tuple[nn.Module, FitReport, Best]:  # fmt: skip
-        drive(study, self.trials, ScoredTrial(trial), pool, told)
+        drive(study, self.trials, ScoredTrial(trial), pool, on_trial)
         best = study.best()
         model, report = trial.model(best.trial.number, best.point, progress=progress, report=True)
         return model, report, best
 
     def _alternate(
         self, trial: WarmStartTrial, first: nn.Module, study: Study, file: "ThetaFile", pool: Workers,
-        told: TrialCallback | None, progress: Callable[[Epoch], None] | None,
+        on_trial: TrialCallback | None, progress: Callable[[Epoch], None] | None,
     ) -> tuple[nn.Module, FitReport, Best]:  # fmt: skip
-        weights = alternate(study, file, weights_of(first), self.trials, trial, pool, told)
+        weights = alternate(study, file, weights_of(first), self.trials, trial, pool, on_trial)
         best = study.best()
         model = trial.model(best.point, weights)
         trial.trainer.network.set_rates(model, best.point)
         report = FitReport((), 0, 0.0)
         if self.polish is not None:
-            # Named by what it goes on from: another polish, or one after more trials, is another training.
-            told_apart = hashlib.sha256(f"{study.done} {self.polish}".encode()).hexdigest()[:8]
-            kept = None if file.path is None else f"{os.fspath(file.path)}.polish-{told_apart}"
+            # Named by what it starts from: another polish, or one after more trials, is another training.
+            digest = hashlib.sha256(f"{study.done} {self.polish}".encode()).hexdigest()[:8]
+            kept = None if file.path is None else f"{os.fspath(file.path)}.polish-{digest}"
             report = trial.trainer.train(
                 model, best.point, self.polish, trial.key.fold("polish"), progress=progress, checkpoint=kept,
                 report=True,
@@ -485,16 +485,16 @@ def alternate(
     """
     theta = _agreed(study, file, Theta(first))
     while study.done < trials:
-        asked = study.ask()
-        items = [(number, point, theta.weights) for number, point in asked]
-        outcomes: list[Any] = [None] * len(asked)
-        after: list[Weights] = [{}] * len(asked)
+        pending = study.ask()
+        items = [(number, point, theta.weights) for number, point in pending]
+        outcomes: list[Any] = [None] * len(pending)
+        after: list[Weights] = [{}] * len(pending)
         for i, (measured, weights), seconds in pool.run(trial, items):
             scores = {"scores": list(measured.scores)}
-            outcomes[i] = (asked[i][0], measured.mean, measured.variance, seconds, scores)
+            outcomes[i] = (pending[i][0], measured.mean, measured.variance, seconds, scores)
             after[i] = weights
-        best = max(range(len(asked)), key=lambda i: (outcomes[i][1], -i))
-        theta = Theta(after[best], asked[-1][0] + 1, outcomes)
+        best = max(range(len(pending)), key=lambda i: (outcomes[i][1], -i))
+        theta = Theta(after[best], pending[-1][0] + 1, outcomes)
         file.write(theta)
         _tell(study, theta.outcomes, progress)
     return theta.weights
@@ -524,6 +524,6 @@ def _agreed(study: Study, file: ThetaFile, first: Theta) -> Theta:
 
 
 def _tell(study: Study, outcomes: Sequence[Any], progress: TrialCallback | None) -> None:
-    for told in study.tell_all(outcomes):
+    for trial in study.tell_all(outcomes):
         if progress is not None:
-            progress(told, study)
+            progress(trial, study)

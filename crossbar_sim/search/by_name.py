@@ -12,7 +12,7 @@ from crossbar_sim.search.bayesft import POLISH, TRIAL, BayesFT
 from crossbar_sim.validate import is_real, is_whole, show, unknown
 
 RESTART_EPOCHS = 10
-"""Of a trial that trains from scratch, unless told otherwise."""
+"""Of a trial that trains from scratch, by default."""
 
 
 def any_method(
@@ -67,7 +67,7 @@ def bayesft_of(
     for name, least in (("chips", 2), ("images", 1), ("initial", 1), ("batch", 1), ("polish", 0)):
         value = given.get(name)
         if name in given and not (is_whole(value) and int(value or 0) >= least):
-            raise InputError(f"{name}={show(value)}: a whole number from {least} on is needed")
+            raise InputError(f"{name}={show(value)}: expected an integer of at least {least}")
     restart = given.get("algorithm") == "restart"
     base = replace(TRIAL, epochs=RESTART_EPOCHS) if restart else TRIAL
     base = replace(base, **training)

@@ -40,7 +40,9 @@ class Dimension:
             if not finite(bound):
                 raise InputError(f"{self.name} has the bound {bound!r}: a bound is a finite number")
         if not self.low < self.high:
-            raise InputError(f"{self.name} lies in {self.low!r} .. {self.high!r}: low < high is needed")
+            raise InputError(
+                f"{self.name} has the bounds {self.low!r} .. {self.high!r}: low < high is needed"
+            )
 
 
 @dataclass(frozen=True)

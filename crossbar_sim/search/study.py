@@ -162,21 +162,25 @@ class Study:
             InputError: if a trial was not asked for, a number is not finite, variances are known of some trials only,
                 or the file cannot be written.
         """
-        asked = dict(self.ask())
-        told = []
+        pending = dict(self.ask())
+        recorded = []
         for number, value, variance, seconds, notes in outcomes:
-            if number not in asked:
-                raise InputError(f"trial {number} was not asked for: tell of {sorted(asked)}")
+            if number not in pending:
+                raise InputError(f"trial {number} was not asked for: tell of {sorted(pending)}")
             if not math.isfinite(value) or not (variance is None or 0 <= variance < math.inf):
                 raise InputError(
                     f"trial {number} gave {value!r} with variance {variance!r}: finite numbers are needed, the "
                     "variance >= 0 or None"
                 )
-            told.append(Trial(number, asked[number], float(value), _plain(variance), seconds, dict(notes)))
-        if len({trial.variance is None for trial in (*self.trials, *told)}) > 1:
-            raise InputError("the variance is known of some trials only: tell it of all of them, or of none")
-        self._file.add(told)
-        return told
+            recorded.append(
+                Trial(number, pending[number], float(value), _plain(variance), seconds, dict(notes))
+            )
+        if len({trial.variance is None for trial in (*self.trials, *recorded)}) > 1:
+            raise InputError(
+                "the variance is known of some trials only: give it for all of them, or for none"
+            )
+        self._file.add(recorded)
+        return recorded
 
     def surrogate(self) -> Surrogate:
         """Fitted to all trials.
@@ -272,7 +276,8 @@ def search(
         space: where to look.
         trials: how many, made up to whole batches.
         key: of the search.
-        study: a file that a killed search goes on from, to the same end; it may be given again with more trials.
+        study: a file from which an interrupted search resumes, with the same result; it may be given again with
+            more trials.
         acquisition, initial, batch: see `Study`.
         workers, scheduler: Dask, for the trials of a batch.
         progress: called after every trial.
@@ -325,14 +330,14 @@ def drive(
         pool: where.
         progress: called after every trial.
     """
-    # A search that was killed within a batch still owes the rest of it.
+    # A search that was killed within a batch has to finish that batch.
     trials = -(-trials // study.batch) * study.batch
     while study.done < trials:
-        asked = study.ask()
-        for i, (value, variance, notes), seconds in pool.run(call, asked):
-            told = study.tell(asked[i][0], value, variance, seconds=seconds, notes=notes)
+        pending = study.ask()
+        for i, (value, variance, notes), seconds in pool.run(call, pending):
+            recorded = study.tell(pending[i][0], value, variance, seconds=seconds, notes=notes)
             if progress is not None:
-                progress(told, study)
+                progress(recorded, study)
 
 
 def check_workers(workers: int | None, scheduler: str | None, batch: int) -> None:

@@ -55,8 +55,8 @@ class ScoreSample:
 class DriftedScore:
     """The objective: the mean score over chips. All trials are measured on the same chips and examples.
 
-    What the chips have in common for all networks then cancels between trials, which makes the variance that the
-    surrogate is told an upper bound.
+    What the chips have in common for all networks then cancels between trials, so the variance that is passed to the
+    surrogate is an upper bound.
 
     Args:
         x, y: the examples: (n, ...) and labels (n,).
@@ -162,12 +162,12 @@ class Trainer:
         validation = self.development.validation if report or training.patience is not None else None
         step = self._step(model, point, training, key)
         sigma = point.get(SIGMA, self.sigma)
-        told = (
+        method = (
             f"BayesFT {self.algorithm}, rates {self.network.rates(point)}, sigma {sigma}, {self.chips} chips"
         )
         try:
             return fit(
-                model, self.development.train, validation, training=training, key=key, step=step, method=told,
+                model, self.development.train, validation, training=training, key=key, step=step, method=method,
                 progress=progress, checkpoint=checkpoint,
             )  # fmt: skip
         finally:

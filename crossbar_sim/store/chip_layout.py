@@ -191,7 +191,7 @@ class StoredArray:
 
     @property
     def path(self) -> str:
-        """Where it lies in the file."""
+        """Its path in the file."""
         return path_of(self.groups)
 
     def mapping(self, hardware: Hardware | None) -> Mapping:

@@ -368,9 +368,9 @@ def _open(group: h5py.Group, name: str, types: tuple[h5t.TypeID, ...], words: st
         return None
     found = h5d.open(group.id, name.encode())
     layout = found.get_create_plist()
-    # Asked before the shape: the shape of a virtual dataset may already open other files.
+    # Checked before the shape: the shape of a virtual dataset may already open other files.
     if layout.get_layout() == h5d.VIRTUAL or layout.get_external_count():
-        raise InputError(f"{name} lies in other files, which are not read: copy it into this one")
+        raise InputError(f"{name} is stored in other files, which are not read: copy it into this one")
     if not any(found.get_type().equal(known) for known in types):
         raise InputError(f"{name} is not {words}: save it as {words}")
     if len(found.shape or ()) != 3:

@@ -411,7 +411,7 @@ class MergeReport:
 
 
 def merge(sources: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> MergeReport:
-    """Write the union of results files by (task, sigma, chip, metric, images); sources stay as they are.
+    """Write the union of results files by (task, sigma, chip, metric, images); sources are left unchanged.
 
     An output that is there takes part, whether it is named among the sources or not, and gets all or nothing. Of a
     task's label and description, and of equal trials, the first file's are kept.

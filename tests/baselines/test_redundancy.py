@@ -52,7 +52,7 @@ def test_what_cannot_be_averaged_is_refused() -> None:
         AveragedOutputs("mlp", 3, arguments={"classes": 10})
     with pytest.raises(InputError, match="given by its name"):
         AveragedOutputs(nn.Identity(), 3, arguments={})
-    with pytest.raises(InputError, match="no network of ours"):
+    with pytest.raises(InputError, match="not one of the networks"):
         save_network("never-written.pt", AveragedOutputs(nn.Identity(), 3), "digits")
 
 

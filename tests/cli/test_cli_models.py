@@ -112,7 +112,7 @@ def test_tokens_are_taken_as_whole_numbers(command: Command, tmp_path: Path):
         assert result.report["clean"]["accuracy"] == 1.0
         without = command("deploy", *way, *QUICK)
         assert without.code == 2
-        assert "whole numbers" in without.err
+        assert "integers" in without.err
     np.savez(tmp_path / "halves.npz", x=tokens / 2)
     refused = command("deploy", tmp_path / "model.pt2", "--data", tmp_path / "halves.npz", *QUICK)
     assert refused.code == 2

@@ -279,7 +279,7 @@ def test_which_of_several_models_cannot_be_used_is_said(command, files, tmp_path
     models = (f"a={files.pickled}", f"b={tmp_path / 'b.pt'}", "--trust-pickle")
     done = command("sweep", *models, "--chips", 1, "--sigma", "0.1")
     assert done.code == 2
-    assert done.err.startswith("error: b: the model's file does not tell the shape of an input")
+    assert done.err.startswith("error: b: the model's file does not give the shape of an input")
 
 
 def test_one_point_is_not_at_two_ends(command, files):

@@ -154,7 +154,7 @@ def test_an_stn_begins_by_looking_at_the_whole_image():
 @pytest.mark.parametrize(
     ("name", "arguments", "says"),
     [
-        ("vgg-11", {"size": 31}, "size=31 must be a whole number of at least 32"),
+        ("vgg-11", {"size": 31}, "size=31 must be an integer of at least 32"),
         ("stn", {"size": 31}, "size=31"),
         ("alexnet-cifar", {"hidden": 3}, "hidden=3 must be a sequence"),
         ("alexnet-cifar", {"width": 0}, "width=0"),

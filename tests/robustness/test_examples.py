@@ -51,7 +51,7 @@ def test_a_table_of_places_makes_no_tokens_of_images(x):
 
 def test_random_inputs_of_a_model_with_a_table_of_places():
     assert found(Places(), None, (16,)).x.shape == (20, 16)
-    with pytest.raises(InputError, match=r"does not tell the shape .* --input-shape"):
+    with pytest.raises(InputError, match=r"does not give the shape .* --input-shape"):
         found(Places(), None)
 
 
@@ -65,7 +65,7 @@ def test_tokens_are_whole_numbers_wherever_the_table_is(model):
     assert torch.equal(examples.x, tokens.long())
     assert "the model takes whole numbers: x is taken as such" in examples.notes
     assert found(model, tokens + 1000).x.dtype == torch.int64  # unknown words: the model itself says so
-    with pytest.raises(InputError, match=r"x holds others: save x\.astype"):
+    with pytest.raises(InputError, match=r"x holds other numbers: save x\.astype"):
         found(model, tokens / 2)
     with pytest.raises(InputError, match="not drawn at random"):
         found(model, None, (5,))

@@ -122,9 +122,9 @@ ON_OPENING: dict[str, tuple[Change, str]] = {
     "external": (link(h5py.ExternalLink("secret.h5", "x")), "is a soft or external link"),
     "external group": (link(h5py.ExternalLink("secret.h5", "/"), "layers/9"), "is a soft or external link"),
     "external inside": (link(h5py.ExternalLink("secret.h5", "/"), "layers/0/x"), "soft or external link"),
-    "virtual": (virtual, "lies in other files"),
+    "virtual": (virtual, "is stored in other files"),
     "raw elsewhere": (
-        dataset(None, shape=(2, 7, 5), dtype="f4", external=[("secret.bin", 0, 280)]), "lies in other files",
+        dataset(None, shape=(2, 7, 5), dtype="f4", external=[("secret.bin", 0, 280)]), "is stored in other files",
     ),
     "dataset for group": (dataset(np.ones(3), "layers/9"), "'9' in '/layers' is not a group"),
     "type for dataset": (link(np.dtype("f4")), "'g_drifted' in '/layers/0' is not a dataset"),

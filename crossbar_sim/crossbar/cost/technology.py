@@ -30,7 +30,7 @@ def conversion_energy(bits: int, node: float, rate: float) -> float:
         rate: conversions per second.
 
     Raises:
-        InputError: unless the node lies in 5 .. 500 nm and the rate in 1e3 .. 1e11 per second.
+        InputError: unless the node is in 5 .. 500 nm and the rate in 1e3 .. 1e11 per second.
     """
     require(5e-9 <= node <= 500e-9, f"node={node:g} m: the survey's regression holds for 5e-9 .. 500e-9 m")
     require(1e3 <= rate <= 1e11, f"rate={rate:g} conversions per second: the survey has 1e3 .. 1e11")

@@ -20,7 +20,7 @@ Float64 = NDArray[np.float64]
 Inputs = Literal["one", "both"]
 Method = Literal["fast", "exact"]
 
-_OHM = "a resistance is 0 ohm (ideal) or lies in 1e-9 .. 1e9 ohm"
+_OHM = "a resistance must be 0 ohm (ideal) or in 1e-9 .. 1e9 ohm"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Wires:
                 getattr(self, name) == 0 or getattr(self, name) >= 1e-9,
                 f"{name}={getattr(self, name)}: {_OHM}",
             )
-        number(self, "tolerance", "a tolerance lies in 1e-12 .. 0.1", 1e-12, 0.1)
+        number(self, "tolerance", "a tolerance must be in 1e-12 .. 0.1", 1e-12, 0.1)
         for name, choices in (("inputs", get_args(Inputs)), ("method", get_args(Method))):
             require(getattr(self, name) in choices, unknown(name, getattr(self, name), choices))
 

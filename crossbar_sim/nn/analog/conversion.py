@@ -639,7 +639,7 @@ def unregistered_layers(model: nn.Module) -> Iterator[Layer]:
     """Report lines for weights of a model that are not among its parameters.
 
     Quantised layers, layers in plain containers, and buffers or plain tensors with the name of a weight
-    (which one of another name is, such as a mask or a table of positions, cannot be told here).
+    (a weight of another name cannot be distinguished from, say, a mask or a table of positions).
     """
     quantised: list[str] = []
     registered = {id(module) for module in model.modules()}

@@ -122,7 +122,7 @@ def product_effects(
 def read_linearly(model: torch.nn.Module, effects: dict[str, dict[str, float]]) -> list[str]:
     """Sentences on arrays whose products went through no converter although the design has some, all or a part.
 
-    To be asked after the model has run.
+    Call it after the model has run.
     """
     shared = chips.analog_state(model)
     if not shared.hardware.readout_effects or (
@@ -138,18 +138,18 @@ def read_linearly(model: torch.nn.Module, effects: dict[str, dict[str, float]]) 
     partly = [
         layer.name for layer in shared.layers if layer.name in shared.bypassed and layer.name not in left
     ]
-    told = []
+    sentences = []
     if left:
-        told += [
+        sentences += [
             f"{', '.join(names)} act on linear layers and convolutions: {', '.join(left)} computed with linearly read "
             "weights"
         ]
     if partly:
-        told += [
+        sentences += [
             f"{', '.join(partly)}: the forward also computes with the weights in another way (their transpose, a "
             f"cast), and there {', '.join(names)} do not act"
         ]
-    return told
+    return sentences
 
 
 def idle_effects(effects: dict[str, dict[str, float]], hardware: Hardware, chip: int) -> list[str]:

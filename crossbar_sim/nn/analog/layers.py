@@ -332,7 +332,7 @@ def keep_class(module: nn.Module) -> None:
     """Restore the class of an analog layer in place, for a forward that checks `type(layer) is nn.Linear`.
 
     For evaluation: `torch.func.functional_call` would take programmed values for parameters. Recurrent layers and
-    graphs, which do not look their weights up in a way that could be changed, stay as they are.
+    graphs, which do not look their weights up in a way that could be changed, are left unchanged.
     """
     if arrays_of(module) is None or isinstance(module, nn.RNNBase | fx.GraphModule):
         return

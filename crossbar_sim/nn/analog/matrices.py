@@ -21,7 +21,7 @@ from crossbar_sim.nn.analog.copying import Silent, base_of, derive, exchange
 # | x @ p in an exported graph | p | (..., in, out) | in x out, one group per leading index |
 #
 # `Layout.columns` is the one place where torch's (out, in) becomes the core's bit lines: the transposed matrix
-# (cols, rows) is the weight as it lies in memory, so for the first two lines it is a view.
+# (cols, rows) is the weight as stored in memory, so for the first two lines it is a view.
 
 
 Order = Literal["out_in", "in_out", "transposed", "vector"]
@@ -287,7 +287,7 @@ def foldable(model: nn.Module) -> dict[str, str]:
     for node in graph.nodes:
         if node.op == "call_module":
             calls[str(node.target)] = calls.get(str(node.target), 0) + 1
-        elif node.op == "get_attr" and not all(map(_asks_shape, node.users)):
+        elif node.op == "get_attr" and not all(map(_reads_shape, node.users)):
             holder, _, name = str(node.target).rpartition(".")
             read.add(id(getattr(modules.get(holder), name, None)))
     pairs = {}
@@ -306,14 +306,14 @@ def foldable(model: nn.Module) -> dict[str, str]:
     return pairs
 
 
-def _asks_shape(node: fx.Node) -> bool:
-    """Whether the node takes of a weight what folding leaves as it is."""
-    asked = node.args[1] if node.target is getattr else node.target
-    return asked in ("shape", "dtype", "device", "ndim", "size", "dim")
+def _reads_shape(node: fx.Node) -> bool:
+    """Whether the node reads only properties of a weight that folding does not change, such as its shape."""
+    attribute = node.args[1] if node.target is getattr else node.target
+    return attribute in ("shape", "dtype", "device", "ndim", "size", "dim")
 
 
 def _intercepted(carrier: nn.Module, norm: nn.Module) -> bool:
-    """Whether something sees, or may change, what passes between the two, or stands in for their forward."""
+    """Whether hooks or a replaced forward see, or may change, what passes between the two layers."""
     hooks = bool(carrier._forward_hooks or norm._forward_pre_hooks)
     return hooks or "forward" in vars(carrier) or "forward" in vars(norm)
 

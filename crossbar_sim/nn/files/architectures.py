@@ -22,7 +22,7 @@ from crossbar_sim.nn.networks import NETWORKS, build
 from crossbar_sim.nn.networks.feedforward import last_side
 
 WAYS = (
-    f"--arch takes a network of ours ({', '.join(NETWORKS)}), a torchvision name such as resnet18, "
+    f"--arch takes a built-in network ({', '.join(NETWORKS)}), a torchvision name such as resnet18, "
     "or package.module:factory in your code"
 )
 
@@ -53,7 +53,7 @@ def build_architecture(
 
 
 def _infer(arch: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of our networks from the shapes of their weights; empty where these do not tell."""
+    """Arguments of built-in networks from the shapes of their weights; empty where these do not determine them."""
     # A training framework may have put its own name before every weight's.
     prefix = prefix_of(_FIRST.get(arch, ()), state)
     state = {name.removeprefix(prefix): value for name, value in state.items()}
@@ -89,7 +89,7 @@ def _from_torchvision(arch: str, given: dict[str, Any], state: Mapping[str, Tens
         models = importlib.import_module("torchvision.models")
     except ImportError:
         raise InputError(
-            f"network {arch!r} is not one of ours ({', '.join(NETWORKS)}); if it is torchvision's, "
+            f"network {arch!r} is not a built-in one ({', '.join(NETWORKS)}); if it is torchvision's, "
             "install that with: pip install '.[vision]' in a clone"
         ) from None
     names = models.list_models()

@@ -289,7 +289,7 @@ def raw_tensors(config: dict[str, Any], folder: str, members: Members) -> dict[s
 
 
 def without_pickle(data: bytes, folder: str) -> bytes:
-    """Pass on the pickled table of an older torch: read without running code, then written anew."""
+    """Pass on the pickled table of an older torch: read without running code, then written again."""
     if not data:
         return b""
     try:

@@ -1,7 +1,7 @@
-"""Our checkpoint: a network's name, arguments, weights and the name of its data, as plain values.
+"""The checkpoint format: a network's name, arguments, weights and the name of its data, as plain values.
 
-The file is a `torch.save` of one dict, loadable with `weights_only=True`: no class of ours or of
-the user is in it, so reading it runs no code.
+The file is a `torch.save` of one dict, loadable with `weights_only=True`: it contains no class of this package or
+of the user, so reading it runs no code.
 
     {"format": "crossbar-sim checkpoint", "format_version": 1, "network": "mlp",
      "arguments": {...}, "data": "digits", "state_dict": {...}, "notes": {...}}
@@ -104,7 +104,7 @@ class _Stream(io.RawIOBase):
 
 
 def is_checkpoint(content: object) -> TypeGuard[dict[str, Any]]:
-    """Say whether a loaded object claims to be a checkpoint of ours."""
+    """Say whether a loaded object claims to be a crossbar-sim checkpoint."""
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 

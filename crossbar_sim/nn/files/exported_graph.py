@@ -76,7 +76,7 @@ def check_expression(text: object) -> str:
 
 
 def check_expressions(program: object) -> None:
-    """Refuse a program whose size expressions are more in all than torch's symbolic algebra can be asked to read.
+    """Refuse a program whose size expressions are, in total, more than torch's symbolic algebra can handle.
 
     Raises:
         InputError: with the number and the limit.

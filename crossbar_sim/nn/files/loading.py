@@ -225,7 +225,7 @@ def load_model(
     """Load a model file.
 
     Args:
-        path: a torch.export archive, a checkpoint of ours, a state_dict, or a pickled module.
+        path: a torch.export archive, a crossbar-sim checkpoint, a state_dict, or a pickled module.
         arch: the network that a state_dict belongs to: "mlp", "lenet5", a torchvision name, or
             "package.module:factory"; only for a state_dict.
         arch_arguments: arguments of that network; what the weights' shapes tell need not be given.
@@ -437,7 +437,7 @@ def _refuse_arch(arch: str | None, weights: str | None, what: str) -> None:
 
 
 def _input_shape(model: nn.Module) -> tuple[int, ...] | None:
-    """Of a network of ours that is for square images."""
+    """The input shape of a built-in network for square images; None for any other model."""
     arguments = getattr(model, "arguments", None)
     if type(model) in NETWORKS.values() and isinstance(arguments, dict) and "size" in arguments:
         return (arguments.get("channels", 3), arguments["size"], arguments["size"])

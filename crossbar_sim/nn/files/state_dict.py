@@ -173,7 +173,7 @@ def _averaged(content: object) -> Iterator[str]:
 
 
 def _fits(table: Table, network: Table) -> bool:
-    """Whether at least half of the network's names are in the table, as they are or with something before them."""
+    """Whether at least half of the network's names are in the table, unchanged or with a prefix."""
     return any(2 * count >= len(network) for count in _prefixes(table, network).values())
 
 
@@ -256,7 +256,7 @@ def readings(table: Table, network: Table, whose: str) -> list[tuple[Table, str]
                 f" and with {p[:60]!r}" for p in rivals[:3]
             )
             raise InputError(
-                f"the weights do not fit {whose} as they are: {len(left)} of the {len(table)} names are others "
+                f"the weights do not fit {whose} unchanged: {len(left)} of the {len(table)} names are others "
                 f"({_listed(left)}), and the {what}: choose with --weights {prefix.rstrip('.')[:60]}"
                 + "".join(f" or --weights {p.rstrip('.')[:60]}" for p in rivals[:3])
             )
@@ -622,7 +622,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def _marks(model: nn.Module) -> dict[str, tuple[object, ...]]:
-    """What tells that a parameter was written to, of a model whose classes load in a way of their own."""
+    """Marks that show whether a parameter was written to, for models with their own way of loading."""
     own = [type(model).load_state_dict is not nn.Module.load_state_dict]
     own += [type(m)._load_from_state_dict is not nn.Module._load_from_state_dict for m in model.modules()]
     norms = nn.modules.batchnorm._NormBase
@@ -649,7 +649,7 @@ def _untouched(model: nn.Module, before: dict[str, tuple[object, ...]]) -> tuple
 
 
 def _finish_lazy(model: nn.Module) -> None:
-    """Make lazy layers whose shapes the file has told ordinary ones, as their first input would."""
+    """Make lazy layers ordinary ones where the file gave their shapes, as their first input would."""
     for module in model.modules():
         if not isinstance(module, LazyModuleMixin) or module.has_uninitialized_params():  # type: ignore[misc]
             continue

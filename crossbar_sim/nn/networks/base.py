@@ -125,7 +125,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 def count(name: str, value: object, low: int = 1) -> int:
     """Return `value` as an int of at least `low`; raises InputError otherwise."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
-        raise InputError(f"{name}={value!r} must be a whole number of at least {low}")
+        raise InputError(f"{name}={value!r} must be an integer of at least {low}")
     return int(value)
 
 

@@ -19,7 +19,7 @@ class AveragedOutputs(nn.Module):
     has the fewest inputs to average over and errs most; its copies are a small part of all cells.
 
     Args:
-        network: maps (b, ...) to (b, classes copies), or the name of one of ours that does.
+        network: maps (b, ...) to (b, classes copies), or the name of a built-in network that does.
         copies: outputs per class.
         classes: of a named network.
         arguments: of a named network, but its classes.
@@ -91,7 +91,7 @@ class Coded(nn.Module):
     certain the largest is the word nearest in Hamming distance.
 
     Args:
-        network: maps (b, ...) to (b, bits), or the name of one of ours that does.
+        network: maps (b, ...) to (b, bits), or the name of a built-in network that does.
         arguments: of the named network; its classes are the bits.
         codes: one code word per class, as text: ("0011010", "1100101", ...).
 

@@ -10,7 +10,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn.networks.base import NORMALISATIONS, Network, count, dropout_rates
 
 BACKBONES = {"small": 128, "resnet50-fpn": 800}
-"""By name, and how many pixels the longer side of an image has inside, unless told otherwise."""
+"""By name, and how many pixels the longer side of an image has inside, by default."""
 
 SITES = 7
 """Of dropout: four stages of the backbone, the region proposals, two layers of the box head."""

@@ -14,7 +14,7 @@ from crossbar_sim.validate import is_int
 
 @dataclass(frozen=True)
 class Augment:
-    """Random shifts and mirror images of a batch (b, channels, h, w), drawn anew in every epoch.
+    """Random shifts and mirror images of a batch (b, channels, h, w), drawn again in every epoch.
 
     Args:
         crop: every image is padded with so many zeros on each side, and a window of its own size is cut out

@@ -94,7 +94,7 @@ def fit(
     progress: Callable[[Epoch], None] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> FitReport:
-    """Train a network in place: Adam and a one-cycle learning rate unless told otherwise, data in memory.
+    """Train a network in place: Adam and a one-cycle learning rate by default, data in memory.
 
     The weights that remain are those of the last step, and nothing is selected on the validation examples, unless
     `training.patience` asks for it. Batches are as equal as they can be (no small last one).
@@ -114,7 +114,7 @@ def fit(
         step: the method, as a whole gradient step, in place of a loss.
         method: what loss_step or step is, settings included, in words: a checkpoint of another is refused.
         progress: called after every epoch.
-        checkpoint: a file that is replaced after every epoch. If it is there, training goes on from it and ends
+        checkpoint: a file that is replaced after every epoch. If it is there, training resumes from it and ends
             with the weights it would have had without a stop.
 
     Raises:
@@ -150,9 +150,9 @@ def fit(
             how.augment.check(x)
         file = None
         if checkpoint is not None:
-            told = {"training": how, "key": key, "method": method or _name(step or loss_step)}
+            settings = {"training": how, "key": key, "method": method or _name(step or loss_step)}
             file = TrainingFile(
-                checkpoint, identity(model, told, {"training data": (x, y), "validation data": held})
+                checkpoint, identity(model, settings, {"training data": (x, y), "validation data": held})
             )
         run = _Run(model, how, step or _of_loss(loss_step or cross_entropy), key, x, y)
         try:
@@ -219,7 +219,7 @@ class _Run:
             if training.channels_last and images.dim() == 4:
                 images = images.contiguous(memory_format=torch.channels_last)
             self.optimiser.torch.zero_grad()
-            with half, _views_told(training):
+            with half, _view_errors_explained(training):
                 loss = self.step(self.model, images, y[chosen], done / self.steps)
             self.optimiser.step(done)
             total += loss.detach() * len(chosen)
@@ -234,7 +234,7 @@ class _Run:
 
 
 @contextmanager
-def _views_told(training: Training) -> Iterator[None]:
+def _view_errors_explained(training: Training) -> Iterator[None]:
     """Turn torch's error about `view` with channels_last into an InputError."""
     try:
         yield
@@ -519,7 +519,7 @@ class TrainingFile:
             state = State(content["history"], content["best"], content["seconds"])
             _set_generators(content["generators"])
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
-            raise InputError(f"{self.path} is damaged: remove it and train anew") from error
+            raise InputError(f"{self.path} is damaged: remove it and train again") from error
         return state
 
 
@@ -545,7 +545,7 @@ def identity(model: nn.Module, told: Mapping[str, object], examples: Mapping[str
 
     Args:
         model: as it begins.
-        told: name -> anything with a telling repr: settings, key, method.
+        told: name -> anything whose repr describes it: settings, key, method.
         examples: name -> (x, y) tensors, or None.
     """
     shapes = [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in _tensors(model)]

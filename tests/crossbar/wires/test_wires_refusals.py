@@ -16,11 +16,11 @@ from crossbar_sim.crossbar.wires import wires as exact
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"r_word": -1}, "r_word=-1: a resistance is 0 ohm"),
+        ({"r_word": -1}, "r_word=-1: a resistance must be 0 ohm"),
         ({"r_bit": float("nan")}, "r_bit=nan"),
         ({"r_sense": float("inf")}, "r_sense=inf"),
         ({"r_source": "1"}, "r_source='1'"),
-        ({"r_word": 1e-12}, "1e-12: a resistance is 0 ohm .ideal. or lies in 1e-9"),
+        ({"r_word": 1e-12}, "1e-12: a resistance must be 0 ohm .ideal. or in 1e-9"),
         ({"r_word": True}, "r_word=True"),
         ({"inputs": "bth"}, "did you mean 'both'"),
         ({"method": "exct"}, "did you mean 'exact'"),
