@@ -236,7 +236,7 @@ class BatchedSequence:
         return None if flatten in steps[flattens:] else cls(parts, flattens > 0)
 
     def takes(self, x: Tensor) -> bool:
-        """Whether images (b, ...), flattened, have the size that the first layer needs."""
+        """Whether images (b, ...), once flattened, have the size that the first layer needs."""
         first = next(part for part in self.parts if isinstance(part, nn.Linear))
         flat = x.dim() == 2 or (x.dim() > 2 and self.flattens)
         return flat and x[:1].numel() == first.in_features

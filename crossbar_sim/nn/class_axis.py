@@ -40,7 +40,7 @@ _OPAQUE = {"einsum", "tensordot", "cdist", "outer", "kron", "scatter", "gather",
 
 
 def labelled_axes(shape: tuple[int, ...], labels: tuple[int, ...]) -> list[int]:
-    """The axes (1, 2, ...) of outputs of this shape without which the shape of the labels remains.
+    """The axes (1, 2, ...) of outputs of this shape whose removal gives the shape of the labels.
 
     Axes of length one count as if they were not there: labels (n,) fit outputs (n, classes, 1, 1).
 
@@ -227,7 +227,7 @@ class _Trace(TorchFunctionMode):
         return None
 
     def _moved(self, func: Any, args: Any, kwargs: dict[str, Any], answer: Any, result: Tensor) -> int | None:
-        """Do the same with a tensor that numbers the axis, and look where the numbers have gone."""
+        """Apply the operation to a tensor that numbers the axis, and find the axis of the numbers in the result."""
         try:
             numbers = func(*_replaced(args, self._numbered), **_replaced(kwargs, self._numbered))
         except Exception:  # whatever cannot be done with numbers is not followed

@@ -154,7 +154,7 @@ class _Flow:
         return found
 
     def end(self, node: fx.Node) -> fx.Node:
-        """The layer's node, or the last of the normalisation and the activation that alone follow it."""
+        """The layer's node, or the last of the normalisations and the activation after it, each the only user."""
         while len(node.users) == 1:
             (user,) = node.users
             if user.all_input_nodes[:1] != [node] or not self.holds(user):
@@ -167,14 +167,14 @@ class _Flow:
         return node
 
     def short(self, node: fx.Node) -> str:
-        """The name of a function or operator without its overload, of a module its class's in small letters."""
+        """The name of a function or operator without its overload; for a module, its class's name in lower case."""
         if node.op == "call_module":
             return type(self.modules[str(node.target)]).__name__.lower()
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
         return str(name).split(".")[0]
 
     def layer(self, node: fx.Node) -> str | None:
-        """The name of the layer that the node computes, if that has weights."""
+        """The name of the layer that the node calls, if that has weights."""
         if node.op != "call_module":
             return None
         inner = self.modules[str(node.target)].modules()
@@ -191,7 +191,7 @@ class _Flow:
         return node.op == "call_module" and self.calls[str(node.target)] == 1
 
     def drops(self, node: fx.Node) -> bool:
-        """Whether the node is a dropout layer of the model's own."""
+        """Whether the node is one of the model's own dropout layers."""
         return node.op == "call_module" and isinstance(self.modules[str(node.target)], OWN)
 
     def activates(self, node: fx.Node) -> bool:
@@ -402,7 +402,7 @@ class _Hook:
         self.handle: Any = None
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        """The output with values dropped; None, which means as it is, in evaluation mode or at rate 0."""
+        """The output with values dropped; None, for the unchanged output, in evaluation mode or at rate 0."""
         if self.rate == 0 or not module.training:
             return None
         return self._drop(output)
@@ -431,7 +431,7 @@ class _Inserted(nn.Module):
 
 
 def _find(model: nn.Module, everywhere: bool) -> list[tuple[Site, Any]]:
-    """Every site with what holds its rate: a dropout layer, or a hook, which may not be attached yet."""
+    """Every site and the object that holds its rate: a dropout layer, or a hook, which may not be attached yet."""
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError("a TorchScript module takes no dropout: give the nn.Module that it was made from")
     if not isinstance(model, nn.Module):
@@ -466,7 +466,7 @@ def _attached(model: nn.Module) -> list[tuple[Place, _Hook]]:
 
 
 def _renamed(place: Place, after: str) -> Place:
-    """The place as it is called now that the model may have become a part of another, or a part of it the model."""
+    """The place under its current name: the model may have become part of another one, or a part of it the model."""
     if after.endswith(f".{place.after}"):
         prefix = after.removesuffix(place.after)
         return Place(prefix + place.layer, after, place.dims)
@@ -500,7 +500,7 @@ def _rate(holder: Any) -> float:
 
 
 def _wanted(rates: Rates, names: list[str]) -> dict[str, float]:
-    """The rate of each site that gets one."""
+    """The rate of each site for which one is given."""
     if isinstance(rates, Mapping):
         wanted: dict[str, Any] = {}
         for pattern, rate in rates.items():

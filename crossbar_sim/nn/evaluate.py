@@ -159,7 +159,7 @@ def check_alone(model: nn.Module, few: Tensor, clean: Tensor) -> float:
 
 
 def run_over(model: nn.Module, x: Tensor, block: int, fixed: int | None = None) -> None:
-    """Run the model over x for what its layers see; its outputs may be anything.
+    """Run the model over x so that hooks see its layers' inputs; the outputs, of any type, are discarded.
 
     Args:
         model: in evaluation mode.
@@ -248,7 +248,7 @@ def _answer(model: nn.Module, piece: Tensor) -> Any:
 
 
 def _unchanged(model: nn.Module, piece: Tensor) -> Any:
-    """The model's output for a block of examples, which keep their values whatever the forward does to its input.
+    """The model's output for a block of examples, whose values are kept even if the forward changes its input.
 
     A model gets copies until one of its forwards has been seen to leave its input alone. The values are compared as
     well as the version, which `x.data` and NumPy do not raise.
@@ -282,7 +282,7 @@ def answer_of(y: Any) -> Tensor | None:
 
 
 def several(y: Any) -> int:
-    """How many outputs there are, of which the first counts for being the first; 1 if there is one, or a name tells."""
+    """How many outputs there are, if the first is used because of its position; 1 if there is one or a name decides."""
     named, parts = _parts(y)
     if any(named.get(name) is not None for name in ("logits", "out")):
         return 1

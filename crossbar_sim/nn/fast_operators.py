@@ -65,7 +65,7 @@ def product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _pair(value: Any) -> tuple[int, int] | None:
-    """(rows, cols) of torch's n, [n] or [rows, cols]; None for anything else."""
+    """(rows, cols) from torch's n, [n] or [rows, cols]; None for anything else."""
     items = list(value) if isinstance(value, list | tuple) else [value]
     return (items[0], items[-1]) if len(items) in (1, 2) and all(type(n) is int for n in items) else None
 
@@ -91,7 +91,7 @@ def max_pool2d(
 
 
 def _possible(x: Tensor, kernel: tuple[int, int], step: tuple[int, int], pad: tuple[int, int]) -> bool:
-    """Whether torch takes the arguments, and there is a neighbour to compare with."""
+    """Whether torch accepts the arguments, and the window has more than one value."""
     per_side = zip(x.shape[-2:], kernel, step, pad, strict=True)
     fits = all(k > 0 and s > 0 and 0 <= 2 * p <= k <= n + 2 * p for n, k, s, p in per_side)
     return fits and kernel != (1, 1)

@@ -123,7 +123,7 @@ class _Kept:
 
 
 def _parts(value: object, registered: set[int]) -> Iterator[_Tensor | _Array | _Holder]:
-    """All that can change in an attribute, as it is: tensors, arrays, containers and objects in it."""
+    """All parts of an attribute that can change: its tensors, arrays, containers and objects."""
     seen: set[int] = set()
     stack: list[Any] = [value]
     while stack:
@@ -181,7 +181,7 @@ class Watch:
         self.known = known is not None
 
     def first(self, run: Callable[[], object]) -> None:
-        """Run the first forward, and see what it leaves."""
+        """Run the first forward, and record the state that it leaves on the model."""
         run()
         if not self.known:
             changed = (

@@ -59,7 +59,7 @@ def packed(value: Any) -> bytes:
 
 
 def unpacked(data: bytes) -> Any:
-    """What `packed` was given, in this process.
+    """The object that `packed` serialised, rebuilt in this process.
 
     Raises:
         InputError: if a file of the user's own that it needs is not on this machine, or is another one here.
@@ -81,7 +81,7 @@ def unpacked(data: bytes) -> Any:
 
 
 def _pickler() -> type[Any]:
-    """A pickler for graphs, which also takes classes and functions that have no name to be found by, if it can."""
+    """A pickler for graphs; if possible, also for classes and functions that cannot be imported by name."""
     base: Any = pickle.Pickler
     with suppress(ImportError):
         import cloudpickle  # type: ignore[import-untyped]  # comes with Dask
@@ -128,7 +128,7 @@ _INSTALLED = tuple(
 
 
 def _class_of(module: fx.GraphModule) -> type[fx.GraphModule]:
-    """The class of a graph module without the one that torch makes for each instance."""
+    """The class of a graph module, not the subclass that torch creates for each instance."""
     return next(c for c in type(module).__mro__ if "<locals>" not in c.__qualname__)
 
 
@@ -176,7 +176,7 @@ def _rebuilt(
 
 
 class _Unchecked(nn.Module):
-    """In place of a module in which torch.export checks the inputs and computes nothing."""
+    """Replaces a module in which torch.export only checks the inputs."""
 
     def forward(self, *_: Any) -> None:
         """Nothing."""

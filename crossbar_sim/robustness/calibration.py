@@ -43,7 +43,7 @@ _CONVOLUTIONS = (
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """What correcting any chip needs to know of the clean model.
+    """The data of the clean model that are needed to correct any chip.
 
     Args:
         targets: layer -> (values, channels) float32: its clean outputs at some places.
@@ -89,7 +89,7 @@ class Affine:
 
     @contextmanager
     def fitted(self, analog: nn.Module, x: Tensor) -> Iterator[nn.Module]:
-        """Inside, the model's layers are corrected for its present chip.
+        """Context in which the model's layers are corrected for its current chip.
 
         Args:
             analog: programmed.
@@ -149,7 +149,7 @@ def _places(module: nn.Module, y: Tensor) -> Tensor:
 
 @contextmanager
 def _hooks(model: nn.Module, change: Any) -> Iterator[None]:
-    """Inside, change(layer, module, output) takes the place of the output of each layer on arrays."""
+    """Context in which change(layer, module, output) replaces the output of each layer on arrays."""
     # a model that is one layer is called by its class there
     inner = model.original if isinstance(model, InPlace) else model
     modules = {base_of(inner).__name__: inner, **dict(inner.named_modules())}
@@ -199,7 +199,7 @@ _STEPS, _INNER, _TOLERANCE = 40, 60, 1e-4
 
 
 class _Tap(TorchFunctionMode):
-    """Inside, the last product of a linear layer is remembered (this thread only)."""
+    """Context that records the last product of a linear layer (this thread only)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ class _Features(nn.Module):
         self.model, self.training = model, False
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the last linear layer is given."""
+        """The input of the last linear layer."""
         with _Tap() as tap:
             self.model(x)
         assert tap.last is not None
@@ -253,7 +253,7 @@ class Refitted(_Features):
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """What refitting the last layer of any chip needs to know of the clean model.
+    """The data of the clean model that are needed to refit the last layer for any chip.
 
     Args:
         classes, features: of the layer.
@@ -267,7 +267,7 @@ class Readout:
 
     @classmethod
     def of(cls, clean: nn.Module, x: Tensor, fixed: int | None = None) -> "Readout":
-        """Look for the last linear layer of a model.
+        """Find the last linear layer of a model.
 
         Args:
             clean: computes without hardware.
@@ -304,7 +304,7 @@ class Readout:
         )
 
     def fit(self, analog: nn.Module, x: Tensor, y: Tensor, fixed: int | None = None) -> Refitted:
-        """The model with its last layer fitted to images that are run on its present chip.
+        """The model with its last layer fitted to images that are run on its current chip.
 
         Raises:
             InputError: if a feature is not finite.
@@ -399,7 +399,7 @@ def _newton(z: Tensor, onehot: Tensor, centre: Tensor, rates: Tensor) -> Tensor:
 def _conjugate(
     z: Tensor, p: Tensor, rates: Tensor, gradient: Tensor, diagonal: Tensor, enough: float
 ) -> Tensor:
-    """-H^-1 gradient, nearly: conjugate gradients, preconditioned by the diagonal of the Hessian H."""
+    """Approximately -H^-1 gradient: conjugate gradients, preconditioned by the diagonal of the Hessian H."""
     step, left = torch.zeros_like(gradient), -gradient
     scaled = left / diagonal
     way, power = scaled, (left * scaled).sum()
@@ -447,7 +447,7 @@ class Calibration:
             raise InputError(f"calibration images={self.images!r}: an integer >= 2 is needed")
 
     def draw(self, development: Development, seed: int = 0) -> Split:
-        """The images: of the training split, each class in its share, the same for every chip.
+        """The images: from the training split, stratified by class, the same for every chip.
 
         Raises:
             InputError: if data with a test split is given, or there are too few training images, or no labels.
@@ -475,7 +475,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a calibration needs beside the arrays.
+    """The hardware that a calibration needs besides the arrays.
 
     Args:
         multiplications: digital ones per image.
@@ -496,7 +496,7 @@ class Cost:
 
 @dataclass(frozen=True, eq=False)
 class Calibrator:
-    """What calibrating any chip of one model needs: made once, and used for every chip. It can be pickled.
+    """The data for calibrating any chip of one model, made once and used for every chip. It can be pickled.
 
     Args:
         calibration: which.
@@ -541,7 +541,7 @@ class Calibrator:
 
     @contextmanager
     def fitted(self, analog: nn.Module) -> Iterator[nn.Module]:
-        """Inside, a model that is calibrated for the chip on which `analog` is at present.
+        """Context with a model that is calibrated for the current chip of `analog`.
 
         Neither the clean parameters nor the arrays change, and at the end nothing is left of it.
         """

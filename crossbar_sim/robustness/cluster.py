@@ -38,11 +38,11 @@ ATTEMPTS = 20
 
 
 class _Waiting(Exception):
-    """A result is still to come."""
+    """A result is not available yet."""
 
 
 class Futures:
-    """What a Dask client's workers do.
+    """The pending results of a Dask client's workers.
 
     Args:
         client: of `distributed`.
@@ -109,7 +109,7 @@ class Futures:
             ) from error
 
     def _look(self) -> None:
-        """Now and then, see whether there is a worker; give up when there has been none for `WAIT` seconds."""
+        """Check occasionally whether there is a worker; give up when there has been none for `WAIT` seconds."""
         if time.monotonic() - self.checked < CHECK:
             return
         with self.reached():
@@ -124,7 +124,7 @@ class Futures:
             )
 
     def _answers(self) -> bool:
-        """Whether the scheduler is there."""
+        """Whether the scheduler answers."""
         try:
             self.client.nthreads()
         except Exception:
@@ -306,7 +306,7 @@ def measure(subject: Subject, job: Job) -> list[Trial]:
 
 
 def check_cluster(workers: int | None, scheduler: str | None) -> None:
-    """Refuse, before any work, what no cluster can be made of.
+    """Refuse, before any work, settings from which no cluster can be made.
 
     Raises:
         InputError: if both are given, or there would be no worker.
@@ -377,7 +377,7 @@ def _await_worker(client: Any, scheduler: str, progress: Progress | None) -> Non
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what distributed logs of workers and connections: what matters of it is said in one sentence."""
+    """Context without distributed's logs of workers and connections; errors are reported in one sentence."""
     logged = ("distributed", "tornado", "asyncio")  # distributed gives each of its loggers a level
     names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in logged]
     loggers = [logging.getLogger(name) for name in names]

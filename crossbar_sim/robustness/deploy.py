@@ -56,7 +56,7 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """A layer's line in the report: what became of it, what each effect did, what it costs alone."""
+    """A layer's line in the report: how it was mapped, the change by each effect, its sensitivity."""
 
     layer: Layer
     hardware: Hardware
@@ -95,7 +95,7 @@ class LayerReport:
 
 @dataclass(frozen=True, eq=False)
 class Deployment:
-    """Everything that `deploy` found out.
+    """The result of `deploy`.
 
     Args:
         metric: what the main score is: "accuracy", "agreement" or "output_error" (then minus the error), or the import

@@ -74,7 +74,7 @@ class DetectionReference(Reference):
 
     @property
     def classes(self) -> bool:
-        """Outputs are boxes."""
+        """False: outputs are boxes, not classes."""
         return False
 
     @property

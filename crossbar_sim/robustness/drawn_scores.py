@@ -49,7 +49,7 @@ class Components:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a measurement takes: chips programmed, and image evaluations in all."""
+    """The cost of a measurement: chips programmed, and image evaluations in total."""
 
     chips: int
     images: int
@@ -193,7 +193,7 @@ def chips_for(
 
 
 def plain_protocol(found: Components, half: float, population: int, level: float = 0.95) -> Cost:
-    """What all N images on as many chips as the interval needs would take: the measure of what drawing saves."""
+    """The cost of all N images on as many chips as the interval needs, with which the cost of drawing is compared."""
     chips = int(chips_for(found.spread, half, level=level))
     return Cost(chips, chips * population)
 

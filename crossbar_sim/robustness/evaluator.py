@@ -344,7 +344,7 @@ class AnyModel:
 
 
 def _check(value: float, metric: str, sigma: float | None, chip: int) -> None:
-    """Refuse a score that does not exist.
+    """Refuse a score that is not defined.
 
     Raises:
         InputError: naming the chip.
@@ -439,7 +439,7 @@ class Job:
 
 @dataclass(eq=False)
 class Subject:
-    """A clean model, its examples and its design: all that measuring a chip needs. It can be pickled.
+    """A clean model, its examples and its design: all data for measuring a chip. It can be pickled.
 
     Args:
         module: in evaluation mode.
@@ -764,7 +764,7 @@ def _mapped(
 
 
 def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> SequentialChips | None:
-    """The model as a chain, if it is one and gives what its own forward gives, to the bit."""
+    """The model as a chain, if it is one and its outputs equal those of its own forward bit for bit."""
     reference = subject.reference
     one = reference.classes and reference.predicted.dim() == 1 and reference.judged is None
     if subject.metric not in ("accuracy", "agreement") or not one or reference.fixed is not None:

@@ -96,7 +96,7 @@ def seen_in(
     only: Iterable[str] | None = None,
     skip: Iterable[str] = (),
 ) -> tuple[Operands | None, tuple[str, ...]]:
-    """What the forward of a loaded model does with its parameters, for `to_analog`, and what a report should say.
+    """How the forward of a loaded model uses its parameters, for `to_analog`, and notes for the report.
 
     Args:
         loaded: the model.
@@ -146,6 +146,6 @@ def _random(loaded: LoadedModel, n: int, shape: tuple[int, ...] | None, seed: in
 
 
 def _guess(module: nn.Module) -> tuple[int, ...] | None:
-    """The input of a model that begins with a linear layer."""
+    """The input shape of a model that begins with a linear layer."""
     first = next((m for m in module.modules() if any(True for _ in m.parameters(recurse=False))), None)
     return (first.in_features,) if isinstance(first, nn.Linear) else None

@@ -51,7 +51,7 @@ def chip_numbers(chips: SupportsIndex | Iterable[SupportsIndex]) -> tuple[int, .
 
 
 class Plan(Protocol):
-    """Says what is missing, as a pure function of what is there."""
+    """Decides what to measure next, as a pure function of the trials so far."""
 
     @property
     def chips(self) -> tuple[int, ...] | None:
@@ -163,7 +163,7 @@ def plan_of(task: Task) -> two_stage.Plan:
 
 
 def exact(task: Task, sigma: float) -> bool:
-    """Whether nothing is random at this sigma, as at 0 with drift alone: all chips are the same.
+    """Whether nothing is random at this sigma, as at sigma 0 if drift is the only effect: all chips are the same.
 
     Raises:
         InputError: if the identity, which comes from a file, does not describe a design.
@@ -183,7 +183,7 @@ CELLS, FLOPS, CHIP = 1e9, 1e11, 3e-4
 
 
 def chip_cost(subject: Subject) -> float:
-    """What programming a chip costs, in evaluations of one image: by rule, to two digits.
+    """The cost of programming a chip, in evaluations of one image: estimated, to two digits.
 
     A stopwatch would give another number, and so another plan, on every machine. Costs are flat around the
     optimum: a factor of 2 in this number costs a few per cent.

@@ -129,7 +129,7 @@ class Point:
 
 
 def _counting(task: Task, rows: tuple[Trial, ...]) -> tuple[tuple[Trial, ...], Done | None]:
-    """The trials that count, and the plan's end; before that, what there is of the round that it is in."""
+    """The trials that count, and the plan's end; before the end, the trials of the current round."""
     step = plan_of(task).next_step(rows)
     if isinstance(step, Done):
         return tuple(t for t in rows if t.images == step.images and t.chip < step.chips), step

@@ -37,13 +37,13 @@ class Work:
 
     @property
     def one(self) -> bool:
-        """Whether all of its chips are the same, so that one is measured for all: not to be cut into blocks."""
+        """Whether all of its chips are the same, so that one is measured for all and there are no blocks."""
         return self.job.images is None and is_deterministic(at_sigma(self.subject.hardware, self.job.sigma))
 
 
 @contextmanager
 def naming(label: str, several: bool) -> Iterator[None]:
-    """Put the label of the model before error messages, where there are several models."""
+    """Context that puts the model's label before error messages, where there are several models."""
     try:
         yield
     except InputError as error:
@@ -58,7 +58,7 @@ def several(work: Sequence[Work]) -> bool:
 
 
 class InProcess:
-    """Here, on this process's threads, in blocks of chips (see `Evaluator.in_blocks`)."""
+    """An `Executor` on this process's threads, in blocks of chips (see `Evaluator.in_blocks`)."""
 
     def __init__(self, results: Results) -> None:
         self.results = results
@@ -93,7 +93,7 @@ def run_plan(
     executor: Executor,
     progress: Progress | None = None,
 ) -> None:
-    """Measure until the plan has all it wants of every task and sigma.
+    """Measure until the plan is complete for every task and sigma.
 
     Args:
         tasks: with their subjects.

@@ -1,4 +1,4 @@
-"""How well one chip does: accuracy against labels, agreement with the clean model, error of the outputs."""
+"""The scores of one chip: accuracy against labels, agreement with the clean model, error of the outputs."""
 
 import functools
 import math
@@ -68,7 +68,7 @@ class Score:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The examples, and what the clean model makes of them: computed once, compared with on every chip.
+    """The examples and the clean model's outputs for them, computed once and compared with every chip's.
 
     Args:
         x: (n, ...) inputs; y: labels (n,), or (n, places...) for models that decide at several places, or None.
@@ -186,7 +186,7 @@ class Reference:
 
     @property
     def unit(self) -> str:
-        """What is judged, in the singular: example, token, pixel or position."""
+        """The name of what is judged, in the singular: example, token, pixel or position."""
         places = self.clean.dim() - 2 if self.classes else 0
         if places <= 0:
             return "example"
@@ -425,7 +425,7 @@ def _listed(names: list[str]) -> str:
 
 
 def of_state(names: tuple[str, ...]) -> Iterator[str]:
-    """A forward that leaves something on its model."""
+    """Notes on a forward that leaves state on its model."""
     if names:
         yield (
             f"the forward leaves {_listed([*names])} on the model: that is put back after every evaluation, and "

@@ -71,7 +71,7 @@ def as_detail(
 
 @dataclass(frozen=True)
 class LayerDrop:
-    """What one layer costs alone at one sigma: clean minus drifted score, over chips."""
+    """The drop by one layer alone at one sigma: clean minus drifted score, over chips."""
 
     layer: str
     sigma: float
@@ -88,7 +88,7 @@ def sensitivity(
     chips: Sequence[int],
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[LayerDrop]:
-    """What each layer of a model costs alone, for every sigma, on all examples.
+    """The drop by each layer of a model alone, for every sigma, on all examples.
 
     Args:
         subject: the model with its design and examples.

@@ -111,7 +111,7 @@ def mean_interval(values: Iterable[float], level: float = 0.95, unseen: float = 
 
 
 def half_width(error: float, count: int, level: float = 0.95) -> float:
-    """t(n - 1) times a standard error that `count` scores (two at least) gave: of the interval of their mean."""
+    """Half-width of the mean's interval: t(n - 1) times the standard error of `count` scores (at least two)."""
     return -float(stdtrit(count - 1, _tail(level))) * error
 
 

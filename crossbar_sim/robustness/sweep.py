@@ -221,7 +221,7 @@ class Sweep:
 
     @property
     def metric(self) -> str:
-        """What chips are judged by.
+        """The metric by which chips are judged.
 
         Raises:
             InputError: if the tasks of a file differ in it.

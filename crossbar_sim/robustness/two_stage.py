@@ -33,7 +33,7 @@ STRIDE = 0.75
 
 @dataclass(frozen=True)
 class Measure:
-    """Measure these chips, which are all that is missing of a round, on so many images each."""
+    """Measure these chips, the rest of the current round, on that many images each."""
 
     images: int
     chips: tuple[int, ...]
@@ -159,7 +159,7 @@ class Plan:
         return self.first if kept <= restarted else m
 
     def _cost(self, pilot: Components, m: int) -> float:
-        """Of all chips on m images each that the pilot lets one expect to need, in evaluations of one image."""
+        """Expected cost, estimated from the pilot, of all chips on m images each, in evaluations of one image."""
         needed = int(chips_for(self._std(pilot, m), self.half, m, self.population, self.level))
         return min(max(needed, self.pilot_chips), self.most_chips) * (self.chip_cost + m)
 
@@ -175,7 +175,7 @@ class Plan:
         return half_width(n, std, m, self.population, self.level)
 
     def _std(self, pilot: Components, m: int) -> float:
-        """Standard deviation of scores on m images, as the pilot has it."""
+        """Standard deviation of scores on m images, estimated from the pilot."""
         within = image_variance(pilot, self.first, self.population)
         return math.sqrt(pilot.between + within * (1 / m - 1 / self.population))
 

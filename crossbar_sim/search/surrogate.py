@@ -77,7 +77,7 @@ class Surrogate:
 
     @property
     def hyperparameters(self) -> Hyperparameters:
-        """As fitted."""
+        """The fitted hyperparameters."""
         kernel, likelihood = self.model.covar_module, self.model.likelihood
         noise = 0.0
         if self.noise is None:

@@ -41,7 +41,7 @@ class ScoreSample:
 
     @property
     def variance(self) -> float:
-        """Of the mean: the variance between chips over their number; 0 where all chips are one."""
+        """Variance of the mean: the variance between chips over their number; 0 where all chips are equal."""
         mean, n = self.mean, len(self.scores)
         return sum((score - mean) ** 2 for score in self.scores) / (n - 1) / n if n > 1 else 0.0
 
@@ -241,7 +241,7 @@ class WarmStartTrial:
     def __call__(
         self, number: int, point: Mapping[str, float], weights: Weights
     ) -> tuple[ScoreSample, Weights]:
-        """The scores of its chips, and the weights to go on from."""
+        """The scores of its chips, and the weights to continue from."""
         model = self.model(point, weights)
         self.trainer.train(model, point, self.training, self.key.fold("trial", str(number)))
         return self.score.measure(model), weights_of(model)

@@ -18,7 +18,7 @@ class Workers(Protocol):
     def run(
         self, function: Callable[..., Any], items: Sequence[tuple[Any, ...]]
     ) -> Iterator[tuple[int, Any, float]]:
-        """(position of the item, what the function gave, seconds), in any order, each as soon as it is there."""
+        """(position of the item, the function's result, seconds), in order of completion."""
 
 
 class LocalWorkers:

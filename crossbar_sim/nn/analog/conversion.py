@@ -194,7 +194,7 @@ def map_traced(
 
 
 def _tried(model: nn.Module) -> Operands:
-    """How layers of custom classes multiply with their parameters, where that shows without the model's inputs."""
+    """How layers of custom classes use their parameters, where generated inputs suffice to find out."""
     found: dict[str, Matrix] = {}
     for name, module in custom_modules(model):
         if not any(True for child in module.children() for _ in child.parameters()) and not any(

@@ -99,7 +99,7 @@ def is_unflattened(module: nn.Module) -> bool:
 
 
 def uses(model: Any) -> dict[str, Use]:
-    """What every parameter of the graph is used for, by its full name.
+    """The use of every parameter of the graph, by its full name.
 
     Args:
         model: a module with a `graph` of operators.
@@ -420,7 +420,7 @@ def _carries(node: fx.Node) -> bool:
 
 
 def _foldable(model: fx.GraphModule, before: fx.Node, node: fx.Node) -> tuple[str, str] | None:
-    """Layer and norm, if every operand is called as in a module, and the layer's are used here alone."""
+    """Layer and norm, if every operand is passed as in a module and the layer's parameters have no other use."""
     tensors = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     tensors |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
     layer, norm = (str(getattr(n, "target", "")).rpartition(".")[0] for n in (before.args[1], node.args[3]))

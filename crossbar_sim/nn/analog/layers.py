@@ -176,7 +176,7 @@ def arrays_of(module: nn.Module) -> Arrays | None:
 
 
 class Analog(Silent):
-    """Mixin of every analog layer; what it adds is in `Arrays`."""
+    """Mixin of every analog layer; its behaviour is in `Arrays`."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle and copy as the user's class with the names of its analog parameters, without caches."""

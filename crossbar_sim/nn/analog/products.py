@@ -224,7 +224,7 @@ def on_tiles(weight: Tensor, tiled: Tiled) -> Tensor:
 
 
 def plain(value: Any) -> Any:
-    """A tensor without its array; anything else as it is."""
+    """A tensor without its array; anything else unchanged."""
     return value.as_subclass(Tensor) if isinstance(value, OnTiles) else value
 
 

@@ -123,7 +123,7 @@ def calibrate_ranges(
 
 
 def _full_scale(name: str, value: float) -> float:
-    """A range of the array `name`; one that saw zeros alone gets one all the same."""
+    """A range of the array `name`, which is not 0 even if the array received only zeros."""
     require(
         value <= SINGLE, f"{name}: its converters see values up to {value:.3g}, and ranges end at {SINGLE:g}"
     )

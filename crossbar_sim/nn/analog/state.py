@@ -237,7 +237,7 @@ class CellMaps(ABC):
 
     @abstractmethod
     def __call__(self, name: str, columns: Float32, groups: int | None = None) -> Float32 | None:
-        """The matrix (cols, rows) that an array stands for, None where there is none; see `AnalogState`."""
+        """The matrix (cols, rows) of the named array, None if there is no such array; see `AnalogState`."""
 
     @abstractmethod
     def array(self, name: str, columns: Float32, groups: int, design: "AnalogState") -> Cells:

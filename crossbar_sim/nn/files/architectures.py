@@ -148,7 +148,7 @@ def _unbuildable(arch: str, error: Exception) -> InputError:
 
 
 def _refuse_standard_library(arch: str, module_name: str) -> None:
-    """Before the import, which for some modules does something: `antigravity` opens a browser.
+    """Refuse it before the import, which has side effects for some modules: `antigravity` opens a browser.
 
     Raises:
         InputError: if the module is one of Python's own, wherever its name comes from.
@@ -192,7 +192,7 @@ def _attribute(holder: Any, name: str) -> Any:
 
 
 def _check_factory(arch: str, factory: Any) -> None:
-    """Refuse, before it is called, what can be seen to make no module.
+    """Refuse, before the call, an object that obviously does not make a module.
 
     Raises:
         InputError: saying what it is.
@@ -243,7 +243,7 @@ _NO_NETWORKS = frozenset(("torch", "numpy", "scipy", "h5py"))
 
 @contextlib.contextmanager
 def _current_directory_importable() -> Iterator[None]:
-    """Let `mycode:factory` find mycode.py beside the user, as `python -m` would."""
+    """Let `mycode:factory` find mycode.py in the current directory, as `python -m` would."""
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:

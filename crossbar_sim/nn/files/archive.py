@@ -98,7 +98,7 @@ def tensor_inputs(program: dict[str, Any]) -> list[list[int | None]]:
 
 
 def other_inputs(program: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """The inputs that are no tensors: "mask=None" of those that exporting made constants, names of the rest."""
+    """The inputs that are not tensors: those that the export made constant, as "mask=None"; names of the others."""
     constants, rest = [], []
     for name, argument in _inputs(program):
         kind = next((key for key in _CONSTANTS if key in argument), None)
@@ -110,7 +110,7 @@ def other_inputs(program: dict[str, Any]) -> tuple[list[str], list[str]]:
 
 
 def of_one_tensor(program: dict[str, Any]) -> dict[str, Any]:
-    """The program as a function of one tensor: without its constants, and not packed in a dict or by keyword.
+    """The program as a function of one tensor: without its constant inputs, dicts and keywords.
 
     Exporting computed with the constants, so that nothing in the graph reads them. A program of several tensors is
     returned as it is.
@@ -135,7 +135,7 @@ def of_one_tensor(program: dict[str, Any]) -> dict[str, Any]:
 
 
 def batches(program: "ExportedProgram") -> tuple[int | None, tuple[int, int | None] | None]:
-    """The batch size to feed a loaded program, and its limits; None where it takes any, or one alone."""
+    """The batch size for a loaded program, and its limits; None where it takes any size, or only one."""
     specs = program.graph_signature.user_inputs
     value = next(n.meta["val"] for n in program.graph.nodes if n.op == "placeholder" and n.name in specs)
     size = value.shape[0]
@@ -311,7 +311,7 @@ def without_pickle(data: bytes, folder: str) -> bytes:
 
 
 def _is_plain(value: torch.Tensor) -> bool:
-    """Whether a tensor is dense, and holds no other bytes than 0 and 1 for truth values."""
+    """Whether a tensor is dense and, if boolean, has only the bytes 0 and 1."""
     if value.layout != torch.strided or value.is_quantized or value.is_nested or value.device.type != "cpu":
         return False
     if value.dtype != torch.bool:

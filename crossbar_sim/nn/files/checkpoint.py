@@ -36,7 +36,7 @@ def save_checkpoint(
     data: str,
     notes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint, or leave what is at `path` as it was.
+    """Write a checkpoint; if that fails, the file at `path` is unchanged.
 
     Args:
         path: the file; an existing one is replaced once the new one is complete on disk.

@@ -107,7 +107,7 @@ def check_expressions(program: object) -> None:
 
 
 def _check_effort(tree: ast.expr, text: str) -> None:
-    """Refuse an expression that is plain arithmetic, but too much of it."""
+    """Refuse an expression that is plain arithmetic but too large."""
     parts, hard, depth, symbols = _effort(tree)
     if parts > _MOST_PARTS or hard > _MOST_HARD or depth > _DEEPEST or symbols > _MOST_SYMBOLS:
         raise InputError(
@@ -410,7 +410,7 @@ _POSITIONAL = 1
 
 
 def check_call(node: dict[str, Any]) -> None:
-    """Refuse a node of a cleaned graph whose arguments would land in another place of its operator than they name.
+    """Refuse a node of a cleaned graph whose arguments would be passed to other parameters than they name.
 
     A number in the place of a type or of a layout is taken for one without a check.
 
@@ -510,7 +510,7 @@ def refuse_random(graph: dict[str, Any], signature: dict[str, Any]) -> None:
 def _switched(
     node: dict[str, Any], operator: torch._ops.OpOverload
 ) -> tuple[bool, str | None, str | None, Any]:
-    """Whether an operator acts as in training, and the names of its switch and its probability, and that."""
+    """Whether an operator acts as in training, the names of its switch and its probability, and the probability."""
     name = operator._schema.name.removeprefix("aten::")
     given = {argument.get("name"): argument["arg"] for argument in node["inputs"]}
     names = [argument.name for argument in operator._schema.arguments]
@@ -524,7 +524,7 @@ def _switched(
 
 
 def _refuse_batches(node: dict[str, Any], operator: torch._ops.OpOverload) -> None:
-    """Refuse normalisation by the batch, in place or decomposed too."""
+    """Refuse normalisation by batch statistics, also in place or decomposed."""
     on, switch, _, _ = _switched(node, operator)
     name = operator._schema.name.removeprefix("aten::")
     if on and name in _BATCH_NORMS and operator._overloadname == "default":
@@ -536,7 +536,7 @@ def _refuse_batches(node: dict[str, Any], operator: torch._ops.OpOverload) -> No
 
 
 def _refuse_dropout(node: dict[str, Any], operator: torch._ops.OpOverload) -> None:
-    """Refuse dropout that acts, in place or decomposed too."""
+    """Refuse active dropout, also in place or decomposed."""
     on, switch, chance, p = _switched(node, operator)
     if not on:
         return
@@ -549,7 +549,7 @@ def _refuse_dropout(node: dict[str, Any], operator: torch._ops.OpOverload) -> No
 
 
 def _draws(operator: torch._ops.OpOverload) -> bool:
-    """Whether the operator is random whatever its arguments: torch tags what takes from its generator."""
+    """Whether the operator is random for all arguments: torch tags operators that use its generator."""
     names = {argument.name for argument in operator._schema.arguments}
     conditional = names & {*_SWITCHES, "dropout", "dropout_p"}
     return torch.Tag.nondeterministic_seeded in operator.tags and not conditional

@@ -135,7 +135,7 @@ def kind_of(content: bytes, path: Path) -> str:
 
 
 def _check_start(content: bytes, path: Path) -> None:
-    """Raise InputError if the first bytes are those of a file that is no model."""
+    """Raise InputError if the first bytes are those of a file that is not a model."""
     for start, what, then in _SIGNATURES:
         if content.startswith(start):
             raise InputError(f"{path} is {what}: {then}")

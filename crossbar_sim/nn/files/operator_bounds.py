@@ -67,7 +67,7 @@ class Checked:
 
 
 def guard(module: fx.GraphModule) -> None:
-    """Put `Checked` in the place of each operator that needs it, in a graph and in those nested in it."""
+    """Replace each operator that needs it by `Checked`, in a graph and in those nested in it."""
     for each in module.modules():
         if not isinstance(each, fx.GraphModule):
             continue
@@ -427,7 +427,7 @@ def _same_type(given: Arguments) -> str | None:
 
 
 def _no_bool(given: Arguments) -> str | None:
-    """Other bytes than 0 and 1 as truth values are counted for what they are."""
+    """Refuse booleans: bytes other than 0 and 1 would be counted with their value."""
     return "bytes read as truth values" if given.get("dtype") == torch.bool else None
 
 

@@ -101,7 +101,7 @@ def likely(found: Mapping[str, Table]) -> str:
 
 
 def selected(found: Mapping[str, Table], key: str) -> Table:
-    """The table that `--weights` names: by where it is, or by what its names begin with.
+    """The table that `--weights` selects: by its place in the file, or by the prefix of its names.
 
     Raises:
         InputError: there is none.
@@ -194,7 +194,7 @@ def _same(one: Table, other: Table) -> bool:
 
 
 def _prefixes(table: Iterable[str], network: Collection[str]) -> dict[str, int]:
-    """What stands before names of the network in the table, and before how many of them."""
+    """The prefixes of the network's names in the table, and how many names have each."""
     counts: dict[str, int] = {}
     for name in table:
         parts = [part for part in name.split(".") if part not in _WRAPPERS]
@@ -222,7 +222,7 @@ def renamed(table: Table, name_of: Callable[[str], str | None]) -> Table:
 
 
 def readings(table: Table, network: Table, whose: str) -> list[tuple[Table, str]]:
-    """The table under each of the names that it may mean, likeliest first, and a sentence on what was changed.
+    """The possible readings of the table's names, likeliest first, each with a sentence on what was changed.
 
     Args:
         table: of the file.
@@ -285,7 +285,7 @@ def _shaped(table: Table, network: Table) -> bool:
 
 
 def prefix_of(names: Collection[str], state: Mapping[str, Any]) -> str:
-    """What stands before every one of `names` in `state`, such as "model."; empty if it is nothing, or not the same."""
+    """The common prefix of all `names` in `state`, such as "model."; empty if there is none."""
     first = next(iter(names), None)
     if first is None or first in state:
         return ""
@@ -346,11 +346,11 @@ def fill(model: nn.Module, state: Mapping[Any, Any], whose: str, trusted: bool =
 
 
 class _Misfit(InputError):
-    """Names, shapes or a hook of the model's refuse a table, which another reading of it may pass."""
+    """A table's names or shapes, or a hook of the model, do not fit; another reading of the table may."""
 
 
 def _load(model: nn.Module, table: Table, network: Table, whose: str, copies: bool) -> tuple[str, ...]:
-    """Load the table as torch does; sentences on what that left.
+    """Load the table as torch does; return sentences on what was not loaded.
 
     Args:
         copies: give tensors to the model's hooks that these may change.

@@ -239,7 +239,7 @@ def _work(pid: int) -> int:
 
 
 def _child(model: nn.Module, inputs: tuple[Tensor, ...], writer: int, limit: int, seconds: float) -> None:
-    """Never returns: two inputs first, which show what never ends, then all of them."""
+    """Never returns: evaluates two inputs first, to detect endless evaluations early, then all of them."""
     try:
         torch.set_num_threads(1)  # before any operator: threads of the caller do not exist here
         _leave_the_caller()
@@ -266,7 +266,7 @@ def _child(model: nn.Module, inputs: tuple[Tensor, ...], writer: int, limit: int
 
 
 def _leave_the_caller() -> None:
-    """No signal handler, no terminal and no life after the caller; the first to go where memory is short."""
+    """Detach from the caller: no signal handlers, no terminal; end with the caller, and first when memory is short."""
     if _LIBC is not None:
         _LIBC.prctl(_DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
     faulthandler.disable()

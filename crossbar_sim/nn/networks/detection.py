@@ -141,7 +141,7 @@ def objects(numbers: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _parts() -> Any:
-    """The module that needs torchvision.
+    """Import the module that needs torchvision.
 
     Raises:
         InputError: if it is not installed.

@@ -362,7 +362,7 @@ def _convolutions(
 def _finish(
     layers: nn.Sequential, i: int, features: int, rate: float, normalisation: str | None, activation: str
 ) -> None:
-    """What follows a hidden linear layer."""
+    """The layers that follow a hidden linear layer."""
     layers.add_module(f"norm{i}", of_values(normalisation, features))
     layers.add_module(f"activation{i}", activation_type(activation)())
     layers.add_module(f"dropout{i}", nn.Dropout(rate))

@@ -39,7 +39,7 @@ class Augment:
             )
 
     def check(self, x: Tensor) -> None:
-        """Refuse examples (n, ...) that are no images.
+        """Refuse examples (n, ...) that are not images.
 
         Raises:
             InputError: with their shape.
@@ -50,7 +50,7 @@ class Augment:
             )
 
     def draw(self, n: int, key: Key, device: torch.device) -> Tensor:
-        """What happens to each of n images: (n, 3) int64 on the device, shift down, shift right, mirrored.
+        """Random parameters for each of n images: (n, 3) int64 on the device, shift down, shift right, mirrored.
 
         Drawn on the CPU by name, so that it is the same on every device and in a training that goes on.
         """
@@ -60,7 +60,7 @@ class Augment:
         return torch.cat([shifts, mirrored], dim=1).to(device)
 
     def apply(self, x: Tensor, drawn: Tensor) -> Tensor:
-        """The batch (b, channels, h, w) with the rows (b, 3) of `draw` done to it: one gather."""
+        """The batch (b, channels, h, w), transformed by the rows (b, 3) of `draw` in one gather."""
         b, _, h, w = x.shape
         c = self.crop
         padded = nn.functional.pad(x, (c, c, c, c))
