@@ -166,9 +166,9 @@ CASES: dict[str, tuple[str, str]] = {
     "chip file truncated": ("deploy MODEL --conductances BAD/truncated.h5", "truncated.h5"),
     "chip file with a flipped bit": ("deploy MODEL --conductances BAD/flipped.h5", "flipped.h5"),
     # Outputs
-    "json into a folder that is not there": (f"{D} --json BAD/nowhere/r.json", "no directory"),
+    "json into a folder that is not there": (f"{D} --json BAD/nowhere/r.json", "not a directory"),
     "json onto a folder": (f"{D} --json BAD/folder", "is a directory"),
-    "json below a file": (f"{D} --json BAD/file/r.json", "no directory"),
+    "json below a file": (f"{D} --json BAD/file/r.json", "not a directory"),
     "json where nobody can write": (f"{D} --json /proc/r.json", "/proc/r.json"),
     "json with too long a name": (f"{D} --json BAD/{'r' * 300}.json", "too long"),
     "json without a name": (f"{D} --json ''", "'' is a directory"),
@@ -178,9 +178,9 @@ CASES: dict[str, tuple[str, str]] = {
     "plot of an unknown kind": (f"{D} --plot BAD/plot.jpg", ".png, .pdf, .svg"),
     "plot without a kind": (f"{D} --plot BAD/plot", ".png, .pdf, .svg"),
     "plot onto a folder": (f"{D} --plot BAD/folder", "is a directory"),
-    "maps into a folder that is not there": (f"{D} --maps BAD/nowhere/r.h5", "no directory"),
+    "maps into a folder that is not there": (f"{D} --maps BAD/nowhere/r.h5", "not a directory"),
     "maps onto a device": (f"{D} --maps /dev/null", "not a regular file"),
     "export onto the model": ("export MODEL MODEL", "is an input"),
     "export onto a folder": ("export MODEL BAD/folder", "is a directory"),
-    "export into a folder that is not there": ("export MODEL BAD/nowhere/chip.h5", "no directory"),
+    "export into a folder that is not there": ("export MODEL BAD/nowhere/chip.h5", "not a directory"),
 }
