@@ -85,7 +85,7 @@ def test_a_quick_budget_trains_searches_and_compares_groups_once(command, experi
     page = (out / "two-quick.html").read_text()
     assert "quick budget" in page
     assert "Differences between ways to train" in page
-    assert "found less plain" in page
+    assert "found minus plain" in page
     assert "range over seeds" in page
     assert (
         "Differences on the same chips" not in page

@@ -132,7 +132,7 @@ def test_an_experiment_runs_once(command, experiment, tmp_path, monkeypatch):
     ("change", "words"),
     [
         (("chips = 3", "chip = 3"), "'chip' is unknown: did you mean 'chips'?"),
-        (("chips = 3", "chips = 3\nhalf_width = 0.01"), "two budgets"),
+        (("chips = 3", "chips = 3\nhalf_width = 0.01"), "chips and half_width exclude each other"),
         (("chips = 3", "chips = 0"), "chips=0"),
         (("chips = 3", "chips = true"), "chips=True"),
         (("levels = 64", "levls = 64"), "did you mean 'levels'?"),

@@ -134,7 +134,7 @@ def test_a_weight_that_a_product_takes_is_on_arrays(name):
 def test_a_weight_that_no_product_takes_is_named_and_not_counted(name):
     way, forward = OTHERS[name]
     model = nn.Sequential(Layer(forward), nn.ReLU(), nn.Linear(8, 3)).eval()
-    assert trace_operands(to_analog(model, BAYESFT), X).found["0.weight"].way == way
+    assert trace_operands(to_analog(model, BAYESFT), X).by_name["0.weight"].way == way
     GLOBAL.clear()
     found = deploy(model, X, None, BAYESFT, chips=2, sensitivity_chips=1)
     first = found.layers[0]

@@ -327,7 +327,7 @@ def test_deploy_calibrates_each_chip_and_says_what_it_bought(command, files):
 def test_a_calibration_without_data_or_kind_is_refused(command, files):
     done = command("deploy", files.checkpoint, "--calibration-images", 200)
     assert done.code == 2
-    assert "nothing to act on" in done.err
+    assert "has no effect without --calibrate" in done.err
     done = command("deploy", files.dynamic, "--calibrate", "readout")
     assert done.code == 2
     assert "give --data" in done.err

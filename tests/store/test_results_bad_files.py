@@ -80,7 +80,7 @@ TASKS = {
     "other spacing": ("UPDATE tasks SET identity = replace(identity, ',', ', ')", "has the SHA-256"),
     "no JSON": ("UPDATE tasks SET identity = '{'", "cannot be read as JSON"),
     "deep JSON": (f"UPDATE tasks SET identity = '{'[' * 100_000}'", "cannot be read as JSON"),
-    "NaN": ("UPDATE tasks SET about = '{\"x\":NaN}'", "NaN is no JSON"),
+    "NaN": ("UPDATE tasks SET about = '{\"x\":NaN}'", "NaN is not a JSON number"),
     "huge number": (f"UPDATE tasks SET about = '{'9' * 5000}'", "cannot be read as JSON"),
     "no object": ("UPDATE tasks SET identity = '[1]'", "identity of task 'erm' has metric None"),
     "no metric": ("UPDATE tasks SET identity = '{}'", "identity of task 'erm' has metric None"),
@@ -102,7 +102,7 @@ def test_tasks_that_are_not_what_they_say(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("content", "part"),
-    [(f"[{'1,' * 9_000_000}1]", "more than 16 MiB"), ("[", "detail 'x' cannot be read"), ("NaN", "no JSON")],
+    [(f"[{'1,' * 9_000_000}1]", "more than 16 MiB"), ("[", "detail 'x' cannot be read"), ("NaN", "NaN is not a JSON number")],
 )
 def test_details_that_are_none(tmp_path: Path, content: str, part: str) -> None:
     """They are looked at when they are asked for."""
