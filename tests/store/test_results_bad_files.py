@@ -102,7 +102,11 @@ def test_tasks_that_are_not_what_they_say(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("content", "part"),
-    [(f"[{'1,' * 9_000_000}1]", "more than 16 MiB"), ("[", "detail 'x' cannot be read"), ("NaN", "NaN is not a JSON number")],
+    [
+        (f"[{'1,' * 9_000_000}1]", "more than 16 MiB"),
+        ("[", "detail 'x' cannot be read"),
+        ("NaN", "NaN is not a JSON number"),
+    ],
 )
 def test_details_that_are_none(tmp_path: Path, content: str, part: str) -> None:
     """They are looked at when they are asked for."""
