@@ -87,7 +87,22 @@ def main() -> None:
             sys.stdout.flush()
         atexit._run_exitfuncs()
         os._exit(code)  # deleting a large model can take seconds
-    sys.exit(code)
+    sys.exit(_flushed(code))
+
+
+def _flushed(code: int) -> int:
+    """The exit code after the rest of standard output is written, or discarded where it cannot be written."""
+    if not isinstance(sys.stdout, io.TextIOWrapper) or sys.stdout.closed:
+        return code
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Python would flush again as it ends, and turn the exit code into 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return code or 1
+        return code or _fail(f"standard output: {error.strerror or error}")
+    return code
 
 
 class _Stop:

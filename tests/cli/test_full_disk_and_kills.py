@@ -59,13 +59,15 @@ def test_a_full_disk(files: Files, tmp_path: Path, arguments: tuple[str, ...], l
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("arguments", [("deploy", "MODEL", "--chips", "2", "--json", "-"), ("presets",)])
-def test_standard_output_onto_a_full_disk(files: Files, arguments: tuple[str, ...]):
+def test_standard_output_onto_a_full_disk(files: Files, arguments: tuple[str, ...], buffered: str):
     words = [word.replace("MODEL", str(files.checkpoint)) for word in arguments]
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "crossbar_sim", *words],
             stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": buffered},
         )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error:")

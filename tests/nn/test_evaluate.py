@@ -283,6 +283,7 @@ def test_a_forward_that_writes_to_some_inputs_alone_is_refused():
 def test_a_harmless_forward_is_fed_the_examples_themselves():
     seen = []
     model = Writing(lambda x: (seen.append(x.data_ptr()), x)[1])
+    threads.set_threads(1)  # blocks in order
     for _ in range(2):
         outputs(model, X, 8)
     assert seen[0] != X.data_ptr()  # the first is a copy, to see what the forward does to it
