@@ -448,7 +448,7 @@ class GaussianReadNoise:
     kind: ClassVar[str] = "gaussian"
 
     def __post_init__(self) -> None:
-        number(self, "sigma", f"sigma, a fraction of {show(self.of)}, must lie in 0 .. 100", 0, 100)
+        number(self, "sigma", f"sigma, a fraction of {show(self.of)}, must be in 0 .. 100", 0, 100)
         require(
             isinstance(self.of, str) and self.of in ("g_max", "g"), f"of={show(self.of)} must be g_max or g"
         )

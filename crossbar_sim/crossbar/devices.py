@@ -84,7 +84,7 @@ class ProgrammingNoise(ProgrammingModel):
     kind: ClassVar[str] = "constant"
 
     def __post_init__(self) -> None:
-        number(self, "sigma", "sigma, a fraction of g_max, must lie in 0 .. 1000", 0, 1000)
+        number(self, "sigma", "sigma, a fraction of g_max, must be in 0 .. 1000", 0, 1000)
 
     def cells(self, g: Float32, z: Float32, g_max: float, out: Float32) -> None:
         """Write the programmed conductances of a chunk; g, z and out are (n,)."""
@@ -110,7 +110,7 @@ class PolynomialNoise(ProgrammingModel):
 
     def __post_init__(self) -> None:
         polynomial(self, "coefficients")
-        rule = "the conductance that the fit divides by must lie in 1e-30 .. 1e30 S"
+        rule = "the conductance that the fit divides by must be in 1e-30 .. 1e30 S"
         number(self, "reference", rule, 1 / SINGLE, SINGLE)
 
     def sigma(self, g: float) -> float:

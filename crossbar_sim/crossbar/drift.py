@@ -168,7 +168,7 @@ class LogNormalDrift(DriftModel):
     kind: ClassVar[str] = "lognormal"
 
     def __post_init__(self) -> None:
-        number(self, "sigma", "sigma of ln g must lie in 0 .. 12", 0, 12)
+        number(self, "sigma", "sigma of ln g must be in 0 .. 12", 0, 12)
 
     @property
     def is_deterministic(self) -> bool:
@@ -196,7 +196,7 @@ class _Spread(DriftModel):
 
     def __post_init__(self) -> None:
         unit = "a fraction of g" if self.multiplicative else "in S"
-        number(self, "sigma", f"sigma, {unit}, must lie in 0 .. {SINGLE:g}", 0, SINGLE)
+        number(self, "sigma", f"sigma, {unit}, must be in 0 .. {SINGLE:g}", 0, SINGLE)
 
     @property
     def is_deterministic(self) -> bool:
@@ -301,7 +301,7 @@ class GammaDrift(DriftModel):
     PIECES: ClassVar[int] = 2048
 
     def __post_init__(self) -> None:
-        number(self, "sigma", "sigma of a gamma factor must lie in 0 .. 3", 0, 3)
+        number(self, "sigma", "sigma of a gamma factor must be in 0 .. 3", 0, 3)
 
     @property
     def is_deterministic(self) -> bool:
@@ -497,7 +497,7 @@ class MeasuredRelaxation(DriftModel):
 
     def __post_init__(self) -> None:
         number(self, "time", "the fit holds from 1 s on", 1)
-        rule = "the conductance that the polynomials divide by must lie in 1e-30 .. 1e30 S"
+        rule = "the conductance that the polynomials divide by must be in 1e-30 .. 1e30 S"
         number(self, "reference", rule, 1 / SINGLE, SINGLE)
         for name in ("mean_per_ln", "spread", "spread_per_ln"):
             polynomial(self, name, 1e26)

@@ -64,8 +64,8 @@ class Mapping(ABC):
         return self.g_min + self.step * self.middle_level
 
     def __post_init__(self) -> None:
-        number(self, "g_min", "a conductance must lie in 0 .. 1e30 S", 0, SINGLE)
-        number(self, "g_max", "a conductance must lie in 1e-30 .. 1e30 S", 1 / SINGLE, SINGLE)
+        number(self, "g_min", "a conductance must be in 0 .. 1e30 S", 0, SINGLE)
+        number(self, "g_max", "a conductance must be in 1e-30 .. 1e30 S", 1 / SINGLE, SINGLE)
         require(
             bool(np.float32(self.g_max) > np.float32(self.g_min)),
             f"g_max={self.g_max} S must exceed g_min={self.g_min} S in single precision: "

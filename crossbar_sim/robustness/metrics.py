@@ -109,7 +109,7 @@ METRICS = {
         Metric("map50", task="detection"),
     )
 }
-"""The built-in metrics. A metric with a function needs nothing but an entry here."""
+"""The built-in metrics. `Score` and the references compute them: a new one needs an entry here, and its score there."""
 
 
 def names_of(task: str) -> tuple[str, ...]:

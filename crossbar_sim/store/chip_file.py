@@ -219,7 +219,7 @@ def _scale(group: h5py.Group, physical: int) -> Float32 | None:
     if values is None:
         return None
     if not np.all((values > 1e-37) & (values < 1e37)):
-        raise InputError("the attribute scale must lie above 0, in S per weight unit")
+        raise InputError("the attribute scale must be above 0, in S per weight unit")
     if values.size not in (1, physical - 1, physical):
         raise InputError(f"{values.size} scales for {physical} columns: give one, or one per column")
     return values.astype(np.float32)

@@ -106,7 +106,7 @@ HOSTILE = {
     "not a number": (b"1e-6,nan\n", "'nan' is not a finite number"),
     "infinite": (b"1e-6,inf\n", "'inf' is not a finite number"),
     "too large for a double": (b"1e-6,1e999\n", "'1e999' is not a finite number"),
-    "negative": (b"1e-6,-1e-6\n" * 6, "each must lie in 0"),
+    "negative": (b"1e-6,-1e-6\n" * 6, "each must be in 0"),
     "not text": (b"\xff\xfe\x00\x01\n", "not a table in UTF-8 text"),
     "null bytes": (b"1e-6\x00,2\n", "is not a number"),
     "an escape sequence": (b"1\n\x1b[31m1\n", "is not a number"),

@@ -133,7 +133,7 @@ ON_OPENING: dict[str, tuple[Change, str]] = {
     "copies": (attribute("layers/0", "copies", 0), "copies is not an integer"),
     "window": (attribute("layers/0", "g_max", 0.0), "g_max=0.0: a conductance"),
     "half window": (without("layers/0", "g_max"), "g_min and g_max go together"),
-    "scale": (attribute("layers/0", "scale", -1.0), "scale must lie above 0"),
+    "scale": (attribute("layers/0", "scale", -1.0), "scale must be above 0"),
     "scale nan": (attribute("layers/0", "scale", [1.0, np.nan]), "not a finite number"),
     "scales": (attribute("layers/0", "scale", [1.0, 1.0]), "2 scales for 5 columns"),
     "many scales": (attribute("layers/0", "scale", np.ones(9)), "up to 5 numbers"),

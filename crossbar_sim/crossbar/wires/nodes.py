@@ -79,7 +79,7 @@ class Sinh:
     a: float
 
     def __post_init__(self) -> None:
-        number(self, "a", "of g sinh(a v)/a must lie in 1e-6 .. 1e3 per volt", 1e-6, 1e3)
+        number(self, "a", "of g sinh(a v)/a must be in 1e-6 .. 1e3 per volt", 1e-6, 1e3)
 
     def check(self, g: Float64, volts: float) -> None:
         """See `Cell`: the exponent is held to 50."""
@@ -331,7 +331,7 @@ def solve_nodes(g: NDArray[np.floating], v: ArrayLike, wires: Wires, cell: Cell 
     )
     inputs = np.atleast_2d(sources)
     largest = float(np.max(np.abs(inputs)))
-    require(largest <= 1e6, f"v holds {largest} V: each voltage must lie in -1e6 .. 1e6 V")  # NaN fails too
+    require(largest <= 1e6, f"v holds {largest} V: each voltage must be in -1e6 .. 1e6 V")  # NaN fails too
     if cell is not None:
         span = float(np.max(np.maximum(inputs.max(axis=1), 0) - np.minimum(inputs.min(axis=1), 0)))
         cell.check(g, span)

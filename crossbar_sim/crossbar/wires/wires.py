@@ -120,7 +120,7 @@ def check_cells(g: NDArray[Any]) -> Float64:
         low, high = float(g.min()), float(g.max())
         require(
             low >= 0 and high <= 1e6,  # NaN fails too
-            f"g holds conductances from {show(low)} to {show(high)} S: each must lie in 0 (open) .. 1e6 S",
+            f"g holds conductances from {show(low)} to {show(high)} S: each must be in 0 (open) .. 1e6 S",
         )
     return g
 

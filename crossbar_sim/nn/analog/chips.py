@@ -118,7 +118,9 @@ def remap_arrays(model: nn.Module) -> None:
     """
     shared = analog_state(model)
     if shared.maps is not None:
-        raise InputError("conductances from a file lie where they were measured: they cannot be remapped")
+        raise InputError(
+            "conductances from a file cannot be remapped: each belongs to the cell where it was measured"
+        )
     shared.remap, shared.generation = True, shared.generation + 1
 
 

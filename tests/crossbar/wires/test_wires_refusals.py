@@ -39,9 +39,9 @@ def test_impossible_wires(values, text):
      np.array([[2e6]])],
 )  # fmt: skip
 def test_impossible_cells(g):
-    with pytest.raises(InputError, match=r"expected a tile|each must lie in 0"):
+    with pytest.raises(InputError, match=r"expected a tile|each must be in 0"):
         Wires(1, 1).effective(g)
-    with pytest.raises(InputError, match=r"expected a tile|each must lie in 0"):
+    with pytest.raises(InputError, match=r"expected a tile|each must be in 0"):
         solve_nodes(g, np.ones(len(g)), Wires(1, 1))
 
 
