@@ -19,6 +19,7 @@ from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.configuration import at_sigma, is_deterministic
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.stream import Stream
+from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError, silenced_warnings
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.chips import remap_arrays
@@ -371,6 +372,7 @@ class OfChain:
         reference = subject.reference
         labels = reference.y if subject.metric == "accuracy" else reference.predicted
         assert labels is not None
+        assert isinstance(reference.x, Tensor)  # chains accept nothing else
         self.labels, self.x = labels, reference.x
         self.pixels = reference.x.flatten(1).numpy()
         self.parts = threads.chunks(len(reference.x), reference.block)
@@ -471,7 +473,7 @@ class Subject:
         cls,
         module: nn.Module,
         hardware: Hardware,
-        x: Tensor,
+        x: Batch,
         y: Tensor | None,
         *,
         sigma: float | None = None,
@@ -775,6 +777,7 @@ def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> Sequentia
     if chain is None or not chain.accepts(reference.x):
         return None
     few = reference.x[:CHECKED]
+    assert isinstance(few, Tensor)  # as accepted
     chain.program(hardware, (0,))
     with torch_threads_kept(), torch.inference_mode():
         one_thread()

@@ -11,6 +11,7 @@ from torch import nn
 
 from crossbar_sim.crossbar.configuration import is_deterministic
 from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.data.inputs import call
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness import two_stage
 from crossbar_sim.robustness.evaluator import Job, Subject
@@ -203,7 +204,7 @@ def operations(module: nn.Module, subject: Subject) -> int:
     try:
         counter = FlopCounterMode(display=False)
         with counter:
-            module(subject.reference.x[: subject.reference.fixed or 1])
+            call(module, subject.reference.x[: subject.reference.fixed or 1])
         return max(counter.get_total_flops() // (subject.reference.fixed or 1), 2 * min(weights, 1))
     except Exception:  # of the user's own code, or of the counter's
         return 2 * weights

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from crossbar_sim.data.inputs import Batch, Inputs, first_of
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.conversion import NO_OPERAND
 from crossbar_sim.nn.analog.effects import of_design as of_design
@@ -82,9 +83,10 @@ class Reference:
         mixed: by how much the outputs for an example depend on the others of its batch, relative to the largest
             output; 0.0: no more than by rounding.
         function: the metric, where that is a function.
+        mask: (n, places...) bool, which places are not padding, by the attention mask among the inputs; None: all.
     """
 
-    x: Tensor
+    x: Batch
     y: Tensor | None
     clean: Tensor
     block: int = BLOCK
@@ -92,15 +94,16 @@ class Reference:
     several: int = 1
     axis: int | None = 1
     notes: tuple[str, ...] = ()
-    few: tuple[Tensor, Tensor] | None = None
+    few: tuple[Batch, Tensor] | None = None
     mixed: float = 0.0
     function: Metric | None = None
+    mask: Tensor | None = None
 
     @classmethod
     def of(
         cls,
         model: nn.Module,
-        x: Tensor,
+        x: Batch,
         y: Tensor | None,
         block: int = BLOCK,
         fixed: int | None = None,
@@ -119,7 +122,7 @@ class Reference:
         """
         if detects(model):
             raise InputError(NO_DETECTORS)
-        x, notes = inputs_for(model, x)
+        x, notes = inputs_for(model, x, y=y)
         counts: list[int] = []
         hook = model.register_forward_hook(lambda _, __, answer: counts.append(several(answer)))
         try:
@@ -131,8 +134,11 @@ class Reference:
         found = class_axis(clean, y, axis, x, lambda: traced_axis(model, x, fixed))
         if found is not None:
             clean = clean.movedim(found, 1)
+        mask = None if found is None else _mask(x, (len(clean), *clean.shape[2:]))
         if y is not None:
             y = y.reshape(len(clean), *clean.shape[2:])
+            if mask is not None:
+                y = torch.where(mask, y, -100)
             if clean.shape[1] < 2:
                 raise InputError(
                     f"labels need one output per class, but the model's outputs have shape "
@@ -142,19 +148,21 @@ class Reference:
                 raise InputError(_outside(y, clean.shape[1]))
             if int(y.max()) < 0:
                 raise InputError(f"all labels are {int(y.max())} or less: nothing would be judged")
-            if int(y.min()) < 0:  # what a model makes of padding does not count
-                clean = torch.where(y.unsqueeze(1) < 0, 0.0, clean)
+        kept = mask if y is None else None if int(y.min()) >= 0 else y >= 0
+        if kept is not None:  # what a model makes of padding does not count
+            clean = torch.where(kept.unsqueeze(1), clean, 0.0)
         if not clean.isfinite().all():
             raise InputError(
                 "the clean model's outputs are not finite on these inputs: nothing to compare with"
             )
         seen = (few_of(x, fixed), few)
-        return cls(x, y, clean, block, fixed, max(counts, default=1), found, notes, seen, mixed)
+        return cls(x, y, clean, block, fixed, max(counts, default=1), found, notes, seen, mixed, None, mask)
 
     def part(self, indices: Tensor) -> "Reference":
         """The same for some of the examples."""
         y = None if self.y is None else self.y[indices]
-        return replace(self, x=self.x[indices], y=y, clean=self.clean[indices])
+        mask = None if self.mask is None else self.mask[indices]
+        return replace(self, x=self.x[indices], y=y, clean=self.clean[indices], mask=mask)
 
     @property
     def classes(self) -> bool:
@@ -174,8 +182,10 @@ class Reference:
 
     @functools.cached_property
     def judged(self) -> Tensor | None:
-        """Which places have a label, (n, places...) bool; None: all."""
-        return None if self.y is None or int(self.y.min()) >= 0 else self.y >= 0
+        """Which places count, (n, places...) bool: those with a label, that are not padding; None: all."""
+        if self.y is None:
+            return self.mask
+        return None if int(self.y.min()) >= 0 else self.y >= 0
 
     @functools.cached_property
     def _places(self) -> float:
@@ -191,7 +201,7 @@ class Reference:
         if places <= 0:
             return "example"
         if places == 1:
-            return "position" if self.x.is_floating_point() else "token"
+            return "position" if first_of(self.x).is_floating_point() else "token"
         return "pixel" if places == 2 else "position"
 
     def about(self) -> dict[str, Any] | None:
@@ -333,6 +343,25 @@ class Reference:
         return float(hits.sum()) / hits.numel()
 
 
+def _mask(x: Batch, places: tuple[int, ...]) -> Tensor | None:
+    """Which places of outputs are not padding, by the mask that transformers and tokenizers use; None: all, or unknown.
+
+    Args:
+        x: the inputs; the mask of a decoder counts where it has inputs of its own.
+        places: (n, ...) of the outputs without their classes.
+    """
+    if not isinstance(x, Inputs):
+        return None
+    decodes = any(name.startswith("decoder_input") for name in x.kwargs)
+    mask = x.kwargs.get("decoder_attention_mask" if decodes else "attention_mask")
+    if not isinstance(mask, Tensor) or tuple(mask.shape) != places or not bool((mask == 0).any()):
+        return None
+    kept = (mask != 0).cpu()
+    if not kept.any():
+        raise InputError("the attention mask is 0 everywhere: nothing would be judged")
+    return kept
+
+
 def check_shares(metric: str, values: NDArray[np.float64]) -> None:
     """Refuse values of a function that cannot be estimated from some of the examples.
 
@@ -450,11 +479,12 @@ def of_reference(reference: Reference, metric: str, requested: object) -> Iterat
         yield "the clean model's outputs are all zero on these inputs: nothing can differ from them"
     elif metric == "agreement" and n > 1 and bool((reference.predicted == reference.predicted[:1]).all()):
         yield f"the clean model gives all {n} examples one class: agreement with it says little (give --data)"
-    unscaled = reference.x.is_floating_point() and float(reference.x.max()) > 2
+    inputs = first_of(reference.x)
+    unscaled = inputs.is_floating_point() and float(inputs.max()) > 2
     if (
         metric == "accuracy" and reference.y is not None and unscaled
     ):  # untrained networks are swept on purpose
-        yield from near_chance(reference.clean_score().accuracy, reference.y, reference.x)
+        yield from near_chance(reference.clean_score().accuracy, reference.y, inputs)
     if requested is None and metric == "agreement" and reference.unit in ("pixel", "position"):
         places = "x".join(map(str, clean.shape[2:]))
         yield (
@@ -482,7 +512,7 @@ def of_places(reference: Reference) -> Iterator[str]:
         f"{judged['class_axis']} of the model's outputs: {judged['count']:,} {judged['unit']}s"
         + (f", {judged['ignored']:,} with a negative label are not judged" if judged["ignored"] else "")
     )
-    if reference.unit == "token" and reference.y is None:
+    if reference.unit == "token" and reference.judged is None and reference.y is None:
         yield "without labels every token counts, padding too: give y with the label -100 at padding to leave it out"
 
 
