@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crossbar_sim.commands.options import (
     DataOptions,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from crossbar_sim.crossbar import cost as costs
+    from crossbar_sim.crossbar.hardware import Hardware
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def cost(request: CostRequest) -> None:
       crossbar-sim cost model.pt --adc-bits 6 --dac-bits 8 --tile 64x64 --json cost.json
     """
     from crossbar_sim.crossbar import cost as costs
+    from crossbar_sim.crossbar.layer_designs import LayerDesigns
     from crossbar_sim.report.console import say, terminal
     from crossbar_sim.robustness.array_work import count
 
@@ -77,19 +79,26 @@ def cost(request: CostRequest) -> None:
     works, notes = count(
         loaded, hardware, request.data, request.data_dir, request.input_shape, request.only, request.skip
     )
-    each = [costs.cost_of(work, hardware, chosen) for work in works]
+    each = [costs.cost_of(work, own, chosen) for work, own in works]
     whole = costs.total(each)
-    converters = costs.Converters.of(hardware)
-    energy, area, rate, source = costs.adc_of(converters, hardware.tile[1], chosen)
-    notes += converters.notes
+    adcs: dict[Hardware, dict[str, Any]] = {}
+    of = {own: ", ".join(work.name for work, design in works if design == own) for _, own in works}
+    for own, names in of.items():
+        converters = costs.Converters.of(own)
+        energy, area, rate, source = costs.adc_of(converters, own.tile[1], chosen)
+        adcs[own] = {
+            "bits": converters.adc_bits, "energy_J": energy, "area_m2": area, "rate_per_s": rate, "source": source
+        }  # fmt: skip
+        notes += tuple(f"{names}: {note}" if len(of) > 1 else note for note in converters.notes)
     report = {
         "note": ESTIMATE,
         "technology": {"name": chosen.name, "title": chosen.title},
         "total": whole.as_dict(),
-        "layers": [cost.as_dict() for cost in each],
-        "adc": {
-            "bits": converters.adc_bits, "energy_J": energy, "area_m2": area, "rate_per_s": rate, "source": source
-        },
+        "layers": [
+            cost.as_dict() | ({"adc": adcs[own]} if isinstance(hardware, LayerDesigns) else {})
+            for cost, (_, own) in zip(each, works, strict=True)
+        ],
+        "adc": next(iter(adcs.values())),
         "constants": [
             {"name": c.name, "value": c.value, "unit": c.unit, "source": c.source} for c in chosen.constants
         ],
@@ -99,10 +108,12 @@ def cost(request: CostRequest) -> None:
     write_json(request.json_path, report)
     console = terminal(stderr=request.json_path == "-")
     _show(each, whole, console)
-    say(
-        console,
-        f"ADC: {converters.adc_bits} bits, {energy * 1e12:.3g} pJ a conversion, {area * 1e12:.0f} um2; {source}",
-    )
+    for own, adc in adcs.items():
+        say(
+            console,
+            f"ADC{f' of {of[own]}' if len(of) > 1 else ''}: {adc['bits']} bits, "
+            f"{adc['energy_J'] * 1e12:.3g} pJ a conversion, {adc['area_m2'] * 1e12:.0f} um2; {adc['source']}",
+        )
     for constant in chosen.constants:
         if not constant.name.startswith("adc_"):
             say(

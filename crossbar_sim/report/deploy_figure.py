@@ -26,7 +26,7 @@ from crossbar_sim.report.figure import (
 )
 from crossbar_sim.report.formatting import Scale, digits_of, fit, fixed, limit_text, measure_of, shorten
 from crossbar_sim.report.rows import DeploymentView
-from crossbar_sim.robustness.deploy import Deployment
+from crossbar_sim.robustness.deploy import Deployment, LayerReport
 from crossbar_sim.text import visible
 
 LAYERS_SHOWN, CELLS_SHOWN, NAME_SHOWN = 15, 128, 30
@@ -56,7 +56,10 @@ def conductance_maps(model: nn.Module, layer_name: str | None = None) -> Conduct
     if design.maps is not None or not arrays:
         return None
     slot, module = next((a for a in arrays if a[0].layer == layer_name), arrays[0])
-    hardware, columns = design.hardware, slot.columns(module).detach().float().cpu().contiguous().numpy()
+    hardware, columns = (
+        design.of(slot.layer),
+        slot.columns(module).detach().float().cpu().contiguous().numpy(),
+    )
     rows = columns.shape[1]
     high, wide = (min(side, CELLS_SHOWN) for side in hardware.tile)
     wide = min(wide, slot.layout.cols)  # of the first group: the others are on tiles of their own
@@ -203,10 +206,15 @@ def _sensitivity(ax: Axes, deployment: Deployment) -> None:
         ax.set_xlim(-0.5, 0.5)
 
 
+def _arrays(report: LayerReport) -> list[str]:
+    return [slot.name for slot in report.layer.slots]
+
+
 def _cells(figure: SubFigure, deployment: Deployment, name: str, before: Float32, after: Float32) -> None:
     """Panel c: one tile before and after, in one scale of colours."""
     axes = figure.subplots(1, 2, sharey=True)
-    hardware = deployment.hardware
+    layers = {r.layer.name: r.hardware for r in deployment.layers}
+    hardware = layers.get(name) or next(r.hardware for r in deployment.layers if name in _arrays(r))
     # A few cells far out would leave no colour for the rest: they are beyond the end of the bar.
     top = 1e6 * max(float(np.max(before)), float(np.quantile(after, 0.99)))
     bottom = 1e6 * min(float(np.min(before)), float(np.quantile(after, 0.01)))
