@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.files.state_dict import prefix_of
+from crossbar_sim.nn.files.weight_tables import prefix_of
 from crossbar_sim.nn.networks import NETWORKS, build
 from crossbar_sim.nn.networks.feedforward import last_side
 

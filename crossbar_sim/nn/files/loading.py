@@ -38,18 +38,9 @@ from crossbar_sim.nn.files.safetensors_files import (
     read_tensors,
     weight_files,
 )
-from crossbar_sim.nn.files.state_dict import (
-    Table,
-    check_model,
-    check_size,
-    chosen,
-    conversion_notes,
-    fill,
-    likely,
-    selected,
-    tables,
-)
+from crossbar_sim.nn.files.state_dict import check_model, check_size, conversion_notes, fill
 from crossbar_sim.nn.files.trial_evaluation import try_first
+from crossbar_sim.nn.files.weight_tables import Table, chosen, likely, selected, tables
 from crossbar_sim.nn.networks import NETWORKS
 from crossbar_sim.text import check_depth
 
