@@ -296,7 +296,8 @@ class ReadOptions:
     HEADING: ClassVar = "Model"
 
     arch: str | None = option(
-        "Network of a state_dict: mlp, lenet5, the name of a torchvision model, or package.module:factory."
+        "Network of a state_dict or safetensors file: mlp, lenet5, the name of a torchvision model, or "
+        "package.module:factory."
     )
     arch_arguments: dict[str, Any] | None = option(
         "Arguments of that network as JSON, e.g. '{\"classes\": 43}'.",
