@@ -118,9 +118,8 @@ def test_weights_of_another_head_are_left_out_with_a_note(bert):
 def test_with_arch_the_folder_is_a_file_of_weights(bert, monkeypatch):
     monkeypatch.syspath_prepend(bert)
     (bert / "my_bert.py").write_text(
-        "import transformers\n"
-        "def make():\n"
-        f"    return transformers.BertForSequenceClassification(transformers.BertConfig.from_pretrained({str(bert)!r}))\n"
+        "from transformers import BertConfig, BertForSequenceClassification\n"
+        f"def make():\n    return BertForSequenceClassification(BertConfig.from_pretrained({str(bert)!r}))\n"
     )
     loaded = load_model(bert, "my_bert:make")
     assert loaded.source == "safetensors"
