@@ -74,8 +74,8 @@ class DeployRequest(ModelOptions, HardwareOptions, EvaluationOptions):
 def deploy(request: DeployRequest) -> None:
     """Evaluate a trained model on simulated chips, and show how much of its accuracy is left.
 
-    MODEL is a torch.export archive (.pt2), a checkpoint written by `crossbar-sim train`, or a state_dict or
-    safetensors file with --arch.
+    MODEL is a torch.export archive (.pt2), a checkpoint written by `crossbar-sim train`, a Hugging Face folder, or a
+    state_dict or safetensors file with --arch (docs/models.md).
     Scores come with 95 % confidence intervals over chips; the report also shows which layers lose most.
 
     \b

@@ -163,6 +163,8 @@ def label_and_path(text: str) -> tuple[str, str]:
         raise InputError(f"{text!r}: expected a path, or LABEL=PATH with both")
     if equals and label and path and os.sep not in label and not os.path.exists(text):
         return label, path
+    if os.path.isdir(text):  # whose name may hold a dot, as in tiny-1.3b
+        return os.path.basename(os.path.realpath(text)) or text, text
     return os.path.splitext(os.path.basename(text))[0] or text, text
 
 
