@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from crossbar_sim.commands.options import (
     DataOptions,
@@ -16,7 +16,6 @@ from crossbar_sim.commands.options import (
     option,
     shape,
 )
-from crossbar_sim.commands.output import say_end
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, write_json
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from crossbar_sim.crossbar import cost as costs
-    from crossbar_sim.crossbar.hardware import Hardware
 
 
 @dataclass(frozen=True)
@@ -48,12 +46,6 @@ class CostRequest(ModelOptions, HardwareOptions, LayerOptions, DataOptions, Json
     )
 
 
-ESTIMATE = (
-    "An estimate to first order, from published components and counts: good for comparing designs, to a factor "
-    "of two or so, not for signing one off."
-)
-
-
 @command(CostRequest)
 def cost(request: CostRequest) -> None:
     """Estimate the energy, latency and chip area that one inference of a model takes.
@@ -67,8 +59,7 @@ def cost(request: CostRequest) -> None:
       crossbar-sim cost model.pt --adc-bits 6 --dac-bits 8 --tile 64x64 --json cost.json
     """
     from crossbar_sim.crossbar import cost as costs
-    from crossbar_sim.crossbar.layer_designs import LayerDesigns
-    from crossbar_sim.report.console import say, terminal
+    from crossbar_sim.report.console import say, say_end, terminal
     from crossbar_sim.robustness.array_work import count
 
     hardware, warnings = request.hardware()
@@ -79,47 +70,16 @@ def cost(request: CostRequest) -> None:
     works, notes = count(
         loaded, hardware, request.data, request.data_dir, request.input_shape, request.only, request.skip
     )
-    each = [costs.cost_of(work, own, chosen) for work, own in works]
-    whole = costs.total(each)
-    adcs: dict[Hardware, dict[str, Any]] = {}
-    of = {own: ", ".join(work.name for work, design in works if design == own) for _, own in works}
-    for own, names in of.items():
-        converters = costs.Converters.of(own)
-        energy, area, rate, source = costs.adc_of(converters, own.tile[1], chosen)
-        adcs[own] = {
-            "bits": converters.adc_bits, "energy_J": energy, "area_m2": area, "rate_per_s": rate, "source": source
-        }  # fmt: skip
-        notes += tuple(f"{names}: {note}" if len(of) > 1 else note for note in converters.notes)
-    report = {
-        "note": ESTIMATE,
-        "technology": {"name": chosen.name, "title": chosen.title},
-        "total": whole.as_dict(),
-        "layers": [
-            cost.as_dict() | ({"adc": adcs[own]} if isinstance(hardware, LayerDesigns) else {})
-            for cost, (_, own) in zip(each, works, strict=True)
-        ],
-        "adc": next(iter(adcs.values())),
-        "constants": [
-            {"name": c.name, "value": c.value, "unit": c.unit, "source": c.source} for c in chosen.constants
-        ],
-        "notes": list(notes),
-        "warnings": list(warnings),
-    }  # fmt: skip
-    write_json(request.json_path, report)
+    estimate = costs.Estimate.of(works, chosen, notes)
+    write_json(request.json_path, estimate.as_dict() | {"warnings": list(warnings)})
     console = terminal(stderr=request.json_path == "-")
-    _show(each, whole, console)
-    for own, adc in adcs.items():
-        say(
-            console,
-            f"ADC{f' of {of[own]}' if len(of) > 1 else ''}: {adc['bits']} bits, "
-            f"{adc['energy_J'] * 1e12:.3g} pJ a conversion, {adc['area_m2'] * 1e12:.0f} um2; {adc['source']}",
-        )
+    _show(estimate, console)
     for constant in chosen.constants:
         if not constant.name.startswith("adc_"):
             say(
                 console, f"  {constant.name:<18} {constant.value:>10.4g} {constant.unit:<5} {constant.source}"
             )
-    for note in notes:
+    for note in estimate.notes:
         say(console, f"note: {note}")
     say_end(console, warnings, request.json_path)
 
@@ -144,11 +104,13 @@ def _technology(
     return chosen
 
 
-def _show(each: list[costs.Cost], whole: costs.Cost, console: Console) -> None:
+def _show(estimate: costs.Estimate, console: Console) -> None:
     from rich.table import Table
 
+    from crossbar_sim.crossbar.cost import ESTIMATE
     from crossbar_sim.report.console import say
 
+    whole = estimate.total
     say(
         console,
         f"One inference takes about {_metric(whole.joules, 'J')} and {_metric(whole.latency, 's')} on "
@@ -159,13 +121,19 @@ def _show(each: list[costs.Cost], whole: costs.Cost, console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("layer", "arrays", "cycles", "energy", "latency", "area mm2", "ADC", "DAC"):
         table.add_column(column, justify="left" if column == "layer" else "right", overflow="fold")
-    for cost in (*each, whole):
+    for cost in (*estimate.layers, whole):
         shares = [f"{cost.energy[part] / cost.joules:.0%}" if cost.joules else "" for part in ("adc", "dac")]
         table.add_row(
             cost.name, f"{cost.work.arrays:,}", f"{cost.work.cycles:,}", _metric(cost.joules, "J"),
             _metric(cost.latency, "s"), f"{cost.square_metres * 1e6:.3g}", *shares,
         )  # fmt: skip
     console.print(table)
+    for names, bits, (energy, area, _, source) in estimate.adcs:
+        of = f" of {', '.join(names)}" if len(estimate.adcs) > 1 else ""
+        say(
+            console,
+            f"ADC{of}: {bits} bits, {energy * 1e12:.3g} pJ a conversion, {area * 1e12:.0f} um2; {source}",
+        )
 
 
 def _metric(value: float, unit: str) -> str:

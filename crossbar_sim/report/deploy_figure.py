@@ -11,6 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 from torch import nn
 
+from crossbar_sim.crossbar.layer_designs import designs_of
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.report.figure import (
@@ -19,14 +20,14 @@ from crossbar_sim.report.figure import (
     PALE,
     RED,
     WIDTH,
-    check_format,
     figure_style,
     new_figure,
     save,
 )
+from crossbar_sim.report.figure_formats import check_format
 from crossbar_sim.report.formatting import Scale, digits_of, fit, fixed, limit_text, measure_of, shorten
 from crossbar_sim.report.rows import DeploymentView
-from crossbar_sim.robustness.deploy import Deployment, LayerReport
+from crossbar_sim.robustness.deploy import Deployment
 from crossbar_sim.text import visible
 
 LAYERS_SHOWN, CELLS_SHOWN, NAME_SHOWN = 15, 128, 30
@@ -206,15 +207,11 @@ def _sensitivity(ax: Axes, deployment: Deployment) -> None:
         ax.set_xlim(-0.5, 0.5)
 
 
-def _arrays(report: LayerReport) -> list[str]:
-    return [slot.name for slot in report.layer.slots]
-
-
 def _cells(figure: SubFigure, deployment: Deployment, name: str, before: Float32, after: Float32) -> None:
     """Panel c: one tile before and after, in one scale of colours."""
     axes = figure.subplots(1, 2, sharey=True)
-    layers = {r.layer.name: r.hardware for r in deployment.layers}
-    hardware = layers.get(name) or next(r.hardware for r in deployment.layers if name in _arrays(r))
+    own = (r.hardware for r in deployment.layers if name in (r.layer.name, *(s.name for s in r.layer.slots)))
+    hardware = next(own, designs_of(deployment.hardware)[0])
     # A few cells far out would leave no colour for the rest: they are beyond the end of the bar.
     top = 1e6 * max(float(np.max(before)), float(np.quantile(after, 0.99)))
     bottom = 1e6 * min(float(np.min(before)), float(np.quantile(after, 0.01)))

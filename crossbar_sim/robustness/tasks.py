@@ -73,7 +73,7 @@ def model_of_file(
     if ways.get("weights") is not None:  # absent else, so that other models keep their identity
         identity["weights"] = ways["weights"]
     about = {
-        "file": os.path.basename(path),
+        "file": os.path.basename(os.path.normpath(path)),
         "network": loaded.name,
         "source": loaded.source,
         "parameters": sum(p.numel() for p in loaded.module.parameters()),
