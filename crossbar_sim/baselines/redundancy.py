@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Split

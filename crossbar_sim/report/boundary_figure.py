@@ -12,8 +12,7 @@ from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crossbar_sim.crossbar.configuration import at_sigma
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, at_sigma
 from crossbar_sim.data.inputs import Batch, call, first_of, one_tensor
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips as handle
@@ -81,7 +80,7 @@ def check_boundaries(examples: Batch, required: bool) -> bool:
 
 def decisions(
     module: nn.Module,
-    hardware: Hardware,
+    hardware: Design,
     sigma: float,
     seed: int,
     chips: Sequence[int],
@@ -114,7 +113,7 @@ def decisions(
 
 
 def draw_boundaries(
-    models: Mapping[str, nn.Module], hardware: Hardware, examples: Examples, path: str | os.PathLike[str], *,
+    models: Mapping[str, nn.Module], hardware: Design, examples: Examples, path: str | os.PathLike[str], *,
     sigmas: Sequence[float] = SIGMAS, seed: int = 0, chips: Sequence[int] = tuple(range(20)), title: str = "",
 ) -> None:  # fmt: skip
     """A row for each model, a column for each sigma: boundaries of some chips, and how the chips vote.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data import Splits, load_data
 from crossbar_sim.data.inputs import Batch, Inputs
@@ -94,7 +94,7 @@ def find_examples(
 
 def seen_in(
     loaded: LoadedModel,
-    hardware: Hardware,
+    hardware: Design,
     x: Batch | None = None,
     only: Iterable[str] | None = None,
     skip: Iterable[str] = (),

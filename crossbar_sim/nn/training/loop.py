@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossbar_sim.data.load import to_split
 from crossbar_sim.data.inputs import Batch, Inputs, first_of, one_tensor
+from crossbar_sim.data.load import to_split
 from crossbar_sim.errors import InputError, warn
 from crossbar_sim.files import check_writable
 from crossbar_sim.nn.detection import check_task, detector_precision, detects, task_loss

@@ -192,6 +192,6 @@ def check_fits(model: nn.Module, x: Batch, top: int) -> None:
         raise InputError(f"the model does not take examples of {shape}: {line[:160]}") from error
     if logits is None or logits.ndim != 2 or logits.shape[1] <= top:
         raise InputError(
-            f"the model gives {'no tensor' if logits is None else tuple(logits.shape)} for one example and the largest label is "
-            f"{top}: logits of shape (1, classes) with classes >= {top + 1} are needed"
+            f"the model gives {'no tensor' if logits is None else tuple(logits.shape)} for one example and the largest "
+            f"label is {top}: logits of shape (1, classes) with classes >= {top + 1} are needed"
         )
