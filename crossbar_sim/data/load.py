@@ -454,7 +454,7 @@ def _together(
     labels = None
     if not any(label is None for _, label in found):
         labels, _ = _joined([_numbers(label, "y of an item")[0] for _, label in found], single, -100, what)
-    return *_masked(joined, lengths), labels, _padding(lengths)  # type: ignore[return-value]
+    return _masked(joined, lengths), labels, _padding(lengths)
 
 
 def _whole(columns: Columns, labels: Any, what: str) -> tuple[Columns, Any, tuple[str, ...]]:
