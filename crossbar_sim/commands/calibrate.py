@@ -18,7 +18,6 @@ from crossbar_sim.commands.options import (
     command,
     option,
 )
-from crossbar_sim.commands.output import say_end
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, write_json, write_text
 from crossbar_sim.text import visible
@@ -61,7 +60,7 @@ def calibrate(request: CalibrateRequest) -> None:
     """
     from crossbar_sim.crossbar.configuration import to_json, to_toml
     from crossbar_sim.nn.analog.range_calibration import calibrate_ranges
-    from crossbar_sim.report.console import say, terminal
+    from crossbar_sim.report.console import say, say_end, terminal
     from crossbar_sim.robustness.range_data import calibration_inputs
 
     hardware, warnings = request.hardware()

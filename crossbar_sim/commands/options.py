@@ -52,16 +52,22 @@ def argument(metavar: str | None = None, **settings: Any) -> Any:
     return field(kw_only=True, metadata={"metavar": metavar, "argument": True, **settings})
 
 
-def command(request: type[Request]) -> Callable[[Callable[[Request], None]], click.Command]:
-    """Make a click command of a function of one request, named after the function."""
+def command(
+    request: type[Request], name: str | None = None
+) -> Callable[[Callable[[Request], None]], click.Command]:
+    """Make a click command of a function of one request, named after the function unless a name is given.
+
+    Called without anything it shows its help, if there is an argument or option that it needs.
+    """
 
     def decorate(run: Callable[[Request], None]) -> click.Command:
+        parameters = list(_parameters(request))
         return _Command(
-            run.__name__.replace("_", "-"),
-            params=list(_parameters(request)),
+            name or run.__name__.replace("_", "-"),
+            params=parameters,
             callback=lambda **values: run(request(**values)),
             help=run.__doc__,
-            no_args_is_help=True,
+            no_args_is_help=any(parameter.required for parameter in parameters),
         )
 
     return decorate
@@ -290,7 +296,8 @@ class ReadOptions:
     HEADING: ClassVar = "Model"
 
     arch: str | None = option(
-        "Network of a state_dict: mlp, lenet5, the name of a torchvision model, or package.module:factory."
+        "Network of a state_dict or safetensors file: mlp, lenet5, the name of a torchvision model, or "
+        "package.module:factory."
     )
     arch_arguments: dict[str, Any] | None = option(
         "Arguments of that network as JSON, e.g. '{\"classes\": 43}'.",

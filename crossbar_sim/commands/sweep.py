@@ -16,9 +16,9 @@ from crossbar_sim.commands.options import (
     command,
     option,
 )
-from crossbar_sim.commands.output import check_figure, say_end
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, write_json
+from crossbar_sim.report.figure_formats import check_format
 
 if TYPE_CHECKING:
     from crossbar_sim.crossbar.hardware import Hardware
@@ -82,7 +82,7 @@ def sweep(request: SweepRequest) -> None:
       crossbar-sim sweep erm.pt --data mnist --sigma 0.6,1.2 --half-width 0.005
       crossbar-sim report runs.db -o report.html
     """
-    from crossbar_sim.report.console import progress, say, terminal
+    from crossbar_sim.report.console import progress, say, say_end, terminal
     from crossbar_sim.report.terminal import show_sweep
     from crossbar_sim.robustness.benchmark import robustness
     from crossbar_sim.robustness.metrics import described
@@ -190,5 +190,5 @@ def _check(request: SweepRequest, models: tuple[str, ...]) -> None:
             "--sensitivity-chips has no effect without --results, from which the report shows it: give --results (or "
             "use crossbar-sim sensitivity)"
         )
-    check_figure(request.plot)
-    check_figure(request.boxes)
+    check_format(request.plot)
+    check_format(request.boxes)

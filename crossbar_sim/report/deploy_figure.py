@@ -19,11 +19,11 @@ from crossbar_sim.report.figure import (
     PALE,
     RED,
     WIDTH,
-    check_format,
     figure_style,
     new_figure,
     save,
 )
+from crossbar_sim.report.figure_formats import check_format
 from crossbar_sim.report.formatting import Scale, digits_of, fit, fixed, limit_text, measure_of, shorten
 from crossbar_sim.report.rows import DeploymentView
 from crossbar_sim.robustness.deploy import Deployment

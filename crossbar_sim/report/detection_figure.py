@@ -16,7 +16,8 @@ from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.detection import BLOCK, check_task, truth
 from crossbar_sim.nn.evaluate import outputs
-from crossbar_sim.report.figure import SMALL, check_format, figure_style, new_figure, save
+from crossbar_sim.report.figure import SMALL, figure_style, new_figure, save
+from crossbar_sim.report.figure_formats import check_format
 from crossbar_sim.report.formatting import shorten
 from crossbar_sim.robustness.groups import groups_of
 from crossbar_sim.robustness.tasks import Model

@@ -3,21 +3,24 @@
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from crossbar_sim import __version__
 from crossbar_sim.crossbar.configuration import to_dict
 from crossbar_sim.crossbar.hardware import Hardware, as_hardware
 from crossbar_sim.data import Development
 from crossbar_sim.data.load import to_examples
 from crossbar_sim.errors import InputError, warn
+from crossbar_sim.files import sha256_of
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.chips import remap_errors, remap_sentence
 from crossbar_sim.nn.analog.effects import layer_effects
 from crossbar_sim.nn.analog.state import Layer, Maps
 from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.evaluate import BLOCK
+from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.nn.module_state import left_on
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness.calibration import Calibration, Calibrator
@@ -37,6 +40,9 @@ from crossbar_sim.robustness.score import (
 from crossbar_sim.robustness.sensitivity import drops, some
 from crossbar_sim.robustness.statistics import Summary, Yield, summarise, yield_at
 from crossbar_sim.validate import finite
+
+if TYPE_CHECKING:
+    from crossbar_sim.store import ChipFile
 
 Progress = Callable[[int, int, str], None]
 
@@ -332,3 +338,23 @@ def deploy(
         subject.calibrator, plain, reference.about(),
         {} if reference.function is None else reference.function.about,
     )  # fmt: skip
+
+
+def identity_of(loaded: LoadedModel, data: dict[str, Any], chip: "ChipFile | None" = None) -> dict[str, Any]:
+    """What decides the numbers beside design and seed, for the report.
+
+    Args:
+        loaded: the model, with where it was read from.
+        data: the identity of the examples.
+        chip: the file whose conductances are used instead of simulated ones, or None.
+    """
+    parameters = sum(p.numel() for p in loaded.module.parameters())
+    used = None if chip is None else {"sha256": sha256_of(chip.path), "chip": chip.chip, "seed": chip.seed}
+    return {
+        "model": {
+            "name": loaded.name, "source": loaded.source, "sha256": loaded.sha256, "parameters": parameters
+        },
+        "data": data,
+        "conductances": used,
+        "version": __version__,
+    }  # fmt: skip

@@ -5,6 +5,7 @@ energy is (drives, cells, samples, conversions) times what each costs, and the r
 each array. Idle arrays take nothing; writing weights, memory off the chip and links between chips are not counted.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -236,3 +237,62 @@ def total(costs: list[Cost]) -> Cost:
     energy = {part: sum(c.energy[part] for c in costs) for part in PARTS}
     area = {part: sum(c.area[part] for c in costs) for part in PARTS}
     return Cost("all", work, energy, area, sum(c.latency for c in costs))
+
+
+ESTIMATE = (
+    "An estimate to first order, from published components and counts: good for comparing designs, to a factor "
+    "of two or so, not for signing one off."
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of one inference of a network on a design.
+
+    Args:
+        technology: the source of the component figures.
+        layers, total: the cost of each matrix on arrays, and of all.
+        adc_bits, adc: resolution of an ADC, and what it takes: see `adc_of`.
+        notes: what was assumed or not counted.
+    """
+
+    technology: Technology
+    layers: tuple[Cost, ...]
+    total: Cost
+    adc_bits: int
+    adc: tuple[float, float, float, str]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, works: Iterable[Work], hardware: Hardware, technology: Technology, notes: tuple[str, ...] = ()
+    ) -> "Estimate":
+        """The cost of these works on a design.
+
+        Raises:
+            InputError: if the ADC's rate or the node leaves the survey.
+        """
+        layers = tuple(cost_of(work, hardware, technology) for work in works)
+        converters = Converters.of(hardware)
+        adc = adc_of(converters, hardware.tile[1], technology)
+        return cls(
+            technology, layers, total(list(layers)), converters.adc_bits, adc, (*notes, *converters.notes)
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The estimate as JSON, in SI units."""
+        energy, area, rate, source = self.adc
+        return {
+            "note": ESTIMATE,
+            "technology": {"name": self.technology.name, "title": self.technology.title},
+            "total": self.total.as_dict(),
+            "layers": [cost.as_dict() for cost in self.layers],
+            "adc": {
+                "bits": self.adc_bits, "energy_J": energy, "area_m2": area, "rate_per_s": rate, "source": source
+            },
+            "constants": [
+                {"name": c.name, "value": c.value, "unit": c.unit, "source": c.source}
+                for c in self.technology.constants
+            ],
+            "notes": list(self.notes),
+        }  # fmt: skip
