@@ -194,7 +194,7 @@ class Reference:
         judge: Metric,
         notes: tuple[str, ...],
     ) -> "Reference | None":
-        """The same without the clean outputs of all examples, where those are too many to be held; None: they are few."""
+        """The same without the clean outputs of all examples, where those are too many; None: they are few."""
         few = check_repeats(model, x, fixed)
         each = few[0].numel() * few.element_size()
         if y is None or each * len(x) <= HELD:
