@@ -555,11 +555,11 @@ def _numbers(y: Tensor, shape: tuple[int, ...], judge: Metric | None) -> Tensor:
         0
     ]:
         return y.double().reshape(shape)
-    kind = (
-        " of real values"
-        if y.is_floating_point()
-        else " of whole numbers (class numbers? use metric='accuracy')"
-    )
+    if y.is_floating_point():
+        odd = y.reshape(-1)[y.reshape(-1) != y.reshape(-1).floor()]
+        kind = f" (real values such as {float(odd[0] if len(odd) else y.reshape(-1)[0]):g})"
+    else:
+        kind = " (class numbers? use metric='accuracy')"
     raise InputError(
         f"metric={'rmse' if judge is None else judge.name!r} compares each output with a target, and the outputs have "
         f"shape {shape} and the targets {tuple(y.shape)}{kind}: give one real target per output"
