@@ -21,7 +21,7 @@ from crossbar_sim.files import check_outputs, write_json
 from crossbar_sim.report.figure_formats import check_format
 
 if TYPE_CHECKING:
-    from crossbar_sim.crossbar.hardware import Hardware
+    from crossbar_sim.crossbar.layer_designs import Design
     from crossbar_sim.robustness.tasks import Model
 
 SENSITIVITY_CHIPS = 5
@@ -122,7 +122,7 @@ def sweep(request: SweepRequest) -> None:
         )
 
 
-def _models(request: SweepRequest, hardware: Hardware) -> list[Model]:
+def _models(request: SweepRequest, hardware: Design) -> list[Model]:
     """The models with their examples and converter ranges; all that can be refused before the sweep is."""
     from crossbar_sim.nn.detection import detects
     from crossbar_sim.report.rows import check_threshold
