@@ -186,6 +186,7 @@ def prepare(
         "images": dict(images(subject)),
         # where it is the second, as for all networks with one class per example, it is left out
         **({} if reference.axis in (None, 1) else {"class_axis": reference.axis}),
+        **({"next_token": True} if reference.shifted else {}),
     }
     judged = reference.about()
     about = {
