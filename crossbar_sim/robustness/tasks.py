@@ -125,8 +125,9 @@ def metric_of(
     evaluation_mode(module)
     few = slice(fixed or 2)
     y = None if examples.y is None else examples.y[few]
-    name = None if requested is None else find_metric(requested).name
-    return reference_of(module, examples.x[few], y, BLOCK, fixed, axis).metric(name)
+    judge = None if requested is None else find_metric(requested)
+    found = reference_of(module, examples.x[few], y, BLOCK, fixed, axis, judge)
+    return found.metric(None if judge is None else judge.name)
 
 
 _OWN_DRIFT = "layer {}: its design sets its drift, which is the same at every sigma of the sweep"
@@ -195,6 +196,11 @@ def prepare(
         "notes": [*examples.notes, *of_places(reference), *(_OWN_DRIFT.format(pattern) for pattern in own)],
         "warnings": _warnings(subject, analog, sigma, metric),
         **({} if judged is None else {"judged": judged}),
+        **(
+            {}
+            if reference.function is None or not reference.function.about
+            else {"metric": reference.function.about}
+        ),
         **model.about,
     }
     return Task(model.label, identity, reference.clean_score().value(chosen), about), subject
