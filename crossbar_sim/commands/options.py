@@ -19,7 +19,6 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.text import parse_json
 
 if TYPE_CHECKING:
-    from crossbar_sim.crossbar.hardware import Hardware
     from crossbar_sim.crossbar.layer_designs import Design
     from crossbar_sim.nn.files.loading import LoadedModel
     from crossbar_sim.robustness.examples import Examples
@@ -446,17 +445,6 @@ class HardwareOptions:
         loaded, cautions = load_design(path)
         hardware, cautions = with_layers(override(loaded, **given), cautions, texts)
         return hardware, (*cautions, *dropped_ranges(loaded, hardware), *cautions_of(hardware))
-
-    def one_hardware(self, what: str) -> tuple[Hardware, tuple[str, ...]]:
-        """As `hardware`, for `what`, which takes one design for all layers.
-
-        Raises:
-            InputError: if there is a design per layer.
-        """
-        from crossbar_sim.crossbar.layer_designs import one_hardware
-
-        hardware, warnings = self.hardware()
-        return one_hardware(hardware, what), warnings
 
 
 def sigmas_option(default: str) -> Any:

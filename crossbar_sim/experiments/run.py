@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from crossbar_sim.crossbar.configuration import at_sigma
+from crossbar_sim.crossbar.layer_designs import at_sigma
 from crossbar_sim.data import DATASETS, Splits, load_data
 from crossbar_sim.data.catalogue import CATALOGUE
 from crossbar_sim.data.dataset import subsample
