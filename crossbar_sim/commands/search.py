@@ -124,7 +124,7 @@ def search(request: SearchRequest) -> None:
     from crossbar_sim.rng import Key
     from crossbar_sim.search.trial import as_text
 
-    hardware, warnings = request.hardware()
+    hardware, warnings = request.one_hardware("search")
     output, study, data = request.output, request.study, request.data
     beside = None if study is None else f"{study}.theta"
     inputs = (request.hardware_file, data, study, beside)

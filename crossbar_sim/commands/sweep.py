@@ -21,7 +21,7 @@ from crossbar_sim.files import check_outputs, write_json
 from crossbar_sim.report.figure_formats import check_format
 
 if TYPE_CHECKING:
-    from crossbar_sim.crossbar.hardware import Hardware
+    from crossbar_sim.crossbar.layer_designs import Design
     from crossbar_sim.robustness.tasks import Model
 
 SENSITIVITY_CHIPS = 5
@@ -122,7 +122,7 @@ def sweep(request: SweepRequest) -> None:
         )
 
 
-def _models(request: SweepRequest, hardware: Hardware) -> list[Model]:
+def _models(request: SweepRequest, hardware: Design) -> list[Model]:
     """The models with their examples and converter ranges; all that can be refused before the sweep is."""
     from crossbar_sim.nn.detection import detects
     from crossbar_sim.report.rows import check_threshold
@@ -163,6 +163,8 @@ def label_and_path(text: str) -> tuple[str, str]:
         raise InputError(f"{text!r}: expected a path, or LABEL=PATH with both")
     if equals and label and path and os.sep not in label and not os.path.exists(text):
         return label, path
+    if os.path.isdir(text):  # whose name may hold a dot, as in tiny-1.3b
+        return os.path.basename(os.path.realpath(text)) or text, text
     return os.path.splitext(os.path.basename(text))[0] or text, text
 
 

@@ -158,7 +158,7 @@ def _settings(request: TrainRequest) -> tuple[dict[str, Any], Hardware | None, t
         settings["sigma"] = sigma
     if not designed and (sigma is None or takes_sigma):
         return settings, None, ()
-    hardware, warnings = request.hardware()
+    hardware, warnings = request.one_hardware("training")
     if request.method == DriftAware.kind and designed and "sigma" not in settings:
         _require_lognormal(hardware)
     return settings, hardware, warnings

@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
-from crossbar_sim.crossbar.configuration import at_sigma
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, at_sigma
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.conversion import map_model
@@ -36,7 +35,7 @@ def draw_boxes(
     models: Mapping[str, nn.Module],
     x: Tensor,
     y: Tensor,
-    hardware: Hardware,
+    hardware: Design,
     sigmas: Sequence[float],
     path: str | os.PathLike[str] | None = None,
     *,
@@ -101,7 +100,7 @@ def draw_boxes(
 
 def draw_models(
     models: Sequence[Model],
-    hardware: Hardware,
+    hardware: Design,
     sigmas: Sequence[float],
     path: str | os.PathLike[str],
     *,

@@ -1,15 +1,15 @@
 """Deploy: one model, one design, many chips, and what is left of the model, with intervals."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from crossbar_sim import __version__
-from crossbar_sim.crossbar.configuration import to_dict
-from crossbar_sim.crossbar.hardware import Hardware, as_hardware
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, as_design, design_at, to_dict
 from crossbar_sim.data import Development
 from crossbar_sim.data.load import to_examples
 from crossbar_sim.errors import InputError, warn
@@ -62,12 +62,18 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """A layer's line in the report: how it was mapped, the change by each effect, its sensitivity."""
+    """A layer's line in the report: how it was mapped, the change by each effect, its sensitivity.
+
+    Args:
+        hardware: the layer's own design; of a layer that is digital by its design, the default one.
+        design: which pattern's design it has and what that is, of a design per layer; None else.
+    """
 
     layer: Layer
     hardware: Hardware
     effects: dict[str, float]
     sensitivity: Sensitivity | None
+    design: tuple[str, str] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON: `rows` and `cols` are lists where a layer has several matrices."""
@@ -87,6 +93,11 @@ class LayerReport:
             "tiles": tiles,
             "cells": cells,
             "utilisation": cells / area if area else 0.0,
+            **(
+                {}
+                if self.design is None
+                else {"design": dict(zip(("pattern", "values"), self.design, strict=True))}
+            ),
             "effects": self.effects,
             "sensitivity": None
             if drop is None or self.sensitivity is None
@@ -115,7 +126,7 @@ class Deployment:
     """
 
     metric: str
-    hardware: Hardware
+    hardware: Design
     seed: int
     chips: tuple[int, ...]
     clean: Score
@@ -179,11 +190,17 @@ class Deployment:
         }
 
 
+def _own(design: Design, layer: Layer) -> Hardware:
+    """The design of a layer; the default one for a layer that is digital by its design."""
+    found = design_at(design, layer.name)
+    return found if found is not None else design.base if isinstance(design, LayerDesigns) else design
+
+
 def deploy(
     model: nn.Module,
     x: Any,
     y: Any = None,
-    hardware: Hardware | str | os.PathLike[str] | None = None,
+    hardware: Design | str | os.PathLike[str] | Mapping[str, Any] | None = None,
     *,
     seed: int = 0,
     chips: int | Iterable[int] = 20,
@@ -213,7 +230,8 @@ def deploy(
         x, y: examples (n, ...) and labels (n,) (or one per token or pixel, -100 where none is judged), or None to
             compare with the clean model alone. x may also hold both: a `Split`, a torch Dataset or DataLoader, a
             dictionary, a data set's name or path (see `data.load.to_examples`).
-        hardware: the design, a preset's name or a hardware file; None: the preset "bayesft".
+        hardware: the design, a preset's name or a hardware file; None: the preset "bayesft". Also a design per layer:
+            `LayerDesigns`, or a mapping such as {"stem": "digital", "head": {"copies": 4}, "*": Hardware(...)}.
         seed, chips: which chips: a seed, and how many or their numbers.
         threshold: of the yield: the least accuracy or agreement (0 .. 1), or the largest output error, that a
             chip passes with; None: the clean score less 0.05, and none for output errors.
@@ -238,14 +256,14 @@ def deploy(
     Raises:
         InputError: if model, data and hardware do not go together.
     """
-    if isinstance(y, Hardware):
+    if isinstance(y, Design):
         raise InputError(
             "y is a Hardware: the arguments are model, x, y, hardware; for data with labels in x give hardware="
         )
     if not isinstance(model, nn.Module):
         kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise InputError(f"model is {kind}: expected a torch.nn.Module (an instance)")
-    hardware = as_hardware(hardware)
+    hardware = as_design(hardware)
     if isinstance(x, Tensor) and len(x) == 0:
         raise InputError("the data hold no example")
     examples = to_examples(x, y, "x")
@@ -301,8 +319,9 @@ def deploy(
     losses = drops(measured, few, judge)
     layers = tuple(
         LayerReport(
-            layer, hardware, effects.get(layer.name, {}),
+            layer, _own(hardware, layer), effects.get(layer.name, {}),
             Sensitivity(summarise(losses[layer.name]), len(few.x)) if layer.name in losses else None,
+            hardware.chosen(layer.name) if isinstance(hardware, LayerDesigns) else None,
         )
         for layer in handle.layers(analog)
     )  # fmt: skip

@@ -9,8 +9,7 @@ from typing import Any, Protocol, SupportsIndex
 
 from torch import nn
 
-from crossbar_sim.crossbar.configuration import is_deterministic
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import at_sigma, design_from_dict, is_deterministic
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness import two_stage
 from crossbar_sim.robustness.evaluator import Job, Subject
@@ -171,7 +170,7 @@ def exact(task: Task, sigma: float) -> bool:
     try:
         design = dict(task.identity["hardware"])
         design["drift"] = {**design["drift"], "sigma": sigma}
-        return is_deterministic(Hardware.from_dict(design))
+        return is_deterministic(at_sigma(design_from_dict(design)[0], sigma))
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # an InputError is a ValueError
         raise InputError(
             f"the identity of task {task.label!r} ({task.id[:12]}) has a hardware that is not a design: {error}"

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from crossbar_sim import __version__
-from crossbar_sim.crossbar.configuration import at_sigma, sources, to_dict
 from crossbar_sim.crossbar.converters import Ranges
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, at_sigma, sources, to_dict
 from crossbar_sim.data.dataset import add_tensor
 from crossbar_sim.nn.analog.effects import layer_effects
 from crossbar_sim.nn.evaluate import BLOCK
@@ -74,7 +73,7 @@ def model_of_file(
     if ways.get("weights") is not None:  # absent else, so that other models keep their identity
         identity["weights"] = ways["weights"]
     about = {
-        "file": os.path.basename(path),
+        "file": os.path.basename(os.path.normpath(path)),
         "network": loaded.name,
         "source": loaded.source,
         "parameters": sum(p.numel() for p in loaded.module.parameters()),
@@ -132,7 +131,7 @@ def metric_of(
 
 def prepare(
     model: Model,
-    hardware: Hardware,
+    hardware: Design,
     seed: int,
     metric: str | Callable[..., Any] | None,
     only: tuple[str, ...] | None,
@@ -166,6 +165,8 @@ def prepare(
     reference, chosen = subject.reference, subject.metric
     design = to_dict(at_sigma(hardware, 0.0))
     design["drift"] = {**design["drift"], "sigma": None}
+    if isinstance(hardware, LayerDesigns):  # pairs, for their order counts; the swept sigma is not in them
+        design["layers"] = [list(pair) for pair in to_dict(hardware)["layers"].items()]
     identity = {
         "identity": IDENTITY,
         "model": dict(model.identity),

@@ -165,6 +165,7 @@ def test_workers_import_the_function(network, digits, own):
         ("own_metrics:nothing", "has no function nothing"),
         ("own_metrics:number", "has no function number"),
         ("no_such_module:f", "cannot be imported"),
+        ("this:s", "module of Python itself"),
         ("own_metrics:pairs", r"returned shape \(\d+, 2\)"),
         ("own_metrics:fails", "RuntimeError: no such thing"),
         ("own_metrics:endless", "chip 0: metric own_metrics:endless gives inf"),

@@ -16,7 +16,7 @@ from torch import nn
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_regular, memory, reason
-from crossbar_sim.nn.files import checkpoint
+from crossbar_sim.nn.files import checkpoint, hugging_face
 from crossbar_sim.nn.files.architectures import WAYS, build_architecture
 from crossbar_sim.nn.files.archive import (
     EXPORT_HINT,
@@ -191,7 +191,8 @@ class LoadedModel:
 
     Attributes:
         module: in evaluation mode, float32, on the CPU.
-        source: "torch.export archive", "crossbar-sim checkpoint", "state_dict", "safetensors" or "pickled module".
+        source: "torch.export archive", "crossbar-sim checkpoint", "state_dict", "safetensors", "Hugging Face folder" or
+            "pickled module".
         sha256: of the file's bytes, in hexadecimal; of several files, see `safetensors_files.digest`.
         name: the network's name, or the file's.
         data: name of the data set that it was trained on, if the file says so.
@@ -289,12 +290,63 @@ def _load(
 def _from_folder(
     path: Path, arch: str | None, arguments: Mapping[str, Any] | None, weights: str | None
 ) -> LoadedModel:
-    if (path / SINGLE).exists() or (path / INDEX).exists():
+    held = (path / SINGLE).exists() or (path / INDEX).exists()
+    if arch is None and (path / hugging_face.CONFIG).exists():
+        config = hugging_face.read_config(path)
+        if not held:
+            hugging_face.refuse_without_weights(path, config)
+        return _from_hugging_face(path, config, weights)
+    if held:
         return _from_safetensors(path, arch, arguments, weights)
-    saved_model = (path / "saved_model.pb").exists() or (path / "saved_model.pbtxt").exists()
-    what = "a TensorFlow SavedModel directory" if saved_model else "a directory"
-    then = _EXPORT if saved_model else "name the model file inside it"
-    raise InputError(f"{path} is {what}: {then}")
+    raise InputError(f"{path} is {_kind_of_folder(path)}")
+
+
+def _kind_of_folder(path: Path) -> str:
+    """What a folder without a model of its own is, and what to do."""
+    if (path / "saved_model.pb").exists() or (path / "saved_model.pbtxt").exists():
+        return f"a TensorFlow SavedModel directory: {_EXPORT}"
+    if (path / ".metadata").exists() and any(path.glob("*.distcp")):
+        return (
+            "a distributed checkpoint: turn it into one file with torch.distributed.checkpoint.format_utils."
+            "dcp_to_torch_save, and name its network with --arch"
+        )
+    if (path / "model_index.json").exists():
+        return "a pipeline of several models (diffusers): name the folder of one of them, or export one"
+    if (path / "adapter_config.json").exists():
+        return (
+            "an adapter without its model: merge it with peft's merge_and_unload(), and save the whole model"
+        )
+    snapshots = sorted(path.glob("snapshots/*/config.json"))
+    if snapshots:
+        return f"a cache of Hugging Face's: name the folder {snapshots[0].parent} inside it"
+    endings = ("pt2", "pt", "pth", "ckpt", "safetensors")
+    inside = sorted(
+        found for end in endings for deep in ("", "checkpoints/") for found in path.glob(f"{deep}*.{end}")
+    )
+    named = f", such as {inside[0].relative_to(path)}" if inside else ""
+    return f"a directory: name the model file inside it{named}"
+
+
+def _from_hugging_face(path: Path, config: dict[str, Any], weights: str | None) -> LoadedModel:
+    if weights is not None:
+        raise InputError(
+            f"{path} is a Hugging Face folder, which has one set of weights: leave out --weights {weights}"
+        )
+    hugging_face.check_folder(path, config)
+    files = weight_files(path)
+    for file in files:
+        check_file(file)
+    model, notes = hugging_face.build(path, config, read_tensors(files))
+    return LoadedModel(
+        model,
+        f"Hugging Face folder ({type(model).__name__})",
+        digest((path / hugging_face.CONFIG, *files)),
+        path.resolve().name,
+        None,
+        hugging_face.image_shape(model),
+        None,
+        notes,
+    )
 
 
 def _from_safetensors(
