@@ -61,6 +61,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.x)
 
+    def __repr__(self) -> str:
+        labels = "no labels" if self.y is None else f"y {(*self.y.shape,)} {_short(self.y.dtype)}"
+        return f"Split(x {(*self.x.shape,)} {_short(self.x.dtype)}, {labels})"
+
 
 @dataclass(frozen=True, eq=False)
 class Development:
@@ -68,6 +72,10 @@ class Development:
 
     train: Split
     validation: Split
+
+    def __repr__(self) -> str:
+        shape = (*self.train.x.shape[1:],)
+        return f"Development(train {len(self.train)}, validation {len(self.validation)} examples of shape {shape})"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -110,6 +118,11 @@ class Splits:
                     f"{self.name}: {part} holds label {top}; with {self.classes} classes "
                     f"labels are 0 .. {self.classes - 1}"
                 )
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{part} {len(split)}" for part, split in self._parts())
+        classes = "" if self.classes is None else f", {self.classes} classes"
+        return f"Splits({self.name}: {parts} examples of shape {(*self.test.x.shape[1:],)}{classes})"
 
     def _parts(self) -> list[tuple[str, Split]]:
         parts = (("train", self.train), ("validation", self.validation), ("test", self.test))

@@ -43,7 +43,9 @@ def export_model(model: nn.Module, x: Any, path: str | os.PathLike[str]) -> Path
     if not isinstance(model, nn.Module):
         raise InputError(f"model is {type(model).__name__}: expected a torch.nn.Module (an instance)")
     if any(arrays_of(module) is not None for module in model.modules()):
-        raise InputError("the model is analog, and an archive holds digital weights: export to_digital(model)")
+        raise InputError(
+            "the model is analog, and an archive holds digital weights: export to_digital(model)"
+        )
     positional, keywords = _inputs(x)
     training = {name: module.training for name, module in model.named_modules()}
     try:
