@@ -85,7 +85,7 @@ def sweep(request: SweepRequest) -> None:
     from crossbar_sim.report.console import progress, say, say_end, terminal
     from crossbar_sim.report.terminal import show_sweep
     from crossbar_sim.robustness.benchmark import robustness
-    from crossbar_sim.robustness.metrics import sign_of
+    from crossbar_sim.robustness.metrics import described
     from crossbar_sim.store.results import MEMORY, Results
 
     hardware, warnings = request.hardware()
@@ -103,7 +103,7 @@ def sweep(request: SweepRequest) -> None:
     threshold = request.threshold
     write_json(
         request.json_path,
-        sweep.as_dict(None if threshold is None else sign_of(sweep.metric) * threshold),
+        sweep.as_dict(None if threshold is None else described(sweep.metric).stored(threshold)),
     )
     if request.plot is not None:
         sweep.plot(request.plot)

@@ -11,6 +11,7 @@ from torch import nn
 
 from crossbar_sim.baselines.ftna import Ftna
 from crossbar_sim.data import Splits
+from crossbar_sim.data.inputs import one_tensor
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.files.architectures import names_code, user_factory, user_network
@@ -62,7 +63,8 @@ class Named:
             raise InputError(
                 f"the network has classes={classes!r} and {splits.name} has {splits.classes} classes"
             )
-        return cls.for_examples(network, given, splits.development.train.x.shape[1:], splits.classes)
+        shape = one_tensor(splits.development.train.x, f"network {network!r}").shape[1:]
+        return cls.for_examples(network, given, shape, splits.classes)
 
     @classmethod
     def for_examples(

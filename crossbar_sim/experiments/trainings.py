@@ -19,6 +19,7 @@ from crossbar_sim.baselines.reram_v import ReramV
 from crossbar_sim.baselines.settings import METHODS, TRAINING
 from crossbar_sim.crossbar.hardware import Hardware, as_hardware
 from crossbar_sim.data import Development, Split, Splits
+from crossbar_sim.data.inputs import one_tensor
 from crossbar_sim.data.load import load_data, to_development
 from crossbar_sim.errors import InputError
 from crossbar_sim.experiments.networks import Named, save_network, validation_in_words
@@ -226,7 +227,8 @@ def train_network(
         else:
             y = development.train.y
             classes = None if y is None or y.is_floating_point() else int(y.max()) + 1
-            network = Named.for_examples(network, arguments or {}, development.train.x.shape[1:], classes)
+            shape = one_tensor(development.train.x, f"network {network!r}").shape[1:]
+            network = Named.for_examples(network, arguments or {}, shape, classes)
     elif arguments is not None:
         network = functools.partial(network, **arguments)
     return method.fit(network, development, Key(seed), progress=progress, checkpoint=checkpoint)

@@ -26,7 +26,7 @@ from crossbar_sim.nn.module_state import left_on
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness.calibration import Calibration, Calibrator
 from crossbar_sim.robustness.evaluator import Details, Evaluator, Subject, layers_on_arrays
-from crossbar_sim.robustness.metrics import is_share, names_code, sign_of
+from crossbar_sim.robustness.metrics import Metric, described
 from crossbar_sim.robustness.plans import EveryImage, chip_numbers
 from crossbar_sim.robustness.score import (
     FIELDS,
@@ -121,13 +121,14 @@ class Deployment:
     """The result of `deploy`.
 
     Args:
-        metric: what the main score is: "accuracy", "agreement" or "output_error" (then minus the error), or the import
-            path of a function (with a minus sign before it where less is better).
+        metric: what the main score is: a built-in metric (with the error as minus itself), or the import path of a
+            function (with a minus sign before it where less is better).
         clean, scores: of the clean model and of each chip, in order.
         threshold: of the yield, on the main score (so minus an output error); None: no yield.
         warnings, notes: sentences that the user should read, and may want to know.
         identity: what else decides the numbers: model, data, seed, version.
         judged: how outputs with several places (tokens, pixels) are judged; None: one class or output per example.
+        declared: what a user's own metric says of itself: its unit and title.
         calibrator: the digital fix that every chip got, and `uncalibrated` the scores without it.
     """
 
@@ -145,6 +146,12 @@ class Deployment:
     calibrator: Calibrator | None = None
     uncalibrated: tuple[Score, ...] = ()
     judged: dict[str, Any] | None = None
+    declared: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def judge(self) -> Metric:
+        """The metric, as reports know it."""
+        return described(self.metric, self.declared)
 
     @property
     def main(self) -> Summary:
@@ -196,17 +203,26 @@ class Deployment:
         for name in FIELDS:
             values = collect(self.scores, name)
             drifted[name] = summarise(values).as_dict() if values else None
-        if names_code(self.metric):
-            drifted[self.metric] = summarise(collect(self.scores, "custom")).as_dict()
+        judge, clean = self.judge, self.clean
+        computed = {}
+        if clean.custom is not None:
+            found = summarise(collect(self.scores, "custom"))
+            computed = {self.metric: clean.custom}
+            if judge.logarithm:
+                computed = {self.metric: judge.shown(judge.sign * clean.custom)}
+                drifted[self.metric] = found.mapped(lambda value: judge.shown(judge.sign * value)).as_dict()
+                drifted[f"ln {self.metric}"] = found.as_dict()
+            else:
+                drifted[self.metric] = found.as_dict()
         passing = self.passing
         return {
             "metric": self.metric,
             "clean": {
                 "accuracy": self.clean.accuracy,
-                **({self.metric: self.clean.custom} if names_code(self.metric) else {}),
+                **computed,
             },
             "drifted": drifted,
-            "yield": {**passing.as_dict(), "threshold": abs(passing.threshold)} if passing else None,
+            "yield": {**passing.as_dict(), "threshold": judge.shown(passing.threshold)} if passing else None,
             "layers": [layer.as_dict() for layer in self.layers],
             "hardware": to_dict(self.hardware),
             "seed": self.seed,
@@ -275,12 +291,13 @@ def deploy(
         hardware: the design, a preset's name or a hardware file; None: the preset "bayesft". Also a design per layer:
             `LayerDesigns`, or a mapping such as {"stem": "digital", "head": {"copies": 4}, "*": Hardware(...)}.
         seed, chips: which chips: a seed, and how many or their numbers.
-        threshold: of the yield: the least accuracy or agreement (0 .. 1), or the largest output error, that a
-            chip passes with; None: the clean score less 0.05, and none for output errors.
-        metric: what chips are judged by: "accuracy", "agreement" or "output_error"; None: the first of these
-            that labels and outputs allow. Outputs (n, c, ...) with c > 1 are taken for scores of classes: for
-            several outputs that are not (regression, an autoencoder) use "output_error". Also a function of
-            outputs and targets, or its import path "package.module:function" (docs/extending.md).
+        threshold: of the yield: the least score, or the largest error, that a chip passes with; None: for shares the
+            clean score less 0.05, for other built-in metrics see docs/metrics.md, else none.
+        metric: what chips are judged by: a name of `metrics.METRICS`, such as "accuracy", "perplexity" or "rmse"; None:
+            accuracy, agreement or output_error, the first that labels and outputs allow, and rmse for real targets.
+            Outputs (n, c, ...) with c > 1 are taken for scores of classes: without targets, for several outputs that
+            are not (regression, an autoencoder) use "output_error". Also a function of outputs and targets, its import
+            path "package.module:function", or a torchmetrics metric (docs/extending.md).
         only, skip: see `to_analog`.
         sensitivity_chips, sensitivity_images: how many chips and examples the per-layer sensitivity is
             measured on (0 chips: not at all).
@@ -317,7 +334,7 @@ def deploy(
             "chips (no sensitivity) or more, and at least one image"
         )
     progress = progress or crossbar_sim.notebook_progress()
-    if threshold is not None and not (finite(threshold) and threshold >= 0):
+    if threshold is not None and not finite(threshold):
         raise InputError(f"threshold={threshold!r}: expected a score such as 0.9")
     if detects(model):
         raise InputError(NO_DETECTORS)
@@ -327,8 +344,9 @@ def deploy(
         maps=maps, remap=remap, block=block, fixed=fixed, axis=class_axis,
     )  # fmt: skip
     reference, judge = subject.reference, subject.metric
-    if threshold is not None and threshold > 1 and is_share(judge):
-        raise InputError(f"threshold={threshold}: {judge} is a share in 0 .. 1, such as 0.9 for 90 %")
+    known = described(judge, None if reference.function is None else reference.function.about)
+    if threshold is not None:
+        known.check_threshold(threshold)
     alone = numbers[:sensitivity_chips]
     total, done = 1 + len(numbers) + len(alone) * len(layers_on_arrays(analog)), 0
 
@@ -369,15 +387,18 @@ def deploy(
         for layer in handle.layers(analog)
     )  # fmt: skip
     if threshold is not None:
-        threshold *= sign_of(judge)
-    elif is_share(judge):
+        threshold = known.stored(threshold)
+    elif known.share and known.sign > 0:
         threshold = max(round(clean.value(judge) - 0.05, 3), 0.0)
+    elif known.easing is not None:
+        threshold = known.stored(known.easing(known.shown(clean.value(judge))))
     found_out += [*of_scores(scores, numbers), *of_tail(scores, judge)]
     warn(found_out)
     return Deployment(
         judge, hardware, seed, numbers, clean, scores, threshold, layers,
         (*warnings, *found_out), tuple(notes), identity or {},
         subject.calibrator, plain, reference.about(),
+        {} if reference.function is None else reference.function.about,
     )  # fmt: skip
 
 

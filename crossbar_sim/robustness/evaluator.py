@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.layer_designs import Design, at_sigma, is_deterministic
 from crossbar_sim.crossbar.stream import Stream
+from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError, silenced_warnings
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.chips import remap_arrays
@@ -33,7 +34,7 @@ from crossbar_sim.nn.pickling import packed, unpacked
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.calibration import Calibrator
 from crossbar_sim.robustness.detection_score import reference_of
-from crossbar_sim.robustness.metrics import find_metric, names_code
+from crossbar_sim.robustness.metrics import described, find_metric, names_code
 from crossbar_sim.robustness.score import Reference, Score, hits, of_operands, of_reference
 from crossbar_sim.store.records import Trial
 from crossbar_sim.validate import is_whole
@@ -346,7 +347,7 @@ def _check(value: float, metric: str, sigma: float | None, chip: int) -> None:
     """
     if not math.isfinite(value):
         where = f"chip {chip}" if sigma is None else f"sigma {sigma:g}, chip {chip}"
-        if names_code(metric):
+        if described(metric).computed or names_code(metric):
             raise InputError(f"{where}: metric {metric} gives {value}, and a score is finite")
         raise InputError(
             f"{where}: the outputs are not finite, so an output error does not exist: lower sigma"
@@ -366,6 +367,7 @@ class OfChain:
         reference = subject.reference
         labels = reference.y if subject.metric == "accuracy" else reference.predicted
         assert labels is not None
+        assert isinstance(reference.x, Tensor)  # chains accept nothing else
         self.labels, self.x = labels, reference.x
         self.pixels = reference.x.flatten(1).numpy()
         self.parts = threads.chunks(len(reference.x), reference.block)
@@ -464,7 +466,7 @@ class Subject:
         cls,
         module: nn.Module,
         hardware: Design,
-        x: Tensor,
+        x: Batch,
         y: Tensor | None,
         *,
         sigma: float | None = None,
@@ -512,7 +514,7 @@ class Subject:
 
         with silenced_warnings():  # what it would warn of is among the cautions of a report
             first = mapped(None)  # refuses a design before the model runs
-            reference = reference_of(module, x, y, block, fixed, axis)
+            reference = reference_of(module, x, y, block, fixed, axis, function)
 
             def make(seen: Operands | None) -> nn.Module:
                 analog = first if seen is None else mapped(seen)
@@ -520,8 +522,8 @@ class Subject:
 
             analog, seen = map_traced(make, reference.x, fixed)
         chosen = reference.metric(None if function is None else function.name)
-        if function is not None and function.function is not None:
-            reference = replace(reference, function=function)
+        if function is None and reference.numbers is not None:
+            reference = replace(reference, function=find_metric(chosen))
         reference.check_metric(chosen)
         subject = cls(module, hardware, reference, chosen, seed, names, left_out, seen, maps, remap)
         return subject, analog
@@ -768,6 +770,7 @@ def _chain(subject: Subject, analog: nn.Module, hardware: Design) -> SequentialC
     if chain is None or not chain.accepts(reference.x):
         return None
     few = reference.x[:CHECKED]
+    assert isinstance(few, Tensor)  # as accepted
     chain.program(hardware, (0,))
     with torch_threads_kept(), torch.inference_mode():
         one_thread()

@@ -13,6 +13,7 @@ from crossbar_sim import __version__
 from crossbar_sim.crossbar.converters import Ranges
 from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, at_sigma, sources, to_dict
 from crossbar_sim.data.dataset import add_tensor
+from crossbar_sim.data.inputs import first_of
 from crossbar_sim.nn.analog.effects import layer_effects
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.files.loading import LoadedModel
@@ -125,8 +126,9 @@ def metric_of(
     evaluation_mode(module)
     few = slice(fixed or 2)
     y = None if examples.y is None else examples.y[few]
-    name = None if requested is None else find_metric(requested).name
-    return reference_of(module, examples.x[few], y, BLOCK, fixed, axis).metric(name)
+    judge = None if requested is None else find_metric(requested)
+    found = reference_of(module, examples.x[few], y, BLOCK, fixed, axis, judge)
+    return found.metric(None if judge is None else judge.name)
 
 
 def prepare(
@@ -172,7 +174,7 @@ def prepare(
         "model": dict(model.identity),
         "data": {key: examples.identity.get(key) for key in ("fingerprint", "images", "labelled")}
         # random inputs follow from the seed and their shape
-        | ({} if examples.identity.get("fingerprint") else {"shape": list(examples.x.shape[1:])}),
+        | ({} if examples.identity.get("fingerprint") else {"shape": list(first_of(examples.x).shape[1:])}),
         "hardware": design,
         **sources(hardware),
         "only": None if only is None else sorted(only),
@@ -191,6 +193,11 @@ def prepare(
         "notes": [*examples.notes, *of_places(reference)],
         "warnings": _warnings(subject, analog, sigma, metric),
         **({} if judged is None else {"judged": judged}),
+        **(
+            {}
+            if reference.function is None or not reference.function.about
+            else {"metric": reference.function.about}
+        ),
         **model.about,
     }
     return Task(model.label, identity, reference.clean_score().value(chosen), about), subject
