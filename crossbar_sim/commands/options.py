@@ -503,7 +503,10 @@ class NetworkOptions:
 
     HEADING: ClassVar = "Model"
 
-    network: str = option("Name of the network: mlp, lenet5, ... (docs/networks.md).", required=True)
+    network: str = option(
+        "Network: mlp, lenet5, ... (docs/networks.md), or one of yours as package.module:factory.",
+        required=True,
+    )
     network_arguments: dict[str, Any] | None = option(
         "Its arguments as JSON, e.g. '{\"hidden\": [64, 32]}'.",
         type=json_object("--network-arguments", '{"hidden": [64, 32]}'),
