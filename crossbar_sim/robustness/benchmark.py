@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import crossbar_sim
 from crossbar_sim import __version__
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.layer_designs import Design, as_design, at_sigma
@@ -207,7 +208,7 @@ def robustness(
             take histograms of the conductances, for `Sweep.details`; 0: not.
         class_axis: of models' outputs (n, ...), where the classes lie, -1 for the last; None: found from labels,
             operations and shapes (docs/model.md), or refused.
-        progress: called with (done, total, what).
+        progress: called with (done, total, what); None: a line in notebooks, nothing elsewhere.
 
     Returns:
         The requested chips and sigmas only, where a results file holds more. Effects that were requested and
@@ -226,6 +227,7 @@ def robustness(
     check_cluster(workers, scheduler)
     if workers is not None:
         leave_if_importing()
+    progress = progress or crossbar_sim.notebook_progress()
     numbers = check_sigmas(sigmas)
     design = as_design(hardware)
     for sigma in numbers:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from crossbar_sim import __version__
 from crossbar_sim.crossbar.converters import Ranges
-from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, at_sigma, sources, to_dict
+from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, at_sigma, identity_of, sources
 from crossbar_sim.data.dataset import add_tensor
+from crossbar_sim.data.inputs import first_of
 from crossbar_sim.nn.analog.effects import layer_effects
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.files.loading import LoadedModel
@@ -130,6 +131,9 @@ def metric_of(
     return found.metric(None if judge is None else judge.name)
 
 
+_OWN_DRIFT = "layer {}: its design sets its drift, which is the same at every sigma of the sweep"
+
+
 def prepare(
     model: Model,
     hardware: Design,
@@ -164,16 +168,17 @@ def prepare(
         sigma=sigma, seed=seed, metric=metric, only=only, skip=skip, fixed=model.fixed, axis=axis,
     )  # fmt: skip
     reference, chosen = subject.reference, subject.metric
-    design = to_dict(at_sigma(hardware, 0.0))
+    design = identity_of(at_sigma(hardware, 0.0))
     design["drift"] = {**design["drift"], "sigma": None}
-    if isinstance(hardware, LayerDesigns):  # pairs, for their order counts; the swept sigma is not in them
-        design["layers"] = [list(pair) for pair in to_dict(hardware)["layers"].items()]
+    own: tuple[str, ...] = ()
+    if isinstance(hardware, LayerDesigns):
+        design["layers"], own = identity_of(hardware)["layers"], hardware.own_drift  # without the swept sigma
     identity = {
         "identity": IDENTITY,
         "model": dict(model.identity),
         "data": {key: examples.identity.get(key) for key in ("fingerprint", "images", "labelled")}
         # random inputs follow from the seed and their shape
-        | ({} if examples.identity.get("fingerprint") else {"shape": list(examples.x.shape[1:])}),
+        | ({} if examples.identity.get("fingerprint") else {"shape": list(first_of(examples.x).shape[1:])}),
         "hardware": design,
         **sources(hardware),
         "only": None if only is None else sorted(only),
@@ -189,7 +194,7 @@ def prepare(
     judged = reference.about()
     about = {
         "data": examples.identity.get("name"),
-        "notes": [*examples.notes, *of_places(reference)],
+        "notes": [*examples.notes, *of_places(reference), *(_OWN_DRIFT.format(pattern) for pattern in own)],
         "warnings": _warnings(subject, analog, sigma, metric),
         **({} if judged is None else {"judged": judged}),
         **(

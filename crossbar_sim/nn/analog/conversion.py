@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, as_design, design_at, designs_of
+from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog import chips, exported_products
 from crossbar_sim.nn.analog.copying import base_of, copy_module, restore, unwrapped
 from crossbar_sim.nn.analog.effects import of_design
 from crossbar_sim.nn.analog.exported_products import UNUSED, Use, is_unflattened
 from crossbar_sim.nn.analog.fidelity import ensure_equivalent
-from crossbar_sim.nn.analog.layers import arrays_of, make_analog
+from crossbar_sim.nn.analog.layers import arrays_of, make_analog, remove_arrays
 from crossbar_sim.nn.analog.matrices import (
     DIGITAL,
     NORMALISATION,
@@ -126,15 +127,60 @@ def to_analog(
     return analog
 
 
+def to_digital(model: nn.Module) -> nn.Module:
+    """A plain torch model with the weights that the arrays of the current chip hold.
+
+    It can be saved, exported and evaluated anywhere. Its products are exact: converters and read noise act on each
+    product, not on the weights, so they have no digital counterpart and are left out.
+
+    Args:
+        model: from `to_analog`, programmed to any chip.
+
+    Returns:
+        A copy with the classes and the state_dict keys of the clean model (a layer into which a normalisation is
+        folded may have a bias more); it shares no memory with `model`.
+
+    Warns:
+        CrossbarWarning: if the design has converters or read noise.
+
+    Raises:
+        InputError: if the model is not analog.
+
+    >>> from crossbar_sim import Hardware, LogNormalDrift, to_analog
+    >>> net = to_analog(nn.Linear(4, 2), Hardware(drift=LogNormalDrift(0.3)))
+    >>> plain, x = to_digital(net), torch.ones(1, 4)
+    >>> type(plain) is nn.Linear, bool(torch.allclose(plain(x), net(x)))
+    (True, True)
+    """
+    state = chips.analog_state(model)
+    digital = copy_module(model)
+    found = [(module, arrays) for module in model.modules() if (arrays := arrays_of(module)) is not None]
+    copies = [module for module in digital.modules() if arrays_of(module) is not None]
+    with torch.no_grad():
+        values = [{name: arrays.value(module, name) for name in arrays.slots} for module, arrays in found]
+    for copied, of_layer in zip(copies, values, strict=True):
+        remove_arrays(copied)
+        for name, value in of_layer.items():
+            setattr(copied, name, None if value is None else nn.Parameter(value.clone()))
+    if any(state.tiled(slot) for _, arrays in found for slot in arrays.slots.values()):
+        warn(
+            [
+                "the digital copy multiplies exactly: converters and read noise of the design act on products, not on "
+                "weights, and are left out"
+            ]
+        )
+    return digital
+
+
 def map_model(
     model: nn.Module,
     hardware: Design,
-    x: Tensor,
+    x: Batch,
     seed: int = 0,
     chip: int = 0,
     only: Iterable[str] | None = None,
     skip: Iterable[str] = (),
-    clean: tuple[Tensor, Tensor] | None = None,
+    clean: tuple[Batch, Tensor] | None = None,
     fixed: int | None = None,
 ) -> tuple[nn.Module, Operands | None]:
     """Map a model, with those weights on arrays that its forward really multiplies with its inputs.
@@ -168,7 +214,7 @@ def map_model(
 
 
 def map_traced(
-    make: Callable[[Operands | None], nn.Module], x: Tensor, fixed: int | None = None
+    make: Callable[[Operands | None], nn.Module], x: Batch, fixed: int | None = None
 ) -> tuple[nn.Module, Operands | None]:
     """Map a model, trace the operands of its forward, and map it again if the trace shows another mapping.
 

@@ -158,6 +158,12 @@ def build(
                 f"transformers {library.__version__} cannot load {folder} as {name} ({_line(error)}): is its "
                 f"{CONFIG} that of its weights?"
             ) from error
+        with contextlib.suppress(
+            ImportError
+        ):  # else its first forward does, which is state that it leaves behind
+            importlib.import_module("transformers.utils.output_capturing").maybe_install_capturing_hooks(
+                model
+            )
     notes = _check_loaded(folder, name, model, info)
     check_model(model)
     return model.eval(), notes

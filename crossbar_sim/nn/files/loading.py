@@ -17,7 +17,7 @@ from torch import nn
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_regular, memory, reason
 from crossbar_sim.nn.files import checkpoint, hugging_face
-from crossbar_sim.nn.files.architectures import WAYS, build_architecture
+from crossbar_sim.nn.files.architectures import WAYS, build_architecture, names_code
 from crossbar_sim.nn.files.archive import (
     EXPORT_HINT,
     LOADING,
@@ -213,6 +213,10 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     limits: tuple[int, int | None] | None = None
 
+    def __repr__(self) -> str:
+        weights = sum(parameter.numel() for parameter in self.module.parameters())
+        return f"LoadedModel({self.name}: {type(self.module).__name__} with {weights:,} parameters, {self.source})"
+
 
 def load_model(
     path: str | os.PathLike[str],
@@ -270,8 +274,9 @@ def _load(
         _refuse_arch(arch, weights, "a pickled module")
         return _from_module(loaded, path, sha256)
     if checkpoint.is_checkpoint(loaded):
-        _refuse_arch(arch, weights, "a crossbar-sim checkpoint")
-        model, name, data, notes = checkpoint.restore(loaded)
+        own = names_code(str(loaded.get("network")))  # of the user's own, which only --arch may import
+        _refuse_arch(None if own else arch, weights, "a crossbar-sim checkpoint")
+        model, name, data, notes = checkpoint.restore(loaded, arch)
         source = "crossbar-sim checkpoint"
     else:
         found = tables(loaded)
@@ -398,10 +403,16 @@ def _identify(file: io.BytesIO, path: Path) -> tuple[str, str]:
 def _from_archive(file: io.BytesIO, path: Path, sha256: str) -> LoadedModel:
     program, graph = load_archive(file)
     shapes = tensor_inputs(graph)
-    if len(shapes) != 1 or not shapes[0]:
+    if not shapes or not all(shapes):
         raise InputError(
-            f"the archived model takes {len(shapes)} tensors: crossbar-sim feeds one, of shape "
-            "(batch, ...); wrap the model and export it again"
+            f"the archived model takes {len(shapes)} tensors of shapes {shapes}: crossbar-sim feeds one or more, each "
+            "of shape (batch, ...); wrap the model and export it again"
+        )
+    firsts = {shape[0] for shape in shapes}
+    if len(firsts) > 1:
+        raise InputError(
+            f"the archived model takes tensors whose first sizes differ ({shapes}): the first axis is the batch, the "
+            "same for all; export it again with that axis dynamic in every tensor"
         )
     constants, rest = other_inputs(graph)
     if rest:
@@ -434,7 +445,7 @@ def _from_archive(file: io.BytesIO, path: Path, sha256: str) -> LoadedModel:
     guard(module)
     try_first(module)
     known = [size for size in shapes[0][1:] if size is not None]
-    shape = tuple(known) if len(known) == len(shapes[0]) - 1 else None
+    shape = tuple(known) if len(shapes) == 1 and len(known) == len(shapes[0]) - 1 else None
     batch, limits = batches(program)
     return LoadedModel(
         module,
