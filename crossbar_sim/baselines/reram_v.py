@@ -14,12 +14,14 @@ from torch.nn import functional
 
 from crossbar_sim.baselines.drift_aware import as_deployed
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
-from crossbar_sim.crossbar.hardware import Hardware, as_hardware
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, as_design
 from crossbar_sim.data import Development
+from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.programming import program
-from crossbar_sim.nn.evaluate import BLOCK, inputs_for
+from crossbar_sim.nn.evaluate import BLOCK, inputs_for, logits
 from crossbar_sim.nn.training.loop import Epoch, fit
 from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key, check_chip
@@ -60,7 +62,7 @@ class ReramV(Method):
         "Crossbar, DATE 2017, doi 10.23919/DATE.2017.7926952"
     )
 
-    hardware: Hardware = field(default_factory=lambda: Hardware.preset("bayesft"))
+    hardware: Design = field(default_factory=lambda: Hardware.preset("bayesft"))
     chip: int = 0
     seed: int = 0
     threshold: float = 2.0
@@ -69,7 +71,7 @@ class ReramV(Method):
 
     def __post_init__(self) -> None:
         check_training(self.training)
-        object.__setattr__(self, "hardware", as_hardware(self.hardware))
+        object.__setattr__(self, "hardware", as_design(self.hardware))
         check_chip(self.chip)
         Key(self.seed)
         if not (is_real(self.threshold) and self.threshold > 0):
@@ -135,8 +137,8 @@ class ReramV(Method):
         kept = dict(retrained.named_parameters())
         free = {name: ~mask for name, mask in frozen.items() if mask.any()}
 
-        def step(model: nn.Module, x: Tensor, y: Tensor, share: float) -> Tensor:
-            loss = functional.cross_entropy(model(x), y)
+        def step(model: nn.Module, x: Batch, y: Tensor, share: float) -> Tensor:
+            loss = functional.cross_entropy(logits(model, x), y)
             loss.backward()
             for name, mask in free.items():
                 gradient = kept[name].grad
@@ -198,7 +200,7 @@ def diagnose(analog: nn.Module, model: nn.Module | None = None) -> dict[str, Ten
         columns = slot.columns(module).detach()
         full = columns.abs().max().clamp_min(torch.finfo(columns.dtype).tiny)
         written = torch.where(columns < 0, -full, full)
-        gain = program(shared, slot.name, written) / written
+        gain = program(shared, slot, written) / written
         # a gain below 0 is the other cell's: no factor could bring the weight back
         off = torch.where(gain > 0, gain.clamp_min(1e-30).log().abs(), math.inf)
         for parameter, part in zip(slot.names, slot.split(off), strict=False):

@@ -70,7 +70,7 @@ def cost(request: CostRequest) -> None:
     works, notes = count(
         loaded, hardware, request.data, request.data_dir, request.input_shape, request.only, request.skip
     )
-    estimate = costs.Estimate.of(works, hardware, chosen, notes)
+    estimate = costs.Estimate.of(works, chosen, notes)
     write_json(request.json_path, estimate.as_dict() | {"warnings": list(warnings)})
     console = terminal(stderr=request.json_path == "-")
     _show(estimate, console)
@@ -128,11 +128,12 @@ def _show(estimate: costs.Estimate, console: Console) -> None:
             _metric(cost.latency, "s"), f"{cost.square_metres * 1e6:.3g}", *shares,
         )  # fmt: skip
     console.print(table)
-    energy, area, _, source = estimate.adc
-    say(
-        console,
-        f"ADC: {estimate.adc_bits} bits, {energy * 1e12:.3g} pJ a conversion, {area * 1e12:.0f} um2; {source}",
-    )
+    for names, bits, (energy, area, _, source) in estimate.adcs:
+        of = f" of {', '.join(names)}" if len(estimate.adcs) > 1 else ""
+        say(
+            console,
+            f"ADC{of}: {bits} bits, {energy * 1e12:.3g} pJ a conversion, {area * 1e12:.0f} um2; {source}",
+        )
 
 
 def _metric(value: float, unit: str) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from crossbar_sim.crossbar.hardware import Hardware
+    from crossbar_sim.crossbar.layer_designs import Design
     from crossbar_sim.data import Development
     from crossbar_sim.nn.files.loading import LoadedModel
     from crossbar_sim.robustness.calibration import Calibration
@@ -74,8 +74,8 @@ class DeployRequest(ModelOptions, HardwareOptions, EvaluationOptions):
 def deploy(request: DeployRequest) -> None:
     """Evaluate a trained model on simulated chips, and show how much of its accuracy is left.
 
-    MODEL is a torch.export archive (.pt2), a checkpoint written by `crossbar-sim train`, or a state_dict or
-    safetensors file with --arch.
+    MODEL is a torch.export archive (.pt2), a checkpoint written by `crossbar-sim train`, a Hugging Face folder, or a
+    state_dict or safetensors file with --arch (docs/models.md).
     Scores come with 95 % confidence intervals over chips; the report also shows which layers lose most.
 
     \b
@@ -178,8 +178,8 @@ def _calibration(request: DeployRequest, loaded: LoadedModel) -> tuple[Calibrati
 
 
 def _design_of(
-    chip: ChipFile, hardware: Hardware, designed: bool, loaded: LoadedModel
-) -> tuple[Hardware, tuple[str, ...]]:
+    chip: ChipFile, hardware: Design, designed: bool, loaded: LoadedModel
+) -> tuple[Design, tuple[str, ...]]:
     """The design to map the model with so that a chip file fits, and what to warn of.
 
     Raises:
@@ -199,8 +199,9 @@ def _design_of(
     return chip.hardware, ()
 
 
-def _misfits(chip: ChipFile, analog: nn.Module, hardware: Hardware, designed: bool) -> tuple[str, ...]:
+def _misfits(chip: ChipFile, analog: nn.Module, hardware: Design, designed: bool) -> tuple[str, ...]:
     """What a chip file lacks for this model."""
+    from crossbar_sim.crossbar.layer_designs import designs_of
     from crossbar_sim.nn.analog.chips import slots
 
     missing, _ = chip.check_against([slot.name for slot, _ in slots(analog) if not slot.ideal])
@@ -208,11 +209,12 @@ def _misfits(chip: ChipFile, analog: nn.Module, hardware: Hardware, designed: bo
     assumed = chip.without_scale()
     if not assumed:
         return found
-    low, high = (f"{g * 1e6:g}" for g in (hardware.mapping.g_min, hardware.mapping.g_max))
+    windows = dict.fromkeys((own.mapping.g_min, own.mapping.g_max) for own in designs_of(hardware))
+    spans = " or ".join(f"{low * 1e6:g} .. {high * 1e6:g}" for low, high in windows)
     return (
         *found,
         f"the chip file has no attribute scale for {', '.join(assumed)}: the weights are assumed to have been "
-        f"mapped to {low} .. {high} uS ({'the design given' if designed else 'of preset bayesft'}); add scale, "
+        f"mapped to {spans} uS ({'the design given' if designed else 'of preset bayesft'}); add scale, "
         "in S per weight unit, or give the design with --hardware",
     )
 

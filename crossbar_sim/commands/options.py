@@ -19,7 +19,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.text import parse_json
 
 if TYPE_CHECKING:
-    from crossbar_sim.crossbar.hardware import Hardware
+    from crossbar_sim.crossbar.layer_designs import Design
     from crossbar_sim.nn.files.loading import LoadedModel
     from crossbar_sim.robustness.examples import Examples
 
@@ -396,22 +396,37 @@ class HardwareOptions:
         "The affine parameters of normalisation layers: exact in digital logic, folded into the weights, or drifting."
     )
     other: Literal["digital", "drifting"] | None = option("All other parameters: exact, or drifting.")
+    layer: tuple[str, ...] = option(
+        "A design of some layers, e.g. 'stem:digital' or 'blocks.*:adc_bits=6,levels=16' (names or patterns; may be "
+        "repeated, the first that matches counts; docs/hardware.md)."
+    )
 
     def design(self) -> dict[str, Any]:
         """The options that are given."""
         values = {f.name: getattr(self, f.name) for f in fields(HardwareOptions)}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if value not in (None, ())}
 
-    def hardware(self) -> tuple[Hardware, tuple[str, ...]]:
-        """The design of preset, file and options (these override), and sentences to warn of.
+    def hardware(self) -> tuple[Design, tuple[str, ...]]:
+        """The design of preset, file and options (these override), per layer where --layer or the file says so.
+
+        Returns:
+            The design, and sentences to warn of.
 
         Raises:
             InputError: if they contradict each other or hold an impossible value.
         """
-        from crossbar_sim.crossbar.configuration import dropped_ranges, from_text, override
-        from crossbar_sim.crossbar.hardware import Hardware, preset_design
+        from crossbar_sim.crossbar.configuration import from_text
+        from crossbar_sim.crossbar.hardware import preset_design
+        from crossbar_sim.crossbar.layer_designs import (
+            cautions_of,
+            dropped_ranges,
+            load_design,
+            override,
+            with_layers,
+        )
 
         given = self.design()
+        texts = given.pop("layer", ())
         name, path = given.pop("preset", ""), given.pop("hardware_file", "")
         with suppress(ValueError):  # a number is Gaussian noise, words are any
             given["read_noise_sigma"] = float(given.get("read_noise", ""))
@@ -421,15 +436,15 @@ class HardwareOptions:
             if text:
                 given[part] = from_text(part, text)
         if not path:
-            hardware, cautions = preset_design(name or "bayesft", given)
-            return hardware, (*cautions, *hardware.mapping.cautions)
+            hardware, cautions = with_layers(*preset_design(name or "bayesft", given), texts)
+            return hardware, (*cautions, *cautions_of(hardware))
         if name:
             raise InputError(
                 "--preset and --hardware both name a design: give one of them, and options that override it"
             )
-        loaded = Hardware.load(path)
-        hardware = override(loaded, **given)
-        return hardware, (*dropped_ranges(loaded, hardware), *hardware.mapping.cautions)
+        loaded, cautions = load_design(path)
+        hardware, cautions = with_layers(override(loaded, **given), cautions, texts)
+        return hardware, (*cautions, *dropped_ranges(loaded, hardware), *cautions_of(hardware))
 
 
 def sigmas_option(default: str) -> Any:
@@ -488,7 +503,10 @@ class NetworkOptions:
 
     HEADING: ClassVar = "Model"
 
-    network: str = option("Name of the network: mlp, lenet5, ... (docs/networks.md).", required=True)
+    network: str = option(
+        "Network: mlp, lenet5, ... (docs/networks.md), or one of yours as package.module:factory.",
+        required=True,
+    )
     network_arguments: dict[str, Any] | None = option(
         "Its arguments as JSON, e.g. '{\"hidden\": [64, 32]}'.",
         type=json_object("--network-arguments", '{"hidden": [64, 32]}'),
@@ -572,8 +590,8 @@ class EvaluationOptions(LayerOptions, DataOptions, SeedOptions, ThreadOptions, J
         return find_examples(loaded, self.data, self.data_dir, self.images, self.input_shape, self.seed)
 
     def calibrated(
-        self, loaded: LoadedModel, hardware: Hardware, calibration_data: str | None = None
-    ) -> tuple[Hardware, tuple[str, ...]]:
+        self, loaded: LoadedModel, hardware: Design, calibration_data: str | None = None
+    ) -> tuple[Design, tuple[str, ...]]:
         """The design, its converter ranges calibrated where it says so, and sentences for the report."""
         from crossbar_sim.robustness.range_data import calibrated_for
 

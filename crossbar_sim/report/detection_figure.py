@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
-from crossbar_sim.crossbar.configuration import at_sigma
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, at_sigma
+from crossbar_sim.data.inputs import one_tensor
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.conversion import map_model
@@ -36,7 +36,7 @@ def draw_boxes(
     models: Mapping[str, nn.Module],
     x: Tensor,
     y: Tensor,
-    hardware: Hardware,
+    hardware: Design,
     sigmas: Sequence[float],
     path: str | os.PathLike[str] | None = None,
     *,
@@ -101,7 +101,7 @@ def draw_boxes(
 
 def draw_models(
     models: Sequence[Model],
-    hardware: Hardware,
+    hardware: Design,
     sigmas: Sequence[float],
     path: str | os.PathLike[str],
     *,
@@ -122,7 +122,15 @@ def draw_models(
     by_label = {model.label: model.module for model in models}
     firsts = {group: by_label[members[0]] for group, members in groups_of([*by_label]).items()}
     draw_boxes(
-        firsts, examples.x, examples.y, hardware, sorted(sigmas), path, seed=seed, only=only, skip=skip
+        firsts,
+        one_tensor(examples.x, "a figure of boxes"),
+        examples.y,
+        hardware,
+        sorted(sigmas),
+        path,
+        seed=seed,
+        only=only,
+        skip=skip,
     )
 
 

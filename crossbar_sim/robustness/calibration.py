@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from crossbar_sim.data import Development, Split
+from crossbar_sim.data.inputs import Batch, call
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog import chips as handle
@@ -54,7 +55,7 @@ class Affine:
     products: int
 
     @classmethod
-    def of(cls, clean: nn.Module, x: Tensor) -> "Affine":
+    def of(cls, clean: nn.Module, x: Batch) -> "Affine":
         """Run the images through a model without hardware.
 
         Args:
@@ -88,7 +89,7 @@ class Affine:
         return sum(target.shape[1] for target in self.targets.values())
 
     @contextmanager
-    def fitted(self, analog: nn.Module, x: Tensor) -> Iterator[nn.Module]:
+    def fitted(self, analog: nn.Module, x: Batch) -> Iterator[nn.Module]:
         """Context in which the model's layers are corrected for its current chip.
 
         Args:
@@ -223,10 +224,10 @@ class _Features(nn.Module):
         super().__init__()
         self.model, self.training = model, False
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The input of the last linear layer."""
         with _Tap() as tap:
-            self.model(x)
+            self.model(*args, **kwargs)
         assert tap.last is not None
         return tap.last[0]
 
@@ -244,11 +245,11 @@ class Refitted(_Features):
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Map (b, ...) to logits (b, classes)."""
         weight: Any = self.weight
         bias: Any = self.bias
-        return F.linear(super().forward(x), weight, bias)
+        return F.linear(super().forward(*args, **kwargs), weight, bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,7 +267,7 @@ class Readout:
     bias: Tensor
 
     @classmethod
-    def of(cls, clean: nn.Module, x: Tensor, fixed: int | None = None) -> "Readout":
+    def of(cls, clean: nn.Module, x: Batch, fixed: int | None = None) -> "Readout":
         """Find the last linear layer of a model.
 
         Args:
@@ -278,7 +279,7 @@ class Readout:
         """
         few = x[: fixed or 2].clone()  # the forward may write to it
         with torch.inference_mode(), _Tap() as tap:
-            y = clean(few)
+            y = call(clean, few)
         name = type(clean).__name__
         if tap.last is None:
             raise InputError(f"{name} has no linear layer to refit: calibrate with kind='affine'")
@@ -303,7 +304,7 @@ class Readout:
             len(centre), int(features.shape[1]), centre.detach().cpu().clone(), shift.detach().cpu().clone()
         )
 
-    def fit(self, analog: nn.Module, x: Tensor, y: Tensor, fixed: int | None = None) -> Refitted:
+    def fit(self, analog: nn.Module, x: Batch, y: Tensor, fixed: int | None = None) -> Refitted:
         """The model with its last layer fitted to images that are run on its current chip.
 
         Raises:

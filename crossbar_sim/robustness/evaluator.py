@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar import threads
-from crossbar_sim.crossbar.configuration import at_sigma, is_deterministic
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, at_sigma, is_deterministic
 from crossbar_sim.crossbar.stream import Stream
+from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError, silenced_warnings
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.chips import remap_arrays
@@ -34,7 +34,7 @@ from crossbar_sim.nn.pickling import packed, unpacked
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.calibration import Calibrator
 from crossbar_sim.robustness.detection_score import reference_of
-from crossbar_sim.robustness.metrics import find_metric, names_code
+from crossbar_sim.robustness.metrics import described, find_metric, names_code
 from crossbar_sim.robustness.score import Reference, Score, hits, of_operands, of_reference
 from crossbar_sim.store.records import Trial
 from crossbar_sim.validate import is_whole
@@ -232,9 +232,7 @@ class Measurer(Protocol):
     size: int
     """Chips that are programmed at a time."""
 
-    def trials(
-        self, hardware: Hardware, sigma: float, chips: Sequence[int], images: int | None
-    ) -> list[Trial]:
+    def trials(self, hardware: Design, sigma: float, chips: Sequence[int], images: int | None) -> list[Trial]:
         """The trials of at most `size` chips on so many images of each chip's own, or on all (None)."""
 
 
@@ -284,9 +282,7 @@ class AnyModel:
         self.design = handle.analog_state(analog)
         self.design.frozen = True  # its clean values do not change: they are read once
 
-    def trials(
-        self, hardware: Hardware, sigma: float, chips: Sequence[int], images: int | None
-    ) -> list[Trial]:
+    def trials(self, hardware: Design, sigma: float, chips: Sequence[int], images: int | None) -> list[Trial]:
         """See `Measurer`.
 
         Raises:
@@ -294,7 +290,7 @@ class AnyModel:
         """
         return [self._trial(hardware, sigma, chip, images) for chip in chips]
 
-    def details(self, hardware: Hardware, chip: int, details: Details, lock: Lock) -> ChipScores:
+    def details(self, hardware: Design, chip: int, details: Details, lock: Lock) -> ChipScores:
         """One chip in detail.
 
         Raises:
@@ -324,13 +320,13 @@ class AnyModel:
                     alone[name] = measured(details.few.score(self.analog), f"chip {chip}, {name} alone")
         return ChipScores(chip, score, plain, alone)
 
-    def _program(self, hardware: Hardware, chip: int) -> None:
+    def _program(self, hardware: Design, chip: int) -> None:
         """Program the arrays of this chip, before its examples are run."""
         self.design.set_hardware(hardware)  # differs in its drift alone
         self.design.set_chip(chip)
         handle.program(self.analog)
 
-    def _trial(self, hardware: Hardware, sigma: float, chip: int, images: int | None) -> Trial:
+    def _trial(self, hardware: Design, sigma: float, chip: int, images: int | None) -> Trial:
         began = time.perf_counter()
         self._program(hardware, chip)
         subject, reference = self.subject, self.subject.reference
@@ -353,7 +349,7 @@ def _check(value: float, metric: str, sigma: float | None, chip: int) -> None:
     """
     if not math.isfinite(value):
         where = f"chip {chip}" if sigma is None else f"sigma {sigma:g}, chip {chip}"
-        if names_code(metric):
+        if described(metric).computed or names_code(metric):
             raise InputError(f"{where}: metric {metric} gives {value}, and a score is finite")
         raise InputError(
             f"{where}: the outputs are not finite, so an output error does not exist: lower sigma"
@@ -373,14 +369,13 @@ class OfChain:
         reference = subject.reference
         labels = reference.y if subject.metric == "accuracy" else reference.predicted
         assert labels is not None
+        assert isinstance(reference.x, Tensor)  # chains accept nothing else
         self.labels, self.x = labels, reference.x
         self.pixels = reference.x.flatten(1).numpy()
         self.parts = threads.chunks(len(reference.x), reference.block)
         self.gathered = np.empty_like(self.pixels[: reference.block])
 
-    def trials(
-        self, hardware: Hardware, sigma: float, chips: Sequence[int], images: int | None
-    ) -> list[Trial]:
+    def trials(self, hardware: Design, sigma: float, chips: Sequence[int], images: int | None) -> list[Trial]:
         """See `Measurer`."""
         began = time.perf_counter()
         one_thread()
@@ -445,7 +440,7 @@ class Subject:
 
     Args:
         module: in evaluation mode.
-        hardware: the design; its drift takes the sigma of each job.
+        hardware: the design, or a design per layer; its drift takes the sigma of each job.
         reference: the examples, and the clean model's outputs for them.
         metric: what chips are judged by.
         seed: of all chips.
@@ -457,7 +452,7 @@ class Subject:
     """
 
     module: nn.Module
-    hardware: Hardware
+    hardware: Design
     reference: Reference
     metric: str
     seed: int
@@ -472,8 +467,8 @@ class Subject:
     def prepared(
         cls,
         module: nn.Module,
-        hardware: Hardware,
-        x: Tensor,
+        hardware: Design,
+        x: Batch,
         y: Tensor | None,
         *,
         sigma: float | None = None,
@@ -521,7 +516,7 @@ class Subject:
 
         with silenced_warnings():  # what it would warn of is among the cautions of a report
             first = mapped(None)  # refuses a design before the model runs
-            reference = reference_of(module, x, y, block, fixed, axis)
+            reference = reference_of(module, x, y, block, fixed, axis, function)
 
             def make(seen: Operands | None) -> nn.Module:
                 analog = first if seen is None else mapped(seen)
@@ -529,13 +524,13 @@ class Subject:
 
             analog, seen = map_traced(make, reference.x, fixed)
         chosen = reference.metric(None if function is None else function.name)
-        if function is not None and function.function is not None:
-            reference = replace(reference, function=function)
+        if function is None and reference.numbers is not None:
+            reference = replace(reference, function=find_metric(chosen))
         reference.check_metric(chosen)
         subject = cls(module, hardware, reference, chosen, seed, names, left_out, seen, maps, remap)
         return subject, analog
 
-    def analog(self, hardware: Hardware) -> nn.Module:
+    def analog(self, hardware: Design) -> nn.Module:
         """The model on a design, chip 0: checked to be the clean model where the hardware is ideal.
 
         Raises:
@@ -747,7 +742,7 @@ def evaluation_mode(module: nn.Module) -> None:
 
 def _mapped(
     module: nn.Module,
-    hardware: Hardware,
+    hardware: Design,
     seed: int,
     chip: int,
     only: Sequence[str] | None,
@@ -765,7 +760,7 @@ def _mapped(
     return analog
 
 
-def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> SequentialChips | None:
+def _chain(subject: Subject, analog: nn.Module, hardware: Design) -> SequentialChips | None:
     """The model as a chain, if it is one and its outputs equal those of its own forward bit for bit."""
     reference = subject.reference
     one = reference.classes and reference.predicted.dim() == 1 and reference.judged is None
@@ -777,6 +772,7 @@ def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> Sequentia
     if chain is None or not chain.accepts(reference.x):
         return None
     few = reference.x[:CHECKED]
+    assert isinstance(few, Tensor)  # as accepted
     chain.program(hardware, (0,))
     with torch_threads_kept(), torch.inference_mode():
         one_thread()

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from crossbar_sim.crossbar import threads
+from crossbar_sim.data.inputs import Batch, Inputs, first_of
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.conversion import NO_OPERAND
 from crossbar_sim.nn.analog.effects import of_design as of_design
@@ -28,11 +30,26 @@ from crossbar_sim.nn.evaluate import (
     several,
 )
 from crossbar_sim.nn.training.settings import near_chance
-from crossbar_sim.robustness.metrics import METRICS, Metric, names_code, sign_of
+from crossbar_sim.robustness.metric_sums import nats
+from crossbar_sim.robustness.metrics import (
+    METRICS,
+    PER_CENT,
+    Metric,
+    built_in,
+    check_name,
+    described,
+    names_code,
+)
 from crossbar_sim.robustness.statistics import tail_caution
 
 FIELDS = ("accuracy", "agreement", "output_error")
 """The built-in metrics that every score of a classifier has: fields of `Score`."""
+
+HELD = 2**30
+"""Bytes of clean outputs beyond which they are not held, where the metric needs no more than a block of them."""
+
+BLOCK_BYTES = 2**28
+"""Of the outputs of a block where they are not held."""
 
 NO_DETECTORS = "this command judges classifiers: a detector is judged by crossbar-sim sweep"
 
@@ -48,7 +65,8 @@ class Score:
             less.
         output_error: |y - y_clean| / |y_clean|, Euclidean over all outputs; None where it is not finite.
         broken: share of examples with an output that is not finite; they count as wrong.
-        custom: the value of a metric that is a function; None: there is none.
+        custom: the value of a metric that is computed from outputs and targets (of a perplexity its logarithm); None:
+            there is none.
     """
 
     accuracy: float | None
@@ -62,8 +80,10 @@ class Score:
 
         NaN where the score does not exist.
         """
-        value: float | None = getattr(self, metric) if metric in METRICS else self.custom
-        return math.nan if value is None else sign_of(metric) * value
+        known = described(metric)
+        held = metric in METRICS and not known.computed
+        value: float | None = getattr(self, metric) if held else self.custom
+        return math.nan if value is None else known.sign * value
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +93,8 @@ class Reference:
     Args:
         x: (n, ...) inputs; y: labels (n,), or (n, places...) for models that decide at several places, or None.
             Places with a negative label (-100: padding) are not judged.
-        clean: the clean model's outputs, (n, classes, places...): the axis of classes is moved to the second place.
+        clean: the clean model's outputs, (n, classes, places...): the axis of classes is moved to the second place. On
+            the device "meta", which holds a shape alone, where they would not fit into memory.
         block, fixed: see `nn.evaluate.outputs`.
         several: how many outputs the model returns where the first of them is judged for being the first, else 1.
         axis: where the classes are in what the model returns; None: not known, and outputs are left unchanged.
@@ -81,10 +102,14 @@ class Reference:
         few: the first inputs, and the clean model's outputs for them as `few_outputs` gives them; None: not known.
         mixed: by how much the outputs for an example depend on the others of its batch, relative to the largest
             output; 0.0: no more than by rounding.
-        function: the metric, where that is a function.
+        function: the metric, where that is computed from outputs and targets.
+        numbers: targets that are no class numbers: real values of the shape of the outputs; or, for a function of the
+            user's own, what it alone can read.
+        found: the clean model's classes, and what the metric keeps of each example, where `clean` holds a shape alone.
+        mask: without labels: (n, places...) bool, which places are no padding by the attention mask; None: all.
     """
 
-    x: Tensor
+    x: Batch
     y: Tensor | None
     clean: Tensor
     block: int = BLOCK
@@ -92,26 +117,31 @@ class Reference:
     several: int = 1
     axis: int | None = 1
     notes: tuple[str, ...] = ()
-    few: tuple[Tensor, Tensor] | None = None
+    few: tuple[Batch, Tensor] | None = None
     mixed: float = 0.0
     function: Metric | None = None
+    numbers: Tensor | None = None
+    found: tuple[Tensor, tuple[Any, ...]] | None = None
+    mask: Tensor | None = None
 
     @classmethod
     def of(
         cls,
         model: nn.Module,
-        x: Tensor,
+        x: Batch,
         y: Tensor | None,
         block: int = BLOCK,
         fixed: int | None = None,
         axis: int | None = None,
+        judge: Metric | None = None,
     ) -> "Reference":
         """Run the clean model on the examples.
 
         Args:
             model: in evaluation mode.
-            x, y, block, fixed: see the class.
+            x, y, block, fixed: see the class; y may hold real values.
             axis: of the classes in the model's outputs; None: found as `nn.class_axis` says.
+            judge: the requested metric, which decides what y is taken for; None: that is found from y.
 
         Raises:
             InputError: if the model cannot take them, returns too few outputs for the labels, or outputs that
@@ -119,8 +149,13 @@ class Reference:
         """
         if detects(model):
             raise InputError(NO_DETECTORS)
-        x, notes = inputs_for(model, x)
+        x, notes = inputs_for(model, x, y=y)
+        y = judged_labels(x, y)
         counts: list[int] = []
+        if judge is not None and judge.streams:
+            large = cls._streamed(model, x, y, block, fixed, axis, judge, notes)
+            if large is not None:
+                return large
         hook = model.register_forward_hook(lambda _, __, answer: counts.append(several(answer)))
         try:
             clean = torch.cat([t.cpu() for t in outputs(model, x, block, fixed)])
@@ -128,33 +163,96 @@ class Reference:
             hook.remove()
         few = check_repeats(model, x, fixed)
         mixed = check_alone(model, few, clean)
-        found = class_axis(clean, y, axis, x, lambda: traced_axis(model, x, fixed))
+        numbers: Tensor | None = None
+        given = y
+        if y is not None and (y.is_floating_point() or (judge is not None and judge.targets == "real")):
+            numbers, y = _numbers(y, tuple(clean.shape), judge), None
+        try:
+            found = class_axis(clean, y, axis, x, lambda: traced_axis(model, x, fixed))
+            y = None if y is None else _labels(y, clean if found is None else clean.movedim(found, 1))
+        except InputError:
+            if judge is None or judge.targets != "any" or axis is not None or y is None:
+                raise
+            found, y, numbers = None, None, given  # the user's function knows what its targets are
         if found is not None:
             clean = clean.movedim(found, 1)
-        if y is not None:
-            y = y.reshape(len(clean), *clean.shape[2:])
-            if clean.shape[1] < 2:
-                raise InputError(
-                    f"labels need one output per class, but the model's outputs have shape "
-                    f"{tuple(clean.shape)}: give data without y to compare outputs instead"
-                )
-            if int(y.max()) >= clean.shape[1]:
-                raise InputError(_outside(y, clean.shape[1]))
-            if int(y.max()) < 0:
-                raise InputError(f"all labels are {int(y.max())} or less: nothing would be judged")
-            if int(y.min()) < 0:  # what a model makes of padding does not count
-                clean = torch.where(y.unsqueeze(1) < 0, 0.0, clean)
+        mask = attended(x) if y is None and numbers is None and found is not None else None
+        if mask is not None and mask.shape != (len(clean), *clean.shape[2:]):
+            mask = None
+        kept = mask if y is None else y >= 0 if int(y.min()) < 0 else None
+        if kept is not None:  # what a model makes of padding does not count
+            clean = torch.where(kept.unsqueeze(1), clean, 0.0)
         if not clean.isfinite().all():
-            raise InputError(
-                "the clean model's outputs are not finite on these inputs: nothing to compare with"
-            )
+            raise InputError(NOT_FINITE)
         seen = (few_of(x, fixed), few)
-        return cls(x, y, clean, block, fixed, max(counts, default=1), found, notes, seen, mixed)
+        return cls(
+            x, y, clean, block, fixed, max(counts, default=1), found, notes, seen, mixed,
+            judge if judge is not None and judge.computed else None, numbers, mask=mask,
+        )  # fmt: skip
+
+    @classmethod
+    def _streamed(
+        cls,
+        model: nn.Module,
+        x: Batch,
+        y: Tensor | None,
+        block: int,
+        fixed: int | None,
+        axis: int | None,
+        judge: Metric,
+        notes: tuple[str, ...],
+    ) -> "Reference | None":
+        """The same without the clean outputs of all examples, where those are too many; None: they are few."""
+        few = check_repeats(model, x, fixed)
+        each = few[0].numel() * few.element_size()
+        if y is None or each * len(x) <= HELD:
+            return None
+        block = max(min(block, BLOCK_BYTES // each), 1)
+        shape = torch.empty(len(x), *few.shape[1:], dtype=few.dtype, device="meta")
+        numbers: Tensor | None = None
+        found: int | None = None
+        if y.is_floating_point() or judge.targets == "real":
+            numbers, y = _numbers(y, tuple(shape.shape), judge), None
+        else:
+            found = class_axis(shape, y, axis, x, lambda: traced_axis(model, x, fixed))
+            shape = shape if found is None else shape.movedim(found, 1)
+            y = _labels(y, shape)
+        seen = (few_of(x, fixed), few)
+        made = cls(x, y, shape, block, fixed, 1, found, notes, seen, 0.0, judge, numbers)
+        parts: dict[int, tuple[Tensor, list[Any]]] = {}
+        first: dict[int, Tensor] = {}
+
+        def reduce(out: Tensor, part: slice) -> None:
+            if part.start < len(few):
+                first[part.start] = out[: len(few) - part.start].cpu().clone()
+            out = made._in_place(out.cpu(), part)
+            if not out.isfinite().all():
+                raise InputError(NOT_FINITE)
+            parts[part.start] = (out.argmax(1) if made.classes else out[:, :0], made._kept(out, part))
+
+        outputs(model, x, block, fixed, reduce)
+        order = [parts[start] for start in sorted(parts)]
+        return replace(
+            made,
+            found=(
+                torch.cat([classes for classes, _ in order]),
+                tuple(each for _, kept in order for each in kept),
+            ),
+            mixed=check_alone(model, few, torch.cat([first[start] for start in sorted(first)])),
+        )
 
     def part(self, indices: Tensor) -> "Reference":
         """The same for some of the examples."""
         y = None if self.y is None else self.y[indices]
-        return replace(self, x=self.x[indices], y=y, clean=self.clean[indices])
+        numbers = None if self.numbers is None else self.numbers[indices]
+        clean, found = self.clean, self.found
+        if found is None:
+            clean = clean[indices]
+        else:
+            clean = torch.empty(len(indices), *clean.shape[1:], dtype=clean.dtype, device="meta")
+            found = (found[0][indices], tuple(found[1][i] for i in indices.tolist()))
+        mask = None if self.mask is None else self.mask[indices]
+        return replace(self, x=self.x[indices], y=y, clean=clean, numbers=numbers, found=found, mask=mask)
 
     @property
     def classes(self) -> bool:
@@ -164,18 +262,22 @@ class Reference:
     @functools.cached_property
     def predicted(self) -> Tensor:
         """The clean model's classes, (n,) or (n, places...)."""
-        return self.clean.argmax(1)
+        return self.clean.argmax(1) if self.found is None else self.found[0]
 
     @functools.cached_property
     def norm(self) -> float:
         """Sum of the squares of all clean outputs."""
+        if self.clean.is_meta:
+            return math.nan
         # by NumPy, which never splits a sum over threads: the bits must not depend on their number
         return float(np.sum(np.square(self.clean.numpy(), dtype=np.float64)))
 
     @functools.cached_property
     def judged(self) -> Tensor | None:
-        """Which places have a label, (n, places...) bool; None: all."""
-        return None if self.y is None or int(self.y.min()) >= 0 else self.y >= 0
+        """Which places count, (n, places...) bool: those with a label, that are not padding; None: all."""
+        if self.y is None:
+            return self.mask
+        return None if int(self.y.min()) >= 0 else self.y >= 0
 
     @functools.cached_property
     def _places(self) -> float:
@@ -191,7 +293,7 @@ class Reference:
         if places <= 0:
             return "example"
         if places == 1:
-            return "position" if self.x.is_floating_point() else "token"
+            return "position" if first_of(self.x).is_floating_point() else "token"
         return "pixel" if places == 2 else "position"
 
     def about(self) -> dict[str, Any] | None:
@@ -209,9 +311,11 @@ class Reference:
         """A block's outputs with the classes in the second place, and the clean ones where nothing is judged."""
         if self.axis is not None and self.axis != 1:
             out = out.movedim(self.axis, 1)
-        return (
-            out if self.judged is None else torch.where(self.judged[part].unsqueeze(1), out, self.clean[part])
-        )
+        return out if self.judged is None else torch.where(self.judged[part].unsqueeze(1), out, 0.0)
+
+    def mask_of(self, part: slice | Tensor) -> Tensor | None:
+        """Which targets of a block are judged; None: all."""
+        return None if self.judged is None else self.judged[part]
 
     def metric(self, requested: str | None) -> str:
         """The metric of a report: the requested one, else the first that labels and outputs allow.
@@ -219,18 +323,32 @@ class Reference:
         Raises:
             InputError: if the requested metric is unknown, or needs labels or classes that are not there.
         """
+        if requested is None and self.numbers is not None:
+            return "rmse"
         if requested in (None, "agreement") and self.axis is None and self.clean.dim() > 2:
             raise InputError(undecided(tuple(self.clean.shape)))
         if requested is None:
             return "accuracy" if self.y is not None else "agreement" if self.classes else "output_error"
         if names_code(requested):
             return requested
-        if requested not in FIELDS:
+        check_name(requested)
+        known = built_in(requested)
+        assert known is not None
+        if known.task != "classification":
             raise InputError(
                 f"metric={requested!r} must be one of {', '.join(FIELDS)}, or a function: package.module:function"
             )
-        if requested == "accuracy" and self.y is None:
-            raise InputError("metric='accuracy' needs labels: give data with y")
+        if known.targets == "classes" and self.y is None:
+            if self.numbers is not None:
+                raise InputError(
+                    f"metric={requested!r} needs class numbers, and y holds real values of shape "
+                    f"{tuple(self.numbers.shape)}: use metric='rmse', 'mae' or 'r2'"
+                )
+            raise InputError(f"metric={requested!r} needs labels: give data with y")
+        if known.targets == "real" and self.numbers is None:
+            raise InputError(
+                f"metric={requested!r} needs targets, real values of the shape of the outputs: give data with y"
+            )
         if requested == "agreement" and not self.classes:
             raise InputError(
                 f"metric='agreement' compares largest outputs, but there is one output: {tuple(self.clean.shape)}"
@@ -241,8 +359,17 @@ class Reference:
         """Refuse an output error where there is nothing that it could be relative to.
 
         Raises:
-            InputError: if all outputs of the clean model are 0.
+            InputError: if all outputs of the clean model are 0, or they are probabilities where a metric takes logits.
         """
+        known = built_in(metric)
+        if known is not None and known.sums is nats and self.few is not None:
+            few = self.few[1].movedim(self.axis or 1, 1)
+            ones = few.sum(1) - 1
+            if bool((few >= 0).all()) and float(ones.abs().max()) < 1e-3:
+                raise InputError(
+                    f"metric={metric!r} takes logits, and the model's outputs are probabilities (0 or more, adding up "
+                    "to 1): return what goes into the softmax, or its logarithm"
+                )
         if metric == "output_error" and self.norm == 0:
             raise InputError(
                 "the clean model's outputs are all 0 on these inputs, and an output error is relative to them: give a "
@@ -250,15 +377,45 @@ class Reference:
             )
 
     def clean_score(self) -> Score:
-        """The clean model's own score."""
+        """The clean model's own score.
+
+        Raises:
+            InputError: if the metric gives no finite number for it.
+        """
         accuracy = None if self.y is None else self._share(self.predicted == self.y)
-        custom = None if self.function is None else self.function.value(self.clean, self.targets)
+        custom = None
+        if self.function is not None:
+            custom = self._clean_custom()
+            if not math.isfinite(custom):
+                raise InputError(
+                    f"metric {self.function.name} gives {custom} for the clean model, and a score is finite"
+                )
         return Score(accuracy, 1.0 if self.classes else None, 0.0, custom=custom)
+
+    def _clean_custom(self) -> float:
+        """What the metric gives for the clean model's outputs, block by block as for a chip's."""
+        assert self.function is not None
+        if self.found is not None:
+            return self.function.whole(self.found[1], self.targets, self.judged)
+        blocks = threads.chunks(len(self.x), self.fixed or self.block)
+        kept = [each for part in blocks for each in self._kept(self.clean[part], part)]
+        return self.function.whole(kept, self.targets, self.judged)
+
+    def _kept(self, out: Tensor, part: slice) -> list[Any]:
+        """What the metric keeps of a block of outputs; of each example alone where clean outputs are not held."""
+        assert self.function is not None
+        if not self.clean.is_meta:
+            return [self.function.part(out, self.targets[part], self.mask_of(part))]
+        targets, mask = self.targets[part], self.mask_of(part)
+        return [
+            self.function.part(out[i : i + 1], targets[i : i + 1], None if mask is None else mask[i : i + 1])
+            for i in range(len(out))
+        ]
 
     @property
     def targets(self) -> Tensor:
-        """What a metric that is a function compares outputs with: labels, or else the clean model's outputs."""
-        return self.clean if self.y is None else self.y
+        """What a metric compares outputs with: labels or numbers, or else the clean model's outputs."""
+        return next(t for t in (self.y, self.numbers, self.clean) if t is not None)
 
     def score(self, model: nn.Module) -> Score:
         """The score of a programmed model.
@@ -266,13 +423,16 @@ class Reference:
         Sums are kept per block and added in the order of blocks: the same for any number of threads.
         """
 
-        kept: dict[int, Tensor] = {}  # for a metric that is a function
+        kept: dict[int, list[Any]] = {}  # for a metric that is a function
 
         def reduce(y: Tensor, part: slice) -> tuple[float, float, float, float]:
             out, right, agree = self._in_place(y.cpu(), part), 0.0, 0.0
             if self.function is not None:
-                kept[part.start] = out.clone()
-            square = float((out - self.clean[part]).square_().sum(dtype=torch.float64))
+                kept[part.start] = self._kept(out, part)
+            if self.clean.is_meta:  # the sum tells what is not finite
+                square = float(out.sum(dtype=torch.float64))
+            else:
+                square = float((out - self.clean[part]).square_().sum(dtype=torch.float64))
             broken = None if math.isfinite(square) else ~out.reshape(len(out), -1).isfinite().all(1)
             if self.classes:
                 predicted = out.argmax(1)
@@ -296,7 +456,9 @@ class Reference:
             broken=broken / len(self.x),
             custom=None
             if self.function is None
-            else self.function.value(torch.cat([kept[start] for start in sorted(kept)]), self.targets),
+            else self.function.whole(
+                [each for start in sorted(kept) for each in kept[start]], self.targets, self.judged
+            ),
         )
 
     def right(self, model: nn.Module, images: Tensor, metric: str) -> NDArray[np.float64]:
@@ -312,13 +474,19 @@ class Reference:
             of its places are: the mean over all images is the share of the judged places.
         """
         y = torch.cat([t.cpu() for t in outputs(model, self.x[images], self.block, self.fixed)])
-        if self.function is not None and metric == self.function.name:
-            values = self.function.evaluate(self._in_place(y, images), self.targets[images])
+        if self.function is not None and self.function.function is not None and metric == self.function.name:
+            values = self.function.evaluate(
+                self._in_place(y, images), self.targets[images], self.mask_of(images)
+            )
             check_shares(metric, values)
             return self.function.sign * values
-        meant = self.y if metric == "accuracy" else self.predicted
-        assert meant is not None
-        found = hits(self._in_place(y, images), meant[images])
+        out, judge = self._in_place(y, images), self.function
+        if judge is not None and judge.each is not None and metric == judge.name:
+            found = judge.each(out, self.targets[images])
+        else:
+            meant = self.y if metric == "accuracy" else self.predicted
+            assert meant is not None
+            found = hits(out, meant[images])
         if self.judged is not None:
             found &= self.judged[images]
         each = found.reshape(len(y), -1).double()
@@ -331,6 +499,30 @@ class Reference:
         if self.judged is not None:
             return float((hits & self.judged).sum()) / int(self.judged.sum())
         return float(hits.sum()) / hits.numel()
+
+
+def attended(x: Batch) -> Tensor | None:
+    """Which places are no padding, (n, t) bool, by the mask of transformers and tokenizers; None: all, or not known.
+
+    The mask of a decoder counts where it has inputs of its own.
+    """
+    if not isinstance(x, Inputs):
+        return None
+    decodes = any(name.startswith("decoder_input") for name in x.kwargs)
+    mask = x.kwargs.get("decoder_attention_mask" if decodes else "attention_mask")
+    if not isinstance(mask, Tensor) or mask.dim() != 2 or not bool((mask == 0).any()):
+        return None
+    if not bool((mask != 0).any()):
+        raise InputError("the attention mask is 0 everywhere: nothing would be judged")
+    return (mask != 0).cpu()
+
+
+def judged_labels(x: Batch, y: Tensor | None) -> Tensor | None:
+    """The labels with -100 at padding, which is never judged: where the attention mask among the inputs is 0."""
+    mask = attended(x)
+    if y is None or mask is None or y.is_floating_point() or y.shape != mask.shape:
+        return y
+    return torch.where(mask.to(y.device), y, -100)
 
 
 def check_shares(metric: str, values: NDArray[np.float64]) -> None:
@@ -348,6 +540,65 @@ def check_shares(metric: str, values: NDArray[np.float64]) -> None:
             f"half_width needs values per example in 0 .. 1, and {metric} gives {values.min():g} to {values.max():g}: "
             "give chips"
         )
+
+
+NOT_FINITE = "the clean model's outputs are not finite on these inputs: nothing to compare with"
+
+
+def _labels(y: Tensor, clean: Tensor) -> Tensor:
+    """Labels in the shape of the model's classes, (n, places...).
+
+    Args:
+        y: class numbers, of which negative ones are not judged.
+        clean: outputs (n, classes, places...), of which the shape counts.
+
+    Raises:
+        InputError: if they are not labels of these outputs.
+    """
+    y = y.reshape(len(clean), *clean.shape[2:])
+    if clean.shape[1] < 2:
+        raise InputError(
+            f"labels need one output per class, but the model's outputs have shape "
+            f"{tuple(clean.shape)}: give data without y to compare outputs instead"
+        )
+    if int(y.max()) >= clean.shape[1]:
+        raise InputError(_outside(y, clean.shape[1]))
+    if int(y.max()) < 0:
+        raise InputError(f"all labels are {int(y.max())} or less: nothing would be judged")
+    return y
+
+
+def _numbers(y: Tensor, shape: tuple[int, ...], judge: Metric | None) -> Tensor:
+    """Real targets in the shape of the outputs; axes of length one need not agree.
+
+    Raises:
+        InputError: if there is not one target per output, or the metric takes classes.
+    """
+    needs = None if judge is None else judge.targets
+    if needs == "classes":
+        assert judge is not None
+        odd = y.reshape(-1)
+        odd = odd[odd != odd.floor()]
+        shown = f"{float(odd[0] if len(odd) else y.reshape(-1)[0]):g}"
+        raise InputError(
+            f"metric={judge.name!r} needs class numbers, and y holds real values such as {shown}: use metric='rmse', "
+            "'mae' or 'r2'"
+        )
+    if needs in ("outputs", "any"):  # which do not look at them, or alone know how
+        return y
+    if [side for side in y.shape if side != 1] == [side for side in shape if side != 1] and len(y) == shape[
+        0
+    ]:
+        return y.double().reshape(shape)
+    if y.is_floating_point():
+        odd = y.reshape(-1)[y.reshape(-1) != y.reshape(-1).floor()]
+        kind = f" (real values such as {float(odd[0] if len(odd) else y.reshape(-1)[0]):g})"
+    else:
+        kind = " (class numbers? use metric='accuracy')"
+    raise InputError(
+        f"metric={'rmse' if judge is None else judge.name!r} compares each output with a target, and the outputs have "
+        f"shape {shape} and the targets {tuple(y.shape)}{kind}: give one real target per output"
+    )
 
 
 def hits(y: Tensor, meant: Tensor) -> Tensor:
@@ -450,11 +701,12 @@ def of_reference(reference: Reference, metric: str, requested: object) -> Iterat
         yield "the clean model's outputs are all zero on these inputs: nothing can differ from them"
     elif metric == "agreement" and n > 1 and bool((reference.predicted == reference.predicted[:1]).all()):
         yield f"the clean model gives all {n} examples one class: agreement with it says little (give --data)"
-    unscaled = reference.x.is_floating_point() and float(reference.x.max()) > 2
+    inputs = first_of(reference.x)
+    unscaled = inputs.is_floating_point() and float(inputs.max()) > 2
     if (
         metric == "accuracy" and reference.y is not None and unscaled
     ):  # untrained networks are swept on purpose
-        yield from near_chance(reference.clean_score().accuracy, reference.y, reference.x)
+        yield from near_chance(reference.clean_score().accuracy, reference.y, inputs)
     if requested is None and metric == "agreement" and reference.unit in ("pixel", "position"):
         places = "x".join(map(str, clean.shape[2:]))
         yield (
@@ -466,9 +718,17 @@ def of_reference(reference: Reference, metric: str, requested: object) -> Iterat
 
 def of_tail(scores: tuple[Score, ...], metric: str) -> Iterator[str]:
     """Scores with a long tail, with which the interval of their mean is not exact (docs/statistics.md, section 8)."""
-    found = tail_caution(abs(score.value(metric)) for score in scores)  # an error is shown as the error it is
+    found = tail_in((score.value(metric) for score in scores), metric)
     if found is not None:
         yield found
+
+
+def tail_in(values: Iterable[float], metric: str) -> str | None:
+    """The caution about stored scores with a long tail; None: nothing is known of one."""
+    known = described(metric)
+    # an error is shown as the error it is
+    found = tail_caution((known.sign * value for value in values), relative=known.unit != PER_CENT)
+    return f"natural logarithms of the scores: {found}" if found is not None and known.logarithm else found
 
 
 def of_places(reference: Reference) -> Iterator[str]:
@@ -482,7 +742,7 @@ def of_places(reference: Reference) -> Iterator[str]:
         f"{judged['class_axis']} of the model's outputs: {judged['count']:,} {judged['unit']}s"
         + (f", {judged['ignored']:,} with a negative label are not judged" if judged["ignored"] else "")
     )
-    if reference.unit == "token" and reference.y is None:
+    if reference.unit == "token" and reference.judged is None and reference.y is None:
         yield "without labels every token counts, padding too: give y with the label -100 at padding to leave it out"
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from crossbar_sim import __version__
-from crossbar_sim.crossbar.configuration import at_sigma, sources, to_dict
 from crossbar_sim.crossbar.converters import Ranges
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, at_sigma, identity_of, sources
 from crossbar_sim.data.dataset import add_tensor
+from crossbar_sim.data.inputs import first_of
 from crossbar_sim.nn.analog.effects import layer_effects
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.files.loading import LoadedModel
@@ -74,7 +74,7 @@ def model_of_file(
     if ways.get("weights") is not None:  # absent else, so that other models keep their identity
         identity["weights"] = ways["weights"]
     about = {
-        "file": os.path.basename(path),
+        "file": os.path.basename(os.path.normpath(path)),
         "network": loaded.name,
         "source": loaded.source,
         "parameters": sum(p.numel() for p in loaded.module.parameters()),
@@ -126,13 +126,17 @@ def metric_of(
     evaluation_mode(module)
     few = slice(fixed or 2)
     y = None if examples.y is None else examples.y[few]
-    name = None if requested is None else find_metric(requested).name
-    return reference_of(module, examples.x[few], y, BLOCK, fixed, axis).metric(name)
+    judge = None if requested is None else find_metric(requested)
+    found = reference_of(module, examples.x[few], y, BLOCK, fixed, axis, judge)
+    return found.metric(None if judge is None else judge.name)
+
+
+_OWN_DRIFT = "layer {}: its design sets its drift, which is the same at every sigma of the sweep"
 
 
 def prepare(
     model: Model,
-    hardware: Hardware,
+    hardware: Design,
     seed: int,
     metric: str | Callable[..., Any] | None,
     only: tuple[str, ...] | None,
@@ -164,14 +168,17 @@ def prepare(
         sigma=sigma, seed=seed, metric=metric, only=only, skip=skip, fixed=model.fixed, axis=axis,
     )  # fmt: skip
     reference, chosen = subject.reference, subject.metric
-    design = to_dict(at_sigma(hardware, 0.0))
+    design = identity_of(at_sigma(hardware, 0.0))
     design["drift"] = {**design["drift"], "sigma": None}
+    own: tuple[str, ...] = ()
+    if isinstance(hardware, LayerDesigns):
+        design["layers"], own = identity_of(hardware)["layers"], hardware.own_drift  # without the swept sigma
     identity = {
         "identity": IDENTITY,
         "model": dict(model.identity),
         "data": {key: examples.identity.get(key) for key in ("fingerprint", "images", "labelled")}
         # random inputs follow from the seed and their shape
-        | ({} if examples.identity.get("fingerprint") else {"shape": list(examples.x.shape[1:])}),
+        | ({} if examples.identity.get("fingerprint") else {"shape": list(first_of(examples.x).shape[1:])}),
         "hardware": design,
         **sources(hardware),
         "only": None if only is None else sorted(only),
@@ -187,9 +194,14 @@ def prepare(
     judged = reference.about()
     about = {
         "data": examples.identity.get("name"),
-        "notes": [*examples.notes, *of_places(reference)],
+        "notes": [*examples.notes, *of_places(reference), *(_OWN_DRIFT.format(pattern) for pattern in own)],
         "warnings": _warnings(subject, analog, sigma, metric),
         **({} if judged is None else {"judged": judged}),
+        **(
+            {}
+            if reference.function is None or not reference.function.about
+            else {"metric": reference.function.about}
+        ),
         **model.about,
     }
     return Task(model.label, identity, reference.clean_score().value(chosen), about), subject

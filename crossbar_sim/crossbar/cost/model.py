@@ -252,44 +252,54 @@ class Estimate:
     Args:
         technology: the source of the component figures.
         layers, total: the cost of each matrix on arrays, and of all.
-        adc_bits, adc: resolution of an ADC, and what it takes: see `adc_of`.
+        adcs: for each design that matrices have: their names, the resolution of an ADC, and what it takes, see
+            `adc_of`.
         notes: what was assumed or not counted.
     """
 
     technology: Technology
     layers: tuple[Cost, ...]
     total: Cost
-    adc_bits: int
-    adc: tuple[float, float, float, str]
+    adcs: tuple[tuple[tuple[str, ...], int, tuple[float, float, float, str]], ...]
     notes: tuple[str, ...]
 
     @classmethod
     def of(
-        cls, works: Iterable[Work], hardware: Hardware, technology: Technology, notes: tuple[str, ...] = ()
+        cls, works: Iterable[tuple[Work, Hardware]], technology: Technology, notes: tuple[str, ...] = ()
     ) -> "Estimate":
-        """The cost of these works on a design.
+        """The cost of these works, each with the design of its matrix.
 
         Raises:
             InputError: if the ADC's rate or the node leaves the survey.
         """
-        layers = tuple(cost_of(work, hardware, technology) for work in works)
-        converters = Converters.of(hardware)
-        adc = adc_of(converters, hardware.tile[1], technology)
-        return cls(
-            technology, layers, total(list(layers)), converters.adc_bits, adc, (*notes, *converters.notes)
-        )
+        members: dict[Hardware, list[Work]] = {}
+        layers = []
+        for work, hardware in works:
+            layers.append(cost_of(work, hardware, technology))
+            members.setdefault(hardware, []).append(work)
+        adcs = []
+        for hardware, own in members.items():
+            names, converters = tuple(work.name for work in own), Converters.of(hardware)
+            adcs.append((names, converters.adc_bits, adc_of(converters, hardware.tile[1], technology)))
+            before = f"{', '.join(names)}: " if len(members) > 1 else ""
+            notes += tuple(f"{before}{note}" for note in converters.notes)
+        return cls(technology, tuple(layers), total(layers), tuple(adcs), notes)
 
     def as_dict(self) -> dict[str, Any]:
         """The estimate as JSON, in SI units."""
-        energy, area, rate, source = self.adc
+        adcs = [
+            {"bits": bits, "energy_J": energy, "area_m2": area, "rate_per_s": rate, "source": source}
+            for _, bits, (energy, area, rate, source) in self.adcs
+        ]
+        arrays = [{"arrays": list(names)} for names, _, _ in self.adcs]
+        each = [own | adc for own, adc in zip(arrays, adcs, strict=True)]
         return {
             "note": ESTIMATE,
             "technology": {"name": self.technology.name, "title": self.technology.title},
             "total": self.total.as_dict(),
             "layers": [cost.as_dict() for cost in self.layers],
-            "adc": {
-                "bits": self.adc_bits, "energy_J": energy, "area_m2": area, "rate_per_s": rate, "source": source
-            },
+            "adc": adcs[0],
+            **({"adcs": each} if len(adcs) > 1 else {}),
             "constants": [
                 {"name": c.name, "value": c.value, "unit": c.unit, "source": c.source}
                 for c in self.technology.constants

@@ -129,7 +129,7 @@ class Arrays:
         known = self.graphs.get(slot.weight)
         if known is None or known[0] != tag:
             groups = slot.layout.groups
-            programmed, slope = gain(self.design, slot.name, slot.columns(module), trained, groups)
+            programmed, slope = gain(self.design, slot, slot.columns(module), trained, groups)
             self.tiled.pop(slot.weight, None)
             slopes = (None, None) if slope is None else slot.split(slope)
             known = self.graphs[slot.weight] = (tag, slot.split(programmed), slopes)
@@ -137,6 +137,14 @@ class Arrays:
         if clean is None or slope is None:
             return values if clean is None else values.view_as(clean)
         return _Through.apply(clean, values, slope)
+
+    def value(self, module: nn.Module, parameter: str) -> Tensor | None:
+        """The value of `parameter` that the array holds now: without the converters and the noise of a read."""
+        slot = self.slots[parameter]
+        if slot.ideal or not self.design.runs(slot.layer):
+            return slot.clean(module)[0 if parameter == slot.weight else 1]
+        self.refresh(module, slot)
+        return self.programmed[parameter]
 
     def _tag(self, module: nn.Module, slot: ArraySlot) -> tuple[object, ...]:
         """Equal as long as design, chip and clean values are the same."""
@@ -307,6 +315,16 @@ def make_analog(module: nn.Module, slots: list[ArraySlot], design: AnalogState) 
         exchange(module, analog_class(base_of(module), tuple(by_name)))
     except TypeError:  # objects of the subclass would lie differently in memory
         keep_class(module)
+
+
+def remove_arrays(module: nn.Module) -> None:
+    """Turn an analog layer back into a layer of its own class, in place; its clean parameters are read again."""
+    del module.__dict__[ATTRIBUTE]
+    if isinstance(module._parameters, Parameters):
+        module.__dict__["_parameters"] = dict(module._parameters)
+    restore(module)
+    if isinstance(module, nn.RNNBase):  # torch's list of weights for its kernel
+        module._init_flat_weights()
 
 
 class Parameters(dict[str, Any]):

@@ -1,14 +1,11 @@
 """The network of a state_dict: one of this package, of torchvision, or a user's factory."""
 
-import contextlib
 import difflib
 import functools
 import importlib
-import importlib.util
 import inspect
-import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -20,6 +17,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn.files.weight_tables import prefix_of
 from crossbar_sim.nn.networks import NETWORKS, build
 from crossbar_sim.nn.networks.feedforward import last_side
+from crossbar_sim.user_code import import_module, in_standard_library
 
 WAYS = (
     f"--arch takes a built-in network ({', '.join(NETWORKS)}), a torchvision name such as resnet18, "
@@ -48,7 +46,7 @@ def build_architecture(
         if arch in NETWORKS:
             return build(arch, **{**_infer(arch, state), **given})
         if ":" in arch:
-            return _from_user(arch, given)
+            return user_network(arch, given)
         return _from_torchvision(arch, given, state)
 
 
@@ -119,57 +117,45 @@ def names_code(arch: str | None) -> bool:
     return arch is not None and arch not in NETWORKS and ":" in arch
 
 
-def _from_user(arch: str, given: dict[str, Any]) -> nn.Module:
-    module_name, _, factory_name = arch.partition(":")
-    with _current_directory_importable():
-        _refuse_standard_library(arch, module_name)
-        try:
-            found: Any = importlib.import_module(module_name)
-            for part in factory_name.split("."):
-                found = _attribute(found, part)
-        except Exception as error:
-            # The user's own code: any error is about what they named.
-            raise _unbuildable(arch, error) from error
-        _check_factory(arch, found)
-        try:
-            model = found(**given)
-        except Exception as error:
-            raise _unbuildable(arch, error) from error
+def user_factory(path: str, option: str = "--arch") -> Any:
+    """The class or function `package.module:factory` that makes a network; importing its module runs its code.
+
+    Raises:
+        InputError: beginning with the option, if there is none, or it obviously makes no network.
+    """
+    module_name, _, factory_name = path.partition(":")
+    found: Any = import_module(module_name, f"{option} {path}")
+    try:
+        for part in factory_name.split("."):
+            found = _attribute(found, part)
+    except Exception as error:
+        # The user's own code: any error is about what they named.
+        raise _unbuildable(path, option, error) from error
+    _check_factory(f"{option} {path}", found)
+    return found
+
+
+def user_network(path: str, arguments: Mapping[str, Any], option: str = "--arch") -> nn.Module:
+    """The network that a user's factory makes with these arguments.
+
+    Raises:
+        InputError: beginning with the option, if it makes none.
+    """
+    factory = user_factory(path, option)
+    try:
+        model = factory(**arguments)
+    except Exception as error:
+        raise _unbuildable(path, option, error) from error
     if not isinstance(model, nn.Module):
-        raise InputError(f"--arch {arch} returned a {type(model).__name__}, not a torch.nn.Module")
+        raise InputError(f"{option} {path} returned a {type(model).__name__}, not a torch.nn.Module")
     return model
 
 
-def _unbuildable(arch: str, error: Exception) -> InputError:
+def _unbuildable(path: str, option: str, error: Exception) -> InputError:
     return InputError(
-        f"--arch {arch} cannot be built ({_reason(error)}): it must be an importable module "
+        f"{option} {path} cannot be built ({_reason(error)}): it must be an importable module "
         "and a class or function in it that returns a torch.nn.Module"
     )
-
-
-def _refuse_standard_library(arch: str, module_name: str) -> None:
-    """Refuse it before the import, which has side effects for some modules: `antigravity` opens a browser.
-
-    Raises:
-        InputError: if the module is one of Python's own, wherever its name comes from.
-    """
-    top = module_name.partition(".")[0]
-    if top not in sys.stdlib_module_names:
-        return
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):  # ValueError: a module without a spec, such as __main__
-        spec = None
-    places = spec.submodule_search_locations if spec is not None else None
-    file = Path(next(iter(places)) if places else (spec.origin or "")) if spec is not None else Path()
-    # A file of the user's may have the name of a module of Python's, and come first.
-    if spec is None or not file.exists() or _in_standard_library(file):
-        raise InputError(f"--arch {arch}: {top} is a module of Python itself, which has no network; {WAYS}")
-
-
-def _in_standard_library(file: Path) -> bool:
-    home, file = Path(os.__file__).resolve().parent, file.resolve()
-    return file.is_relative_to(home) and not {"site-packages", "dist-packages"} & set(file.parts)
 
 
 def _attribute(holder: Any, name: str) -> Any:
@@ -191,7 +177,7 @@ def _attribute(holder: Any, name: str) -> Any:
     return found.__get__(None, holder) if isinstance(found, classmethod | staticmethod) else found
 
 
-def _check_factory(arch: str, factory: Any) -> None:
+def _check_factory(what: str, factory: Any) -> None:
     """Refuse, before the call, an object that obviously does not make a module.
 
     Raises:
@@ -200,7 +186,7 @@ def _check_factory(arch: str, factory: Any) -> None:
     if isinstance(factory, type):
         if issubclass(factory, nn.Module):
             return
-        raise InputError(f"--arch {arch} is a class, but not one of torch.nn.Module: {WAYS}")
+        raise InputError(f"{what} is a class, but not one of torch.nn.Module: {WAYS}")
     function = factory
     while True:  # to what a method, a partial, a cache or a decorator was put around
         if isinstance(function, MethodType):
@@ -215,16 +201,14 @@ def _check_factory(arch: str, factory: Any) -> None:
         return
     if not isinstance(function, FunctionType):
         raise InputError(
-            f"--arch {arch} is a {type(factory).__name__}, neither a class nor a function written in Python: {WAYS}"
+            f"{what} is a {type(factory).__name__}, neither a class nor a function written in Python: {WAYS}"
         )
     home = (function.__module__ or "").partition(".")[0]
     file = function.__code__.co_filename
-    if home in sys.stdlib_module_names and (file.startswith("<frozen") or _in_standard_library(Path(file))):
-        raise InputError(
-            f"--arch {arch} is a function of Python's module {home}, which makes no network: {WAYS}"
-        )
+    if home in sys.stdlib_module_names and (file.startswith("<frozen") or in_standard_library(Path(file))):
+        raise InputError(f"{what} is a function of Python's module {home}, which makes no network: {WAYS}")
     if home in _NO_NETWORKS:
-        raise InputError(f"--arch {arch} is a function of {home}, which makes no network: {WAYS}")
+        raise InputError(f"{what} is a function of {home}, which makes no network: {WAYS}")
     returned = function.__annotations__.get("return", nn.Module)
     returned = type(None) if returned is None else returned
     if (
@@ -232,25 +216,13 @@ def _check_factory(arch: str, factory: Any) -> None:
         and not issubclass(returned, nn.Module)
         and not issubclass(nn.Module, returned)
     ):
-        raise InputError(f"--arch {arch} returns a {returned.__name__}, not a torch.nn.Module: {WAYS}")
+        raise InputError(f"{what} returns a {returned.__name__}, not a torch.nn.Module: {WAYS}")
 
 
 _WRAPPERS = (FunctionType, type(functools.lru_cache(int)))
 
 _NO_NETWORKS = frozenset(("torch", "numpy", "scipy", "h5py"))
 """Packages whose functions make no network of a state_dict, but can load pickles and write files."""
-
-
-@contextlib.contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    """Let `mycode:factory` find mycode.py in the current directory, as `python -m` would."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(here)
 
 
 def _reason(error: BaseException) -> str:

@@ -16,8 +16,8 @@ from torch import nn
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_regular, memory, reason
-from crossbar_sim.nn.files import checkpoint
-from crossbar_sim.nn.files.architectures import WAYS, build_architecture
+from crossbar_sim.nn.files import checkpoint, hugging_face
+from crossbar_sim.nn.files.architectures import WAYS, build_architecture, names_code
 from crossbar_sim.nn.files.archive import (
     EXPORT_HINT,
     LOADING,
@@ -34,6 +34,7 @@ from crossbar_sim.nn.files.safetensors_files import (
     INDEX,
     SINGLE,
     digest,
+    is_named_safetensors,
     is_safetensors,
     read_tensors,
     weight_files,
@@ -67,13 +68,7 @@ _SPARSE_RATIO = 20
 
 def read_file(path: Path) -> bytes:
     """Read a model file; raises InputError for what cannot be read."""
-    check_file(path)
-    try:
-        return path.read_bytes()
-    except (OSError, MemoryError) as error:
-        raise InputError(
-            f"cannot read {path}: {reason(error)}; check its permissions and its disk"
-        ) from error
+    return _read(path, whole=True)
 
 
 def check_file(path: Path) -> None:
@@ -82,18 +77,24 @@ def check_file(path: Path) -> None:
     Raises:
         InputError: saying what it is.
     """
-    state = check_regular(path, "a model file")
-    _check_size(path, state)
+    _read(path, whole=False)
+
+
+def _read(path: Path, whole: bool) -> bytes:
+    """Check a file by its size and first bytes; in the same opening, so that it is still that file, read the whole."""
+    _check_size(path, check_regular(path, "a model file"))
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD)
-    except OSError as error:
+            if not head:
+                raise InputError(f"{path} is empty: copy or save the model again")
+            _check_start(head, path)
+            file.seek(0)
+            return file.read() if whole else head
+    except (OSError, MemoryError) as error:
         raise InputError(
             f"cannot read {path}: {reason(error)}; check its permissions and its disk"
         ) from error
-    if not head:
-        raise InputError(f"{path} is empty: copy or save the model again")
-    _check_start(head, path)
 
 
 def _check_size(path: Path, state: os.stat_result) -> None:
@@ -191,7 +192,8 @@ class LoadedModel:
 
     Attributes:
         module: in evaluation mode, float32, on the CPU.
-        source: "torch.export archive", "crossbar-sim checkpoint", "state_dict", "safetensors" or "pickled module".
+        source: "torch.export archive", "crossbar-sim checkpoint", "state_dict", "safetensors", "Hugging Face folder" or
+            "pickled module".
         sha256: of the file's bytes, in hexadecimal; of several files, see `safetensors_files.digest`.
         name: the network's name, or the file's.
         data: name of the data set that it was trained on, if the file says so.
@@ -211,6 +213,10 @@ class LoadedModel:
     batch: int | None = None
     notes: tuple[str, ...] = ()
     limits: tuple[int, int | None] | None = None
+
+    def __repr__(self) -> str:
+        weights = sum(parameter.numel() for parameter in self.module.parameters())
+        return f"LoadedModel({self.name}: {type(self.module).__name__} with {weights:,} parameters, {self.source})"
 
 
 def load_model(
@@ -255,9 +261,13 @@ def _load(
 ) -> LoadedModel:
     if path.is_dir():
         return _from_folder(path, arch, arguments, weights)
-    if is_safetensors(path):
+    if is_named_safetensors(path):
         return _from_safetensors(path, arch, arguments, weights)
-    file = io.BytesIO(read_file(path))
+    content = read_file(path)
+    if is_safetensors(content):
+        return _from_safetensors(path, arch, arguments, weights)
+    file = io.BytesIO(content)
+    del content
     kind, sha256 = _identify(file, path)
     if kind == "archive":
         _refuse_arch(arch, weights, "a torch.export archive")
@@ -269,8 +279,9 @@ def _load(
         _refuse_arch(arch, weights, "a pickled module")
         return _from_module(loaded, path, sha256)
     if checkpoint.is_checkpoint(loaded):
-        _refuse_arch(arch, weights, "a crossbar-sim checkpoint")
-        model, name, data, notes = checkpoint.restore(loaded)
+        own = names_code(str(loaded.get("network")))  # of the user's own, which only --arch may import
+        _refuse_arch(None if own else arch, weights, "a crossbar-sim checkpoint")
+        model, name, data, notes = checkpoint.restore(loaded, arch)
         source = "crossbar-sim checkpoint"
     else:
         found = tables(loaded)
@@ -289,12 +300,63 @@ def _load(
 def _from_folder(
     path: Path, arch: str | None, arguments: Mapping[str, Any] | None, weights: str | None
 ) -> LoadedModel:
-    if (path / SINGLE).exists() or (path / INDEX).exists():
+    held = (path / SINGLE).exists() or (path / INDEX).exists()
+    if arch is None and (path / hugging_face.CONFIG).exists():
+        config = hugging_face.read_config(path)
+        if not held:
+            hugging_face.refuse_without_weights(path, config)
+        return _from_hugging_face(path, config, weights)
+    if held:
         return _from_safetensors(path, arch, arguments, weights)
-    saved_model = (path / "saved_model.pb").exists() or (path / "saved_model.pbtxt").exists()
-    what = "a TensorFlow SavedModel directory" if saved_model else "a directory"
-    then = _EXPORT if saved_model else "name the model file inside it"
-    raise InputError(f"{path} is {what}: {then}")
+    raise InputError(f"{path} is {_kind_of_folder(path)}")
+
+
+def _kind_of_folder(path: Path) -> str:
+    """What a folder without a model of its own is, and what to do."""
+    if (path / "saved_model.pb").exists() or (path / "saved_model.pbtxt").exists():
+        return f"a TensorFlow SavedModel directory: {_EXPORT}"
+    if (path / ".metadata").exists() and any(path.glob("*.distcp")):
+        return (
+            "a distributed checkpoint: turn it into one file with torch.distributed.checkpoint.format_utils."
+            "dcp_to_torch_save, and name its network with --arch"
+        )
+    if (path / "model_index.json").exists():
+        return "a pipeline of several models (diffusers): name the folder of one of them, or export one"
+    if (path / "adapter_config.json").exists():
+        return (
+            "an adapter without its model: merge it with peft's merge_and_unload(), and save the whole model"
+        )
+    snapshots = sorted(path.glob("snapshots/*/config.json"))
+    if snapshots:
+        return f"a cache of Hugging Face's: name the folder {snapshots[0].parent} inside it"
+    endings = ("pt2", "pt", "pth", "ckpt", "safetensors")
+    inside = sorted(
+        found for end in endings for deep in ("", "checkpoints/") for found in path.glob(f"{deep}*.{end}")
+    )
+    named = f", such as {inside[0].relative_to(path)}" if inside else ""
+    return f"a directory: name the model file inside it{named}"
+
+
+def _from_hugging_face(path: Path, config: dict[str, Any], weights: str | None) -> LoadedModel:
+    if weights is not None:
+        raise InputError(
+            f"{path} is a Hugging Face folder, which has one set of weights: leave out --weights {weights}"
+        )
+    hugging_face.check_folder(path, config)
+    files = weight_files(path)
+    for file in files:
+        check_file(file)
+    model, notes = hugging_face.build(path, config, read_tensors(files))
+    return LoadedModel(
+        model,
+        f"Hugging Face folder ({type(model).__name__})",
+        digest((path / hugging_face.CONFIG, *files)),
+        path.resolve().name,
+        None,
+        hugging_face.image_shape(model),
+        None,
+        notes,
+    )
 
 
 def _from_safetensors(
@@ -346,10 +408,16 @@ def _identify(file: io.BytesIO, path: Path) -> tuple[str, str]:
 def _from_archive(file: io.BytesIO, path: Path, sha256: str) -> LoadedModel:
     program, graph = load_archive(file)
     shapes = tensor_inputs(graph)
-    if len(shapes) != 1 or not shapes[0]:
+    if not shapes or not all(shapes):
         raise InputError(
-            f"the archived model takes {len(shapes)} tensors: crossbar-sim feeds one, of shape "
-            "(batch, ...); wrap the model and export it again"
+            f"the archived model takes {len(shapes)} tensors of shapes {shapes}: crossbar-sim feeds one or more, each "
+            "of shape (batch, ...); wrap the model and export it again"
+        )
+    firsts = {shape[0] for shape in shapes}
+    if len(firsts) > 1:
+        raise InputError(
+            f"the archived model takes tensors whose first sizes differ ({shapes}): the first axis is the batch, the "
+            "same for all; export it again with that axis dynamic in every tensor"
         )
     constants, rest = other_inputs(graph)
     if rest:
@@ -382,7 +450,7 @@ def _from_archive(file: io.BytesIO, path: Path, sha256: str) -> LoadedModel:
     guard(module)
     try_first(module)
     known = [size for size in shapes[0][1:] if size is not None]
-    shape = tuple(known) if len(known) == len(shapes[0]) - 1 else None
+    shape = tuple(known) if len(shapes) == 1 and len(known) == len(shapes[0]) - 1 else None
     batch, limits = batches(program)
     return LoadedModel(
         module,

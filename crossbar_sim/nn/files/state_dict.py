@@ -417,16 +417,26 @@ def check_weight(name: str, value: Tensor, parameter: bool = True, values: bool 
         kind = "without values" if value.is_meta else "sparse"
         raise InputError(f"{name} is {kind}: save it as an ordinary dense tensor")
     if values and (value.is_floating_point() or value.is_complex()):
-        # In float32, where a weight will live: a float64 may be too large for it.
-        plain = value.detach().float() if value.is_floating_point() else value.detach()
         # A buffer may be a mask of -inf, which is no work of training; a normalisation's statistics are.
         finite = parameter or name.endswith(("running_mean", "running_var"))
+        if _sound(value.detach(), finite):
+            return
+        # In float32, where a weight will live: a float64 may be too large for it.
+        plain = value.detach().float() if value.is_floating_point() else value.detach()
         bad = int((~torch.isfinite(plain) if finite else torch.isnan(plain)).sum())
         if bad:
             raise InputError(
                 f"{name} has {bad} of {plain.numel()} values that are {'NaN or infinite' if finite else 'NaN'}: "
                 "training diverged or the file is damaged; save a healthy model"
             )
+
+
+def _sound(value: Tensor, finite: bool) -> bool:
+    """Whether the extremes show, without a copy of what may be large, that all values are finite, or none is NaN."""
+    if value.dtype not in (torch.float32, torch.bfloat16, torch.float16) or value.numel() == 0:
+        return False
+    extremes = torch.stack(torch.aminmax(value))  # NaN if one value is
+    return bool(extremes.isfinite().all() if finite else ~extremes.isnan().any())
 
 
 def check_model(model: nn.Module) -> None:
