@@ -733,6 +733,12 @@ class DeploymentView:
         """The main score over chips without calibration."""
         return self._summary(self.deployment.uncalibrated)
 
+    @property
+    def gain(self) -> Summary | None:
+        """What calibration adds to the score of each chip, as shown; None without a calibration."""
+        gain = self.deployment.gain
+        return None if gain is None else summarise(self.sign * value for value in gain.per_chip)
+
     def _summary(self, scores: Sequence[Any]) -> Summary:
         return summarise(self.sign * score.value(self.deployment.metric) for score in scores)
 

@@ -238,10 +238,18 @@ def _interval(found: Summary) -> str:
     return f" (95 % interval {low} to {high} %)"
 
 
-def _calibrated(without: Summary, calibrator: Calibrator) -> str:
-    """The score without the digital correction of each chip, and the cost of the correction."""
+def _calibrated(view: DeploymentView, calibrator: Calibrator) -> str:
+    """The score without the digital correction of each chip, what the correction adds, and what it costs."""
+    without, gain = view.uncalibrated, view.gain
     mean = f"{fixed(without.mean, digits_of(without))} %"
-    return f"{calibrator.calibration.kind}; without it {mean}{_interval(without)}; {calibrator.cost}"
+    text = f"{calibrator.calibration.kind}; without it {mean}{_interval(without)}; {calibrator.cost}"
+    if calibrator.share is None or gain is None:
+        return text
+    digits = digits_of(gain)
+    ends = "" if gain.ci95 is None else " to ".join(fixed(end, digits) for end in gain.ci95)
+    interval = f" (95 % interval {ends}, paired over chips)" if ends else ""
+    share = f"{calibrator.share:.2%}".replace("%", " %")
+    return f"{text}, {share} of the model's parameters; it adds {fixed(gain.mean, digits)} points{interval}"
 
 
 def _facts(view: DeploymentView) -> Iterator[tuple[str, str]]:
@@ -262,7 +270,7 @@ def _facts(view: DeploymentView) -> Iterator[tuple[str, str]]:
                 "the interval leaves 0 to 100 %: too few or too unequal chips for a Student t interval",
             )
     if deployment.calibrator is not None:
-        yield "calibrated", _calibrated(view.uncalibrated, deployment.calibrator)
+        yield "calibrated", _calibrated(view, deployment.calibrator)
     passing, limit = deployment.passing, view.limit
     if passing is not None and limit is not None:
         share, low, high = (fixed(v, 0 if n < 400 else 1) for v in (passing.value, *passing.ci95))
