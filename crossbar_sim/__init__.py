@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from crossbar_sim.crossbar.drift import *  # the laws
     from crossbar_sim.crossbar.drift import ALL_DRIFTS, DriftModel, register_drift
     from crossbar_sim.crossbar.hardware import Hardware
+    from crossbar_sim.crossbar.layer_designs import LayerDesigns
     from crossbar_sim.crossbar.mapping import ALL_MAPPINGS, Differential, Offset
     from crossbar_sim.crossbar.wires import Wires
     from crossbar_sim.errors import CrossbarWarning, InputError
@@ -46,6 +47,7 @@ _HOMES = {
     ),
     _LAWS: ("ALL_DRIFTS", "DriftModel", "register_drift"),
     "crossbar_sim.crossbar.hardware": ("Hardware",),
+    "crossbar_sim.crossbar.layer_designs": ("LayerDesigns",),
     "crossbar_sim.crossbar.mapping": (
         "ALL_MAPPINGS",
         "Differential",

@@ -39,9 +39,6 @@ COMMANDS = {
 }
 """The commands, in the order of `--help`."""
 
-_FILES = {"merge": "results"}
-"""Commands that do not have a file of their own name."""
-
 
 class _Commands(click.Group):
     """The commands, each imported when it is called."""
@@ -52,7 +49,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context | None, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        file = import_module(f"crossbar_sim.commands.{_FILES.get(name, name).replace('-', '_')}")
+        file = import_module(f"crossbar_sim.commands.{name.replace('-', '_')}")
         found: click.Command = getattr(file, name.replace("-", "_"))
         return found
 

@@ -266,6 +266,12 @@ def check_outputs(
         read[real] = path
 
 
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 (hex) of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def memory() -> int:
     """The machine's memory in bytes (16 GiB where the system does not say)."""
     try:

@@ -15,6 +15,11 @@ _FORMULA = ("=", "+", "-", "@", "|", "%")
 """With these a spreadsheet starts a formula."""
 
 
+def words(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
 def visible(text: str) -> str:
     """The text with what a terminal might obey written out."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

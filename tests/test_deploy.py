@@ -222,7 +222,7 @@ def test_several_outputs_that_are_no_classes_can_be_judged_by_their_error():
 
 
 @pytest.mark.parametrize(("outputs", "metric", "says"), [
-    (3, "accuracy", "needs labels"), (1, "agreement", "one output"), (3, "loss", "expected one of"),
+    (3, "accuracy", "needs labels"), (1, "agreement", "one output"), (3, "loss", "metric .loss. is unknown"),
 ])  # fmt: skip
 def test_a_metric_that_cannot_be_had_is_refused(outputs: int, metric: str, says: str):
     model = seeded_model(lambda: nn.Linear(5, outputs))

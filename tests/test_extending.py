@@ -213,6 +213,7 @@ def test_a_file_runs_code_only_where_it_is_trusted(command, files, my_laws, monk
     ("text", "message"),
     [
         ("no_such_module:Law,sigma=1", "no_such_module cannot be imported"),
+        ("this:Law,sigma=1", "module of Python itself"),
         ("test_extending:W", "frozen dataclass that extends crossbar_sim.DriftModel"),
         ("test_extending:Shifted,by=1", "frozen dataclass that extends crossbar_sim.DriftModel"),
         ("test_extending:NoLaw", "frozen dataclass"),

@@ -198,7 +198,7 @@ def diagnose(analog: nn.Module, model: nn.Module | None = None) -> dict[str, Ten
         columns = slot.columns(module).detach()
         full = columns.abs().max().clamp_min(torch.finfo(columns.dtype).tiny)
         written = torch.where(columns < 0, -full, full)
-        gain = program(shared, slot.name, written) / written
+        gain = program(shared, slot, written) / written
         # a gain below 0 is the other cell's: no factor could bring the weight back
         off = torch.where(gain > 0, gain.clamp_min(1e-30).log().abs(), math.inf)
         for parameter, part in zip(slot.names, slot.split(off), strict=False):

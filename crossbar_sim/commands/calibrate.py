@@ -18,7 +18,6 @@ from crossbar_sim.commands.options import (
     command,
     option,
 )
-from crossbar_sim.commands.output import say_end
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, write_json, write_text
 from crossbar_sim.text import visible
@@ -59,9 +58,9 @@ def calibrate(request: CalibrateRequest) -> None:
       crossbar-sim calibrate model.pt --data mnist --hardware mine.toml -o mine-calibrated.toml
       crossbar-sim calibrate model.pt --adc-bits 6 --dac-bits 8 --dac-range calibrated -o design.toml
     """
-    from crossbar_sim.crossbar.configuration import to_json, to_toml
+    from crossbar_sim.crossbar.layer_designs import designs_of, to_json, to_toml
     from crossbar_sim.nn.analog.range_calibration import calibrate_ranges
-    from crossbar_sim.report.console import say, terminal
+    from crossbar_sim.report.console import say, say_end, terminal
     from crossbar_sim.robustness.range_data import calibration_inputs
 
     hardware, warnings = request.hardware()
@@ -88,7 +87,8 @@ def calibrate(request: CalibrateRequest) -> None:
     say_end(console, warnings)
     say(console, f"converters calibrated on {source}")
     console.print(_table(reports))
-    unused = not any(part is not None and part.range == "calibrated" for part in (hardware.dac, hardware.adc))
+    converters = [part for own in designs_of(hardware) for part in (own.dac, own.adc)]
+    unused = not any(part is not None and part.range == "calibrated" for part in converters)
     say_end(console, (*([_UNUSED] if unused else []), *cautions(reports)), output)
 
 

@@ -16,7 +16,6 @@ from crossbar_sim.commands.options import (
     option,
     shape,
 )
-from crossbar_sim.commands.output import say_end
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, write_json
 
@@ -47,12 +46,6 @@ class CostRequest(ModelOptions, HardwareOptions, LayerOptions, DataOptions, Json
     )
 
 
-ESTIMATE = (
-    "An estimate to first order, from published components and counts: good for comparing designs, to a factor "
-    "of two or so, not for signing one off."
-)
-
-
 @command(CostRequest)
 def cost(request: CostRequest) -> None:
     """Estimate the energy, latency and chip area that one inference of a model takes.
@@ -66,7 +59,7 @@ def cost(request: CostRequest) -> None:
       crossbar-sim cost model.pt --adc-bits 6 --dac-bits 8 --tile 64x64 --json cost.json
     """
     from crossbar_sim.crossbar import cost as costs
-    from crossbar_sim.report.console import say, terminal
+    from crossbar_sim.report.console import say, say_end, terminal
     from crossbar_sim.robustness.array_work import count
 
     hardware, warnings = request.hardware()
@@ -77,38 +70,16 @@ def cost(request: CostRequest) -> None:
     works, notes = count(
         loaded, hardware, request.data, request.data_dir, request.input_shape, request.only, request.skip
     )
-    each = [costs.cost_of(work, hardware, chosen) for work in works]
-    whole = costs.total(each)
-    converters = costs.Converters.of(hardware)
-    energy, area, rate, source = costs.adc_of(converters, hardware.tile[1], chosen)
-    notes += converters.notes
-    report = {
-        "note": ESTIMATE,
-        "technology": {"name": chosen.name, "title": chosen.title},
-        "total": whole.as_dict(),
-        "layers": [cost.as_dict() for cost in each],
-        "adc": {
-            "bits": converters.adc_bits, "energy_J": energy, "area_m2": area, "rate_per_s": rate, "source": source
-        },
-        "constants": [
-            {"name": c.name, "value": c.value, "unit": c.unit, "source": c.source} for c in chosen.constants
-        ],
-        "notes": list(notes),
-        "warnings": list(warnings),
-    }  # fmt: skip
-    write_json(request.json_path, report)
+    estimate = costs.Estimate.of(works, chosen, notes)
+    write_json(request.json_path, estimate.as_dict() | {"warnings": list(warnings)})
     console = terminal(stderr=request.json_path == "-")
-    _show(each, whole, console)
-    say(
-        console,
-        f"ADC: {converters.adc_bits} bits, {energy * 1e12:.3g} pJ a conversion, {area * 1e12:.0f} um2; {source}",
-    )
+    _show(estimate, console)
     for constant in chosen.constants:
         if not constant.name.startswith("adc_"):
             say(
                 console, f"  {constant.name:<18} {constant.value:>10.4g} {constant.unit:<5} {constant.source}"
             )
-    for note in notes:
+    for note in estimate.notes:
         say(console, f"note: {note}")
     say_end(console, warnings, request.json_path)
 
@@ -133,11 +104,13 @@ def _technology(
     return chosen
 
 
-def _show(each: list[costs.Cost], whole: costs.Cost, console: Console) -> None:
+def _show(estimate: costs.Estimate, console: Console) -> None:
     from rich.table import Table
 
+    from crossbar_sim.crossbar.cost import ESTIMATE
     from crossbar_sim.report.console import say
 
+    whole = estimate.total
     say(
         console,
         f"One inference takes about {_metric(whole.joules, 'J')} and {_metric(whole.latency, 's')} on "
@@ -148,13 +121,19 @@ def _show(each: list[costs.Cost], whole: costs.Cost, console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("layer", "arrays", "cycles", "energy", "latency", "area mm2", "ADC", "DAC"):
         table.add_column(column, justify="left" if column == "layer" else "right", overflow="fold")
-    for cost in (*each, whole):
+    for cost in (*estimate.layers, whole):
         shares = [f"{cost.energy[part] / cost.joules:.0%}" if cost.joules else "" for part in ("adc", "dac")]
         table.add_row(
             cost.name, f"{cost.work.arrays:,}", f"{cost.work.cycles:,}", _metric(cost.joules, "J"),
             _metric(cost.latency, "s"), f"{cost.square_metres * 1e6:.3g}", *shares,
         )  # fmt: skip
     console.print(table)
+    for names, bits, (energy, area, _, source) in estimate.adcs:
+        of = f" of {', '.join(names)}" if len(estimate.adcs) > 1 else ""
+        say(
+            console,
+            f"ADC{of}: {bits} bits, {energy * 1e12:.3g} pJ a conversion, {area * 1e12:.0f} um2; {source}",
+        )
 
 
 def _metric(value: float, unit: str) -> str:

@@ -1,10 +1,12 @@
 """The commands on data sets: which there are, whether they are in order, and how to get them."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from crossbar_sim.commands.options import argument, command, data_dir_option, option
 from crossbar_sim.errors import InputError
 from crossbar_sim.text import visible
 
@@ -12,10 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from crossbar_sim.data import DetectionSplits, Splits
-
-_DIR = click.option(
-    "--data-dir", type=click.Path(), help="Folder with data sets.  [default: $CROSSBAR_SIM_DATA]"
-)
 
 
 @click.group(no_args_is_help=True)
@@ -30,9 +28,15 @@ def data() -> None:
     """
 
 
-@data.command("list")
-@_DIR
-def list_sets(data_dir: str | None) -> None:
+@dataclass(frozen=True)
+class ListRequest:
+    """What `data list` is to do."""
+
+    data_dir: str | None = data_dir_option()
+
+
+@command(ListRequest, "list")
+def list_sets(request: ListRequest) -> None:
     """List the data sets that can be used by name, and which of them are on this machine.
 
     \b
@@ -43,7 +47,7 @@ def list_sets(data_dir: str | None) -> None:
 
     from crossbar_sim.data.catalogue import CATALOGUE, DATA_VARIABLE
 
-    folder = data_dir or os.environ.get(DATA_VARIABLE)
+    folder = request.data_dir or os.environ.get(DATA_VARIABLE)
     rows = [("name", "images", "here", "what it is", "looked for in")]
     for name, about in CATALOGUE.items():
         here = "-"
@@ -67,13 +71,19 @@ def list_sets(data_dir: str | None) -> None:
     click.echo("Own data: an .npz or .npy file, or a folder with a folder of images for each class.")
 
 
-@data.command(no_args_is_help=True)
-@click.argument("name")
-@_DIR
-@click.option(
-    "--size", help="Resize images of a folder or of gtsrb to this height and width, e.g. 32 or 32x48."
-)
-def check(name: str, data_dir: str | None, size: str | None) -> None:
+@dataclass(frozen=True)
+class CheckRequest:
+    """What `data check` is to do."""
+
+    name: str = argument()
+    data_dir: str | None = data_dir_option()
+    size: str | None = option(
+        "Resize images of a folder or of gtsrb to this height and width, e.g. 32 or 32x48.", heading="Data"
+    )
+
+
+@command(CheckRequest)
+def check(request: CheckRequest) -> None:
     """Read a data set completely, and show what it contains.
 
     NAME is a name of `data list`, or the path of an .npz, an .npy or a folder of class folders.
@@ -87,7 +97,7 @@ def check(name: str, data_dir: str | None, size: str | None) -> None:
     from crossbar_sim.data import load_data, load_pennfudan
     from crossbar_sim.data.catalogue import CATALOGUE
 
-    sides = _sides(size)
+    name, data_dir, sides = request.name, request.data_dir, _sides(request.size)
     loaded: Splits | DetectionSplits
     if name == "pennfudan" and sides is None:
         loaded = load_pennfudan(None if data_dir is None else Path(data_dir))
@@ -154,12 +164,18 @@ def _detection_rows(loaded: "DetectionSplits") -> list[tuple[str, str]]:
     return rows
 
 
-@data.command(no_args_is_help=True)
-@click.argument("name")
-@_DIR
-@click.option("--url", help="Address of a mirror with the official files.")
-@click.option("--sha256", help="Expected checksum, for a data set without a published one.")
-def fetch(name: str, data_dir: str | None, url: str | None, sha256: str | None) -> None:
+@dataclass(frozen=True)
+class FetchRequest:
+    """What `data fetch` is to do."""
+
+    name: str = argument()
+    data_dir: str | None = data_dir_option()
+    url: str | None = option("Address of a mirror with the official files.", heading="Data")
+    sha256: str | None = option("Expected checksum, for a data set without a published one.", heading="Data")
+
+
+@command(FetchRequest)
+def fetch(request: FetchRequest) -> None:
     """Download a data set from its publisher, and check its files.
 
     Existing files are kept, and an interrupted download is resumed.
@@ -173,9 +189,9 @@ def fetch(name: str, data_dir: str | None, url: str | None, sha256: str | None) 
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     from crossbar_sim.data.catalogue import data_folder
-    from crossbar_sim.data.fetch import SOURCES
-    from crossbar_sim.data.fetch import fetch as get
+    from crossbar_sim.data.fetch import SOURCES, fetch
 
+    name, data_dir = request.name, None if request.data_dir is None else Path(request.data_dir)
     console = Console(stderr=True, markup=False)
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -191,8 +207,8 @@ def fetch(name: str, data_dir: str | None, url: str | None, sha256: str | None) 
                 tasks[file] = progress.add_task(visible(file))
             progress.update(tasks[file], completed=min(done, total or done), total=total or None)
 
-        fetched = get(name, None if data_dir is None else Path(data_dir), url, sha256, report)
-    where = data_folder(name, None if data_dir is None else Path(data_dir))
+        fetched = fetch(name, data_dir, request.url, request.sha256, report)
+    where = data_folder(name, data_dir)
     if fetched:
         click.echo(f"{name} is in {visible(str(where))}; its terms: {SOURCES[name].terms}")
     else:
@@ -200,3 +216,7 @@ def fetch(name: str, data_dir: str | None, url: str | None, sha256: str | None) 
             f"{name} is there already, in {visible(str(where))}; nothing was fetched (a damaged file: remove it first)"
         )
     click.echo(f"read it all once with: crossbar-sim data check {name}")
+
+
+for each in (check, fetch, list_sets):
+    data.add_command(each)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from crossbar_sim import __version__
 from crossbar_sim.commands.options import (
@@ -15,15 +14,15 @@ from crossbar_sim.commands.options import (
     command,
     option,
 )
-from crossbar_sim.commands.output import check_figure, say_end
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, write_json
+from crossbar_sim.report.figure_formats import check_format
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from crossbar_sim.crossbar.hardware import Hardware
+    from crossbar_sim.crossbar.layer_designs import Design
     from crossbar_sim.nn.files.loading import LoadedModel
     from crossbar_sim.robustness.deploy import Deployment
     from crossbar_sim.store import ChipFile
@@ -62,7 +61,8 @@ class DeployRequest(ModelOptions, HardwareOptions, CalibrationOptions):
 def deploy(request: DeployRequest) -> None:
     """Evaluate a trained model on simulated chips, and show how much of its accuracy is left.
 
-    MODEL is a torch.export archive (.pt2), a checkpoint written by `crossbar-sim train`, or a state_dict with --arch.
+    MODEL is a torch.export archive (.pt2), a checkpoint written by `crossbar-sim train`, a Hugging Face folder, or a
+    state_dict or safetensors file with --arch (docs/models.md).
     Scores come with 95 % confidence intervals over chips; the report also shows which layers lose most.
 
     \b
@@ -72,9 +72,9 @@ def deploy(request: DeployRequest) -> None:
       crossbar-sim deploy model.pt --preset reram_wan2022 --bias row --copies 4
     """
     from crossbar_sim.nn import to_analog
-    from crossbar_sim.report.console import progress, terminal
+    from crossbar_sim.report.console import progress, say_end, terminal
     from crossbar_sim.report.terminal import show
-    from crossbar_sim.robustness.deploy import deploy
+    from crossbar_sim.robustness.deploy import deploy, identity_of
     from crossbar_sim.robustness.examples import seen_in
     from crossbar_sim.store import export_chip, read_chip
 
@@ -109,7 +109,7 @@ def deploy(request: DeployRequest) -> None:
             class_axis=request.class_axis, only=only, skip=request.skip,
             sensitivity_chips=request.sensitivity_chips, remap=request.remap, calibration=calibration,
             maps=None if chip_file is None else chip_file.maps(hardware), fixed=loaded.batch,
-            identity=_identity(loaded, examples.identity, chip_file),
+            identity=identity_of(loaded, examples.identity, chip_file),
             notes=(*loaded.notes, *examples.notes, *calibrated), warnings=warnings, progress=step,
         )  # fmt: skip
     write_json(request.json_path, deployment.as_dict())
@@ -137,7 +137,7 @@ def _check(request: DeployRequest) -> None:
         (request.model, request.hardware_file, request.data, request.conductances),
         stream=request.json_path,
     )
-    check_figure(request.plot)
+    check_format(request.plot)
     if request.remap and (request.conductances is not None or request.maps is not None):
         flag = "--maps" if request.maps is not None else "--conductances"
         raise InputError(
@@ -149,8 +149,8 @@ def _check(request: DeployRequest) -> None:
 
 
 def _design_of(
-    chip: ChipFile, hardware: Hardware, designed: bool, loaded: LoadedModel
-) -> tuple[Hardware, tuple[str, ...]]:
+    chip: ChipFile, hardware: Design, designed: bool, loaded: LoadedModel
+) -> tuple[Design, tuple[str, ...]]:
     """The design to map the model with so that a chip file fits, and what to warn of.
 
     Raises:
@@ -170,8 +170,9 @@ def _design_of(
     return chip.hardware, ()
 
 
-def _misfits(chip: ChipFile, analog: nn.Module, hardware: Hardware, designed: bool) -> tuple[str, ...]:
+def _misfits(chip: ChipFile, analog: nn.Module, hardware: Design, designed: bool) -> tuple[str, ...]:
     """What a chip file lacks for this model."""
+    from crossbar_sim.crossbar.layer_designs import designs_of
     from crossbar_sim.nn.analog.chips import slots
 
     missing, _ = chip.check_against([slot.name for slot, _ in slots(analog) if not slot.ideal])
@@ -179,11 +180,12 @@ def _misfits(chip: ChipFile, analog: nn.Module, hardware: Hardware, designed: bo
     assumed = chip.without_scale()
     if not assumed:
         return found
-    low, high = (f"{g * 1e6:g}" for g in (hardware.mapping.g_min, hardware.mapping.g_max))
+    windows = dict.fromkeys((own.mapping.g_min, own.mapping.g_max) for own in designs_of(hardware))
+    spans = " or ".join(f"{low * 1e6:g} .. {high * 1e6:g}" for low, high in windows)
     return (
         *found,
         f"the chip file has no attribute scale for {', '.join(assumed)}: the weights are assumed to have been "
-        f"mapped to {low} .. {high} uS ({'the design given' if designed else 'of preset bayesft'}); add scale, "
+        f"mapped to {spans} uS ({'the design given' if designed else 'of preset bayesft'}); add scale, "
         "in S per weight unit, or give the design with --hardware",
     )
 
@@ -194,18 +196,6 @@ def _moved(module: nn.Module, device: torch.device) -> nn.Module:
     except RuntimeError as error:
         why = str(error).split("\n", 1)[0]
         raise InputError(f"--device {device}: the model cannot be moved there ({why})") from error
-
-
-def _identity(loaded: LoadedModel, data: dict[str, Any], chip_file: ChipFile | None) -> dict[str, Any]:
-    """What decides the numbers beside design and seed, for the report."""
-    conductances = None
-    if chip_file is not None:
-        with open(chip_file.path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        conductances = {"sha256": digest, "chip": chip_file.chip, "seed": chip_file.seed}
-    parameters = sum(p.numel() for p in loaded.module.parameters())
-    model = {"name": loaded.name, "source": loaded.source, "sha256": loaded.sha256, "parameters": parameters}
-    return {"model": model, "data": data, "conductances": conductances, "version": __version__}
 
 
 def _device(name: str) -> torch.device:

@@ -6,15 +6,22 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import click
 
+from crossbar_sim.commands.options import command
 from crossbar_sim.errors import InputError
 from crossbar_sim.text import visible
 
 
-@click.command()
-def doctor() -> None:
+@dataclass(frozen=True)
+class DoctorRequest:
+    """What `doctor` is to do: it has no options."""
+
+
+@command(DoctorRequest)
+def doctor(request: DoctorRequest) -> None:
     """Check that crossbar-sim works on this machine: versions, kernels, GPU and data.
 
     \b

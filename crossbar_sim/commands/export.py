@@ -14,7 +14,6 @@ from crossbar_sim.commands.options import (
     command,
     option,
 )
-from crossbar_sim.commands.output import say_end
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs
 
@@ -39,7 +38,7 @@ def export(request: ExportRequest) -> None:
     """
     from crossbar_sim.nn import to_analog
     from crossbar_sim.nn.analog.chips import slots
-    from crossbar_sim.report.console import say, terminal
+    from crossbar_sim.report.console import say, say_end, terminal
     from crossbar_sim.robustness.examples import seen_in
     from crossbar_sim.store import export_chip
 

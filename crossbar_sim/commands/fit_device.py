@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from dataclasses import dataclass
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 from crossbar_sim import __version__
 from crossbar_sim.commands.options import PATH, JsonOptions, argument, command, option
-from crossbar_sim.commands.output import check_figure, say_end
 from crossbar_sim.errors import InputError
-from crossbar_sim.files import check_outputs, write_json, write_text
+from crossbar_sim.files import check_outputs, sha256_of, write_json, write_text
+from crossbar_sim.report.figure_formats import check_format
 from crossbar_sim.text import visible
 
 if TYPE_CHECKING:
@@ -61,13 +60,13 @@ def fit_device(request: FitRequest) -> None:
       crossbar-sim fit-device measured.csv --law retention --json -
     """
     from crossbar_sim.crossbar.device_fit import fit_device, read_measurements
-    from crossbar_sim.report.console import say, terminal
+    from crossbar_sim.report.console import say, say_end, terminal
 
     measured, output, plot, json_path = request.measured, request.output, request.plot, request.json_path
     check_outputs((output, plot, json_path), (measured,), stream=json_path)
     if os.path.splitext(output)[1].lower() != ".toml":
         raise InputError(f"-o {visible(output)}: a device is written as .toml, which --hardware reads")
-    check_figure(plot)
+    check_format(plot)
     data = read_measurements(measured, request.unit)
     try:
         with warnings.catch_warnings():  # shown below, without a line of source
@@ -75,8 +74,7 @@ def fit_device(request: FitRequest) -> None:
             fit = fit_device(data, request.law)
     except InputError as error:
         raise InputError(f"{visible(measured)}: {error}") from None
-    with open(measured, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(measured)
     source = f"{visible(os.path.basename(measured))}, sha256 {digest}, by crossbar-sim {__version__}"
     write_text(output, fit.to_toml(source))
     write_json(json_path, {"source": {"file": os.path.basename(measured), "sha256": digest}, **fit.as_dict()})

@@ -20,6 +20,7 @@ from crossbar_sim.text import parse_json
 
 if TYPE_CHECKING:
     from crossbar_sim.crossbar.hardware import Hardware
+    from crossbar_sim.crossbar.layer_designs import Design
     from crossbar_sim.data import Development
     from crossbar_sim.nn.files.loading import LoadedModel
     from crossbar_sim.robustness.calibration import Calibration
@@ -54,16 +55,22 @@ def argument(metavar: str | None = None, **settings: Any) -> Any:
     return field(kw_only=True, metadata={"metavar": metavar, "argument": True, **settings})
 
 
-def command(request: type[Request]) -> Callable[[Callable[[Request], None]], click.Command]:
-    """Make a click command of a function of one request, named after the function."""
+def command(
+    request: type[Request], name: str | None = None
+) -> Callable[[Callable[[Request], None]], click.Command]:
+    """Make a click command of a function of one request, named after the function unless a name is given.
+
+    Called without anything it shows its help, if there is an argument or option that it needs.
+    """
 
     def decorate(run: Callable[[Request], None]) -> click.Command:
+        parameters = list(_parameters(request))
         return _Command(
-            run.__name__.replace("_", "-"),
-            params=list(_parameters(request)),
+            name or run.__name__.replace("_", "-"),
+            params=parameters,
             callback=lambda **values: run(request(**values)),
             help=run.__doc__,
-            no_args_is_help=True,
+            no_args_is_help=any(parameter.required for parameter in parameters),
         )
 
     return decorate
@@ -292,7 +299,8 @@ class ReadOptions:
     HEADING: ClassVar = "Model"
 
     arch: str | None = option(
-        "Network of a state_dict: mlp, lenet5, the name of a torchvision model, or package.module:factory."
+        "Network of a state_dict or safetensors file: mlp, lenet5, the name of a torchvision model, or "
+        "package.module:factory."
     )
     arch_arguments: dict[str, Any] | None = option(
         "Arguments of that network as JSON, e.g. '{\"classes\": 43}'.",
@@ -391,22 +399,37 @@ class HardwareOptions:
         "The affine parameters of normalisation layers: exact in digital logic, folded into the weights, or drifting."
     )
     other: Literal["digital", "drifting"] | None = option("All other parameters: exact, or drifting.")
+    layer: tuple[str, ...] = option(
+        "A design of some layers, e.g. 'stem:digital' or 'blocks.*:adc_bits=6,levels=16' (names or patterns; may be "
+        "repeated, the first that matches counts; docs/hardware.md)."
+    )
 
     def design(self) -> dict[str, Any]:
         """The options that are given."""
         values = {f.name: getattr(self, f.name) for f in fields(HardwareOptions)}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if value not in (None, ())}
 
-    def hardware(self) -> tuple[Hardware, tuple[str, ...]]:
-        """The design of preset, file and options (these override), and sentences to warn of.
+    def hardware(self) -> tuple[Design, tuple[str, ...]]:
+        """The design of preset, file and options (these override), per layer where --layer or the file says so.
+
+        Returns:
+            The design, and sentences to warn of.
 
         Raises:
             InputError: if they contradict each other or hold an impossible value.
         """
-        from crossbar_sim.crossbar.configuration import dropped_ranges, from_text, override
-        from crossbar_sim.crossbar.hardware import Hardware, preset_design
+        from crossbar_sim.crossbar.configuration import from_text
+        from crossbar_sim.crossbar.hardware import preset_design
+        from crossbar_sim.crossbar.layer_designs import (
+            cautions_of,
+            dropped_ranges,
+            load_design,
+            override,
+            with_layers,
+        )
 
         given = self.design()
+        texts = given.pop("layer", ())
         name, path = given.pop("preset", ""), given.pop("hardware_file", "")
         with suppress(ValueError):  # a number is Gaussian noise, words are any
             given["read_noise_sigma"] = float(given.get("read_noise", ""))
@@ -416,15 +439,26 @@ class HardwareOptions:
             if text:
                 given[part] = from_text(part, text)
         if not path:
-            hardware, cautions = preset_design(name or "bayesft", given)
-            return hardware, (*cautions, *hardware.mapping.cautions)
+            hardware, cautions = with_layers(*preset_design(name or "bayesft", given), texts)
+            return hardware, (*cautions, *cautions_of(hardware))
         if name:
             raise InputError(
                 "--preset and --hardware both name a design: give one of them, and options that override it"
             )
-        loaded = Hardware.load(path)
-        hardware = override(loaded, **given)
-        return hardware, (*dropped_ranges(loaded, hardware), *hardware.mapping.cautions)
+        loaded, cautions = load_design(path)
+        hardware, cautions = with_layers(override(loaded, **given), cautions, texts)
+        return hardware, (*cautions, *dropped_ranges(loaded, hardware), *cautions_of(hardware))
+
+    def one_hardware(self, what: str) -> tuple[Hardware, tuple[str, ...]]:
+        """As `hardware`, for `what`, which takes one design for all layers.
+
+        Raises:
+            InputError: if there is a design per layer.
+        """
+        from crossbar_sim.crossbar.layer_designs import one_hardware
+
+        hardware, warnings = self.hardware()
+        return one_hardware(hardware, what), warnings
 
 
 def sigmas_option(default: str) -> Any:
@@ -567,8 +601,8 @@ class EvaluationOptions(LayerOptions, DataOptions, SeedOptions, ThreadOptions, J
         return find_examples(loaded, self.data, self.data_dir, self.images, self.input_shape, self.seed)
 
     def calibrated(
-        self, loaded: LoadedModel, hardware: Hardware, calibration_data: str | None = None
-    ) -> tuple[Hardware, tuple[str, ...]]:
+        self, loaded: LoadedModel, hardware: Design, calibration_data: str | None = None
+    ) -> tuple[Design, tuple[str, ...]]:
         """The design, its converter ranges calibrated where it says so, and sentences for the report."""
         from crossbar_sim.robustness.range_data import calibrated_for
 

@@ -1,12 +1,22 @@
 """`crossbar-sim presets`: published designs."""
 
+from dataclasses import dataclass
+
 import click
 
+from crossbar_sim.commands.options import argument, command, option
 
-@click.command()
-@click.argument("name", required=False)
-@click.option("--laws", is_flag=True, help="List the laws that --drift, --mapping and --programming take.")
-def presets(name: str | None, laws: bool) -> None:
+
+@dataclass(frozen=True)
+class PresetsRequest:
+    """What `presets` is to do."""
+
+    name: str | None = argument(required=False)
+    laws: bool = option("List the laws that --drift, --mapping and --programming take.")
+
+
+@command(PresetsRequest)
+def presets(request: PresetsRequest) -> None:
     """List hardware designs from publications, or print one of them as a design file.
 
     The output for NAME can be saved, edited and given to the other commands with --hardware.
@@ -20,7 +30,8 @@ def presets(name: str | None, laws: bool) -> None:
     from crossbar_sim.crossbar.hardware import Hardware
     from crossbar_sim.crossbar.presets import preset, preset_names
 
-    if laws:
+    name = request.name
+    if request.laws:
         for family in ("drift", "mapping", "programming"):
             click.echo(f"{family}:")
             for form, text in forms(family):

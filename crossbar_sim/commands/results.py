@@ -1,50 +1,36 @@
-"""Results files: merge, and results."""
+"""`crossbar-sim results`: what a results file holds."""
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
 
 import click
 
+from crossbar_sim.commands.options import PATH, argument, command, option
 from crossbar_sim.errors import InputError
+from crossbar_sim.text import visible
 
 if TYPE_CHECKING:
     from crossbar_sim.store.results import Results
 
-FORMATS = ("csv", "json", "parquet")
+Format = Literal["csv", "json", "parquet"]
 
 
-@click.command(no_args_is_help=True)
-@click.argument("sources", nargs=-1, required=True, type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(), help="The file to write, or to add to.")
-def merge(sources: tuple[str, ...], output: str) -> None:
-    """Combine several results files into one.
+@dataclass(frozen=True)
+class ResultsRequest:
+    """What `results` is to do."""
 
-    If SOURCES contradict each other, nothing is written.
-
-    \b
-    Example:
-      crossbar-sim merge a.db b.db -o all.db
-    """
-    from crossbar_sim.store.results import merge as unite
-
-    report = unite(sources, output)
-    tasks, trials = _number(report.tasks, "task"), _number(report.trials, "trial")
-    _say(f"{output}: {tasks} ({report.new_tasks} new), {trials} ({report.new_trials} new)")
+    path: str = argument(type=PATH)
+    form: Format | None = option("Write all trials as a table in this format.", "--format")
+    output: str | None = option(
+        "Write the table to this file; - means standard output, as CSV.  [default: standard output]",
+        "-o", "--output", type=PATH,
+    )  # fmt: skip
 
 
-@click.command(no_args_is_help=True)
-@click.argument("path", type=click.Path())
-@click.option(
-    "--format", "form", type=click.Choice(FORMATS), help="Write all trials as a table in this format."
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(),
-    help="Write the table to this file; - means standard output, as CSV.  [default: standard output]",
-)
-def results(path: str, form: str | None, output: str | None) -> None:
+@command(ResultsRequest)
+def results(request: ResultsRequest) -> None:
     """List the contents of a results file, or export its trials as a table.
 
     \b
@@ -54,7 +40,8 @@ def results(path: str, form: str | None, output: str | None) -> None:
     """
     from crossbar_sim.store.results import Results, listing
 
-    form = form or _format_of(output)
+    path, output = request.path, request.output
+    form = request.form or _format_of(output)
     to_file = output not in (None, "-")
     if form == "parquet" and not to_file:
         raise InputError("a Parquet file is not text and cannot be printed: name a file with -o FILE")
@@ -63,7 +50,7 @@ def results(path: str, form: str | None, output: str | None) -> None:
     with Results.open(path, readonly=True) as opened:
         if form is None:
             for line in listing(opened):
-                _say(line)
+                click.echo(visible(line))
         else:
             _write(opened, form, output if to_file else None)
 
@@ -94,7 +81,7 @@ def _format_of(output: str | None) -> str | None:
     if output == "-":
         return "csv"
     end = os.path.splitext(output)[1].lstrip(".").lower()
-    if end not in FORMATS:
+    if end not in get_args(Format):
         raise InputError(f"the format of {output} is unknown: give --format csv, json or parquet")
     return end
 
@@ -104,15 +91,3 @@ def _same(one: str, other: str) -> bool:
         return os.path.samefile(one, other)
     except (OSError, ValueError):
         return False
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
-
-
-def _say(line: str) -> None:
-    """Print one line, in the terminal's encoding and without control characters."""
-    from crossbar_sim.text import visible
-
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    click.echo(visible(line).encode(encoding, "backslashreplace").decode(encoding))

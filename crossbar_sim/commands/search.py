@@ -18,7 +18,6 @@ from crossbar_sim.commands.options import (
     command,
     option,
 )
-from crossbar_sim.commands.output import say_end
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, write_json
 
@@ -121,11 +120,11 @@ def search(request: SearchRequest) -> None:
     from crossbar_sim.data import load_data
     from crossbar_sim.experiments.networks import Named
     from crossbar_sim.nn import save_checkpoint
-    from crossbar_sim.report.console import say, terminal
+    from crossbar_sim.report.console import say, say_end, terminal
     from crossbar_sim.rng import Key
     from crossbar_sim.search.trial import as_text
 
-    hardware, warnings = request.hardware()
+    hardware, warnings = request.one_hardware("search")
     output, study, data = request.output, request.study, request.data
     beside = None if study is None else f"{study}.theta"
     inputs = (request.hardware_file, data, study, beside)

@@ -9,7 +9,6 @@ from crossbar_sim.commands.options import (
     command,
     sigmas_option,
 )
-from crossbar_sim.commands.output import say_end
 from crossbar_sim.files import check_outputs, write_json
 
 
@@ -32,7 +31,7 @@ def sensitivity(request: SensitivityRequest) -> None:
       crossbar-sim sensitivity model.pt --sigma 0.6
       crossbar-sim sensitivity model.pt --data mnist --sigma 0.3,0.6,0.9 --chips 50 --json drops.json
     """
-    from crossbar_sim.report.console import progress, terminal
+    from crossbar_sim.report.console import progress, say_end, terminal
     from crossbar_sim.report.terminal import show_notes, show_sensitivity
     from crossbar_sim.robustness.plans import EveryImage
     from crossbar_sim.robustness.sensitivity import sensitivity

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import click
 
 from crossbar_sim import __version__
 from crossbar_sim.commands.options import PATH, JsonOptions, ThreadOptions, argument, command, option
-from crossbar_sim.commands.output import check_figure
 from crossbar_sim.errors import InputError
-from crossbar_sim.files import check_outputs, write_json, write_text
+from crossbar_sim.files import check_outputs, sha256_of, write_json, write_text
+from crossbar_sim.report.figure_formats import check_format
 from crossbar_sim.text import visible
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def solve(request: SolveRequest) -> None:
     files = {"conductances": request.conductances, "voltages": request.voltages}
     outputs = (request.output, request.plot, request.json_path)
     check_outputs(outputs, (*files.values(),), stream=request.json_path)
-    check_figure(request.plot)
+    check_format(request.plot)
     request.set_threads()
     nonlinear = request.nonlinear
     cell = cell_of(nonlinear)
@@ -105,7 +104,11 @@ def solve(request: SolveRequest) -> None:
         from crossbar_sim.report.solve_figure import draw
 
         draw(g, v, wires, cell, solved.currents, solved.ideal, solved.worst, request.plot)
-    write_json(request.json_path, as_dict(g, v, wires, nonlinear, solved, files))
+    sources = {
+        name: {"file": os.path.basename(path), "sha256": sha256_of(path)} for name, path in files.items()
+    }
+    inputs = {"crossbar_sim": __version__, "source": sources}
+    write_json(request.json_path, inputs | solved.as_dict(len(g), wires, nonlinear))
     to_errors = request.json_path == "-"
     for line in report(g, v, wires, nonlinear, solved):
         click.echo(visible(line), err=to_errors)
@@ -210,29 +213,3 @@ def warnings(v: Float64, wires: Wires, nonlinear: str | None, cell: Cell | None,
         if np.max(np.abs(bent - ohmic), initial=0.0) <= 1e-9 * np.max(np.abs(ohmic), initial=0.0):
             found.append(f"--nonlinear {nonlinear} changes nothing at these voltages")
     return found
-
-
-def as_dict(
-    g: Float64, v: Float64, wires: Wires, nonlinear: str | None, solved: SolvedInputs, files: dict[str, str]
-) -> dict[str, Any]:
-    """The report as JSON: SI units."""
-    sources = {}
-    for name, path in files.items():
-        with open(path, "rb") as file:
-            sources[name] = {
-                "file": os.path.basename(path),
-                "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-            }
-    return {
-        "crossbar_sim": __version__,
-        "source": sources,
-        "rows": g.shape[0],
-        "cols": g.shape[1],
-        "inputs": len(v),
-        "wires": {name: getattr(wires, name) for name in wires.__dataclass_fields__},
-        "nonlinear": nonlinear,
-        "currents_A": solved.currents.tolist(),
-        "ideal_A": solved.ideal.tolist(),
-        "power_W": solved.power.tolist(),
-        "residual_V": solved.residual.tolist(),
-    }

@@ -16,12 +16,12 @@ from crossbar_sim.commands.options import (
     command,
     option,
 )
-from crossbar_sim.commands.output import check_figure, say_end
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, write_json
+from crossbar_sim.report.figure_formats import check_format
 
 if TYPE_CHECKING:
-    from crossbar_sim.crossbar.hardware import Hardware
+    from crossbar_sim.crossbar.layer_designs import Design
     from crossbar_sim.robustness.tasks import Model
 
 SENSITIVITY_CHIPS = 5
@@ -78,10 +78,10 @@ def sweep(request: SweepRequest) -> None:
       crossbar-sim sweep erm.pt --data mnist --sigma 0.6,1.2 --half-width 0.005
       crossbar-sim report runs.db -o report.html
     """
-    from crossbar_sim.report.console import progress, say, terminal
+    from crossbar_sim.report.console import progress, say, say_end, terminal
     from crossbar_sim.report.terminal import show_sweep
     from crossbar_sim.robustness.benchmark import robustness
-    from crossbar_sim.robustness.metrics import sign_of
+    from crossbar_sim.robustness.metrics import described
     from crossbar_sim.store.results import MEMORY, Results
 
     hardware, warnings = request.hardware()
@@ -99,7 +99,7 @@ def sweep(request: SweepRequest) -> None:
     threshold = request.threshold
     write_json(
         request.json_path,
-        sweep.as_dict(None if threshold is None else sign_of(sweep.metric) * threshold),
+        sweep.as_dict(None if threshold is None else described(sweep.metric).stored(threshold)),
     )
     if request.plot is not None:
         sweep.plot(request.plot)
@@ -118,7 +118,7 @@ def sweep(request: SweepRequest) -> None:
         )
 
 
-def _models(request: SweepRequest, hardware: Hardware) -> list[Model]:
+def _models(request: SweepRequest, hardware: Design) -> list[Model]:
     """The models with their examples and converter ranges; all that can be refused before the sweep is."""
     from crossbar_sim.nn.detection import detects
     from crossbar_sim.report.rows import check_threshold
@@ -160,6 +160,8 @@ def label_and_path(text: str) -> tuple[str, str]:
         raise InputError(f"{text!r}: expected a path, or LABEL=PATH with both")
     if equals and label and path and os.sep not in label and not os.path.exists(text):
         return label, path
+    if os.path.isdir(text):  # whose name may hold a dot, as in tiny-1.3b
+        return os.path.basename(os.path.realpath(text)) or text, text
     return os.path.splitext(os.path.basename(text))[0] or text, text
 
 
@@ -187,5 +189,5 @@ def _check(request: SweepRequest, models: tuple[str, ...]) -> None:
             "--sensitivity-chips has no effect without --results, from which the report shows it: give --results (or "
             "use crossbar-sim sensitivity)"
         )
-    check_figure(request.plot)
-    check_figure(request.boxes)
+    check_format(request.plot)
+    check_format(request.boxes)

@@ -14,7 +14,6 @@ from crossbar_sim.commands.options import (
     command,
     option,
 )
-from crossbar_sim.commands.output import say_end
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs
 
@@ -105,7 +104,7 @@ def train(request: TrainRequest) -> None:
     from crossbar_sim.experiments.networks import Named, save_network, validation_in_words
     from crossbar_sim.nn.detection import detects
     from crossbar_sim.nn.networks import NETWORKS
-    from crossbar_sim.report.console import say, terminal
+    from crossbar_sim.report.console import say, say_end, terminal
     from crossbar_sim.rng import Key
     from crossbar_sim.search import BayesFT
     from crossbar_sim.search.by_name import any_method
@@ -159,7 +158,7 @@ def _settings(request: TrainRequest) -> tuple[dict[str, Any], Hardware | None, t
         settings["sigma"] = sigma
     if not designed and (sigma is None or takes_sigma):
         return settings, None, ()
-    hardware, warnings = request.hardware()
+    hardware, warnings = request.one_hardware("training")
     if request.method == DriftAware.kind and designed and "sigma" not in settings:
         _require_lognormal(hardware)
     return settings, hardware, warnings

@@ -356,7 +356,7 @@ def from_text(family: str, text: str) -> Any:
             raise InputError(f"{family} {show(text)}: expected kind:key=value,key=value")
         if key in table:
             raise InputError(f"{family} {show(text)}: the key {show(key)} is given twice")
-        table[key] = [_value(v) for v in value.split("/")] if key in lists else _value(value)
+        table[key] = [parse_value(v) for v in value.split("/")] if key in lists else parse_value(value)
     return build(cls, table, f"{family}.")
 
 
@@ -390,7 +390,8 @@ def _placeholder(annotation: Any) -> str:
     return simple.get(annotation) or "|".join(map(_placeholder, members))
 
 
-def _value(text: str) -> Any:
+def parse_value(text: str) -> Any:
+    """One value of a text: an integer, a number, None for `none`, or a word."""
     if text == "none":
         return None
     if _INTEGER.fullmatch(text):
@@ -427,9 +428,14 @@ def to_json(hardware: "Hardware") -> str:
 
 def to_toml(hardware: "Hardware") -> str:
     """The design as TOML; fields that are None are left out."""
+    return dump_toml(to_dict(hardware))
+
+
+def dump_toml(table: dict[str, Any]) -> str:
+    """A table as TOML, without the keys that are None."""
     import tomli_w
 
-    return tomli_w.dumps(_without_none(to_dict(hardware)))
+    return tomli_w.dumps(_without_none(table))
 
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:

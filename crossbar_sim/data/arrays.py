@@ -104,13 +104,16 @@ def as_test_split(
             notes += tuple(text.replace("x is", f"x_{('train', 'val')[i]} is", 1) for text in more_notes)
     if parts[0] is not None and parts[1] is None:
         labels = parts[0].y
-        flat = np.zeros(len(parts[0]), np.int64) if labels is None or labels.dim() > 1 else labels.numpy()
+        one = labels is not None and labels.dim() == 1 and not labels.is_floating_point()
+        flat = labels.numpy() if labels is not None and one else np.zeros(len(parts[0]), np.int64)
         indices = last_of_each_class(flat, VALIDATION_SHARE)
         if len(indices[1]):
             whole = parts[0]
             parts = [Split(whole.x[part], None if whole.y is None else whole.y[part]) for part in indices]
-    tops = [int(split.y.max()) for split in (test, *parts) if split is not None and split.y is not None]
-    return Splits(path.name, parts[0], parts[1], test, max(tops) + 1 if tops else None, notes)
+    given = [split.y for split in (test, *parts) if split is not None and split.y is not None]
+    real = any(y.is_floating_point() for y in given)
+    classes = None if real or not given else max(int(y.max()) for y in given) + 1
+    return Splits(path.name, parts[0], parts[1], test, classes, notes)
 
 
 def _split(path: Path, examples: torch.Tensor, y: np.ndarray | None) -> Split:
@@ -150,21 +153,26 @@ def _examples(x: np.ndarray) -> tuple[torch.Tensor, tuple[str, ...]]:
 
 
 def labels_of(y: np.ndarray, path: Path | None = None) -> torch.Tensor:
-    """`y` as int64; whole floats count as class numbers, because many files hold them so.
+    """`y` as int64; whole floats count as class numbers, because many files hold them so; others are real targets.
 
     Labels of several places (n, places...) may be negative where a place is not judged (-100: padding).
 
+    Returns:
+        int64, or float64 where `y` holds real values that are no class numbers: the targets of a regression.
+
     Raises:
-        InputError: naming the file, if there is one, and the value that is not a class number.
+        InputError: naming the file, if there is one, and the value that is neither.
     """
     where = "" if path is None else f"{path}: "
     if y.dtype.kind == "f":
-        odd = y[~(np.isfinite(y) & (y == np.floor(y)))]
+        odd = y[~np.isfinite(y)]
         if odd.size:
             raise InputError(
-                f"{where}y holds {odd.flat[0]!s}; labels are whole class numbers from 0 up (for one-hot rows give "
-                "y.argmax(1); for regression leave y out and use the metric output_error)"
+                f"{where}y holds {odd.flat[0]!s}: targets are class numbers or finite real values"
             )
+        if (y != np.floor(y)).any() or (y.ndim == 1 and y.min() < 0):
+            values = np.array(y, dtype=np.float64, order="C")
+            return torch.from_numpy(values[:, 0] if y.ndim == 2 and y.shape[1] == 1 else values)
     if (
         y.dtype.kind == "f"
         and y.ndim == 2

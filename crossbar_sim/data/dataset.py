@@ -24,7 +24,7 @@ class Split:
     Args:
         x: (n, ...) float32, finite, n >= 1.
         y: (n,) int64, all >= 0, or (n, places...) for one label per token or pixel, where negative ones (-100) are
-            not judged; `None` means unlabelled.
+            not judged; or float64, (n,) or (n, ...): real targets; `None` means unlabelled.
 
     Raises:
         InputError: if a shape, dtype or value is another.
@@ -48,14 +48,16 @@ class Split:
             raise InputError("x holds NaN or infinity (or values beyond float32): clean the examples")
         if y is None:
             return
-        if y.dtype != torch.int64:
-            raise InputError(f"y has dtype {_short(y.dtype)}: labels are int64 class numbers")
+        if y.dtype not in (torch.int64, torch.float64):
+            raise InputError(
+                f"y has dtype {_short(y.dtype)}: labels are int64 class numbers, real targets float64"
+            )
         if y.ndim == 0 or y.shape[:1] != x.shape[:1] or (y.ndim > 1 and y.shape[1:].numel() < 2):
             raise InputError(
                 f"y has shape {tuple(y.shape)} and x holds {len(x)} examples: "
                 f"labels have shape ({len(x)},), one class number per example"
             )
-        if int(y.min()) < 0 and y.ndim == 1:
+        if y.dtype == torch.int64 and y.ndim == 1 and int(y.min()) < 0:
             raise InputError(f"y holds {int(y.min())}: labels are class numbers from 0 up")
 
     def __len__(self) -> int:
@@ -104,7 +106,7 @@ class Splits:
                     f"{self.name}: an example of {part} has shape {tuple(split.x.shape[1:])} and "
                     f"one of test {tuple(self.test.x.shape[1:])}: they must be equal"
                 )
-            top = -1 if split.y is None else int(split.y.max())
+            top = -1 if split.y is None or split.y.is_floating_point() else int(split.y.max())
             if self.classes is not None and top >= self.classes:
                 raise InputError(
                     f"{self.name}: {part} holds label {top}; with {self.classes} classes "
@@ -288,7 +290,8 @@ def subsample(
 
 def _first(split: Split, count: int, key: Key) -> torch.Tensor:
     """Ascending indices of the first `count` in an order that takes from every class in proportion."""
-    classes = split.y is not None and split.y.dim() == 1  # not the objects of scenes
+    # not the objects of scenes, nor real targets
+    classes = split.y is not None and split.y.dim() == 1 and not split.y.is_floating_point()
     labels = split.y.numpy() if split.y is not None and classes else np.zeros(len(split), np.int64)
     order = []
     for label in np.unique(labels):

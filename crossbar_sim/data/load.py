@@ -76,7 +76,7 @@ def load_data(
 
         found = to_examples(name_or_path)
         split = found.split()
-        top = None if split.y is None else int(split.y.max()) + 1
+        top = None if split.y is None or split.y.is_floating_point() else int(split.y.max()) + 1
         return Splits(found.name, None, None, split, top, found.notes)
     key = as_key(key)
     name = os.fspath(name_or_path)
@@ -454,7 +454,7 @@ def _numbers(value: Any, what: str) -> tuple[Tensor, tuple[str, ...]]:
 
 
 def _labels(y: Any, n: int) -> Tensor:
-    """Class numbers, (n,) or (n, places...) int64."""
+    """Class numbers, (n,) or (n, places...) int64; or real targets, float64."""
     labels = _numbers(y, "y")[0].cpu()
     if labels.dim() and len(labels) != n:
         raise InputError(

@@ -17,7 +17,7 @@ from crossbar_sim.experiments.trainings import PlannedTraining
 from crossbar_sim.nn.files.checkpoint import is_checkpoint
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness.groups import group_curve, group_of, group_tests, groups_of
-from crossbar_sim.robustness.metrics import sign_of
+from crossbar_sim.robustness.metrics import described
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.sweep import Sweep
 
@@ -33,7 +33,7 @@ def record_of(
     Scores are as stored: shares of 1, and an output error is minus itself.
     """
     threshold = experiment.threshold
-    stored = None if threshold is None else sign_of(sweep.metric) * threshold
+    stored = None if threshold is None else described(sweep.metric).stored(threshold)
     groups = groups_of(sweep.labels)
     chips = sorted({chip for label in sweep.labels for point in sweep.curve(label) for chip in point.chips})
     content = {

@@ -20,7 +20,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn.training.augment import Augment
 from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.robustness.groups import group_of
-from crossbar_sim.robustness.metrics import METRICS, is_share, names_code
+from crossbar_sim.robustness.metrics import check_name, is_share
 from crossbar_sim.robustness.plans import MOST_CHIP, PROTOCOL, EveryImage, HalfWidth, Plan
 from crossbar_sim.validate import as_typed, show, unknown
 
@@ -380,8 +380,8 @@ def _experiment(path: Path, given: dict[str, Any], budget: str, trust_code: bool
     file = _read(_File, table)
     models = _read_models(file.models, file.train)
     hardware, warnings = _hardware(file.hardware, path.parent, trust_code)
-    if file.metric is not None and file.metric not in METRICS and not names_code(file.metric):
-        raise InputError(unknown("metric", file.metric, METRICS))
+    if file.metric is not None:
+        check_name(file.metric)
     if (file.threshold or 0) > 1 and (file.metric is None or is_share(file.metric)):
         expected = _File.model_fields["threshold"].description
         raise InputError(f"threshold={show(file.threshold)}: expected {expected}")

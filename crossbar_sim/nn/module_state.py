@@ -23,6 +23,12 @@ from crossbar_sim.nn.analog.layers import ATTRIBUTE
 _OURS = frozenset(nn.Module().__dict__) | {ATTRIBUTE}
 """Attributes that are torch's and ours, and no state of the user's forward."""
 
+_HOOKS = (
+    "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)  # fmt: skip
+"""Of these torch's attributes, which a forward may add to: transformers does, and notes on `self` that it has."""
+
 _CONTAINERS = (list, dict, set, deque)
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type, nn.Parameter)
@@ -85,7 +91,7 @@ class _Holder:
 
 
 class _Kept:
-    """The state of one module: attributes, what is in them at any depth, buffers.
+    """The state of one module: attributes, what is in them at any depth, buffers, hooks of its forward.
 
     Args:
         name, module: of the model.
@@ -96,6 +102,8 @@ class _Kept:
         self.name, self.module = name, module
         self.attributes = _attributes(module)
         self.buffers = dict(module._buffers)
+        own = vars(module)
+        self.hooks = {n: _Holder(own[n], dict(own[n])) for n in _HOOKS if n in own}
         self.parts = {
             name: list(_parts(value, registered))
             for name, value in {**self.attributes, **self.buffers}.items()
@@ -108,6 +116,7 @@ class _Kept:
             gone = name not in now or name not in before
             if gone or not _same(now[name], before[name]) or any(p.changed() for p in self.parts[name]):
                 yield name
+        yield from (name for name, hooks in self.hooks.items() if hooks.changed())
 
     def put_back(self) -> None:
         own = vars(self.module)
@@ -117,7 +126,7 @@ class _Kept:
         for name in self.module._buffers.keys() - self.buffers.keys():
             del self.module._buffers[name]
         self.module._buffers.update(self.buffers)
-        for parts in self.parts.values():
+        for parts in (*self.parts.values(), self.hooks.values()):
             for part in parts:
                 part.put_back()
 

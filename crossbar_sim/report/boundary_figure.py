@@ -12,8 +12,7 @@ from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crossbar_sim.crossbar.configuration import at_sigma
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, at_sigma
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.conversion import map_model
@@ -80,7 +79,7 @@ def check_boundaries(examples: Tensor, required: bool) -> bool:
 
 def decisions(
     module: nn.Module,
-    hardware: Hardware,
+    hardware: Design,
     sigma: float,
     seed: int,
     chips: Sequence[int],
@@ -111,7 +110,7 @@ def decisions(
 
 
 def draw_boundaries(
-    models: Mapping[str, nn.Module], hardware: Hardware, examples: Examples, path: str | os.PathLike[str], *,
+    models: Mapping[str, nn.Module], hardware: Design, examples: Examples, path: str | os.PathLike[str], *,
     sigmas: Sequence[float] = SIGMAS, seed: int = 0, chips: Sequence[int] = tuple(range(20)), title: str = "",
 ) -> None:  # fmt: skip
     """A row for each model, a column for each sigma: boundaries of some chips, and how the chips vote.

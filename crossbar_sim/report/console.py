@@ -82,6 +82,15 @@ def say(console: Console, text: str, style: str = "") -> None:
     )  # fmt: skip
 
 
+def say_end(console: Console, warnings: tuple[str, ...], *written: str | None) -> None:
+    """Print warnings, and the files that were written."""
+    for warning in warnings:
+        say(console, f"warning: {warning}", "yellow")
+    for path in written:
+        if path is not None and path != "-":
+            say(console, f"wrote {path}")
+
+
 PATIENCE = 1.0
 """Seconds of work before a progress bar appears."""
 

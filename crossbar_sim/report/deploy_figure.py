@@ -11,6 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 from torch import nn
 
+from crossbar_sim.crossbar.layer_designs import designs_of
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.report.figure import (
@@ -19,11 +20,11 @@ from crossbar_sim.report.figure import (
     PALE,
     RED,
     WIDTH,
-    check_format,
     figure_style,
     new_figure,
     save,
 )
+from crossbar_sim.report.figure_formats import check_format
 from crossbar_sim.report.formatting import Scale, digits_of, fit, fixed, limit_text, measure_of, shorten
 from crossbar_sim.report.rows import DeploymentView
 from crossbar_sim.robustness.deploy import Deployment
@@ -56,7 +57,10 @@ def conductance_maps(model: nn.Module, layer_name: str | None = None) -> Conduct
     if design.maps is not None or not arrays:
         return None
     slot, module = next((a for a in arrays if a[0].layer == layer_name), arrays[0])
-    hardware, columns = design.hardware, slot.columns(module).detach().float().cpu().contiguous().numpy()
+    hardware, columns = (
+        design.of(slot.layer),
+        slot.columns(module).detach().float().cpu().contiguous().numpy(),
+    )
     rows = columns.shape[1]
     high, wide = (min(side, CELLS_SHOWN) for side in hardware.tile)
     wide = min(wide, slot.layout.cols)  # of the first group: the others are on tiles of their own
@@ -206,7 +210,8 @@ def _sensitivity(ax: Axes, deployment: Deployment) -> None:
 def _cells(figure: SubFigure, deployment: Deployment, name: str, before: Float32, after: Float32) -> None:
     """Panel c: one tile before and after, in one scale of colours."""
     axes = figure.subplots(1, 2, sharey=True)
-    hardware = deployment.hardware
+    own = (r.hardware for r in deployment.layers if name in (r.layer.name, *(s.name for s in r.layer.slots)))
+    hardware = next(own, designs_of(deployment.hardware)[0])
     # A few cells far out would leave no colour for the rest: they are beyond the end of the bar.
     top = 1e6 * max(float(np.max(before)), float(np.quantile(after, 0.99)))
     bottom = 1e6 * min(float(np.min(before)), float(np.quantile(after, 0.01)))

@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
-from crossbar_sim.crossbar.configuration import at_sigma
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, at_sigma
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.detection import BLOCK, check_task, truth
 from crossbar_sim.nn.evaluate import outputs
-from crossbar_sim.report.figure import SMALL, check_format, figure_style, new_figure, save
+from crossbar_sim.report.figure import SMALL, figure_style, new_figure, save
+from crossbar_sim.report.figure_formats import check_format
 from crossbar_sim.report.formatting import shorten
 from crossbar_sim.robustness.groups import groups_of
 from crossbar_sim.robustness.tasks import Model
@@ -35,7 +35,7 @@ def draw_boxes(
     models: Mapping[str, nn.Module],
     x: Tensor,
     y: Tensor,
-    hardware: Hardware,
+    hardware: Design,
     sigmas: Sequence[float],
     path: str | os.PathLike[str] | None = None,
     *,
@@ -100,7 +100,7 @@ def draw_boxes(
 
 def draw_models(
     models: Sequence[Model],
-    hardware: Hardware,
+    hardware: Design,
     sigmas: Sequence[float],
     path: str | os.PathLike[str],
     *,

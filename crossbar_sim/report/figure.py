@@ -1,11 +1,10 @@
-"""Figures: their formats and style, and how they are written. The same numbers give the same bytes."""
+"""Figures: their style, and how they are written. The same numbers give the same bytes."""
 
 import io
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from matplotlib import style
@@ -14,16 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
-from crossbar_sim.errors import InputError
 from crossbar_sim.files import replacing
-from crossbar_sim.text import visible
-
-METADATA: dict[str, dict[str, Any]] = {
-    ".png": {"Software": None},
-    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-    ".svg": {"Date": None, "Creator": None},
-}
-"""The formats by suffix, each with the metadata that would differ between two drawings left out."""
+from crossbar_sim.report.figure_formats import METADATA, check_format
 
 STYLE: dict[str, Any] = {
     "font.size": 8, "axes.titlesize": 8.5, "axes.titlelocation": "left", "axes.titlepad": 8, "axes.linewidth": 0.6,
@@ -41,21 +32,6 @@ SMALL: dict[str, Any] = {
 BLUE, PALE, GREY, RED = "#4f81ad", "#b9cddd", "#555555", "#b5482f"
 WIDTH = 7.2
 """Inches: the width of a page of two columns."""
-
-
-def check_format(path: str | os.PathLike[str]) -> str:
-    """The suffix of a figure's file.
-
-    Raises:
-        InputError: if no figure is written in this format.
-    """
-    suffix = Path(path).suffix.lower()
-    if suffix not in METADATA:
-        raise InputError(
-            f"{visible(os.fspath(path))}: figures are written as {', '.join(METADATA)}; "
-            "the suffix of the file name selects the format"
-        )
-    return suffix
 
 
 @contextmanager

@@ -733,12 +733,6 @@ class DeploymentView:
         """The main score over chips without calibration."""
         return self._summary(self.deployment.uncalibrated)
 
-    @property
-    def gain(self) -> Summary | None:
-        """What calibration adds to the score of each chip, as shown; None without a calibration."""
-        gain = self.deployment.gain
-        return None if gain is None else summarise(self.sign * value for value in gain.per_chip)
-
     def _summary(self, scores: Sequence[Any]) -> Summary:
         return summarise(self.sign * score.value(self.deployment.metric) for score in scores)
 
@@ -783,11 +777,11 @@ class DeploymentView:
     @property
     def arrays(self) -> tuple[int, int, int, float]:
         """(layers on arrays, tiles, cells, share of the tiles' cells in use)."""
-        mapped = [g for r in self.deployment.layers for g in r.layer.geometries(r.hardware)]
-        cells, tiles = sum(g.cells for g in mapped), sum(g.tiles for g in mapped)
-        tall, wide = self.deployment.hardware.tile
-        layers = sum(r.layer.analog for r in self.deployment.layers)
-        return layers, tiles, cells, cells / max(tiles * tall * wide, 1)
+        layers = self.deployment.layers
+        mapped = [(g, r.hardware.tile) for r in layers for g in r.layer.geometries(r.hardware)]
+        cells, tiles = sum(g.cells for g, _ in mapped), sum(g.tiles for g, _ in mapped)
+        area = sum(g.tiles * tall * wide for g, (tall, wide) in mapped)
+        return sum(r.layer.analog for r in layers), tiles, cells, cells / max(area, 1)
 
     @property
     def by_sensitivity(self) -> list[LayerReport]:

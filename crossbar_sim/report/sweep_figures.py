@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.report.figure import SMALL, check_format, figure_style, new_figure, save
+from crossbar_sim.report.figure import SMALL, figure_style, new_figure, save
+from crossbar_sim.report.figure_formats import check_format
 from crossbar_sim.report.formatting import Names, Style, fit, sigma_text
 from crossbar_sim.report.rows import Estimate, PointRow, View, default_threshold, narrowed
 from crossbar_sim.robustness.groups import GroupPoint

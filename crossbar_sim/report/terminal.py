@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import LayerDesigns, designs_of
 from crossbar_sim.nn.analog.effects import MAPS
 from crossbar_sim.report.console import Pen, filled, say
 from crossbar_sim.report.formatting import (
@@ -240,16 +242,19 @@ def _interval(found: Summary) -> str:
 
 def _calibrated(view: DeploymentView, calibrator: Calibrator) -> str:
     """The score without the digital correction of each chip, what the correction adds, and what it costs."""
-    without, gain = view.uncalibrated, view.gain
+    without, gain = view.uncalibrated, view.deployment.gain
     mean = f"{fixed(without.mean, digits_of(without))} %"
     text = f"{calibrator.calibration.kind}; without it {mean}{_interval(without)}; {calibrator.cost}"
     if calibrator.share is None or gain is None:
         return text
-    digits = digits_of(gain)
-    ends = "" if gain.ci95 is None else " to ".join(fixed(end, digits) for end in gain.ci95)
-    interval = f" (95 % interval {ends}, paired over chips)" if ends else ""
+    points = view.deployment.judge.share
+    mean, *ends = (
+        fixed(value, digits_of(gain)) if points else f"{value:.4g}"
+        for value in (gain.mean, *(gain.ci95 or ()))
+    )
+    interval = f" (95 % interval {' to '.join(ends)}, paired over chips)" if ends else ""
     share = f"{calibrator.share:.2%}".replace("%", " %")
-    return f"{text}, {share} of the model's parameters; it adds {fixed(gain.mean, digits)} points{interval}"
+    return f"{text}, {share} of the model's parameters; the gain is {mean}{' points' * points}{interval}"
 
 
 def _facts(view: DeploymentView) -> Iterator[tuple[str, str]]:
@@ -282,22 +287,34 @@ def _facts(view: DeploymentView) -> Iterator[tuple[str, str]]:
     others = [f"{measure_of(name).name} {fixed(s.mean, digits_of(s))} %" for name, s in view.others]
     if others:
         yield "also", ", ".join(others) + (" (means)" if n > 1 else "")
-    yield "hardware", _hardware(deployment)
+    yield from _hardware(deployment)
     if not _from_file(deployment):
         first, last = deployment.chips[0], deployment.chips[-1]
         run = f"{first} to {last}" if deployment.chips == tuple(range(first, last + 1)) else "as chosen"
         yield "chips", f"{run if n > 1 else first} of seed {deployment.seed}"
     layers, tiles, cells, share_used = view.arrays
-    tall, wide = deployment.hardware.tile
+    used_tiles = dict.fromkeys(r.hardware.tile for r in deployment.layers if r.layer.analog)
+    sizes = " and ".join(
+        f"{tall}×{wide}" for tall, wide in used_tiles or [designs_of(deployment.hardware)[0].tile]
+    )
     yield (
         "arrays",
-        f"{counted(layers, 'layer')} on {tiles:,} tiles of {tall}×{wide}, {cells:,} cells, {used(share_used)} in use",
+        f"{counted(layers, 'layer')} on {tiles:,} tiles of {sizes}, {cells:,} cells, {used(share_used)} in use",
     )
     yield from _not_on_arrays(deployment)
 
 
-def _hardware(deployment: Deployment) -> str:
-    hardware, mapping = deployment.hardware, deployment.hardware.mapping
+def _hardware(deployment: Deployment) -> Iterator[tuple[str, str]]:
+    """The design, or the default one and then each pattern's."""
+    design = deployment.hardware
+    yield "hardware", _in_words(designs_of(design)[0], deployment)
+    if isinstance(design, LayerDesigns):
+        for i, (pattern, words) in enumerate(design.in_words()):
+            yield "" if i else "layers", f"{pattern}: {words}"
+
+
+def _in_words(hardware: Hardware, deployment: Deployment) -> str:
+    mapping = hardware.mapping
     window = f"{mapping.kind} {1e6 * mapping.g_min:g} to {1e6 * mapping.g_max:g} µS"
     if _from_file(deployment):
         return f"{window}; conductances from a file"

@@ -10,10 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossbar_sim.crossbar import cost
 from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import layers as layers_of
 from crossbar_sim.nn import to_analog
-from crossbar_sim.nn.analog.chips import slots
+from crossbar_sim.nn.analog.chips import analog_state, slots
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.robustness.examples import find_examples, seen_in
 
@@ -112,14 +113,14 @@ def _storage(t: Tensor) -> int:
 
 def count(
     loaded: LoadedModel,
-    hardware: Hardware,
+    hardware: Design,
     data: str | None,
     data_dir: str | None,
     input_shape: tuple[int, ...] | None,
     only: tuple[str, ...],
     skip: tuple[str, ...],
-) -> tuple[list[cost.Work], tuple[str, ...]]:
-    """The work of every matrix on arrays, and what was left out."""
+) -> tuple[list[tuple[cost.Work, Hardware]], tuple[str, ...]]:
+    """The work of every matrix on arrays with the design of its layer, and what was left out."""
     examples = find_examples(loaded, data, data_dir, loaded.batch or 1, input_shape, 0)
     model = loaded.module
     seen, said = seen_in(loaded, hardware, examples.x, only or None, skip)
@@ -138,8 +139,9 @@ def count(
             if read is None:
                 read = Reads(1, True)
                 notes.append(f"{slot.name}: no product with it was seen in one inference; counted once")
-            geometry = hardware.geometry(slot.rows, slot.layout.cols, slot.layout.groups)
-            works.append(cost.Work.of(slot.name, geometry, hardware, read.vectors, read.signed))
+            own = analog_state(analog).of(layer.name)
+            geometry = own.geometry(slot.rows, slot.layout.cols, slot.layout.groups)
+            works.append((cost.Work.of(slot.name, geometry, own, read.vectors, read.signed), own))
     digital = [layer.name for layer in layers_of(analog) if not layer.analog]
     if digital:
         notes.append(f"not counted, for they are digital: {', '.join(digital)}")

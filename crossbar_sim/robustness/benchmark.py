@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from crossbar_sim import __version__
 from crossbar_sim.crossbar import threads
-from crossbar_sim.crossbar.configuration import at_sigma
-from crossbar_sim.crossbar.hardware import Hardware, as_hardware
+from crossbar_sim.crossbar.layer_designs import Design, as_design, at_sigma
 from crossbar_sim.data.load import FORMS, to_examples
 from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog import chips as handle
@@ -132,12 +131,12 @@ def conductance_histograms(analog: nn.Module) -> list[dict[str, Any]]:
         For each matrix: name, edges (BINS + 1, S), target and drifted (BINS counts of cells), idle (cells at g_min).
     """
     design = handle.analog_state(analog)
-    hardware, mapping = design.hardware, design.hardware.mapping
-    edges = np.linspace(0.0, WINDOW * mapping.g_max, BINS + 1)
     found = []
     for slot, module in handle.slots(analog):
         if slot.ideal or slot.layout.order == "vector":
             continue
+        hardware, mapping = design.of(slot.layer), design.of(slot.layer).mapping
+        edges = np.linspace(0.0, WINDOW * mapping.g_max, BINS + 1)
         columns = slot.columns(module).detach().float().cpu().contiguous().numpy()
         scale, key = mapping.scale(columns), design.key(slot.name)
         counts, idle = np.zeros((2, BINS), np.int64), 0
@@ -164,7 +163,7 @@ def conductance_histograms(analog: nn.Module) -> list[dict[str, Any]]:
 def robustness(
     models: Mapping[str, nn.Module] | Iterable[Model] | nn.Module,
     data: Any = None,
-    hardware: Hardware | str | os.PathLike[str] | None = None,
+    hardware: Design | str | os.PathLike[str] | None = None,
     sigmas: Iterable[float] = PROTOCOL,
     *,
     chips: SupportsIndex | Iterable[SupportsIndex] | None = None,
@@ -235,7 +234,7 @@ def robustness(
     if workers is not None:
         leave_if_importing()
     numbers = check_sigmas(sigmas)
-    design = as_hardware(hardware)
+    design = as_design(hardware)
     for sigma in numbers:
         at_sigma(design, sigma)  # an impossible one is refused before the work
     plan = plan_from(chips, half_width, plan)

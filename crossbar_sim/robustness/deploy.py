@@ -1,28 +1,31 @@
 """Deploy: one model, one design, many chips, and what is left of the model, with intervals."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from crossbar_sim.crossbar.configuration import to_dict
-from crossbar_sim.crossbar.hardware import Hardware, as_hardware
+from crossbar_sim import __version__
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, as_design, design_at, to_dict
 from crossbar_sim.data import Development
 from crossbar_sim.data.load import to_examples
 from crossbar_sim.errors import InputError, warn
+from crossbar_sim.files import sha256_of
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.chips import remap_errors, remap_sentence
 from crossbar_sim.nn.analog.effects import layer_effects
 from crossbar_sim.nn.analog.state import Layer, Maps
 from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.evaluate import BLOCK
+from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.nn.module_state import left_on
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness.calibration import Calibration, Calibrator, calibration_of
 from crossbar_sim.robustness.evaluator import Details, Evaluator, Subject, layers_on_arrays
-from crossbar_sim.robustness.metrics import is_share, names_code, sign_of
+from crossbar_sim.robustness.metrics import Metric, described
 from crossbar_sim.robustness.plans import EveryImage, chip_numbers
 from crossbar_sim.robustness.score import (
     FIELDS,
@@ -37,6 +40,9 @@ from crossbar_sim.robustness.score import (
 from crossbar_sim.robustness.sensitivity import drops, some
 from crossbar_sim.robustness.statistics import Summary, Yield, summarise, yield_at
 from crossbar_sim.validate import finite
+
+if TYPE_CHECKING:
+    from crossbar_sim.store import ChipFile
 
 Progress = Callable[[int, int, str], None]
 
@@ -56,12 +62,18 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """A layer's line in the report: how it was mapped, the change by each effect, its sensitivity."""
+    """A layer's line in the report: how it was mapped, the change by each effect, its sensitivity.
+
+    Args:
+        hardware: the layer's own design; of a layer that is digital by its design, the default one.
+        design: which pattern's design it has and what that is, of a design per layer; None else.
+    """
 
     layer: Layer
     hardware: Hardware
     effects: dict[str, float]
     sensitivity: Sensitivity | None
+    design: tuple[str, str] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON: `rows` and `cols` are lists where a layer has several matrices."""
@@ -81,6 +93,11 @@ class LayerReport:
             "tiles": tiles,
             "cells": cells,
             "utilisation": cells / area if area else 0.0,
+            **(
+                {}
+                if self.design is None
+                else {"design": dict(zip(("pattern", "values"), self.design, strict=True))}
+            ),
             "effects": self.effects,
             "sensitivity": None
             if drop is None or self.sensitivity is None
@@ -98,18 +115,19 @@ class Deployment:
     """The result of `deploy`.
 
     Args:
-        metric: what the main score is: "accuracy", "agreement" or "output_error" (then minus the error), or the import
-            path of a function (with a minus sign before it where less is better).
+        metric: what the main score is: a built-in metric (with the error as minus itself), or the import path of a
+            function (with a minus sign before it where less is better).
         clean, scores: of the clean model and of each chip, in order.
         threshold: of the yield, on the main score (so minus an output error); None: no yield.
         warnings, notes: sentences that the user should read, and may want to know.
         identity: what else decides the numbers: model, data, seed, version.
         judged: how outputs with several places (tokens, pixels) are judged; None: one class or output per example.
+        declared: what a user's own metric says of itself: its unit and title.
         calibrator: the digital fix that every chip got, and `uncalibrated` the scores without it.
     """
 
     metric: str
-    hardware: Hardware
+    hardware: Design
     seed: int
     chips: tuple[int, ...]
     clean: Score
@@ -122,6 +140,12 @@ class Deployment:
     calibrator: Calibrator | None = None
     uncalibrated: tuple[Score, ...] = ()
     judged: dict[str, Any] | None = None
+    declared: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def judge(self) -> Metric:
+        """The metric, as reports know it."""
+        return described(self.metric, self.declared)
 
     @property
     def main(self) -> Summary:
@@ -141,17 +165,26 @@ class Deployment:
         for name in FIELDS:
             values = collect(self.scores, name)
             drifted[name] = summarise(values).as_dict() if values else None
-        if names_code(self.metric):
-            drifted[self.metric] = summarise(collect(self.scores, "custom")).as_dict()
+        judge, clean = self.judge, self.clean
+        computed = {}
+        if clean.custom is not None:
+            found = summarise(collect(self.scores, "custom"))
+            computed = {self.metric: clean.custom}
+            if judge.logarithm:
+                computed = {self.metric: judge.shown(judge.sign * clean.custom)}
+                drifted[self.metric] = found.mapped(lambda value: judge.shown(judge.sign * value)).as_dict()
+                drifted[f"ln {self.metric}"] = found.as_dict()
+            else:
+                drifted[self.metric] = found.as_dict()
         passing = self.passing
         return {
             "metric": self.metric,
             "clean": {
                 "accuracy": self.clean.accuracy,
-                **({self.metric: self.clean.custom} if names_code(self.metric) else {}),
+                **computed,
             },
             "drifted": drifted,
-            "yield": {**passing.as_dict(), "threshold": abs(passing.threshold)} if passing else None,
+            "yield": {**passing.as_dict(), "threshold": judge.shown(passing.threshold)} if passing else None,
             "layers": [layer.as_dict() for layer in self.layers],
             "hardware": to_dict(self.hardware),
             "seed": self.seed,
@@ -166,11 +199,12 @@ class Deployment:
 
     @property
     def gain(self) -> Summary | None:
-        """What calibration adds to the main score of each chip; None without a calibration."""
+        """By how much calibration betters the main score of each chip, as shown; None without a calibration."""
         if self.calibrator is None:
             return None
-        pairs = zip(self.scores, self.uncalibrated, strict=True)
-        return summarise(after.value(self.metric) - before.value(self.metric) for after, before in pairs)
+        judge, pairs = self.judge, zip(self.scores, self.uncalibrated, strict=True)
+        shown = [[judge.shown(score.value(self.metric)) for score in pair] for pair in pairs]
+        return summarise(judge.sign * (after - before) for after, before in shown)
 
     def _calibration_dict(self, calibrator: Calibrator) -> dict[str, Any]:
         without = summarise(score.value(self.metric) for score in self.uncalibrated)
@@ -185,11 +219,17 @@ class Deployment:
         }
 
 
+def _own(design: Design, layer: Layer) -> Hardware:
+    """The design of a layer; the default one for a layer that is digital by its design."""
+    found = design_at(design, layer.name)
+    return found if found is not None else design.base if isinstance(design, LayerDesigns) else design
+
+
 def deploy(
     model: nn.Module,
     x: Any,
     y: Any = None,
-    hardware: Hardware | str | os.PathLike[str] | None = None,
+    hardware: Design | str | os.PathLike[str] | Mapping[str, Any] | None = None,
     *,
     seed: int = 0,
     chips: int | Iterable[int] = 20,
@@ -221,14 +261,16 @@ def deploy(
         x, y: examples (n, ...) and labels (n,) (or one per token or pixel, -100 where none is judged), or None to
             compare with the clean model alone. x may also hold both: a `Split`, a torch Dataset or DataLoader, a
             dictionary, a data set's name or path (see `data.load.to_examples`).
-        hardware: the design, a preset's name or a hardware file; None: the preset "bayesft".
+        hardware: the design, a preset's name or a hardware file; None: the preset "bayesft". Also a design per layer:
+            `LayerDesigns`, or a mapping such as {"stem": "digital", "head": {"copies": 4}, "*": Hardware(...)}.
         seed, chips: which chips: a seed, and how many or their numbers.
-        threshold: of the yield: the least accuracy or agreement (0 .. 1), or the largest output error, that a
-            chip passes with; None: the clean score less 0.05, and none for output errors.
-        metric: what chips are judged by: "accuracy", "agreement" or "output_error"; None: the first of these
-            that labels and outputs allow. Outputs (n, c, ...) with c > 1 are taken for scores of classes: for
-            several outputs that are not (regression, an autoencoder) use "output_error". Also a function of
-            outputs and targets, or its import path "package.module:function" (docs/extending.md).
+        threshold: of the yield: the least score, or the largest error, that a chip passes with; None: for shares the
+            clean score less 0.05, for other built-in metrics see docs/metrics.md, else none.
+        metric: what chips are judged by: a name of `metrics.METRICS`, such as "accuracy", "perplexity" or "rmse"; None:
+            accuracy, agreement or output_error, the first that labels and outputs allow, and rmse for real targets.
+            Outputs (n, c, ...) with c > 1 are taken for scores of classes: without targets, for several outputs that
+            are not (regression, an autoencoder) use "output_error". Also a function of outputs and targets, its import
+            path "package.module:function", or a torchmetrics metric (docs/extending.md).
         only, skip: see `to_analog`.
         sensitivity_chips, sensitivity_images: how many chips and examples the per-layer sensitivity is
             measured on (0 chips: not at all).
@@ -249,14 +291,14 @@ def deploy(
     Raises:
         InputError: if model, data and hardware do not go together.
     """
-    if isinstance(y, Hardware):
+    if isinstance(y, Design):
         raise InputError(
             "y is a Hardware: the arguments are model, x, y, hardware; for data with labels in x give hardware="
         )
     if not isinstance(model, nn.Module):
         kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise InputError(f"model is {kind}: expected a torch.nn.Module (an instance)")
-    hardware = as_hardware(hardware)
+    hardware = as_design(hardware)
     if calibrate is not None and calibration is not None:
         raise InputError("calibration and calibrate are two calibrations: give one of them")
     calibration = calibration or calibration_of(calibrate, calibration_data, x)
@@ -270,7 +312,7 @@ def deploy(
             f"sensitivity_chips={sensitivity_chips}, sensitivity_images={sensitivity_images}: expected 0 "
             "chips (no sensitivity) or more, and at least one image"
         )
-    if threshold is not None and not (finite(threshold) and threshold >= 0):
+    if threshold is not None and not finite(threshold):
         raise InputError(f"threshold={threshold!r}: expected a score such as 0.9")
     if detects(model):
         raise InputError(NO_DETECTORS)
@@ -280,8 +322,9 @@ def deploy(
         maps=maps, remap=remap, block=block, fixed=fixed, axis=class_axis,
     )  # fmt: skip
     reference, judge = subject.reference, subject.metric
-    if threshold is not None and threshold > 1 and is_share(judge):
-        raise InputError(f"threshold={threshold}: {judge} is a share in 0 .. 1, such as 0.9 for 90 %")
+    known = described(judge, None if reference.function is None else reference.function.about)
+    if threshold is not None:
+        known.check_threshold(threshold)
     alone = numbers[:sensitivity_chips]
     total, done = 1 + len(numbers) + len(alone) * len(layers_on_arrays(analog)), 0
 
@@ -317,19 +360,43 @@ def deploy(
     losses = drops(measured, few, judge)
     layers = tuple(
         LayerReport(
-            layer, hardware, effects.get(layer.name, {}),
+            layer, _own(hardware, layer), effects.get(layer.name, {}),
             Sensitivity(summarise(losses[layer.name]), len(few.x)) if layer.name in losses else None,
+            hardware.chosen(layer.name) if isinstance(hardware, LayerDesigns) else None,
         )
         for layer in handle.layers(analog)
     )  # fmt: skip
     if threshold is not None:
-        threshold *= sign_of(judge)
-    elif is_share(judge):
+        threshold = known.stored(threshold)
+    elif known.share and known.sign > 0:
         threshold = max(round(clean.value(judge) - 0.05, 3), 0.0)
+    elif known.easing is not None:
+        threshold = known.stored(known.easing(known.shown(clean.value(judge))))
     found_out += [*of_scores(scores, numbers), *of_tail(scores, judge)]
     warn(found_out)
     return Deployment(
         judge, hardware, seed, numbers, clean, scores, threshold, layers,
         (*warnings, *found_out), tuple(notes), identity or {},
         subject.calibrator, plain, reference.about(),
+        {} if reference.function is None else reference.function.about,
     )  # fmt: skip
+
+
+def identity_of(loaded: LoadedModel, data: dict[str, Any], chip: "ChipFile | None" = None) -> dict[str, Any]:
+    """What decides the numbers beside design and seed, for the report.
+
+    Args:
+        loaded: the model, with where it was read from.
+        data: the identity of the examples.
+        chip: the file whose conductances are used instead of simulated ones, or None.
+    """
+    parameters = sum(p.numel() for p in loaded.module.parameters())
+    used = None if chip is None else {"sha256": sha256_of(chip.path), "chip": chip.chip, "seed": chip.seed}
+    return {
+        "model": {
+            "name": loaded.name, "source": loaded.source, "sha256": loaded.sha256, "parameters": parameters
+        },
+        "data": data,
+        "conductances": used,
+        "version": __version__,
+    }  # fmt: skip

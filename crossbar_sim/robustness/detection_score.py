@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection import BLOCK, check_task, detects, precision, truth
 from crossbar_sim.nn.evaluate import outputs
-from crossbar_sim.robustness.metrics import names_of
+from crossbar_sim.robustness.metrics import Metric, names_of
 from crossbar_sim.robustness.score import Reference, Score
 
 DETECTION_METRICS = names_of("detection")
@@ -51,6 +51,7 @@ class DetectionReference(Reference):
         block: int = BLOCK,
         fixed: int | None = None,
         axis: int | None = None,
+        judge: Metric | None = None,
     ) -> "DetectionReference":
         """Run the clean model on the scenes.
 
@@ -124,8 +125,9 @@ def reference_of(
     block: int,
     fixed: int | None = None,
     axis: int | None = None,
+    judge: Metric | None = None,
 ) -> Reference:
-    """The examples and what the clean model makes of them, for a classifier or a detector; `axis` as in `Reference.of`.
+    """The examples and what the clean model makes of them, for a classifier or a detector; see `Reference.of`.
 
     Raises:
         InputError: as `Reference.of`, or if the examples are for the other kind of model.
@@ -133,5 +135,5 @@ def reference_of(
     if y is not None:
         check_task(model, y)
     kind: Any = DetectionReference if detects(model) else Reference
-    found: Reference = kind.of(model, x, y, block, fixed, axis)
+    found: Reference = kind.of(model, x, y, block, fixed, axis, judge)
     return found

@@ -16,8 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar import threads
-from crossbar_sim.crossbar.configuration import at_sigma, is_deterministic
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, at_sigma, is_deterministic
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.errors import InputError, silenced_warnings
 from crossbar_sim.nn.analog import chips as handle
@@ -34,7 +33,7 @@ from crossbar_sim.nn.pickling import packed, unpacked
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.calibration import Calibrator
 from crossbar_sim.robustness.detection_score import reference_of
-from crossbar_sim.robustness.metrics import find_metric, names_code
+from crossbar_sim.robustness.metrics import described, find_metric, names_code
 from crossbar_sim.robustness.score import Reference, Score, hits, of_operands, of_reference
 from crossbar_sim.store.records import Trial
 from crossbar_sim.validate import is_whole
@@ -232,9 +231,7 @@ class Measurer(Protocol):
     size: int
     """Chips that are programmed at a time."""
 
-    def trials(
-        self, hardware: Hardware, sigma: float, chips: Sequence[int], images: int | None
-    ) -> list[Trial]:
+    def trials(self, hardware: Design, sigma: float, chips: Sequence[int], images: int | None) -> list[Trial]:
         """The trials of at most `size` chips on so many images of each chip's own, or on all (None)."""
 
 
@@ -284,9 +281,7 @@ class AnyModel:
         self.design = handle.analog_state(analog)
         self.design.frozen = True  # its clean values do not change: they are read once
 
-    def trials(
-        self, hardware: Hardware, sigma: float, chips: Sequence[int], images: int | None
-    ) -> list[Trial]:
+    def trials(self, hardware: Design, sigma: float, chips: Sequence[int], images: int | None) -> list[Trial]:
         """See `Measurer`.
 
         Raises:
@@ -294,7 +289,7 @@ class AnyModel:
         """
         return [self._trial(hardware, sigma, chip, images) for chip in chips]
 
-    def details(self, hardware: Hardware, chip: int, details: Details, lock: Lock) -> ChipScores:
+    def details(self, hardware: Design, chip: int, details: Details, lock: Lock) -> ChipScores:
         """One chip in detail.
 
         Raises:
@@ -324,11 +319,11 @@ class AnyModel:
                     alone[name] = measured(details.few.score(self.analog), f"chip {chip}, {name} alone")
         return ChipScores(chip, score, plain, alone)
 
-    def _set(self, hardware: Hardware, chip: int) -> None:
+    def _set(self, hardware: Design, chip: int) -> None:
         self.design.set_hardware(hardware)  # differs in its drift alone
         self.design.set_chip(chip)
 
-    def _trial(self, hardware: Hardware, sigma: float, chip: int, images: int | None) -> Trial:
+    def _trial(self, hardware: Design, sigma: float, chip: int, images: int | None) -> Trial:
         began = time.perf_counter()
         self._set(hardware, chip)
         subject, reference = self.subject, self.subject.reference
@@ -353,7 +348,7 @@ def _check(value: float, metric: str, sigma: float | None, chip: int) -> None:
     """
     if not math.isfinite(value):
         where = f"chip {chip}" if sigma is None else f"sigma {sigma:g}, chip {chip}"
-        if names_code(metric):
+        if described(metric).computed or names_code(metric):
             raise InputError(f"{where}: metric {metric} gives {value}, and a score is finite")
         raise InputError(
             f"{where}: the outputs are not finite, so an output error does not exist: lower sigma"
@@ -378,9 +373,7 @@ class OfChain:
         self.parts = threads.chunks(len(reference.x), reference.block)
         self.gathered = np.empty_like(self.pixels[: reference.block])
 
-    def trials(
-        self, hardware: Hardware, sigma: float, chips: Sequence[int], images: int | None
-    ) -> list[Trial]:
+    def trials(self, hardware: Design, sigma: float, chips: Sequence[int], images: int | None) -> list[Trial]:
         """See `Measurer`."""
         began = time.perf_counter()
         one_thread()
@@ -445,7 +438,7 @@ class Subject:
 
     Args:
         module: in evaluation mode.
-        hardware: the design; its drift takes the sigma of each job.
+        hardware: the design, or a design per layer; its drift takes the sigma of each job.
         reference: the examples, and the clean model's outputs for them.
         metric: what chips are judged by.
         seed: of all chips.
@@ -457,7 +450,7 @@ class Subject:
     """
 
     module: nn.Module
-    hardware: Hardware
+    hardware: Design
     reference: Reference
     metric: str
     seed: int
@@ -472,7 +465,7 @@ class Subject:
     def prepared(
         cls,
         module: nn.Module,
-        hardware: Hardware,
+        hardware: Design,
         x: Tensor,
         y: Tensor | None,
         *,
@@ -521,7 +514,7 @@ class Subject:
 
         with silenced_warnings():  # what it would warn of is among the cautions of a report
             first = mapped(None)  # refuses a design before the model runs
-            reference = reference_of(module, x, y, block, fixed, axis)
+            reference = reference_of(module, x, y, block, fixed, axis, function)
 
             def make(seen: Operands | None) -> nn.Module:
                 analog = first if seen is None else mapped(seen)
@@ -529,13 +522,13 @@ class Subject:
 
             analog, seen = map_traced(make, reference.x, fixed)
         chosen = reference.metric(None if function is None else function.name)
-        if function is not None and function.function is not None:
-            reference = replace(reference, function=function)
+        if function is None and reference.numbers is not None:
+            reference = replace(reference, function=find_metric(chosen))
         reference.check_metric(chosen)
         subject = cls(module, hardware, reference, chosen, seed, names, left_out, seen, maps, remap)
         return subject, analog
 
-    def analog(self, hardware: Hardware) -> nn.Module:
+    def analog(self, hardware: Design) -> nn.Module:
         """The model on a design, chip 0: checked to be the clean model where the hardware is ideal.
 
         Raises:
@@ -747,7 +740,7 @@ def evaluation_mode(module: nn.Module) -> None:
 
 def _mapped(
     module: nn.Module,
-    hardware: Hardware,
+    hardware: Design,
     seed: int,
     chip: int,
     only: Sequence[str] | None,
@@ -765,7 +758,7 @@ def _mapped(
     return analog
 
 
-def _chain(subject: Subject, analog: nn.Module, hardware: Hardware) -> SequentialChips | None:
+def _chain(subject: Subject, analog: nn.Module, hardware: Design) -> SequentialChips | None:
     """The model as a chain, if it is one and its outputs equal those of its own forward bit for bit."""
     reference = subject.reference
     one = reference.classes and reference.predicted.dim() == 1 and reference.judged is None

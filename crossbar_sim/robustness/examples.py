@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data import Splits, load_data
 from crossbar_sim.errors import InputError, silenced_warnings
@@ -91,7 +91,7 @@ def find_examples(
 
 def seen_in(
     loaded: LoadedModel,
-    hardware: Hardware,
+    hardware: Design,
     x: Tensor | None = None,
     only: Iterable[str] | None = None,
     skip: Iterable[str] = (),

@@ -9,12 +9,11 @@ from typing import Any, Protocol, SupportsIndex
 
 from torch import nn
 
-from crossbar_sim.crossbar.configuration import is_deterministic
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import at_sigma, design_from_dict, is_deterministic
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness import two_stage
 from crossbar_sim.robustness.evaluator import Job, Subject
-from crossbar_sim.robustness.metrics import METRICS, names_code
+from crossbar_sim.robustness.metrics import described, names_code
 from crossbar_sim.robustness.score import check_shares
 from crossbar_sim.store.records import Task, Trial
 
@@ -105,7 +104,7 @@ class HalfWidth:
         Raises:
             InputError: if it is not.
         """
-        if not names_code(metric) and not METRICS[metric].mean:
+        if not names_code(metric) and not described(metric).mean:
             raise InputError(
                 f"half_width needs a score that is a mean over images, accuracy or agreement: {metric} is "
                 "not; sweep it with chips"
@@ -119,7 +118,7 @@ class HalfWidth:
         """
         self.check_metric(subject.metric)
         reference = subject.reference
-        if reference.function is not None:
+        if reference.function is not None and reference.function.function is not None:
             check_shares(subject.metric, reference.function.evaluate(reference.clean, reference.targets))
         strata = subject.strata
         plan = two_stage.Plan(self.half, strata.population, strata.minimum, chip_cost(subject))
@@ -171,7 +170,7 @@ def exact(task: Task, sigma: float) -> bool:
     try:
         design = dict(task.identity["hardware"])
         design["drift"] = {**design["drift"], "sigma": sigma}
-        return is_deterministic(Hardware.from_dict(design))
+        return is_deterministic(at_sigma(design_from_dict(design)[0], sigma))
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # an InputError is a ValueError
         raise InputError(
             f"the identity of task {task.label!r} ({task.id[:12]}) has a hardware that is not a design: {error}"

@@ -13,8 +13,10 @@ from crossbar_sim.robustness.drawn_scores import (
     rule_of_three,
     yield_drawn,
 )
+from crossbar_sim.robustness.metrics import described
 from crossbar_sim.robustness.plans import exact, plan_of
-from crossbar_sim.robustness.statistics import Summary, Yield, summarise, tail_caution, yield_at
+from crossbar_sim.robustness.score import tail_in
+from crossbar_sim.robustness.statistics import Summary, Yield, summarise, yield_at
 from crossbar_sim.robustness.two_stage import Done
 from crossbar_sim.store.records import Task, Trial
 
@@ -93,7 +95,7 @@ class Point:
     @functools.cached_property
     def caution(self) -> str | None:
         """A sentence where the scores have a long tail, so that the interval of their mean is too short; else None."""
-        return tail_caution(map(abs, self.values))
+        return tail_in(self.values, self.metric)
 
     def passing(self, threshold: float) -> Yield:
         """The share of chips at or above a threshold, with its 95 % interval."""
@@ -124,8 +126,18 @@ class Point:
             "median": summary["median"],
             "quantiles": summary["quantiles"],
             "yield": None if threshold is None else self.passing(threshold).as_dict(),
+            **self._shown(),
             **({} if self.caution is None else {"caution": self.caution}),
         }
+
+    def _shown(self) -> dict[str, Any]:
+        """Of a metric whose statistics are of its logarithm: the numbers as people read them."""
+        judge = described(self.metric)
+        if not judge.logarithm:
+            return {}
+        found = self.summary.mapped(judge.shown).as_dict()
+        kept = ("mean", "ci95", "min", "max", "median")
+        return {"shown": {"clean": judge.shown(self.clean), **{name: found[name] for name in kept}}}
 
 
 def _counting(task: Task, rows: tuple[Trial, ...]) -> tuple[tuple[Trial, ...], Done | None]:

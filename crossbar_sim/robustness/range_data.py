@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design
 from crossbar_sim.data import Splits, load_data
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.range_calibration import calibrate_ranges, needs_calibration
@@ -18,7 +18,7 @@ IMAGES = 512
 
 def calibrated_for(
     loaded: LoadedModel,
-    hardware: Hardware,
+    hardware: Design,
     *,
     data: str | None,
     data_dir: str | None,
@@ -27,7 +27,7 @@ def calibrated_for(
     only: tuple[str, ...],
     skip: tuple[str, ...],
     own: str | None = None,
-) -> tuple[Hardware, tuple[str, ...]]:
+) -> tuple[Design, tuple[str, ...]]:
     """The design itself where no range is to be calibrated, else with ranges, and sentences for the report."""
     if not needs_calibration(hardware):
         if own is not None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from crossbar_sim.crossbar.configuration import at_sigma, is_deterministic
+from crossbar_sim.crossbar.layer_designs import at_sigma, is_deterministic
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness.evaluator import Job, Subject
 from crossbar_sim.robustness.plans import Plan

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from crossbar_sim.crossbar import threads
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.conversion import NO_OPERAND
 from crossbar_sim.nn.analog.effects import of_design as of_design
@@ -28,11 +29,26 @@ from crossbar_sim.nn.evaluate import (
     several,
 )
 from crossbar_sim.nn.training.settings import near_chance
-from crossbar_sim.robustness.metrics import METRICS, Metric, names_code, sign_of
+from crossbar_sim.robustness.metric_sums import nats
+from crossbar_sim.robustness.metrics import (
+    METRICS,
+    PER_CENT,
+    Metric,
+    built_in,
+    check_name,
+    described,
+    names_code,
+)
 from crossbar_sim.robustness.statistics import tail_caution
 
 FIELDS = ("accuracy", "agreement", "output_error")
 """The built-in metrics that every score of a classifier has: fields of `Score`."""
+
+HELD = 2**30
+"""Bytes of clean outputs beyond which they are not held, where the metric needs no more than a block of them."""
+
+BLOCK_BYTES = 2**28
+"""Of the outputs of a block where they are not held."""
 
 NO_DETECTORS = "this command judges classifiers: a detector is judged by crossbar-sim sweep"
 
@@ -48,7 +64,8 @@ class Score:
             less.
         output_error: |y - y_clean| / |y_clean|, Euclidean over all outputs; None where it is not finite.
         broken: share of examples with an output that is not finite; they count as wrong.
-        custom: the value of a metric that is a function; None: there is none.
+        custom: the value of a metric that is computed from outputs and targets (of a perplexity its logarithm); None:
+            there is none.
     """
 
     accuracy: float | None
@@ -62,8 +79,10 @@ class Score:
 
         NaN where the score does not exist.
         """
-        value: float | None = getattr(self, metric) if metric in METRICS else self.custom
-        return math.nan if value is None else sign_of(metric) * value
+        known = described(metric)
+        held = metric in METRICS and not known.computed
+        value: float | None = getattr(self, metric) if held else self.custom
+        return math.nan if value is None else known.sign * value
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +92,8 @@ class Reference:
     Args:
         x: (n, ...) inputs; y: labels (n,), or (n, places...) for models that decide at several places, or None.
             Places with a negative label (-100: padding) are not judged.
-        clean: the clean model's outputs, (n, classes, places...): the axis of classes is moved to the second place.
+        clean: the clean model's outputs, (n, classes, places...): the axis of classes is moved to the second place. On
+            the device "meta", which holds a shape alone, where they would not fit into memory.
         block, fixed: see `nn.evaluate.outputs`.
         several: how many outputs the model returns where the first of them is judged for being the first, else 1.
         axis: where the classes are in what the model returns; None: not known, and outputs are left unchanged.
@@ -81,7 +101,10 @@ class Reference:
         few: the first inputs, and the clean model's outputs for them as `few_outputs` gives them; None: not known.
         mixed: by how much the outputs for an example depend on the others of its batch, relative to the largest
             output; 0.0: no more than by rounding.
-        function: the metric, where that is a function.
+        function: the metric, where that is computed from outputs and targets.
+        numbers: targets that are no class numbers: real values of the shape of the outputs; or, for a function of the
+            user's own, what it alone can read.
+        found: the clean model's classes, and what the metric keeps of each example, where `clean` holds a shape alone.
     """
 
     x: Tensor
@@ -95,6 +118,8 @@ class Reference:
     few: tuple[Tensor, Tensor] | None = None
     mixed: float = 0.0
     function: Metric | None = None
+    numbers: Tensor | None = None
+    found: tuple[Tensor, tuple[Any, ...]] | None = None
 
     @classmethod
     def of(
@@ -105,13 +130,15 @@ class Reference:
         block: int = BLOCK,
         fixed: int | None = None,
         axis: int | None = None,
+        judge: Metric | None = None,
     ) -> "Reference":
         """Run the clean model on the examples.
 
         Args:
             model: in evaluation mode.
-            x, y, block, fixed: see the class.
+            x, y, block, fixed: see the class; y may hold real values.
             axis: of the classes in the model's outputs; None: found as `nn.class_axis` says.
+            judge: the requested metric, which decides what y is taken for; None: that is found from y.
 
         Raises:
             InputError: if the model cannot take them, returns too few outputs for the labels, or outputs that
@@ -121,6 +148,10 @@ class Reference:
             raise InputError(NO_DETECTORS)
         x, notes = inputs_for(model, x)
         counts: list[int] = []
+        if judge is not None and judge.streams:
+            large = cls._streamed(model, x, y, block, fixed, axis, judge, notes)
+            if large is not None:
+                return large
         hook = model.register_forward_hook(lambda _, __, answer: counts.append(several(answer)))
         try:
             clean = torch.cat([t.cpu() for t in outputs(model, x, block, fixed)])
@@ -128,33 +159,91 @@ class Reference:
             hook.remove()
         few = check_repeats(model, x, fixed)
         mixed = check_alone(model, few, clean)
-        found = class_axis(clean, y, axis, x, lambda: traced_axis(model, x, fixed))
+        numbers: Tensor | None = None
+        given = y
+        if y is not None and (y.is_floating_point() or (judge is not None and judge.targets == "real")):
+            numbers, y = _numbers(y, tuple(clean.shape), judge), None
+        try:
+            found = class_axis(clean, y, axis, x, lambda: traced_axis(model, x, fixed))
+            y = None if y is None else _labels(y, clean if found is None else clean.movedim(found, 1))
+        except InputError:
+            if judge is None or judge.targets != "any" or axis is not None or y is None:
+                raise
+            found, y, numbers = None, None, given  # the user's function knows what its targets are
         if found is not None:
             clean = clean.movedim(found, 1)
-        if y is not None:
-            y = y.reshape(len(clean), *clean.shape[2:])
-            if clean.shape[1] < 2:
-                raise InputError(
-                    f"labels need one output per class, but the model's outputs have shape "
-                    f"{tuple(clean.shape)}: give data without y to compare outputs instead"
-                )
-            if int(y.max()) >= clean.shape[1]:
-                raise InputError(_outside(y, clean.shape[1]))
-            if int(y.max()) < 0:
-                raise InputError(f"all labels are {int(y.max())} or less: nothing would be judged")
-            if int(y.min()) < 0:  # what a model makes of padding does not count
-                clean = torch.where(y.unsqueeze(1) < 0, 0.0, clean)
+        if y is not None and int(y.min()) < 0:  # what a model makes of padding does not count
+            clean = torch.where(y.unsqueeze(1) < 0, 0.0, clean)
         if not clean.isfinite().all():
-            raise InputError(
-                "the clean model's outputs are not finite on these inputs: nothing to compare with"
-            )
+            raise InputError(NOT_FINITE)
         seen = (few_of(x, fixed), few)
-        return cls(x, y, clean, block, fixed, max(counts, default=1), found, notes, seen, mixed)
+        return cls(
+            x, y, clean, block, fixed, max(counts, default=1), found, notes, seen, mixed,
+            judge if judge is not None and judge.computed else None, numbers,
+        )  # fmt: skip
+
+    @classmethod
+    def _streamed(
+        cls,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor | None,
+        block: int,
+        fixed: int | None,
+        axis: int | None,
+        judge: Metric,
+        notes: tuple[str, ...],
+    ) -> "Reference | None":
+        """The same without the clean outputs of all examples, where those are too many; None: they are few."""
+        few = check_repeats(model, x, fixed)
+        each = few[0].numel() * few.element_size()
+        if y is None or each * len(x) <= HELD:
+            return None
+        block = max(min(block, BLOCK_BYTES // each), 1)
+        shape = torch.empty(len(x), *few.shape[1:], dtype=few.dtype, device="meta")
+        numbers: Tensor | None = None
+        found: int | None = None
+        if y.is_floating_point() or judge.targets == "real":
+            numbers, y = _numbers(y, tuple(shape.shape), judge), None
+        else:
+            found = class_axis(shape, y, axis, x, lambda: traced_axis(model, x, fixed))
+            shape = shape if found is None else shape.movedim(found, 1)
+            y = _labels(y, shape)
+        seen = (few_of(x, fixed), few)
+        made = cls(x, y, shape, block, fixed, 1, found, notes, seen, 0.0, judge, numbers)
+        parts: dict[int, tuple[Tensor, list[Any]]] = {}
+        first: dict[int, Tensor] = {}
+
+        def reduce(out: Tensor, part: slice) -> None:
+            if part.start < len(few):
+                first[part.start] = out[: len(few) - part.start].cpu().clone()
+            out = made._in_place(out.cpu(), part)
+            if not out.isfinite().all():
+                raise InputError(NOT_FINITE)
+            parts[part.start] = (out.argmax(1) if made.classes else out[:, :0], made._kept(out, part))
+
+        outputs(model, x, block, fixed, reduce)
+        order = [parts[start] for start in sorted(parts)]
+        return replace(
+            made,
+            found=(
+                torch.cat([classes for classes, _ in order]),
+                tuple(each for _, kept in order for each in kept),
+            ),
+            mixed=check_alone(model, few, torch.cat([first[start] for start in sorted(first)])),
+        )
 
     def part(self, indices: Tensor) -> "Reference":
         """The same for some of the examples."""
         y = None if self.y is None else self.y[indices]
-        return replace(self, x=self.x[indices], y=y, clean=self.clean[indices])
+        numbers = None if self.numbers is None else self.numbers[indices]
+        clean, found = self.clean, self.found
+        if found is None:
+            clean = clean[indices]
+        else:
+            clean = torch.empty(len(indices), *clean.shape[1:], dtype=clean.dtype, device="meta")
+            found = (found[0][indices], tuple(found[1][i] for i in indices.tolist()))
+        return replace(self, x=self.x[indices], y=y, clean=clean, numbers=numbers, found=found)
 
     @property
     def classes(self) -> bool:
@@ -164,11 +253,13 @@ class Reference:
     @functools.cached_property
     def predicted(self) -> Tensor:
         """The clean model's classes, (n,) or (n, places...)."""
-        return self.clean.argmax(1)
+        return self.clean.argmax(1) if self.found is None else self.found[0]
 
     @functools.cached_property
     def norm(self) -> float:
         """Sum of the squares of all clean outputs."""
+        if self.clean.is_meta:
+            return math.nan
         # by NumPy, which never splits a sum over threads: the bits must not depend on their number
         return float(np.sum(np.square(self.clean.numpy(), dtype=np.float64)))
 
@@ -209,9 +300,11 @@ class Reference:
         """A block's outputs with the classes in the second place, and the clean ones where nothing is judged."""
         if self.axis is not None and self.axis != 1:
             out = out.movedim(self.axis, 1)
-        return (
-            out if self.judged is None else torch.where(self.judged[part].unsqueeze(1), out, self.clean[part])
-        )
+        return out if self.judged is None else torch.where(self.judged[part].unsqueeze(1), out, 0.0)
+
+    def mask_of(self, part: slice | Tensor) -> Tensor | None:
+        """Which targets of a block are judged; None: all."""
+        return None if self.judged is None else self.judged[part]
 
     def metric(self, requested: str | None) -> str:
         """The metric of a report: the requested one, else the first that labels and outputs allow.
@@ -219,18 +312,32 @@ class Reference:
         Raises:
             InputError: if the requested metric is unknown, or needs labels or classes that are not there.
         """
+        if requested is None and self.numbers is not None:
+            return "rmse"
         if requested in (None, "agreement") and self.axis is None and self.clean.dim() > 2:
             raise InputError(undecided(tuple(self.clean.shape)))
         if requested is None:
             return "accuracy" if self.y is not None else "agreement" if self.classes else "output_error"
         if names_code(requested):
             return requested
-        if requested not in FIELDS:
+        check_name(requested)
+        known = built_in(requested)
+        assert known is not None
+        if known.task != "classification":
             raise InputError(
                 f"metric={requested!r} must be one of {', '.join(FIELDS)}, or a function: package.module:function"
             )
-        if requested == "accuracy" and self.y is None:
-            raise InputError("metric='accuracy' needs labels: give data with y")
+        if known.targets == "classes" and self.y is None:
+            if self.numbers is not None:
+                raise InputError(
+                    f"metric={requested!r} needs class numbers, and y holds real values of shape "
+                    f"{tuple(self.numbers.shape)}: use metric='rmse', 'mae' or 'r2'"
+                )
+            raise InputError(f"metric={requested!r} needs labels: give data with y")
+        if known.targets == "real" and self.numbers is None:
+            raise InputError(
+                f"metric={requested!r} needs targets, real values of the shape of the outputs: give data with y"
+            )
         if requested == "agreement" and not self.classes:
             raise InputError(
                 f"metric='agreement' compares largest outputs, but there is one output: {tuple(self.clean.shape)}"
@@ -241,8 +348,17 @@ class Reference:
         """Refuse an output error where there is nothing that it could be relative to.
 
         Raises:
-            InputError: if all outputs of the clean model are 0.
+            InputError: if all outputs of the clean model are 0, or they are probabilities where a metric takes logits.
         """
+        known = built_in(metric)
+        if known is not None and known.sums is nats and self.few is not None:
+            few = self.few[1].movedim(self.axis or 1, 1)
+            ones = few.sum(1) - 1
+            if bool((few >= 0).all()) and float(ones.abs().max()) < 1e-3:
+                raise InputError(
+                    f"metric={metric!r} takes logits, and the model's outputs are probabilities (0 or more, adding up "
+                    "to 1): return what goes into the softmax, or its logarithm"
+                )
         if metric == "output_error" and self.norm == 0:
             raise InputError(
                 "the clean model's outputs are all 0 on these inputs, and an output error is relative to them: give a "
@@ -250,15 +366,45 @@ class Reference:
             )
 
     def clean_score(self) -> Score:
-        """The clean model's own score."""
+        """The clean model's own score.
+
+        Raises:
+            InputError: if the metric gives no finite number for it.
+        """
         accuracy = None if self.y is None else self._share(self.predicted == self.y)
-        custom = None if self.function is None else self.function.value(self.clean, self.targets)
+        custom = None
+        if self.function is not None:
+            custom = self._clean_custom()
+            if not math.isfinite(custom):
+                raise InputError(
+                    f"metric {self.function.name} gives {custom} for the clean model, and a score is finite"
+                )
         return Score(accuracy, 1.0 if self.classes else None, 0.0, custom=custom)
+
+    def _clean_custom(self) -> float:
+        """What the metric gives for the clean model's outputs, block by block as for a chip's."""
+        assert self.function is not None
+        if self.found is not None:
+            return self.function.whole(self.found[1], self.targets, self.judged)
+        blocks = threads.chunks(len(self.x), self.fixed or self.block)
+        kept = [each for part in blocks for each in self._kept(self.clean[part], part)]
+        return self.function.whole(kept, self.targets, self.judged)
+
+    def _kept(self, out: Tensor, part: slice) -> list[Any]:
+        """What the metric keeps of a block of outputs; of each example alone where clean outputs are not held."""
+        assert self.function is not None
+        if not self.clean.is_meta:
+            return [self.function.part(out, self.targets[part], self.mask_of(part))]
+        targets, mask = self.targets[part], self.mask_of(part)
+        return [
+            self.function.part(out[i : i + 1], targets[i : i + 1], None if mask is None else mask[i : i + 1])
+            for i in range(len(out))
+        ]
 
     @property
     def targets(self) -> Tensor:
-        """What a metric that is a function compares outputs with: labels, or else the clean model's outputs."""
-        return self.clean if self.y is None else self.y
+        """What a metric compares outputs with: labels or numbers, or else the clean model's outputs."""
+        return next(t for t in (self.y, self.numbers, self.clean) if t is not None)
 
     def score(self, model: nn.Module) -> Score:
         """The score of a programmed model.
@@ -266,13 +412,16 @@ class Reference:
         Sums are kept per block and added in the order of blocks: the same for any number of threads.
         """
 
-        kept: dict[int, Tensor] = {}  # for a metric that is a function
+        kept: dict[int, list[Any]] = {}  # for a metric that is a function
 
         def reduce(y: Tensor, part: slice) -> tuple[float, float, float, float]:
             out, right, agree = self._in_place(y.cpu(), part), 0.0, 0.0
             if self.function is not None:
-                kept[part.start] = out.clone()
-            square = float((out - self.clean[part]).square_().sum(dtype=torch.float64))
+                kept[part.start] = self._kept(out, part)
+            if self.clean.is_meta:  # the sum tells what is not finite
+                square = float(out.sum(dtype=torch.float64))
+            else:
+                square = float((out - self.clean[part]).square_().sum(dtype=torch.float64))
             broken = None if math.isfinite(square) else ~out.reshape(len(out), -1).isfinite().all(1)
             if self.classes:
                 predicted = out.argmax(1)
@@ -296,7 +445,9 @@ class Reference:
             broken=broken / len(self.x),
             custom=None
             if self.function is None
-            else self.function.value(torch.cat([kept[start] for start in sorted(kept)]), self.targets),
+            else self.function.whole(
+                [each for start in sorted(kept) for each in kept[start]], self.targets, self.judged
+            ),
         )
 
     def right(self, model: nn.Module, images: Tensor, metric: str) -> NDArray[np.float64]:
@@ -312,13 +463,19 @@ class Reference:
             of its places are: the mean over all images is the share of the judged places.
         """
         y = torch.cat([t.cpu() for t in outputs(model, self.x[images], self.block, self.fixed)])
-        if self.function is not None and metric == self.function.name:
-            values = self.function.evaluate(self._in_place(y, images), self.targets[images])
+        if self.function is not None and self.function.function is not None and metric == self.function.name:
+            values = self.function.evaluate(
+                self._in_place(y, images), self.targets[images], self.mask_of(images)
+            )
             check_shares(metric, values)
             return self.function.sign * values
-        meant = self.y if metric == "accuracy" else self.predicted
-        assert meant is not None
-        found = hits(self._in_place(y, images), meant[images])
+        out, judge = self._in_place(y, images), self.function
+        if judge is not None and judge.each is not None and metric == judge.name:
+            found = judge.each(out, self.targets[images])
+        else:
+            meant = self.y if metric == "accuracy" else self.predicted
+            assert meant is not None
+            found = hits(out, meant[images])
         if self.judged is not None:
             found &= self.judged[images]
         each = found.reshape(len(y), -1).double()
@@ -348,6 +505,65 @@ def check_shares(metric: str, values: NDArray[np.float64]) -> None:
             f"half_width needs values per example in 0 .. 1, and {metric} gives {values.min():g} to {values.max():g}: "
             "give chips"
         )
+
+
+NOT_FINITE = "the clean model's outputs are not finite on these inputs: nothing to compare with"
+
+
+def _labels(y: Tensor, clean: Tensor) -> Tensor:
+    """Labels in the shape of the model's classes, (n, places...).
+
+    Args:
+        y: class numbers, of which negative ones are not judged.
+        clean: outputs (n, classes, places...), of which the shape counts.
+
+    Raises:
+        InputError: if they are not labels of these outputs.
+    """
+    y = y.reshape(len(clean), *clean.shape[2:])
+    if clean.shape[1] < 2:
+        raise InputError(
+            f"labels need one output per class, but the model's outputs have shape "
+            f"{tuple(clean.shape)}: give data without y to compare outputs instead"
+        )
+    if int(y.max()) >= clean.shape[1]:
+        raise InputError(_outside(y, clean.shape[1]))
+    if int(y.max()) < 0:
+        raise InputError(f"all labels are {int(y.max())} or less: nothing would be judged")
+    return y
+
+
+def _numbers(y: Tensor, shape: tuple[int, ...], judge: Metric | None) -> Tensor:
+    """Real targets in the shape of the outputs; axes of length one need not agree.
+
+    Raises:
+        InputError: if there is not one target per output, or the metric takes classes.
+    """
+    needs = None if judge is None else judge.targets
+    if needs == "classes":
+        assert judge is not None
+        odd = y.reshape(-1)
+        odd = odd[odd != odd.floor()]
+        shown = f"{float(odd[0] if len(odd) else y.reshape(-1)[0]):g}"
+        raise InputError(
+            f"metric={judge.name!r} needs class numbers, and y holds real values such as {shown}: use metric='rmse', "
+            "'mae' or 'r2'"
+        )
+    if needs in ("outputs", "any"):  # which do not look at them, or alone know how
+        return y
+    if [side for side in y.shape if side != 1] == [side for side in shape if side != 1] and len(y) == shape[
+        0
+    ]:
+        return y.double().reshape(shape)
+    if y.is_floating_point():
+        odd = y.reshape(-1)[y.reshape(-1) != y.reshape(-1).floor()]
+        kind = f" (real values such as {float(odd[0] if len(odd) else y.reshape(-1)[0]):g})"
+    else:
+        kind = " (class numbers? use metric='accuracy')"
+    raise InputError(
+        f"metric={'rmse' if judge is None else judge.name!r} compares each output with a target, and the outputs have "
+        f"shape {shape} and the targets {tuple(y.shape)}{kind}: give one real target per output"
+    )
 
 
 def hits(y: Tensor, meant: Tensor) -> Tensor:
@@ -466,9 +682,17 @@ def of_reference(reference: Reference, metric: str, requested: object) -> Iterat
 
 def of_tail(scores: tuple[Score, ...], metric: str) -> Iterator[str]:
     """Scores with a long tail, with which the interval of their mean is not exact (docs/statistics.md, section 8)."""
-    found = tail_caution(abs(score.value(metric)) for score in scores)  # an error is shown as the error it is
+    found = tail_in((score.value(metric) for score in scores), metric)
     if found is not None:
         yield found
+
+
+def tail_in(values: Iterable[float], metric: str) -> str | None:
+    """The caution about stored scores with a long tail; None: nothing is known of one."""
+    known = described(metric)
+    # an error is shown as the error it is
+    found = tail_caution((known.sign * value for value in values), relative=known.unit != PER_CENT)
+    return f"natural logarithms of the scores: {found}" if found is not None and known.logarithm else found
 
 
 def of_places(reference: Reference) -> Iterator[str]:

@@ -5,7 +5,7 @@ quantile functions that are needed; `scipy.stats` would cost a second at every s
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -68,6 +68,23 @@ class Summary:
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and dicts, ready for JSON."""
         return {**asdict(self), "ci95": _listed(self.ci95), "per_chip": list(self.per_chip)}
+
+    def mapped(self, shown: Callable[[float], float]) -> "Summary":
+        """The summary in another scale, such as exp of one of logarithms: its mean is then the geometric one.
+
+        Args:
+            shown: monotone. The standard deviation, which has no such form, is left out.
+        """
+        low, high = sorted(map(shown, (self.min, self.max)))
+        ends = None if self.ci95 is None else tuple(sorted(map(shown, self.ci95)))
+        levels = list(self.quantiles)
+        if shown(1.0) < shown(0.0):  # the scale runs the other way
+            levels = [f"{1 - float(level):g}" for level in levels]
+        found = {level: shown(value) for level, value in zip(levels, self.quantiles.values(), strict=True)}
+        return Summary(
+            shown(self.mean), None if ends is None else (ends[0], ends[1]), None, low, high, shown(self.median),
+            dict(sorted(found.items(), key=lambda pair: float(pair[0]))), tuple(map(shown, self.per_chip)),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -204,7 +221,7 @@ MATTERS, HARMLESS = 0.001, 0.1
 """The half-width, and the skewness^2 / n, that matter."""
 
 
-def tail_caution(values: Iterable[float]) -> str | None:
+def tail_caution(values: Iterable[float], relative: bool = False) -> str | None:
     """A sentence where the scores show that their distribution has a long tail: then t intervals are not exact.
 
     Shown by any of three tests: D'Agostino's of skewness (Biometrika 57, 679, 1970), Grubbs' of the farthest score
@@ -216,6 +233,7 @@ def tail_caution(values: Iterable[float]) -> str | None:
 
     Args:
         values: one score per chip.
+        relative: for scores that are no shares the half-width that matters is a thousandth of the mean.
 
     Raises:
         InputError: if there is no value or one is not finite.
@@ -226,7 +244,8 @@ def tail_caution(values: Iterable[float]) -> str | None:
     scores = _checked(values)
     n = len(scores)
     mean, std = _mean_std(scores)
-    if n < FEW or std is None or half_width(std, n) / math.sqrt(n) < MATTERS:
+    least = MATTERS * abs(mean) if relative else MATTERS
+    if n < FEW or std is None or half_width(std, n) / math.sqrt(n) < least:
         return None
     middle = float(np.median(scores))
     farthest = max(scores, key=lambda score: abs(score - mean))

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from crossbar_sim import __version__
-from crossbar_sim.crossbar.configuration import at_sigma, sources, to_dict
 from crossbar_sim.crossbar.converters import Ranges
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, at_sigma, sources, to_dict
 from crossbar_sim.data.dataset import Development, add_tensor
 from crossbar_sim.nn.analog.effects import layer_effects
 from crossbar_sim.nn.evaluate import BLOCK
@@ -77,7 +76,7 @@ def model_of_file(
     if ways.get("weights") is not None:  # absent else, so that other models keep their identity
         identity["weights"] = ways["weights"]
     about = {
-        "file": os.path.basename(path),
+        "file": os.path.basename(os.path.normpath(path)),
         "network": loaded.name,
         "source": loaded.source,
         "parameters": sum(p.numel() for p in loaded.module.parameters()),
@@ -129,13 +128,14 @@ def metric_of(
     evaluation_mode(module)
     few = slice(fixed or 2)
     y = None if examples.y is None else examples.y[few]
-    name = None if requested is None else find_metric(requested).name
-    return reference_of(module, examples.x[few], y, BLOCK, fixed, axis).metric(name)
+    judge = None if requested is None else find_metric(requested)
+    found = reference_of(module, examples.x[few], y, BLOCK, fixed, axis, judge)
+    return found.metric(None if judge is None else judge.name)
 
 
 def prepare(
     model: Model,
-    hardware: Hardware,
+    hardware: Design,
     seed: int,
     metric: str | Callable[..., Any] | None,
     only: tuple[str, ...] | None,
@@ -175,6 +175,8 @@ def prepare(
         corrected = {"calibration": {**how.as_dict(), "data": development.fingerprint}}
     design = to_dict(at_sigma(hardware, 0.0))
     design["drift"] = {**design["drift"], "sigma": None}
+    if isinstance(hardware, LayerDesigns):  # pairs, for their order counts; the swept sigma is not in them
+        design["layers"] = [list(pair) for pair in to_dict(hardware)["layers"].items()]
     identity = {
         "identity": IDENTITY,
         "model": dict(model.identity),
@@ -201,6 +203,11 @@ def prepare(
         "notes": [*examples.notes, *of_places(reference), *calibrated],
         "warnings": _warnings(subject, analog, sigma, metric),
         **({} if judged is None else {"judged": judged}),
+        **(
+            {}
+            if reference.function is None or not reference.function.about
+            else {"metric": reference.function.about}
+        ),
         **model.about,
     }
     return Task(model.label, identity, reference.clean_score().value(chosen), about), subject

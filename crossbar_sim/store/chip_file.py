@@ -14,6 +14,7 @@ from h5py import h5l, h5o
 from crossbar_sim.crossbar.array import read_weight, through_wires
 from crossbar_sim.crossbar.configuration import to_dict
 from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, from_json
 from crossbar_sim.crossbar.mapping import Differential, Mapping
 from crossbar_sim.crossbar.remapping import Remapping
 from crossbar_sim.crossbar.stream import Float32
@@ -146,6 +147,7 @@ def _open_array(group: h5py.Group, groups: tuple[str, ...]) -> OpenArray:
         scale=_scale(group, drifted.shape[2]),
         **_code(group),
         blocks=hdf5.whole(group, "groups", 1, 2**31) or 1,
+        hardware=_hardware(group),
     )
     reference = 0
     if array.kind is not None:
@@ -205,6 +207,11 @@ def _window(group: h5py.Group) -> tuple[float, float] | None:
     return low, high
 
 
+def _hardware(group: h5py.Group) -> Hardware | None:
+    text = hdf5.text(group, "hardware")
+    return None if text is None else Hardware.from_json(text, "the attribute hardware")
+
+
 def _code(group: h5py.Group) -> dict[str, int | None]:
     """Levels of a weight and bits of a cell."""
     cell_bits = hdf5.whole(group, "cell_bits", 1, 20)
@@ -235,7 +242,7 @@ class ChipFile:
         path: the file.
         arrays: what it holds, in its order.
         format_version: of docs/format.md.
-        hardware, seed, chip: the simulated design and the sample of it.
+        hardware, seed, chip: the simulated design, or the design per layer, and the sample of it.
         model_sha256: of the model's file.
         version: of the crossbar-sim that wrote it.
         stream_version: of its random numbers.
@@ -244,7 +251,7 @@ class ChipFile:
     path: Path
     arrays: tuple[StoredArray, ...]
     format_version: int | None = None
-    hardware: Hardware | None = None
+    hardware: Design | None = None
     seed: int | None = None
     chip: int | None = None
     model_sha256: str | None = None
@@ -277,7 +284,7 @@ class ChipFile:
         unused = tuple(array.name for groups, array in there.items() if groups not in wanted)
         return missing, unused
 
-    def maps(self, hardware: Hardware | None = None) -> "FileMaps":
+    def maps(self, hardware: Design | None = None) -> "FileMaps":
         """The file's conductances for `Design.set_maps`.
 
         Args:
@@ -306,7 +313,7 @@ class FileMaps(CellMaps):
         hardware: for what it leaves open.
     """
 
-    def __init__(self, chip: ChipFile, hardware: Hardware | None = None) -> None:
+    def __init__(self, chip: ChipFile, hardware: Design | None = None) -> None:
         self.chip, self.own = chip, chip.hardware
         self.assumed = self.own if self.own is not None else hardware
         self._there = {array.groups for array in chip.arrays}
@@ -322,12 +329,12 @@ class FileMaps(CellMaps):
         with hdf5.reading(self.chip.path) as file:
             opened = open_array(file, group_of(name))
             array = opened.array
-            wires = None if self.assumed is None else self.assumed.wires
-            if wires is None and opened.placement is None:
-                found = array.weights(opened.drifted, opened.unit, columns, self.assumed)
+            hardware = self._hardware(array, name)
+            if (hardware is None or hardware.wires is None) and opened.placement is None:
+                found = array.weights(opened.drifted, opened.unit, columns, hardware)
                 largest = array.largest(opened.drifted, opened.unit)
             else:
-                cells, largest = self._cells(opened, columns, self.assumed, groups or array.blocks)
+                cells, largest = self._cells(opened, columns, hardware, groups or array.blocks)
                 found = np.ascontiguousarray(read_weight(cells[0].transpose(0, 2, 1), *cells[1:]).T)
         self._look_at(name, largest)
         return found
@@ -336,12 +343,23 @@ class FileMaps(CellMaps):
         """See `CellMaps`. Noise and mismatch are named as in the simulation that the file says it is from."""
         with hdf5.reading(self.chip.path) as file:
             opened = open_array(file, group_of(name))
-            hardware = self.assumed if self.assumed is not None else design.hardware
+            hardware = self._hardware(opened.array, name) or _of_array(design, name)
             cells, largest = self._cells(opened, columns, hardware, groups)
         self._look_at(name, largest)
         key = design.key(name) if self.chip.seed is None else Key(self.chip.seed).fold(name)
         number = design.chip if self.chip.chip is None else self.chip.chip
         return Cells(*cells, hardware.tile[0], key, number)
+
+    def _hardware(self, array: StoredArray, name: str) -> Hardware | None:
+        """The design of an array's layer, as far as the file and the caller say it."""
+        if array.hardware is not None:
+            return array.hardware
+        if not isinstance(self.assumed, LayerDesigns):
+            return self.assumed
+        found = self.assumed.at(name.rpartition(".")[0] or name)
+        if found is None:
+            raise InputError(f"{name}: its layer is digital by its design: which design has it on arrays?")
+        return found
 
     def _cells(
         self, opened: OpenArray, columns: Float32, hardware: Hardware | None, groups: int
@@ -366,6 +384,11 @@ class FileMaps(CellMaps):
         if sentence is not None and sentence not in self.cautions:
             self.cautions = (*self.cautions, sentence)
             warnings.warn(sentence, UnitWarning, stacklevel=2)
+
+
+def _of_array(design: AnalogState, name: str) -> Hardware:
+    """The design of the layer that has the array of that name."""
+    return design.of(next(layer.name for layer in design.layers for slot in layer.slots if slot.name == name))
 
 
 def placement(opened: OpenArray, size: tuple[int, ...], mapping: Mapping, together: bool) -> Remapping:
@@ -411,12 +434,20 @@ def read_chip(path: str | os.PathLike[str]) -> ChipFile:
     path = Path(path)
     with hdf5.reading(path) as file:
         _check_format(file)
-        hardware = hdf5.text(file, "hardware")
+        text = hdf5.text(file, "hardware")
+        hardware = None if text is None else from_json(text, "the attribute hardware")
+        arrays = tuple(opened.array for opened in open_arrays(file))
+        for array in arrays:
+            if (array.hardware is not None) != isinstance(hardware, LayerDesigns):
+                raise InputError(
+                    f"{show(array.path)[1:-1]}: the attribute hardware of an array goes with a design per layer "
+                    "(`layers` in the attribute hardware of the file): give both, or neither"
+                )
         return ChipFile(
             path,
-            tuple(opened.array for opened in open_arrays(file)),
+            arrays,
             hdf5.whole(file, "format_version", 1, FORMAT_VERSION),
-            None if hardware is None else Hardware.from_json(hardware, "the attribute hardware"),
+            hardware,
             hdf5.whole(file, "seed", 0, 2**64 - 1),
             hdf5.whole(file, "chip", 0, 2**32 - 1),
             hdf5.text(file, "model_sha256"),
@@ -476,8 +507,11 @@ def describe_chip(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
     return [(_plain(key), _plain(value)) for key, value in lines]
 
 
-def hardware_in_words(hardware: Hardware) -> str:
-    """One line: the mapping with its window in µS, then every effect that is not ideal."""
+def hardware_in_words(hardware: Design) -> str:
+    """One line: the mapping with its window in µS, every effect that is not ideal, then what each pattern changes."""
+    if isinstance(hardware, LayerDesigns):
+        layers = (f"layers {pattern}: {words}" for pattern, words in hardware.in_words())
+        return "; ".join([hardware_in_words(hardware.base), *layers])
     mapping = hardware.mapping
     words = [f"{mapping.kind}, {mapping.g_min * 1e6:.4g} to {mapping.g_max * 1e6:.4g} µS"]
     words += [f"{mapping.levels} levels"] if mapping.levels is not None else []

@@ -175,6 +175,7 @@ class StoredArray:
         levels, cell_bits: of a weight's code and of the cells that it is sliced over, if the file says them.
         blocks: blocks of columns that have tiles of their own (groups of a convolution); 1 if the file does not say.
         scale: S per weight unit, (1,) or (cols,), if the file says it.
+        hardware: the design of its layer, in a file with a design per layer.
     """
 
     name: str
@@ -188,6 +189,7 @@ class StoredArray:
     levels: int | None = None
     cell_bits: int | None = None
     blocks: int = 1
+    hardware: Hardware | None = None
 
     @property
     def path(self) -> str:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from crossbar_sim.crossbar import threads
-from crossbar_sim.crossbar.configuration import to_json
+from crossbar_sim.crossbar import configuration, threads
 from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, design_at, to_json
 from crossbar_sim.crossbar.remapping import Remapping, remap_chip
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
@@ -48,11 +48,18 @@ _FILTERS = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "flet
 
 @dataclass(frozen=True)
 class ArrayToWrite:
-    """A slot of a model, the module that has its parameters, and whether they are placed by the stuck cells."""
+    """A slot of a model, the module that has its parameters, and its layer's design.
+
+    Args:
+        remap: whether the weights are placed by the stuck cells.
+        told: whether the file says the design here, for other layers have others.
+    """
 
     slot: ArraySlot
     module: nn.Module
+    hardware: Hardware
     remap: bool = False
+    told: bool = False
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -64,9 +71,10 @@ class ArrayToWrite:
         """(rows, cols) of the matrix, all groups together."""
         return self.slot.rows, self.slot.layout.groups * self.slot.layout.cols
 
-    def cells(self, hardware: Hardware) -> int:
+    @property
+    def cells(self) -> int:
         """Cells of all planes, reference columns included."""
-        return int(np.prod(_shape(hardware, *self.shape)))
+        return int(np.prod(_shape(self.hardware, *self.shape)))
 
     def columns(self) -> Float32:
         """The matrix (cols, rows): the weight's own memory where that is its transpose in float32."""
@@ -95,15 +103,13 @@ def _shape(hardware: Hardware, rows: int, cols: int) -> tuple[int, int, int]:
     return hardware.mapping.planes, rows, cols + (hardware.mapping.planes_per_copy == 1)
 
 
-def write_array(
-    group: h5py.Group, array: ArrayToWrite, hardware: Hardware, key: Key, chip: int
-) -> Iterator[int]:
+def write_array(group: h5py.Group, array: ArrayToWrite, key: Key, chip: int) -> Iterator[int]:
     """Write one array into its group; yields the cells of each piece after writing it.
 
     Raises:
         InputError: if a weight has no conductance, or a conductance leaves single precision.
     """
-    columns = array.columns()
+    columns, hardware = array.columns(), array.hardware
     scale = hardware.mapping.scale(columns)
     if array.remap:
         found = remap_chip(hardware, columns, key, chip, array.slot.layout.groups)
@@ -190,6 +196,7 @@ def _attributes(array: ArrayToWrite, hardware: Hardware, scale: Float32) -> dict
         **levels,
         "copies": np.int64(mapping.copies),
         "scale": scale,
+        **({"hardware": configuration.to_json(hardware)} if array.told else {}),
     }
 
 
@@ -227,7 +234,7 @@ def export_chip(
     model: nn.Module,
     path: str | os.PathLike[str],
     *,
-    hardware: Hardware,
+    hardware: Design,
     seed: int,
     chip: int,
     model_sha256: str,
@@ -253,7 +260,7 @@ def export_chip(
     """
     arrays = _arrays(model, hardware)
     key, chip = Key(seed), check_chip(chip)
-    counter = _Counter(sum(array.cells(hardware) for array in arrays), progress)
+    counter = _Counter(sum(array.cells for array in arrays), progress)
     with replacing(path) as temporary, writing(temporary) as (file, disk_file):
         write_attributes(
             file,
@@ -273,7 +280,7 @@ def export_chip(
             group = layers
             for part in array.groups:
                 group = group.require_group(part)
-            for done in write_array(group, array, hardware, key.fold(array.slot.name), chip):
+            for done in write_array(group, array, key.fold(array.slot.name), chip):
                 disk_file.check()
                 counter.add(done)
 
@@ -288,13 +295,10 @@ class _Counter:
             self.progress(self.done, self.total)
 
 
-def _arrays(model: nn.Module, hardware: Hardware) -> list[ArrayToWrite]:
+def _arrays(model: nn.Module, hardware: Design) -> list[ArrayToWrite]:
     """The arrays, those that layers share once."""
     design = chips.analog_state(model)
-    for field in ("bias", "normalisation", "other"):
-        old, new = getattr(design.hardware, field), getattr(hardware, field)
-        if old != new:
-            raise InputError(f"{field}={new!r} where the model was mapped with {old!r}: map it again")
+    chips.check_same_mapping(design, hardware, "map it again")
     if design.maps is not None:
         raise InputError(
             "the model computes with the conductances of a chip file, and an export simulates: "
@@ -302,7 +306,9 @@ def _arrays(model: nn.Module, hardware: Hardware) -> list[ArrayToWrite]:
         )
     arrays: dict[tuple[str, ...], ArrayToWrite] = {}
     for slot, module in chips.slots(model):
-        array = ArrayToWrite(slot, module, design.remap)
+        own = design_at(hardware, slot.layer)
+        assert own is not None  # a digital layer has no slot
+        array = ArrayToWrite(slot, module, own, design.remap, not isinstance(hardware, Hardware))
         first = None if slot.ideal else arrays.setdefault(array.groups, array)
         if first is None or first is array:
             continue

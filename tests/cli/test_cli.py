@@ -107,13 +107,6 @@ def test_options_stand_under_headings(
     assert max(map(len, prose)) <= columns
 
 
-def test_the_formats_of_figures_are_those_that_are_drawn():
-    from crossbar_sim.commands.output import FIGURES
-    from crossbar_sim.report.figure import METADATA
-
-    assert (*METADATA,) == FIGURES
-
-
 @pytest.mark.parametrize("name", ["deploy", "export", "info"])
 def test_a_command_alone_shows_its_help(command: Command, name: str):
     result = command(name)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from crossbar_sim.data import images, load_npz
 from crossbar_sim.errors import InputError
@@ -78,6 +79,18 @@ def test_bytes_are_pixels_and_the_notes_say_so(path: Path) -> None:
     assert "divided by 255" in data.notes[0]
 
 
+@pytest.mark.parametrize(
+    "y", [Y + 0.5, (Y - 1.5)[:, None], np.linspace(-3.0, 3.0, 12).reshape(4, 3), Y - 3.0]
+)
+def test_floats_that_are_no_class_numbers_are_real_targets(path: Path, y: np.ndarray) -> None:
+    np.savez(path, x=X, y=y, x_train=X, y_train=y)
+    data = load_npz(path)
+    assert data.test.y.dtype == torch.float64
+    assert data.test.y.tolist() == (y[:, 0] if y.shape == (4, 1) else y).tolist()
+    assert data.classes is None
+    assert len(data.train) + (0 if data.validation is None else len(data.validation)) == 4
+
+
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int64, np.float64, np.float16, bool])
 def test_other_numbers_are_taken_as_they_are_and_the_notes_say_so(path: Path, dtype: type) -> None:
     np.savez(path, x=np.array([[0, 1], [200, 3]]).astype(dtype))
@@ -101,7 +114,6 @@ def test_whole_labels_of_any_type_are_class_numbers(path: Path, dtype: type) -> 
         ({"x": X, "y": np.eye(4)}, r"shape \(4, 4\)"),
         ({"x": X[:0], "y": Y[:0]}, "at least one"),
         ({"x": X[0, 0, 0]}, r"\(n, \.\.\.\)"),
-        ({"x": X, "y": Y + 0.5}, "y holds 2.5"),
         ({"x": X, "y": np.array([0, 1, np.nan, 2])}, "y holds nan"),
         ({"x": X, "y": np.array([0, 1, np.inf, 2])}, "y holds inf"),
         ({"x": X, "y": Y - 1}, "y holds -1"),

@@ -13,8 +13,9 @@ from helpers import archive_files as files
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.files.archive import load_archive, rebuild
-from crossbar_sim.nn.files.exported_graph import check_expression, check_operator
 from crossbar_sim.nn.files.loading import load_model
+from crossbar_sim.nn.files.operators import check_operator
+from crossbar_sim.nn.files.size_expressions import check_expression
 
 X = torch.ones(2, 4)
 

@@ -17,13 +17,9 @@ from torch import nn
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.files import operator_bounds, trial_evaluation
 from crossbar_sim.nn.files.archive import load_archive
-from crossbar_sim.nn.files.exported_graph import (
-    OPERATORS,
-    check_expression,
-    check_expressions,
-    check_operator,
-)
 from crossbar_sim.nn.files.loading import load_model
+from crossbar_sim.nn.files.operators import OPERATORS, check_operator
+from crossbar_sim.nn.files.size_expressions import check_expression, check_expressions
 from crossbar_sim.nn.files.trial_evaluation import FirstRun
 
 X = torch.sin(torch.arange(4 * 64.0)).reshape(4, 1, 8, 8)

@@ -252,6 +252,24 @@ def test_a_plain_model_keeps_nothing() -> None:
     assert left_on(analog) == ()
 
 
+class Hooked(Base):
+    """Registers a hook in its first forward, and keeps a note that it has, as models of transformers do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not getattr(self, "hooked", False):
+            self.a.register_forward_hook(lambda module, args, output: output + 1)
+            self.hooked = True
+        return self.o(self.a(x))
+
+
+def test_hooks_of_a_forward_are_not_registered_twice() -> None:
+    model, x = Hooked().eval(), torch.ones(4, 8)
+    runs = [torch.cat(outputs(model, x, 2)) for _ in range(3)]
+    expected = model.o(nn.functional.linear(x, model.a.weight, model.a.bias) + 1)
+    assert all(torch.allclose(run, expected) for run in runs)
+    assert not model.a._forward_hooks
+
+
 @pytest.mark.parametrize("kind", [Mean, Once])
 def test_a_chips_score_does_not_depend_on_the_chips_before(kind: type[Base]) -> None:
     x, hardware = inputs(200), Hardware.preset("bayesft", sigma=0.5)

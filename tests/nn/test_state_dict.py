@@ -11,7 +11,8 @@ from crossbar_sim import Hardware, InputError
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.files.checkpoint import save_checkpoint
 from crossbar_sim.nn.files.loading import load_model
-from crossbar_sim.nn.files.state_dict import check_model, chosen, fill, tables
+from crossbar_sim.nn.files.state_dict import check_model, fill
+from crossbar_sim.nn.files.weight_tables import chosen, tables
 from crossbar_sim.nn.networks import MLP, LeNet5
 
 

@@ -263,7 +263,7 @@ def test_the_command_line_says_what_a_correction_adds(command, files):
     assert done.code == 0, done.err
     assert done.report["calibration"]["gain"]["mean"] > 0.03
     assert 0 < done.report["calibration"]["share"] < 1
-    assert "it adds" in done.err
+    assert "the gain is" in done.err
     assert "paired over chips" in done.err
     done = command("sweep", files.checkpoint, "--sigma", "0.6", "--chips", 1, "--calibrate", "lorra:rank=4")
     assert done.code == 2

@@ -165,12 +165,13 @@ def test_workers_import_the_function(network, digits, own):
         ("own_metrics:nothing", "has no function nothing"),
         ("own_metrics:number", "has no function number"),
         ("no_such_module:f", "cannot be imported"),
+        ("this:s", "module of Python itself"),
         ("own_metrics:pairs", r"returned shape \(\d+, 2\)"),
         ("own_metrics:fails", "RuntimeError: no such thing"),
-        ("own_metrics:endless", "chip 0: metric own_metrics:endless gives inf"),
+        ("own_metrics:endless", "metric own_metrics:endless gives inf for the clean model"),
         (
             "acuracy",
-            "expected one of accuracy, agreement, output_error, map, map50, or package.module:function",
+            "metric 'acuracy' is unknown: did you mean 'accuracy'.* or package.module:function",
         ),
         ("map", "must be one of accuracy, agreement, output_error"),
         (3, "a name such as accuracy, or a function"),
@@ -220,7 +221,7 @@ def test_the_command_line_and_experiments_take_an_import_path(command, files, ow
     page = command("report", tmp_path / "runs.db", "-o", tmp_path / "report.html")
     assert page.code == 0, page.err
     wrong = command("sweep", files.checkpoint, "--sigma", "0.2", "--chips", 2, "--metric", "acuracy")
-    assert (wrong.code, "expected one of accuracy, agreement" in wrong.err) == (2, True)
+    assert (wrong.code, "did you mean 'accuracy'" in wrong.err) == (2, True)
     experiment = tmp_path / "e.toml"
     experiment.write_text(
         f'data = "digits"\nmetric = "{path}"\nsigmas = [0.3]\nchips = 2\n'

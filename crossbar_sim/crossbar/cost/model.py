@@ -5,6 +5,7 @@ energy is (drives, cells, samples, conversions) times what each costs, and the r
 each array. Idle arrays take nothing; writing weights, memory off the chip and links between chips are not counted.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -236,3 +237,72 @@ def total(costs: list[Cost]) -> Cost:
     energy = {part: sum(c.energy[part] for c in costs) for part in PARTS}
     area = {part: sum(c.area[part] for c in costs) for part in PARTS}
     return Cost("all", work, energy, area, sum(c.latency for c in costs))
+
+
+ESTIMATE = (
+    "An estimate to first order, from published components and counts: good for comparing designs, to a factor "
+    "of two or so, not for signing one off."
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of one inference of a network on a design.
+
+    Args:
+        technology: the source of the component figures.
+        layers, total: the cost of each matrix on arrays, and of all.
+        adcs: for each design that matrices have: their names, the resolution of an ADC, and what it takes, see
+            `adc_of`.
+        notes: what was assumed or not counted.
+    """
+
+    technology: Technology
+    layers: tuple[Cost, ...]
+    total: Cost
+    adcs: tuple[tuple[tuple[str, ...], int, tuple[float, float, float, str]], ...]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, works: Iterable[tuple[Work, Hardware]], technology: Technology, notes: tuple[str, ...] = ()
+    ) -> "Estimate":
+        """The cost of these works, each with the design of its matrix.
+
+        Raises:
+            InputError: if the ADC's rate or the node leaves the survey.
+        """
+        members: dict[Hardware, list[Work]] = {}
+        layers = []
+        for work, hardware in works:
+            layers.append(cost_of(work, hardware, technology))
+            members.setdefault(hardware, []).append(work)
+        adcs = []
+        for hardware, own in members.items():
+            names, converters = tuple(work.name for work in own), Converters.of(hardware)
+            adcs.append((names, converters.adc_bits, adc_of(converters, hardware.tile[1], technology)))
+            before = f"{', '.join(names)}: " if len(members) > 1 else ""
+            notes += tuple(f"{before}{note}" for note in converters.notes)
+        return cls(technology, tuple(layers), total(layers), tuple(adcs), notes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The estimate as JSON, in SI units."""
+        adcs = [
+            {"bits": bits, "energy_J": energy, "area_m2": area, "rate_per_s": rate, "source": source}
+            for _, bits, (energy, area, rate, source) in self.adcs
+        ]
+        arrays = [{"arrays": list(names)} for names, _, _ in self.adcs]
+        each = [own | adc for own, adc in zip(arrays, adcs, strict=True)]
+        return {
+            "note": ESTIMATE,
+            "technology": {"name": self.technology.name, "title": self.technology.title},
+            "total": self.total.as_dict(),
+            "layers": [cost.as_dict() for cost in self.layers],
+            "adc": adcs[0],
+            **({"adcs": each} if len(adcs) > 1 else {}),
+            "constants": [
+                {"name": c.name, "value": c.value, "unit": c.unit, "source": c.source}
+                for c in self.technology.constants
+            ],
+            "notes": list(self.notes),
+        }  # fmt: skip

@@ -409,6 +409,26 @@ class SolvedInputs(NamedTuple):
         lost = np.abs(self.currents - self.ideal).max(axis=1)
         return int(np.argmax(lost / np.where(size > 0, size, 1)))
 
+    def as_dict(self, rows: int, wires: Wires, cell: str | None) -> dict[str, Any]:
+        """The solution as JSON, in SI units.
+
+        Args:
+            rows: word lines of the tile.
+            wires: its resistances, and the method.
+            cell: the law of the cells as it was given, such as "milo2021"; None: ohmic.
+        """
+        return {
+            "rows": rows,
+            "cols": self.currents.shape[1],
+            "inputs": len(self.currents),
+            "wires": {name: getattr(wires, name) for name in wires.__dataclass_fields__},
+            "nonlinear": cell,
+            "currents_A": self.currents.tolist(),
+            "ideal_A": self.ideal.tolist(),
+            "power_W": self.power.tolist(),
+            "residual_V": self.residual.tolist(),
+        }
+
 
 def solve_inputs(g: Float64, v: Float64, wires: Wires, cell: Cell | None) -> SolvedInputs:
     """Solve a tile for all inputs.

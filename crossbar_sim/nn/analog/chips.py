@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from crossbar_sim.crossbar.hardware import Hardware, square
+from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, design_at, designs_of
 from crossbar_sim.crossbar.remapping import remap_chip
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.layers import arrays_of
@@ -46,18 +47,37 @@ def set_chip(model: nn.Module, chip: int) -> None:
     analog_state(model).set_chip(chip)
 
 
-def set_hardware(model: nn.Module, hardware: Hardware) -> None:
+def set_hardware(model: nn.Module, hardware: Design) -> None:
     """Reprogram the model with another design of the same bias, normalisation and other.
 
     Raises:
-        InputError: if those differ: they decide which parameters have arrays at all.
+        InputError: if those differ, or other layers are digital by their design: that decides which parameters have
+            arrays at all.
     """
     shared = analog_state(model)
-    for name in ("bias", "normalisation", "other"):
-        old, new = getattr(shared.hardware, name), getattr(hardware, name)
-        if old != new:
-            raise InputError(f"{name}={new!r} where the model was mapped with {old!r}: call to_analog again")
+    check_same_mapping(shared, hardware, "call to_analog again")
     shared.set_hardware(hardware)
+
+
+def check_same_mapping(shared: AnalogState, hardware: Design, remedy: str) -> None:
+    """Refuse a design with which other parameters would be on arrays.
+
+    Raises:
+        InputError: naming the choice, and the layer where designs differ by layer.
+    """
+    if isinstance(hardware, LayerDesigns):
+        hardware.check([layer.name for layer in shared.layers])
+    plain = isinstance(shared.hardware, Hardware) and isinstance(hardware, Hardware)
+    for layer in ("",) if plain else [layer.name for layer in shared.layers]:
+        before, after = design_at(shared.hardware, layer), design_at(hardware, layer)
+        of = "" if plain else f"{layer}: "
+        if (before is None) != (after is None):
+            kinds = ["digital" if each is None else "on arrays" for each in (after, before)]
+            raise InputError(f"{of}{kinds[0]} where the model was mapped with it {kinds[1]}: {remedy}")
+        for name in ("bias", "normalisation", "other") if before is not None else ():
+            old, new = getattr(before, name), getattr(after, name)
+            if old != new:
+                raise InputError(f"{of}{name}={new!r} where the model was mapped with {old!r}: {remedy}")
 
 
 def slots(model: nn.Module) -> Iterator[tuple[ArraySlot, nn.Module]]:
@@ -137,7 +157,9 @@ def remap_errors(model: nn.Module) -> dict[str, dict[str, float]]:
         if slot.ideal:
             continue
         columns = slot.columns(module).detach().float().cpu().contiguous().numpy()
-        found = remap_chip(shared.hardware, columns, shared.key(slot.name), shared.chip, slot.layout.groups)
+        found = remap_chip(
+            shared.of(slot.layer), columns, shared.key(slot.name), shared.chip, slot.layout.groups
+        )
         size = square(columns)
         for name in (slot.layer, "*"):
             sums = squares.setdefault(name, [0.0, 0.0, 0.0])
@@ -154,7 +176,7 @@ def remap_errors(model: nn.Module) -> dict[str, dict[str, float]]:
 def remap_sentence(model: nn.Module, errors: dict[str, dict[str, float]]) -> tuple[str, bool]:
     """A sentence on what remapping changed on the current chip, and whether it changed anything."""
     shared = analog_state(model)
-    if shared.hardware.stuck is None:
+    if all(hardware.stuck is None for hardware in designs_of(shared.hardware)):
         return "remap was requested but moved nothing: the design has no stuck cells", False
     every = errors.get("*", {"before": 0.0, "after": 0.0})
     if every["before"] == 0 or not np.isfinite(every["before"]):

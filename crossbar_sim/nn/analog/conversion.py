@@ -4,11 +4,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from crossbar_sim.crossbar.hardware import Hardware, as_hardware
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, as_design, design_at, designs_of
 from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog import chips, exported_products
 from crossbar_sim.nn.analog.copying import base_of, copy_module, restore, unwrapped
@@ -35,7 +37,7 @@ from crossbar_sim.rng import check_chip
 
 def to_analog(
     model: nn.Module,
-    hardware: Hardware | str | os.PathLike[str],
+    hardware: Design | str | os.PathLike[str] | Mapping[str, Any],
     seed: int = 0,
     chip: int = 0,
     only: Iterable[str] | None = None,
@@ -47,7 +49,8 @@ def to_analog(
     Args:
         model: any torch model, or the module of a torch.export archive; of a DataParallel or a compiled model, the
             model inside.
-        hardware: the design, a preset's name or a hardware file.
+        hardware: the design, a preset's name or a hardware file; or a design per layer: `LayerDesigns`, or a mapping as
+            `LayerDesigns.of` takes it.
         seed, chip: which random sample of it.
         only, skip: names of layers, or patterns such as "encoder.*" (one text may list several with commas); the rest
             stays digital and clean.
@@ -69,7 +72,7 @@ def to_analog(
     if not isinstance(model, nn.Module):
         kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise InputError(f"model is {kind}: expected a torch.nn.Module (an instance)")
-    hardware = as_hardware(hardware)
+    hardware = as_design(hardware)
     model = unwrapped(model)
     if any(arrays_of(module) is not None for module in model.modules()):
         raise InputError(
@@ -95,11 +98,11 @@ def to_analog(
     analog = copy_module(model, memo, share=True)
     design = AnalogState(hardware, seed, check_chip(chip))
     design.key("")  # refuses an impossible seed now rather than in the first forward
-    choice = _Choice(None if only is None else patterns(only), patterns(skip))
+    choice = _Choice(None if only is None else patterns(only), patterns(skip), hardware)
     builder = _GraphBuilder if exported else _Builder
     tried = Operands() if exported or operands is not None else _tried(model)
-    layers = count_shared(builder(analog, hardware, choice, operands or tried).build())
-    choice.check([layer.name for layer in layers])
+    layers = count_shared(builder(analog, choice, operands or tried).build())
+    choice.check(layers)
     if operands is None and (exported or not any(custom_modules(model))):  # else a run may show one
         check_mapped(model, layers)
     for layer in layers:
@@ -125,7 +128,7 @@ def to_analog(
 
 def map_model(
     model: nn.Module,
-    hardware: Hardware,
+    hardware: Design,
     x: Tensor,
     seed: int = 0,
     chip: int = 0,
@@ -208,7 +211,7 @@ def _unknown(layers: list[Layer], tried: Operands, own: Mapping[str, nn.Module])
     """Warnings for layers of custom classes whose products are unknown."""
     names = []
     for layer in layers:
-        chosen = layer.reason not in (SKIPPED, NOT_CHOSEN)
+        chosen = layer.reason not in (SKIPPED, NOT_CHOSEN, BY_DESIGN)
         module = own.get(layer.name) or (own.get("") if layer.kind == layer.name else None)
         held = {} if module is None or not chosen else module._parameters
         holder = f"{layer.name}." if layer.name in own else ""
@@ -261,23 +264,55 @@ def _is_module(model: nn.Module, name: str) -> bool:
 
 
 SKIPPED, NOT_CHOSEN = "skipped as asked", "not among those chosen with only"
+BY_DESIGN = "digital by its design"
 
 
 @dataclass
 class _Choice:
-    """The user's `only` and `skip`, and which of their patterns have matched."""
+    """What the user chose by the names of layers: `only`, `skip` and designs per layer."""
 
     only: tuple[str, ...] | None
     skip: tuple[str, ...]
+    hardware: Design
+
+    def of(self, name: str) -> Hardware:
+        """The design of a layer that may be on arrays or drift."""
+        found = design_at(self.hardware, name)
+        assert found is not None, f"{name} is digital"
+        return found
 
     def why_not(self, name: str) -> str:
         """The reason to leave the layer digital; "" if there is none."""
         if self.only is not None and not any(fnmatchcase(name, p) for p in self.only):
             return NOT_CHOSEN
-        return SKIPPED if any(fnmatchcase(name, p) for p in self.skip) else ""
+        if any(fnmatchcase(name, p) for p in self.skip):
+            return SKIPPED
+        return BY_DESIGN if design_at(self.hardware, name) is None else ""
 
-    def check(self, names: list[str]) -> None:
-        """Refuse a pattern that matches no layer."""
+    @property
+    def may_fold(self) -> bool:
+        """Whether a design folds normalisations."""
+        return any(hardware.normalisation == "folded" for hardware in designs_of(self.hardware))
+
+    def folds(self, layer: str, norm: str) -> bool:
+        """Whether the normalisation `norm` is folded into `layer`: its own design says so, and the layer is mapped."""
+        own = design_at(self.hardware, norm)
+        return own is not None and own.normalisation == "folded" and not self.why_not(layer)
+
+    def check(self, layers: list[Layer]) -> None:
+        """Refuse a pattern that matches no layer, and two designs of one set of cells."""
+        names = [layer.name for layer in layers]
+        if isinstance(self.hardware, LayerDesigns):
+            self.hardware.check(names)
+        first: dict[str, str] = {}
+        for layer in layers:
+            for slot in layer.slots if isinstance(self.hardware, LayerDesigns) else ():
+                other = first.setdefault(slot.name, layer.name)
+                if slot.fold is None and self.of(other) != self.of(layer.name):
+                    raise InputError(
+                        f"{other} and {layer.name} share {slot.name}, which is one set of cells, and have different "
+                        "designs: give both the same, or make one of them digital"
+                    )
         for pattern in (*(self.only or ()), *self.skip):
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise InputError(f"no layer is called {pattern!r}; layers: {', '.join(names) or 'none'}")
@@ -286,10 +321,8 @@ class _Choice:
 class _Builder:
     """Decides layer by layer what is mapped, for models with a forward method."""
 
-    def __init__(
-        self, model: nn.Module, hardware: Hardware, choice: _Choice, operands: Operands | None
-    ) -> None:
-        self.model, self.hardware, self.choice = model, hardware, choice
+    def __init__(self, model: nn.Module, choice: _Choice, operands: Operands | None) -> None:
+        self.model, self.choice = model, choice
         self.operands = operands or Operands()
         self.holders = {id(module): name for name, module in model.named_modules()}
         self.first: dict[int, str] = {}
@@ -315,7 +348,7 @@ class _Builder:
         return tuple(use.matrix for use in used if use.matrix and use.parameter in module._parameters)
 
     def build(self) -> list[Layer]:
-        folds = self.folds() if self.hardware.normalisation == "folded" else {}
+        folds = self.folds() if self.choice.may_fold else {}
         layers = []
         for name, module in self.model.named_modules():
             if any(p is not None for p in module._parameters.values()):
@@ -336,7 +369,7 @@ class _Builder:
         for layer, norm in foldable(self.model).items():
             carrier = modules[layer]
             if (
-                self.choice.why_not(layer)
+                not self.choice.folds(layer, norm)
                 or hasattr(carrier, "parametrizations")
                 or not self.matrices(carrier)
             ):
@@ -388,8 +421,9 @@ class _Builder:
         layer = module is not self.model or bool(matrices(module))
         biases = [p for p in rest if layer or p in {matrix.bias for matrix in found}]
         others = [p for p in rest if p not in biases]
-        slots = self.vectors(name, module, others, self.hardware.other == "drifting")
-        return slots + self.vectors(name, module, biases, self.hardware.bias == "drifting")
+        own = self.choice.of(name)
+        slots = self.vectors(name, module, others, own.other == "drifting")
+        return slots + self.vectors(name, module, biases, own.bias == "drifting")
 
     def operand_of(self, module: nn.Module, parameter: str) -> Operand | None:
         """The traced use of a parameter of the module; None if unknown."""
@@ -419,11 +453,12 @@ class _Builder:
     def digital(
         self, name: str, module: nn.Module, kind: str, rest: list[str], normalisation: bool, reason: str
     ) -> Layer:
-        choice = self.hardware.normalisation if normalisation else self.hardware.other
+        own = self.choice.of(name)
+        choice = own.normalisation if normalisation else own.other
         biases = [p for p in rest if self.is_bias(module, p)]
         others = [p for p in rest if p not in biases]
         drifting = self.vectors(name, module, others, choice == "drifting")
-        drifting += self.vectors(name, module, biases, self.hardware.bias == "drifting")
+        drifting += self.vectors(name, module, biases, own.bias == "drifting")
         if drifting:
             return Layer(name, kind, False, f"{reason}; drifts per parameter", tuple(drifting))
         if normalisation and choice == "folded":
@@ -435,9 +470,8 @@ class _Builder:
         return isinstance(module, tuple(RULES)) and "bias" in parameter
 
     def slot(self, layer: str, module: nn.Module, matrix: Matrix, fold: Fold | None) -> ArraySlot:
-        bias = matrix.bias if self.hardware.bias == "row" else None
-        if fold is not None and self.hardware.bias == "row":
-            bias = "bias"
+        row = self.choice.of(layer).bias == "row"
+        bias = ("bias" if fold is not None else matrix.bias) if row else None
         place = id(module._parameters[matrix.weight])
         layout = matrix.layout if fold is not None else self.tied.get(place, matrix.layout)
         return ArraySlot(self.first[place], layer, layout, matrix.weight, bias, fold)
@@ -447,7 +481,9 @@ class _Builder:
         assert weight is not None
         name = self.first[id(weight)].removesuffix("weight") + "bias"
         layout = Layout((len(weight),), "vector")
-        return ArraySlot(name, layer, layout, "bias", fold=fold, ideal=self.hardware.bias != "drifting")
+        return ArraySlot(
+            name, layer, layout, "bias", fold=fold, ideal=self.choice.of(layer).bias != "drifting"
+        )
 
     def vectors(self, layer: str, module: nn.Module, names: list[str], drifting: bool) -> list[ArraySlot]:
         slots = []
@@ -482,9 +518,7 @@ class _GraphBuilder(_Builder):
             elif use.matrix is not None and id(named[name]) in self.first:
                 layout = self.tied.get(id(named[name]), use.matrix.layout)
                 self.tied[id(named[name])] = min(layout, use.matrix.layout, key=Layout.rank)
-        folds = {}
-        if self.hardware.normalisation == "folded":
-            folds = exported_products.fold_graph(self.model, lambda layer: not self.choice.why_not(layer))
+        folds = exported_products.fold_graph(self.model, self.choice.folds) if self.choice.may_fold else {}
         if folds:
             self.model.recompile()
         gone = {norm for norm, _ in folds.values()}
@@ -522,13 +556,13 @@ class _GraphBuilder(_Builder):
             rest = [p for p in rest if p != "bias"]
             slots.append(self.folded_bias(name, module, fold))
         if found:
-            slots += self.vectors(name, module, rest, self.hardware.bias == "drifting")
+            slots += self.vectors(name, module, rest, self.choice.of(name).bias == "drifting")
             why = {p: self.uses.get(f"{dot}{p}", unused).reason for p in rest}
             return self.on_arrays(name, kind, slots, module, why)
         if uses and all(use.unused for use in uses):
             return Layer(name, kind, False, UNUSED)
         if uses and all(use.bias for use in uses):  # of a layer that is the whole model
-            slots = self.vectors(name, module, rest, self.hardware.bias == "drifting")
+            slots = self.vectors(name, module, rest, self.choice.of(name).bias == "drifting")
             return Layer(name, kind, False, "a bias", tuple(slots))
         normalisation = bool(uses) and all(use.normalisation for use in uses)
         computed = any(is_computed(use.parameter, use.kind) for use in uses)

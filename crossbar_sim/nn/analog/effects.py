@@ -4,6 +4,7 @@ Converters and read noise act on products: of those, the relative change of the 
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,11 +14,19 @@ from torch import Tensor
 from crossbar_sim.crossbar.converters import DrivenInputs
 from crossbar_sim.crossbar.devices import PolynomialNoise
 from crossbar_sim.crossbar.hardware import Hardware, changes, square
+from crossbar_sim.crossbar.layer_designs import (
+    DIGITAL,
+    Design,
+    LayerDesigns,
+    Overrides,
+    of_layers,
+    readout_effects,
+)
 from crossbar_sim.crossbar.remapping import remap_chip
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.products import Tiled
-from crossbar_sim.nn.analog.state import CellMaps, Layer
+from crossbar_sim.nn.analog.state import AnalogState, CellMaps, Layer
 from crossbar_sim.nn.evaluate import run_over
 
 _NOTHING = 1e-6
@@ -63,11 +72,11 @@ def layer_effects(
             change = 0.0 if mapped is None else square(mapped - columns)
             sums[MAPS] = sums.get(MAPS, 0.0) + change
             continue
-        key, groups = shared.key(slot.name), slot.layout.groups
+        own, key, groups = shared.of(slot.layer), shared.key(slot.name), slot.layout.groups
         if shared.remap:  # on the cells where the weights lie
-            lying = remap_chip(shared.hardware, columns, key, shared.chip, groups)
+            lying = remap_chip(own, columns, key, shared.chip, groups)
             columns = np.ascontiguousarray(lying.place(columns.T).T)
-        caused = changes(shared.hardware, columns, key, shared.chip, groups)
+        caused = changes(own, columns, key, shared.chip, groups)
         for effect, change in caused.items():
             sums[effect] = sums.get(effect, 0.0) + change
     found = {
@@ -77,7 +86,7 @@ def layer_effects(
     }
     if (
         x is not None
-        and shared.hardware.readout_effects
+        and readout_effects(shared.hardware)
         and (shared.maps is None or isinstance(shared.maps, CellMaps))
     ):
         for layer, products in product_effects(model, x[:EXAMPLES], fixed).items():
@@ -93,10 +102,10 @@ def product_effects(
     Every part is added to those before it, on the same inputs: those that the layer sees with everything on.
     """
     shared = chips.analog_state(model)
-    names = shared.hardware.readout_effects
     squares: dict[str, NDArray[np.float64]] = {}
 
     def probe(tiled: Tiled, group: int, v: Float32, driven: DrivenInputs, first: int) -> None:
+        names = shared.of(tiled.slot.layer).readout_effects
         block, total = tiled.blocks[group], squares.setdefault(tiled.slot.layer, np.zeros(len(names) + 1))
         plain = block.drive(v, ())
         before = block.read(plain, 0, first, ())
@@ -113,7 +122,10 @@ def product_effects(
     finally:
         shared.probe = None
     return {
-        layer: {name: float(np.sqrt(total[i] / total[-1])) for i, name in enumerate(names)}
+        layer: {
+            name: float(np.sqrt(total[i] / total[-1]))
+            for i, name in enumerate(shared.of(layer).readout_effects)
+        }
         for layer, total in squares.items()
         if total[-1] > 0
     }
@@ -125,19 +137,21 @@ def read_linearly(model: torch.nn.Module, effects: dict[str, dict[str, float]]) 
     Call it after the model has run.
     """
     shared = chips.analog_state(model)
-    if not shared.hardware.readout_effects or (
-        shared.maps is not None and not isinstance(shared.maps, CellMaps)
-    ):
+    if shared.maps is not None and not isinstance(shared.maps, CellMaps):
         return []
-    names = shared.hardware.readout_effects
-    left = [
-        layer.name
-        for layer in shared.layers
-        if layer.analog and not any(name in effects.get(layer.name, {}) for name in names)
-    ]
-    partly = [
-        layer.name for layer in shared.layers if layer.name in shared.bypassed and layer.name not in left
-    ]
+    analog = [layer.name for layer in shared.layers if layer.analog]
+    found = of_layers(shared.hardware, analog)
+    return [sentence for hardware, layers in found for sentence in _linear(shared, hardware, layers, effects)]
+
+
+def _linear(
+    shared: AnalogState, hardware: Hardware, layers: tuple[str, ...], effects: dict[str, dict[str, float]]
+) -> list[str]:
+    names = hardware.readout_effects
+    if not names:
+        return []
+    left = [layer for layer in layers if not any(name in effects.get(layer, {}) for name in names)]
+    partly = [layer for layer in layers if layer in shared.bypassed and layer not in left]
     sentences = []
     if left:
         sentences += [
@@ -152,15 +166,24 @@ def read_linearly(model: torch.nn.Module, effects: dict[str, dict[str, float]]) 
     return sentences
 
 
-def idle_effects(effects: dict[str, dict[str, float]], hardware: Hardware, chip: int) -> list[str]:
-    """One sentence for every requested effect that changed nothing, in all layers or in some."""
+def idle_effects(effects: dict[str, dict[str, float]], design: Design, chip: int) -> list[str]:
+    """One sentence for every requested effect that changed nothing, in all layers of a design or in some."""
+    found = of_layers(design, effects)
+    return [
+        sentence
+        for hardware, layers in found
+        for sentence in _idle({layer: effects[layer] for layer in layers}, hardware, chip, len(found) == 1)
+    ]
+
+
+def _idle(effects: dict[str, dict[str, float]], hardware: Hardware, chip: int, everywhere: bool) -> list[str]:
     sentences = []
     for effect in (*hardware.effects, *hardware.readout_effects):
         idle = [layer for layer, changes in effects.items() if changes.get(effect, 1.0) < _NOTHING]
         if not idle:
             continue
         value = getattr(hardware, effect, None) or getattr(hardware.mapping, effect, None)
-        where = "any layer" if len(idle) == len(effects) else ", ".join(idle)
+        where = "any layer" if everywhere and len(idle) == len(effects) else ", ".join(idle)
         sentences.append(f"{effect} ({value}) was requested but changed nothing in {where} on chip {chip}")
     return sentences
 
@@ -168,15 +191,48 @@ def idle_effects(effects: dict[str, dict[str, float]], hardware: Hardware, chip:
 # Sentences on requests of a design that cannot act on a model: for reports, and for those who call `to_analog`.
 
 
-def of_design(hardware: Hardware, layers: tuple[Layer, ...]) -> Iterator[str]:
+def of_design(design: Design, layers: tuple[Layer, ...]) -> Iterator[str]:
     """Warnings about settings without effect on this design or model, and about fits used outside their range."""
-    mapping = hardware.mapping
     if not any(layer.analog for layer in layers):
         why = "; ".join(f"{layer.name}: {layer.reason}" for layer in layers[:2])
         only = (
             "only digital parameters drift" if any(layer.slots for layer in layers) else "and nothing drifts"
         )
         yield f"no layer is on an array, {only} ({why})"
+    if isinstance(design, Hardware):
+        yield from _of_one(design, layers)
+        return
+    yield from _idle_patterns(design, layers)
+    for hardware, names in design.of_layers(layer.name for layer in layers):
+        own = tuple(layer for layer in layers if layer.name in names)
+        folds = any(map(_is_normalisation, own))
+        plain = hardware if folds else replace(hardware, normalisation="digital")  # none to fold
+        if any(layer.slots for layer in own):
+            yield from (f"{', '.join(names)}: {sentence}" for sentence in _of_one(plain, own))
+
+
+def _is_normalisation(layer: Layer) -> bool:
+    return "normalisation" in layer.reason or layer.reason.startswith("folded into")
+
+
+def _idle_patterns(designs: LayerDesigns, layers: tuple[Layer, ...]) -> Iterator[str]:
+    """Warnings about patterns whose design, or a choice of it, acts on none of their layers."""
+    for i, (pattern, design) in enumerate(designs.layers):
+        own = [layer for layer in layers if designs.first(layer.name) == i]
+        given = {name for name, _ in design.values} if isinstance(design, Overrides) else set()
+        choices = bool(given) and given <= {"bias", "normalisation", "other"}
+        if own and design != DIGITAL and not choices and not any(layer.slots for layer in own):
+            named = ", ".join(f"{layer.name} ({layer.reason})" for layer in own[:3])
+            yield f"the design of {pattern!r} has no effect: nothing of {named} is on an array"
+        elif "normalisation" in given and not any(map(_is_normalisation, own)):
+            yield (
+                f"the normalisation of {pattern!r} has no effect: it matches no normalisation "
+                "(a folded one takes the design of the layer before it, but its own says that it is folded)"
+            )
+
+
+def _of_one(hardware: Hardware, layers: tuple[Layer, ...]) -> Iterator[str]:
+    mapping = hardware.mapping
     if mapping.copies > 1 and not hardware.effects and not hardware.readout_effects:
         yield f"copies={mapping.copies} does nothing where no effect acts on a cell"
     if hardware.normalisation == "folded" and not any("folded into" in layer.reason for layer in layers):

@@ -366,12 +366,12 @@ def _matrix(name: str, bias: object, layout: Layout, shapes: dict[str, tuple[int
     return Matrix(weight, full.rpartition(".")[2] if joins else None, layout)
 
 
-def fold_graph(model: fx.GraphModule, wanted: Callable[[str], bool]) -> dict[str, tuple[str, Fold]]:
+def fold_graph(model: fx.GraphModule, wanted: Callable[[str, str], bool]) -> dict[str, tuple[str, Fold]]:
     """Remove every batch normalisation that is the only user of a convolution or linear node from the graph.
 
     Args:
         model: the graph, changed in place.
-        wanted: whether to fold into the layer of that name; the others keep their normalisation.
+        wanted: whether to fold into the layer of the first name the norm of the second; other norms are kept.
 
     Returns:
         {name of the layer: (name of the norm, its fold)}. The node before gets a bias to read, which the
@@ -384,7 +384,7 @@ def fold_graph(model: fx.GraphModule, wanted: Callable[[str], bool]) -> dict[str
         if not isinstance(before, fx.Node) or len(before.users) != 1 or not _carries(before):
             continue
         names = _foldable(model, before, node)
-        if names is None or names[0] in folded or not wanted(names[0]):
+        if names is None or names[0] in folded or not wanted(*names):
             continue
         layer, norm = names
         if len(before.args) < 3 or before.args[2] is None:

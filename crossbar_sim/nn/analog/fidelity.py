@@ -9,7 +9,7 @@ and then the original itself, analog while it runs; where none of them is the mo
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import each
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.copying import unwrapped
@@ -148,9 +149,12 @@ def _ideal(analog: nn.Module) -> Iterator[None]:
     """Context in which the hardware is ideal, with the same layers mapped and normalisations folded."""
     shared = chips.analog_state(analog)
     hardware, maps, remap = shared.hardware, shared.maps, shared.remap
-    choices = {name: getattr(hardware, name) for name in ("bias", "normalisation", "other")}
+
+    def ideal(own: Hardware) -> Hardware:
+        return Hardware(bias=own.bias, normalisation=own.normalisation, other=own.other)
+
     try:
-        shared.hardware, shared.maps, shared.remap = replace(Hardware(), **choices), None, False
+        shared.hardware, shared.maps, shared.remap = each(hardware, ideal), None, False
         shared.generation += 1
         yield
     finally:

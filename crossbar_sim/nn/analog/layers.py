@@ -129,7 +129,7 @@ class Arrays:
         known = self.graphs.get(slot.weight)
         if known is None or known[0] != tag:
             groups = slot.layout.groups
-            programmed, slope = gain(self.design, slot.name, slot.columns(module), trained, groups)
+            programmed, slope = gain(self.design, slot, slot.columns(module), trained, groups)
             self.tiled.pop(slot.weight, None)
             slopes = (None, None) if slope is None else slot.split(slope)
             known = self.graphs[slot.weight] = (tag, slot.split(programmed), slopes)

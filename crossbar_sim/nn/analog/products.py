@@ -12,6 +12,7 @@ from torch import Tensor
 
 from crossbar_sim.crossbar.array import read_weight
 from crossbar_sim.crossbar.converters import DrivenInputs
+from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.readout import EFFECTS, Readout
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
@@ -37,6 +38,11 @@ class Tiled:
     slot: ArraySlot
     design: AnalogState
     blocks: tuple[Readout, ...]
+
+    @property
+    def own(self) -> Hardware:
+        """The design of its layer."""
+        return self.design.of(self.slot.layer)
 
     @property
     def effects(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar.array import multiplying
+from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.hardware import slope as core_slope
 from crossbar_sim.crossbar.readout import Periphery, Readout
 from crossbar_sim.crossbar.remapping import remapped_planes, remapped_weight
@@ -53,13 +54,12 @@ def program_into(
     )
     if direct:
         w, out = columns.contiguous().numpy(), weight.view(columns.shape).numpy()
-        scale = _scale(design, slot, state, columns, w)
-        design.hardware.effective_weight(
-            w, design.key(slot.name), design.chip, out, scale, slot.layout.groups
-        )
+        hardware = design.of(slot.layer)
+        scale = _scale(hardware, slot, state, columns, w)
+        hardware.effective_weight(w, design.key(slot.name), design.chip, out, scale, slot.layout.groups)
         return
     check_finite(columns, slot.name)
-    write(slot, program(design, slot.name, columns, slot.layout.groups), weight, bias)
+    write(slot, program(design, slot, columns, slot.layout.groups), weight, bias)
 
 
 def write(slot: ArraySlot, programmed: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
@@ -70,55 +70,52 @@ def write(slot: ArraySlot, programmed: Tensor, weight: Tensor | None, bias: Tens
 
 
 def _scale(
-    design: AnalogState, slot: ArraySlot, state: tuple[object, ...], columns: Tensor, w: Float32
+    hardware: Hardware, slot: ArraySlot, state: tuple[object, ...], columns: Tensor, w: Float32
 ) -> Float32:
     """The mapping's scale of the clean matrix, kept as long as matrix and mapping are the same."""
-    tag = (design.hardware.mapping, *state)
+    tag = (hardware.mapping, *state)
     known = slot.scale
     if known is None or known[0] != tag:
         check_finite(columns, slot.name)
-        known = slot.scale = (tag, design.hardware.mapping.scale(w))
+        known = slot.scale = (tag, hardware.mapping.scale(w))
     return known[1]
 
 
-def program(design: AnalogState, name: str, columns: Tensor, groups: int = 1) -> Tensor:
+def program(design: AnalogState, slot: ArraySlot, columns: Tensor, groups: int = 1) -> Tensor:
     """The programmed matrix of `columns` (groups cols, rows), on its device, in its dtype."""
-    key = design.key(name)
+    name, key, hardware = slot.name, design.key(slot.name), design.of(slot.layer)
     if design.maps is not None:
         w = columns.detach().float().cpu().contiguous().numpy()
         found = design.maps(name, w, groups) if isinstance(design.maps, CellMaps) else design.maps(name, w)
         return columns.detach() if found is None else torch.from_numpy(found).to(columns)
     if design.remap:
         placed = remapped_weight(
-            design.hardware, columns.detach().float().cpu().contiguous().numpy(), key, design.chip, groups
+            hardware, columns.detach().float().cpu().contiguous().numpy(), key, design.chip, groups
         )
         return torch.from_numpy(placed).to(columns)
     if columns.device.type != "cpu":
-        return torch_core.effective_weight(design.hardware, columns.float(), key, design.chip).to(
-            columns.dtype
-        )
+        return torch_core.effective_weight(hardware, columns.float(), key, design.chip).to(columns.dtype)
     w = columns.detach().float().contiguous().numpy()
-    effective = design.hardware.effective_weight(w, key, design.chip, groups=groups)
+    effective = hardware.effective_weight(w, key, design.chip, groups=groups)
     return torch.from_numpy(effective).to(columns.dtype)
 
 
 def gain(
-    design: AnalogState, name: str, columns: Tensor, trained: bool = True, groups: int = 1
+    design: AnalogState, slot: ArraySlot, columns: Tensor, trained: bool = True, groups: int = 1
 ) -> tuple[Tensor, Tensor | None]:
     """The programmed matrix and, if `trained`, its derivative by each weight, both (cols, rows)."""
-    key, detached = design.key(name), columns.detach()
-    check_finite(detached, name)
-    programmed = program(design, name, detached, groups)
+    key, detached = design.key(slot.name), columns.detach()
+    check_finite(detached, slot.name)
+    programmed = program(design, slot, detached, groups)
     if not trained:
         return programmed, None
     if design.maps is not None or design.remap:  # neither has a derivative of its own: straight through
         return programmed, torch.ones_like(detached)
+    hardware = design.of(slot.layer)
     if columns.device.type != "cpu":
-        return programmed, torch_core.slope(design.hardware, detached.float(), key, design.chip).to(
-            columns.dtype
-        )
+        return programmed, torch_core.slope(hardware, detached.float(), key, design.chip).to(columns.dtype)
     w = detached.float().contiguous().numpy()
-    return programmed, torch.from_numpy(core_slope(design.hardware, w, key, design.chip)).to(columns.dtype)
+    return programmed, torch.from_numpy(core_slope(hardware, w, key, design.chip)).to(columns.dtype)
 
 
 def tiled_of(design: AnalogState, slot: ArraySlot, module: nn.Module) -> Tiled:
@@ -127,7 +124,7 @@ def tiled_of(design: AnalogState, slot: ArraySlot, module: nn.Module) -> Tiled:
     Raises:
         InputError: for maps that give weights and no conductances, and away from the CPU.
     """
-    hardware, key, chip, maps = design.hardware, design.key(slot.name), design.chip, design.maps
+    hardware, key, chip, maps = design.of(slot.layer), design.key(slot.name), design.chip, design.maps
     if maps is not None and not isinstance(maps, CellMaps):
         raise InputError(
             f"{slot.name}: maps that give weights are read linearly for now: leave out dac, adc and read_noise, or "

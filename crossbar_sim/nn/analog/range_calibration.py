@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar.converters import DrivenInputs, LayerRange, Ranges
 from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, designs_of, each
 from crossbar_sim.crossbar.readout import EFFECTS, Magnitudes, Usage, count_inputs, count_outputs, currents
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
@@ -23,6 +24,8 @@ from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.analog.products import Tiled
 from crossbar_sim.nn.evaluate import run_over
 from crossbar_sim.validate import SINGLE, require
+
+D = TypeVar("D", Hardware, LayerDesigns, Design)
 
 BATCH = 64
 """Examples at a time."""
@@ -52,17 +55,18 @@ class RangeReport:
     output_used: float | None
 
 
-def needs_calibration(hardware: Hardware) -> bool:
-    """Whether a range of the design is to be calibrated and has not been."""
-    wanted = [
-        part for part in (hardware.dac, hardware.adc) if part is not None and part.range == "calibrated"
-    ]
-    return bool(wanted) and hardware.ranges is None
+def needs_calibration(design: Design) -> bool:
+    """Whether a range of the design, or of a layer's, is to be calibrated and has not been."""
+    return any(_is_calibrated(hardware) and hardware.ranges is None for hardware in designs_of(design))
+
+
+def _is_calibrated(hardware: Hardware) -> bool:
+    return any(part is not None and part.range == "calibrated" for part in (hardware.dac, hardware.adc))
 
 
 def calibrate_ranges(
     model: nn.Module,
-    hardware: Hardware,
+    hardware: D,
     x: Tensor,
     *,
     only: Iterable[str] | None = None,
@@ -70,12 +74,12 @@ def calibrate_ranges(
     seed: int = 0,
     chip: int | None = None,
     fixed: int | None = None,
-) -> tuple[Hardware, tuple[RangeReport, ...]]:
+) -> tuple[D, tuple[RangeReport, ...]]:
     """The design with the converter ranges of every layer, and how well they fit.
 
     Args:
         model: clean, in evaluation mode.
-        hardware: with a dac or an adc.
+        hardware: with a dac or an adc, or a design per layer of which at least one has.
         x: inputs (n, ...), of the training or validation data: never of the test data.
         only, skip: see `to_analog`.
         seed, chip: calibrate on this chip with all that is random in it, rather than on the conductances aimed at.
@@ -84,34 +88,46 @@ def calibrate_ranges(
     Raises:
         InputError: if there are no converters, no inputs, or no layer whose products they convert.
     """
-    if hardware.dac is None and hardware.adc is None:
+    if all(own.dac is None and own.adc is None for own in designs_of(hardware)):
         raise InputError("the design has no dac and no adc: there is no range to calibrate")
     if len(x) == 0:
         raise InputError("calibration needs at least one input")
-    still = hardware if chip is not None else replace(
-        hardware.up_to("levels"), wires=hardware.wires, dac=hardware.dac, adc=hardware.adc
-    )  # fmt: skip
-    still = replace(still, read_noise=None, ranges=None)
+
+    def without_chance(own: Hardware) -> Hardware:
+        if chip is None:
+            own = replace(own.up_to("levels"), wires=own.wires, dac=own.dac, adc=own.adc)
+        return replace(own, read_noise=None, ranges=None)
+
+    still = each(hardware, without_chance)
     analog, _ = map_model(model, still, x, seed, chip or 0, only, skip, fixed=fixed)
     run = partial(_run, analog, x, fixed)
     found: dict[str, LayerRange] = {}
-    if still.dac is not None and still.dac.range == "calibrated":
-        inputs: dict[str, Magnitudes] = {}
-        run(lambda tiled, g, v, _: inputs.setdefault(tiled.slot.name, Magnitudes()).add(v), ())
-        found = {n: LayerRange(_full_scale(n, m.percentile(still.dac.percentile))) for n, m in inputs.items()}
+    if any(own.dac is not None and own.dac.range == "calibrated" for own in designs_of(still)):
+        inputs: dict[str, tuple[float, Magnitudes]] = {}
+
+        def take(tiled: Tiled, group: int, v: Float32, driven: DrivenInputs) -> None:
+            dac = tiled.own.dac
+            if dac is not None and dac.range == "calibrated":
+                inputs.setdefault(tiled.slot.name, (dac.percentile, Magnitudes()))[1].add(v)
+
+        run(take, ())
+        found = {n: LayerRange(_full_scale(n, m.percentile(p))) for n, (p, m) in inputs.items()}
         chips.set_hardware(analog, replace(still, ranges=Ranges.of(found)))
-    if still.adc is not None and still.adc.range == "calibrated":
-        outputs: dict[str, list[Magnitudes]] = {}
+    if any(own.adc is not None and own.adc.range == "calibrated" for own in designs_of(still)):
+        outputs: dict[str, tuple[float, list[Magnitudes]]] = {}
 
         def see(tiled: Tiled, group: int, v: Float32, driven: DrivenInputs) -> None:
+            adc = tiled.own.adc
+            if adc is None or adc.range != "calibrated":
+                return
             slices = tiled.blocks[group].mapping.slices
-            seen = outputs.setdefault(tiled.slot.name, [Magnitudes() for _ in range(slices)])
+            fresh = adc.percentile, [Magnitudes() for _ in range(slices)]
+            seen = outputs.setdefault(tiled.slot.name, fresh)[1]
             for _, _, k, i in currents(tiled.blocks[group], driven):
                 seen[k].add(i)
 
         run(see, ("dac",))
-        p = still.adc.percentile
-        for name, seen in outputs.items():
+        for name, (p, seen) in outputs.items():
             chosen = tuple(_full_scale(name, m.percentile(p)) for m in seen)
             found[name] = replace(found.get(name, LayerRange()), output=chosen)
     ranges = Ranges.of(found) if found else None
@@ -132,14 +148,13 @@ def _full_scale(name: str, value: float) -> float:
 
 def _report(analog: nn.Module, run: Callable[..., None]) -> tuple[RangeReport, ...]:
     """Measure how well the ranges fit, in one more pass with all converters active."""
-    hardware = chips.analog_state(analog).hardware
-    dac, adc = hardware.dac, hardware.adc
     inputs: dict[str, Usage] = {}
     outputs: dict[str, Usage] = {}
     arrays: dict[str, Tiled] = {}
 
     def count(tiled: Tiled, group: int, v: Float32, driven: DrivenInputs) -> None:
         name, block = tiled.slot.name, tiled.blocks[group]
+        dac, adc = tiled.own.dac, tiled.own.adc
         arrays[name] = tiled
         if dac is not None and dac.bits is not None:
             count_inputs(v, driven, inputs.setdefault(name, Usage(dac.top, True)))
@@ -148,7 +163,7 @@ def _report(analog: nn.Module, run: Callable[..., None]) -> tuple[RangeReport, .
 
     run(count, EFFECTS)
     return tuple(
-        _line(name, tiled, hardware, inputs.get(name), outputs.get(name)) for name, tiled in arrays.items()
+        _line(name, tiled, tiled.own, inputs.get(name), outputs.get(name)) for name, tiled in arrays.items()
     )
 
 

@@ -20,12 +20,13 @@ from torch import Tensor, fx, nn
 
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.kernels import lognormal_chips
+from crossbar_sim.crossbar.layer_designs import Design, design_at, readout_effects
 from crossbar_sim.crossbar.stream import Float32, Stream
 from crossbar_sim.nn.analog.chips import analog_state
 from crossbar_sim.nn.analog.copying import base_of
 from crossbar_sim.nn.analog.layers import arrays_of
 from crossbar_sim.nn.analog.programming import check_finite
-from crossbar_sim.nn.analog.state import ArraySlot
+from crossbar_sim.nn.analog.state import AnalogState, ArraySlot
 from crossbar_sim.nn.fast_operators import product
 from crossbar_sim.rng import Key, check_chip
 
@@ -143,9 +144,10 @@ MAX_CHIPS = 16
 
 @dataclass(frozen=True, eq=False)
 class _Array:
-    """What a `ChipWriter` needs: the name, the transposed matrix (cols, rows) on the parameter's memory, its scale."""
+    """What a `ChipWriter` needs: the names, the transposed matrix (cols, rows) on the parameter's memory, its scale."""
 
     name: str
+    layer: str
     columns: Float32
     scale: Float32
 
@@ -171,9 +173,8 @@ class SequentialChips:
         self.design, self.steps, self.flattens = analog_state(model), _prepared(steps), flattens
         layers = [step for step in steps if isinstance(step, nn.Linear)]
         self.features = layers[0].in_features
-        hardware = self.design.hardware
         self.parameters = [
-            _parameter(hardware, layer, name) for layer in layers for name in ("weight", "bias")
+            _parameter(self.design, layer, name) for layer in layers for name in ("weight", "bias")
         ]
         weights = sum(p.clean.numel() for p in self.parameters if p is not None)
         self.size = max(1, min(MAX_CHIPS, MAX_WEIGHTS // max(weights, 1)))
@@ -182,7 +183,7 @@ class SequentialChips:
     @classmethod
     def of(cls, model: nn.Module) -> "SequentialChips | None":
         """The chips of a sequential analog model in evaluation mode; None: the model does anything more."""
-        if analog_state(model).hardware.readout_effects:  # converters work product by product
+        if readout_effects(analog_state(model).hardware):  # converters work product by product
             return None
         steps = None if any(module.training for module in model.modules()) else trace_sequential(model)
         if steps is None or not all(_is_plain(step) for step in steps if isinstance(step, nn.Linear)):
@@ -204,7 +205,7 @@ class SequentialChips:
         return flat and plain and x[:1].numel() == self.features
 
     def _take_memory(self) -> None:
-        self.hardware: Hardware | None = None
+        self.hardware: Design | None = None
         self.writers: list[tuple[ChipWriter, Float32]] = []
         self.memory: list[Any] = [
             None if p is None else p.clean.expand(self.size, *p.clean.shape).clone() for p in self.parameters
@@ -217,7 +218,7 @@ class SequentialChips:
         layers = zip(mine[::2], mine[1::2], strict=True)
         return [next(layers) if step is None else step for step in self.steps]
 
-    def program(self, hardware: Hardware, chips: Sequence[int]) -> None:
+    def program(self, hardware: Design, chips: Sequence[int]) -> None:
         """Write the weights of at most `size` chips, which then have the places 0, 1, ..."""
         if hardware != self.hardware:
             self.writers = list(self._writers(hardware))
@@ -226,12 +227,14 @@ class SequentialChips:
         for writer, out in self.writers:
             writer.write(numbers, out)
 
-    def _writers(self, hardware: Hardware) -> Iterator[tuple[ChipWriter, Float32]]:
+    def _writers(self, hardware: Design) -> Iterator[tuple[ChipWriter, Float32]]:
         for p, memory in zip(self.parameters, self.memory, strict=True):
             if p is not None and p.array is not None:
                 key, columns = self.design.key(p.array.name), p.array.columns
                 out = memory.view(self.size, *columns.shape).numpy()
-                yield ChipWriter(hardware, columns, key, p.array.scale), out
+                own = design_at(hardware, p.array.layer)
+                assert own is not None  # a digital layer has no array
+                yield ChipWriter(own, columns, key, p.array.scale), out
 
     def __call__(self, place: int, x: Tensor) -> Tensor:
         """Outputs (b, classes) of the chip at a place for inputs (b, ...), in inference mode."""
@@ -268,11 +271,11 @@ def _is_plain(layer: nn.Linear) -> bool:
     )
 
 
-def _parameter(hardware: Hardware, layer: nn.Linear, name: str) -> _Parameter | None:
+def _parameter(design: AnalogState, layer: nn.Linear, name: str) -> _Parameter | None:
     parameter, slot = layer._parameters.get(name), _slots(layer).get(name)
     if parameter is None or slot is None:
         return None if parameter is None else _Parameter(parameter.detach(), None)
     columns = slot.columns(layer).detach()
     check_finite(columns, slot.name)
-    scale = hardware.mapping.scale(columns.numpy())
-    return _Parameter(parameter.detach(), _Array(slot.name, columns.numpy(), scale))
+    scale = design.of(slot.layer).mapping.scale(columns.numpy())
+    return _Parameter(parameter.detach(), _Array(slot.name, slot.layer, columns.numpy(), scale))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from crossbar_sim.crossbar.array import Geometry
 from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, design_at, readout_effects
 from crossbar_sim.crossbar.mapping import Mapping
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.nn.analog.matrices import Fold, Layout
@@ -225,7 +226,7 @@ class Cells(NamedTuple):
 class CellMaps(ABC):
     """Maps with the cells of each array, so that wires, converters and read noise can act on them."""
 
-    own: Hardware | None
+    own: Design | None
     """The design that the file was simulated with; None: it does not say."""
 
     cautions: tuple[str, ...] = ()
@@ -255,7 +256,7 @@ class AnalogState:
     """State of an analog model, shared by all its layers: setting a field here reprograms the model.
 
     Args:
-        hardware: the design that every array is programmed with.
+        hardware: the design that arrays are programmed with, or a design per layer; see `of`.
         seed: of the key that every array's name extends.
         chip: which sample.
         active: names of the layers on their arrays; the others compute with clean weights. None: all.
@@ -275,7 +276,7 @@ class AnalogState:
         reads: how often each array with converters has been read since the chip was set, outside of `numbered_reads`.
     """
 
-    hardware: Hardware
+    hardware: Design
     seed: int
     chip: int
     active: frozenset[str] | None = None
@@ -296,9 +297,15 @@ class AnalogState:
         """Whether the layer is currently on its arrays."""
         return self.active is None or layer in self.active
 
+    def of(self, layer: str) -> Hardware:
+        """The design of the layer of that name, which is on arrays or drifts."""
+        found = design_at(self.hardware, layer)
+        assert found is not None, f"{layer} is digital"
+        return found
+
     def tiled(self, slot: "ArraySlot") -> bool:
         """Whether the array's products go through converters, or its reads have noise."""
-        if not self.hardware.readout_effects or slot.ideal or slot.layout.order == "vector":
+        if not self.of(slot.layer).readout_effects or slot.ideal or slot.layout.order == "vector":
             return False
         return not isinstance(self.maps, CellMaps) or slot.name in self.maps  # what the file lacks is clean
 
@@ -311,7 +318,7 @@ class AnalogState:
         if chip != self.chip:
             self.chip, self.generation = check_chip(chip), self.generation + 1
 
-    def set_hardware(self, hardware: Hardware) -> None:
+    def set_hardware(self, hardware: Design) -> None:
         """Reprogram with another design."""
         if hardware != self.hardware:
             self.hardware, self.generation = hardware, self.generation + 1
@@ -321,10 +328,10 @@ class AnalogState:
 
         Warns if the chip of a file has converters or read noise and the model was mapped without any.
         """
-        own = maps.own if isinstance(maps, CellMaps) else None
-        if own is not None and own.readout_effects and not self.hardware.readout_effects:
+        own = readout_effects(maps.own) if isinstance(maps, CellMaps) and maps.own is not None else ()
+        if own and not readout_effects(self.hardware):
             warnings.warn(
-                f"the chip of the file has {', '.join(own.readout_effects)}, and the model was mapped without: its "
+                f"the chip of the file has {', '.join(own)}, and the model was mapped without: its "
                 "products are read linearly; call to_analog with the hardware of the file",
                 UserWarning, stacklevel=2,
             )  # fmt: skip

@@ -1,14 +1,11 @@
 """The network of a state_dict: one of this package, of torchvision, or a user's factory."""
 
-import contextlib
 import difflib
 import functools
 import importlib
-import importlib.util
 import inspect
-import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -17,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.files.state_dict import prefix_of
+from crossbar_sim.nn.files.weight_tables import prefix_of
 from crossbar_sim.nn.networks import NETWORKS, build
 from crossbar_sim.nn.networks.feedforward import last_side
+from crossbar_sim.user_code import import_module, in_standard_library
 
 WAYS = (
     f"--arch takes a built-in network ({', '.join(NETWORKS)}), a torchvision name such as resnet18, "
@@ -121,20 +119,18 @@ def names_code(arch: str | None) -> bool:
 
 def _from_user(arch: str, given: dict[str, Any]) -> nn.Module:
     module_name, _, factory_name = arch.partition(":")
-    with _current_directory_importable():
-        _refuse_standard_library(arch, module_name)
-        try:
-            found: Any = importlib.import_module(module_name)
-            for part in factory_name.split("."):
-                found = _attribute(found, part)
-        except Exception as error:
-            # The user's own code: any error is about what they named.
-            raise _unbuildable(arch, error) from error
-        _check_factory(arch, found)
-        try:
-            model = found(**given)
-        except Exception as error:
-            raise _unbuildable(arch, error) from error
+    found: Any = import_module(module_name, f"--arch {arch}")
+    try:
+        for part in factory_name.split("."):
+            found = _attribute(found, part)
+    except Exception as error:
+        # The user's own code: any error is about what they named.
+        raise _unbuildable(arch, error) from error
+    _check_factory(arch, found)
+    try:
+        model = found(**given)
+    except Exception as error:
+        raise _unbuildable(arch, error) from error
     if not isinstance(model, nn.Module):
         raise InputError(f"--arch {arch} returned a {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -145,31 +141,6 @@ def _unbuildable(arch: str, error: Exception) -> InputError:
         f"--arch {arch} cannot be built ({_reason(error)}): it must be an importable module "
         "and a class or function in it that returns a torch.nn.Module"
     )
-
-
-def _refuse_standard_library(arch: str, module_name: str) -> None:
-    """Refuse it before the import, which has side effects for some modules: `antigravity` opens a browser.
-
-    Raises:
-        InputError: if the module is one of Python's own, wherever its name comes from.
-    """
-    top = module_name.partition(".")[0]
-    if top not in sys.stdlib_module_names:
-        return
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):  # ValueError: a module without a spec, such as __main__
-        spec = None
-    places = spec.submodule_search_locations if spec is not None else None
-    file = Path(next(iter(places)) if places else (spec.origin or "")) if spec is not None else Path()
-    # A file of the user's may have the name of a module of Python's, and come first.
-    if spec is None or not file.exists() or _in_standard_library(file):
-        raise InputError(f"--arch {arch}: {top} is a module of Python itself, which has no network; {WAYS}")
-
-
-def _in_standard_library(file: Path) -> bool:
-    home, file = Path(os.__file__).resolve().parent, file.resolve()
-    return file.is_relative_to(home) and not {"site-packages", "dist-packages"} & set(file.parts)
 
 
 def _attribute(holder: Any, name: str) -> Any:
@@ -219,7 +190,7 @@ def _check_factory(arch: str, factory: Any) -> None:
         )
     home = (function.__module__ or "").partition(".")[0]
     file = function.__code__.co_filename
-    if home in sys.stdlib_module_names and (file.startswith("<frozen") or _in_standard_library(Path(file))):
+    if home in sys.stdlib_module_names and (file.startswith("<frozen") or in_standard_library(Path(file))):
         raise InputError(
             f"--arch {arch} is a function of Python's module {home}, which makes no network: {WAYS}"
         )
@@ -239,18 +210,6 @@ _WRAPPERS = (FunctionType, type(functools.lru_cache(int)))
 
 _NO_NETWORKS = frozenset(("torch", "numpy", "scipy", "h5py"))
 """Packages whose functions make no network of a state_dict, but can load pickles and write files."""
-
-
-@contextlib.contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    """Let `mycode:factory` find mycode.py in the current directory, as `python -m` would."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(here)
 
 
 def _reason(error: BaseException) -> str:

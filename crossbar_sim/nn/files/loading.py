@@ -16,7 +16,7 @@ from torch import nn
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_regular, memory, reason
-from crossbar_sim.nn.files import checkpoint
+from crossbar_sim.nn.files import checkpoint, hugging_face
 from crossbar_sim.nn.files.architectures import WAYS, build_architecture
 from crossbar_sim.nn.files.archive import (
     EXPORT_HINT,
@@ -30,18 +30,17 @@ from crossbar_sim.nn.files.archive import (
     tensor_inputs,
 )
 from crossbar_sim.nn.files.operator_bounds import guard
-from crossbar_sim.nn.files.state_dict import (
-    Table,
-    check_model,
-    check_size,
-    chosen,
-    conversion_notes,
-    fill,
-    likely,
-    selected,
-    tables,
+from crossbar_sim.nn.files.safetensors_files import (
+    INDEX,
+    SINGLE,
+    digest,
+    is_safetensors,
+    read_tensors,
+    weight_files,
 )
+from crossbar_sim.nn.files.state_dict import check_model, check_size, conversion_notes, fill
 from crossbar_sim.nn.files.trial_evaluation import try_first
+from crossbar_sim.nn.files.weight_tables import Table, chosen, likely, selected, tables
 from crossbar_sim.nn.networks import NETWORKS
 from crossbar_sim.text import check_depth
 
@@ -67,29 +66,34 @@ _SPARSE_RATIO = 20
 
 
 def read_file(path: Path) -> bytes:
-    """Read a model file; raises InputError for a directory or what cannot be read."""
-    if path.is_dir():
-        saved_model = (path / "saved_model.pb").exists() or (path / "saved_model.pbtxt").exists()
-        what = "a TensorFlow SavedModel directory" if saved_model else "a directory"
-        then = _EXPORT if saved_model else "name the model file inside it"
-        raise InputError(f"{path} is {what}: {then}")
-    _check_size(path, check_regular(path, "a model file"))
+    """Read a model file; raises InputError for what cannot be read."""
+    check_file(path)
     try:
-        with open(path, "rb") as file:
-            head = file.read(_HEAD)
-            if head:
-                _check_start(head, path)
-            file.seek(0)
-            content = file.read()
-    except InputError:
-        raise
+        return path.read_bytes()
     except (OSError, MemoryError) as error:
         raise InputError(
             f"cannot read {path}: {reason(error)}; check its permissions and its disk"
         ) from error
-    if not content:
+
+
+def check_file(path: Path) -> None:
+    """Refuse, before it is read, a file that is no model by its first bytes, empty, or too large for the memory.
+
+    Raises:
+        InputError: saying what it is.
+    """
+    state = check_regular(path, "a model file")
+    _check_size(path, state)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path}: {reason(error)}; check its permissions and its disk"
+        ) from error
+    if not head:
         raise InputError(f"{path} is empty: copy or save the model again")
-    return content
+    _check_start(head, path)
 
 
 def _check_size(path: Path, state: os.stat_result) -> None:
@@ -118,12 +122,6 @@ def kind_of(content: bytes, path: Path) -> str:
         return _kind_of_zip(content, path)
     if content[0] == 0x80 and len(content) > 2 and content[1] <= 5:
         return "torch"
-    # safetensors: the length of a JSON header, then the header.
-    if content[8:9] == b"{" and int.from_bytes(content[:8], "little") < len(content):
-        raise InputError(
-            f"{path} is a safetensors file: load it with safetensors.torch.load_file and "
-            "torch.save the dictionary, then name its network with --arch"
-        )
     if content[4:8] == b"TFL3":
         raise InputError(f"{path} is a TensorFlow Lite model: {_EXPORT}")
     # ONNX is a protobuf whose first fields are the IR version and the producer's name.
@@ -193,8 +191,9 @@ class LoadedModel:
 
     Attributes:
         module: in evaluation mode, float32, on the CPU.
-        source: "torch.export archive", "crossbar-sim checkpoint", "state_dict" or "pickled module".
-        sha256: of the file's bytes, in hexadecimal.
+        source: "torch.export archive", "crossbar-sim checkpoint", "state_dict", "safetensors", "Hugging Face folder" or
+            "pickled module".
+        sha256: of the file's bytes, in hexadecimal; of several files, see `safetensors_files.digest`.
         name: the network's name, or the file's.
         data: name of the data set that it was trained on, if the file says so.
         input_shape: of one image, without the batch, if known.
@@ -225,8 +224,9 @@ def load_model(
     """Load a model file.
 
     Args:
-        path: a torch.export archive, a crossbar-sim checkpoint, a state_dict, or a pickled module.
-        arch: the network that a state_dict belongs to: "mlp", "lenet5", a torchvision name, or
+        path: a torch.export archive, a crossbar-sim checkpoint, a state_dict, safetensors (a file, an index of
+            shards, or the folder that holds them), or a pickled module.
+        arch: the network that a state_dict or safetensors belong to: "mlp", "lenet5", a torchvision name, or
             "package.module:factory"; only for a state_dict.
         arch_arguments: arguments of that network; what the weights' shapes tell need not be given.
         trust_pickle: load a pickled module, running whatever code the file holds.
@@ -254,6 +254,10 @@ def _load(
     trust_pickle: bool,
     weights: str | None,
 ) -> LoadedModel:
+    if path.is_dir():
+        return _from_folder(path, arch, arguments, weights)
+    if is_safetensors(path):
+        return _from_safetensors(path, arch, arguments, weights)
     file = io.BytesIO(read_file(path))
     kind, sha256 = _identify(file, path)
     if kind == "archive":
@@ -281,6 +285,85 @@ def _load(
         model, notes = _from_tables(loaded, found, arch, arguments, weights, trust_pickle)
         name, data, source = arch, None, "state_dict"
     return LoadedModel(model.eval(), source, sha256, name, data, _input_shape(model), None, notes)
+
+
+def _from_folder(
+    path: Path, arch: str | None, arguments: Mapping[str, Any] | None, weights: str | None
+) -> LoadedModel:
+    held = (path / SINGLE).exists() or (path / INDEX).exists()
+    if arch is None and (path / hugging_face.CONFIG).exists():
+        config = hugging_face.read_config(path)
+        if not held:
+            hugging_face.refuse_without_weights(path, config)
+        return _from_hugging_face(path, config, weights)
+    if held:
+        return _from_safetensors(path, arch, arguments, weights)
+    raise InputError(f"{path} is {_kind_of_folder(path)}")
+
+
+def _kind_of_folder(path: Path) -> str:
+    """What a folder without a model of its own is, and what to do."""
+    if (path / "saved_model.pb").exists() or (path / "saved_model.pbtxt").exists():
+        return f"a TensorFlow SavedModel directory: {_EXPORT}"
+    if (path / ".metadata").exists() and any(path.glob("*.distcp")):
+        return (
+            "a distributed checkpoint: turn it into one file with torch.distributed.checkpoint.format_utils."
+            "dcp_to_torch_save, and name its network with --arch"
+        )
+    if (path / "model_index.json").exists():
+        return "a pipeline of several models (diffusers): name the folder of one of them, or export one"
+    if (path / "adapter_config.json").exists():
+        return (
+            "an adapter without its model: merge it with peft's merge_and_unload(), and save the whole model"
+        )
+    snapshots = sorted(path.glob("snapshots/*/config.json"))
+    if snapshots:
+        return f"a cache of Hugging Face's: name the folder {snapshots[0].parent} inside it"
+    endings = ("pt2", "pt", "pth", "ckpt", "safetensors")
+    inside = sorted(
+        found for end in endings for deep in ("", "checkpoints/") for found in path.glob(f"{deep}*.{end}")
+    )
+    named = f", such as {inside[0].relative_to(path)}" if inside else ""
+    return f"a directory: name the model file inside it{named}"
+
+
+def _from_hugging_face(path: Path, config: dict[str, Any], weights: str | None) -> LoadedModel:
+    if weights is not None:
+        raise InputError(
+            f"{path} is a Hugging Face folder, which has one set of weights: leave out --weights {weights}"
+        )
+    hugging_face.check_folder(path, config)
+    files = weight_files(path)
+    for file in files:
+        check_file(file)
+    model, notes = hugging_face.build(path, config, read_tensors(files))
+    return LoadedModel(
+        model,
+        f"Hugging Face folder ({type(model).__name__})",
+        digest((path / hugging_face.CONFIG, *files)),
+        path.resolve().name,
+        None,
+        hugging_face.image_shape(model),
+        None,
+        notes,
+    )
+
+
+def _from_safetensors(
+    path: Path, arch: str | None, arguments: Mapping[str, Any] | None, weights: str | None
+) -> LoadedModel:
+    files = weight_files(path)
+    for file in files:
+        check_file(file)
+    state = read_tensors(files)
+    if arch is None:
+        raise InputError(
+            f"{path} holds safetensors weights ({len(state)} tensors, the first {next(iter(state))[:60]!r}), which do "
+            f"not say of which network: {WAYS}"
+        )
+    model, notes = _from_tables(state, tables(state), arch, arguments, weights, False)
+    source = "safetensors" if len(files) == 1 else f"safetensors in {len(files) - 1} files"
+    return LoadedModel(model.eval(), source, digest(files), arch, None, _input_shape(model), None, notes)
 
 
 def _from_tables(

@@ -1,7 +1,7 @@
 """The first evaluation of an archived model, tried in a child process.
 
 Operators of torch end the whole process where one of their arguments makes them read outside of a tensor, and a graph
-may need all memory or never end. The list of operators and their checks (`archive_operators`, `archive_bounds`)
+may need all memory or never end. The list of operators and their checks (`operators`, `operator_bounds`)
 leave little of that, but no list is complete. So the first inputs go through the graph in a forked child process,
 whose memory and processor time are limited. A child that fails proves little, since a fork of a process with many
 threads can fail for reasons of its own; the same inputs are then tried in a new interpreter, whose result decides.

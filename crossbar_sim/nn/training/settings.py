@@ -126,6 +126,11 @@ def labelled(what: str, examples: Examples, device: torch.device) -> tuple[torch
             "as many of both are needed, and at least one"
         )
     scenes = examples.y.dim() == 3 and examples.y.dtype == torch.uint8
+    if examples.y.is_floating_point():
+        raise InputError(
+            f"the {what} labels are real values such as {float(examples.y.flatten()[0]):g}: training takes class "
+            "numbers; train a regression in your own loop, and deploy it"
+        )
     if not (scenes or examples.y.dim() == 1) or int(examples.y.min()) < 0:
         raise InputError(
             f"the {what} labels have shape {tuple(examples.y.shape)}: training takes one class number per example; "
