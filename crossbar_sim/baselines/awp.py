@@ -20,7 +20,9 @@ from crossbar_sim.baselines.method import (
     trained,
 )
 from crossbar_sim.data import Development
+from crossbar_sim.data.inputs import Batch, one_tensor
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.evaluate import logits
 from crossbar_sim.nn.training.loop import Epoch
 from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key
@@ -87,9 +89,13 @@ class Awp(Method):
         key = as_key(key)
         model = fresh(build, key)
         names = [name for name, _ in perturbed(model)]
-        within = None if self.input_attack is None else value_range(development.train.x)
+        within = (
+            None
+            if self.input_attack is None
+            else value_range(one_tensor(development.train.x, "input_attack"))
+        )
 
-        def step(model: nn.Module, x: Tensor, y: Tensor, share: float) -> Tensor:
+        def step(model: nn.Module, x: Batch, y: Tensor, share: float) -> Tensor:
             return self.step(model, x, y, within)
 
         notes = {"gamma": self.gamma, "perturbed": names}
@@ -97,14 +103,14 @@ class Awp(Method):
             self, model, development, key, step=step, progress=progress, checkpoint=checkpoint, notes=notes
         )
 
-    def step(self, model: nn.Module, x: Tensor, y: Tensor, within: Range | None = None) -> Tensor:
+    def step(self, model: nn.Module, x: Batch, y: Tensor, within: Range | None = None) -> Tensor:
         """One gradient at the perturbed weights, which are then put back; see `nn.training.settings.Step`."""
         if self.input_attack is not None:
-            x = attack(model, x, y, self.input_attack, self.attack_steps, within)
+            x = attack(model, one_tensor(x, "input_attack"), y, self.input_attack, self.attack_steps, within)
         weights = [weight for _, weight in perturbed(model)]
         with statistics_kept(model):
             loss = functional.cross_entropy(
-                model(x.clone()), y
+                logits(model, x.clone()), y
             )  # x is needed again, whatever the forward writes
             # by autograd.grad, so that .grad holds the second gradient alone
             ascent = torch.autograd.grad(loss, weights, allow_unused=True)
@@ -114,7 +120,7 @@ class Awp(Method):
                 if gradient is not None:
                     length = gradient.norm().clamp_min(torch.finfo(gradient.dtype).tiny)
                     weight.add_(gradient * (self.gamma * weight.norm() / length))
-        loss = functional.cross_entropy(model(x), y)
+        loss = functional.cross_entropy(logits(model, x), y)
         loss.backward()
         if not self.as_published:
             with torch.no_grad():

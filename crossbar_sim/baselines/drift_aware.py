@@ -28,6 +28,7 @@ from crossbar_sim.crossbar.hardware import Hardware, as_hardware
 from crossbar_sim.crossbar.mapping import Differential
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data import Development
+from crossbar_sim.data.inputs import Batch, first_of, split
 from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog.chips import layers, set_chip, set_hardware, slots
 from crossbar_sim.nn.analog.conversion import map_model
@@ -334,7 +335,7 @@ class TrainingChips:
 
 
 def as_deployed(
-    model: nn.Module, hardware: Hardware, x: Tensor, seed: int, chip: int = 0
+    model: nn.Module, hardware: Hardware, x: Batch, seed: int, chip: int = 0
 ) -> tuple[nn.Module, Operands | None]:
     """Map a model for training exactly as an evaluation maps it: the same layers are on arrays.
 
@@ -356,9 +357,10 @@ def as_deployed(
         InputError: as `map_model`.
     """
     modes = [(module, module.training) for module in model.modules()]
-    cuda = [x.device] if x.device.type == "cuda" else []
+    device = first_of(x).device
+    cuda = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=cuda), torch.autocast(x.device.type, enabled=False):
+        with torch.random.fork_rng(devices=cuda), torch.autocast(device.type, enabled=False):
             analog, seen = map_model(model.eval(), hardware, x, seed, chip)
     finally:
         for module, training in modes:
@@ -390,14 +392,14 @@ class AnalogStep:
         self.seed = key.fold("training chips").integer()
         self._of: tuple[nn.Module, torch.device, nn.Module, int] | None = None
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, share: float) -> Tensor:
+    def __call__(self, model: nn.Module, x: Batch, y: Tensor, share: float) -> Tensor:
         """See `Step`."""
         analog, layers = self._analog(model, x)
         analog.train()
         chips = min(self.chips, len(x))
         sigmas = None if self.sigmas is None else self.sigmas(share, chips)
-        total = torch.zeros((), device=x.device)
-        parts = zip(x.tensor_split(chips), y.tensor_split(chips), numbers(chips), strict=True)
+        total = torch.zeros((), device=y.device)
+        parts = zip(split(x, chips), y.tensor_split(chips), numbers(chips), strict=True)
         for i, (images, labels, chip) in enumerate(parts):
             temperature = 1.0
             if sigmas is not None:
@@ -409,7 +411,7 @@ class AnalogStep:
             total += loss.detach()
         return total
 
-    def _analog(self, model: nn.Module, x: Tensor) -> tuple[nn.Module, int]:
+    def _analog(self, model: nn.Module, x: Batch) -> tuple[nn.Module, int]:
         """The analog model, which shares parameters and buffers, and the number of its weight layers in series.
 
         Made once per model and device.
@@ -469,7 +471,7 @@ class DriftedStep:
         self.batched, self.copies, self.hardware = batched, copies, hardware
         self._of: tuple[nn.Module, TrainingChips, BatchedSequence | None, AnalogStep | None] | None = None
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, share: float) -> Tensor:
+    def __call__(self, model: nn.Module, x: Batch, y: Tensor, share: float) -> Tensor:
         """See `Step`."""
         drawn, sequence, arrays = self._prepared(model, x)
         if arrays is not None:
@@ -478,12 +480,12 @@ class DriftedStep:
         sigmas = self.sigmas(share, chips)
         drawn.draw(sigmas)
         temperatures = [math.exp(-self.layers * sigma**2 / 2) for sigma in sigmas]
-        if sequence is not None and sequence.takes(x):
+        if sequence is not None and isinstance(x, Tensor) and sequence.takes(x):
             return batched(sequence, drawn, x, y, temperatures)
         return chip_by_chip(model, drawn, x, y, temperatures)
 
     def _prepared(
-        self, model: nn.Module, x: Tensor
+        self, model: nn.Module, x: Batch
     ) -> tuple[TrainingChips, BatchedSequence | None, AnalogStep | None]:
         """Memory for the draws, the batched sequence (if any), and the step on arrays where factors do not suffice.
 
@@ -505,7 +507,7 @@ class DriftedStep:
         return known[1:]
 
 
-def _all_drift(model: nn.Module, hardware: Hardware, x: Tensor) -> bool:
+def _all_drift(model: nn.Module, hardware: Hardware, x: Batch) -> bool:
     """Whether every parameter that an evaluation on the design reads is read with drift, everywhere.
 
     Where the network cannot be mapped at all, so that no evaluation says more, every parameter drifts.
@@ -575,16 +577,16 @@ class _Drifted(torch.autograd.Function):
 
 
 def chip_by_chip(
-    model: nn.Module, drawn: TrainingChips, x: Tensor, y: Tensor, temperatures: Sequence[float]
+    model: nn.Module, drawn: TrainingChips, x: Batch, y: Tensor, temperatures: Sequence[float]
 ) -> Tensor:
     """Run any model with the parameters of one chip after another. Sets the gradients and returns the loss."""
     chips = len(temperatures)
     parameters = drawn.parameters
     clean = [p.detach().clone() for p in parameters]
     gradients = [torch.zeros_like(p) for p in parameters]
-    total = torch.zeros((), device=x.device)
+    total = torch.zeros((), device=y.device)
     try:
-        parts = zip(x.tensor_split(chips), y.tensor_split(chips), temperatures, strict=True)
+        parts = zip(split(x, chips), y.tensor_split(chips), temperatures, strict=True)
         for chip, (images, labels, temperature) in enumerate(parts):
             with torch.no_grad():
                 for p, before, factors in zip(parameters, clean, drawn.factors, strict=True):

@@ -14,6 +14,7 @@ from torch.nn import functional
 from crossbar_sim.baselines import codes
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
 from crossbar_sim.data import Development, Split
+from crossbar_sim.data.inputs import Batch, call
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.evaluate import outputs
 from crossbar_sim.nn.networks import NETWORKS
@@ -106,10 +107,10 @@ class Ftna(Method):
         return of_class
 
 
-def step(model: nn.Module, x: Tensor, y: Tensor, share: float) -> Tensor:
+def step(model: nn.Module, x: Batch, y: Tensor, share: float) -> Tensor:
     """The gradient of the mean cross-entropy of all bits; see `nn.training.settings.Step`."""
     assert isinstance(model, Coded)
-    z = model.network(x)
+    z = call(model.network, x)
     loss = functional.binary_cross_entropy_with_logits(z, model.codes[y].to(z.dtype))
     loss.backward()
     return loss.detach()
@@ -135,7 +136,7 @@ def class_count(model: nn.Module, train: Split) -> int:
     return int(y.shape[1])
 
 
-def with_bits(model: nn.Module, words: tuple[str, ...], x: Tensor) -> Coded:
+def with_bits(model: nn.Module, words: tuple[str, ...], x: Batch) -> Coded:
     """The network with its last linear layer replaced by one with an output per bit, followed by decoding.
 
     Args:
@@ -163,7 +164,7 @@ def with_bits(model: nn.Module, words: tuple[str, ...], x: Tensor) -> Coded:
     return coded
 
 
-def _head(model: nn.Module, few: Tensor, classes: int) -> tuple[str, nn.Linear]:
+def _head(model: nn.Module, few: Batch, classes: int) -> tuple[str, nn.Linear]:
     """The linear layer whose output is the model's, with its name."""
     given: list[tuple[str, nn.Linear, Tensor]] = []
 

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Split
+from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.chips import layers
 from crossbar_sim.nn.analog.conversion import map_model, to_analog
@@ -40,7 +41,7 @@ class Redundancy:
     gain: Mapping[float, float]
 
 
-def cells(model: nn.Module, hardware: Hardware, x: Tensor | None = None) -> int:
+def cells(model: nn.Module, hardware: Hardware, x: Batch | None = None) -> int:
     """Number of cells of a model's weight matrices on a design; separately drifting vectors have none.
 
     Args:

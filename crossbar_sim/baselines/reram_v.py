@@ -16,10 +16,11 @@ from crossbar_sim.baselines.drift_aware import as_deployed
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
 from crossbar_sim.crossbar.hardware import Hardware, as_hardware
 from crossbar_sim.data import Development
+from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.programming import program
-from crossbar_sim.nn.evaluate import BLOCK, inputs_for
+from crossbar_sim.nn.evaluate import BLOCK, inputs_for, logits
 from crossbar_sim.nn.training.loop import Epoch, fit
 from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key, check_chip
@@ -135,8 +136,8 @@ class ReramV(Method):
         kept = dict(retrained.named_parameters())
         free = {name: ~mask for name, mask in frozen.items() if mask.any()}
 
-        def step(model: nn.Module, x: Tensor, y: Tensor, share: float) -> Tensor:
-            loss = functional.cross_entropy(model(x), y)
+        def step(model: nn.Module, x: Batch, y: Tensor, share: float) -> Tensor:
+            loss = functional.cross_entropy(logits(model, x), y)
             loss.backward()
             for name, mask in free.items():
                 gradient = kept[name].grad

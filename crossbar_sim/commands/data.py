@@ -132,13 +132,19 @@ def _sides(text: str | None) -> tuple[int, int] | None:
 
 def _rows(loaded: "Splits") -> list[tuple[str, str]]:
     """What each split holds, in words."""
+    from crossbar_sim.data.inputs import named_of
+
     rows = []
     for part, split in (("train", loaded.train), ("validation", loaded.validation), ("test", loaded.test)):
         if split is None:
             continue
-        shape = " x ".join(map(str, split.x.shape[1:]))
-        low, high = split.x.aminmax()
-        text = f"{len(split):,} of shape {shape}, values {float(low):.4g} .. {float(high):.4g}, "
+        held = []
+        for name, x in named_of(split.x):
+            low, high = x.aminmax()
+            called = "" if name == "x" else f"{name} "
+            shape = " x ".join(map(str, x.shape[1:]))
+            held.append(f"{called}of shape {shape}, values {float(low):.4g} .. {float(high):.4g}")
+        text = f"{len(split):,} {'; '.join(held)}, "
         rows.append((part, text + _labels(split.y, loaded.classes)))
     return rows
 

@@ -152,6 +152,18 @@ def _examples(x: np.ndarray) -> tuple[torch.Tensor, tuple[str, ...]]:
     return torch.from_numpy(values), (f"x is {x.dtype.name}: taken as it is, as float32",)
 
 
+def in_type(x: torch.Tensor) -> tuple[torch.Tensor, str]:
+    """One of several inputs in the type that models take, and what was done to it.
+
+    Integers become int64, truth values and floats stay; bytes (uint8) of three axes or more are pixels.
+    """
+    if x.dtype == torch.uint8 and x.dim() > 2:
+        return scaled(x.cpu().numpy()), "is uint8: taken for pixels and divided by 255"
+    if x.is_floating_point() or x.dtype == torch.bool:
+        return x, ""
+    return x.long(), ""
+
+
 def labels_of(y: np.ndarray, path: Path | None = None) -> torch.Tensor:
     """`y` as int64; whole floats count as class numbers, because many files hold them so; others are real targets.
 

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from crossbar_sim.data.inputs import Batch, Inputs, named_of
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key
 
@@ -22,7 +23,7 @@ class Split:
     """Examples, and their labels where there are any.
 
     Args:
-        x: (n, ...) float32, finite, n >= 1.
+        x: (n, ...) float32, finite, n >= 1; or several inputs, of which floats are float32, integers int64.
         y: (n,) int64, all >= 0, or (n, places...) for one label per token or pixel, where negative ones (-100) are
             not judged; or float64, (n,) or (n, ...): real targets; `None` means unlabelled.
 
@@ -30,29 +31,20 @@ class Split:
         InputError: if a shape, dtype or value is another.
     """
 
-    x: torch.Tensor
+    x: Batch
     y: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         x, y = self.x, self.y
-        if x.dtype != torch.float32:
-            raise InputError(f"x has dtype {_short(x.dtype)}: examples are float32")
-        if x.ndim < 2 or x.numel() == 0:
-            raise InputError(
-                f"x has shape {tuple(x.shape)}: examples have shape (n, ...) with at least one "
-                "example of at least one value; a single feature is (n, 1)"
-            )
-        # One pass without a temporary; aminmax hands a NaN through.
-        low, high = torch.aminmax(x)
-        if not (torch.isfinite(low) and torch.isfinite(high)):
-            raise InputError("x holds NaN or infinity (or values beyond float32): clean the examples")
+        for name, tensor in named_of(x):
+            _check_values(name, tensor, whole=isinstance(x, Inputs))
         if y is None:
             return
         if y.dtype not in (torch.int64, torch.float64):
             raise InputError(
                 f"y has dtype {_short(y.dtype)}: labels are int64 class numbers, real targets float64"
             )
-        if y.ndim == 0 or y.shape[:1] != x.shape[:1] or (y.ndim > 1 and y.shape[1:].numel() < 2):
+        if y.ndim == 0 or len(y) != len(x) or (y.ndim > 1 and y.shape[1:].numel() < 2):
             raise InputError(
                 f"y has shape {tuple(y.shape)} and x holds {len(x)} examples: "
                 f"labels have shape ({len(x)},), one class number per example"
@@ -62,6 +54,28 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.x)
+
+
+def _check_values(name: str, x: torch.Tensor, whole: bool) -> None:
+    """Refuse a tensor of examples that is empty, of another type or not finite; `whole`: integers are right as well."""
+    if x.dtype != torch.float32 and not (whole and x.dtype in (torch.int64, torch.bool)):
+        raise InputError(f"{name} has dtype {_short(x.dtype)}: examples are float32")
+    if (x.ndim < 2 and not whole) or x.numel() == 0:
+        raise InputError(
+            f"{name} has shape {tuple(x.shape)}: examples have shape (n, ...) with at least one "
+            "example of at least one value; a single feature is (n, 1)"
+        )
+    if not x.is_floating_point():
+        return
+    # One pass without a temporary; aminmax hands a NaN through.
+    low, high = torch.aminmax(x)
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        raise InputError(f"{name} holds NaN or infinity (or values beyond float32): clean the examples")
+
+
+def shapes_of(x: Batch) -> dict[str, tuple[int, ...]]:
+    """The shape of one example, by the name of each input; "x" where there is one."""
+    return {name: tuple(tensor.shape[1:]) for name, tensor in named_of(x)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,10 +115,13 @@ class Splits:
 
     def __post_init__(self) -> None:
         for part, split in self._parts():
-            if split.x.shape[1:] != self.test.x.shape[1:]:
+            mine, test = shapes_of(split.x), shapes_of(self.test.x)
+            if mine != test:
+                name = next((n for n in (*mine, *test) if mine.get(n) != test.get(n)), "x")
+                what = "" if name == "x" else f" of {name}"
                 raise InputError(
-                    f"{self.name}: an example of {part} has shape {tuple(split.x.shape[1:])} and "
-                    f"one of test {tuple(self.test.x.shape[1:])}: they must be equal"
+                    f"{self.name}: an example{what} of {part} has shape {mine.get(name)} and "
+                    f"one of test {test.get(name)}: they must be equal"
                 )
             top = -1 if split.y is None or split.y.is_floating_point() else int(split.y.max())
             if self.classes is not None and top >= self.classes:
@@ -140,9 +157,13 @@ class Splits:
         """
         state = hashlib.sha256()
         for part, split in self._parts():
-            for field, tensor in (("x", split.x), ("y", split.y)):
+            x = split.x
+            inputs = [(n if n == "x" else f"x.{n}", tensor) for n, tensor in named_of(x)]
+            for field, tensor in (*inputs, ("y", split.y)):
                 if tensor is not None:
                     add_tensor(state, f"{part}.{field} {_short(tensor.dtype)}", tensor)
+            for name, value in x.constants() if isinstance(x, Inputs) else ():
+                state.update(f"{part}.x.{name} = {value!r}\n".encode())
         return state.hexdigest()
 
 

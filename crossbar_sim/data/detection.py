@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 
 from crossbar_sim.data.dataset import Split, Splits, add_tensor
+from crossbar_sim.data.inputs import one_tensor
 from crossbar_sim.errors import InputError
 
 Tensors = tuple[torch.Tensor, ...]
@@ -148,7 +149,7 @@ class Scenes(Split):
 
     def __post_init__(self) -> None:
         Split(self.x)
-        x, y = self.x, self.y
+        x, y = one_tensor(self.x, "detection"), self.y
         if x.ndim != 4 or x.shape[1] != 3:
             raise InputError(f"x has shape {tuple(x.shape)}: scenes have shape (n, 3, h, w)")
         fits = y is not None and y.dtype == torch.uint8 and y.shape == (len(x), *x.shape[2:])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, TensorDataset
 
-from crossbar_sim.data.arrays import labels_of, load_npy, load_npz, scaled
+from crossbar_sim.data.arrays import in_type, labels_of, load_npy, load_npz, scaled
 from crossbar_sim.data.catalogue import CATALOGUE
 from crossbar_sim.data.cifar import load_cifar10
 from crossbar_sim.data.dataset import Development, Split, Splits
@@ -20,6 +20,7 @@ from crossbar_sim.data.embedded import load_digits, load_moons
 from crossbar_sim.data.folders import load_folder
 from crossbar_sim.data.gtsrb import load_gtsrb
 from crossbar_sim.data.idx import load_fashion_mnist, load_mnist
+from crossbar_sim.data.inputs import Batch, Inputs
 from crossbar_sim.data.pennfudan import load_pennfudan
 from crossbar_sim.errors import InputError
 from crossbar_sim.rng import Key, as_key
@@ -155,6 +156,8 @@ FORMS = (
 _X = ("x", "inputs", "input", "input_ids", "pixel_values", "image", "images", "data", "features")
 _Y = ("y", "labels", "label", "targets", "target")
 _BATCH = 256
+_MADE = "made: "
+"""Before the name of a mask that is made here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +165,7 @@ class RawExamples:
     """Examples in the type that the user passed.
 
     Args:
-        x: (n, ...) of any real type.
+        x: (n, ...) of any real type, or several inputs.
         y: labels int64, (n,) or (n, places...), or None.
         name: what reports call the data.
         notes: what was done to them, as sentences.
@@ -170,7 +173,7 @@ class RawExamples:
         scenes: the split itself, where it is one of scenes with objects.
     """
 
-    x: Tensor
+    x: Batch
     y: Tensor | None
     name: str = "data"
     notes: tuple[str, ...] = ()
@@ -184,6 +187,9 @@ class RawExamples:
             InputError: if they are not finite, or integers that float32 does not hold.
         """
         x = self.x
+        y = None if self.y is None else self.y.cpu()
+        if isinstance(x, Inputs):
+            return Split(x.map(lambda t: (t.float() if t.is_floating_point() else t).cpu().contiguous()), y)
         if x.dtype == torch.uint8:
             x = scaled(x.numpy())
         elif x.dtype != torch.float32:
@@ -192,7 +198,7 @@ class RawExamples:
                     f"{key} holds {int(x.abs().max())}: integers of magnitude below 16777216 are needed"
                 )
             x = x.float()
-        return Split(x.cpu().contiguous(), None if self.y is None else self.y.cpu())
+        return Split(x.cpu().contiguous(), y)
 
     def identity(self) -> dict[str, Any]:
         """What names the examples in a report and in a task's identity.
@@ -205,7 +211,9 @@ class RawExamples:
             digest = Splits(self.name, None, None, self.scenes, None).fingerprint
         if digest is None:
             part = self.split()
-            if self.x.dtype == torch.uint8:  # a model may take the bytes unchanged
+            if (
+                isinstance(self.x, Tensor) and self.x.dtype == torch.uint8
+            ):  # a model may take the bytes unchanged
                 part = Split(self.x.float(), part.y)
             digest = Splits(self.name, None, None, part, None).fingerprint
         return {
@@ -246,21 +254,25 @@ def to_examples(data: Any, y: Any = None, what: str = "data") -> RawExamples:
     if isinstance(data, Split):
         _no_labels_beside(y, what)
         return RawExamples(data.x, data.y, scenes=data if type(data) is not Split else None)
+    if (
+        y is not None
+        and isinstance(data, tuple)
+        and len(data) > 1
+        and all(np.ndim(part) > 1 for part in data)
+    ):
+        data = (data, None)  # several inputs
     found = _pair(data, what)
-    if found is None:
-        inputs, labels = data, y
-    else:
-        inputs, labels = found
-        if labels is not None:
-            _no_labels_beside(y, what)
-        labels = y if labels is None else labels
-    x, notes = _numbers(inputs, "x" if found is not None or y is not None else what)
-    if x.dim() < 2 or x.numel() == 0:
+    columns, labels, padding = found or ({0: data}, None, ())
+    if labels is not None:
+        _no_labels_beside(y, what)
+    labels = y if labels is None else labels
+    x, notes = _batch_of(columns, "x" if found is not None or y is not None else what)
+    if isinstance(x, Tensor) and (x.dim() < 2 or x.numel() == 0):
         raise InputError(
             f"x has shape {tuple(x.shape)}: examples have shape (n, ...) with at least one example of at least one "
             "value; a single feature is (n, 1)"
         )
-    return RawExamples(x, None if labels is None else _labels(labels, len(x)), notes=notes)
+    return RawExamples(x, None if labels is None else _labels(labels, len(x)), notes=(*notes, *padding))
 
 
 def to_split(data: Any, what: str = "data") -> Split:
@@ -307,54 +319,88 @@ def _no_labels_beside(y: Any, what: str) -> None:
         raise InputError(f"labels are given twice, in {what} and as y: give them once")
 
 
-def _pair(data: Any, what: str) -> tuple[Any, Any] | None:
-    """(x, y or None) of what holds both; None of what is x itself."""
+Columns = dict[int | str, Any]
+"""The inputs of an example, of a batch or of all data: by position (0, 1, ...) or by name."""
+
+
+def _pair(data: Any, what: str) -> tuple[Columns, Any, tuple[str, ...]] | None:
+    """(inputs, labels or None, notes) of what holds both; None of what is x itself."""
     if _is_array(data):
         return None
+    if isinstance(data, Inputs):
+        return dict((*enumerate(data.args), *data.kwargs.items())), None, ()
     if isinstance(data, Mapping):
-        return _of_mapping(data, what)
+        return _whole(*_of_mapping(data, what), what)
     if isinstance(data, DataLoader):
         return _of_loader(data, what)
     if isinstance(data, TensorDataset):
-        return _of_parts(data.tensors, what)
+        return *_of_parts(data.tensors, what), ()
     if isinstance(data, tuple):
-        return _of_parts(data, what)
+        return _whole(*_of_parts(data, what), what)
     if isinstance(data, list):
         if len(data) == 2 and all(map(_is_array, data)) and np.ndim(data[0]) > np.ndim(data[1]) > 0:
-            return data[0], data[1]  # a batch of a DataLoader
+            return {0: data[0]}, data[1], ()  # a batch of a DataLoader
         if data and isinstance(data[0], tuple | Mapping):
             return _collected(data, what)
-        return None
+        return _whole({0: data}, None, what) if _is_ragged(data) else None
     if isinstance(data, IterableDataset):
         return _collected(data, what)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Sequence | bytes):
         return _collected((data[i] for i in range(len(data))), what)
     if isinstance(data, Iterator):
         raise InputError(f"{what} is an iterator, which can be read only once: give a DataLoader or arrays")
+    if isinstance(data, Iterable) and not isinstance(data, str | bytes):
+        return _collected(data, what, batches=True)
     raise InputError(f"{what}: expected {FORMS}, got {_kind(data)}")
 
 
-def _of_mapping(data: Mapping[Any, Any], what: str) -> tuple[Any, Any]:
-    inputs = [key for key in data if key in _X]
+def _of_mapping(data: Mapping[Any, Any], what: str) -> tuple[Columns, Any]:
+    """Inputs by the names of the model's forward, and labels; a single input of a usual name is the first one."""
+    inputs = [key for key in data if key not in _Y]
     labels = [key for key in data if key in _Y]
-    if len(inputs) != 1 or len(labels) > 1 or len(inputs) + len(labels) != len(data):
-        more = ""
-        if "attention_mask" in data:
-            more = " (a model takes one input here: wrap it, and give padding the label -100)"
-        raise InputError(
-            f"{what} is a dictionary with {', '.join(map(repr, list(data)[:8]))}: expected 'x', and 'y' for labels"
-            f"{more}"
+    parts = [key for key in data if key in ("train", "validation", "val", "test")]
+    if not inputs or len(labels) > 1 or parts or not all(isinstance(key, str) for key in data):
+        more = (
+            f": give one of its parts, data[{parts[0]!r}]"
+            if parts
+            else ": expected inputs, and 'y' for labels"
         )
-    return data[inputs[0]], data[labels[0]] if labels else None
+        raise InputError(f"{what} is a dictionary with {', '.join(map(repr, list(data)[:8]))}{more}")
+    columns = {key: data[key] for key in inputs}
+    if len(inputs) == 1 and inputs[0] in _X:
+        columns = {0: data[inputs[0]]}
+    return columns, data[labels[0]] if labels else None
 
 
-def _of_parts(parts: Sequence[Any], what: str) -> tuple[Any, Any]:
-    if len(parts) not in (1, 2):
-        raise InputError(f"{what} has {len(parts)} parts: expected x, or (x, y)")
-    return parts[0], parts[1] if len(parts) == 2 else None
+def _of_parts(parts: Sequence[Any], what: str) -> tuple[Columns, Any]:
+    """x, (x, y), (a, b, ..., y), or ({names of inputs}, y) and ((a, b), y)."""
+    if not parts:
+        raise InputError(f"{what} is empty: expected x, or (x, y)")
+    inputs, labels = (parts, None) if len(parts) == 1 else (parts[:-1], parts[-1])
+    if len(inputs) > 1 or not isinstance(inputs[0], Mapping | tuple):
+        return dict(enumerate(inputs)), labels
+    if isinstance(inputs[0], tuple):
+        return dict(enumerate(inputs[0])), labels
+    columns, more = _of_mapping(inputs[0], what)
+    if more is not None and labels is not None:
+        _no_labels_beside(labels, what)
+    return columns, more if labels is None else labels
 
 
-def _of_loader(loader: DataLoader[Any], what: str) -> tuple[Any, Any]:
+def _of_item(item: Any, what: str) -> tuple[Columns, Any]:
+    if isinstance(item, Mapping):
+        return _of_mapping(item, f"an item of {what}")
+    if isinstance(item, Inputs):
+        return dict((*enumerate(item.args), *item.kwargs.items())), None
+    plain = (
+        isinstance(item, list) and bool(item) and not isinstance(item[0], Mapping) and np.ndim(item[0]) == 0
+    )
+    if isinstance(item, tuple | list) and not plain:
+        return _of_parts(item, f"an item of {what}")
+    return {0: item}, None
+
+
+def _of_loader(loader: DataLoader[Any], what: str) -> tuple[Columns, Any, tuple[str, ...]]:
     """All examples of a loader, in the order of its data set where its own order is that or a shuffled one."""
     data: Any = loader.dataset
     plain = isinstance(loader.sampler, SequentialSampler) or (
@@ -364,7 +410,7 @@ def _of_loader(loader: DataLoader[Any], what: str) -> tuple[Any, Any]:
     )
     collate = loader.collate_fn if loader.batch_size is not None else None
     if isinstance(data, TensorDataset) and plain and collate is torch.utils.data.default_collate:
-        return _of_parts(data.tensors, what)
+        return *_of_parts(data.tensors, what), ()
     batches: Iterable[Any] = loader
     if plain and collate is not None and not isinstance(data, IterableDataset):
         parts = (range(i, min(i + _BATCH, len(data))) for i in range(0, len(data), _BATCH))
@@ -372,48 +418,132 @@ def _of_loader(loader: DataLoader[Any], what: str) -> tuple[Any, Any]:
     found = [_of_item(batch, what) for batch in batches]
     if not found:
         raise InputError(f"{what}: the DataLoader gives no batch")
-    join = torch.cat if collate is not None else torch.stack
-    columns: list[Tensor | None] = []
-    for column in zip(*found, strict=True):
-        if any(part is None for part in column):
-            columns.append(None)
-            continue
-        columns.append(_joined([_numbers(part, "a batch")[0] for part in column], join, what))
-    return columns[0], columns[1]
+    return _together(found, collate is None, what)
 
 
-def _collected(items: Iterable[Any], what: str) -> tuple[Any, Any]:
-    """The items of a data set, one example each, together."""
+def _collected(
+    items: Iterable[Any], what: str, batches: bool = False
+) -> tuple[Columns, Any, tuple[str, ...]]:
+    """The items of a data set, one example each, together; `batches`: they may also be batches with their labels."""
     found = [_of_item(item, what) for item in items]
     if not found:
         raise InputError(f"{what} holds no example")
-    x = _joined([_one(item[0]) for item in found], torch.stack, what)
-    if any(item[1] is None for item in found):
-        return x, None
-    return x, _joined([_one(item[1]) for item in found], torch.stack, what)
+    first, labels = found[0]
+    lengths = {np.shape(value)[:1] for value in (*first.values(), labels)}
+    return _together(
+        found, not (batches and labels is not None and lengths != {()} and len(lengths) == 1), what
+    )
 
 
-def _of_item(item: Any, what: str) -> tuple[Any, Any]:
-    if isinstance(item, Mapping):
-        return _of_mapping(item, f"an item of {what}")
-    if isinstance(item, tuple | list) and not (isinstance(item, list) and item and np.ndim(item[0]) == 0):
-        return _of_parts(item, f"an item of {what}")
-    return item, None
+def _together(
+    found: list[tuple[Columns, Any]], single: bool, what: str
+) -> tuple[Columns, Any, tuple[str, ...]]:
+    """Examples (`single`) or batches joined, input by input; sequences of different lengths are padded."""
+    names = list(found[0][0])
+    for columns, _ in found:
+        if set(columns) != set(names):
+            raise InputError(
+                f"{what}: one item has the inputs {_names(names)} and another {_names(columns)}: all need the same"
+            )
+    joined: Columns = {}
+    lengths: Columns = {}
+    for name in names:
+        called = "an item" if name == 0 else f"{name} of an item"
+        parts = [_numbers(columns[name], called)[0] for columns, _ in found]
+        joined[name], lengths[name] = _joined(parts, single, 0, what)
+    labels = None
+    if not any(label is None for _, label in found):
+        labels, _ = _joined([_numbers(label, "y of an item")[0] for _, label in found], single, -100, what)
+    return _masked(joined, lengths), labels, _padding(lengths)
 
 
-def _one(value: Any) -> Tensor:
-    return _numbers(value, "an item")[0]
+def _whole(columns: Columns, labels: Any, what: str) -> tuple[Columns, Any, tuple[str, ...]]:
+    """Inputs and labels of all examples, of which lists of sequences of different lengths are padded."""
+    joined, lengths = dict(columns), {}
+    for name, value in columns.items():
+        if _is_ragged(value):
+            joined[name], lengths[name] = _joined([_numbers(v, what)[0] for v in value], True, 0, what)
+    if _is_ragged(labels):
+        labels, _ = _joined([_numbers(v, "y")[0] for v in labels], True, -100, what)
+    return _masked(joined, lengths), labels, _padding(lengths)
 
 
-def _joined(parts: list[Tensor], join: Any, what: str) -> Tensor:
-    try:
-        found: Tensor = join(parts)
-    except (RuntimeError, TypeError):
-        shapes = sorted({tuple(part.shape) for part in parts})[:3]
+def _is_ragged(value: Any) -> bool:
+    """Whether this is a list of sequences of different lengths."""
+    if isinstance(value, np.ndarray):
+        return value.dtype == object and value.ndim == 1 and _is_ragged(list(value))
+    if not isinstance(value, list | tuple) or not value:
+        return False
+    nested = all(isinstance(v, list | tuple | np.ndarray | Tensor) and np.ndim(v) > 0 for v in value[:1])
+    return nested and len({len(v) if hasattr(v, "__len__") else -1 for v in value}) > 1
+
+
+def _masked(joined: Columns, lengths: Columns) -> Columns:
+    """The inputs with the mask of those that were padded, where they have none."""
+    for name, sizes in lengths.items():
+        mask = "decoder_attention_mask" if str(name).startswith("decoder_") else "attention_mask"
+        if sizes is not None and mask not in joined:
+            places = torch.arange(joined[name].shape[1])
+            joined[_MADE + mask] = (places < sizes[:, None]).long()
+            lengths = {**lengths, name: None}
+    return joined
+
+
+def _padding(lengths: Columns) -> tuple[str, ...]:
+    longest = [(int(s.max()), int(s.min())) for s in lengths.values() if s is not None]
+    if not longest:
+        return ()
+    most, least = longest[0]
+    return (f"sequences of {least} to {most} places are padded to {most}, with a mask",)
+
+
+def _names(columns: Iterable[int | str]) -> str:
+    return ", ".join("x" if name == 0 else str(name) for name in columns)
+
+
+def _joined(parts: list[Tensor], single: bool, fill: int, what: str) -> tuple[Tensor, Tensor | None]:
+    """Examples (`single`) stacked, or batches one after the other; their lengths where they had to be padded.
+
+    Raises:
+        InputError: if they differ in more than the length of a sequence.
+    """
+    axis = 0 if single else 1
+    shapes = {tuple(part.shape[axis:]) for part in parts}
+    if len(shapes) == 1:
+        return (torch.stack if single else torch.cat)(parts), None  # type: ignore[operator]
+    if len({shape[1:] for shape in shapes}) > 1 or not all(shapes):
+        shown = sorted({tuple(part.shape) for part in parts})[:3]
         raise InputError(
-            f"{what}: examples have different shapes ({', '.join(map(str, shapes))}): pad or resize them to one"
-        ) from None
-    return found
+            f"{what}: examples have different shapes ({', '.join(map(str, shown))}): pad or resize them to one"
+        )
+    most = max(shape[0] for shape in shapes)
+    padded = []
+    for part in parts:
+        pad = [0, 0] * (part.dim() - axis - 1) + [0, most - part.shape[axis]]
+        padded.append(torch.nn.functional.pad(part, pad, value=fill))
+    sizes = torch.tensor([part.shape[axis] for part in parts for _ in range(1 if single else len(part))])
+    return (torch.stack if single else torch.cat)(padded), sizes  # type: ignore[operator]
+
+
+def _batch_of(columns: Columns, what: str) -> tuple[Batch, tuple[str, ...]]:
+    """The inputs as one tensor, or several in types that models take: integers as int64."""
+    if list(columns) == [0]:
+        return _numbers(columns[0], what)
+    notes: list[str] = []
+    found: dict[int | str, Any] = {}
+    for name, value in columns.items():
+        if value is None or isinstance(value, bool | int | float):
+            found[name] = value  # the same for all examples
+            continue
+        tensor, _ = _numbers(value, _names([name]))
+        found[name], note = in_type(tensor)
+        notes += [f"{_names([name])} {note}"] if note else []
+    args = tuple(found[name] for name in sorted(name for name in found if isinstance(name, int)))
+    named = {str(name).removeprefix(_MADE): value for name, value in found.items() if isinstance(name, str)}
+    made = frozenset(
+        name.removeprefix(_MADE) for name in found if isinstance(name, str) and name.startswith(_MADE)
+    )
+    return Inputs(args, named, made), tuple(notes)
 
 
 def _numbers(value: Any, what: str) -> tuple[Tensor, tuple[str, ...]]:
@@ -425,7 +555,7 @@ def _numbers(value: Any, what: str) -> tuple[Tensor, tuple[str, ...]]:
             )
         return value.detach(), ()
     if isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
-        return _joined([_numbers(part, what)[0] for part in value], torch.stack, what), ()
+        return _joined([_numbers(part, what)[0] for part in value], True, 0, what)[0], ()
     if hasattr(value, "to_numpy"):  # a data frame or series
         value = value.to_numpy()
     try:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from crossbar_sim.data import Splits
+from crossbar_sim.data.inputs import one_tensor
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.files.checkpoint import save_checkpoint
@@ -47,7 +48,7 @@ class Named:
         """
         if network not in NETWORKS:
             raise InputError(f"network {network!r} is unknown: choose from {', '.join(NETWORKS)}")
-        shape = splits.development.train.x.shape[1:]
+        shape = one_tensor(splits.development.train.x, f"network {network!r}").shape[1:]
         follows: dict[str, Any] = {"inputs": shape.numel()}
         if splits.classes is not None:
             follows["classes"] = splits.classes

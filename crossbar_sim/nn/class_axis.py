@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from crossbar_sim.data.inputs import Batch, first_of
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.evaluate import answer_of, run_over
 
@@ -58,7 +59,7 @@ def labelled_axes(shape: tuple[int, ...], labels: tuple[int, ...]) -> list[int]:
     return [axis for axis in found if shape[axis] > 1] or found
 
 
-def traced_axis(model: nn.Module, x: Tensor, fixed: int | None = None) -> int | None:
+def traced_axis(model: nn.Module, x: Batch, fixed: int | None = None) -> int | None:
     """The axis that holds the features of the model's last product, followed through all that comes after it.
 
     Args:
@@ -91,7 +92,7 @@ def shaped_axis(shape: tuple[int, ...], inputs: tuple[int, ...]) -> int | None:
 
 
 def class_axis(
-    clean: Tensor, y: Tensor | None, asked: int | None, x: Tensor, trace: Callable[[], int | None]
+    clean: Tensor, y: Tensor | None, asked: int | None, x: Batch, trace: Callable[[], int | None]
 ) -> int | None:
     """The axis of a model's outputs along which the largest value is its class.
 
@@ -122,7 +123,7 @@ def class_axis(
         found = [axis for axis in found if shape[axis] > int(y.max())] or found
         if len(found) == 1:
             return found[0]
-        for axis in (trace(), shaped_axis(shape, tuple(x.shape))):
+        for axis in (trace(), shaped_axis(shape, tuple(first_of(x).shape))):
             if axis in found:
                 return axis
         raise InputError(
@@ -131,7 +132,7 @@ def class_axis(
         )
     if clean.dim() == 2:
         return 1
-    for axis in (trace(), shaped_axis(shape, tuple(x.shape))):
+    for axis in (trace(), shaped_axis(shape, tuple(first_of(x).shape))):
         if axis:
             return axis
     return 1 if clean.dim() > 3 else None  # images have their channels there; the report names the axis

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.evaluate import outputs
+from crossbar_sim.nn.evaluate import logits, outputs
 from crossbar_sim.nn.networks.detection import objects
 
 # What a model is for: most tell classes apart, a detector finds objects. The loss follows from that.
@@ -45,7 +46,7 @@ def check_task(model: nn.Module, y: Tensor) -> bool:
     return scenes
 
 
-def task_loss(model: nn.Module, x: Tensor, y: Tensor, temperature: float = 1.0) -> Tensor:
+def task_loss(model: nn.Module, x: Batch, y: Tensor, temperature: float = 1.0) -> Tensor:
     """The model's own loss where it brings one, else the cross-entropy of its logits.
 
     Args:
@@ -57,7 +58,8 @@ def task_loss(model: nn.Module, x: Tensor, y: Tensor, temperature: float = 1.0) 
         own: Any = model
         found: Tensor = own.loss(x, y)
         return found
-    return functional.cross_entropy(model(x) * temperature if temperature != 1.0 else model(x), y)
+    found = logits(model, x)
+    return functional.cross_entropy(found * temperature if temperature != 1.0 else found, y)
 
 
 # Mean average precision of boxes, as COCO computes it, by torchmetrics.
@@ -106,7 +108,7 @@ def precision(found: Tensor, truth: list[Tensor]) -> Precision:
     return Precision(float(result["map"]), float(result["map_50"]))
 
 
-def detector_precision(model: nn.Module, x: Tensor, y: Tensor) -> Precision:
+def detector_precision(model: nn.Module, x: Batch, y: Tensor) -> Precision:
     """Of a detector on scenes (`data.Scenes`). Leaves the model in evaluation mode."""
     model.eval()
     return precision(torch.cat(outputs(model, x, BLOCK)), truth(y))

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar import threads
+from crossbar_sim.data.inputs import Batch, Inputs, call, described, filled, tensors_of
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.chips import locked
+from crossbar_sim.nn.analog.copying import unwrapped
 from crossbar_sim.nn.analog.state import numbered_reads
 from crossbar_sim.nn.fast_operators import FastRoutes
 from crossbar_sim.nn.module_state import watched
@@ -29,7 +32,7 @@ _harmless: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
 def outputs(
     model: nn.Module,
-    x: Tensor,
+    x: Batch,
     block: int = BLOCK,
     fixed: int | None = None,
     reduce: Callable[[Tensor, slice], Any] | None = None,
@@ -42,7 +45,7 @@ def outputs(
 
     Args:
         model: in evaluation mode; an analog one is programmed first, then shared by the threads.
-        x: inputs (n, ...), moved block by block to the device of the model's parameters.
+        x: inputs (n, ...), or several (`data.inputs`), moved block by block to the device of the model's parameters.
         block: images per forward; results may depend on it in the last float32 place, never on threads.
         fixed: the one batch size that the model accepts; the last block is filled up and cut again.
         reduce: what to keep of a block: called with its output (b, ...) and its slice of x.
@@ -59,13 +62,11 @@ def outputs(
         if device.type == "cpu":
             one_thread()
         part = parts[i]
-        piece = x[part].to(device)
-        missing = (fixed or 0) - len(piece)
-        if missing > 0:
-            piece = torch.cat([piece, piece[-1:].expand(missing, *piece.shape[1:])])
+        rows = x[part].to(device)
+        piece = filled(rows, fixed or 0)
         with torch.inference_mode(), numbered_reads(part.start, len(piece)):
             y = _forward(model, piece, fast and device.type == "cpu")
-        y = y[: len(piece) - max(missing, 0)]
+        y = y[: len(rows)]
         results[i] = y if reduce is None else reduce(y, part)
 
     with torch_threads_kept(), locked(model), watched(model) as watch:
@@ -80,12 +81,12 @@ def outputs(
     return results
 
 
-def few_of(x: Tensor, fixed: int | None = None, most: int | None = None) -> Tensor:
+def few_of(x: Batch, fixed: int | None = None, most: int | None = None) -> Batch:
     """The first inputs, on which models are compared: two blocks of them, if there are enough."""
     return x[: 2 * fixed if fixed is not None else most or _FEW]
 
 
-def few_outputs(model: nn.Module, x: Tensor, fixed: int | None = None) -> Tensor:
+def few_outputs(model: nn.Module, x: Batch, fixed: int | None = None) -> Tensor:
     """Outputs for a few inputs in two blocks, so that what the first leaves on the model acts on the second."""
     few = few_of(x, fixed)
     half = -(-len(few) // 2) if len(few) >= _LEAST else len(few)
@@ -98,7 +99,7 @@ def few_outputs(model: nn.Module, x: Tensor, fixed: int | None = None) -> Tensor
     return torch.cat([y.cpu() for y in found]).float()
 
 
-def check_repeats(model: nn.Module, x: Tensor, fixed: int | None = None) -> Tensor:
+def check_repeats(model: nn.Module, x: Batch, fixed: int | None = None) -> Tensor:
     """Refuse a model that draws random numbers: what a chip changes could not be distinguished from them.
 
     Returns:
@@ -158,7 +159,7 @@ def check_alone(model: nn.Module, few: Tensor, clean: Tensor) -> float:
     return difference / largest if mixed else 0.0
 
 
-def run_over(model: nn.Module, x: Tensor, block: int, fixed: int | None = None) -> None:
+def run_over(model: nn.Module, x: Batch, block: int, fixed: int | None = None) -> None:
     """Run the model over x so that hooks see its layers' inputs; the outputs, of any type, are discarded.
 
     Args:
@@ -176,12 +177,12 @@ def run_over(model: nn.Module, x: Tensor, block: int, fixed: int | None = None) 
         for start in range(0, len(x), size):
             piece = x[start : start + size]
             if fixed is not None and len(piece) < fixed:
-                piece = x[torch.arange(start, start + fixed, device=x.device) % len(x)]
+                piece = x[torch.arange(start, start + fixed, device=tensors_of(x)[0].device) % len(x)]
             with torch.inference_mode(), numbered_reads(start, len(piece)):
                 _answer(model, piece)
 
 
-def output_of(model: nn.Module, piece: Tensor) -> Tensor:
+def output_of(model: nn.Module, piece: Batch) -> Tensor:
     """The output (b, ...) for one block on the model's device, with gradients where they are enabled.
 
     Raises:
@@ -206,7 +207,7 @@ def torch_threads_kept() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _forward(model: nn.Module, piece: Tensor, fast: bool) -> Tensor:
+def _forward(model: nn.Module, piece: Batch, fast: bool) -> Tensor:
     """One block's output as a tensor (b, ...) of float32 or float64."""
     with FastRoutes() if fast else nullcontext():
         answer = _answer(model, piece)
@@ -236,7 +237,7 @@ def _real(y: Tensor) -> Tensor:
     return y.float() if y.element_size() <= 2 else y.double()
 
 
-def _answer(model: nn.Module, piece: Tensor) -> Any:
+def _answer(model: nn.Module, piece: Batch) -> Any:
     """The model's output for one block; its errors become an InputError."""
     try:
         return _unchanged(model, piece)
@@ -252,20 +253,21 @@ def _answer(model: nn.Module, piece: Tensor) -> Any:
             ) from error
         first = next((line for line in str(error).split("\n") if line.strip()), type(error).__name__)
         raise InputError(
-            f"the model cannot take inputs of shape {tuple(piece.shape)} (batch first): {first.strip()}"
+            f"the model cannot take inputs of {described(piece)} (batch first): {first.strip()}"
         ) from error
 
 
-def _unchanged(model: nn.Module, piece: Tensor) -> Any:
+def _unchanged(model: nn.Module, piece: Batch) -> Any:
     """The model's output for a block of examples, whose values are kept even if the forward changes its input.
 
     A model gets copies until one of its forwards has been seen to leave its input alone. The values are compared as
     well as the version, which `x.data` and NumPy do not raise.
     """
-    if model in _harmless and not piece.is_inference():
-        before = piece._version
-        answer = model(piece)
-        if piece._version != before:
+    given = tensors_of(piece)
+    if model in _harmless and not any(t.is_inference() for t in given):
+        before = [t._version for t in given]
+        answer = call(model, piece)
+        if [t._version for t in given] != before:
             _harmless.discard(model)
             raise InputError(
                 "the model changes its input in place for some inputs and not for others, so the examples are no "
@@ -274,9 +276,10 @@ def _unchanged(model: nn.Module, piece: Tensor) -> Any:
         return answer
     with torch.inference_mode(False), torch.no_grad():  # a tensor made in inference mode has no version
         own = piece.clone()
-    before = own._version
-    answer = model(own)
-    if own._version == before and torch.equal(own, piece):
+    copies = tensors_of(own)
+    before = [t._version for t in copies]
+    answer = call(model, own)
+    if [t._version for t in copies] == before and all(map(torch.equal, copies, given)):
         _harmless.add(model)
     return answer
 
@@ -288,6 +291,18 @@ def answer_of(y: Any) -> Tensor | None:
     named, parts = _parts(y)
     first = [named[name] for name in ("logits", "out") if name in named]
     return next((found for part in (*first, *parts) if (found := answer_of(part)) is not None), None)
+
+
+def logits(model: nn.Module, x: Batch) -> Tensor:
+    """The output of a classifier that is judged: its own, or the one of several that `answer_of` finds.
+
+    Raises:
+        InputError: if it returns no tensor.
+    """
+    found = answer_of(call(model, x))
+    if found is None:
+        raise InputError(f"{type(model).__name__} returns no tensor: training needs logits")
+    return found
 
 
 def several(y: Any) -> int:
@@ -314,8 +329,10 @@ def _parts(y: Any) -> tuple[dict[str, Any], list[Any]]:
 # Inputs in the type that a model takes: tokens as integers, everything else in the type of its parameters.
 
 
-def inputs_for(module: nn.Module, x: Tensor, said: tuple[str, ...] = ()) -> tuple[Tensor, tuple[str, ...]]:
-    """x in the dtype that the model takes, and a note on the conversion.
+def inputs_for(
+    module: nn.Module, x: Batch, said: tuple[str, ...] = (), y: Tensor | None = None
+) -> tuple[Any, tuple[str, ...]]:
+    """x in the dtype that the model takes, and a note on the conversion; of several inputs see `bound`.
 
     Floats become the floating type of the model's parameters, or integers where the model looks tokens up. Integers
     stay what they are for a model that takes them; for others they become floats, and bytes (uint8), which are taken
@@ -323,12 +340,15 @@ def inputs_for(module: nn.Module, x: Tensor, said: tuple[str, ...] = ()) -> tupl
 
     Args:
         module: the clean model, in evaluation mode.
-        x: (n, ...).
+        x: (n, ...), or several inputs.
         said: notes on x that are known already.
+        y: the labels, from which some models make the inputs of their decoder.
 
     Raises:
-        InputError: if the model takes integers and x holds other numbers.
+        InputError: if the model takes integers and x holds other numbers, or inputs with other names.
     """
+    if isinstance(x, Inputs):
+        return bound(module, x, y), said
     parameters = (p.dtype for p in module.parameters() if p.is_floating_point())
     own = next(parameters, torch.float32)
     if x.is_floating_point():
@@ -345,6 +365,88 @@ def inputs_for(module: nn.Module, x: Tensor, said: tuple[str, ...] = ()) -> tupl
     if x.dtype == torch.uint8:
         return x.to(own) / 255, (*said, "x is uint8: taken for pixels and divided by 255")
     return x.to(own), (*said, f"x is {_short(x.dtype)}: taken as it is, as {_short(own)}")
+
+
+def bound(module: nn.Module, x: Inputs, y: Tensor | None = None) -> Inputs:
+    """Several inputs in the types that a model takes, checked against the names of its forward.
+
+    Integers and truth values stay what they are; floats become the floating type of the model's parameters where they
+    do not fit it. An exported graph gets every input in the type that it was exported with. An encoder-decoder of
+    transformers without `decoder_input_ids` gets those that it makes of the labels itself.
+
+    Args:
+        module: the clean model, in evaluation mode.
+        x: the inputs.
+        y: the labels (n, t) or None.
+
+    Raises:
+        InputError: listing both sides, if the forward has no such input, or needs one that is missing.
+    """
+    model = unwrapped(module)
+    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    own_decoder = any(name.startswith("decoder_input") for name in x.kwargs)
+    if shift is not None and y is not None and y.dim() == 2 and not own_decoder:
+        x = dataclasses.replace(x, kwargs={**x.kwargs, "decoder_input_ids": shift(labels=y)})
+    _check_names(model, x)
+    wanted: dict[str, torch.dtype] = {}
+    if isinstance(model, torch.fx.GraphModule):
+        values = {n.target: n.meta.get("val") for n in model.graph.nodes if n.op == "placeholder"}
+        wanted = {str(name): value.dtype for name, value in values.items() if isinstance(value, Tensor)}
+        names = list(wanted)
+        wanted |= {f"inputs[{i}]": wanted[name] for i, name in enumerate(names[: len(x.args)])}
+    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+    def typed(name: str, tensor: Tensor) -> Tensor:
+        if name in wanted:
+            if not tensor.is_floating_point() or wanted[name].is_floating_point:
+                return tensor.to(wanted[name])
+            return tokens(tensor, wanted[name])
+        kept = not tensor.is_floating_point() or tensor.dtype == own
+        return tensor if kept or (tensor.dtype == torch.float32 and own != torch.float64) else tensor.to(own)
+
+    changed = {name: typed(name, tensor) for name, tensor in x.named()}
+    args = tuple(changed.get(f"inputs[{i}]", value) for i, value in enumerate(x.args))
+    return dataclasses.replace(
+        x, args=args, kwargs={n: changed.get(n, value) for n, value in x.kwargs.items()}
+    )
+
+
+def _check_names(model: nn.Module, x: Inputs) -> None:
+    """Refuse inputs that the forward does not have, and a forward that needs others."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # of compiled code
+        return
+    kinds = inspect.Parameter
+    named = [p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
+    known = [*named, *(p for p in parameters if p.kind == kinds.KEYWORD_ONLY)]
+    names = [p.name for p in known]
+    # transformers passes any other keyword on, to where nobody reads it
+    others = any(p.kind == kinds.VAR_KEYWORD for p in parameters)
+    others = others and not type(model).__module__.startswith("transformers.")
+    unknown = [] if others else [name for name in x.kwargs if name not in names]
+    padded = [name for name in x.made if name in unknown]
+    if padded:
+        raise InputError(
+            f"the examples have different lengths, and the model's forward({', '.join(names)}) has no {padded[0]} to "
+            "tell padding apart: pad or resize them to one length"
+        )
+    more = len(x.args) > len(named) and not any(p.kind == kinds.VAR_POSITIONAL for p in parameters)
+    given = {*names[: len(x.args)], *x.kwargs}
+    missing = [p.name for p in known if p.default is p.empty and p.name not in given]
+    if not (unknown or missing or more):
+        return
+    shown = [f"{p.name}{'' if p.default is p.empty else '=...'}" for p in known]
+    listed = ", ".join(name for name, _ in x.named())
+    told = [
+        *([f"it has no {', '.join(unknown)}"] if unknown else []),
+        *([f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"] if missing else []),
+        *([f"it takes {len(named)} by position and {len(x.args)} are given"] if more else []),
+    ]
+    raise InputError(
+        f"the data hold the inputs {listed}, and the model's forward takes ({', '.join(shown)}): {'; '.join(told)}; "
+        "give the arrays the names of the forward (labels: y, labels or targets)"
+    )
 
 
 def whole_numbers(module: nn.Module, x: Tensor) -> torch.dtype | None:
@@ -368,12 +470,12 @@ def whole_numbers(module: nn.Module, x: Tensor) -> torch.dtype | None:
     return torch.int64 if whole is None or unknown else None
 
 
-def refusal(module: nn.Module, x: Tensor) -> BaseException | None:
+def refusal(module: nn.Module, x: Batch) -> BaseException | None:
     """The error that the model's code raises on x, if any; run on a copy, since a forward may change the model."""
     memo = {id(p): p for p in module.parameters()}
     tensors = (t for m in module.modules() for t in vars(m).values() if isinstance(t, Tensor))
     tried = copy.deepcopy(module, memo | {id(t): t for t in tensors})  # type: ignore[arg-type]
-    device = next((p.device for p in module.parameters()), x.device)
+    device = next((p.device for p in module.parameters()), tensors_of(x)[0].device)
     try:
         run_over(tried, x.to(device), 1)
     except InputError as error:

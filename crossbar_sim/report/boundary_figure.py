@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar.layer_designs import Design, at_sigma
+from crossbar_sim.data.inputs import Batch, call, first_of, one_tensor
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.conversion import map_model
@@ -62,17 +63,17 @@ class Cell:
         return np.stack([(winner == k).mean(axis=0) for k in range(classes)])
 
 
-def check_boundaries(examples: Tensor, required: bool) -> bool:
+def check_boundaries(examples: Batch, required: bool) -> bool:
     """Whether boundaries can be drawn: examples (n, 2).
 
     Raises:
         InputError: if they are required and cannot be drawn.
     """
-    flat = examples.ndim == 2 and examples.shape[1] == 2
+    flat = isinstance(examples, Tensor) and examples.ndim == 2 and examples.shape[1] == 2
     if required and not flat:
         raise InputError(
             f"boundaries are drawn for data of two features, and these examples have shape "
-            f"{tuple(examples.shape[1:])}: leave out the key boundaries"
+            f"{tuple(first_of(examples).shape[1:])}: leave out the key boundaries"
         )
     return flat
 
@@ -105,7 +106,9 @@ def decisions(
             out = analog(grid.reshape(-1, 2).clone())
             scores.append(out.T.reshape(-1, side, side).numpy())
             if examples.y is not None:
-                right.append(float((analog(examples.x.clone()).argmax(1) == examples.y).double().mean()))
+                right.append(
+                    float((call(analog, examples.x.clone()).argmax(1) == examples.y).double().mean())
+                )
     return Cell(np.stack(scores), np.array(right) if right else None)
 
 
@@ -129,7 +132,7 @@ def draw_boundaries(
     """
     check_boundaries(examples.x, required=True)
     chips = list(chips)[:MOST_CHIPS]
-    x = examples.x
+    x = one_tensor(examples.x, "a figure of boundaries")
     low, high = x.amin(0), x.amax(0)
     margin = 0.15 * (high - low)
     ends = list(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
@@ -172,7 +175,7 @@ def _draw(ax: Axes, cell: Cell, grid: Sequence[NDArray[np.float32]], examples: E
     if examples.y is not None:
         labels = examples.y.numpy()
         for k in range(len(share)):
-            points = examples.x[labels == k].numpy()
+            points = one_tensor(examples.x, "a figure of boundaries")[labels == k].numpy()
             ax.scatter(points[:, 0], points[:, 1], s=1.6, color=colours[k], lw=0, zorder=2)
     for scores in cell.scores[:LINES]:
         for k in range(1 if len(share) == 2 else 0, len(share)):

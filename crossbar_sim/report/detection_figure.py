@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar.layer_designs import Design, at_sigma
+from crossbar_sim.data.inputs import one_tensor
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.conversion import map_model
@@ -121,7 +122,15 @@ def draw_models(
     by_label = {model.label: model.module for model in models}
     firsts = {group: by_label[members[0]] for group, members in groups_of([*by_label]).items()}
     draw_boxes(
-        firsts, examples.x, examples.y, hardware, sorted(sigmas), path, seed=seed, only=only, skip=skip
+        firsts,
+        one_tensor(examples.x, "a figure of boxes"),
+        examples.y,
+        hardware,
+        sorted(sigmas),
+        path,
+        seed=seed,
+        only=only,
+        skip=skip,
     )
 
 

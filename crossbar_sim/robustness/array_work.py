@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from crossbar_sim.crossbar import cost
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.layer_designs import Design
+from crossbar_sim.data.inputs import Batch, call
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import layers as layers_of
 from crossbar_sim.nn import to_analog
@@ -63,7 +64,7 @@ class Reads:
 
 
 def reads_per_inference(
-    model: nn.Module, weights: dict[str, tuple[Tensor, nn.Module]], x: Tensor
+    model: nn.Module, weights: dict[str, tuple[Tensor, nn.Module]], x: Batch
 ) -> dict[str, Reads | None]:
     """Input vectors of each weight matrix for one example.
 
@@ -94,7 +95,7 @@ def reads_per_inference(
     torch.backends.mha.set_fastpath_enabled(False)  # or attention would be one operator
     try:
         with torch.no_grad(), _Counter([tensor for tensor, _ in weights.values()]) as counter:
-            model(x.clone())  # its forward may write to it
+            call(model, x.clone())  # its forward may write to it
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for handle in handles:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from crossbar_sim.data import Development, Split, Splits, load_data
+from crossbar_sim.data.inputs import Batch, call
 from crossbar_sim.data.load import to_development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
@@ -112,7 +113,7 @@ class NormStatistics:
     fixed: int | None = None
 
     @classmethod
-    def of(cls, analog: nn.Module, x: Tensor, fixed: int | None = None) -> "NormStatistics":
+    def of(cls, analog: nn.Module, x: Batch, fixed: int | None = None) -> "NormStatistics":
         """Find the statistics that a forward uses.
 
         Args:
@@ -132,7 +133,7 @@ class NormStatistics:
         return cls(sum(t.numel() for t in found.values()), fixed)
 
     @contextmanager
-    def fitted(self, analog: nn.Module, x: Tensor) -> Iterator[nn.Module]:
+    def fitted(self, analog: nn.Module, x: Batch) -> Iterator[nn.Module]:
         """Context in which the model has the statistics of its current chip, estimated on x."""
         found = _estimated(analog, x, self.fixed)
         changed = [
@@ -150,7 +151,7 @@ class NormStatistics:
                 module._buffers[name] = buffer
 
 
-def _estimated(analog: nn.Module, x: Tensor, fixed: int | None) -> dict[int, Tensor]:
+def _estimated(analog: nn.Module, x: Batch, fixed: int | None) -> dict[int, Tensor]:
     """The statistics of the model's buffers on x, by the ids of the buffers."""
     buffers = {id(b): b for b in analog.buffers()}
     block = -(-len(x) // -(-len(x) // NORM_BATCH))
@@ -188,7 +189,7 @@ class Affine:
     products: int
 
     @classmethod
-    def of(cls, clean: nn.Module, x: Tensor) -> "Affine":
+    def of(cls, clean: nn.Module, x: Batch) -> "Affine":
         """Run the images through a model without hardware.
 
         Args:
@@ -222,7 +223,7 @@ class Affine:
         return sum(target.shape[1] for target in self.targets.values())
 
     @contextmanager
-    def fitted(self, analog: nn.Module, x: Tensor) -> Iterator[nn.Module]:
+    def fitted(self, analog: nn.Module, x: Batch) -> Iterator[nn.Module]:
         """Context in which the model's layers are corrected for its current chip.
 
         Args:
@@ -357,10 +358,10 @@ class _Features(nn.Module):
         super().__init__()
         self.model, self.training = model, False
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The input of the last linear layer."""
         with _Tap() as tap:
-            self.model(x)
+            self.model(*args, **kwargs)
         assert tap.last is not None
         return tap.last[0]
 
@@ -378,11 +379,11 @@ class Refitted(_Features):
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Map (b, ...) to logits (b, classes)."""
         weight: Any = self.weight
         bias: Any = self.bias
-        return F.linear(super().forward(x), weight, bias)
+        return F.linear(super().forward(*args, **kwargs), weight, bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -400,7 +401,7 @@ class Readout:
     bias: Tensor
 
     @classmethod
-    def of(cls, clean: nn.Module, x: Tensor, fixed: int | None = None) -> "Readout":
+    def of(cls, clean: nn.Module, x: Batch, fixed: int | None = None) -> "Readout":
         """Find the last linear layer of a model.
 
         Args:
@@ -412,7 +413,7 @@ class Readout:
         """
         few = x[: fixed or 2].clone()  # the forward may write to it
         with torch.inference_mode(), _Tap() as tap:
-            y = clean(few)
+            y = call(clean, few)
         name = type(clean).__name__
         if tap.last is None:
             raise InputError(f"{name} has no linear layer to refit: calibrate with kind='affine'")
@@ -437,7 +438,7 @@ class Readout:
             len(centre), int(features.shape[1]), centre.detach().cpu().clone(), shift.detach().cpu().clone()
         )
 
-    def fit(self, analog: nn.Module, x: Tensor, y: Tensor, fixed: int | None = None) -> Refitted:
+    def fit(self, analog: nn.Module, x: Batch, y: Tensor, fixed: int | None = None) -> Refitted:
         """The model with its last layer fitted to images that are run on its current chip.
 
         Raises:
@@ -610,8 +611,9 @@ class Calibration:
                 "data.development, so that no chip is calibrated on test images"
             )
         train = development.train
-        if train.y is None and "readout" in self.parts:
-            raise InputError("the training images have no labels, and a readout is fitted to labels")
+        labelled = train.y is not None and not train.y.is_floating_point()
+        if not labelled and "readout" in self.parts:
+            raise InputError("the training images have no labels of classes, and a readout is fitted to them")
         if len(train) < self.images:
             raise InputError(f"calibration images={self.images}, but there are {len(train)} training images")
         order = permutation(len(train), Key(seed).fold(STREAM))
@@ -744,7 +746,8 @@ class Calibrator:
         """
         wanted, axis, y = self.wanted, self.axis, self.images.y
         assert wanted is not None
-        if axis is None or wanted.dim() < 2 or wanted.shape[axis] < 2:
+        real = y is not None and y.is_floating_point()
+        if axis is None or real or wanted.dim() < 2 or wanted.shape[axis] < 2:
             scale = float(wanted.double().var(correction=0).clamp_min(1e-30))
             return lambda out, some: (out - wanted[some].to(out)).square().mean() / scale
         axis %= wanted.dim()

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection import BLOCK, check_task, detects, precision, truth
 from crossbar_sim.nn.evaluate import outputs
@@ -46,7 +47,7 @@ class DetectionReference(Reference):
     def of(
         cls,
         model: nn.Module,
-        x: Tensor,
+        x: Batch,
         y: Tensor | None,
         block: int = BLOCK,
         fixed: int | None = None,
@@ -120,7 +121,7 @@ class DetectionReference(Reference):
 
 def reference_of(
     model: nn.Module,
-    x: Tensor,
+    x: Batch,
     y: Tensor | None,
     block: int,
     fixed: int | None = None,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.layer_designs import Design, at_sigma, is_deterministic
 from crossbar_sim.crossbar.stream import Stream
+from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError, silenced_warnings
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.chips import remap_arrays
@@ -368,6 +369,7 @@ class OfChain:
         reference = subject.reference
         labels = reference.y if subject.metric == "accuracy" else reference.predicted
         assert labels is not None
+        assert isinstance(reference.x, Tensor)  # chains accept nothing else
         self.labels, self.x = labels, reference.x
         self.pixels = reference.x.flatten(1).numpy()
         self.parts = threads.chunks(len(reference.x), reference.block)
@@ -466,7 +468,7 @@ class Subject:
         cls,
         module: nn.Module,
         hardware: Design,
-        x: Tensor,
+        x: Batch,
         y: Tensor | None,
         *,
         sigma: float | None = None,
@@ -772,6 +774,7 @@ def _chain(subject: Subject, analog: nn.Module, hardware: Design) -> SequentialC
     if chain is None or not chain.accepts(reference.x):
         return None
     few = reference.x[:CHECKED]
+    assert isinstance(few, Tensor)  # as accepted
     chain.program(hardware, (0,))
     with torch_threads_kept(), torch.inference_mode():
         one_thread()

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from crossbar_sim.crossbar.layer_designs import Design
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data import Splits, load_data
+from crossbar_sim.data.inputs import Batch, Inputs
 from crossbar_sim.errors import InputError, silenced_warnings
 from crossbar_sim.nn.analog.chips import layers
 from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.analog.operands import Operands
-from crossbar_sim.nn.evaluate import tokens, whole_numbers
+from crossbar_sim.nn.evaluate import bound, tokens, whole_numbers
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import Key
@@ -34,7 +35,7 @@ RANDOM = 1000
 class Examples:
     """Inputs (n, ...), labels (n,) or None, and what the report says of them."""
 
-    x: Tensor
+    x: Batch
     y: Tensor | None
     identity: dict[str, Any]
     notes: tuple[str, ...] = ()
@@ -71,8 +72,10 @@ def find_examples(
     splits = name if isinstance(name, Splits) else load_data(name, data_dir)
     test, notes = splits.test, splits.notes
     x, y = test.x, test.y
-    whole = whole_numbers(loaded.module, x)
-    if whole is not None:
+    whole = None if isinstance(x, Inputs) else whole_numbers(loaded.module, x)
+    if isinstance(x, Inputs):
+        x = bound(loaded.module, x, y)
+    elif whole is not None:
         x, notes = tokens(x, whole), ("the model takes whole numbers: x is taken as such",)
     if images is not None and images < len(x):
         chosen = permutation(len(x), Key(seed).fold("images"))[:images].sort().values
@@ -92,7 +95,7 @@ def find_examples(
 def seen_in(
     loaded: LoadedModel,
     hardware: Design,
-    x: Tensor | None = None,
+    x: Batch | None = None,
     only: Iterable[str] | None = None,
     skip: Iterable[str] = (),
 ) -> tuple[Operands | None, tuple[str, ...]]:

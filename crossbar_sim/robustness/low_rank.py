@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from crossbar_sim.crossbar.stream import Stream
+from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.layers import arrays_of
@@ -148,7 +149,7 @@ class Corrected(nn.Module):
             return self.model(*args, **kwargs)
 
 
-def products(analog: nn.Module, x: Tensor, fixed: int | None = None) -> tuple[Product, ...]:
+def products(analog: nn.Module, x: Batch, fixed: int | None = None) -> tuple[Product, ...]:
     """The products of a forward with arrays, in their order.
 
     Args:
@@ -217,7 +218,7 @@ class LowRank:
 
     @classmethod
     def of(
-        cls, analog: nn.Module, x: Tensor, variant: Variant, rank: int, seed: int, fixed: int | None = None
+        cls, analog: nn.Module, x: Batch, variant: Variant, rank: int, seed: int, fixed: int | None = None
     ) -> "LowRank":
         """Find the products of a model with its arrays, and draw the start.
 
@@ -266,7 +267,7 @@ class LowRank:
     def _rank(self, product: Product) -> int:
         return self.start[product.name]["down"].shape[0] // product.groups
 
-    def fit(self, analog: nn.Module, x: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Corrected:
+    def fit(self, analog: nn.Module, x: Batch, loss: Callable[[Tensor, Tensor], Tensor]) -> Corrected:
         """The model with corrections for its current chip.
 
         One in HELD_OUT examples is held out, and those values are kept that have the least loss on them: before the

@@ -10,6 +10,7 @@ from typing import Any, Protocol, SupportsIndex
 from torch import nn
 
 from crossbar_sim.crossbar.layer_designs import at_sigma, design_from_dict, is_deterministic
+from crossbar_sim.data.inputs import call
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness import two_stage
 from crossbar_sim.robustness.evaluator import Job, Subject
@@ -202,7 +203,7 @@ def operations(module: nn.Module, subject: Subject) -> int:
     try:
         counter = FlopCounterMode(display=False)
         with counter:
-            module(subject.reference.x[: subject.reference.fixed or 1])
+            call(module, subject.reference.x[: subject.reference.fixed or 1])
         return max(counter.get_total_flops() // (subject.reference.fixed or 1), 2 * min(weights, 1))
     except Exception:  # of the user's own code, or of the counter's
         return 2 * weights

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar import threads
+from crossbar_sim.data.inputs import Batch, Inputs, first_of
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.conversion import NO_OPERAND
 from crossbar_sim.nn.analog.effects import of_design as of_design
@@ -105,9 +106,10 @@ class Reference:
         numbers: targets that are no class numbers: real values of the shape of the outputs; or, for a function of the
             user's own, what it alone can read.
         found: the clean model's classes, and what the metric keeps of each example, where `clean` holds a shape alone.
+        mask: without labels: (n, places...) bool, which places are no padding by the attention mask; None: all.
     """
 
-    x: Tensor
+    x: Batch
     y: Tensor | None
     clean: Tensor
     block: int = BLOCK
@@ -115,17 +117,18 @@ class Reference:
     several: int = 1
     axis: int | None = 1
     notes: tuple[str, ...] = ()
-    few: tuple[Tensor, Tensor] | None = None
+    few: tuple[Batch, Tensor] | None = None
     mixed: float = 0.0
     function: Metric | None = None
     numbers: Tensor | None = None
     found: tuple[Tensor, tuple[Any, ...]] | None = None
+    mask: Tensor | None = None
 
     @classmethod
     def of(
         cls,
         model: nn.Module,
-        x: Tensor,
+        x: Batch,
         y: Tensor | None,
         block: int = BLOCK,
         fixed: int | None = None,
@@ -146,7 +149,8 @@ class Reference:
         """
         if detects(model):
             raise InputError(NO_DETECTORS)
-        x, notes = inputs_for(model, x)
+        x, notes = inputs_for(model, x, y=y)
+        y = judged_labels(x, y)
         counts: list[int] = []
         if judge is not None and judge.streams:
             large = cls._streamed(model, x, y, block, fixed, axis, judge, notes)
@@ -172,21 +176,25 @@ class Reference:
             found, y, numbers = None, None, given  # the user's function knows what its targets are
         if found is not None:
             clean = clean.movedim(found, 1)
-        if y is not None and int(y.min()) < 0:  # what a model makes of padding does not count
-            clean = torch.where(y.unsqueeze(1) < 0, 0.0, clean)
+        mask = attended(x) if y is None and numbers is None and found is not None else None
+        if mask is not None and mask.shape != (len(clean), *clean.shape[2:]):
+            mask = None
+        kept = mask if y is None else y >= 0 if int(y.min()) < 0 else None
+        if kept is not None:  # what a model makes of padding does not count
+            clean = torch.where(kept.unsqueeze(1), clean, 0.0)
         if not clean.isfinite().all():
             raise InputError(NOT_FINITE)
         seen = (few_of(x, fixed), few)
         return cls(
             x, y, clean, block, fixed, max(counts, default=1), found, notes, seen, mixed,
-            judge if judge is not None and judge.computed else None, numbers,
+            judge if judge is not None and judge.computed else None, numbers, mask=mask,
         )  # fmt: skip
 
     @classmethod
     def _streamed(
         cls,
         model: nn.Module,
-        x: Tensor,
+        x: Batch,
         y: Tensor | None,
         block: int,
         fixed: int | None,
@@ -243,7 +251,8 @@ class Reference:
         else:
             clean = torch.empty(len(indices), *clean.shape[1:], dtype=clean.dtype, device="meta")
             found = (found[0][indices], tuple(found[1][i] for i in indices.tolist()))
-        return replace(self, x=self.x[indices], y=y, clean=clean, numbers=numbers, found=found)
+        mask = None if self.mask is None else self.mask[indices]
+        return replace(self, x=self.x[indices], y=y, clean=clean, numbers=numbers, found=found, mask=mask)
 
     @property
     def classes(self) -> bool:
@@ -265,8 +274,10 @@ class Reference:
 
     @functools.cached_property
     def judged(self) -> Tensor | None:
-        """Which places have a label, (n, places...) bool; None: all."""
-        return None if self.y is None or int(self.y.min()) >= 0 else self.y >= 0
+        """Which places count, (n, places...) bool: those with a label, that are not padding; None: all."""
+        if self.y is None:
+            return self.mask
+        return None if int(self.y.min()) >= 0 else self.y >= 0
 
     @functools.cached_property
     def _places(self) -> float:
@@ -282,7 +293,7 @@ class Reference:
         if places <= 0:
             return "example"
         if places == 1:
-            return "position" if self.x.is_floating_point() else "token"
+            return "position" if first_of(self.x).is_floating_point() else "token"
         return "pixel" if places == 2 else "position"
 
     def about(self) -> dict[str, Any] | None:
@@ -490,6 +501,30 @@ class Reference:
         return float(hits.sum()) / hits.numel()
 
 
+def attended(x: Batch) -> Tensor | None:
+    """Which places are no padding, (n, t) bool, by the mask of transformers and tokenizers; None: all, or not known.
+
+    The mask of a decoder counts where it has inputs of its own.
+    """
+    if not isinstance(x, Inputs):
+        return None
+    decodes = any(name.startswith("decoder_input") for name in x.kwargs)
+    mask = x.kwargs.get("decoder_attention_mask" if decodes else "attention_mask")
+    if not isinstance(mask, Tensor) or mask.dim() != 2 or not bool((mask == 0).any()):
+        return None
+    if not bool((mask != 0).any()):
+        raise InputError("the attention mask is 0 everywhere: nothing would be judged")
+    return (mask != 0).cpu()
+
+
+def judged_labels(x: Batch, y: Tensor | None) -> Tensor | None:
+    """The labels with -100 at padding, which is never judged: where the attention mask among the inputs is 0."""
+    mask = attended(x)
+    if y is None or mask is None or y.is_floating_point() or y.shape != mask.shape:
+        return y
+    return torch.where(mask.to(y.device), y, -100)
+
+
 def check_shares(metric: str, values: NDArray[np.float64]) -> None:
     """Refuse values of a function that cannot be estimated from some of the examples.
 
@@ -666,11 +701,12 @@ def of_reference(reference: Reference, metric: str, requested: object) -> Iterat
         yield "the clean model's outputs are all zero on these inputs: nothing can differ from them"
     elif metric == "agreement" and n > 1 and bool((reference.predicted == reference.predicted[:1]).all()):
         yield f"the clean model gives all {n} examples one class: agreement with it says little (give --data)"
-    unscaled = reference.x.is_floating_point() and float(reference.x.max()) > 2
+    inputs = first_of(reference.x)
+    unscaled = inputs.is_floating_point() and float(inputs.max()) > 2
     if (
         metric == "accuracy" and reference.y is not None and unscaled
     ):  # untrained networks are swept on purpose
-        yield from near_chance(reference.clean_score().accuracy, reference.y, reference.x)
+        yield from near_chance(reference.clean_score().accuracy, reference.y, inputs)
     if requested is None and metric == "agreement" and reference.unit in ("pixel", "position"):
         places = "x".join(map(str, clean.shape[2:]))
         yield (
@@ -706,7 +742,7 @@ def of_places(reference: Reference) -> Iterator[str]:
         f"{judged['class_axis']} of the model's outputs: {judged['count']:,} {judged['unit']}s"
         + (f", {judged['ignored']:,} with a negative label are not judged" if judged["ignored"] else "")
     )
-    if reference.unit == "token" and reference.y is None:
+    if reference.unit == "token" and reference.judged is None and reference.y is None:
         yield "without labels every token counts, padding too: give y with the label -100 at padding to leave it out"
 
 

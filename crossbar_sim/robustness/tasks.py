@@ -13,6 +13,7 @@ from crossbar_sim import __version__
 from crossbar_sim.crossbar.converters import Ranges
 from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, at_sigma, sources, to_dict
 from crossbar_sim.data.dataset import Development, add_tensor
+from crossbar_sim.data.inputs import first_of
 from crossbar_sim.nn.analog.effects import layer_effects
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.files.loading import LoadedModel
@@ -182,7 +183,7 @@ def prepare(
         "model": dict(model.identity),
         "data": {key: examples.identity.get(key) for key in ("fingerprint", "images", "labelled")}
         # random inputs follow from the seed and their shape
-        | ({} if examples.identity.get("fingerprint") else {"shape": list(examples.x.shape[1:])}),
+        | ({} if examples.identity.get("fingerprint") else {"shape": list(first_of(examples.x).shape[1:])}),
         "hardware": design,
         **sources(hardware),
         "only": None if only is None else sorted(only),

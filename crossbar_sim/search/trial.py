@@ -13,6 +13,7 @@ from crossbar_sim.crossbar.configuration import at_sigma, is_deterministic
 from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Development, Split
+from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.dropout_sites import remove_found
@@ -66,7 +67,7 @@ class DriftedScore:
         seed: names the chips: 0 .. chips - 1 of this seed, which is no user's.
     """
 
-    x: Tensor
+    x: Batch
     y: Tensor
     hardware: Hardware
     sigma: float

@@ -141,7 +141,7 @@ def test_bytes_are_pixels_and_doubles_stay_for_a_double_model(model):
         (lambda m: deploy(m, X.cfloat(), Y, HARDWARE), "dense real"),
         (lambda m: deploy(m, iter([1]), None, HARDWARE), "read only once"),
         (lambda m: deploy(m, (X, Y), Y, HARDWARE), "given twice"),
-        (lambda m: deploy(m, (X, Y, Y), None, HARDWARE), "3 parts"),
+        (lambda m: deploy(m, (X, Y, Y), None, HARDWARE), "it takes 1 by position and 2 are given"),
         (lambda m: deploy(m, X, Y, HARDWARE, chips=2.5), "number of chips"),
         (lambda m: deploy(m, X, Y, HARDWARE, threshold="0.9"), "threshold='0.9'"),
         (lambda m: robustness({"m": m}, {"input_ids": X, "attention_mask": X}), "attention_mask"),

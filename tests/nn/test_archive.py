@@ -5,12 +5,14 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
 from helpers import archive_files as files
 from torch import nn
 
+from crossbar_sim.data.inputs import Inputs, call
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.files.archive import load_archive, rebuild
 from crossbar_sim.nn.files.loading import load_model
@@ -216,14 +218,32 @@ def test_unknown_fields_of_a_newer_torch():
         load_archive(with_field("x"))
 
 
-def test_two_inputs_are_refused(tmp_path):
-    class Sum(nn.Module):
-        def forward(self, x, y):
-            return x + y
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 3), nn.Linear(5, 3)
 
+    def forward(self, left, right):
+        return self.a(left) - 2 * self.b(right)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_two_inputs_have_the_names_of_the_forward(tmp_path, named):
+    pair = {"left": torch.arange(24.0).sin().view(6, 4), "right": torch.arange(30.0).cos().view(6, 5)}
+    model, path, batch = Pair().eval(), tmp_path / "m.pt2", torch.export.Dim("batch")
+    given: Any = ((), pair) if named else (tuple(pair.values()), {})
+    shapes: Any = {name: {0: batch} for name in pair}
+    torch.export.save(torch.export.export(model, *given, dynamic_shapes=shapes), path)
+    loaded = load_model(path)
+    few = Inputs(kwargs={name: x[:3] for name, x in pair.items()})
+    assert torch.equal(call(loaded.module, few), model(*few.kwargs.values()))
+    assert loaded.batch is None
+
+
+def test_inputs_without_a_batch_in_common_are_refused(tmp_path):
     path = tmp_path / "m.pt2"
-    torch.export.save(torch.export.export(Sum(), (torch.ones(2), torch.ones(2))), path)
-    with pytest.raises(InputError, match="takes 2 tensors"):
+    torch.export.save(torch.export.export(Pair(), (torch.ones(4), torch.ones(2, 5))), path)
+    with pytest.raises(InputError, match="first sizes differ"):
         load_model(path)
 
 

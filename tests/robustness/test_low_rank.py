@@ -211,7 +211,7 @@ def test_regressions_and_examples_without_labels_are_corrected_too(digits):
     )  # fmt: skip
     assert done.metric == "output_error"
     assert done.gain.min > 0.1
-    with pytest.raises(InputError, match="have no labels"):
+    with pytest.raises(InputError, match="have no labels of classes"):
         deploy(model, digits.test.x, calibrate="readout", calibration_data=unlabelled)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, as_design, design_at, designs_of
+from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog import chips, exported_products
 from crossbar_sim.nn.analog.copying import base_of, copy_module, restore, unwrapped
@@ -129,12 +130,12 @@ def to_analog(
 def map_model(
     model: nn.Module,
     hardware: Design,
-    x: Tensor,
+    x: Batch,
     seed: int = 0,
     chip: int = 0,
     only: Iterable[str] | None = None,
     skip: Iterable[str] = (),
-    clean: tuple[Tensor, Tensor] | None = None,
+    clean: tuple[Batch, Tensor] | None = None,
     fixed: int | None = None,
 ) -> tuple[nn.Module, Operands | None]:
     """Map a model, with those weights on arrays that its forward really multiplies with its inputs.
@@ -168,7 +169,7 @@ def map_model(
 
 
 def map_traced(
-    make: Callable[[Operands | None], nn.Module], x: Tensor, fixed: int | None = None
+    make: Callable[[Operands | None], nn.Module], x: Batch, fixed: int | None = None
 ) -> tuple[nn.Module, Operands | None]:
     """Map a model, trace the operands of its forward, and map it again if the trace shows another mapping.
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from crossbar_sim.crossbar.converters import DrivenInputs
 from crossbar_sim.crossbar.devices import PolynomialNoise
@@ -24,6 +23,7 @@ from crossbar_sim.crossbar.layer_designs import (
 )
 from crossbar_sim.crossbar.remapping import remap_chip
 from crossbar_sim.crossbar.stream import Float32
+from crossbar_sim.data.inputs import Batch
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.products import Tiled
 from crossbar_sim.nn.analog.state import AnalogState, CellMaps, Layer
@@ -41,7 +41,7 @@ EXAMPLES = 64
 
 
 def layer_effects(
-    model: torch.nn.Module, x: Tensor | None = None, fixed: int | None = None
+    model: torch.nn.Module, x: Batch | None = None, fixed: int | None = None
 ) -> dict[str, dict[str, float]]:
     """For each layer and effect, the change on the current chip: |W_with - W_without| / |W|, Frobenius norms.
 
@@ -95,7 +95,7 @@ def layer_effects(
 
 
 def product_effects(
-    model: torch.nn.Module, x: Tensor, fixed: int | None = None
+    model: torch.nn.Module, x: Batch, fixed: int | None = None
 ) -> dict[str, dict[str, float]]:
     """For each layer with converters, the change by each effect: |y_with - y_without| / |y|.
 

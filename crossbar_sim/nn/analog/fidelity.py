@@ -19,6 +19,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.layer_designs import each
+from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.copying import unwrapped
@@ -57,8 +58,8 @@ class _Finding:
 def ensure_equivalent(
     analog: nn.Module,
     model: nn.Module,
-    x: Tensor,
-    clean: tuple[Tensor, Tensor] | None = None,
+    x: Batch,
+    clean: tuple[Batch, Tensor] | None = None,
     fixed: int | None = None,
 ) -> nn.Module:
     """Return an analog model that is equal to the clean one on ideal hardware, on a few inputs.
@@ -108,7 +109,7 @@ def ensure_equivalent(
     raise _refusal(analog, model, few, wanted, first, fixed)
 
 
-def _look(analog: nn.Module, model: nn.Module, few: Tensor, wanted: Tensor, fixed: int | None) -> _Finding:
+def _look(analog: nn.Module, model: nn.Module, few: Batch, wanted: Tensor, fixed: int | None) -> _Finding:
     """Run the analog model on ideal hardware and, if the outputs differ, with clean weights.
 
     A network of thresholds may turn the rounding of a weight into another output: so its weights decide.
@@ -179,7 +180,7 @@ def _compared(y: Tensor, wanted: Tensor, model: nn.Module) -> tuple[float, bool]
 def _refusal(
     analog: nn.Module,
     model: nn.Module,
-    few: Tensor,
+    few: Batch,
     wanted: Tensor,
     finding: _Finding,
     fixed: int | None,
@@ -214,7 +215,7 @@ def _refusal(
     )
 
 
-def _first_difference(analog: nn.Module, model: nn.Module, few: Tensor, fixed: int | None) -> str:
+def _first_difference(analog: nn.Module, model: nn.Module, few: Batch, fixed: int | None) -> str:
     """Where the two forwards first differ, in words; empty if no layer can be named."""
     with _ideal(analog):
         theirs, ours = _calls(model, few, fixed), _calls(analog, few, fixed)
@@ -230,7 +231,7 @@ def _first_difference(analog: nn.Module, model: nn.Module, few: Tensor, fixed: i
     return ""
 
 
-def _calls(model: nn.Module, few: Tensor, fixed: int | None) -> list[tuple[str, Tensor | None]]:
+def _calls(model: nn.Module, few: Batch, fixed: int | None) -> list[tuple[str, Tensor | None]]:
     """The calls of a model's layers, in the order in which they end, with their outputs where those are tensors."""
     names = {id(module): name or "the model" for name, module in model.named_modules()}
     found: list[tuple[str, Tensor | None]] = []

@@ -20,6 +20,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from crossbar_sim.data.inputs import Batch, call, filled, first_of, tensors_of
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.exported_products import factors_of, is_unflattened, product_at
 from crossbar_sim.nn.analog.layers import InPlace, arrays_of
@@ -82,7 +83,7 @@ class Operands:
         return self.by_name.get(f"{holder}.{parameter}" if holder else parameter)
 
 
-def trace_operands(analog: nn.Module, x: Tensor, fixed: int | None = None) -> Operands | None:
+def trace_operands(analog: nn.Module, x: Batch, fixed: int | None = None) -> Operands | None:
     """Run a model twice on a few inputs and record how its forward uses the parameters on arrays.
 
     What the forward leaves on the model is put back. The second run shows which tensors the first one has left where
@@ -97,15 +98,13 @@ def trace_operands(analog: nn.Module, x: Tensor, fixed: int | None = None) -> Op
         None where the forward cannot be followed: it fails when its operators are watched.
     """
     design = chips.analog_state(analog)
-    device = next((p.device for p in analog.parameters()), x.device)
+    device = next((p.device for p in analog.parameters()), first_of(x).device)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # or attention would be one operator
     try:
         # some models take more inputs than two, or exactly so many as there are
         for count in dict.fromkeys((fixed,) if fixed else (2, min(len(x), BLOCK))):
-            few = x[:count]
-            if fixed is not None and len(few) < fixed:
-                few = torch.cat([few, few[-1:].expand(fixed - len(few), *few.shape[1:])])
+            few = filled(x[:count], fixed or 0)
             with suppress(
                 Exception
             ):  # whatever watching breaks in a user's forward: the clean model has run before
@@ -116,7 +115,7 @@ def trace_operands(analog: nn.Module, x: Tensor, fixed: int | None = None) -> Op
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _seen(analog: nn.Module, design: AnalogState, x: Tensor) -> Operands:
+def _seen(analog: nn.Module, design: AnalogState, x: Batch) -> Operands:
     recorder = design.recorder = _Recorder(analog)
     recorder.run(analog, x)
     kept = recorder.kept()
@@ -212,10 +211,11 @@ class _Recorder:
             return True
         return is_unflattened(module) or any(parameter == m.weight for m in matrices(module))
 
-    def run(self, analog: nn.Module, x: Tensor) -> None:
+    def run(self, analog: nn.Module, x: Batch) -> None:
         """Run one forward; changes of the model's state are undone."""
         given = x.clone()  # a forward may change its input
-        self.about[_place(given)] = _About(fed=True, tensor=given)
+        for tensor in tensors_of(given):
+            self.about[_place(tensor)] = _About(fed=True, tensor=tensor)
         with (
             torch_threads_kept(),
             watched(analog),
@@ -224,7 +224,7 @@ class _Recorder:
             _Mode(self),
         ):
             one_thread()  # of two examples: threads would wait for one another
-            analog(given)
+            call(analog, given)
 
     def kept(self) -> dict[int, _About]:
         """Records of tensors computed from programmed weights that are still referenced after the run."""

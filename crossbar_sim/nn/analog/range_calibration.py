@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from crossbar_sim.crossbar.converters import DrivenInputs, LayerRange, Ranges
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, designs_of, each
 from crossbar_sim.crossbar.readout import EFFECTS, Magnitudes, Usage, count_inputs, count_outputs, currents
 from crossbar_sim.crossbar.stream import Float32
+from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.conversion import map_model
@@ -67,7 +68,7 @@ def _is_calibrated(hardware: Hardware) -> bool:
 def calibrate_ranges(
     model: nn.Module,
     hardware: D,
-    x: Tensor,
+    x: Batch,
     *,
     only: Iterable[str] | None = None,
     skip: Iterable[str] = (),
@@ -186,7 +187,7 @@ def _line(
 
 def _run(
     analog: nn.Module,
-    x: Tensor,
+    x: Batch,
     fixed: int | None,
     see: Callable[[Tiled, int, Float32, DrivenInputs], Any],
     effects: tuple[str, ...],

@@ -22,6 +22,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.kernels import lognormal_chips
 from crossbar_sim.crossbar.layer_designs import Design, design_at, readout_effects
 from crossbar_sim.crossbar.stream import Float32, Stream
+from crossbar_sim.data.inputs import Batch
 from crossbar_sim.nn.analog.chips import analog_state
 from crossbar_sim.nn.analog.copying import base_of
 from crossbar_sim.nn.analog.layers import arrays_of
@@ -198,8 +199,10 @@ class SequentialChips:
         other._take_memory()
         return other
 
-    def accepts(self, x: Tensor) -> bool:
+    def accepts(self, x: Batch) -> bool:
         """Whether inputs (n, ...) have the dtype, device and size that the steps were made for."""
+        if not isinstance(x, Tensor):
+            return False
         flat = x.dim() == 2 or (x.dim() > 2 and self.flattens)
         plain = x.dtype == torch.float32 and x.device.type == "cpu"
         return flat and plain and x[:1].numel() == self.features

@@ -80,7 +80,7 @@ def tie(program: torch.export.ExportedProgram, groups: list[list[str]]) -> None:
                 state[name] = state[first]
 
 
-# What an archived program takes: one tensor, however it was packed, and the batches that it accepts.
+# What an archived program takes: tensors, however they were packed, and the batches that it accepts.
 
 
 BLOCK = 500
@@ -109,16 +109,17 @@ def other_inputs(program: dict[str, Any]) -> tuple[list[str], list[str]]:
     return constants, rest
 
 
-def of_one_tensor(program: dict[str, Any]) -> dict[str, Any]:
-    """The program as a function of one tensor: without its constant inputs, dicts and keywords.
+def of_tensors(program: dict[str, Any]) -> dict[str, Any]:
+    """The program as a function of its tensors: of one by position, of several by the names that the graph has.
 
-    Exporting computed with the constants, so that nothing in the graph reads them. A program of several tensors is
-    returned as it is.
+    Without its constant inputs, dicts and lists: exporting computed with the constants, so that nothing in the graph
+    reads them.
     """
     _, rest = other_inputs(program)
     module = program["graph_module"]
     specs, inputs = module["signature"]["input_specs"], module["graph"]["inputs"]
-    if len(tensor_inputs(program)) != 1 or rest or len(specs) != len(inputs):
+    names = [name for name, argument in _inputs(program) if "as_tensor" in argument]
+    if not names or rest or len(specs) != len(inputs):
         return program
     bound = copy.deepcopy(program)
     module = bound["graph_module"]
@@ -126,11 +127,17 @@ def of_one_tensor(program: dict[str, Any]) -> dict[str, Any]:
     module["signature"]["input_specs"] = [specs[i] for i in kept]
     module["graph"]["inputs"] = [inputs[i] for i in kept]
     call = module["module_call_graph"][0]["signature"]
-    packed = {"type": "builtins.tuple", "context": "null", "children_spec": [_LEAF]}
-    named = {"type": "builtins.dict", "context": "[]", "children_spec": []}
+    one = len(names) == 1
+    packed = {"type": "builtins.tuple", "context": "null", "children_spec": [_LEAF] if one else []}
+    leaves = [] if one else [_LEAF] * len(names)
+    named = {
+        "type": "builtins.dict",
+        "context": json.dumps([] if one else names),
+        "children_spec": leaves,
+    }
     call["in_spec"] = json.dumps([1, {**packed, "children_spec": [packed, named]}])
-    if call["forward_arg_names"]:
-        call["forward_arg_names"] = [name for name, argument in _inputs(program) if "as_tensor" in argument]
+    if call["forward_arg_names"] or not one:
+        call["forward_arg_names"] = names
     return bound
 
 
@@ -506,7 +513,7 @@ def _rebuild(archive: zipfile.ZipFile, members: Members) -> _Rebuilt:
                 old = _first(members, f"data/{folder}/model.pt", f"serialized_{kind}.pt")
                 write(f"data/{folder}/model.pt", without_pickle(archive.read(old), folder))
         untangle(program, groups)
-        write("models/model.json", json.dumps(without_metadata(of_one_tensor(program))).encode())
+        write("models/model.json", json.dumps(without_metadata(of_tensors(program))).encode())
     buffer.seek(0)
     return buffer, program, groups
 

@@ -398,10 +398,16 @@ def _identify(file: io.BytesIO, path: Path) -> tuple[str, str]:
 def _from_archive(file: io.BytesIO, path: Path, sha256: str) -> LoadedModel:
     program, graph = load_archive(file)
     shapes = tensor_inputs(graph)
-    if len(shapes) != 1 or not shapes[0]:
+    if not shapes or not all(shapes):
         raise InputError(
-            f"the archived model takes {len(shapes)} tensors: crossbar-sim feeds one, of shape "
-            "(batch, ...); wrap the model and export it again"
+            f"the archived model takes {len(shapes)} tensors of shapes {shapes}: crossbar-sim feeds one or more, each "
+            "of shape (batch, ...); wrap the model and export it again"
+        )
+    firsts = {shape[0] for shape in shapes}
+    if len(firsts) > 1:
+        raise InputError(
+            f"the archived model takes tensors whose first sizes differ ({shapes}): the first axis is the batch, the "
+            "same for all; export it again with that axis dynamic in every tensor"
         )
     constants, rest = other_inputs(graph)
     if rest:
@@ -434,7 +440,7 @@ def _from_archive(file: io.BytesIO, path: Path, sha256: str) -> LoadedModel:
     guard(module)
     try_first(module)
     known = [size for size in shapes[0][1:] if size is not None]
-    shape = tuple(known) if len(known) == len(shapes[0]) - 1 else None
+    shape = tuple(known) if len(shapes) == 1 and len(known) == len(shapes[0]) - 1 else None
     batch, limits = batches(program)
     return LoadedModel(
         module,

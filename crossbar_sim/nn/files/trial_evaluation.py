@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crossbar_sim.data.inputs import Inputs, call
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.pickling import packed, unpacked
 
@@ -62,9 +63,10 @@ class FirstRun:
         # The child holds the lock of the thread that forked it, and passes here again.
         self.model, self.done, self.lock = model, model is None, threading.RLock()
 
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raises InputError if the child crashes, needs too much memory or does not end."""
-        if self.done or not all(type(x) is Tensor and x.device.type == "cpu" for x in inputs):
+        values = (*args, *kwargs.values())
+        if self.done or not all(type(x) is Tensor and x.device.type == "cpu" for x in values):
             return
         with self.lock:
             if self.model is None:
@@ -72,7 +74,7 @@ class FirstRun:
             model, self.model = self.model, None
             try:
                 if sys.platform == "linux":
-                    _try(model, inputs)
+                    _try(model, Inputs(args, kwargs))
             except BaseException:
                 self.model = model
                 raise
@@ -88,10 +90,10 @@ class FirstRun:
 
 def try_first(model: nn.Module) -> None:
     """Let the first evaluation of an archived model, or of a copy of it, go through a child process."""
-    model.register_forward_pre_hook(FirstRun(model), prepend=True)
+    model.register_forward_pre_hook(FirstRun(model), prepend=True, with_kwargs=True)
 
 
-def _try(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def _try(model: nn.Module, inputs: Inputs) -> None:
     """Raise InputError if the inputs fail in a forked child and in a new interpreter."""
     failure = _forked(model, inputs)
     if failure is not None:
@@ -113,7 +115,7 @@ def _try(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         )
 
 
-def _forked(model: nn.Module, inputs: tuple[Tensor, ...]) -> str | None:
+def _forked(model: nn.Module, inputs: Inputs) -> str | None:
     """None if the inputs go through the model in a forked child, else how the child failed."""
     limit = _address_space()
     reader, writer = os.pipe()
@@ -140,7 +142,7 @@ def _forked(model: nn.Module, inputs: tuple[Tensor, ...]) -> str | None:
     return _failure(result, ended, None if status is None else os.waitstatus_to_exitcode(status))
 
 
-def _in_new_interpreter(model: nn.Module, inputs: tuple[Tensor, ...], failure: str) -> str | None:
+def _in_new_interpreter(model: nn.Module, inputs: Inputs, failure: str) -> str | None:
     """The same in an interpreter that shares nothing with this process; where none can be had, a crash stays one."""
     known = failure if failure == "memory" or failure.startswith(("SIG", "exit")) else None
     try:
@@ -238,22 +240,22 @@ def _work(pid: int) -> int:
         return 0
 
 
-def _child(model: nn.Module, inputs: tuple[Tensor, ...], writer: int, limit: int, seconds: float) -> None:
+def _child(model: nn.Module, inputs: Inputs, writer: int, limit: int, seconds: float) -> None:
     """Never returns: evaluates two inputs first, to detect endless evaluations early, then all of them."""
     try:
         torch.set_num_threads(1)  # before any operator: threads of the caller do not exist here
         _leave_the_caller()
         _limit(limit)
         _limit_time(time.process_time() + seconds)
-        count = min((len(x) if x.dim() else 1 for x in inputs), default=1)
+        count = len(inputs)
         with torch.inference_mode():
             began, rest = time.process_time(), 4 * seconds
-            if count > _ROWS and all(x.dim() for x in inputs):
+            if count > _ROWS:
                 with suppress(Exception):  # a graph for another batch size: what it says of it is not wanted
-                    model(*(x[:_ROWS].clone() for x in inputs))
+                    call(model, inputs[:_ROWS].clone())
                     rest = seconds + 8 * (time.process_time() - began) * math.ceil(count / _ROWS)
             _limit_time(time.process_time() + rest)
-            model(*(x.clone() for x in inputs))
+            call(model, inputs.clone())
         os.write(writer, _DONE)
     except MemoryError:
         os.write(writer, _MEMORY)

@@ -57,13 +57,13 @@ class AveragedOutputs(nn.Module):
         del own["classes"]
         return {"network": self.name, "copies": self.copies, "classes": self.classes, "arguments": own}
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Logits (b, classes).
 
         Raises:
             InputError: if the network's outputs are no multiple of the copies.
         """
-        outputs: Tensor = self.network(x)
+        outputs: Tensor = self.network(*args, **kwargs)
         if outputs.ndim != 2 or outputs.shape[1] % self.copies:
             raise InputError(
                 f"the network gives {tuple(outputs.shape[1:])} outputs per example: a multiple of {self.copies}, "
@@ -117,9 +117,9 @@ class Coded(nn.Module):
         bits = torch.tensor([[float(bit) for bit in word] for word in words])
         self.register_buffer("codes", bits, persistent=False)  # the arguments hold them
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Map (b, ...) to logits (b, classes)."""
-        return self.decode(self.network(x))
+        return self.decode(self.network(*args, **kwargs))
 
     def decode(self, z: Tensor) -> Tensor:
         """Log-likelihoods (b, classes) of outputs (b, bits)."""

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crossbar_sim.data.inputs import Batch, Inputs, first_of, one_tensor
 from crossbar_sim.data.load import to_split
 from crossbar_sim.errors import InputError, warn
 from crossbar_sim.files import check_writable
 from crossbar_sim.nn.detection import check_task, detector_precision, detects, task_loss
-from crossbar_sim.nn.evaluate import inputs_for
+from crossbar_sim.nn.evaluate import inputs_for, logits
 from crossbar_sim.nn.files.checkpoint import write_tensors
 from crossbar_sim.nn.seeding import permutation, seeded
 from crossbar_sim.nn.training.settings import (
@@ -35,7 +36,7 @@ from crossbar_sim.text import check_depth
 _EVALUATION_BATCH = 1024
 
 
-LossStep = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+LossStep = Callable[[nn.Module, Any, torch.Tensor], torch.Tensor]
 """(model in training mode, x of a batch, y of a batch) -> the loss, a scalar to differentiate."""
 
 
@@ -73,7 +74,7 @@ class FitReport:
         return self.history[-1 if self.kept is None else self.kept - 1].validation_accuracy
 
 
-def cross_entropy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def cross_entropy(model: nn.Module, x: Batch, y: torch.Tensor) -> torch.Tensor:
     """The plain loss step (empirical risk minimisation); a detector brings its own loss."""
     return task_loss(model, x, y)
 
@@ -138,8 +139,8 @@ def fit(
         held = None if validation is None else labelled("validation", validation, device)
         scenes = check_task(model, y)
         if not scenes:
-            x = inputs_for(model.eval(), x)[0]
-            held = None if held is None else (inputs_for(model, held[0])[0], held[1])
+            x = inputs_for(model.eval(), x, y=y)[0]
+            held = None if held is None else (inputs_for(model, held[0], y=held[1])[0], held[1])
         if not scenes and loss_step is None and step is None:
             check_fits(model, x, max(int(y.max()), -1 if held is None else int(held[1].max())))
         if how.augment is not None:
@@ -147,7 +148,7 @@ def fit(
                 raise InputError(
                     f"augment={how.augment}: it would move the images and not their objects; leave it out"
                 )
-            how.augment.check(x)
+            how.augment.check(one_tensor(x, "augment"))
         file = None
         if checkpoint is not None:
             settings = {"training": how, "key": key, "method": method or _name(step or loss_step)}
@@ -177,7 +178,7 @@ def fit(
             model.eval()
     if held is not None and not scenes and state.history:
         score = state.history[-1 if state.best is None else state.best[0] - 1][2]
-        warn(near_chance(score, held[1], x))
+        warn(near_chance(score, held[1], first_of(x)))
     history = tuple(Epoch(*each) for each in state.history)
     kept = None if state.best is None else state.best[0]
     seconds = spent + time.perf_counter() - started
@@ -188,7 +189,7 @@ class _Run:
     """The state shared by the steps of one training."""
 
     def __init__(
-        self, model: nn.Module, training: Training, step: Step, key: Key, x: torch.Tensor, y: torch.Tensor
+        self, model: nn.Module, training: Training, step: Step, key: Key, x: Batch, y: torch.Tensor
     ) -> None:
         self.model, self.training, self.step, self.key, self.x, self.y = model, training, step, key, x, y
         self.per_epoch = math.ceil(len(x) / training.batch)
@@ -203,20 +204,23 @@ class _Run:
         """
         x, y, training = self.x, self.y, self.training
         number = len(state.history) + 1
-        order = permutation(len(x), self.key.fold("shuffle", str(number)), x.device)
+        device = first_of(x).device
+        order = permutation(len(x), self.key.fold("shuffle", str(number)), device)
         augment = training.augment
         if augment is not None:
-            drawn = augment.draw(len(x), self.key.fold("augment", str(number)), x.device)
+            drawn = augment.draw(len(x), self.key.fold("augment", str(number)), device)
         # No cache of bfloat16 weights: a method changes them in place within a step.
         half = torch.autocast(
-            x.device.type, torch.bfloat16, enabled=training.precision == "bfloat16", cache_enabled=False
+            device.type, torch.bfloat16, enabled=training.precision == "bfloat16", cache_enabled=False
         )
         self.model.train()
-        total = torch.zeros((), dtype=torch.float64, device=x.device)
+        total = torch.zeros((), dtype=torch.float64, device=device)
         for i, chosen in enumerate(order.tensor_split(self.per_epoch)):
             done = (number - 1) * self.per_epoch + i
-            images = x[chosen] if augment is None else augment.apply(x[chosen], drawn[chosen])
-            if training.channels_last and images.dim() == 4:
+            images = x[chosen]
+            if augment is not None and isinstance(images, Tensor):
+                images = augment.apply(images, drawn[chosen])
+            if training.channels_last and isinstance(images, Tensor) and images.dim() == 4:
                 images = images.contiguous(memory_format=torch.channels_last)
             self.optimiser.torch.zero_grad()
             with half, _view_errors_explained(training):
@@ -312,7 +316,7 @@ def _few_threads(model: nn.Module) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
+def accuracy(model: nn.Module, x: Batch, y: torch.Tensor) -> float:
     """The share of examples whose largest logit is their label's; of a detector its mean average precision.
 
     Leaves the model in eval mode.
@@ -322,8 +326,14 @@ def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
     model.eval()
     with torch.no_grad():
         right = sum(
-            int((model(a.clone()).argmax(1) == b).sum())  # a forward may write to its input
-            for a, b in zip(x.split(_EVALUATION_BATCH), y.split(_EVALUATION_BATCH), strict=True)
+            # a forward may write to its input
+            int(
+                (
+                    logits(model, x[i : i + _EVALUATION_BATCH].clone()).argmax(1)
+                    == y[i : i + _EVALUATION_BATCH]
+                ).sum()
+            )
+            for i in range(0, len(x), _EVALUATION_BATCH)
         )
     return right / len(x)
 
@@ -560,7 +570,11 @@ def identity(model: nn.Module, told: Mapping[str, object], examples: Mapping[str
 def _digest(parts: Any) -> str:
     state = hashlib.sha256()
     for part in parts:
-        if isinstance(part, Tensor):
+        if isinstance(part, Inputs):
+            state.update(_digest([*part.named(), *part.constants()]).encode())
+        elif isinstance(part, tuple):
+            state.update(_digest(part).encode())
+        elif isinstance(part, Tensor):
             raw = part.detach().cpu().contiguous().reshape(-1)
             state.update(f"{part.dtype} {tuple(part.shape)}".encode())
             state.update(raw.view(torch.uint8).numpy().data if raw.numel() else b"")

@@ -3,19 +3,21 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
 
+from crossbar_sim.data.inputs import Batch, Inputs, call, described
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.evaluate import answer_of
 from crossbar_sim.nn.training.augment import Augment
 from crossbar_sim.validate import check_integer, is_real
 
 # How to train, as a value: what all methods share.
 
 
-Step = Callable[[nn.Module, torch.Tensor, torch.Tensor, float], torch.Tensor]
+Step = Callable[[nn.Module, Any, torch.Tensor, float], torch.Tensor]
 """A method's part of an optimisation step: (model in training mode, x, y, share of the training done in 0 .. 1).
 
 It leaves the gradient in `.grad` of the parameters, which is None or zero when it begins, and the parameters as they
@@ -111,12 +113,12 @@ class Examples(Protocol):
     """Labelled examples, e.g. a `Split`: x (n, ...) float32, y (n,) int64."""
 
     @property
-    def x(self) -> torch.Tensor: ...  # noqa: D102
+    def x(self) -> Batch: ...  # noqa: D102
     @property
     def y(self) -> torch.Tensor | None: ...  # noqa: D102
 
 
-def labelled(what: str, examples: Examples, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def labelled(what: str, examples: Examples, device: torch.device) -> tuple[Batch, torch.Tensor]:
     """x and y on the device, or one sentence."""
     if examples.y is None:
         raise InputError(f"the {what} examples have no labels: training needs y")
@@ -183,19 +185,18 @@ def check_training(training: object) -> None:
         raise InputError(f"training={shown}: expected an instance such as Training(epochs=10)")
 
 
-def check_fits(model: nn.Module, x: torch.Tensor, top: int) -> None:
+def check_fits(model: nn.Module, x: Batch, top: int) -> None:
     """Try one example, so that data of the wrong shape raise an InputError and not an error of torch."""
     model.eval()
     try:
         with torch.no_grad():
-            logits = model(x[:1].clone())
+            logits = answer_of(call(model, x[:1].clone()))
     except RuntimeError as error:
+        shape = described(x) if isinstance(x, Inputs) else f"shape {tuple(x.shape[1:])}"
         line = (str(error).splitlines() or ["no reason given"])[0]
+        raise InputError(f"the model does not take examples of {shape}: {line[:160]}") from error
+    if logits is None or logits.ndim != 2 or logits.shape[1] <= top:
         raise InputError(
-            f"the model does not take examples of shape {tuple(x.shape[1:])}: {line[:160]}"
-        ) from error
-    if logits.ndim != 2 or logits.shape[1] <= top:
-        raise InputError(
-            f"the model gives {tuple(logits.shape)} for one example and the largest label is "
-            f"{top}: logits of shape (1, classes) with classes >= {top + 1} are needed"
+            f"the model gives {'no tensor' if logits is None else tuple(logits.shape)} for one example and the largest "
+            f"label is {top}: logits of shape (1, classes) with classes >= {top + 1} are needed"
         )
