@@ -19,7 +19,6 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.text import parse_json
 
 if TYPE_CHECKING:
-    from crossbar_sim.crossbar.hardware import Hardware
     from crossbar_sim.crossbar.layer_designs import Design
     from crossbar_sim.data import Development
     from crossbar_sim.nn.files.loading import LoadedModel
@@ -449,17 +448,6 @@ class HardwareOptions:
         hardware, cautions = with_layers(override(loaded, **given), cautions, texts)
         return hardware, (*cautions, *dropped_ranges(loaded, hardware), *cautions_of(hardware))
 
-    def one_hardware(self, what: str) -> tuple[Hardware, tuple[str, ...]]:
-        """As `hardware`, for `what`, which takes one design for all layers.
-
-        Raises:
-            InputError: if there is a design per layer.
-        """
-        from crossbar_sim.crossbar.layer_designs import one_hardware
-
-        hardware, warnings = self.hardware()
-        return one_hardware(hardware, what), warnings
-
 
 def sigmas_option(default: str) -> Any:
     """Several sigmas."""
@@ -517,7 +505,10 @@ class NetworkOptions:
 
     HEADING: ClassVar = "Model"
 
-    network: str = option("Name of the network: mlp, lenet5, ... (docs/networks.md).", required=True)
+    network: str = option(
+        "Network: mlp, lenet5, ... (docs/networks.md), or one of yours as package.module:factory.",
+        required=True,
+    )
     network_arguments: dict[str, Any] | None = option(
         "Its arguments as JSON, e.g. '{\"hidden\": [64, 32]}'.",
         type=json_object("--network-arguments", '{"hidden": [64, 32]}'),

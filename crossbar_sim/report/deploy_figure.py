@@ -21,6 +21,7 @@ from crossbar_sim.report.figure import (
     RED,
     WIDTH,
     figure_style,
+    figure_with,
     new_figure,
     save,
 )
@@ -98,6 +99,29 @@ def draw(
     check_format(path)
     with figure_style():
         save(_figure(deployment, maps), path, dpi=200)
+
+
+def draw_deployment(
+    deployment: Deployment, path: str | os.PathLike[str] | None = None, *, ax: Axes | None = None
+) -> Figure:
+    """The report as a figure for Python and notebooks.
+
+    Args:
+        deployment: what `deploy` found.
+        path: also written here; its suffix is the format: .png, .pdf or .svg.
+        ax: only the scores of the chips, drawn into these axes of a figure of yours.
+
+    Raises:
+        InputError: for another suffix, or if the file cannot be written.
+    """
+    if ax is not None:
+        return figure_with(ax, path, lambda ax: _scores(ax, deployment))
+    with figure_style():
+        figure = _figure(deployment, None)
+        if path is not None:
+            check_format(path)
+            save(figure, path, dpi=200)
+    return figure
 
 
 def _figure(deployment: Deployment, maps: tuple[str, Float32, Float32] | None) -> Figure:

@@ -260,7 +260,19 @@ def design_words(identity: Mapping[str, Any]) -> str:
         words = [named[name] for name in drifting]
         listed = " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
         parts.append(f"{listed} drift as well")
+    layers = hardware.get("layers")
+    for pair in layers if isinstance(layers, list) else ():
+        if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], Mapping):
+            parts.append(f"layer {pair[0]}: {_layer_words(pair[1])}")
     return "; ".join(parts)
+
+
+def _layer_words(table: Mapping[str, Any]) -> str:
+    if "hardware" in table:
+        return f"a design of its own ({design_words(table)})"
+    if table.get("digital") is True:
+        return "digital"
+    return ", ".join(f"{name} {_inline(value)}" for name, value in table.items())
 
 
 def images_words(identity: Mapping[str, Any]) -> str:

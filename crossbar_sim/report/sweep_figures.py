@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.report.figure import SMALL, figure_style, new_figure, save
+from crossbar_sim.report.figure import SMALL, figure_style, figure_with, new_figure, save
 from crossbar_sim.report.figure_formats import check_format
 from crossbar_sim.report.formatting import Names, Style, fit, sigma_text
 from crossbar_sim.report.rows import Estimate, PointRow, View, default_threshold, narrowed
@@ -37,7 +37,11 @@ MOST_LAYERS = 15
 
 
 def draw_curves(
-    sweep: Sweep, path: str | os.PathLike[str] | None = None, *, threshold: float | None = None
+    sweep: Sweep,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    threshold: float | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
     """Mean score over sigma, with its 95 % band where there is more than one chip.
 
@@ -45,10 +49,15 @@ def draw_curves(
         sweep: of one metric.
         path: where to; its suffix is the format: .png, .pdf or .svg. The same sweep gives the same bytes.
         threshold: drawn as a dotted line, as shown (an output error is positive); None: not.
+        ax: drawn into these axes of a figure of yours, instead of a new figure.
 
     Raises:
         InputError: for another suffix, if nothing was measured yet, or if the file cannot be written.
     """
+    if ax is not None:
+        return figure_with(
+            ax, path, lambda ax: _curves(ax, View(narrowed(sweep, None), threshold), inside=True)
+        )
     return _figure(_curves, View(narrowed(sweep, None), threshold), path)
 
 
@@ -125,7 +134,7 @@ def _threshold(ax: Axes, view: View) -> None:
         ax.axhline(100 * view.threshold, color="#555555", lw=0.7, ls=":", zorder=1)
 
 
-def _curves(ax: Axes, view: View) -> None:
+def _curves(ax: Axes, view: View, inside: bool = False) -> None:
     every = max(max(map(len, view.curves.values())) // 16, 1)
     for place, (label, rows) in enumerate(view.curves.items()):
         colour, x = Style.of(place).colour, _sigmas_of(view, rows)
@@ -140,7 +149,7 @@ def _curves(ax: Axes, view: View) -> None:
     _threshold(ax, view)
     ax.set_ylabel(f"{view.scale.name} (%)")
     _sigmas(ax, view)
-    _legend(ax, len(view.labels))
+    _legend(ax, len(view.labels), inside)
 
 
 def _differences(ax: Axes, view: View) -> None:
@@ -245,9 +254,12 @@ def _grid(ax: Axes) -> None:
     ax.set_axisbelow(True)
 
 
-def _legend(ax: Axes, models: int) -> None:
-    """Above the axes, where it hides nothing; none for a single model."""
+def _legend(ax: Axes, models: int, inside: bool = False) -> None:
+    """Above the axes, where it hides nothing, or inside those of a caller's figure; none for a single model."""
     if models < 2:
+        return
+    if inside:
+        ax.legend(frameon=False)
         return
     texts: Sequence[str] = ax.get_legend_handles_labels()[1]
     columns = max(1, min(len(texts), 52 // (max(map(len, texts)) + 8)))

@@ -1,5 +1,6 @@
 """The reports of `deploy`, `sweep` and `sensitivity` on a terminal."""
 
+import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -202,6 +203,24 @@ def show(deployment: Deployment, console: Console) -> None:
         show_line(f"note: {note}", "dim")
     for warning in deployment.warnings:
         show_line(f"warning: {warning}", "yellow")
+
+
+def notebook_html(result: Deployment | Sweep) -> str:
+    """The report of the terminal as HTML, for the output of a notebook's cell."""
+    console = Console(
+        file=io.StringIO(), record=True, width=NOTEBOOK, highlight=False, markup=False, emoji=False,
+        force_jupyter=False,
+    )  # fmt: skip
+    if isinstance(result, Sweep):
+        show_sweep(result, console)
+    else:
+        show(result, console)
+    style = "white-space:pre;overflow-x:auto;line-height:normal;font-family:monospace"
+    return console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
+
+
+NOTEBOOK = 100
+"""Characters in a line of a notebook's cell."""
 
 
 def _judged(deployment: Deployment) -> str:

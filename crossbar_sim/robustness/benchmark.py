@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import crossbar_sim
 from crossbar_sim import __version__
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.layer_designs import Design, as_design, at_sigma
@@ -214,7 +215,7 @@ def robustness(
         calibrate: a digital correction of each chip, such as "lora:rank=4" (docs/methods.md); None: none.
         calibration_data: what it is fitted to: `Development`, {"train": ..., "validation": ...}, or a data set's name
             or path; None: the training images of a data set that `data` names.
-        progress: called with (done, total, what).
+        progress: called with (done, total, what); None: a line in notebooks, nothing elsewhere.
 
     Returns:
         The requested chips and sigmas only, where a results file holds more. Effects that were requested and
@@ -233,6 +234,7 @@ def robustness(
     check_cluster(workers, scheduler)
     if workers is not None:
         leave_if_importing()
+    progress = progress or crossbar_sim.notebook_progress()
     numbers = check_sigmas(sigmas)
     design = as_design(hardware)
     for sigma in numbers:

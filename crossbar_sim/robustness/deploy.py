@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+import crossbar_sim
 from crossbar_sim import __version__
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, as_design, design_at, to_dict
@@ -39,9 +40,14 @@ from crossbar_sim.robustness.score import (
 )
 from crossbar_sim.robustness.sensitivity import drops, some
 from crossbar_sim.robustness.statistics import Summary, Yield, summarise, yield_at
+from crossbar_sim.tables import data_frame
 from crossbar_sim.validate import finite
 
 if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from crossbar_sim.store import ChipFile
 
 Progress = Callable[[int, int, str], None]
@@ -159,6 +165,38 @@ class Deployment:
             return None
         return yield_at((score.value(self.metric) for score in self.scores), self.threshold)
 
+    def __repr__(self) -> str:
+        shown = f"{self.main.mean:.4g} {_interval(self.main)}".strip()
+        return f"Deployment({self.metric} {shown}, clean {self.clean.value(self.metric):.4g}, {len(self.chips)} chips)"
+
+    def _repr_html_(self) -> str:
+        return str(crossbar_sim.notebook_html(self))
+
+    def plot(self, path: str | None = None, ax: "Axes | None" = None) -> "Figure":
+        """Scores of the chips and what each layer costs; written where a path (.png, .pdf, .svg) is given.
+
+        Args:
+            path: of the file; None: no file.
+            ax: axes of a figure of yours, which get the scores alone.
+        """
+        figure: Figure = crossbar_sim.draw_deployment(self, path, ax=ax)
+        return figure
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row per chip: chip, metric, value, clean; `uncalibrated` where chips were calibrated.
+
+        Raises:
+            InputError: if pandas is not installed.
+        """
+        clean = self.clean.value(self.metric)
+        rows: list[dict[str, Any]] = [
+            {"chip": chip, "metric": self.metric, "value": score.value(self.metric), "clean": clean}
+            for chip, score in zip(self.chips, self.scores, strict=True)
+        ]
+        for row, score in zip(rows, self.uncalibrated, strict=False):
+            row["uncalibrated"] = score.value(self.metric)
+        return data_frame(rows)
+
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON has it; no times and no paths, so the same seed gives the same bytes."""
         drifted: dict[str, Any] = {}
@@ -225,6 +263,10 @@ def _own(design: Design, layer: Layer) -> Hardware:
     return found if found is not None else design.base if isinstance(design, LayerDesigns) else design
 
 
+def _interval(found: Summary) -> str:
+    return "" if found.ci95 is None else f"[{found.ci95[0]:.4g}, {found.ci95[1]:.4g}]"
+
+
 def deploy(
     model: nn.Module,
     x: Any,
@@ -286,7 +328,7 @@ def deploy(
             operations and shapes (docs/model.md), or refused.
         identity: what else decides the numbers, for the report: model, data, version.
         notes, warnings: sentences for the report that are known already.
-        progress: called with (done, total, what) along the way.
+        progress: called with (done, total, what) along the way; None: a line in notebooks, nothing elsewhere.
 
     Raises:
         InputError: if model, data and hardware do not go together.
@@ -312,6 +354,7 @@ def deploy(
             f"sensitivity_chips={sensitivity_chips}, sensitivity_images={sensitivity_images}: expected 0 "
             "chips (no sensitivity) or more, and at least one image"
         )
+    progress = progress or crossbar_sim.notebook_progress()
     if threshold is not None and not finite(threshold):
         raise InputError(f"threshold={threshold!r}: expected a score such as 0.9")
     if detects(model):

@@ -16,10 +16,12 @@ from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.statistics import Interval
 from crossbar_sim.store.records import Task, canonical
 from crossbar_sim.store.results import Results
+from crossbar_sim.tables import data_frame
 from crossbar_sim.validate import unknown
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -393,10 +395,6 @@ class Sweep:
         Raises:
             InputError: if pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError:
-            raise InputError("a data frame needs pandas: pip install '.[tables]' in a clone") from None
         rows = [
             {
                 "label": label, "metric": point.metric, "sigma": trial.sigma, "chip": trial.chip,
@@ -407,12 +405,31 @@ class Sweep:
             for point in points
             for trial in point.trials
         ]  # fmt: skip
-        return pandas.DataFrame(rows)
+        return data_frame(rows)
 
-    def plot(self, path: str | None = None) -> "Figure":
-        """Robustness curves with 95 % bands; written where a path (.png, .pdf, .svg) is given."""
-        figure: Figure = crossbar_sim.draw_curves(self, path)
+    def plot(self, path: str | None = None, ax: "Axes | None" = None) -> "Figure":
+        """Robustness curves with 95 % bands; written where a path (.png, .pdf, .svg) is given.
+
+        Args:
+            path: of the file; None: no file.
+            ax: axes of a figure of yours, instead of a new figure.
+        """
+        figure: Figure = crossbar_sim.draw_curves(self, path, ax=ax)
         return figure
+
+    def __repr__(self) -> str:
+        sigmas = sorted({point.sigma for points in self.curves.values() for point in points})
+        chips = max((len(point.chips) for points in self.curves.values() for point in points), default=0)
+        over = (
+            f"sigma {sigmas[0]:g} to {sigmas[-1]:g} ({len(sigmas)}), {chips} chips"
+            if sigmas
+            else "no trials yet"
+        )
+        shown = ", ".join(self.labels[:MOST]) + ", ..." * (len(self.labels) > MOST)
+        return f"Sweep({shown}: {over})"
+
+    def _repr_html_(self) -> str:
+        return str(crossbar_sim.notebook_html(self))
 
 
 def _compared(a: list[float], b: list[float], unseen: float) -> Paired:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from crossbar_sim import __version__
 from crossbar_sim.crossbar.converters import Ranges
-from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, at_sigma, sources, to_dict
+from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, at_sigma, identity_of, sources
 from crossbar_sim.data.dataset import Development, add_tensor
 from crossbar_sim.data.inputs import first_of
 from crossbar_sim.nn.analog.effects import layer_effects
@@ -134,6 +134,9 @@ def metric_of(
     return found.metric(None if judge is None else judge.name)
 
 
+_OWN_DRIFT = "layer {}: its design sets its drift, which is the same at every sigma of the sweep"
+
+
 def prepare(
     model: Model,
     hardware: Design,
@@ -174,10 +177,11 @@ def prepare(
         axis = reference.axis if reference.classes else None
         subject.calibrator = Calibrator.of(analog, how, development, seed, model.fixed, axis)
         corrected = {"calibration": {**how.as_dict(), "data": development.fingerprint}}
-    design = to_dict(at_sigma(hardware, 0.0))
+    design = identity_of(at_sigma(hardware, 0.0))
     design["drift"] = {**design["drift"], "sigma": None}
-    if isinstance(hardware, LayerDesigns):  # pairs, for their order counts; the swept sigma is not in them
-        design["layers"] = [list(pair) for pair in to_dict(hardware)["layers"].items()]
+    own: tuple[str, ...] = ()
+    if isinstance(hardware, LayerDesigns):
+        design["layers"], own = identity_of(hardware)["layers"], hardware.own_drift  # without the swept sigma
     identity = {
         "identity": IDENTITY,
         "model": dict(model.identity),
@@ -201,7 +205,12 @@ def prepare(
     calibrated = [] if subject.calibrator is None else [f"every chip was calibrated: {subject.calibrator}"]
     about = {
         "data": examples.identity.get("name"),
-        "notes": [*examples.notes, *of_places(reference), *calibrated],
+        "notes": [
+            *examples.notes,
+            *of_places(reference),
+            *(_OWN_DRIFT.format(pattern) for pattern in own),
+            *calibrated,
+        ],
         "warnings": _warnings(subject, analog, sigma, metric),
         **({} if judged is None else {"judged": judged}),
         **(

@@ -17,7 +17,7 @@ from torch import nn
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_regular, memory, reason
 from crossbar_sim.nn.files import checkpoint, hugging_face
-from crossbar_sim.nn.files.architectures import WAYS, build_architecture
+from crossbar_sim.nn.files.architectures import WAYS, build_architecture, names_code
 from crossbar_sim.nn.files.archive import (
     EXPORT_HINT,
     LOADING,
@@ -213,6 +213,10 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     limits: tuple[int, int | None] | None = None
 
+    def __repr__(self) -> str:
+        weights = sum(parameter.numel() for parameter in self.module.parameters())
+        return f"LoadedModel({self.name}: {type(self.module).__name__} with {weights:,} parameters, {self.source})"
+
 
 def load_model(
     path: str | os.PathLike[str],
@@ -270,8 +274,9 @@ def _load(
         _refuse_arch(arch, weights, "a pickled module")
         return _from_module(loaded, path, sha256)
     if checkpoint.is_checkpoint(loaded):
-        _refuse_arch(arch, weights, "a crossbar-sim checkpoint")
-        model, name, data, notes = checkpoint.restore(loaded)
+        own = names_code(str(loaded.get("network")))  # of the user's own, which only --arch may import
+        _refuse_arch(None if own else arch, weights, "a crossbar-sim checkpoint")
+        model, name, data, notes = checkpoint.restore(loaded, arch)
         source = "crossbar-sim checkpoint"
     else:
         found = tables(loaded)
