@@ -5,7 +5,7 @@ import math
 import queue
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any, Generic, Protocol, TypeVar
@@ -330,12 +330,14 @@ class AnyModel:
         began = time.perf_counter()
         self._program(hardware, chip)
         subject, reference = self.subject, self.subject.reference
-        if images is None:
-            value, variance = reference.score(self.analog).value(subject.metric), 0.0
-        else:
-            drawn = draw(subject.strata, images, self.key, chip)
-            right = reference.right(self.analog, torch.from_numpy(drawn), subject.metric)
-            value, variance = estimate(right, drawn, subject.strata)
+        calibrator = subject.calibrator
+        with nullcontext(self.analog) if calibrator is None else calibrator.fitted(self.analog) as model:
+            if images is None:
+                value, variance = reference.score(model).value(subject.metric), 0.0
+            else:
+                drawn = draw(subject.strata, images, self.key, chip)
+                right = reference.right(model, torch.from_numpy(drawn), subject.metric)
+                value, variance = estimate(right, drawn, subject.strata)
         _check(value, subject.metric, sigma, chip)
         seconds = time.perf_counter() - began
         return Trial(sigma, chip, value, images or len(reference.x), variance, seconds)
@@ -765,6 +767,8 @@ def _chain(subject: Subject, analog: nn.Module, hardware: Design) -> SequentialC
     reference = subject.reference
     one = reference.classes and reference.predicted.dim() == 1 and reference.judged is None
     if subject.metric not in ("accuracy", "agreement") or not one or reference.fixed is not None:
+        return None
+    if subject.calibrator is not None:
         return None
     # on a copy of its own: to look for a chain traces the forward, which may leave things on the model
     traced = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip, subject.seen)
