@@ -296,7 +296,7 @@ class AnyModel:
         Raises:
             InputError: if a score does not exist.
         """
-        self._set(hardware, chip)
+        self._program(hardware, chip)
         subject, score, plain = self.subject, None, None
         alone: dict[str, Score] = {}
 
@@ -320,13 +320,15 @@ class AnyModel:
                     alone[name] = measured(details.few.score(self.analog), f"chip {chip}, {name} alone")
         return ChipScores(chip, score, plain, alone)
 
-    def _set(self, hardware: Design, chip: int) -> None:
+    def _program(self, hardware: Design, chip: int) -> None:
+        """Program the arrays of this chip, before its examples are run."""
         self.design.set_hardware(hardware)  # differs in its drift alone
         self.design.set_chip(chip)
+        handle.program(self.analog)
 
     def _trial(self, hardware: Design, sigma: float, chip: int, images: int | None) -> Trial:
         began = time.perf_counter()
-        self._set(hardware, chip)
+        self._program(hardware, chip)
         subject, reference = self.subject, self.subject.reference
         calibrator = subject.calibrator
         with nullcontext(self.analog) if calibrator is None else calibrator.fitted(self.analog) as model:
