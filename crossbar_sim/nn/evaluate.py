@@ -261,7 +261,7 @@ def _answer(model: nn.Module, piece: Batch) -> Any:
             first += (
                 " (give several inputs by their names: a dictionary, or an .npz with arrays of these names)"
             )
-        elif _takes_one(model, piece) or _takes_one(model, piece):
+        elif _takes_one(model, piece):
             first = (
                 "its forward takes a single example, without the axis of a batch: wrap it so that it returns "
                 "torch.stack([model(example) for example in x])"
