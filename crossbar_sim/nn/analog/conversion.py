@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -228,7 +228,7 @@ def map_traced(
     analog = make(None)
     operands = trace_operands(analog, x, fixed)
     if operands is None or not (operands.by_name or operands.matrices):
-        check_mapped(analog, chips.layers(analog))
+        check_mapped(analog, chips.layers(make(operands) if operands and operands.refused else analog))
     if operands is None or operands.is_standard:
         return analog, operands
     analog = make(operands)
@@ -236,7 +236,7 @@ def map_traced(
         return analog, operands
     again = trace_operands(analog, x, fixed)  # a parameter that has an array only now may be taken past it
     if again is not None:
-        operands = Operands({**operands.by_name, **again.by_name}, operands.matrices)
+        operands = replace(operands, by_name={**operands.by_name, **again.by_name})
         if not all(operand.way in ("product", "operand") for operand in again.by_name.values()):
             analog = make(operands)
     return analog, operands
@@ -458,7 +458,10 @@ class _Builder:
             used = list(exported_products.uses(module).values())
             if used and all(use.normalisation for use in used):
                 return self.digital(name, module, kind, rest, True, used[0].reason)
-        return self.digital(name, module, kind, rest, normalisation, why_digital(module))
+        dot = f"{self.holders[id(module)]}." if self.holders.get(id(module)) else ""
+        told = [self.operands.refused[f"{dot}{p}"] for p in rest if f"{dot}{p}" in self.operands.refused]
+        reason = "; ".join(dict.fromkeys(told)) or why_digital(module)
+        return self.digital(name, module, kind, rest, normalisation, reason)
 
     def rest(
         self, name: str, module: nn.Module, found: tuple[Matrix, ...], rest: list[str]
@@ -689,6 +692,8 @@ def why_no_operand(operand: Operand) -> str:
     if operand.way == "computed":
         return f"{COMPUTED} ({operand.operator}), which stays digital"
     if operand.way == "operand":
+        if operand.operator.startswith("einsum "):
+            return f"taken by {operand.operator}"
         return f"taken by {operand.operator}, no matrix product of an input with it"
     if operand.way == "past":
         return f"{PAST} (by parameters(), functional_call, a closure or a cache): digital and clean"
