@@ -271,10 +271,18 @@ def _interval(found: Summary, scale: Scale) -> str:
     return f" (95 % interval {low} to {high}{scale.unit})"
 
 
-def _calibrated(without: Summary, calibrator: Calibrator, scale: Scale) -> str:
-    """The score without the digital correction of each chip, and the cost of the correction."""
+def _calibrated(view: DeploymentView, calibrator: Calibrator, scale: Scale) -> str:
+    """The score without the digital correction of each chip, what the correction gains, and what it costs."""
+    without, gain = view.uncalibrated, view.deployment.gain
     mean = f"{scale.fixed(without.mean, scale.digits_of(without))}{scale.unit}"
-    return f"{calibrator.calibration.kind}; without it {mean}{_interval(without, scale)}; {calibrator.cost}"
+    text = f"{calibrator.calibration.kind}; without it {mean}{_interval(without, scale)}; {calibrator.cost}"
+    if calibrator.share is None or gain is None:
+        return text
+    unit = " points" if view.deployment.judge.share else scale.unit
+    mean, *ends = (scale.fixed(value, scale.digits_of(gain)) for value in (gain.mean, *(gain.ci95 or ())))
+    interval = f" (95 % interval {' to '.join(ends)}, paired over chips)" if ends else ""
+    share = f"{calibrator.share:.2%}".replace("%", " %")
+    return f"{text}, {share} of the model's parameters; the gain is {mean}{unit}{interval}"
 
 
 def _facts(view: DeploymentView) -> Iterator[tuple[str, str]]:
@@ -298,7 +306,7 @@ def _facts(view: DeploymentView) -> Iterator[tuple[str, str]]:
                 "the interval leaves 0 to 100 %: too few or too unequal chips for a Student t interval",
             )
     if deployment.calibrator is not None:
-        yield "calibrated", _calibrated(view.uncalibrated, deployment.calibrator, scale)
+        yield "calibrated", _calibrated(view, deployment.calibrator, scale)
     passing, limit = deployment.passing, view.limit
     if passing is not None and limit is not None:
         share, low, high = (fixed(v, 0 if n < 400 else 1) for v in (passing.value, *passing.ci95))
