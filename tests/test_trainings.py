@@ -73,7 +73,7 @@ REFUSED = {
     "reram-v": ("epochs = 1", 'epochs = 1\n    method = "reram-v"', "plain: reram-v retrains a network for one chip"),
     "method": ("epochs = 1", 'epochs = 1\n    method = "dropuot"', "plain: .*did you mean 'dropout'"),
     "setting": (
-        "epochs = 1", 'epochs = 1\n    method = "dropout"\n    settings = { rte = 0.2 }', "plain: .*did you mean 'rate'",
+        "epochs = 1", 'epochs = 1\n    method = "dropout"\n    settings = { rte = 0.2 }', "did you mean 'rate'",
     ),
     "argument": ("hidden = [4]", "hiden = [4]", "plain: .*hidden"),
     "network": ('network = "mlp"', 'network = "mpl"', "mlp"),
