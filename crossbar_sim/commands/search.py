@@ -147,11 +147,12 @@ def search(request: SearchRequest) -> None:
         made, splits.development, Key(request.seed),
         study=study, workers=request.workers, scheduler=request.scheduler, on_trial=say_trial,
     )  # fmt: skip
+    arch = f" --arch {request.network}" if ":" in request.network else ""
     save_checkpoint(output, found.model, request.network, _arguments(made, found), data, found.notes)
     write_json(request.json_path, dict(found.notes))
     _show(found, method, console)
     say_end(console, warnings)
-    say(console, f"wrote {output}: crossbar-sim sweep {output} --data {data}")
+    say(console, f"wrote {output}: crossbar-sim sweep {output}{arch} --data {data}")
     if study is not None:
         say(console, f"the trials are in {study}")
 

@@ -117,11 +117,12 @@ def train(request: TrainRequest) -> None:
     method = any_method(request.method, settings, _recipe(request), hardware)
     splits = load_data(request.data, request.data_dir)
     made = Named.of(request.network, request.network_arguments or {}, splits)
+    made.check_method(request.method)
     console = terminal()
 
     def say_epoch(epoch: Epoch) -> None:
         score = epoch.validation_accuracy
-        held = "" if score is None else f", {validation_in_words(NETWORKS[request.network], score)}"
+        held = "" if score is None else f", {validation_in_words(NETWORKS.get(request.network), score)}"
         say(console, f"epoch {epoch.number}: loss {epoch.loss:.4g}{held}")
 
     say(console, f"{request.method}: {method.citation}", "dim")
@@ -132,8 +133,9 @@ def train(request: TrainRequest) -> None:
     for name, value in done.notes.items():
         text = json.dumps(value, default=str)
         say(console, f"{name}: {text if len(text) <= 120 else text[:117] + '...'}")
-    save_network(request.output, done.model, request.data)
-    then = f"sweep {request.output}" if detects(done.model) else f"deploy {request.output} --sigma 0.6"
+    save_network(request.output, done.model, request.data, made=made)
+    arch = f" --arch {request.network}" if ":" in request.network else ""
+    then = f"sweep {request.output}" if detects(done.model) else f"deploy {request.output}{arch} --sigma 0.6"
     say(console, f"wrote {request.output}: crossbar-sim {then}")
 
 

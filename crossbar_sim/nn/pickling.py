@@ -15,8 +15,10 @@ import sysconfig
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -101,6 +103,8 @@ def _pickler() -> type[Any]:
                 return _overload, (*value._schema.name.split("::"), value._overloadname)
             if isinstance(value, torch._ops.HigherOrderOperator):
                 return _higher_order, (value.name(),)
+            if _has_context(value) and (place := _place_of(value)) is not None:
+                return _global, place
             if isinstance(value, type) or callable(value):
                 self._note(getattr(value, "__module__", None))
             inherited: Callable[[Any], Any] = getattr(super(), "reducer_override", lambda _: NotImplemented)
@@ -120,6 +124,25 @@ def _pickler() -> type[Any]:
             self.folders[name] = str(place.parent.parent if place.name == "__init__.py" else place.parent)
 
     return Pickler
+
+
+def _has_context(value: object) -> bool:
+    """Whether something is a context variable or holds one, as what the hooks of transformers refer to does."""
+    held = () if isinstance(value, type | ModuleType) else getattr(value, "__dict__", {}).values()
+    return isinstance(value, ContextVar) or any(isinstance(each, ContextVar) for each in held)
+
+
+def _place_of(value: object) -> tuple[str, str] | None:
+    """The module that an object is a global of, and its name there; None if there is none."""
+    for module, held in list(sys.modules.items()):
+        for name, found in list(getattr(held, "__dict__", {}).items()):
+            if found is value and module != "__main__":
+                return module, name
+    return None
+
+
+def _global(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
 
 
 _INSTALLED = tuple(

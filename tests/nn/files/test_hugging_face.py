@@ -15,6 +15,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.evaluate import few_outputs
 from crossbar_sim.nn.files.loading import load_model
+from crossbar_sim.nn.pickling import packed, unpacked
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.rng import Key
 
@@ -215,6 +216,12 @@ def test_folders_that_are_something_else(tmp_path, bert):
 def test_without_transformers_one_line_says_what_to_install(bert, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     assert "crossbar-sim[hf]" in refusal(bert)
+
+
+def test_a_folders_model_can_be_sent_to_workers(folders):
+    loaded, x = load_model(folders / "bert"), inputs("bert")
+    there = unpacked(packed(loaded.module))
+    assert torch.equal(few_outputs(there, x), few_outputs(loaded.module, x))
 
 
 def test_commands_take_a_folder(command, folders, tmp_path):
