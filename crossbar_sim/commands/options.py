@@ -578,8 +578,9 @@ class EvaluationOptions(LayerOptions, DataOptions, SeedOptions, ThreadOptions, J
         "Number of chips, or a range such as 50:100.  [default: 20]", type=Parsed(chip_numbers, "CHIPS")
     )
     metric: str | None = option(
-        "How chips are scored: accuracy, agreement, output_error, or a function of yours as package.module:function "
-        "(docs/extending.md).  [default: the first of these that labels and outputs allow]"
+        "How chips are scored: accuracy, top5, f1, miou, perplexity, cross-entropy, rmse, mae, r2, agreement, "
+        "output_error (docs/metrics.md), or a function of yours as package.module:function (docs/extending.md).  "
+        "[default: accuracy, agreement or output_error, the first that labels and outputs allow; rmse for real targets]"
     )
     class_axis: int | None = option(
         "Axis of the classes in the model's outputs; -1 is the last one.  [default: found automatically]"

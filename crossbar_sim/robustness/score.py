@@ -720,8 +720,10 @@ def of_places(reference: Reference) -> Iterator[str]:
     judged = reference.about()
     if judged is None:
         return
+    probable = reference.function is not None and reference.function.sums is nats
     yield (
-        f"each {judged['unit']} is judged by the largest of its {judged['classes']} outputs, along axis "
+        f"each {judged['unit']} is judged by {'the softmax' if probable else 'the largest'} of its {judged['classes']} "
+        f"outputs, along axis "
         f"{judged['class_axis']} of the model's outputs: {judged['count']:,} {judged['unit']}s"
         + (f", {judged['ignored']:,} with a negative label are not judged" if judged["ignored"] else "")
     )
