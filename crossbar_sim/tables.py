@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.files import opened_table
 from crossbar_sim.text import visible
 from crossbar_sim.validate import show
+
+if TYPE_CHECKING:
+    import pandas
 
 Float64 = NDArray[np.float64]
 
@@ -267,3 +271,16 @@ def _number(text: str, where: str) -> float:
 
 def _numbers(count: int) -> str:
     return f"{count} number{'s' if count != 1 else ''}"
+
+
+def data_frame(rows: list[dict[str, Any]]) -> "pandas.DataFrame":
+    """Rows as a pandas data frame.
+
+    Raises:
+        InputError: if pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError:
+        raise InputError("a data frame needs pandas: pip install '.[tables]' in a clone") from None
+    return pandas.DataFrame(rows)

@@ -22,9 +22,9 @@ from crossbar_sim.baselines.method import (
     trained,
 )
 from crossbar_sim.crossbar import kernels, threads
-from crossbar_sim.crossbar.configuration import at_sigma
 from crossbar_sim.crossbar.drift import LogNormalDrift
-from crossbar_sim.crossbar.hardware import Hardware, as_hardware
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, as_design, at_sigma, designs_of
 from crossbar_sim.crossbar.mapping import Differential
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data import Development
@@ -75,7 +75,7 @@ class DriftAware(Method):
     ramp: float = 0.5
     temperature: bool = True
     dropout: float | tuple[float, ...] | None = None
-    hardware: Hardware | None = None
+    hardware: Design | None = None
     training: Training = RECIPE
     kind: ClassVar[str] = "drift-aware"
     citation: ClassVar[str] = (
@@ -87,7 +87,7 @@ class DriftAware(Method):
     def __post_init__(self) -> None:
         check_training(self.training)
         if self.hardware is not None:
-            object.__setattr__(self, "hardware", as_hardware(self.hardware))
+            object.__setattr__(self, "hardware", as_design(self.hardware))
         check_integer("chips", self.chips, 1)
         if self.chips > self.training.batch:
             raise InputError(
@@ -119,8 +119,8 @@ class DriftAware(Method):
                 at_sigma(self.hardware, sigma)
         if low > high or high == 0:
             raise InputError(f"sigma={self.sigma!r}: low <= high and above 0 are needed, or nothing drifts")
-        law = None if self.hardware is None else at_sigma(self.hardware, high).drift
-        if self.temperature and law is not None and not isinstance(law, LogNormalDrift):
+        laws = () if self.hardware is None else designs_of(at_sigma(self.hardware, high))
+        if self.temperature and not all(isinstance(each.drift, LogNormalDrift | None) for each in laws):
             raise InputError("temperature is for log-normal drift: set temperature=False for other laws")
 
     def fit(
@@ -194,13 +194,15 @@ def weight_layers(model: nn.Module) -> int:
     return sum(1 for module in model.modules() if matrices(module))
 
 
-def factor_copies(hardware: Hardware | None) -> int | None:
+def factor_copies(hardware: Design | None) -> int | None:
     """Parallel cells per weight, if the design only multiplies each parameter by log-normal factors; else None.
 
     Then a chip is a vector of factors, and needs no arrays. None: it does more.
     """
     if hardware is None:
         return 1
+    if not isinstance(hardware, Hardware):  # layers differ
+        return None
     mapping = hardware.mapping
     plain = (
         isinstance(mapping, Differential)
@@ -335,7 +337,7 @@ class TrainingChips:
 
 
 def as_deployed(
-    model: nn.Module, hardware: Hardware, x: Batch, seed: int, chip: int = 0
+    model: nn.Module, hardware: Design, x: Batch, seed: int, chip: int = 0
 ) -> tuple[nn.Module, Operands | None]:
     """Map a model for training exactly as an evaluation maps it: the same layers are on arrays.
 
@@ -382,7 +384,7 @@ class AnalogStep:
 
     def __init__(
         self,
-        hardware: Hardware,
+        hardware: Design,
         sigmas: Callable[[float, int], Sequence[float]] | None,
         chips: int,
         layers: int,
@@ -465,7 +467,7 @@ class DriftedStep:
         key: Key,
         batched: bool = True,
         copies: int = 1,
-        hardware: Hardware | None = None,
+        hardware: Design | None = None,
     ) -> None:
         self.sigmas, self.chips, self.layers, self.key = sigmas, chips, layers, key
         self.batched, self.copies, self.hardware = batched, copies, hardware
@@ -507,7 +509,7 @@ class DriftedStep:
         return known[1:]
 
 
-def _all_drift(model: nn.Module, hardware: Hardware, x: Batch) -> bool:
+def _all_drift(model: nn.Module, hardware: Design, x: Batch) -> bool:
     """Whether every parameter that an evaluation on the design reads is read with drift, everywhere.
 
     Where the network cannot be mapped at all, so that no evaluation says more, every parameter drifts.

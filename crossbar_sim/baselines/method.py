@@ -38,6 +38,11 @@ class Trained:
     report: FitReport
     notes: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        score = self.report.validation_accuracy
+        found = "" if score is None else f", validation {score:.4g}"
+        return f"Trained({type(self.model).__name__} after {self.report.epochs} epochs{found})"
+
 
 class Method(ABC):
     """A training method: a frozen dataclass of its settings, with `fit`.

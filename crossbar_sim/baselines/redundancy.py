@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design
 from crossbar_sim.data import Split
 from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.analog.chips import layers
+from crossbar_sim.nn.analog.chips import analog_state, layers
 from crossbar_sim.nn.analog.conversion import map_model, to_analog
 from crossbar_sim.nn.networks import AveragedOutputs as AveragedOutputs
 from crossbar_sim.robustness import robustness
@@ -41,7 +41,7 @@ class Redundancy:
     gain: Mapping[float, float]
 
 
-def cells(model: nn.Module, hardware: Hardware, x: Batch | None = None) -> int:
+def cells(model: nn.Module, hardware: Design, x: Batch | None = None) -> int:
     """Number of cells of a model's weight matrices on a design; separately drifting vectors have none.
 
     Args:
@@ -51,11 +51,12 @@ def cells(model: nn.Module, hardware: Hardware, x: Batch | None = None) -> int:
             layer counts.
     """
     analog = to_analog(model, hardware) if x is None else map_model(model, hardware, x)[0]
-    return sum(g.cells for layer in layers(analog) for g in layer.geometries(hardware))
+    of = analog_state(analog).of
+    return sum(g.cells for layer in layers(analog) if layer.slots for g in layer.geometries(of(layer.name)))
 
 
 def compare(
-    ways: Mapping[str, tuple[nn.Module, Hardware]],
+    ways: Mapping[str, tuple[nn.Module, Design]],
     data: Split,
     *,
     sigmas: Sequence[float],

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from crossbar_sim.baselines.drift_aware import as_deployed
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
-from crossbar_sim.crossbar.hardware import Hardware, as_hardware
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, as_design
 from crossbar_sim.data import Development
 from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
@@ -61,7 +62,7 @@ class ReramV(Method):
         "Crossbar, DATE 2017, doi 10.23919/DATE.2017.7926952"
     )
 
-    hardware: Hardware = field(default_factory=lambda: Hardware.preset("bayesft"))
+    hardware: Design = field(default_factory=lambda: Hardware.preset("bayesft"))
     chip: int = 0
     seed: int = 0
     threshold: float = 2.0
@@ -70,7 +71,7 @@ class ReramV(Method):
 
     def __post_init__(self) -> None:
         check_training(self.training)
-        object.__setattr__(self, "hardware", as_hardware(self.hardware))
+        object.__setattr__(self, "hardware", as_design(self.hardware))
         check_chip(self.chip)
         Key(self.seed)
         if not (is_real(self.threshold) and self.threshold > 0):

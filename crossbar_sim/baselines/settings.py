@@ -7,7 +7,7 @@ from typing import Any
 
 from crossbar_sim.baselines import ALL_METHODS
 from crossbar_sim.baselines.method import Method
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.text import parse_json
@@ -26,7 +26,7 @@ _PYTHON: dict[str, Any] = {
 
 
 def method_of(
-    kind: str, settings: Mapping[str, Any], training: Mapping[str, Any], hardware: Hardware | None = None
+    kind: str, settings: Mapping[str, Any], training: Mapping[str, Any], hardware: Design | None = None
 ) -> Method:
     """The method called `kind`.
 

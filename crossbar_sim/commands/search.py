@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from crossbar_sim.baselines.method import Trained
-    from crossbar_sim.crossbar.hardware import Hardware
+    from crossbar_sim.crossbar.layer_designs import Design
     from crossbar_sim.experiments.networks import Named
     from crossbar_sim.search import BayesFT, Study, Trial
 
@@ -124,7 +124,7 @@ def search(request: SearchRequest) -> None:
     from crossbar_sim.rng import Key
     from crossbar_sim.search.trial import as_text
 
-    hardware, warnings = request.one_hardware("search")
+    hardware, warnings = request.hardware()
     output, study, data = request.output, request.study, request.data
     beside = None if study is None else f"{study}.theta"
     inputs = (request.hardware_file, data, study, beside)
@@ -147,16 +147,17 @@ def search(request: SearchRequest) -> None:
         made, splits.development, Key(request.seed),
         study=study, workers=request.workers, scheduler=request.scheduler, on_trial=say_trial,
     )  # fmt: skip
+    arch = f" --arch {request.network}" if ":" in request.network else ""
     save_checkpoint(output, found.model, request.network, _arguments(made, found), data, found.notes)
     write_json(request.json_path, dict(found.notes))
     _show(found, method, console)
     say_end(console, warnings)
-    say(console, f"wrote {output}: crossbar-sim sweep {output} --data {data}")
+    say(console, f"wrote {output}: crossbar-sim sweep {output}{arch} --data {data}")
     if study is not None:
         say(console, f"the trials are in {study}")
 
 
-def _method(request: SearchRequest, hardware: Hardware) -> BayesFT:
+def _method(request: SearchRequest, hardware: Design) -> BayesFT:
     """BayesFT with the settings that are given.
 
     Raises:
@@ -203,13 +204,15 @@ def _arguments(made: Named, found: Trained) -> dict[str, Any]:
     return {**arguments, "dropout": rates} if own is not None and len(own) == len(rates) else arguments
 
 
-def _sigma(hardware: Hardware) -> float:
+def _sigma(hardware: Design) -> float:
     """The sigma of the design's drift, for the objective.
 
     Raises:
         InputError: if it has none.
     """
-    drift: Any = hardware.drift
+    from crossbar_sim.crossbar.layer_designs import designs_of
+
+    drift: Any = designs_of(hardware)[0].drift
     sigma = getattr(drift, "sigma", None)
     if sigma is None:
         law = "no drift" if drift is None else f"{drift.kind} drift, which has no sigma"

@@ -18,7 +18,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs
 
 if TYPE_CHECKING:
-    from crossbar_sim.crossbar.hardware import Hardware
+    from crossbar_sim.crossbar.layer_designs import Design
     from crossbar_sim.nn.training.loop import Epoch
 
 
@@ -117,11 +117,12 @@ def train(request: TrainRequest) -> None:
     method = any_method(request.method, settings, _recipe(request), hardware)
     splits = load_data(request.data, request.data_dir)
     made = Named.of(request.network, request.network_arguments or {}, splits)
+    made.check_method(request.method)
     console = terminal()
 
     def say_epoch(epoch: Epoch) -> None:
         score = epoch.validation_accuracy
-        held = "" if score is None else f", {validation_in_words(NETWORKS[request.network], score)}"
+        held = "" if score is None else f", {validation_in_words(NETWORKS.get(request.network), score)}"
         say(console, f"epoch {epoch.number}: loss {epoch.loss:.4g}{held}")
 
     say(console, f"{request.method}: {method.citation}", "dim")
@@ -132,12 +133,13 @@ def train(request: TrainRequest) -> None:
     for name, value in done.notes.items():
         text = json.dumps(value, default=str)
         say(console, f"{name}: {text if len(text) <= 120 else text[:117] + '...'}")
-    save_network(request.output, done.model, request.data)
-    then = f"sweep {request.output}" if detects(done.model) else f"deploy {request.output} --sigma 0.6"
+    save_network(request.output, done.model, request.data, made=made)
+    arch = f" --arch {request.network}" if ":" in request.network else ""
+    then = f"sweep {request.output}" if detects(done.model) else f"deploy {request.output}{arch} --sigma 0.6"
     say(console, f"wrote {request.output}: crossbar-sim {then}")
 
 
-def _settings(request: TrainRequest) -> tuple[dict[str, Any], Hardware | None, tuple[str, ...]]:
+def _settings(request: TrainRequest) -> tuple[dict[str, Any], Design | None, tuple[str, ...]]:
     """The method's own settings, the design that it trains for, and what to warn of.
 
     --sigma is a setting of the methods that have one, and part of the design for the others.
@@ -158,7 +160,7 @@ def _settings(request: TrainRequest) -> tuple[dict[str, Any], Hardware | None, t
         settings["sigma"] = sigma
     if not designed and (sigma is None or takes_sigma):
         return settings, None, ()
-    hardware, warnings = request.one_hardware("training")
+    hardware, warnings = request.hardware()
     if request.method == DriftAware.kind and designed and "sigma" not in settings:
         _require_lognormal(hardware)
     return settings, hardware, warnings
@@ -181,16 +183,18 @@ def _recipe(request: TrainRequest) -> dict[str, Any]:
     return {**DETECTION, **given} if detects(NETWORKS.get(request.network)) else given
 
 
-def _require_lognormal(hardware: Hardware) -> None:
+def _require_lognormal(hardware: Design) -> None:
     """Refuse to train with the method's default sigma for a design without log-normal drift.
 
     Raises:
         InputError: naming the options that set a sigma, or that use the design alone.
     """
     from crossbar_sim.crossbar.drift import LogNormalDrift
+    from crossbar_sim.crossbar.layer_designs import designs_of
 
-    if not isinstance(hardware.drift, LogNormalDrift):
-        law = "no drift" if hardware.drift is None else f"{hardware.drift.kind} drift"
+    drift = designs_of(hardware)[0].drift
+    if not isinstance(drift, LogNormalDrift):
+        law = "no drift" if drift is None else f"{drift.kind} drift"
         raise InputError(
             f"the design has {law}: give --sigma to set the drift to train for, or train on the design as it is with "
             "--set sigma=null --set ramp=0 --set temperature=false"

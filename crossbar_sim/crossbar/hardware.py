@@ -373,6 +373,10 @@ class Hardware:
             raise InputError(
                 f"{source}: {show(data)} is not a table of hardware keys such as drift = {{...}}"
             )
+        if "layers" in data:
+            raise InputError(
+                f"{source}: it has a design per layer (the table layers), and one design for all is expected here"
+            )
         try:
             parts = {key: build_part(key, v, trust_code) if key in FAMILIES else v for key, v in data.items()}
             hardware: Hardware = build(cls, parts, "")

@@ -494,23 +494,6 @@ def as_design(hardware: object) -> Design:
     return as_hardware(hardware)
 
 
-def one_hardware(design: Design, what: str) -> Hardware:
-    """The design, which is one for all layers.
-
-    Args:
-        design: any.
-        what: needs one design: the beginning of the sentence.
-
-    Raises:
-        InputError: if it is a design per layer.
-    """
-    if isinstance(design, Hardware):
-        return design
-    raise InputError(
-        f"{what} takes one design for all layers: leave out the designs per layer (layers, --layer)"
-    )
-
-
 def from_json(text: str, source: str) -> Design:
     """The design that a JSON text describes; see `design_from_dict`."""
     return design_from_dict(parse_hardware_json(text, source), source)[0]
@@ -560,6 +543,17 @@ def with_layers(
         return design, cautions
     made = design.with_layers(layers) if isinstance(design, LayerDesigns) else LayerDesigns(design, layers)
     return made, (*cautions, *more)
+
+
+def with_table(design: Design, table: dict[str, Any], trust_code: bool) -> tuple[Design, tuple[str, ...]]:
+    """A design with the designs of a table `layers`, which come before those that it has; see `with_layers`.
+
+    Raises:
+        InputError: as `LayerDesigns.from_table`.
+    """
+    base = design if isinstance(design, Hardware) else design.base
+    made, cautions = LayerDesigns.from_table(base, table, "layers", trust_code)
+    return (made if isinstance(design, Hardware) else design.with_layers(made.layers)), cautions
 
 
 def dropped_ranges(before: Design, after: Design) -> tuple[str, ...]:
@@ -624,6 +618,12 @@ def is_deterministic(design: Design) -> bool:
 def to_dict(design: Design) -> dict[str, Any]:
     """The design as JSON-able values; see `configuration.to_dict` and `LayerDesigns.to_dict`."""
     return configuration.to_dict(design) if isinstance(design, Hardware) else design.to_dict()
+
+
+def identity_of(design: Design) -> dict[str, Any]:
+    """The design as results name it: as `to_dict`, with the layers as (pattern, design) pairs, whose order counts."""
+    table = to_dict(design)
+    return table | ({"layers": [list(p) for p in table["layers"].items()]} if "layers" in table else {})
 
 
 def to_json(design: Design) -> str:

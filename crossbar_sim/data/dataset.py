@@ -55,6 +55,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.x)
 
+    def __repr__(self) -> str:
+        labels = "no labels" if self.y is None else f"y {(*self.y.shape,)} {_short(self.y.dtype)}"
+        inputs = ", ".join(f"{name} {(*x.shape,)} {_short(x.dtype)}" for name, x in named_of(self.x))
+        return f"Split({inputs}, {labels})"
+
 
 def _check_values(name: str, x: torch.Tensor, whole: bool) -> None:
     """Refuse a tensor of examples that is empty, of another type or not finite; `whole`: integers are right as well."""
@@ -78,12 +83,20 @@ def shapes_of(x: Batch) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape[1:]) for name, tensor in named_of(x)}
 
 
+def _shapes(x: torch.Tensor | Inputs) -> str:
+    return " of shape " + ", ".join(f"{(*tensor.shape[1:],)}" for _, tensor in named_of(x))
+
+
 @dataclass(frozen=True, eq=False)
 class Development:
     """What training and selection may see. There is no test split in it."""
 
     train: Split
     validation: Split
+
+    def __repr__(self) -> str:
+        parts = f"train {len(self.train)}, validation {len(self.validation)}"
+        return f"Development({parts} examples{_shapes(self.train.x)})"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -129,6 +142,11 @@ class Splits:
                     f"{self.name}: {part} holds label {top}; with {self.classes} classes "
                     f"labels are 0 .. {self.classes - 1}"
                 )
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{part} {len(split)}" for part, split in self._parts())
+        classes = "" if self.classes is None else f", {self.classes} classes"
+        return f"Splits({self.name}: {parts} examples{_shapes(self.test.x)}{classes})"
 
     def _parts(self) -> list[tuple[str, Split]]:
         parts = (("train", self.train), ("validation", self.validation), ("test", self.test))

@@ -1,19 +1,23 @@
 """Networks by name: what trainings, searches and experiments build and save."""
 
 import inspect
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from crossbar_sim.baselines.ftna import Ftna
 from crossbar_sim.data import Splits
 from crossbar_sim.data.inputs import one_tensor
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection import detects
+from crossbar_sim.nn.files.architectures import names_code, user_factory, user_network
 from crossbar_sim.nn.files.checkpoint import save_checkpoint
 from crossbar_sim.nn.networks import NETWORKS, build
+from crossbar_sim.validate import unknown
 
 DETECTION: dict[str, Any] = {"epochs": 20, "batch": 8, "lr": 3e-3}
 """Default training of a detector: data sets of scenes are small, and each image has several objects."""
@@ -34,38 +38,75 @@ def validation_in_words(network: object, score: float) -> str:
 
 @dataclass(frozen=True)
 class Named:
-    """Builds a network by name; `width` is a factor on its hidden widths. It can be sent to workers."""
+    """Builds a network by name; `width` is a factor on its hidden widths. It can be sent to workers.
+
+    Args:
+        network: a name of `nn.networks.NETWORKS`, or the import path `package.module:factory` of a class or function
+            of the user's own.
+        arguments: plain values, given to it.
+    """
 
     network: str
     arguments: Mapping[str, Any]
 
     @classmethod
     def of(cls, network: str, given: Mapping[str, Any], splits: Splits) -> "Named":
-        """With the arguments that are given, and those that follow from the data.
+        """With the arguments that are given, and those that follow from the data: inputs, classes, channels, size.
+
+        A factory of the user's own gets those that it has parameters of these names for.
 
         Raises:
             InputError: if the network is unknown, or has other classes than the data.
         """
-        if network not in NETWORKS:
-            raise InputError(f"network {network!r} is unknown: choose from {', '.join(NETWORKS)}")
-        shape = one_tensor(splits.development.train.x, f"network {network!r}").shape[1:]
-        follows: dict[str, Any] = {"inputs": shape.numel()}
-        if splits.classes is not None:
-            follows["classes"] = splits.classes
-        if len(shape) == 3:
-            follows |= {"channels": shape[0], "size": shape[1]}
         classes = given.get("classes", splits.classes)
         if splits.classes is not None and classes != splits.classes:
             raise InputError(
                 f"the network has classes={classes!r} and {splits.name} has {splits.classes} classes"
             )
-        parameters = inspect.signature(NETWORKS[network]).parameters
+        shape = one_tensor(splits.development.train.x, f"network {network!r}").shape[1:]
+        return cls.for_examples(network, given, shape, splits.classes)
+
+    @classmethod
+    def for_examples(
+        cls, network: str, given: Mapping[str, Any], shape: Sequence[int], classes: int | None
+    ) -> "Named":
+        """With the arguments that are given, and those that follow from the shape of an example.
+
+        Raises:
+            InputError: if the network is unknown.
+        """
+        if network not in NETWORKS and not names_code(network):
+            raise InputError(
+                unknown("the network", network, NETWORKS)
+                + "; a network of your own is package.module:factory"
+            )
+        follows: dict[str, Any] = {"inputs": math.prod(shape)}
+        if classes is not None:
+            follows["classes"] = classes
+        if len(shape) == 3:
+            follows |= {"channels": shape[0], "size": shape[1]}
+        parameters = _parameters(network)
         return cls(
             network, {name: value for name, value in follows.items() if name in parameters} | dict(given)
         )
 
+    def check_method(self, method: str) -> None:
+        """Refuse, before the training, a method whose result could not be saved.
+
+        Raises:
+            InputError: for FTNA with a network of the user's own: it exchanges the last layer, which the factory knows
+                nothing of.
+        """
+        if method == Ftna.kind and names_code(self.network):
+            raise InputError(
+                f"ftna gives {self.network} another last layer, so that a checkpoint could not rebuild it: train a "
+                "built-in network, or call Ftna.fit in Python"
+            )
+
     def __call__(self, width: float | None = None) -> nn.Module:
         """A fresh network."""
+        if names_code(self.network):
+            return user_network(self.network, self.at(width), "--network")
         return build(self.network, **self.at(width))
 
     def at(self, width: float | None) -> dict[str, Any]:
@@ -77,8 +118,8 @@ class Named:
         arguments = dict(self.arguments)
         if width is None:
             return arguments
-        parameters = inspect.signature(NETWORKS[self.network]).parameters
-        if "hidden" not in parameters:
+        parameters = _parameters(self.network)
+        if "hidden" not in parameters or parameters["hidden"].default is inspect.Parameter.empty:
             raise InputError(
                 f"--width: network {self.network!r} takes no hidden widths, so there are none to search"
             )
@@ -86,14 +127,37 @@ class Named:
         return {**arguments, "hidden": [max(1, round(n * width)) for n in hidden]}
 
 
+def _parameters(network: str) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a network by name; none where Python cannot tell them."""
+    made: Any = user_factory(network, "--network") if names_code(network) else NETWORKS[network]
+    try:
+        return inspect.signature(made).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
 def save_network(
-    path: str | os.PathLike[str], model: nn.Module, data: str, notes: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    data: str,
+    notes: Mapping[str, Any] | None = None,
+    made: Named | None = None,
 ) -> None:
-    """Save a network of this package under the name and arguments that rebuild it.
+    """Save a network under the name and arguments that rebuild it.
+
+    Args:
+        path: of the checkpoint.
+        model: a network of this package, or of the factory that `made` names.
+        data: name of the data set that it was trained on.
+        notes: of the training.
+        made: what built the network.
 
     Raises:
         InputError: if it is another module.
     """
+    if made is not None and names_code(made.network) and type(model) is type(made()):
+        save_checkpoint(path, model, made.network, made.arguments, data, notes)
+        return
     name = next((known for known, made in NETWORKS.items() if type(model) is made), None)
     arguments: Any = getattr(model, "arguments", None)
     if name is None or arguments is None:

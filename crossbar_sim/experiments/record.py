@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from crossbar_sim import __version__
-from crossbar_sim.crossbar.configuration import to_dict
+from crossbar_sim.crossbar.layer_designs import to_dict
 from crossbar_sim.data import Splits
 from crossbar_sim.errors import InputError
 from crossbar_sim.experiments.schema import Experiment

@@ -6,13 +6,13 @@ from typing import Any
 
 from rich.console import Console
 
-from crossbar_sim.crossbar.configuration import at_sigma
+from crossbar_sim.crossbar.layer_designs import at_sigma
 from crossbar_sim.data import DATASETS, Splits, load_data
 from crossbar_sim.data.catalogue import CATALOGUE
 from crossbar_sim.data.dataset import subsample
 from crossbar_sim.errors import InputError
 from crossbar_sim.experiments.record import record_of
-from crossbar_sim.experiments.schema import Experiment, ModelFile, load_experiment
+from crossbar_sim.experiments.schema import Experiment, ModelFile, ToTrain, load_experiment
 from crossbar_sim.experiments.trainings import PlannedTraining, check_judged, named, plan_trainings, train
 from crossbar_sim.files import write_text
 from crossbar_sim.nn.detection import detects
@@ -117,6 +117,11 @@ def _refuse_code(experiment: Experiment) -> None:
         for label, given in experiment.models.items()
         if isinstance(given, ModelFile) and names_code(given.arch)
     }
+    named |= {
+        f"train.{label}.network": given.network
+        for label, given in experiment.models.items()
+        if isinstance(given, ToTrain) and names_code(given.network)
+    }
     if is_function(experiment.metric):
         named["metric"] = experiment.metric
     for key, path in named.items():
@@ -158,7 +163,9 @@ def _models(
             models.append(read[label])
             continue
         path = train(planned[label], taught, data, console)
-        models.append(_of_file(experiment, label, path, tried))
+        network = planned[label].given.network
+        arch = network if names_code(network) else None
+        models.append(_of_file(experiment, label, path, tried, arch))
     return models, planned
 
 

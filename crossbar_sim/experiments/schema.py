@@ -9,13 +9,17 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from crossbar_sim.crossbar.configuration import (
+from crossbar_sim.crossbar.configuration import parse_toml, read_text
+from crossbar_sim.crossbar.hardware import preset_design
+from crossbar_sim.crossbar.layer_designs import (
+    Design,
+    cautions_of,
+    design_from_dict,
     dropped_ranges,
+    load_design,
     override,
-    parse_toml,
-    read_text,
+    with_table,
 )
-from crossbar_sim.crossbar.hardware import Hardware, preset_design
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.training.augment import Augment
 from crossbar_sim.nn.training.settings import Training
@@ -300,7 +304,7 @@ class Experiment:
     budget: str
     data: str
     models: Mapping[str, ModelFile | ToTrain]
-    hardware: Hardware
+    hardware: Design
     warnings: tuple[str, ...]
     sigmas: tuple[float, ...]
     plan: Plan
@@ -334,6 +338,7 @@ class _File(_Table):
     models: dict[str, Any] = Field({}, description="a table [models]")
     train: dict[str, Any] = Field({}, description="a table [train]")
     hardware: Any = {"preset": "bayesft"}
+    layers: dict[str, Any] = Field({}, description='tables such as [layers."blocks.*"]')
     sigmas: list[float] | dict[str, Any] = Field(list(PROTOCOL), min_length=1, description=_SIGMAS)
     chips: Annotated[int, Field(ge=1, le=1_000_000)] | list[Annotated[int, Field(ge=0, lt=MOST_CHIP)]] = (
         Field(20, description=f"a number of chips, or a list of their numbers from 0 to {MOST_CHIP - 1}")
@@ -379,7 +384,7 @@ def _experiment(path: Path, given: dict[str, Any], budget: str, trust_code: bool
     table = with_budget(given, budget, _KEYS)
     file = _read(_File, table)
     models = _read_models(file.models, file.train)
-    hardware, warnings = _hardware(file.hardware, path.parent, trust_code)
+    hardware, warnings = _hardware(file.hardware, file.layers, path.parent, trust_code)
     if file.metric is not None:
         check_name(file.metric)
     if (file.threshold or 0) > 1 and (file.metric is None or is_share(file.metric)):
@@ -424,22 +429,31 @@ def _sigmas(given: list[float] | dict[str, Any], key: str) -> tuple[float, ...]:
     return tuple(as_typed(first + (last - first) * i / steps) for i in range(steps + 1))
 
 
-def _hardware(given: Any, folder: Path, trust_code: bool) -> tuple[Hardware, tuple[str, ...]]:
-    """A preset with overrides, the path of a hardware file, or a whole design; the sigma of its drift is swept."""
+def _hardware(
+    given: Any, layers: dict[str, Any], folder: Path, trust_code: bool
+) -> tuple[Design, tuple[str, ...]]:
+    """A preset with overrides, the path of a hardware file, or a whole design; the sigma of its drift is swept.
+
+    With designs of layers, which come before those of a hardware file.
+    """
     hardware, cautions = _design(given, folder, trust_code)
-    return hardware, (*cautions, *hardware.mapping.cautions)
+    if layers:
+        before = hardware
+        hardware, more = with_table(hardware, layers, trust_code)
+        cautions = (*cautions, *more, *dropped_ranges(before, hardware))
+    return hardware, (*cautions, *cautions_of(hardware))
 
 
-def _design(given: Any, folder: Path, trust_code: bool) -> tuple[Hardware, tuple[str, ...]]:
+def _design(given: Any, folder: Path, trust_code: bool) -> tuple[Design, tuple[str, ...]]:
     if isinstance(given, str):
-        return Hardware.load(folder / given, trust_code), ()
+        return load_design(folder / given, trust_code)
     table = is_table(given, "hardware")
     if "preset" in table:
         flat = {key: value for key, value in table.items() if key != "preset"}
         return preset_design(table["preset"], flat)
     if "file" in table:
         flat = {key: value for key, value in table.items() if key != "file"}
-        loaded = Hardware.load(folder / str(table["file"]), trust_code)
+        loaded, cautions = load_design(folder / str(table["file"]), trust_code)
         hardware = override(loaded, **flat)
-        return hardware, dropped_ranges(loaded, hardware)
-    return Hardware.from_dict(table, trust_code=trust_code), ()
+        return hardware, (*cautions, *dropped_ranges(loaded, hardware))
+    return design_from_dict(table, trust_code=trust_code)

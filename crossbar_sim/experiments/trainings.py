@@ -1,26 +1,33 @@
 """The trainings of an experiment: all checked before the first begins, each done once."""
 
 import copy
+import functools
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from torch import nn
 
-from crossbar_sim.baselines.method import Method
+from crossbar_sim.baselines.method import Build, Method, Trained
 from crossbar_sim.baselines.reram_v import ReramV
+from crossbar_sim.baselines.settings import METHODS, TRAINING
+from crossbar_sim.crossbar.hardware import Hardware, as_hardware
 from crossbar_sim.data import Development, Split, Splits
+from crossbar_sim.data.inputs import one_tensor
+from crossbar_sim.data.load import load_data, to_development
 from crossbar_sim.errors import InputError
 from crossbar_sim.experiments.networks import Named, save_network, validation_in_words
 from crossbar_sim.experiments.schema import Experiment, ToTrain
 from crossbar_sim.nn.detection import check_task
 from crossbar_sim.nn.dropout_sites import set_rates
 from crossbar_sim.nn.seeding import seeded
+from crossbar_sim.nn.training.loop import Epoch
 from crossbar_sim.nn.training.settings import check_fits
 from crossbar_sim.report.console import say
 from crossbar_sim.rng import Key
@@ -32,6 +39,7 @@ from crossbar_sim.search.by_name import any_method, needed_hardware
 from crossbar_sim.search.network import SearchedNetwork
 from crossbar_sim.search.surrogate import check_installed
 from crossbar_sim.store.records import canonical
+from crossbar_sim.validate import unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +117,7 @@ def plan_trainings(
                 needed_hardware(given.method, experiment.hardware),
             )
             made = Named.of(given.network, given.arguments, splits)
+            made.check_method(given.method)
             with seeded(Key(0)):
                 name = canonical([made.network, dict(made.arguments)])
                 if name not in built:
@@ -143,7 +152,7 @@ def train(planned: PlannedTraining, splits: Splits, data: str, console: Console)
     with named(planned.label):
         done = planned.method.fit(planned.made, splits.development, Key(given.seed), checkpoint=state)
         notes: dict[str, Any] = {"validation_accuracy": done.report.validation_accuracy, **done.notes}
-        save_network(path, done.model, data, json.loads(json.dumps(notes, default=str)))
+        save_network(path, done.model, data, json.loads(json.dumps(notes, default=str)), planned.made)
     if searched:
         rates = ", ".join(f"{name} {rate:.2f}" for name, rate in done.notes["rates"].items())
         say(console, f"  found {rates}; the trials are in {state}")
@@ -152,6 +161,77 @@ def train(planned: PlannedTraining, splits: Splits, data: str, console: Console)
     if not searched:
         state.unlink(missing_ok=True)
     return path
+
+
+def train_network(
+    network: str | Build,
+    data: Any,
+    method: str | Method = "erm",
+    *,
+    hardware: Hardware | str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    arguments: Mapping[str, Any] | None = None,
+    progress: Callable[[Epoch], None] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    **settings: Any,
+) -> Trained:
+    """Train a network by one of the methods, as `crossbar-sim train` and `search` do.
+
+    Args:
+        network: a built-in network's name, the import path `package.module:factory` of one of yours, or a class or
+            function that makes a fresh one.
+        data: a data set's name or path, `Splits`, `Development`, or {"train": ..., "validation": ...}; test examples
+            are never read.
+        method: a name ("erm", "dropout", "awp", "ftna", "reram-v", "drift-aware", "bayesft"), or a `Method` with its
+            settings.
+        hardware: the design to train for, a preset's name or a hardware file; for methods that have one.
+        seed: of initialisation, shuffling, dropout and training noise.
+        arguments: of the network; its inputs and classes follow from the data.
+        progress: called after every epoch.
+        checkpoint: a file from which an interrupted training resumes, with the same final weights.
+        settings: of the method (rate=0.3, sigma=0.6, ...) and of `Training` (epochs=20, lr=1e-3, ...).
+
+    Returns:
+        The network in evaluation mode with the report of its training.
+
+    Raises:
+        InputError: for an unknown name or setting (with the nearest), or what does not go together.
+
+    >>> done = train_network("mlp", "digits", epochs=1, arguments={"hidden": (8,)})
+    >>> done.report.epochs
+    1
+    """
+    design = None if hardware is None else as_hardware(hardware)
+    if isinstance(method, Method):
+        given = [*settings, *(["hardware"] if hardware is not None else [])]
+        if given:
+            raise InputError(
+                f"{given[0]} is given beside a {type(method).__name__} that has its own: give it there"
+            )
+    else:
+        training = {name: settings.pop(name) for name in [*settings] if name in TRAINING}
+        kind: Any = BayesFT if method == BayesFT.kind else METHODS.get(method)
+        known = (
+            [*TRAINING, *(f.name for f in fields(kind) if f.name != "training")] if kind is not None else []
+        )
+        for name in settings:
+            if known and name not in known:
+                raise InputError(unknown(f"the setting of {method}", name, known))
+        method = any_method(method, settings, training, design)
+    if isinstance(data, str | os.PathLike):
+        data = load_data(data)
+    development = data.development if isinstance(data, Splits) else to_development(data)
+    if isinstance(network, str):
+        if isinstance(data, Splits):
+            network = Named.of(network, arguments or {}, data)
+        else:
+            y = development.train.y
+            classes = None if y is None or y.is_floating_point() else int(y.max()) + 1
+            shape = one_tensor(development.train.x, f"network {network!r}").shape[1:]
+            network = Named.for_examples(network, arguments or {}, shape, classes)
+    elif arguments is not None:
+        network = functools.partial(network, **arguments)
+    return method.fit(network, development, Key(seed), progress=progress, checkpoint=checkpoint)
 
 
 def _check_data(model: nn.Module, development: Development) -> None:

@@ -182,6 +182,15 @@ def run_over(model: nn.Module, x: Batch, block: int, fixed: int | None = None) -
                 _answer(model, piece)
 
 
+def output_of(model: nn.Module, piece: Batch) -> Tensor:
+    """The output (b, ...) for one block on the model's device, with gradients where they are enabled.
+
+    Raises:
+        InputError: as `outputs`.
+    """
+    return _forward(model, piece, False)
+
+
 def one_thread() -> None:
     """Let torch use one thread from now on: splitting over threads would change the last bits."""
     if torch.get_num_threads() != 1:

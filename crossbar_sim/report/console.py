@@ -1,7 +1,9 @@
 """Text and progress bars for terminals: any encoding, any width, and no escape sequences from names in files."""
 
+import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -137,3 +139,27 @@ def progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
         with lock:
             over = True
             bar.stop()
+
+
+def notebook_progress() -> Callable[[int, int, str], None] | None:
+    """In a Jupyter notebook, a callback (done, total, what) that shows one line until the work is done."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    if ipython is None or getattr(shell, "kernel", None) is None:
+        return None
+    line = ipython.display.display({"text/plain": "..."}, raw=True, display_id=True)
+    shown = 0.0
+
+    def step(done: int, total: int, what: str) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if done >= total or now - shown > SHOWN_EVERY:
+            shown = now
+            text = "" if done >= total else f"{done} of {total}: {visible(what)}"
+            line.update({"text/plain": text}, raw=True)
+
+    return step
+
+
+SHOWN_EVERY = 0.2
+"""Seconds between two updates of a notebook's line."""

@@ -3,16 +3,18 @@
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
+from crossbar_sim.errors import InputError
 from crossbar_sim.files import replacing
 from crossbar_sim.report.figure_formats import METADATA, check_format
 
@@ -71,3 +73,30 @@ def save(figure: Figure, path: str | os.PathLike[str], dpi: int, colours: int | 
         with Image.open(content) as image:
             few = image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
             few.save(temporary, format="png", optimize=True)
+
+
+def figure_with(ax: Axes, path: str | os.PathLike[str] | None, drawing: Callable[[Axes], None]) -> Figure:
+    """Draw into axes of the caller's own figure.
+
+    Args:
+        ax: axes of a figure.
+        path: where to write the whole figure; None: nowhere.
+        drawing: called with the axes.
+
+    Returns:
+        Their figure.
+
+    Raises:
+        InputError: for what is no axes, an unknown suffix, or if the file cannot be written.
+    """
+    if not isinstance(ax, Axes):
+        raise InputError(
+            f"ax is {type(ax).__name__}: expected axes of matplotlib, such as fig, ax = plt.subplots()"
+        )
+    if path is not None:
+        check_format(path)
+    drawing(ax)
+    figure: Any = ax.get_figure(root=True)
+    if path is not None:
+        save(figure, path, dpi=200)
+    return figure  # type: ignore[no-any-return]

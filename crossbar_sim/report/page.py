@@ -194,8 +194,11 @@ def _scope(view: View) -> str:
 
 def _files_note(view: View) -> str:
     """How to read the CSV files, and what they leave out."""
-    errors = "" if view.scale.more_is_better else ", errors negative"
-    return f"As CSV, scores as stored: shares of 1{errors}. {tables.left_out(view)}".strip()
+    scale = view.scale
+    errors = "" if scale.more_is_better else ", errors negative"
+    unit = f" in {scale.judge.axis or scale.judge.unit}" if scale.axis != scale.name else ""
+    what = "shares of 1" if scale.per_cent else f"{scale.compared}{unit}"
+    return f"As CSV, scores as stored: {what}{errors}. {tables.left_out(view)}".strip()
 
 
 # What was measured and on what: the part of the page that makes its numbers reproducible.
@@ -260,7 +263,19 @@ def design_words(identity: Mapping[str, Any]) -> str:
         words = [named[name] for name in drifting]
         listed = " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
         parts.append(f"{listed} drift as well")
+    layers = hardware.get("layers")
+    for pair in layers if isinstance(layers, list) else ():
+        if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], Mapping):
+            parts.append(f"layer {pair[0]}: {_layer_words(pair[1])}")
     return "; ".join(parts)
+
+
+def _layer_words(table: Mapping[str, Any]) -> str:
+    if "hardware" in table:
+        return f"a design of its own ({design_words(table)})"
+    if table.get("digital") is True:
+        return "digital"
+    return ", ".join(f"{name} {_inline(value)}" for name, value in table.items())
 
 
 def images_words(identity: Mapping[str, Any]) -> str:
@@ -368,7 +383,13 @@ def notes(view: View) -> Iterator[str]:
             "design with this network. Spread: the standard deviation between chips."
         )
     elif several:
-        yield "Mean: over chips, with a 95 % Student t interval. Spread: the standard deviation between chips."
+        if view.scale.judge.logarithm:
+            yield (
+                f"Mean: the geometric one over chips, with a 95 % Student t interval of {view.scale.compared}. "
+                f"Spread: the standard deviation of {view.scale.compared} between chips."
+            )
+        else:
+            yield "Mean: over chips, with a 95 % Student t interval. Spread: the standard deviation between chips."
     else:
         yield "A single chip gives no interval."
     for line in tails(view.sweep.curves):

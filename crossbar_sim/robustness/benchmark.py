@@ -4,12 +4,14 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+import crossbar_sim
 from crossbar_sim import __version__
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.layer_designs import Design, as_design, at_sigma
@@ -18,6 +20,7 @@ from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog import chips as handle
 from crossbar_sim.nn.analog.conversion import patterns
 from crossbar_sim.robustness import sensitivity
+from crossbar_sim.robustness.calibration import Calibration, calibration_of
 from crossbar_sim.robustness.cluster import check_cluster, cluster, leave_if_importing
 from crossbar_sim.robustness.evaluator import Subject
 from crossbar_sim.robustness.examples import Examples
@@ -176,6 +179,8 @@ def robustness(
     plan: Plan | None = None,
     sensitivity_chips: int = 0,
     class_axis: int | None = None,
+    calibrate: str | Calibration | None = None,
+    calibration_data: Any = None,
     progress: Progress | None = None,
 ) -> Sweep:
     """Score models over sigmas and chips.
@@ -207,7 +212,10 @@ def robustness(
             take histograms of the conductances, for `Sweep.details`; 0: not.
         class_axis: of models' outputs (n, ...), where the classes lie, -1 for the last; None: found from labels,
             operations and shapes (docs/model.md), or refused.
-        progress: called with (done, total, what).
+        calibrate: a digital correction of each chip, such as "lora:rank=4" (docs/methods.md); None: none.
+        calibration_data: what it is fitted to: `Development`, {"train": ..., "validation": ...}, or a data set's name
+            or path; None: the training images of a data set that `data` names.
+        progress: called with (done, total, what); None: a line in notebooks, nothing elsewhere.
 
     Returns:
         The requested chips and sigmas only, where a results file holds more. Effects that were requested and
@@ -226,6 +234,7 @@ def robustness(
     check_cluster(workers, scheduler)
     if workers is not None:
         leave_if_importing()
+    progress = progress or crossbar_sim.notebook_progress()
     numbers = check_sigmas(sigmas)
     design = as_design(hardware)
     for sigma in numbers:
@@ -236,6 +245,9 @@ def robustness(
     if judge is not None and (workers is not None or scheduler is not None):
         judge.check_importable()
     given = models_from(models, data)
+    calibration = calibration_of(calibrate, calibration_data, data)
+    if calibration is not None:
+        given = [replace(model, calibration=calibration) for model in given]
     selected, left_out = None if only is None else _names(only), _names(skip)
     with ExitStack() as stack:
         file = (

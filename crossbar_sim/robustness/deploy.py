@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+import crossbar_sim
 from crossbar_sim import __version__
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, as_design, design_at, to_dict
@@ -23,7 +24,7 @@ from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.nn.module_state import left_on
 from crossbar_sim.rng import STREAM_VERSION
-from crossbar_sim.robustness.calibration import Calibration, Calibrator
+from crossbar_sim.robustness.calibration import Calibration, Calibrator, calibration_of
 from crossbar_sim.robustness.evaluator import Details, Evaluator, Subject, layers_on_arrays
 from crossbar_sim.robustness.metrics import Metric, described
 from crossbar_sim.robustness.plans import EveryImage, chip_numbers
@@ -39,9 +40,14 @@ from crossbar_sim.robustness.score import (
 )
 from crossbar_sim.robustness.sensitivity import drops, some
 from crossbar_sim.robustness.statistics import Summary, Yield, summarise, yield_at
+from crossbar_sim.tables import data_frame
 from crossbar_sim.validate import finite
 
 if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from crossbar_sim.store import ChipFile
 
 Progress = Callable[[int, int, str], None]
@@ -159,6 +165,38 @@ class Deployment:
             return None
         return yield_at((score.value(self.metric) for score in self.scores), self.threshold)
 
+    def __repr__(self) -> str:
+        shown = f"{self.main.mean:.4g} {_interval(self.main)}".strip()
+        return f"Deployment({self.metric} {shown}, clean {self.clean.value(self.metric):.4g}, {len(self.chips)} chips)"
+
+    def _repr_html_(self) -> str:
+        return str(crossbar_sim.notebook_html(self))
+
+    def plot(self, path: str | None = None, ax: "Axes | None" = None) -> "Figure":
+        """Scores of the chips and what each layer costs; written where a path (.png, .pdf, .svg) is given.
+
+        Args:
+            path: of the file; None: no file.
+            ax: axes of a figure of yours, which get the scores alone.
+        """
+        figure: Figure = crossbar_sim.draw_deployment(self, path, ax=ax)
+        return figure
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row per chip: chip, metric, value, clean; `uncalibrated` where chips were calibrated.
+
+        Raises:
+            InputError: if pandas is not installed.
+        """
+        clean = self.clean.value(self.metric)
+        rows: list[dict[str, Any]] = [
+            {"chip": chip, "metric": self.metric, "value": score.value(self.metric), "clean": clean}
+            for chip, score in zip(self.chips, self.scores, strict=True)
+        ]
+        for row, score in zip(rows, self.uncalibrated, strict=False):
+            row["uncalibrated"] = score.value(self.metric)
+        return data_frame(rows)
+
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON has it; no times and no paths, so the same seed gives the same bytes."""
         drifted: dict[str, Any] = {}
@@ -197,11 +235,24 @@ class Deployment:
             **self.identity,
         }
 
+    @property
+    def gain(self) -> Summary | None:
+        """By how much calibration betters the main score of each chip, as shown; None without a calibration."""
+        if self.calibrator is None:
+            return None
+        judge, pairs = self.judge, zip(self.scores, self.uncalibrated, strict=True)
+        shown = [[judge.shown(score.value(self.metric)) for score in pair] for pair in pairs]
+        return summarise(judge.sign * (after - before) for after, before in shown)
+
     def _calibration_dict(self, calibrator: Calibrator) -> dict[str, Any]:
         without = summarise(score.value(self.metric) for score in self.uncalibrated)
+        share, gain = calibrator.share, self.gain
+        # absent for calibrations that are older than they are
+        more = {} if share is None or gain is None else {"share": share, "gain": gain.as_dict()}
         return {
             **calibrator.calibration.as_dict(),
             **asdict(calibrator.cost),
+            **more,
             "without": without.as_dict(),
         }
 
@@ -210,6 +261,10 @@ def _own(design: Design, layer: Layer) -> Hardware:
     """The design of a layer; the default one for a layer that is digital by its design."""
     found = design_at(design, layer.name)
     return found if found is not None else design.base if isinstance(design, LayerDesigns) else design
+
+
+def _interval(found: Summary) -> str:
+    return "" if found.ci95 is None else f"[{found.ci95[0]:.4g}, {found.ci95[1]:.4g}]"
 
 
 def deploy(
@@ -229,6 +284,8 @@ def deploy(
     maps: Maps | None = None,
     remap: bool = False,
     calibration: tuple[Calibration, Development] | None = None,
+    calibrate: str | Calibration | None = None,
+    calibration_data: Any = None,
     block: int = BLOCK,
     fixed: int | None = None,
     class_axis: int | None = None,
@@ -263,12 +320,15 @@ def deploy(
         remap: place each matrix by its chip's stuck cells (docs/devices.md, "Fault-aware mapping").
         calibration: a digital correction for each chip, and the data whose training images it is fitted to; per-layer
             sensitivity stays without it.
+        calibrate, calibration_data: the same for short, such as calibrate="lora:rank=4" (see `Calibration`), and data
+            for it: `Development`, {"train": ..., "validation": ...}, or a data set's name or path; None: the training
+            images of a data set that x names.
         block, fixed: see `nn.evaluate.outputs`.
         class_axis: of the model's outputs (n, ...), where the classes lie, -1 for the last; None: found from labels,
             operations and shapes (docs/model.md), or refused.
         identity: what else decides the numbers, for the report: model, data, version.
         notes, warnings: sentences for the report that are known already.
-        progress: called with (done, total, what) along the way.
+        progress: called with (done, total, what) along the way; None: a line in notebooks, nothing elsewhere.
 
     Raises:
         InputError: if model, data and hardware do not go together.
@@ -281,6 +341,9 @@ def deploy(
         kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise InputError(f"model is {kind}: expected a torch.nn.Module (an instance)")
     hardware = as_design(hardware)
+    if calibrate is not None and calibration is not None:
+        raise InputError("calibration and calibrate are two calibrations: give one of them")
+    calibration = calibration or calibration_of(calibrate, calibration_data, x)
     if isinstance(x, Tensor) and len(x) == 0:
         raise InputError("the data hold no example")
     examples = to_examples(x, y, "x")
@@ -291,6 +354,7 @@ def deploy(
             f"sensitivity_chips={sensitivity_chips}, sensitivity_images={sensitivity_images}: expected 0 "
             "chips (no sensitivity) or more, and at least one image"
         )
+    progress = progress or crossbar_sim.notebook_progress()
     if threshold is not None and not finite(threshold):
         raise InputError(f"threshold={threshold!r}: expected a score such as 0.9")
     if detects(model):
@@ -325,7 +389,9 @@ def deploy(
         sentence, helped = remap_sentence(analog, errors)
         notes, found_out = ((*notes, sentence), found_out) if helped else (notes, [*found_out, sentence])
     if calibration is not None:
-        subject.calibrator = Calibrator.of(analog, *calibration, seed, fixed)
+        subject.calibrator = Calibrator.of(
+            analog, *calibration, seed, fixed, reference.axis if reference.classes else None
+        )
     evaluator, details = Evaluator(subject, analog), Details(few=few, alone=alone, step=step)
     measured = [
         chip

@@ -5,7 +5,7 @@ import math
 import queue
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any, Generic, Protocol, TypeVar
@@ -296,7 +296,7 @@ class AnyModel:
         Raises:
             InputError: if a score does not exist.
         """
-        self._set(hardware, chip)
+        self._program(hardware, chip)
         subject, score, plain = self.subject, None, None
         alone: dict[str, Score] = {}
 
@@ -320,20 +320,24 @@ class AnyModel:
                     alone[name] = measured(details.few.score(self.analog), f"chip {chip}, {name} alone")
         return ChipScores(chip, score, plain, alone)
 
-    def _set(self, hardware: Design, chip: int) -> None:
+    def _program(self, hardware: Design, chip: int) -> None:
+        """Program the arrays of this chip, before its examples are run."""
         self.design.set_hardware(hardware)  # differs in its drift alone
         self.design.set_chip(chip)
+        handle.program(self.analog)
 
     def _trial(self, hardware: Design, sigma: float, chip: int, images: int | None) -> Trial:
         began = time.perf_counter()
-        self._set(hardware, chip)
+        self._program(hardware, chip)
         subject, reference = self.subject, self.subject.reference
-        if images is None:
-            value, variance = reference.score(self.analog).value(subject.metric), 0.0
-        else:
-            drawn = draw(subject.strata, images, self.key, chip)
-            right = reference.right(self.analog, torch.from_numpy(drawn), subject.metric)
-            value, variance = estimate(right, drawn, subject.strata)
+        calibrator = subject.calibrator
+        with nullcontext(self.analog) if calibrator is None else calibrator.fitted(self.analog) as model:
+            if images is None:
+                value, variance = reference.score(model).value(subject.metric), 0.0
+            else:
+                drawn = draw(subject.strata, images, self.key, chip)
+                right = reference.right(model, torch.from_numpy(drawn), subject.metric)
+                value, variance = estimate(right, drawn, subject.strata)
         _check(value, subject.metric, sigma, chip)
         seconds = time.perf_counter() - began
         return Trial(sigma, chip, value, images or len(reference.x), variance, seconds)
@@ -763,6 +767,8 @@ def _chain(subject: Subject, analog: nn.Module, hardware: Design) -> SequentialC
     reference = subject.reference
     one = reference.classes and reference.predicted.dim() == 1 and reference.judged is None
     if subject.metric not in ("accuracy", "agreement") or not one or reference.fixed is not None:
+        return None
+    if subject.calibrator is not None:
         return None
     # on a copy of its own: to look for a chain traces the forward, which may leave things on the model
     traced = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip, subject.seen)

@@ -12,14 +12,17 @@ import crossbar_sim
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness.comparisons import Paired, adjusted, paired
 from crossbar_sim.robustness.curves import Crossing, area, crossing
+from crossbar_sim.robustness.metrics import Metric, described
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.statistics import Interval
 from crossbar_sim.store.records import Task, canonical
 from crossbar_sim.store.results import Results
+from crossbar_sim.tables import data_frame
 from crossbar_sim.validate import unknown
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -238,6 +241,16 @@ class Sweep:
             )
         return metrics.pop()
 
+    @property
+    def judge(self) -> Metric:
+        """The metric as reports know it.
+
+        Raises:
+            InputError: if the tasks of a file differ in it.
+        """
+        declared = [task.about.get("metric") for task in self.tasks.values()]
+        return described(self.metric, next((each for each in declared if isinstance(each, Mapping)), None))
+
     def curve(self, label: str) -> tuple[Point, ...]:
         """The points of one model.
 
@@ -393,10 +406,6 @@ class Sweep:
         Raises:
             InputError: if pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError:
-            raise InputError("a data frame needs pandas: pip install '.[tables]' in a clone") from None
         rows = [
             {
                 "label": label, "metric": point.metric, "sigma": trial.sigma, "chip": trial.chip,
@@ -407,12 +416,31 @@ class Sweep:
             for point in points
             for trial in point.trials
         ]  # fmt: skip
-        return pandas.DataFrame(rows)
+        return data_frame(rows)
 
-    def plot(self, path: str | None = None) -> "Figure":
-        """Robustness curves with 95 % bands; written where a path (.png, .pdf, .svg) is given."""
-        figure: Figure = crossbar_sim.draw_curves(self, path)
+    def plot(self, path: str | None = None, ax: "Axes | None" = None) -> "Figure":
+        """Robustness curves with 95 % bands; written where a path (.png, .pdf, .svg) is given.
+
+        Args:
+            path: of the file; None: no file.
+            ax: axes of a figure of yours, instead of a new figure.
+        """
+        figure: Figure = crossbar_sim.draw_curves(self, path, ax=ax)
         return figure
+
+    def __repr__(self) -> str:
+        sigmas = sorted({point.sigma for points in self.curves.values() for point in points})
+        chips = max((len(point.chips) for points in self.curves.values() for point in points), default=0)
+        over = (
+            f"sigma {sigmas[0]:g} to {sigmas[-1]:g} ({len(sigmas)}), {chips} chips"
+            if sigmas
+            else "no trials yet"
+        )
+        shown = ", ".join(self.labels[:MOST]) + ", ..." * (len(self.labels) > MOST)
+        return f"Sweep({shown}: {over})"
+
+    def _repr_html_(self) -> str:
+        return str(crossbar_sim.notebook_html(self))
 
 
 def _compared(a: list[float], b: list[float], unseen: float) -> Paired:

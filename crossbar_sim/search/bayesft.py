@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development
-from crossbar_sim.crossbar.configuration import at_sigma, sources, to_dict
-from crossbar_sim.crossbar.hardware import Hardware, as_hardware
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, as_design, at_sigma, identity_of, sources
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.files import check_writable
@@ -109,11 +109,11 @@ class BayesFT(Method):
     batch: int = 1
     initial: int | None = None
     fresh_chips: int = 100
-    hardware: Hardware | None = None
+    hardware: Design | None = None
 
     def __post_init__(self) -> None:
         if self.hardware is not None:
-            object.__setattr__(self, "hardware", as_hardware(self.hardware))
+            object.__setattr__(self, "hardware", as_design(self.hardware))
         for training in (self.training, self.polish):
             if training is not None:
                 check_training(training)
@@ -157,7 +157,7 @@ class BayesFT(Method):
                 )
 
     @property
-    def design(self) -> Hardware:
+    def design(self) -> Design:
         """The hardware, or the preset."""
         return Hardware.preset("bayesft") if self.hardware is None else self.hardware
 
@@ -310,9 +310,7 @@ class BayesFT(Method):
         return {
             "algorithm": algorithm, "sigma": float(self.sigma), "training_sigma": sigma, "training_chips": chips,
             "chips": self.chips, "images": self.images, "training": repr(replace(self.training, device=None)),
-            "hardware": to_dict(at_sigma(self.design, self.sigma)),
-            **sources(self.design),
-            **sources(self.design),
+            "hardware": identity_of(at_sigma(self.design, self.sigma)),
             **sources(self.design),
         }  # fmt: skip
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from crossbar_sim.baselines.method import Method
 from crossbar_sim.baselines.settings import METHODS, TRAINING, method_of
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design
 from crossbar_sim.errors import InputError
 from crossbar_sim.search.bayesft import POLISH, TRIAL, BayesFT
 from crossbar_sim.validate import is_real, is_whole, show, unknown
@@ -16,7 +16,7 @@ RESTART_EPOCHS = 10
 
 
 def any_method(
-    kind: str, settings: Mapping[str, Any], training: Mapping[str, Any], hardware: Hardware | None = None
+    kind: str, settings: Mapping[str, Any], training: Mapping[str, Any], hardware: Design | None = None
 ) -> Method:
     """The method called `kind`, BayesFT among them.
 
@@ -42,7 +42,7 @@ def any_method(
 
 
 def bayesft_of(
-    settings: Mapping[str, Any], training: Mapping[str, Any], hardware: Hardware | None = None
+    settings: Mapping[str, Any], training: Mapping[str, Any], hardware: Design | None = None
 ) -> BayesFT:
     """BayesFT from plain values; see `any_method`.
 
@@ -82,7 +82,7 @@ def bayesft_of(
         raise InputError(f"bayesft cannot be set up: {error}") from error
 
 
-def needed_hardware(method: str, hardware: Hardware) -> Hardware | None:
+def needed_hardware(method: str, hardware: Design) -> Design | None:
     """The design of an experiment, for a method that trains for it: BayesFT, and those that cannot do without one."""
     if method == BayesFT.kind:
         return hardware

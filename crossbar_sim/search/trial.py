@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from crossbar_sim.baselines.drift_aware import DriftAware
-from crossbar_sim.crossbar.configuration import at_sigma, is_deterministic
 from crossbar_sim.crossbar.drift import LogNormalDrift
-from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.layer_designs import Design, at_sigma, designs_of, is_deterministic
 from crossbar_sim.data import Development, Split
 from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
@@ -69,14 +68,14 @@ class DriftedScore:
 
     x: Batch
     y: Tensor
-    hardware: Hardware
+    hardware: Design
     sigma: float
     chips: int
     seed: int
 
     @classmethod
     def of(
-        cls, split: Split, hardware: Hardware, sigma: float, chips: int, images: int | None, key: Key
+        cls, split: Split, hardware: Design, sigma: float, chips: int, images: int | None, key: Key
     ) -> "DriftedScore":
         """On `images` examples of a split, drawn by the key, or all (None).
 
@@ -141,7 +140,7 @@ class Trainer:
     algorithm: Algorithm
     sigma: float
     chips: int
-    hardware: Hardware
+    hardware: Design
 
     def train(
         self,
@@ -184,7 +183,7 @@ class Trainer:
         # From scratch, drift rises over the first half. Theta that is carried along is past that.
         drifted = DriftAware(
             sigma=sigma, chips=self.chips, ramp=0.5 if self.algorithm == "restart" else 0.0,
-            temperature=isinstance(self.hardware.drift, LogNormalDrift | None) and not detects(model),
+            temperature=_lognormal(self.hardware) and not detects(model),
             hardware=self.hardware,
             training=training,
         )  # fmt: skip
@@ -255,3 +254,7 @@ def weights_of(model: nn.Module) -> Weights:
         for name, value in model.state_dict().items()
         if torch.is_tensor(value)
     }
+
+
+def _lognormal(design: Design) -> bool:
+    return all(isinstance(hardware.drift, LogNormalDrift | None) for hardware in designs_of(design))

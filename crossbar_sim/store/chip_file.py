@@ -28,6 +28,7 @@ from crossbar_sim.store.chip_layout import (
     FAULTS,
     FORMAT,
     FORMAT_VERSION,
+    LAYER_HARDWARE,
     LAYERS,
     MAPPINGS,
     STAGES,
@@ -208,8 +209,8 @@ def _window(group: h5py.Group) -> tuple[float, float] | None:
 
 
 def _hardware(group: h5py.Group) -> Hardware | None:
-    text = hdf5.text(group, "hardware")
-    return None if text is None else Hardware.from_json(text, "the attribute hardware")
+    text = hdf5.text(group, LAYER_HARDWARE)
+    return None if text is None else Hardware.from_json(text, f"the attribute {LAYER_HARDWARE}")
 
 
 def _code(group: h5py.Group) -> dict[str, int | None]:
@@ -440,7 +441,7 @@ def read_chip(path: str | os.PathLike[str]) -> ChipFile:
         for array in arrays:
             if (array.hardware is not None) != isinstance(hardware, LayerDesigns):
                 raise InputError(
-                    f"{show(array.path)[1:-1]}: the attribute hardware of an array goes with a design per layer "
+                    f"{show(array.path)[1:-1]}: the attribute {LAYER_HARDWARE} goes with a design per layer "
                     "(`layers` in the attribute hardware of the file): give both, or neither"
                 )
         return ChipFile(

@@ -25,6 +25,9 @@ FORMAT = "crossbar-sim chip"
 FORMAT_VERSION = 1
 
 LAYERS = "layers"
+LAYER_HARDWARE = "layer_hardware"
+"""The design of an array's layer, as JSON: an attribute of arrays in files with a design per layer."""
+
 TARGET, PROGRAMMED, DRIFTED, FAULTS = "g_target", "g_programmed", "g_drifted", "faults"
 STAGES = (TARGET, PROGRAMMED, DRIFTED)
 WORD_LINES, BIT_LINES = "word_lines", "bit_lines"

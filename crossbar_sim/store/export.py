@@ -27,6 +27,7 @@ from crossbar_sim.store.chip_layout import (
     FAULTS,
     FORMAT,
     FORMAT_VERSION,
+    LAYER_HARDWARE,
     LAYERS,
     PROGRAMMED,
     STAGES,
@@ -196,7 +197,7 @@ def _attributes(array: ArrayToWrite, hardware: Hardware, scale: Float32) -> dict
         **levels,
         "copies": np.int64(mapping.copies),
         "scale": scale,
-        **({"hardware": configuration.to_json(hardware)} if array.told else {}),
+        **({LAYER_HARDWARE: configuration.to_json(hardware)} if array.told else {}),
     }
 
 

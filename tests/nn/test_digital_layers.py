@@ -84,7 +84,7 @@ class Mixed(nn.Linear):
         self.gain = nn.Parameter(numbers(1, 1, 6))
 
     def forward(self, x):
-        return super().forward(x) + torch.einsum("bi,oi->bo", x @ self.a.T, self.b) * self.gain[0, 0]
+        return super().forward(x) + torch.einsum("bi,oi->b", x @ self.a.T, self.b)[:, None] * self.gain[0, 0]
 
 
 def test_matrices_of_an_analog_layer_that_are_on_no_array():
@@ -93,7 +93,9 @@ def test_matrices_of_an_analog_layer_that_are_on_no_array():
     assert [name for name, _ in found.left] == ["a", "b"]
     assert found.reason.startswith("on arrays, except a (a parameter that its kind of layer does not have")
     found = layers(export(made(lambda: nn.Sequential(Mixed())), (X,)))["0"]
-    assert found.left == (("b", "taken by einsum, which stays digital: write it as a matmul"),)
+    assert found.left == (
+        ("b", "taken by einsum bi,oi->b, where it is no matrix: its index o is summed by itself"),
+    )
     assert found.reason == f"on arrays, except b ({found.left[0][1]})"
 
 

@@ -176,7 +176,10 @@ class Both(nn.Module):
 
 
 DIGITAL = {
-    "einsum": (lambda x, p, q: torch.einsum("bi,ij->bj", x, p), "write it as a matmul"),
+    "einsum": (
+        lambda x, p, q: x + torch.einsum("bi,ij->b", x, p)[:, None],
+        "its index j is summed by itself",
+    ),
     "added": (lambda x, p, q: x + p[0], "no matrix product"),
     "of two parameters": (lambda x, p, q: x + (p @ q).sum(), "no operand of it is an input"),
 }
@@ -377,13 +380,13 @@ def test_views_of_a_parameter_are_followed_to_its_product(name, decomposed):
 
 
 def permuted(x, p):
-    return F.linear(x, p.permute(1, 0, 2).reshape(5, 6))
+    return F.linear(x, p.permute(2, 1, 0).reshape(5, 6))
 
 
 @pytest.mark.parametrize(
     ("how", "shape", "reason"),
     [
-        (permuted, (2, 5, 3), "put in another order by"),
+        (permuted, (3, 5, 2), "no matrix product"),
         (lambda x, p: F.linear(x.bfloat16(), p.bfloat16()).float(), (5, 6), "converted to bfloat16"),
         (lambda x, p: F.linear(x.half(), p.to(torch.float16)).float(), (5, 6), "converted to float16"),
         (

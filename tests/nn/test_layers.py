@@ -144,7 +144,6 @@ def test_without_a_floor_every_parameter_is_its_lognormal_multiple():
     [
         (lambda: nn.Embedding(7, 6), (torch.arange(3),), "look-up"),
         (lambda: nn.EmbeddingBag(7, 6), (torch.arange(6).reshape(2, 3),), "look-up"),
-        (lambda: nn.Bilinear(6, 5, 4), (numbers(2, 6), numbers(2, 5)), "product of two inputs"),
     ],
 )
 def test_layers_that_no_array_can_carry(build, inputs, why):
@@ -164,6 +163,20 @@ def test_layers_that_no_array_can_carry(build, inputs, why):
     assert torch.equal(analog(*inputs), model(*inputs))
     drifting = to_analog(model, Hardware(drift=DRIFT, other="drifting"))
     assert not torch.allclose(drifting(*inputs), model(*inputs), rtol=0.01)
+
+
+def test_a_bilinear_layer_is_a_matrix_for_each_output():
+    model, x, z = made(lambda: nn.Bilinear(6, 5, 4)), numbers(2, 6), numbers(2, 5)
+    hardware = Hardware(drift=DRIFT)
+    analog = to_analog(model, hardware, SEED, CHIP)
+    (slot,) = chips.layers(analog)[0].matrices
+    assert (slot.rows, slot.layout.cols, slot.layout.groups) == (6, 5, 4)
+    side_by_side = torch.cat(list(model.weight.detach()), dim=1).numpy()
+    w = hardware.program(side_by_side, Key(SEED).fold("weight"), CHIP).weight
+    w = torch.from_numpy(w.copy()).reshape(6, 4, 5)
+    with torch.no_grad():
+        close = torch.allclose(analog(x, z), torch.einsum("bi,ikj,bj->bk", x, w, z) + model.bias, rtol=1e-5)
+    assert close
 
 
 def test_the_fast_path_of_an_encoder_reads_the_arrays():

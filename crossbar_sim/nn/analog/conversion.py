@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -18,7 +18,7 @@ from crossbar_sim.nn.analog.copying import base_of, copy_module, restore, unwrap
 from crossbar_sim.nn.analog.effects import of_design
 from crossbar_sim.nn.analog.exported_products import UNUSED, Use, is_unflattened
 from crossbar_sim.nn.analog.fidelity import ensure_equivalent
-from crossbar_sim.nn.analog.layers import arrays_of, make_analog
+from crossbar_sim.nn.analog.layers import arrays_of, make_analog, remove_arrays
 from crossbar_sim.nn.analog.matrices import (
     DIGITAL,
     NORMALISATION,
@@ -127,6 +127,51 @@ def to_analog(
     return analog
 
 
+def to_digital(model: nn.Module) -> nn.Module:
+    """A plain torch model with the weights that the arrays of the current chip hold.
+
+    It can be saved, exported and evaluated anywhere. Its products are exact: converters and read noise act on each
+    product, not on the weights, so they have no digital counterpart and are left out.
+
+    Args:
+        model: from `to_analog`, programmed to any chip.
+
+    Returns:
+        A copy with the classes and the state_dict keys of the clean model (a layer into which a normalisation is
+        folded may have a bias more); it shares no memory with `model`.
+
+    Warns:
+        CrossbarWarning: if the design has converters or read noise.
+
+    Raises:
+        InputError: if the model is not analog.
+
+    >>> from crossbar_sim import Hardware, LogNormalDrift, to_analog
+    >>> net = to_analog(nn.Linear(4, 2), Hardware(drift=LogNormalDrift(0.3)))
+    >>> plain, x = to_digital(net), torch.ones(1, 4)
+    >>> type(plain) is nn.Linear, bool(torch.allclose(plain(x), net(x)))
+    (True, True)
+    """
+    state = chips.analog_state(model)
+    digital = copy_module(model)
+    found = [(module, arrays) for module in model.modules() if (arrays := arrays_of(module)) is not None]
+    copies = [module for module in digital.modules() if arrays_of(module) is not None]
+    with torch.no_grad():
+        values = [{name: arrays.value(module, name) for name in arrays.slots} for module, arrays in found]
+    for copied, of_layer in zip(copies, values, strict=True):
+        remove_arrays(copied)
+        for name, value in of_layer.items():
+            setattr(copied, name, None if value is None else nn.Parameter(value.clone()))
+    if any(state.tiled(slot) for _, arrays in found for slot in arrays.slots.values()):
+        warn(
+            [
+                "the digital copy multiplies exactly: converters and read noise of the design act on products, not on "
+                "weights, and are left out"
+            ]
+        )
+    return digital
+
+
 def map_model(
     model: nn.Module,
     hardware: Design,
@@ -183,7 +228,7 @@ def map_traced(
     analog = make(None)
     operands = trace_operands(analog, x, fixed)
     if operands is None or not (operands.by_name or operands.matrices):
-        check_mapped(analog, chips.layers(analog))
+        check_mapped(analog, chips.layers(make(operands) if operands and operands.refused else analog))
     if operands is None or operands.is_standard:
         return analog, operands
     analog = make(operands)
@@ -191,7 +236,7 @@ def map_traced(
         return analog, operands
     again = trace_operands(analog, x, fixed)  # a parameter that has an array only now may be taken past it
     if again is not None:
-        operands = Operands({**operands.by_name, **again.by_name}, operands.matrices)
+        operands = replace(operands, by_name={**operands.by_name, **again.by_name})
         if not all(operand.way in ("product", "operand") for operand in again.by_name.values()):
             analog = make(operands)
     return analog, operands
@@ -413,7 +458,10 @@ class _Builder:
             used = list(exported_products.uses(module).values())
             if used and all(use.normalisation for use in used):
                 return self.digital(name, module, kind, rest, True, used[0].reason)
-        return self.digital(name, module, kind, rest, normalisation, why_digital(module))
+        dot = f"{self.holders[id(module)]}." if self.holders.get(id(module)) else ""
+        told = [self.operands.refused[f"{dot}{p}"] for p in rest if f"{dot}{p}" in self.operands.refused]
+        reason = "; ".join(dict.fromkeys(told)) or why_digital(module)
+        return self.digital(name, module, kind, rest, normalisation, reason)
 
     def rest(
         self, name: str, module: nn.Module, found: tuple[Matrix, ...], rest: list[str]
@@ -644,6 +692,8 @@ def why_no_operand(operand: Operand) -> str:
     if operand.way == "computed":
         return f"{COMPUTED} ({operand.operator}), which stays digital"
     if operand.way == "operand":
+        if operand.operator.startswith("einsum "):
+            return f"taken by {operand.operator}"
         return f"taken by {operand.operator}, no matrix product of an input with it"
     if operand.way == "past":
         return f"{PAST} (by parameters(), functional_call, a closure or a cache): digital and clean"

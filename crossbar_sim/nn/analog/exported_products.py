@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from crossbar_sim.nn.analog.einsum import Equation, Index, Roles, steps
 from crossbar_sim.nn.analog.matrices import Fold, Layout, Matrix
 
 _CONV = {f"aten.conv{d}d.{v}": f"Conv{d}d" for d in "123" for v in ("default", "padding")}
@@ -35,6 +36,9 @@ _CELLS = {
 _PRODUCTS = {"aten.mm.default": 0, "aten.matmul.default": 0, "aten.bmm.default": 0, "aten.mv.default": 0}
 _ADDED = {"aten.addmm.default": 1, "aten.baddbmm.default": 1}
 """Products, and the place of their left operand."""
+_BILINEAR = {"aten.bilinear.default": 2, "aten._trilinear.default": 1}
+"""Products of two inputs with a parameter, and its place: a matrix for each output."""
+EINSUM = "aten.einsum.default"
 NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
 _SAME = (
     "aten.detach.default",
@@ -171,7 +175,14 @@ def _product(value: Any, shape: tuple[int, ...], out: int, into: int) -> Layout 
     """
     if not isinstance(value, Tensor) or value.dim() < 2:
         return None
+    if value.dtype == torch.int64:
+        return _spread_product(value, shape, (out,), (into,))
     outs, ins = (value.shape[out], value.stride(out)), (value.shape[into], value.stride(into))
+    return _beside(shape, ins, outs)
+
+
+def _beside(shape: tuple[int, ...], ins: tuple[int, int], outs: tuple[int, int]) -> Layout | None:
+    """The matrix whose inputs and outputs are so many values, each so far from the next in the parameter's memory."""
     # Where the inputs (or the outputs) lie side by side in memory, the other stride is the length of a line.
     sides = [("out_in", ins, outs), ("in_out", outs, ins)]
     for strict in (True, False):
@@ -180,6 +191,65 @@ def _product(value: Any, shape: tuple[int, ...], out: int, into: int) -> Layout 
             if beside and line >= near and math.prod(shape) % line == 0:
                 return _lines(shape, line, across, order)
     return None
+
+
+def _spread_product(
+    value: Tensor, shape: tuple[int, ...], out: Sequence[int], into: Sequence[int]
+) -> Layout | None:
+    """As `_product` where several dimensions are the outputs or the inputs, or `value` holds addresses (integers).
+
+    Values that lie at equal distances in memory are one matrix; the others are more matrices of the same size.
+    """
+    out, into = (tuple(d % value.dim() for d in dims) for dims in (out, into))
+    if value.numel() < 2:
+        return None
+    rows, cols = (_places(value, dims) for dims in (into, out))
+    if value.dtype == torch.int64:
+        turned = value.permute(*(d for d in range(value.dim()) if d not in (*into, *out)), *into, *out)
+        cells = turned.reshape(-1, len(rows), len(cols))[0]
+        if not torch.equal(rows[:, None] + cols + cells[0, 0], cells):
+            return None
+    ins, outs = _distance(rows), _distance(cols)
+    if ins is None or outs is None or (ins[0] == 1 and outs[0] == 1):
+        return None
+    (k, row), (m, col) = ins, outs
+    return _beside(shape, (k, row or m * col), (m, col or 1))
+
+
+def _places(value: Tensor, dims: Sequence[int]) -> Tensor:
+    """Where values lie along some dimensions of a view or of addresses, from the first one on."""
+    if value.dtype == torch.int64:
+        others = [d for d in range(value.dim()) if d not in dims]
+        along = (
+            value.permute(*others, *dims).flatten(end_dim=len(others) - 1)[0]
+            if others
+            else value.permute(*dims)
+        )
+        return along.reshape(-1) - along.reshape(-1)[0]
+    found = torch.zeros(1, dtype=torch.int64)
+    for d in dims:
+        found = (found[:, None] + torch.arange(value.shape[d]) * value.stride(d)).reshape(-1)
+    return found
+
+
+def addresses(value: Tensor) -> Tensor:
+    """Where the values of a view lie in its parameter's memory; addresses as they are."""
+    if not value.numel() or value.dtype == torch.int64:
+        return value if value.dtype == torch.int64 else torch.empty(value.shape, dtype=torch.int64)
+    last = value.storage_offset() + sum((n - 1) * s for n, s in zip(value.shape, value.stride(), strict=True))
+    return torch.arange(last + 1).as_strided(value.shape, value.stride(), value.storage_offset())
+
+
+def _distance(places: Tensor) -> tuple[int, int] | None:
+    """(n, d): so many of the first places are at equal distances d; (1, 0) if there is only one, None if two agree."""
+    ordered = places.sort().values
+    if len(ordered) < 2:
+        return 1, 0
+    if bool((ordered.diff() == 0).any()):
+        return None
+    step = int(ordered[1] - ordered[0])
+    apart = ordered - ordered[0] != torch.arange(len(ordered)) * step
+    return int(apart.nonzero()[0]) if bool(apart.any()) else len(ordered), step
 
 
 def _lines(shape: tuple[int, ...], line: int, across: int, order: str) -> Layout:
@@ -201,7 +271,7 @@ def _lines(shape: tuple[int, ...], line: int, across: int, order: str) -> Layout
 
 def _kernels(value: Any, shape: tuple[int, ...], groups: int) -> Layout | None:
     """How a parameter is the matrix of a convolution that takes it as `value`, (outputs, inputs, *kernel)."""
-    if not isinstance(value, Tensor) or value.dim() < 3:
+    if not isinstance(value, Tensor) or value.dim() < 3 or value.dtype == torch.int64:
         return None
     line, held = math.prod(value.shape[1:]), math.prod(shape)
     if not value[:1].is_contiguous() or (len(value) > 1 and value.stride(0) != line) or not line:
@@ -249,6 +319,8 @@ def product_at(
         if kernels:
             kind = f"Conv{'Transpose' if back else ''}{value.dim() - 2}d"
             return kind, kernels, None if back else bias
+    if op in _BILINEAR and place == _BILINEAR[op] and whole and len(shape) == 3:
+        return "Bilinear", Layout(shape, "in_out", shape[0]), None
     first = _ADDED.get(op, _PRODUCTS.get(op))
     if first is not None and place in (first, first + 1):
         left = place == first  # p @ x: the parameter's rows are the outputs
@@ -258,6 +330,37 @@ def product_at(
     return None
 
 
+def einsum_at(
+    text: str, place: int, fed: Sequence[bool], operands: Sequence[Any], value: Any, shape: tuple[int, ...]
+) -> Layout | str:
+    """How an einsum multiplies inputs with a parameter: its layout as a matrix, or why it is none.
+
+    Args:
+        text: the equation.
+        place: of the parameter among the operands.
+        fed: which of them depend on inputs.
+        operands: tensors, or None where nothing is known of one.
+        value, shape: see `product_at`.
+    """
+    shapes = [tuple(t.shape) if isinstance(t, Tensor) else None for t in operands]
+    equation = Equation.of(text, [None if s is None else len(s) for s in shapes])
+    found = None if equation is None else steps(equation, fed, shapes)
+    if equation is None or found is None:
+        return "no operand of it is an input" if equation is not None else "its equation was not understood"
+    roles = next(step.roles for step in found[1] if step.operand == place)
+    if not isinstance(roles, Roles):
+        return roles
+    own = equation.terms[place]
+
+    def dims(indices: tuple[Index, ...]) -> tuple[int, ...]:
+        return tuple(own.index(i) for i in indices)
+
+    layout = None
+    if isinstance(value, Tensor) and value.dim() > 1:
+        layout = _spread_product(value, shape, dims(roles.outputs), dims(roles.summed))
+    return layout or "its values do not lie as a matrix's"
+
+
 def factors_of(op: str) -> int | None:
     """The place of the left operand of a plain product such as matmul; None for other operators."""
     return _ADDED.get(op, _PRODUCTS.get(op))
@@ -265,7 +368,8 @@ def factors_of(op: str) -> int | None:
 
 def _as_stored(value: Any, shape: tuple[int, ...]) -> bool:
     """Whether `value` is all of the parameter in its own shape."""
-    return isinstance(value, Tensor) and value.shape == shape and value.is_contiguous()
+    same = isinstance(value, Tensor) and value.shape == shape and value.dtype != torch.int64
+    return same and value.is_contiguous()
 
 
 def _uses_of(
@@ -302,11 +406,26 @@ def _view(user: fx.Node, node: fx.Node, value: Any) -> Any:
     arguments = fx.node.map_arg(user.args, lambda n: value if n is node else 1)
     try:
         shown = user.target(*arguments, **fx.node.map_arg(user.kwargs, lambda _: 1))
-    except (RuntimeError, TypeError, IndexError):
+    except RuntimeError:
+        if str(user.target) not in _UNCOPIED or value.numel() > MOST_ADDRESSES:
+            return None
+        size: Any = arguments[1]
+        return addresses(value).reshape(size)  # of a copy that was made before
+    except (TypeError, IndexError):
         return None
-    # A reshape that has to copy puts the values in another order.
-    copied = isinstance(shown, Tensor) and isinstance(value, Tensor) and not _one_memory(shown, value)
-    return None if copied else shown
+    both = isinstance(shown, Tensor) and isinstance(value, Tensor)
+    if both and shown.dtype != torch.int64 and not _one_memory(shown, value):
+        # a reshape that has to copy puts the values in another order
+        return None if value.numel() > MOST_ADDRESSES else _view(user, node, addresses(value))
+    return shown
+
+
+MOST_ADDRESSES = 1 << 27
+"""Values of a parameter that are followed one by one: 1 GB of addresses."""
+
+
+_UNCOPIED = ("aten.view.default", "aten._unsafe_view.default")
+"""Views that cannot copy."""
 
 
 def _one_memory(a: Tensor, b: Tensor) -> bool:
@@ -348,14 +467,32 @@ def _use(
             return Use(name, kind, None, "a bias")
     if any(norm in short for norm in NORMS):
         return Use(name, short, None, "an affine normalisation", normalisation=True)
-    if op == "aten.embedding.default":
-        return Use(name, "embedding", None, "a table look-up, no product")
-    if short == "einsum":
-        return Use(name, short, None, "taken by einsum, which stays digital: write it as a matmul")
+    if "embedding" in short and place == 0:
+        return Use(name, short, None, "a table look-up, no product")
+    if op == EINSUM:
+        return _use_of_einsum(name, shape, node, user, value, stored)
     if op in _VIEWS:
         why = f"its values are put in another order by {short} before they are used: store them in that order"
         return Use(name, short, None, why)
     return Use(name, short, None, f"taken by {short}, no matrix product of an input with it")
+
+
+def _use_of_einsum(
+    name: str, shape: tuple[int, ...], node: fx.Node, user: fx.Node, value: Any, stored: set[fx.Node]
+) -> Use:
+    text, nodes = str(user.args[0]), list(user.args[1])  # type: ignore[call-overload, arg-type]
+    fed = [operand not in stored for operand in nodes]
+    operands = [value if operand is node else _shown(operand) for operand in nodes]
+    found = einsum_at(text, nodes.index(node), fed, operands, value, shape)
+    if isinstance(found, Layout):
+        return Use(name, "einsum", _matrix(name, None, found, {}))
+    return Use(name, "einsum", None, f"taken by einsum {text}, where it is no matrix: {found}")
+
+
+def _shown(operand: Any) -> Any:
+    """What is known of the result of a node: a tensor of its shape, or None."""
+    known = operand.meta.get("val") if isinstance(operand, fx.Node) else None
+    return known if isinstance(known, Tensor) else None
 
 
 def _matrix(name: str, bias: object, layout: Layout, shapes: dict[str, tuple[int, ...]]) -> Matrix:

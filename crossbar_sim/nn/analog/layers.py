@@ -138,6 +138,14 @@ class Arrays:
             return values if clean is None else values.view_as(clean)
         return _Through.apply(clean, values, slope)
 
+    def value(self, module: nn.Module, parameter: str) -> Tensor | None:
+        """The value of `parameter` that the array holds now: without the converters and the noise of a read."""
+        slot = self.slots[parameter]
+        if slot.ideal or not self.design.runs(slot.layer):
+            return slot.clean(module)[0 if parameter == slot.weight else 1]
+        self.refresh(module, slot)
+        return self.programmed[parameter]
+
     def _tag(self, module: nn.Module, slot: ArraySlot) -> tuple[object, ...]:
         """Equal as long as design, chip and clean values are the same."""
         known = self.tags.get(slot.weight) if self.design.frozen else None
@@ -307,6 +315,16 @@ def make_analog(module: nn.Module, slots: list[ArraySlot], design: AnalogState) 
         exchange(module, analog_class(base_of(module), tuple(by_name)))
     except TypeError:  # objects of the subclass would lie differently in memory
         keep_class(module)
+
+
+def remove_arrays(module: nn.Module) -> None:
+    """Turn an analog layer back into a layer of its own class, in place; its clean parameters are read again."""
+    del module.__dict__[ATTRIBUTE]
+    if isinstance(module._parameters, Parameters):
+        module.__dict__["_parameters"] = dict(module._parameters)
+    restore(module)
+    if isinstance(module, nn.RNNBase):  # torch's list of weights for its kernel
+        module._init_flat_weights()
 
 
 class Parameters(dict[str, Any]):

@@ -18,6 +18,7 @@ from crossbar_sim.nn.analog.copying import Silent, base_of, derive, exchange
 # | Linear, attention projections, RNN | weight | (out, in) | in x out |
 # | Conv | weight | (out, in/g, *k) | in/g k x out/g, g groups |
 # | ConvTranspose | weight | (in, out/g, *k) | in/g x out/g k, g groups |
+# | Bilinear | weight | (out, in1, in2) | in1 x in2, out groups |
 # | x @ p in an exported graph | p | (..., in, out) | in x out, one group per leading index |
 #
 # `Layout.columns` is the one place where torch's (out, in) becomes the core's bit lines: the transposed matrix
@@ -114,6 +115,12 @@ def _attention(module: nn.Module) -> Iterator[Matrix]:
             yield _weight(module, name, None)
 
 
+def _bilinear(module: nn.Module) -> Iterator[Matrix]:
+    # y_k = x1 A_k x2: x1 drives the matrices A_k of all outputs, and the result is multiplied with x2 digitally.
+    shape = tuple(module._parameters["weight"].shape)  # type: ignore[union-attr]
+    yield Matrix("weight", None, Layout(shape, "in_out", shape[0]))
+
+
 def _recurrent(module: nn.Module) -> Iterator[Matrix]:
     names = getattr(module, "_flat_weights_names", ("weight_ih", "weight_hh"))
     for name in names:
@@ -129,6 +136,7 @@ RULES: dict[type[nn.Module], Callable[[nn.Module], Iterator[Matrix]]] = {
     nn.ConvTranspose1d: _transposed,
     nn.ConvTranspose2d: _transposed,
     nn.ConvTranspose3d: _transposed,
+    nn.Bilinear: _bilinear,
     nn.MultiheadAttention: _attention,
     nn.RNNBase: _recurrent,
     nn.RNNCellBase: _recurrent,
@@ -147,7 +155,6 @@ NORMALISATION = (
 DIGITAL: dict[type[nn.Module], str] = {
     nn.Embedding: "a table look-up, no product",
     nn.EmbeddingBag: "a table look-up, no product",
-    nn.Bilinear: "a product of two inputs, which an array cannot form",
 }
 """Layers with weights that no array can carry, and why."""
 

@@ -9,7 +9,7 @@ of its operands are those copies, which are computed from them, and which depend
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -22,7 +22,14 @@ from torch.utils._pytree import tree_leaves
 
 from crossbar_sim.data.inputs import Batch, call, filled, first_of, tensors_of
 from crossbar_sim.nn.analog import chips
-from crossbar_sim.nn.analog.exported_products import factors_of, is_unflattened, product_at
+from crossbar_sim.nn.analog.exported_products import (
+    MOST_ADDRESSES,
+    addresses,
+    einsum_at,
+    factors_of,
+    is_unflattened,
+    product_at,
+)
 from crossbar_sim.nn.analog.layers import InPlace, arrays_of
 from crossbar_sim.nn.analog.matrices import Layout, Matrix, is_matrix, matrices
 from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, numbered_reads
@@ -62,16 +69,22 @@ class Operands:
         matrices: {name of the parameter: how a product takes it}, for those that are no matrix by the class of what
             holds them: a parameter of a class of one's own.
         agrees: whether the arrays of the model that was looked at hold these so.
+        refused: {name of such a parameter: why an einsum that takes it does not multiply with it as a matrix}.
     """
 
     by_name: Mapping[str, Operand] = field(default_factory=dict)
     matrices: Mapping[str, Matrix] = field(default_factory=dict)
     agrees: bool = True
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_standard(self) -> bool:
         """Whether every parameter is used as its layer type does: the matrix of a product, a bias, a factor."""
-        return self.agrees and all(operand.way in ("product", "operand") for operand in self.by_name.values())
+        return (
+            self.agrees
+            and not self.refused
+            and all(operand.way in ("product", "operand") for operand in self.by_name.values())
+        )
 
     def within(self, holder: str) -> tuple[Matrix, ...]:
         """The matrices found in the module of that name beyond those that its class defines."""
@@ -124,7 +137,8 @@ def _seen(analog: nn.Module, design: AnalogState, x: Batch) -> Operands:
         recorder = design.recorder = _Recorder(analog, kept)
         recorder.run(analog, x)
     agrees = {name: matrix.layout for name, matrix in recorder.matrices.items()} == recorder.held
-    return Operands(recorder.result(), recorder.matrices, agrees)
+    refused = {name: why for name, why in recorder.refused.items() if name not in recorder.matrices}
+    return Operands(recorder.result(), recorder.matrices, agrees, refused)
 
 
 def _release(analog: nn.Module) -> None:
@@ -168,12 +182,14 @@ class _About:
         exact: the parameters that its values are, maybe in another order or shape.
         made: the parameters that it is computed from, each with the operator that did.
         tensor: keeps the memory from being used again.
+        addresses: where its values lie in the parameter, if it is a copy of one in another order.
     """
 
     fed: bool = False
     exact: frozenset[_Source] = frozenset()
     made: dict[_Source, str] = field(default_factory=dict)
     tensor: Tensor | None = None
+    addresses: Tensor | None = None
 
     @property
     def stored(self) -> bool:
@@ -198,6 +214,7 @@ class _Recorder:
         self.bases: set[int] = set()
         self.matrices: dict[str, Matrix] = {}
         self.held: dict[str, Layout] = {}
+        self.refused: dict[str, str] = {}
         self.depth = 0
         # an original that is analog while it runs has its arrays from its copy, with the same names
         roots = [analog.copied, analog.original] if isinstance(analog, InPlace) else [analog]
@@ -212,7 +229,8 @@ class _Recorder:
                     continue
                 full = f"{name}.{parameter}" if name else parameter
                 self.names[id(module), parameter] = full
-                if value.is_contiguous() and not self.known(module, parameter):
+                plain = value.is_contiguous() and value.is_floating_point()
+                if plain and not self.known(module, parameter):
                     self.shapes[full] = tuple(value.shape)
                     self.bases.add(_place(value))
                 known = self.about.setdefault(_place(value), _About(tensor=value))
@@ -277,6 +295,11 @@ class _Recorder:
             self.about[_place(copied)] = _About(exact=frozenset({_Source(name, "array")}), tensor=copied)
         return self.copies[name]
 
+    def is_fed(self, t: Tensor) -> bool:
+        """Whether a tensor depends on the inputs."""
+        about = self.about.get(_place(t))
+        return about is not None and about.fed
+
     def hand(self, module: nn.Module, parameter: str) -> None:
         """Record a parameter for which the forward passed another tensor to its layer."""
         self.handed.add(self.names.get((id(module), parameter), parameter))
@@ -289,7 +312,9 @@ class _Recorder:
             for out in outputs:
                 self.about.pop(_place(out), None)
             return
-        if _is_product(packet):
+        if packet == "einsum":
+            self._einsum(args[0], list(args[1]))
+        elif _is_product(packet):
             self._product(packet, abouts)
             if not self.depth:
                 self._matrix(str(func), args)
@@ -316,12 +341,41 @@ class _Recorder:
             new = _About(fed, frozenset() if fed else exact, {} if fed else made)
             if new.stored:
                 new.tensor = out
+                new.addresses = self._addresses_of(func, args, tensors, out) if same else None
             self.about[place] = new
+
+    def _as_taken(self, value: Tensor) -> Tensor | None:
+        """A parameter as an operator takes it, or the addresses of its values; None if it is neither."""
+        if _place(value) in self.bases:
+            return value
+        about = self.about.get(_place(value))
+        held = None if about is None else about.addresses
+        # a view of a copy is the same view of its addresses
+        return None if held is None else held.as_strided(value.shape, value.stride(), value.storage_offset())
+
+    def _addresses_of(
+        self, func: Any, args: Sequence[Any], tensors: list[Tensor], out: Tensor
+    ) -> Tensor | None:
+        """The addresses of a copy that puts the values of one parameter in another order."""
+        held = self._as_taken(tensors[0]) if len(tensors) == 1 and tensors[0] is args[0] else None
+        if (
+            held is None
+            or held.numel() > MOST_ADDRESSES
+            or not any(self._undefined(self.about[_place(tensors[0])]))
+        ):
+            return None
+        with suppress(RuntimeError, TypeError):
+            found = func(addresses(held), *args[1:])
+            if isinstance(found, Tensor) and found.shape == out.shape and found.dtype == torch.int64:
+                return found.contiguous() if out.is_contiguous() and out.storage_offset() == 0 else None
+        return None
 
     def _product(self, packet: str, abouts: list[_About]) -> None:
         recurrent = "rnn" in packet or "lstm" in packet or "gru" in packet
         factors = abouts[1:] if recurrent else abouts[-2:] if packet in _ADDED else abouts[:2]
-        layer = recurrent or packet == "linear" or "conv" in packet
+        if packet == "bilinear":
+            factors = abouts[2:3]
+        layer = recurrent or packet in ("linear", "bilinear") or "conv" in packet
         for i, about in enumerate(factors):
             if about.fed:
                 continue
@@ -336,21 +390,50 @@ class _Recorder:
         """Record how a product uses a parameter that is not a matrix by its module's class."""
         first = factors_of(op)
         for place, value in enumerate(args):
-            if not isinstance(value, Tensor) or _place(value) not in self.bases:
+            taken = self._as_taken(value) if isinstance(value, Tensor) else None
+            if taken is None:
                 continue
             if first is not None and place in (first, first + 1):
                 other = args[2 * first + 1 - place]
                 if isinstance(other, Tensor) and (self.about.get(_place(other)) or _About()).stored:
                     continue
-            for source in self.about[_place(value)].exact:
-                way = "array" if source.name in self.provided else "clean"
-                found = None
-                if source.way == way and source.name in self.shapes:
-                    found = product_at(op, place, args, value, self.shapes[source.name])
+            for name in self._undefined(self.about[_place(value)]):
+                found = product_at(op, place, args, taken, self.shapes[name])
                 if found is not None:
-                    new = self._with_bias(source.name, found[1], found[2])
-                    old = self.matrices.get(source.name, new)
-                    self.matrices[source.name] = min(old, new, key=lambda matrix: matrix.layout.rank())
+                    self._found(name, self._with_bias(name, found[1], found[2]))
+
+    def _undefined(self, about: _About) -> Iterator[str]:
+        """The parameters that a tensor is, of those that no class says the use of."""
+        for source in about.exact:
+            way = "array" if source.name in self.provided else "clean"
+            if source.way == way and source.name in self.shapes:
+                yield source.name
+
+    def _found(self, name: str, new: Matrix) -> None:
+        old = self.matrices.get(name, new)
+        self.matrices[name] = min(old, new, key=lambda matrix: matrix.layout.rank())
+
+    def _einsum(self, text: str, operands: list[Tensor]) -> None:
+        """Record the parameters that an einsum multiplies inputs with, and why others are no matrix there."""
+        abouts = [self.about.get(_place(t)) or _About() for t in operands]
+        fed = [not about.stored for about in abouts]
+        for place, (value, about) in enumerate(zip(operands, abouts, strict=True)):
+            if fed[place]:
+                continue
+            found = einsum_at(text, place, fed, operands, value, tuple(value.shape))
+            if isinstance(found, str):
+                for source in about.exact:
+                    self.taken.setdefault(source, f"einsum {text}, where it is no matrix: {found}")
+                    self.refused.setdefault(source.name, f"taken by {self.taken[source]}")
+                continue
+            self.products |= about.exact
+            for source, operator in about.made.items():
+                self.computed.setdefault(source, operator)
+            taken = self._as_taken(value)
+            for name in () if taken is None else self._undefined(about):
+                layout = einsum_at(text, place, fed, operands, taken, self.shapes[name])
+                if isinstance(layout, Layout):
+                    self._found(name, Matrix(name.rpartition(".")[2], None, layout))
 
     def _with_bias(self, name: str, layout: Layout, bias: Any) -> Matrix:
         """As in `exported_products.uses`: the bias joins if the module holds it, with one value per bit line."""
@@ -393,7 +476,10 @@ class _Mode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         packet = func.overloadpacket.__name__
-        if not _is_product(packet) and not _keeps_values(packet) and func._can_decompose():
+        whole = _is_product(packet) or _keeps_values(packet)
+        if packet == "einsum":
+            whole = any(self.recorder.is_fed(t) for t in args[1])
+        if not whole and func._can_decompose():
             self.recorder.depth += 1  # an exported graph keeps the operator as it is
             try:
                 with self:
@@ -409,7 +495,7 @@ class _Mode(TorchDispatchMode):
 
 
 _ADDED = ("addmm", "baddbmm", "addmv", "addbmm", "_addmm_activation", "sparse_addmm")
-_MULTIPLIED = ("linear", "matmul", "mm", "bmm", "mv", "mkldnn_linear", "dot")
+_MULTIPLIED = ("linear", "bilinear", "matmul", "mm", "bmm", "mv", "mkldnn_linear", "dot")
 _RECURRENT = (
     "lstm",
     "gru",

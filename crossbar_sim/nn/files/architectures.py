@@ -46,7 +46,7 @@ def build_architecture(
         if arch in NETWORKS:
             return build(arch, **{**_infer(arch, state), **given})
         if ":" in arch:
-            return _from_user(arch, given)
+            return user_network(arch, given)
         return _from_torchvision(arch, given, state)
 
 
@@ -117,28 +117,43 @@ def names_code(arch: str | None) -> bool:
     return arch is not None and arch not in NETWORKS and ":" in arch
 
 
-def _from_user(arch: str, given: dict[str, Any]) -> nn.Module:
-    module_name, _, factory_name = arch.partition(":")
-    found: Any = import_module(module_name, f"--arch {arch}")
+def user_factory(path: str, option: str = "--arch") -> Any:
+    """The class or function `package.module:factory` that makes a network; importing its module runs its code.
+
+    Raises:
+        InputError: beginning with the option, if there is none, or it obviously makes no network.
+    """
+    module_name, _, factory_name = path.partition(":")
+    found: Any = import_module(module_name, f"{option} {path}")
     try:
         for part in factory_name.split("."):
             found = _attribute(found, part)
     except Exception as error:
         # The user's own code: any error is about what they named.
-        raise _unbuildable(arch, error) from error
-    _check_factory(arch, found)
+        raise _unbuildable(path, option, error) from error
+    _check_factory(f"{option} {path}", found)
+    return found
+
+
+def user_network(path: str, arguments: Mapping[str, Any], option: str = "--arch") -> nn.Module:
+    """The network that a user's factory makes with these arguments.
+
+    Raises:
+        InputError: beginning with the option, if it makes none.
+    """
+    factory = user_factory(path, option)
     try:
-        model = found(**given)
+        model = factory(**arguments)
     except Exception as error:
-        raise _unbuildable(arch, error) from error
+        raise _unbuildable(path, option, error) from error
     if not isinstance(model, nn.Module):
-        raise InputError(f"--arch {arch} returned a {type(model).__name__}, not a torch.nn.Module")
+        raise InputError(f"{option} {path} returned a {type(model).__name__}, not a torch.nn.Module")
     return model
 
 
-def _unbuildable(arch: str, error: Exception) -> InputError:
+def _unbuildable(path: str, option: str, error: Exception) -> InputError:
     return InputError(
-        f"--arch {arch} cannot be built ({_reason(error)}): it must be an importable module "
+        f"{option} {path} cannot be built ({_reason(error)}): it must be an importable module "
         "and a class or function in it that returns a torch.nn.Module"
     )
 
@@ -162,7 +177,7 @@ def _attribute(holder: Any, name: str) -> Any:
     return found.__get__(None, holder) if isinstance(found, classmethod | staticmethod) else found
 
 
-def _check_factory(arch: str, factory: Any) -> None:
+def _check_factory(what: str, factory: Any) -> None:
     """Refuse, before the call, an object that obviously does not make a module.
 
     Raises:
@@ -171,7 +186,7 @@ def _check_factory(arch: str, factory: Any) -> None:
     if isinstance(factory, type):
         if issubclass(factory, nn.Module):
             return
-        raise InputError(f"--arch {arch} is a class, but not one of torch.nn.Module: {WAYS}")
+        raise InputError(f"{what} is a class, but not one of torch.nn.Module: {WAYS}")
     function = factory
     while True:  # to what a method, a partial, a cache or a decorator was put around
         if isinstance(function, MethodType):
@@ -186,16 +201,14 @@ def _check_factory(arch: str, factory: Any) -> None:
         return
     if not isinstance(function, FunctionType):
         raise InputError(
-            f"--arch {arch} is a {type(factory).__name__}, neither a class nor a function written in Python: {WAYS}"
+            f"{what} is a {type(factory).__name__}, neither a class nor a function written in Python: {WAYS}"
         )
     home = (function.__module__ or "").partition(".")[0]
     file = function.__code__.co_filename
     if home in sys.stdlib_module_names and (file.startswith("<frozen") or in_standard_library(Path(file))):
-        raise InputError(
-            f"--arch {arch} is a function of Python's module {home}, which makes no network: {WAYS}"
-        )
+        raise InputError(f"{what} is a function of Python's module {home}, which makes no network: {WAYS}")
     if home in _NO_NETWORKS:
-        raise InputError(f"--arch {arch} is a function of {home}, which makes no network: {WAYS}")
+        raise InputError(f"{what} is a function of {home}, which makes no network: {WAYS}")
     returned = function.__annotations__.get("return", nn.Module)
     returned = type(None) if returned is None else returned
     if (
@@ -203,7 +216,7 @@ def _check_factory(arch: str, factory: Any) -> None:
         and not issubclass(returned, nn.Module)
         and not issubclass(nn.Module, returned)
     ):
-        raise InputError(f"--arch {arch} returns a {returned.__name__}, not a torch.nn.Module: {WAYS}")
+        raise InputError(f"{what} returns a {returned.__name__}, not a torch.nn.Module: {WAYS}")
 
 
 _WRAPPERS = (FunctionType, type(functools.lru_cache(int)))

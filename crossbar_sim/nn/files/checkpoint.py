@@ -19,8 +19,10 @@ from torch.overrides import TorchFunctionMode
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import replacing
+from crossbar_sim.nn.files.architectures import names_code, user_network
 from crossbar_sim.nn.files.state_dict import check_fit, check_size, fill
 from crossbar_sim.nn.networks import build
+from crossbar_sim.validate import show
 
 FORMAT = "crossbar-sim checkpoint"
 FORMAT_VERSION = 1
@@ -41,7 +43,7 @@ def save_checkpoint(
     Args:
         path: the file; an existing one is replaced once the new one is complete on disk.
         model: a network whose `state_dict` fits `build(network, **arguments)`.
-        network: its name in `NETWORKS`.
+        network: its name in `NETWORKS`, or the import path `package.module:factory` of what makes it.
         arguments: its plain arguments, such as `model.arguments`.
         data: the name of the data set that it was trained on.
         notes: plain values for people (method, epochs, accuracy); never read by the loader.
@@ -62,7 +64,7 @@ def save_checkpoint(
         "notes": _plain("notes", dict(notes or {})),
     }
     # Refuse now what could not be loaded later.
-    restore(content)
+    restore(content, str(network))
     write_tensors(path, content)
 
 
@@ -108,15 +110,22 @@ def is_checkpoint(content: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
-def restore(content: Mapping[str, Any]) -> tuple[nn.Module, str, str | None, tuple[str, ...]]:
+def restore(
+    content: Mapping[str, Any], trusted: str | None = None
+) -> tuple[nn.Module, str, str | None, tuple[str, ...]]:
     """Rebuild the model from a checkpoint's content.
+
+    Args:
+        content: of the file.
+        trusted: the import path of a user's factory that may be imported and called; a file alone runs no code.
 
     Returns:
         The model with its weights, the network's name, the data set's name or None, and sentences
         on what was converted.
 
     Raises:
-        InputError: the version is another, a field is missing or wrong, or the weights do not fit.
+        InputError: the version is another, a field is missing or wrong, the weights do not fit, or the network is
+            made by a factory that is not trusted.
     """
     version = content.get("format_version")
     if version != FORMAT_VERSION:
@@ -133,6 +142,20 @@ def restore(content: Mapping[str, Any]) -> tuple[nn.Module, str, str | None, tup
         f"network {content['network']!r} of this checkpoint",
     )
     arguments = {str(key): value for key, value in content["arguments"].items()}
+    data = content.get("data")
+    data = data if isinstance(data, str) else None
+    if names_code(name):
+        if trusted != name:
+            raise InputError(
+                f"this checkpoint holds the weights of {show(name)}, a network of your own"
+                f"{'' if trusted is None else f', and not of {trusted}'}: read that code, and give --arch {name} to "
+                "import and run it"
+            )
+        check_size({"": state})
+        with torch.random.fork_rng(devices=[]):
+            model = user_network(name, arguments, "network")
+        check_fit(model, state, whose)
+        return model, name, data, fill(model, state, whose)
     # What a file claims is allocated only when the weights have been found to be as large.
     check_size({"": state})
     with torch.device("meta"), _Undrawn():
@@ -141,8 +164,7 @@ def restore(content: Mapping[str, Any]) -> tuple[nn.Module, str, str | None, tup
     with torch.random.fork_rng(devices=[]):
         model = _built(name, arguments)
     converted = fill(model, state, whose)
-    data = content.get("data")
-    return model, name, data if isinstance(data, str) else None, converted
+    return model, name, data, converted
 
 
 class _Undrawn(TorchFunctionMode):

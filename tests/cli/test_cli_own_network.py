@@ -1,0 +1,112 @@
+"""`--network package.module:factory`: a network of the user's own in train, deploy, search and run."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.cli_runs import QUICK, Command
+
+CODE = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, inputs, classes=10, hidden=8):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Flatten(), nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(0.1), nn.Linear(hidden, classes)
+        )
+
+    def forward(self, x):
+        return self.body(x)
+
+def make(classes, **more):
+    return Net(classes=classes, **more)
+
+def text(classes):
+    return "no network"
+
+def broken(classes):
+    raise RuntimeError("out of ideas")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "own_networks.py").write_text(CODE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    sys.modules.pop("own_networks", None)
+
+
+def train(command: Command, network: str, *more: str):
+    return command("train", "--network", network, "--data", "digits", "--epochs", "2", "--lr", "0.02", *more)
+
+
+def test_trained_saved_and_deployed(command: Command, folder: Path):
+    done = train(command, "own_networks:Net", "-o", "own.pt", "--network-arguments", '{"hidden": 12}')
+    assert done.code == 0, done.err
+    assert "deploy own.pt --arch own_networks:Net" in done.out
+    kept = torch.load("own.pt", weights_only=True)
+    assert (kept["network"], kept["arguments"]) == (
+        "own_networks:Net",
+        {"inputs": 64, "classes": 10, "hidden": 12},
+    )
+    report = command("deploy", "own.pt", "--arch", "own_networks:Net", *QUICK).report
+    assert report["data"]["name"] == "digits"
+    assert report["clean"]["accuracy"] > 0.3
+
+
+def test_a_file_alone_runs_no_code(command: Command, folder: Path):
+    assert train(command, "own_networks:Net", "-o", "own.pt").code == 0
+    sys.modules.pop("own_networks")
+    (folder / "own_networks.py").write_text("open('ran', 'w').close()\n" + CODE)
+    for arch in ((), ("--arch", "mlp"), ("--arch", "own_networks:make")):
+        refused = command("deploy", "own.pt", *arch, *QUICK)
+        assert refused.code == 2
+        assert "give --arch own_networks:Net" in refused.err
+    assert not (folder / "ran").exists()
+
+
+def test_a_search_and_its_workers_build_it(command: Command, folder: Path):
+    done = command(
+        "search", "--network", "own_networks:make", "--network-arguments", '{"inputs": 64}', "--data", "digits",
+        "--sigma", "0.5", "--trials", "2", "--chips", "2", "--images", "40", "--polish", "1", "-o", "best.pt",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert command("deploy", "best.pt", "--arch", "own_networks:make", *QUICK).code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("own_networks:text",), "--network own_networks:text returned a str"),
+        (("own_networks:broken",), "out of ideas"),
+        (("own_networks:nothing",), "has no attribute 'nothing'"),
+        (("no_such_module:Net",), "no_such_module cannot be imported"),
+        (("os:system",), "os is a module of Python itself"),
+        (("mlq",), "did you mean 'mlp'"),
+        (("own_networks:make", "--method", "ftna"), "ftna gives own_networks:make another last layer"),
+        (("own_networks:make", "--network-arguments", '{"inputs": 3}'), "does not take examples of shape"),
+    ],
+)
+def test_what_makes_no_network_is_refused_before_the_training(
+    command: Command, folder: Path, arguments: tuple[str, ...], words: str
+):
+    refused = train(command, *arguments, "-o", "bad.pt")
+    assert refused.code == 2
+    assert words in refused.err
+    assert not (folder / "bad.pt").exists()
+
+
+def test_an_experiment_trains_it_with_trust(command: Command, folder: Path):
+    (folder / "own.toml").write_text(
+        'title = "Own"\ndata = "digits"\nsigmas = [0.0, 0.5]\nchips = 2\n[hardware]\npreset = "bayesft"\n'
+        '[train.own]\nnetwork = "own_networks:Net"\narguments = { hidden = 8 }\nepochs = 1\n'
+    )
+    refused = command("run", "own.toml", "-o", "out")
+    assert refused.code == 2
+    assert "train.own.network='own_networks:Net' names code" in refused.err
+    done = command("run", "own.toml", "-o", "out", "--trust-code")
+    assert done.code == 0, done.err
