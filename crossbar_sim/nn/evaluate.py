@@ -6,11 +6,12 @@ import inspect
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossbar_sim.crossbar import threads
 from crossbar_sim.data.inputs import Batch, Inputs, call, described, filled, tensors_of
@@ -213,11 +214,11 @@ def _forward(model: nn.Module, piece: Batch, fast: bool) -> Tensor:
         answer = _answer(model, piece)
     y = answer_of(answer)
     if y is None or y.dim() < 1 or len(y) != len(piece):
-        what = f"shape {tuple(y.shape)}" if y is not None else "no tensor"
+        what = f"shape {tuple(y.shape)}" if y is not None else f"no tensor ({type(answer).__name__})"
         first = "; it returns several outputs, of which the first is taken" if several(answer) > 1 else ""
         raise InputError(
             f"the model returns {what} for {len(piece)} inputs: expected one row per input{first}: wrap the model so "
-            "that it returns what is to be judged"
+            "that it returns what is to be judged (a model of single examples: torch.stack([model(e) for e in x]))"
         )
     return _real(y)
 
@@ -251,10 +252,59 @@ def _answer(model: nn.Module, piece: Batch) -> Any:
                 "the model's forward computes gradients (torch.autograd), and models run in inference mode here: "
                 "give a forward without them"
             ) from error
+        if isinstance(error, IndexError) and (found := _beyond_vocabulary(model, piece)):
+            raise InputError(found) from error
         first = next((line for line in str(error).split("\n") if line.strip()), type(error).__name__)
+        if "'indices'" in first and "embedding" in first:
+            first = "it looks tokens up in an embedding, and these are no integers: give them as int64"
+        elif isinstance(error, TypeError) and "required positional argument" in first:
+            first += (
+                " (give several inputs by their names: a dictionary, or an .npz with arrays of these names)"
+            )
+        elif _takes_one(model, piece):
+            first = (
+                "its forward takes a single example, without the axis of a batch: wrap it so that it returns "
+                "torch.stack([model(example) for example in x])"
+            )
         raise InputError(
             f"the model cannot take inputs of {described(piece)} (batch first): {first.strip()}"
         ) from error
+
+
+def _takes_one(model: nn.Module, piece: Batch) -> bool:
+    """Whether the model takes the first example without the axis of a batch."""
+    if not isinstance(piece, Tensor) or piece.dim() < 2:
+        return False
+    with suppress(Exception):
+        return answer_of(call(model, piece[0].clone())) is not None
+    return False
+
+
+class _Lookups(TorchDispatchMode):
+    """Context that finds a look-up beyond the end of its table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = ""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in ("embedding", "embedding_bag", "_embedding_bag", "index_select"):
+            table, index = args[0], args[2 if func.overloadpacket.__name__ == "index_select" else 1]
+            low, high = int(index.min()), int(index.max())
+            if not self.found and (high >= len(table) or low < 0):
+                self.found = (
+                    f"the inputs hold the token {high if high >= len(table) else low}, and the model's table has "
+                    f"{len(table)} entries, 0 to {len(table) - 1}: is this the tokenizer of the model? (places of a "
+                    "sequence may be looked up as well: it may be too long)"
+                )
+        return func(*args, **(kwargs or {}))
+
+
+def _beyond_vocabulary(model: nn.Module, piece: Batch) -> str:
+    """A sentence on tokens that the model has no entry for; empty if that is not why it fails."""
+    with _Lookups() as lookups, suppress(Exception):
+        call(model, piece)
+    return lookups.found
 
 
 def _unchanged(model: nn.Module, piece: Batch) -> Any:
@@ -409,6 +459,16 @@ def bound(module: nn.Module, x: Inputs, y: Tensor | None = None) -> Inputs:
     return dataclasses.replace(
         x, args=args, kwargs={n: changed.get(n, value) for n, value in x.kwargs.items()}
     )
+
+
+def needed_inputs(module: nn.Module) -> tuple[str, ...]:
+    """The names of the inputs without which the model's forward cannot be called."""
+    try:
+        parameters = inspect.signature(unwrapped(module).forward).parameters.values()
+    except (TypeError, ValueError):  # of compiled code
+        return ()
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return tuple(p.name for p in parameters if p.default is p.empty and p.kind in kinds)
 
 
 def _check_names(model: nn.Module, x: Inputs) -> None:

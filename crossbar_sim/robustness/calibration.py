@@ -22,7 +22,7 @@ from crossbar_sim.data.inputs import Batch, call
 from crossbar_sim.data.load import to_development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
-from crossbar_sim.nn.analog import chips as handle
+from crossbar_sim.nn.analog import chips as analog_chips
 from crossbar_sim.nn.analog.copying import base_of
 from crossbar_sim.nn.analog.layers import InPlace
 from crossbar_sim.nn.evaluate import BLOCK, one_thread, outputs, run_over, torch_threads_kept
@@ -700,7 +700,7 @@ class Calibrator:
         images, parts = calibration.draw(development, seed), calibration.parts
         affine = readout = statistics = low_rank = wanted = None
         variants: list[Any] = [name for name in VARIANTS if name in parts]
-        with handle.only_layers(analog, ()):
+        with analog_chips.only_layers(analog, ()):
             if "affine" in parts:
                 affine = Affine.of(analog, images.x)
             if "readout" in parts:
