@@ -380,7 +380,7 @@ def _parts(y: Any) -> tuple[dict[str, Any], list[Any]]:
 
 
 def inputs_for(
-    module: nn.Module, x: Batch, said: tuple[str, ...] = (), y: Tensor | None = None
+    module: nn.Module, x: Batch, notes: tuple[str, ...] = (), y: Tensor | None = None
 ) -> tuple[Any, tuple[str, ...]]:
     """x in the dtype that the model takes, and a note on the conversion; of several inputs see `bound`.
 
@@ -391,30 +391,30 @@ def inputs_for(
     Args:
         module: the clean model, in evaluation mode.
         x: (n, ...), or several inputs.
-        said: notes on x that are known already.
+        notes: notes on x that are known already.
         y: the labels, from which some models make the inputs of their decoder.
 
     Raises:
         InputError: if the model takes integers and x holds other numbers, or inputs with other names.
     """
     if isinstance(x, Inputs):
-        return bound(module, x, y), said
+        return bound(module, x, y), notes
     parameters = (p.dtype for p in module.parameters() if p.is_floating_point())
     own = next(parameters, torch.float32)
     if x.is_floating_point():
         whole = whole_numbers(module, x if x.dtype == torch.float32 else x[:1].float())
         if whole is not None:
-            return tokens(x, whole), (*said, "the model takes whole numbers: x is taken as such")
+            return tokens(x, whole), (*notes, "the model takes whole numbers: x is taken as such")
         if x.dtype == own or (x.dtype == torch.float32 and own != torch.float64):
-            return x, said  # a model with half-precision weights may convert its inputs itself
-        return x.to(own), (*said, f"x is {_short(x.dtype)}: taken as {_short(own)}")
+            return x, notes  # a model with half-precision weights may convert its inputs itself
+        return x.to(own), (*notes, f"x is {_short(x.dtype)}: taken as {_short(own)}")
     if whole_numbers(module, x.float()) is not None:
-        return x.to(torch.int64), said
+        return x.to(torch.int64), notes
     if not _floating_graph(module) and refusal(module, x[:1]) is None:
-        return x, said
+        return x, notes
     if x.dtype == torch.uint8:
-        return x.to(own) / 255, (*said, "x is uint8: taken for pixels and divided by 255")
-    return x.to(own), (*said, f"x is {_short(x.dtype)}: taken as it is, as {_short(own)}")
+        return x.to(own) / 255, (*notes, "x is uint8: taken for pixels and divided by 255")
+    return x.to(own), (*notes, f"x is {_short(x.dtype)}: taken as it is, as {_short(own)}")
 
 
 def bound(module: nn.Module, x: Inputs, y: Tensor | None = None) -> Inputs:

@@ -140,8 +140,8 @@ def works_of(
         InputError: if no layer is on an array.
     """
     model = loaded.module
-    seen, said = seen_in(loaded, hardware, x, only, skip)
-    analog = to_analog(model, hardware, 0, 0, only, skip, seen)
+    operands, sentences = seen_in(loaded, hardware, x, only, skip)
+    analog = to_analog(model, hardware, 0, 0, only, skip, operands)
     weights = {
         slot.name: (module._parameters[slot.weight], module)
         for slot, module in slots(analog)
@@ -149,7 +149,7 @@ def works_of(
     }
     clean: Any = {name: pair for name, pair in weights.items() if pair[0] is not None}
     reads = reads_per_inference(model, _holders(model, clean), x[: loaded.batch or 1])
-    works, notes = [], list(said)
+    works, notes = [], list(sentences)
     for layer in layers_of(analog):
         for slot in layer.counted:
             read = reads.get(slot.name)

@@ -164,7 +164,7 @@ def conductance_histograms(analog: nn.Module) -> list[dict[str, Any]]:
 def robustness(
     models: Mapping[str, nn.Module] | Iterable[Model] | nn.Module,
     data: Any = None,
-    hardware: Design | str | os.PathLike[str] | None = None,
+    hardware: Design | str | os.PathLike[str] | Mapping[str, Any] | None = None,
     sigmas: Iterable[float] = PROTOCOL,
     *,
     chips: SupportsIndex | Iterable[SupportsIndex] | None = None,

@@ -604,13 +604,13 @@ def collect(scores: Iterable[Score], name: str) -> list[float]:
 def _outside(y: Tensor, classes: int) -> str:
     """The error message for labels outside the classes."""
     top = int(y.max())
-    said = f"labels go up to {top} but the model has {classes} outputs: "
+    base = f"labels go up to {top} but the model has {classes} outputs: "
     outside = y[y >= classes]
     if y.dim() == 1 or len(outside.unique()) > 1:
         not_judged = "; places that are not to be judged need a negative label, -100" if y.dim() > 1 else ""
-        return f"{said}is this the data it was trained on?{not_judged}"
+        return f"{base}is this the data it was trained on?{not_judged}"
     return (
-        f"{said}if {top} marks places that are not to be judged ({outside.numel() / y.numel():.1%} of them here), give "
+        f"{base}if {top} marks places that are not to be judged ({outside.numel() / y.numel():.1%} of them here), give "
         f"those a negative label, y[y == {top}] = -100 with y of a signed integer type"
     )
 
@@ -633,10 +633,10 @@ def of_operands(layers: tuple[Layer, ...], seen: Operands | None) -> Iterator[st
     whose: dict[str, list[str]] = {}
     for layer in layers:
         reason = layer.reason.removesuffix("; drifts per parameter")
-        if not layer.analog and any(said in reason for said in NO_OPERAND):
+        if not layer.analog and any(cause in reason for cause in NO_OPERAND):
             whose.setdefault(reason, []).append(layer.name)
         for parameter, why in layer.left:
-            if any(said in why for said in NO_OPERAND):
+            if any(cause in why for cause in NO_OPERAND):
                 whose.setdefault(why.removesuffix("; drifts per parameter"), []).append(
                     f"{layer.name}.{parameter}"
                 )
