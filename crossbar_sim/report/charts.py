@@ -268,7 +268,11 @@ def curves(view: View) -> Chart:
     if view.threshold is not None:
         layers.insert(0, threshold_rule(view.threshold, y=alt.Y("limit:Q", title=title)))
         sentences.append(f"Dotted line: the threshold, {_limit(view.threshold, scale)}.")
-    sentences.append("The axis is logarithmic; zero lies at its lower end." if logarithmic else "")
+    if logarithmic:
+        end = "" if scale.judge.logarithm else "; zero lies at its lower end"
+        sentences.append(f"The axis is logarithmic{end}.")
+    else:
+        sentences.append("")
     what = "name" if grouped else "model's name"
     sentences += [
         "The charts below show each network separately, in its own colour." if grouped else cut,

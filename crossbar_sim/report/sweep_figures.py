@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.report.figure import SMALL, figure_style, figure_with, new_figure, save
@@ -152,15 +152,17 @@ def _curves(ax: Axes, view: View, inside: bool = False) -> None:
     ax.set_ylabel(view.scale.axis)
     if _spans_decades(view):
         ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
     _sigmas(ax, view)
     _legend(ax, len(view.labels), inside)
 
 
 def _spans_decades(view: View) -> bool:
-    """Whether scores of which less is better, and which are no shares, differ by more than a factor of 30."""
+    """Whether scores of which less is better, and which are no shares, differ by more than a factor of 300."""
     means = [row.mean.value for row in view.points]
     wide = not view.scale.more_is_better and not view.scale.per_cent and min(means) > 0
-    return wide and max(means) > 30 * min(means)
+    return wide and max(means) > 300 * min(means)
 
 
 def _differences(ax: Axes, view: View) -> None:

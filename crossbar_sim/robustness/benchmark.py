@@ -17,7 +17,7 @@ from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.layer_designs import Design, as_design, at_sigma
 from crossbar_sim.data.load import FORMS, to_examples
 from crossbar_sim.errors import InputError, silenced_warnings, warn
-from crossbar_sim.nn.analog import chips as handle
+from crossbar_sim.nn.analog import chips as analog_chips
 from crossbar_sim.nn.analog.conversion import patterns
 from crossbar_sim.robustness import sensitivity
 from crossbar_sim.robustness.calibration import Calibration, calibration_of
@@ -131,9 +131,9 @@ def conductance_histograms(analog: nn.Module) -> list[dict[str, Any]]:
     Returns:
         For each matrix: name, edges (BINS + 1, S), target and drifted (BINS counts of cells), idle (cells at g_min).
     """
-    design = handle.analog_state(analog)
+    design = analog_chips.analog_state(analog)
     found = []
-    for slot, module in handle.slots(analog):
+    for slot, module in analog_chips.slots(analog):
         if slot.ideal or slot.layout.order == "vector":
             continue
         hardware, mapping = design.of(slot.layer), design.of(slot.layer).mapping
@@ -164,7 +164,7 @@ def conductance_histograms(analog: nn.Module) -> list[dict[str, Any]]:
 def robustness(
     models: Mapping[str, nn.Module] | Iterable[Model] | nn.Module,
     data: Any = None,
-    hardware: Design | str | os.PathLike[str] | None = None,
+    hardware: Design | str | os.PathLike[str] | Mapping[str, Any] | None = None,
     sigmas: Iterable[float] = PROTOCOL,
     *,
     chips: SupportsIndex | Iterable[SupportsIndex] | None = None,
@@ -330,7 +330,7 @@ def add_details(
         return
     hardware = at_sigma(subject.hardware, sigma)
     analog = subject.analog(hardware)
-    handle.program(analog)
+    analog_chips.program(analog)
     histograms = {"sigma": sigma, "chip": 0, "layers": conductance_histograms(analog)}
     results.set_detail(task.id, histogram_name, histograms)
     few = subject.reference.part(sensitivity.some(len(subject.reference.x), sensitivity.IMAGES, subject.seed))

@@ -15,7 +15,7 @@ from crossbar_sim.data import Development
 from crossbar_sim.data.load import to_examples
 from crossbar_sim.errors import InputError, warn
 from crossbar_sim.files import sha256_of
-from crossbar_sim.nn.analog import chips as handle
+from crossbar_sim.nn.analog import chips as analog_chips
 from crossbar_sim.nn.analog.chips import remap_errors, remap_sentence
 from crossbar_sim.nn.analog.effects import layer_effects
 from crossbar_sim.nn.analog.state import Layer, Maps
@@ -407,7 +407,7 @@ def deploy(
             Sensitivity(summarise(losses[layer.name]), len(few.x)) if layer.name in losses else None,
             hardware.chosen(layer.name) if isinstance(hardware, LayerDesigns) else None,
         )
-        for layer in handle.layers(analog)
+        for layer in analog_chips.layers(analog)
     )  # fmt: skip
     if threshold is not None:
         threshold = known.stored(threshold)

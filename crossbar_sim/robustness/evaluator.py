@@ -20,7 +20,7 @@ from crossbar_sim.crossbar.layer_designs import Design, at_sigma, is_determinist
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError, silenced_warnings
-from crossbar_sim.nn.analog import chips as handle
+from crossbar_sim.nn.analog import chips as analog_chips
 from crossbar_sim.nn.analog.chips import remap_arrays
 from crossbar_sim.nn.analog.conversion import map_traced, patterns, to_analog
 from crossbar_sim.nn.analog.copying import copy_module
@@ -279,7 +279,7 @@ class AnyModel:
 
     def __init__(self, subject: "Subject", analog: nn.Module) -> None:
         self.subject, self.analog, self.key = subject, analog, Key(subject.seed)
-        self.design = handle.analog_state(analog)
+        self.design = analog_chips.analog_state(analog)
         self.design.frozen = True  # its clean values do not change: they are read once
 
     def trials(self, hardware: Design, sigma: float, chips: Sequence[int], images: int | None) -> list[Trial]:
@@ -316,7 +316,7 @@ class AnyModel:
             measured(score, f"chip {chip}")
         if details.few is not None and chip in details.alone:
             for name in layers_on_arrays(self.analog):
-                with handle.only_layers(self.analog, [name]):
+                with analog_chips.only_layers(self.analog, [name]):
                     alone[name] = measured(details.few.score(self.analog), f"chip {chip}, {name} alone")
         return ChipScores(chip, score, plain, alone)
 
@@ -324,7 +324,7 @@ class AnyModel:
         """Program the arrays of this chip, before its examples are run."""
         self.design.set_hardware(hardware)  # differs in its drift alone
         self.design.set_chip(chip)
-        handle.program(self.analog)
+        analog_chips.program(self.analog)
 
     def _trial(self, hardware: Design, sigma: float, chip: int, images: int | None) -> Trial:
         began = time.perf_counter()
@@ -360,7 +360,7 @@ def _check(value: float, metric: str, sigma: float | None, chip: int) -> None:
 
 def layers_on_arrays(analog: nn.Module) -> list[str]:
     """The names of the layers of an analog model that have parameters on arrays or that drift."""
-    return [layer.name for layer in handle.layers(analog) if layer.slots]
+    return [layer.name for layer in analog_chips.layers(analog) if layer.slots]
 
 
 class OfChain:
@@ -555,7 +555,7 @@ class Subject:
             effects: of `layer_effects`, on that chip.
             requested: the metric that the user requested, if any.
         """
-        design, layers = handle.analog_state(analog), handle.layers(analog)
+        design, layers = analog_chips.analog_state(analog), analog_chips.layers(analog)
         found = [
             *of_reference(self.reference, self.metric, requested),
             *of_operands(layers, self.seen),
@@ -756,7 +756,7 @@ def _mapped(
     """The analog model, with conductances from a file, or remapped, where that is requested."""
     analog = to_analog(module, hardware, seed, chip, only, skip, seen)
     if maps is not None:
-        handle.analog_state(analog).set_maps(maps)
+        analog_chips.analog_state(analog).set_maps(maps)
     if remap:
         remap_arrays(analog)
     return analog

@@ -200,6 +200,7 @@ def prepare(
         **corrected,
         # where it is the second, as for all networks with one class per example, it is left out
         **({} if reference.axis in (None, 1) else {"class_axis": reference.axis}),
+        **({"next_token": True} if reference.shifted else {}),
     }
     judged = reference.about()
     calibrated = [] if subject.calibrator is None else [f"every chip was calibrated: {subject.calibrator}"]
