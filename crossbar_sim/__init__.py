@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from crossbar_sim.rng import Key
     from crossbar_sim.robustness.benchmark import robustness as sweep
     from crossbar_sim.robustness.deploy import deploy
+    from crossbar_sim.robustness.metrics import metric
     from crossbar_sim.search.bayesft import BayesFT
 
 _LAWS = "crossbar_sim.crossbar.drift"
@@ -72,6 +73,7 @@ _HOMES = {
     "crossbar_sim.nn.analog.conversion": ("to_analog", "to_digital"),
     "crossbar_sim.nn.files.loading": ("load_model",),
     "crossbar_sim.robustness.deploy": ("deploy",),
+    "crossbar_sim.robustness.metrics": ("metric",),
     "crossbar_sim.search.bayesft": ("BayesFT",),
 }
 _HOME = {name: (home, name) for home, names in _HOMES.items() for name in names} | {

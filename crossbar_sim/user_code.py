@@ -174,7 +174,13 @@ class _Contents:
         if isinstance(value, types.ModuleType):
             return f"module {value.__name__}"
         if isinstance(value, functools.partial | type) or inspect.isroutine(value):
-            return self.of_code(value)
+            try:
+                return self.of_code(value)
+            except InputError:
+                home, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+                if home is None or attribute(sys.modules.get(home), name) is not value:
+                    raise
+                return f"{home}.{name}"  # of a library, compiled
         if isinstance(value, np.generic):
             return repr(value)
         array = _array(value)

@@ -4,6 +4,8 @@ import copy
 import gc
 import math
 import resource
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+import crossbar_sim
 from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift, ProgrammingNoise, StuckCells
+from crossbar_sim.crossbar import kernels, threads
 from crossbar_sim.data import Splits
 from crossbar_sim.nn import seeded
 from crossbar_sim.robustness import deploy, summarise, yield_at
@@ -395,3 +399,27 @@ def test_huge_drift_is_chance_and_not_an_error(network: nn.Module, digits: Split
     )
     assert found.main.mean < 0.4
     assert all(math.isfinite(value) for report in found.layers for value in report.effects.values())
+
+
+def test_sigma_reaches_the_drift_kernel_through_few_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    package, passed = Path(crossbar_sim.__file__).parent, list[list[str]]()
+    kernel = kernels.lognormal_weights
+
+    def traced(*arguments: Any) -> None:
+        frame, files = sys._getframe(1), dict[str, None]()
+        while frame is not None:
+            path = Path(frame.f_code.co_filename)
+            if path.is_relative_to(package) and path.name != "threads.py":
+                files[str(path.relative_to(package))] = None
+            frame = frame.f_back
+        passed.append(list(files))
+        kernel(*arguments)
+
+    monkeypatch.setattr(kernels, "lognormal_weights", traced)
+    monkeypatch.setattr(threads, "threads", lambda: 1)
+    model = seeded_model(lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
+    deploy(model, normal(20, 6), hardware=Hardware.preset("bayesft", sigma=0.6), chips=2, sensitivity_chips=0)
+    longest = max(passed, key=len)
+    assert len(longest) <= 6, longest  # with the option, the command and the kernel: 9
+    assert longest[-1] == "robustness/deploy.py"
+    assert longest[0] == "crossbar/hardware.py"

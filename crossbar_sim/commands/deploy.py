@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from crossbar_sim import __version__
 from crossbar_sim.commands.options import (
     PATH,
-    EvaluationOptions,
+    CalibrationOptions,
     HardwareOptions,
     ModelOptions,
     command,
@@ -23,15 +23,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from crossbar_sim.crossbar.layer_designs import Design
-    from crossbar_sim.data import Development
     from crossbar_sim.nn.files.loading import LoadedModel
-    from crossbar_sim.robustness.calibration import Calibration
     from crossbar_sim.robustness.deploy import Deployment
     from crossbar_sim.store import ChipFile
 
 
 @dataclass(frozen=True)
-class DeployRequest(ModelOptions, HardwareOptions, EvaluationOptions):
+class DeployRequest(ModelOptions, HardwareOptions, CalibrationOptions):
     """What `deploy` is to do."""
 
     conductances: str | None = option(
@@ -41,17 +39,6 @@ class DeployRequest(ModelOptions, HardwareOptions, EvaluationOptions):
     remap: bool = option(
         "Choose the cells of each weight so that stuck cells do least harm (docs/devices.md).",
         heading="Hardware",
-    )
-    calibrate: Literal["readout", "affine", "both"] | None = option(
-        "Correct each chip digitally, with a fit to training images that are run on it (docs/methods.md).",
-        heading="Hardware",
-    )
-    calibration_images: int | None = option(
-        "Number of training images for --calibrate.  [default: 500]", heading="Hardware"
-    )
-    calibration_data: str | None = option(
-        "Data on which converter ranges are calibrated.  [default: the training split of --data]",
-        heading="Data",
     )
     threshold: float | None = option(
         "Score that a chip needs to pass, for the yield.  [default: the clean score minus 0.05]",
@@ -105,13 +92,15 @@ def deploy(request: DeployRequest) -> None:
         chips = range(chip_file.chip or 0, (chip_file.chip or 0) + 1)
     examples = request.examples(loaded)
     hardware, calibrated = request.calibrated(loaded, hardware, request.calibration_data)
-    calibration = _calibration(request, loaded)
-    model, only, seen = _moved(loaded.module, device), request.only or None, None
+    calibration = request.calibration(loaded)
+    model, only, operands = _moved(loaded.module, device), request.only or None, None
     if chip_file is not None or request.plot is not None or request.maps is not None:
-        seen, _ = seen_in(loaded, hardware, examples.x, only, request.skip)  # the evaluation says the same
+        operands, _ = seen_in(
+            loaded, hardware, examples.x, only, request.skip
+        )  # the evaluation says the same
 
     def analog_model() -> nn.Module:
-        return to_analog(model, hardware, request.seed, chips[0], only, request.skip, seen)
+        return to_analog(model, hardware, request.seed, chips[0], only, request.skip, operands)
 
     if chip_file is not None:
         warnings += _misfits(chip_file, analog_model(), hardware, bool(request.design()))
@@ -159,22 +148,6 @@ def _check(request: DeployRequest) -> None:
     if request.conductances is not None and (request.chips is not None or request.maps is not None):
         flag = "--chips" if request.chips is not None else "--maps"
         raise InputError(f"--conductances is one chip, which is not simulated: leave out {flag}")
-    if request.calibrate is None and request.calibration_images is not None:
-        raise InputError("--calibration-images has no effect without --calibrate: give --calibrate readout")
-
-
-def _calibration(request: DeployRequest, loaded: LoadedModel) -> tuple[Calibration, Development] | None:
-    """The digital correction, with the data whose training images it is fitted to."""
-    from crossbar_sim.data import load_data
-    from crossbar_sim.robustness.calibration import Calibration
-
-    if request.calibrate is None:
-        return None
-    data = request.data or loaded.data
-    if data is None:
-        raise InputError("--calibrate fits each chip to training images: give --data")
-    images: Any = {} if request.calibration_images is None else {"images": request.calibration_images}
-    return Calibration(request.calibrate, **images), load_data(data, request.data_dir).development
 
 
 def _design_of(

@@ -65,12 +65,12 @@ def _describe(request: InfoRequest) -> Iterator[tuple[str, str]]:
         yield "note", note
     hardware = Hardware()
     try:
-        seen, said = seen_in(loaded, hardware)
-        analog = to_analog(loaded.module, hardware, operands=seen)
+        operands, sentences = seen_in(loaded, hardware)
+        analog = to_analog(loaded.module, hardware, operands=operands)
     except InputError as error:  # worth saying, but no reason to say nothing else
         yield "layers", f"cannot be deployed: {error}"
         return
-    for sentence in said:
+    for sentence in sentences:
         yield "warning", sentence
     share = None if seen is None else ArrayShare.of(layers_of(analog), seen.work)
     if share is not None:

@@ -20,7 +20,9 @@ from crossbar_sim.text import parse_json
 
 if TYPE_CHECKING:
     from crossbar_sim.crossbar.layer_designs import Design
+    from crossbar_sim.data import Development
     from crossbar_sim.nn.files.loading import LoadedModel
+    from crossbar_sim.robustness.calibration import Calibration
     from crossbar_sim.robustness.examples import Examples
 
 Request = TypeVar("Request")
@@ -600,3 +602,48 @@ class EvaluationOptions(LayerOptions, DataOptions, SeedOptions, ThreadOptions, J
             data=self.data, data_dir=self.data_dir, input_shape=self.input_shape, seed=self.seed,
             only=self.only, skip=self.skip, own=calibration_data,
         )  # fmt: skip
+
+
+def _calibration(text: str) -> str:
+    from crossbar_sim.robustness.calibration import Calibration
+
+    return Calibration(text).kind
+
+
+@dataclass(frozen=True)
+class CalibrationOptions(EvaluationOptions):
+    """A digital correction of each chip."""
+
+    calibrate: str | None = option(
+        "Correct each chip digitally, with a fit to training images that are run on it (docs/methods.md): readout, "
+        "affine, both, statistics, lora:rank=4, dora:rank=4, vera:rank=64; several with +.",
+        heading="Hardware", type=Parsed(_calibration, "KIND"), metavar="KIND",
+    )  # fmt: skip
+    calibration_images: int | None = option(
+        "Number of training images for --calibrate.  [default: 500]", heading="Hardware"
+    )
+    calibration_data: str | None = option(
+        "Data on which converter ranges are calibrated.  [default: the training split of --data]",
+        heading="Data",
+    )
+
+    def calibration(self, loaded: LoadedModel) -> tuple[Calibration, Development] | None:
+        """The correction, with the data whose training images it is fitted to.
+
+        Raises:
+            InputError: if there are none, or images without a calibration.
+        """
+        from crossbar_sim.data import load_data
+        from crossbar_sim.robustness.calibration import Calibration
+
+        if self.calibrate is None:
+            if self.calibration_images is not None:
+                raise InputError(
+                    "--calibration-images has no effect without --calibrate: give --calibrate readout"
+                )
+            return None
+        data = self.data or loaded.data
+        if data is None:
+            raise InputError("--calibrate fits each chip to training images: give --data")
+        images: Any = {} if self.calibration_images is None else {"images": self.calibration_images}
+        return Calibration(self.calibrate, **images), load_data(data, self.data_dir).development

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from crossbar_sim.commands.options import (
     PATH,
+    CalibrationOptions,
     ClusterOptions,
-    EvaluationOptions,
     ReadOptions,
     SigmasOptions,
     argument,
@@ -29,7 +29,7 @@ SENSITIVITY_CHIPS = 5
 
 
 @dataclass(frozen=True)
-class SweepRequest(ReadOptions, SigmasOptions, EvaluationOptions, ClusterOptions):
+class SweepRequest(ReadOptions, SigmasOptions, CalibrationOptions, ClusterOptions):
     """What `sweep` is to do."""
 
     models: tuple[str, ...] = argument(nargs=-1, required=True)
@@ -46,10 +46,6 @@ class SweepRequest(ReadOptions, SigmasOptions, EvaluationOptions, ClusterOptions
     metric: str | None = option(
         "How chips are scored: accuracy, agreement, output_error, map or map50 (detectors), or a function of yours as "
         "package.module:function (docs/extending.md).  [default: the first of these that labels and outputs allow]"
-    )
-    calibration_data: str | None = option(
-        "Data on which converter ranges are calibrated.  [default: the training split of --data]",
-        heading="Data",
     )
     sensitivity_chips: int | None = option(
         "Number of chips on which the sensitivity to each layer is measured, for the report on --results; 0 turns "
@@ -145,7 +141,8 @@ def _models(request: SweepRequest, hardware: Design) -> list[Model]:
             design, sentences = request.calibrated(model, hardware, request.calibration_data)
             found = model_of_file(label, path, model, examples, ways)
             about = {**found.about, "loading": [*model.notes, *sentences]}
-            models.append(replace(found, ranges=design.ranges, about=about))
+            correction = request.calibration(model)
+            models.append(replace(found, ranges=design.ranges, about=about, calibration=correction))
             if request.threshold is not None:
                 metric = metric_of(model.module, examples, request.metric, model.batch, request.class_axis)
                 check_threshold(metric, request.threshold)

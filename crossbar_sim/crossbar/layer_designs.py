@@ -109,8 +109,8 @@ class LayerDesigns:
         order = list(table)
         require(
             REST in order,
-            f"hardware={show(dict(table))}: a design per layer needs the pattern '*' for all other layers: add "
-            "'*': Hardware(...), or '*': 'digital' to leave them digital",
+            f"hardware has the patterns {show(order)}: a design per layer needs the pattern '*' for all other layers: "
+            "add '*': Hardware(...), or '*': 'digital' to leave them digital",
         )
         require(
             order[-1] == REST,
@@ -485,10 +485,16 @@ def as_design(hardware: object) -> Design:
     if isinstance(hardware, LayerDesigns):
         return hardware
     if isinstance(hardware, Mapping) and not isinstance(hardware, Hardware):
-        known = {*field_types(Hardware), "layers"}
-        if REST in hardware or any(key not in known for key in hardware):
+        if REST in hardware or any(
+            isinstance(value, Hardware) or value == DIGITAL for value in _ends(hardware)
+        ):
             return LayerDesigns.of(hardware)
-        return design_from_dict(dict(hardware))[0]
+        try:
+            return design_from_dict(dict(hardware))[0]
+        except InputError as error:
+            unlike = not any(key in {*field_types(Hardware), "layers"} for key in hardware)
+            more = "; a design per layer needs the pattern '*' for all other layers" if unlike else ""
+            raise InputError(f"{error}{more}") from None
     if isinstance(hardware, str | os.PathLike) and str(hardware).lower().endswith((".toml", ".json")):
         return load_design(hardware)[0]
     return as_hardware(hardware)
@@ -523,6 +529,11 @@ def load_design(path: str | os.PathLike[str], trust_code: bool = False) -> tuple
         InputError: if the file cannot be read or its contents cannot be used.
     """
     return design_from_dict(*read_table(path), trust_code)
+
+
+def _ends(table: Mapping[str, Any]) -> list[Any]:
+    """The values of a mapping under keys that are no fields of a design."""
+    return [value for key, value in table.items() if key not in field_types(Hardware)]
 
 
 def with_layers(

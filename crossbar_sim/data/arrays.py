@@ -6,9 +6,9 @@ import math
 import re
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 
 from crossbar_sim.data.dataset import Split, Splits, last_of_each_class
 from crossbar_sim.data.images import check_file, check_memory, check_packed
+from crossbar_sim.data.inputs import Batch, Inputs
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import reason
 
@@ -75,18 +76,22 @@ VALIDATION_SHARE = 0.15
 """Of training examples without a validation split: the last of each class are held back."""
 
 
+Arrays = np.ndarray | Mapping[str, np.ndarray]
+"""Examples in a file: one array, or several inputs by name."""
+
+
 def as_test_split(
     path: Path,
-    x: np.ndarray,
+    x: Arrays,
     y: np.ndarray | None,
-    train: tuple[np.ndarray, np.ndarray | None] | None = None,
-    validation: tuple[np.ndarray, np.ndarray | None] | None = None,
+    train: tuple[Arrays, np.ndarray | None] | None = None,
+    validation: tuple[Arrays, np.ndarray | None] | None = None,
 ) -> Splits:
     """The user's examples: `x` is the test split, and `notes` says how they were converted.
 
     Args:
         path: where they come from; its name is the data's.
-        x: (n, ...) of plain numbers; bytes (uint8) are taken for pixels and divided by 255.
+        x: (n, ...) of plain numbers, or several arrays by name; bytes (uint8) are taken for pixels and divided by 255.
         y: (n,) class numbers, or (n, places...) for models that decide at several places; `None` without labels.
         train, validation: examples to train or calibrate on, of the same kind; without validation examples the last
             15 % of each class of the training examples are the validation split.
@@ -94,12 +99,12 @@ def as_test_split(
     Raises:
         InputError: naming the file, if they are not examples and labels.
     """
-    examples, notes = _examples(x)
+    examples, notes = _examples(x, path)
     test = _split(path, examples, y)
     parts: list[Split | None] = [None, None]
     for i, part in enumerate((train, validation)):
         if part is not None:
-            inputs, more_notes = _examples(part[0])
+            inputs, more_notes = _examples(part[0], path)
             parts[i] = _split(path, inputs, part[1])
             notes += tuple(text.replace("x is", f"x_{('train', 'val')[i]} is", 1) for text in more_notes)
     if parts[0] is not None and parts[1] is None:
@@ -116,7 +121,7 @@ def as_test_split(
     return Splits(path.name, parts[0], parts[1], test, classes, notes)
 
 
-def _split(path: Path, examples: torch.Tensor, y: np.ndarray | None) -> Split:
+def _split(path: Path, examples: Batch, y: np.ndarray | None) -> Split:
     try:
         return Split(examples, None if y is None else labels_of(y, path))
     except InputError as error:
@@ -141,8 +146,10 @@ def scaled(x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(out)
 
 
-def _examples(x: np.ndarray) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """`x` as float32, and what was done to it."""
+def _examples(x: Arrays, path: Path) -> tuple[Batch, tuple[str, ...]]:
+    """`x` as float32, and what was done to it; of several inputs integers stay integers."""
+    if isinstance(x, Mapping):
+        return _inputs(x, path)
     if x.dtype == np.uint8 and x.ndim:
         return scaled(x), ("x is uint8: taken for pixels and divided by 255",)
     with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which Split refuses
@@ -150,6 +157,25 @@ def _examples(x: np.ndarray) -> tuple[torch.Tensor, tuple[str, ...]]:
     if x.dtype == np.float32:
         return torch.from_numpy(values), ()
     return torch.from_numpy(values), (f"x is {x.dtype.name}: taken as it is, as float32",)
+
+
+def _inputs(arrays: Mapping[str, np.ndarray], path: Path) -> tuple[Inputs, tuple[str, ...]]:
+    found: dict[str, Any] = {}
+    notes: list[str] = []
+    for name, array in arrays.items():
+        if array.ndim == 0:
+            found[name] = array.item()  # the same for all examples
+            continue
+        kind = {"f": np.float32, "i": np.int64, "u": np.int64}.get(array.dtype.kind, array.dtype.type)
+        whole = torch.from_numpy(
+            np.ascontiguousarray(array, array.dtype if array.dtype == np.uint8 else kind)
+        )
+        found[name], note = in_type(whole)
+        notes += [f"{name} {note}"] if note else []
+    try:
+        return Inputs(kwargs=found), tuple(notes)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def in_type(x: torch.Tensor) -> tuple[torch.Tensor, str]:
@@ -264,8 +290,12 @@ def read_npy(path: Path, name: str) -> np.ndarray:
 _WRITE_NPZ = "write it with numpy.savez(path, x=x, y=y)"
 
 
-def load_npz(path: Path) -> Splits:
+def load_npz(path: Path, inputs: Sequence[str] = ()) -> Splits:
     """The user's examples: `x` is the test split, `x_train` may be trained or calibrated on.
+
+    Without `x` and the usual other names, every array but the labels is an input of the model, by the name that its
+    forward gives it: `input_ids`, `attention_mask`, ...; labels are `labels`, `y` or `targets`. There, integers stay
+    integers, and `input_ids_train`, `labels_train` and the like are the training examples.
 
     Args:
         path: an `.npz` with `x` (n, ...) of floats, integers, booleans or bytes and, optionally, `y`
@@ -273,6 +303,8 @@ def load_npz(path: Path) -> Splits:
             of `_OTHER_NAMES`. Bytes (uint8) are taken for pixels and divided by 255; everything else is taken as it
             is, as float32. `notes` says which. `x_train` and `y_train`, `x_val` and `y_val` may lie beside them;
             without `x_val` the last 15 % of each class of `x_train` are the validation split.
+        inputs: what the model's forward needs, by name: where it needs several and the file has them all, those are
+            the inputs.
 
     Returns:
         `Splits`; train and validation are `None` without `x_train`; `classes` is the largest label + 1, or `None`.
@@ -286,10 +318,14 @@ def load_npz(path: Path) -> Splits:
         with zipfile.ZipFile(path) as archive:
             x = _member(path, archive, "x")
             y, names = _member(path, archive, "y"), None
-            parts: list[tuple[np.ndarray, np.ndarray | None] | None] = []
+            parts: list[tuple[Arrays, np.ndarray | None] | None] = []
             for part in ("train", "val"):
-                inputs = _member(path, archive, f"x_{part}")
-                parts.append(None if inputs is None else (inputs, _member(path, archive, f"y_{part}")))
+                more = _member(path, archive, f"x_{part}")
+                parts.append(None if more is None else (more, _member(path, archive, f"y_{part}")))
+            there = {info.filename.removesuffix(".npy") for info in archive.infolist()}
+            wanted = len(inputs) > 1 and there.issuperset(inputs)
+            if wanted or (x is None and not any(one in there for one, _ in _OTHER_NAMES)):
+                return _by_name(path, archive, inputs if wanted else ())
             if x is None:
                 names, (x, y) = _called_otherwise(path, archive)
     except InputError:
@@ -311,6 +347,42 @@ _OTHER_NAMES = (
 """What others call examples and labels: of MNIST's own archive, MedMNIST, scikit-learn, and savez without names."""
 
 
+_LABELS = ("labels", "y", "targets", "label", "target", "y_true")
+"""What labels are called beside inputs with names."""
+
+
+def _by_name(path: Path, archive: zipfile.ZipFile, inputs: Sequence[str]) -> Splits:
+    """Several inputs by the names of the model's forward, and labels; with `_train` and `_val` after them, for those.
+
+    Args:
+        inputs: names that are inputs whatever they are; beside them, every array that is not called as labels are.
+
+    Raises:
+        InputError: if there is none.
+    """
+    parts: dict[str, dict[str, np.ndarray]] = {"test": {}, "train": {}, "val": {}}
+    for info in archive.infolist():
+        name = info.filename.removesuffix(".npy")
+        base, _, part = name.rpartition("_")
+        base, part = (base, part) if base and part in parts and name not in inputs else (name, "test")
+        array = _member(path, archive, name)
+        if array is None or base in parts[part]:
+            raise InputError(f"{path}: holds {name[:32]!r} twice, or no array of that name; {_WRITE_NPZ}")
+        parts[part][base] = array
+    found: dict[str, tuple[dict[str, np.ndarray], np.ndarray | None]] = {}
+    for part, arrays in parts.items():
+        labels = [name for name in _LABELS if name in arrays and name not in inputs]
+        if len(labels) > 1:
+            raise InputError(f"{path}: holds the labels {' and '.join(labels)}: keep one of them")
+        y = arrays.pop(labels[0]) if labels else None
+        if arrays:
+            found[part] = arrays, y
+        elif part == "test":
+            names = ", ".join(repr(name[:32]) for name in archive.namelist()[:6]) or "nothing"
+            raise InputError(f"{path}: holds {names} and no array x; {_WRITE_NPZ}")
+    return as_test_split(path, *found["test"], found.get("train"), found.get("val"))
+
+
 def _called_otherwise(
     path: Path, archive: zipfile.ZipFile
 ) -> tuple[str, tuple[np.ndarray, np.ndarray | None]]:
@@ -322,10 +394,10 @@ def _called_otherwise(
         x = _member(path, archive, one)
         if x is not None:
             y = _member(path, archive, other)
-            said = f"{one} was taken as x" + (
+            note = f"{one} was taken as x" + (
                 f" and {other} as y" if y is not None else ", and there are no labels"
             )
-            return said, (x, y)
+            return note, (x, y)
     names = ", ".join(repr(name[:32]) for name in archive.namelist()[:6]) or "nothing"
     raise InputError(f"{path}: holds {names} and no array x; {_WRITE_NPZ}")
 

@@ -51,6 +51,7 @@ def load_data(
     data_dir: str | os.PathLike[str] | None = None,
     key: Key | int = Key(0),  # noqa: B008 (frozen: the one object is as good as a new one)
     size: int | Size | None = None,
+    inputs: Sequence[str] = (),
 ) -> Splits:
     """Load a data set.
 
@@ -65,6 +66,7 @@ def load_data(
             different test images. An integer is taken for `Key(integer)`.
         size: height and width that the images of a folder or of GTSRB are resized to; one number for
             squares. `None`: 32 x 32 for GTSRB, and images of a folder have one size already.
+        inputs: names of the inputs that a model needs, see `load_npz`.
 
     Raises:
         InputError: if the name is unknown, or its reader refuses the data.
@@ -96,7 +98,7 @@ def load_data(
         _check_own(Path(name))
         return load_folder(Path(name), key, sides)
     if name.lower().endswith((".npz", ".npy")):
-        return (load_npz if name.lower().endswith(".npz") else load_npy)(Path(name))
+        return load_npz(Path(name), inputs) if name.lower().endswith(".npz") else load_npy(Path(name))
     if name == "pennfudan":
         return load_pennfudan(folder, key).on_canvas()
     if name.lower().endswith(".mat") and os.path.isfile(name):
@@ -328,7 +330,7 @@ def _pair(data: Any, what: str) -> tuple[Columns, Any, tuple[str, ...]] | None:
     if _is_array(data):
         return None
     if isinstance(data, Inputs):
-        return dict((*enumerate(data.args), *data.kwargs.items())), None, ()
+        return _of_inputs(data), None, ()
     if isinstance(data, Mapping):
         return _whole(*_of_mapping(data, what), what)
     if isinstance(data, DataLoader):
@@ -354,6 +356,10 @@ def _pair(data: Any, what: str) -> tuple[Columns, Any, tuple[str, ...]] | None:
     raise InputError(f"{what}: expected {FORMS}, got {_kind(data)}")
 
 
+def _of_inputs(x: Inputs) -> Columns:
+    return dict((*enumerate(x.args), *((_MADE * (name in x.made) + name, v) for name, v in x.kwargs.items())))
+
+
 def _of_mapping(data: Mapping[Any, Any], what: str) -> tuple[Columns, Any]:
     """Inputs by the names of the model's forward, and labels; a single input of a usual name is the first one."""
     inputs = [key for key in data if key not in _Y]
@@ -377,6 +383,8 @@ def _of_parts(parts: Sequence[Any], what: str) -> tuple[Columns, Any]:
     if not parts:
         raise InputError(f"{what} is empty: expected x, or (x, y)")
     inputs, labels = (parts, None) if len(parts) == 1 else (parts[:-1], parts[-1])
+    if isinstance(inputs[0], Inputs) and len(inputs) == 1:
+        return _of_inputs(inputs[0]), labels
     if len(inputs) > 1 or not isinstance(inputs[0], Mapping | tuple):
         return dict(enumerate(inputs)), labels
     if isinstance(inputs[0], tuple):
@@ -391,7 +399,7 @@ def _of_item(item: Any, what: str) -> tuple[Columns, Any]:
     if isinstance(item, Mapping):
         return _of_mapping(item, f"an item of {what}")
     if isinstance(item, Inputs):
-        return dict((*enumerate(item.args), *item.kwargs.items())), None
+        return _of_inputs(item), None
     plain = (
         isinstance(item, list) and bool(item) and not isinstance(item[0], Mapping) and np.ndim(item[0]) == 0
     )
@@ -566,7 +574,9 @@ def _numbers(value: Any, what: str) -> tuple[Tensor, tuple[str, ...]]:
         ) from None
     if array.dtype.kind not in "biuf":
         content = "Python objects" if array.dtype.kind == "O" else f"{array.dtype}"
-        advice = ": number the classes from 0" if array.dtype.kind in "US" else ""
+        advice = "" if array.dtype.kind not in "US" else ": turn words into tokens, or leave it out"
+        if what in ("y", "y of an item") and advice:
+            advice = ": number the classes from 0"
         name = (
             ""
             if array.dtype.kind != "O" or array.ndim

@@ -17,7 +17,7 @@ from torch import nn
 from crossbar_sim.baselines.method import Build, Method, Trained
 from crossbar_sim.baselines.reram_v import ReramV
 from crossbar_sim.baselines.settings import METHODS, TRAINING
-from crossbar_sim.crossbar.hardware import Hardware, as_hardware
+from crossbar_sim.crossbar.layer_designs import Design, as_design
 from crossbar_sim.data import Development, Split, Splits
 from crossbar_sim.data.inputs import one_tensor
 from crossbar_sim.data.load import load_data, to_development
@@ -168,7 +168,7 @@ def train_network(
     data: Any,
     method: str | Method = "erm",
     *,
-    hardware: Hardware | str | os.PathLike[str] | None = None,
+    hardware: Design | str | os.PathLike[str] | Mapping[str, Any] | None = None,
     seed: int = 0,
     arguments: Mapping[str, Any] | None = None,
     progress: Callable[[Epoch], None] | None = None,
@@ -184,7 +184,8 @@ def train_network(
             are never read.
         method: a name ("erm", "dropout", "awp", "ftna", "reram-v", "drift-aware", "bayesft"), or a `Method` with its
             settings.
-        hardware: the design to train for, a preset's name or a hardware file; for methods that have one.
+        hardware: the design to train for, a preset's name, a hardware file, or a design per layer (see `deploy`); for
+            methods that have one.
         seed: of initialisation, shuffling, dropout and training noise.
         arguments: of the network; its inputs and classes follow from the data.
         progress: called after every epoch.
@@ -201,7 +202,7 @@ def train_network(
     >>> done.report.epochs
     1
     """
-    design = None if hardware is None else as_hardware(hardware)
+    design = None if hardware is None else as_design(hardware)
     if isinstance(method, Method):
         given = [*settings, *(["hardware"] if hardware is not None else [])]
         if given:

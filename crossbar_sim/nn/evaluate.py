@@ -6,11 +6,12 @@ import inspect
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossbar_sim.crossbar import threads
 from crossbar_sim.data.inputs import Batch, Inputs, call, described, filled, tensors_of
@@ -182,6 +183,15 @@ def run_over(model: nn.Module, x: Batch, block: int, fixed: int | None = None) -
                 _answer(model, piece)
 
 
+def output_of(model: nn.Module, piece: Batch) -> Tensor:
+    """The output (b, ...) for one block on the model's device, with gradients where they are enabled.
+
+    Raises:
+        InputError: as `outputs`.
+    """
+    return _forward(model, piece, False)
+
+
 def one_thread() -> None:
     """Let torch use one thread from now on: splitting over threads would change the last bits."""
     if torch.get_num_threads() != 1:
@@ -204,11 +214,11 @@ def _forward(model: nn.Module, piece: Batch, fast: bool) -> Tensor:
         answer = _answer(model, piece)
     y = answer_of(answer)
     if y is None or y.dim() < 1 or len(y) != len(piece):
-        what = f"shape {tuple(y.shape)}" if y is not None else "no tensor"
+        what = f"shape {tuple(y.shape)}" if y is not None else f"no tensor ({type(answer).__name__})"
         first = "; it returns several outputs, of which the first is taken" if several(answer) > 1 else ""
         raise InputError(
             f"the model returns {what} for {len(piece)} inputs: expected one row per input{first}: wrap the model so "
-            "that it returns what is to be judged"
+            "that it returns what is to be judged (a model of single examples: torch.stack([model(e) for e in x]))"
         )
     return _real(y)
 
@@ -242,10 +252,59 @@ def _answer(model: nn.Module, piece: Batch) -> Any:
                 "the model's forward computes gradients (torch.autograd), and models run in inference mode here: "
                 "give a forward without them"
             ) from error
+        if isinstance(error, IndexError) and (found := _beyond_vocabulary(model, piece)):
+            raise InputError(found) from error
         first = next((line for line in str(error).split("\n") if line.strip()), type(error).__name__)
+        if "'indices'" in first and "embedding" in first:
+            first = "it looks tokens up in an embedding, and these are no integers: give them as int64"
+        elif isinstance(error, TypeError) and "required positional argument" in first:
+            first += (
+                " (give several inputs by their names: a dictionary, or an .npz with arrays of these names)"
+            )
+        elif _takes_one(model, piece):
+            first = (
+                "its forward takes a single example, without the axis of a batch: wrap it so that it returns "
+                "torch.stack([model(example) for example in x])"
+            )
         raise InputError(
             f"the model cannot take inputs of {described(piece)} (batch first): {first.strip()}"
         ) from error
+
+
+def _takes_one(model: nn.Module, piece: Batch) -> bool:
+    """Whether the model takes the first example without the axis of a batch."""
+    if not isinstance(piece, Tensor) or piece.dim() < 2:
+        return False
+    with suppress(Exception):
+        return answer_of(call(model, piece[0].clone())) is not None
+    return False
+
+
+class _Lookups(TorchDispatchMode):
+    """Context that finds a look-up beyond the end of its table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = ""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in ("embedding", "embedding_bag", "_embedding_bag", "index_select"):
+            table, index = args[0], args[2 if func.overloadpacket.__name__ == "index_select" else 1]
+            low, high = int(index.min()), int(index.max())
+            if not self.found and (high >= len(table) or low < 0):
+                self.found = (
+                    f"the inputs hold the token {high if high >= len(table) else low}, and the model's table has "
+                    f"{len(table)} entries, 0 to {len(table) - 1}: is this the tokenizer of the model? (places of a "
+                    "sequence may be looked up as well: it may be too long)"
+                )
+        return func(*args, **(kwargs or {}))
+
+
+def _beyond_vocabulary(model: nn.Module, piece: Batch) -> str:
+    """A sentence on tokens that the model has no entry for; empty if that is not why it fails."""
+    with _Lookups() as lookups, suppress(Exception):
+        call(model, piece)
+    return lookups.found
 
 
 def _unchanged(model: nn.Module, piece: Batch) -> Any:
@@ -321,7 +380,7 @@ def _parts(y: Any) -> tuple[dict[str, Any], list[Any]]:
 
 
 def inputs_for(
-    module: nn.Module, x: Batch, said: tuple[str, ...] = (), y: Tensor | None = None
+    module: nn.Module, x: Batch, notes: tuple[str, ...] = (), y: Tensor | None = None
 ) -> tuple[Any, tuple[str, ...]]:
     """x in the dtype that the model takes, and a note on the conversion; of several inputs see `bound`.
 
@@ -332,30 +391,30 @@ def inputs_for(
     Args:
         module: the clean model, in evaluation mode.
         x: (n, ...), or several inputs.
-        said: notes on x that are known already.
+        notes: notes on x that are known already.
         y: the labels, from which some models make the inputs of their decoder.
 
     Raises:
         InputError: if the model takes integers and x holds other numbers, or inputs with other names.
     """
     if isinstance(x, Inputs):
-        return bound(module, x, y), said
+        return bound(module, x, y), notes
     parameters = (p.dtype for p in module.parameters() if p.is_floating_point())
     own = next(parameters, torch.float32)
     if x.is_floating_point():
         whole = whole_numbers(module, x if x.dtype == torch.float32 else x[:1].float())
         if whole is not None:
-            return tokens(x, whole), (*said, "the model takes whole numbers: x is taken as such")
+            return tokens(x, whole), (*notes, "the model takes whole numbers: x is taken as such")
         if x.dtype == own or (x.dtype == torch.float32 and own != torch.float64):
-            return x, said  # a model with half-precision weights may convert its inputs itself
-        return x.to(own), (*said, f"x is {_short(x.dtype)}: taken as {_short(own)}")
+            return x, notes  # a model with half-precision weights may convert its inputs itself
+        return x.to(own), (*notes, f"x is {_short(x.dtype)}: taken as {_short(own)}")
     if whole_numbers(module, x.float()) is not None:
-        return x.to(torch.int64), said
+        return x.to(torch.int64), notes
     if not _floating_graph(module) and refusal(module, x[:1]) is None:
-        return x, said
+        return x, notes
     if x.dtype == torch.uint8:
-        return x.to(own) / 255, (*said, "x is uint8: taken for pixels and divided by 255")
-    return x.to(own), (*said, f"x is {_short(x.dtype)}: taken as it is, as {_short(own)}")
+        return x.to(own) / 255, (*notes, "x is uint8: taken for pixels and divided by 255")
+    return x.to(own), (*notes, f"x is {_short(x.dtype)}: taken as it is, as {_short(own)}")
 
 
 def bound(module: nn.Module, x: Inputs, y: Tensor | None = None) -> Inputs:
@@ -400,6 +459,16 @@ def bound(module: nn.Module, x: Inputs, y: Tensor | None = None) -> Inputs:
     return dataclasses.replace(
         x, args=args, kwargs={n: changed.get(n, value) for n, value in x.kwargs.items()}
     )
+
+
+def needed_inputs(module: nn.Module) -> tuple[str, ...]:
+    """The names of the inputs without which the model's forward cannot be called."""
+    try:
+        parameters = inspect.signature(unwrapped(module).forward).parameters.values()
+    except (TypeError, ValueError):  # of compiled code
+        return ()
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return tuple(p.name for p in parameters if p.default is p.empty and p.kind in kinds)
 
 
 def _check_names(model: nn.Module, x: Inputs) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from crossbar_sim.crossbar.layer_designs import Design, at_sigma
 from crossbar_sim.data.inputs import Batch, call, first_of, one_tensor
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.analog import chips as handle
+from crossbar_sim.nn.analog import chips as analog_chips
 from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.report.figure import SMALL, figure_style, new_figure, save
 from crossbar_sim.report.formatting import COLOURS, Names
@@ -101,8 +101,8 @@ def decisions(
     scores, right = [], []
     with torch.no_grad():
         for chip in chips:
-            handle.set_chip(analog, chip)
-            handle.program(analog)
+            analog_chips.set_chip(analog, chip)
+            analog_chips.program(analog)
             out = analog(grid.reshape(-1, 2).clone())
             scores.append(out.T.reshape(-1, side, side).numpy())
             if examples.y is not None:

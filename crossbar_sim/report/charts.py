@@ -8,7 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from crossbar_sim.report.formatting import Names, Style, fit, number, p_text, percent, sigma_text, span_text
+from crossbar_sim.report.formatting import Names, Scale, Style, fit, p_text, percent, sigma_text
 from crossbar_sim.report.rows import (
     DifferenceRow,
     Estimate,
@@ -24,6 +24,9 @@ from crossbar_sim.text import visible
 
 SHARE = ".2~%"
 """d3's format of a share: up to two decimals."""
+
+PLAIN = ".6~g"
+"""d3's format of other scores: up to six digits."""
 
 FEW_SIGMAS = 12
 """Up to this many sigmas are the ticks of their axis."""
@@ -143,14 +146,29 @@ def short(value: float | None, digits: int = 6) -> Any:
     return None if value is None else float(f"{value:.{digits}g}")
 
 
-def in_points(value: float | None) -> Any:
-    """A difference of shares in percentage points."""
-    return None if value is None else short(100 * value)
+def in_points(value: float | None, scale: Scale) -> Any:
+    """A difference of scores, of shares in percentage points."""
+    return None if value is None else short(scale.factor * value)
 
 
-def interval_words(found: Estimate, unit: str = "", none: str = "none: one chip") -> str:
+def interval_words(found: Estimate, scale: Scale, unit: str = "", none: str = "none: one chip") -> str:
     """The interval for a tooltip."""
-    return none if found.span is None else f"{span_text(*found.span)}{unit}"
+    return none if found.span is None else f"{scale.span_text(*found.span)}{unit}"
+
+
+def in_steps(value: float, half: float | None, scale: Scale) -> str:
+    """A difference with its unit."""
+    return f"{scale.number(value, half)} {scale.step}".strip()
+
+
+def score_title(scale: Scale) -> str:
+    """The title of an axis of scores; per cent signs are on its labels."""
+    return scale.name if scale.per_cent else scale.axis
+
+
+def score_format(scale: Scale) -> str:
+    """d3's format of scores."""
+    return SHARE if scale.per_cent else PLAIN
 
 
 def joined(*lines: str) -> str:
@@ -199,16 +217,17 @@ def curves(view: View) -> Chart:
     logarithmic, y_scale = _score_scale(view)
     marks = encodings(names)
     x = sigma_x(view, "x", sigmas, 10)
-    y = alt.Y("mean:Q", title=scale.name, scale=y_scale, axis=alt.Axis(format=SHARE, tickCount=6))
+    title = score_title(scale)
+    y = alt.Y("mean:Q", title=title, scale=y_scale, axis=alt.Axis(format=score_format(scale), tickCount=6))
     picked, opacity = highlight()
     clear = opacity(1.0, 0.1)
     base = alt.Chart(data).encode(x=x)
     band = base.transform_filter(banded).mark_area(strokeWidth=0, clip=True if grouped else alt.Undefined).encode(
-        y=alt.Y("low:Q", title=scale.name, scale=y_scale), y2="high:Q",
+        y=alt.Y("low:Q", title=title, scale=y_scale), y2="high:Q",
         opacity=opacity(0.16, 0.02) if grouped else opacity(0.2, 0.03), **only(marks, "color"),
     )  # fmt: skip
     lone = base.transform_filter("datum.alone == 1 && isValid(datum.low)").mark_rule(strokeWidth=1.6).encode(
-        y=alt.Y("low:Q", title=scale.name), y2="high:Q", opacity=clear, **only(marks, "color")
+        y=alt.Y("low:Q", title=title), y2="high:Q", opacity=clear, **only(marks, "color")
     )  # fmt: skip
     line = base.mark_line(strokeWidth=2 if grouped else 1.8).encode(
         y=y, opacity=clear, **only(marks, "color", "strokeDash")
@@ -222,7 +241,7 @@ def curves(view: View) -> Chart:
     params = [picked]
     if grouped:
         thin = alt.Chart(_network_table(view, names)).mark_line(strokeWidth=0.7).encode(
-            x=x, y=alt.Y("mean:Q", title=scale.name), detail="N:N", opacity=opacity(0.45, 0.03), **only(marks, "color"),
+            x=x, y=alt.Y("mean:Q", title=title), detail="N:N", opacity=opacity(0.45, 0.03), **only(marks, "color"),
         )  # fmt: skip
         layers = [band, lone, thin, line, dots, touch]
         sentences = _group_caption(view, names)
@@ -233,7 +252,7 @@ def curves(view: View) -> Chart:
         ).encode(x=alt.XDatum(edge), y="clean:Q", opacity=clear, **only(marks, "color"))  # fmt: skip
         cut, cloud = _cloud_table(view)
         every = alt.Chart(cloud).transform_filter("every_chip").mark_point(filled=True, size=14).encode(
-            x=x, y=alt.Y("value:Q", title=scale.name), opacity=opacity(0.4, 0.03), **only(marks, "color", "shape")
+            x=x, y=alt.Y("value:Q", title=title), opacity=opacity(0.4, 0.03), **only(marks, "color", "shape")
         )  # fmt: skip
         layers = [band, lone, every, line, dots, clean, touch]
         params.append(
@@ -247,9 +266,13 @@ def curves(view: View) -> Chart:
             "Short dashes at the left edge are the clean scores.",
         ]
     if view.threshold is not None:
-        layers.insert(0, threshold_rule(view.threshold, y=alt.Y("limit:Q", title=scale.name)))
-        sentences.append(f"Dotted line: the threshold, {percent(view.threshold, 0.1)}.")
-    sentences.append("The axis is logarithmic; zero lies at its lower end." if logarithmic else "")
+        layers.insert(0, threshold_rule(view.threshold, y=alt.Y("limit:Q", title=title)))
+        sentences.append(f"Dotted line: the threshold, {_limit(view.threshold, scale)}.")
+    if logarithmic:
+        end = "" if scale.judge.logarithm else "; zero lies at its lower end"
+        sentences.append(f"The axis is logarithmic{end}.")
+    else:
+        sentences.append("")
     what = "name" if grouped else "model's name"
     sentences += [
         "The charts below show each network separately, in its own colour." if grouped else cut,
@@ -258,6 +281,10 @@ def curves(view: View) -> Chart:
     caption = joined(*sentences)
     chart = alt.layer(*layers).add_params(*params)
     return Chart("chart-curves", finish(chart, caption, 360 if grouped else 340), caption)
+
+
+def _limit(threshold: float, scale: Scale) -> str:
+    return percent(threshold, 0.1) if scale.per_cent else scale.limit_text(threshold, 0)
 
 
 def _curve_table(view: View) -> alt.InlineData:
@@ -269,7 +296,7 @@ def _curve_table(view: View) -> alt.InlineData:
                 view.names.short[label], row.sigma + _aside(view, label, step), row.sigma,
                 short(row.mean.value), short(row.mean.low), short(row.mean.high),
                 int(len(rows) == 1), short(row.clean) if i == 0 else None,
-                percent(row.mean.value, row.mean.half), interval_words(row.mean, " %"),
+                view.scale.text(row.mean.value, row.mean.half), interval_words(row.mean, view.scale, view.scale.unit),
                 row.chips, f"{row.images} {'drawn ' if row.drawn else ''}each",
             )
             for label, rows in view.curves.items()
@@ -316,9 +343,9 @@ def _group_table(view: View, names: Sequence[str]) -> alt.InlineData:
         (
             (
                 name, row.sigma, row.sigma, short(row.mean.value), short(row.mean.low), short(row.mean.high),
-                int(group not in view.wide), int(len(rows) == 1), percent(row.mean.value, row.mean.half),
-                interval_words(row.mean, " %", "none: one network"), row.networks,
-                f"{span_text(row.lowest, row.highest)} %",
+                int(group not in view.wide), int(len(rows) == 1), view.scale.text(row.mean.value, row.mean.half),
+                interval_words(row.mean, view.scale, view.scale.unit, "none: one network"), row.networks,
+                f"{view.scale.span_text(row.lowest, row.highest)}{view.scale.unit}",
             )
             for name, (group, rows) in zip(names, view.group_curves.items(), strict=True)
             for row in rows
@@ -376,13 +403,13 @@ def differences(view: View) -> Chart | None:
     for a, b in compared:
         found = view.pair(a, b)
         if found:
-            rows += [_pair_row(row, len(titles)) for row in found]
+            rows += [_pair_row(row, len(titles), view.scale) for row in found]
             titles.append(f"{view.names.short[a]} − {view.names.short[b]}")
     if not rows:
         return None
     header = ("place", "sigma", "diff", "low", "high", "VERDICT", "Diff", "Interval", "P", "Chips")
     x = sigma_x(view, "sigma", sorted({row[1] for row in rows}), 14)
-    title = f"difference in {view.scale.name} (points)"
+    title = f"difference in {view.scale.compared}{view.scale.steps}"
     known = {row[5] for row in rows}
     verdicts, shapes, fills = zip(*(look for look in VERDICTS if look[0] in known), strict=True)
     chart = alt.Chart(table(header, rows))
@@ -410,7 +437,7 @@ def differences(view: View) -> Chart | None:
     zero = alt.Chart(table(("zero",), [(0,)])).mark_rule(color="#777").encode(y=alt.Y("zero:Q", title=title))
     caption = joined(
         f"{titles[0]}:" if len(titles) == 1 else "First model minus second:",
-        f"mean difference in {view.scale.name} over the chips that both models were measured on, with its 95 %",
+        f"mean difference in {view.scale.compared} over the chips that both models were measured on, with its 95 %",
         f"interval; above zero the first model is {'better' if view.scale.more_is_better else 'worse'}.",
         "Filled circles differ from zero at 5 % after Holm's correction over the sigmas; open diamonds do not."
         if known & {VERDICTS[0][0], VERDICTS[1][0]}
@@ -425,14 +452,14 @@ def differences(view: View) -> Chart | None:
     )
 
 
-def _pair_row(row: DifferenceRow, place: int) -> tuple[Any, ...]:
+def _pair_row(row: DifferenceRow, place: int, scale: Scale) -> tuple[Any, ...]:
     verdict = "exact" if row.exact else "no test"
     if row.adjusted is not None:
         verdict = "p < 0.05 after Holm" if row.significant else "not significant"
     d = row.difference
     return (
-        place, row.sigma, in_points(d.value), in_points(d.low), in_points(d.high), verdict,
-        f"{number(d.value, d.half)} points", interval_words(d), p_text(row.adjusted), row.counts[0],
+        place, row.sigma, *(in_points(value, scale) for value in (d.value, d.low, d.high)), verdict,
+        in_steps(d.value, d.half, scale), interval_words(d, scale), p_text(row.adjusted), row.counts[0],
     )  # fmt: skip
 
 
@@ -466,7 +493,8 @@ def yields(view: View) -> Chart | None:
     )  # fmt: skip
     word = "least" if scale.more_is_better else "largest"
     x = alt.X(
-        "limit:Q", title=f"threshold ({word} {scale.name})", axis=alt.Axis(format=SHARE, tickCount=7),
+        "limit:Q", title=f"threshold ({word} {score_title(scale)})",
+        axis=alt.Axis(format=score_format(scale), tickCount=7),
         scale=alt.Scale(zero=False, nice=False),
     )  # fmt: skip
     y = alt.Y("value:Q", title="yield", axis=alt.Axis(format=SHARE), scale=alt.Scale(domain=[0, 1]))
@@ -485,7 +513,10 @@ def yields(view: View) -> Chart | None:
             y=y, opacity=opacity(1.0, 0.1), **only(marks, "color", "strokeDash")
         )
         layers = [band, *layers, line]
-    tips = [alt.Tooltip("M:N", title="model"), alt.Tooltip("limit:Q", title="threshold", format=SHARE)]
+    tips = [
+        alt.Tooltip("M:N", title="model"),
+        alt.Tooltip("limit:Q", title="threshold", format=score_format(scale)),
+    ]
     tips += [
         alt.Tooltip(f"{field}:Q", title=title, format=".3~p")
         for field, title in (("value", "yield"), ("low", "from (95 %)"), ("high", "to (95 %)"))
@@ -540,9 +571,9 @@ def sensitivity(view: View) -> Chart | None:
     rows = [
         (
             view.names.short[row.label], names[row.layer], *(
-                None if v is None else 100 * v for v in (row.drop.value, row.drop.low, row.drop.high)
+                None if v is None else scale.factor * v for v in (row.drop.value, row.drop.low, row.drop.high)
             ),
-            f"{number(row.drop.value, row.drop.half)} points", interval_words(row.drop), row.chips,
+            in_steps(row.drop.value, row.drop.half, scale), interval_words(row.drop, scale), row.chips,
         )
         for row in view.layers
         if row.layer in names
@@ -560,7 +591,7 @@ def sensitivity(view: View) -> Chart | None:
         ("M", "model"), ("LAYER", "layer"), ("Drop", scale.loss), ("Interval", "95 % interval"), ("Chips", "chips")
     )  # fmt: skip
     bars = chart.mark_bar(opacity=0.75).encode(
-        x=alt.X("drop:Q", title=f"{scale.loss} (points)", axis=alt.Axis(tickCount=6)), tooltip=tips, **y,
+        x=alt.X("drop:Q", title=f"{scale.loss}{scale.steps}", axis=alt.Axis(tickCount=6)), tooltip=tips, **y,
         **only(marks, "color"),
     )  # fmt: skip
     spans = chart.transform_filter("isValid(datum.low)").mark_rule(color="#111", strokeWidth=1.2).encode(

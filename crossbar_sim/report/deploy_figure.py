@@ -26,7 +26,7 @@ from crossbar_sim.report.figure import (
     save,
 )
 from crossbar_sim.report.figure_formats import check_format
-from crossbar_sim.report.formatting import Scale, digits_of, fit, fixed, limit_text, measure_of, shorten
+from crossbar_sim.report.formatting import Scale, fit, shorten
 from crossbar_sim.report.rows import DeploymentView
 from crossbar_sim.robustness.deploy import Deployment
 from crossbar_sim.text import visible
@@ -144,37 +144,41 @@ def _scores(ax: Axes, deployment: Deployment) -> None:
     """Panel a: every chip, their mean with its interval, the clean score, the threshold."""
     view = DeploymentView(deployment)
     total, passing, limit = view.total, deployment.passing, view.limit
-    n, digits = len(total.per_chip), digits_of(total)
-    scores = 100 * np.asarray(total.per_chip)
+    scale = view.scale
+    n, digits, factor = len(total.per_chip), scale.digits_of(total), scale.factor
+    scores = factor * np.asarray(total.per_chip)
     # Golden-section steps spread neighbours evenly, and the same way every time.
     x = np.zeros(1) if n == 1 else 0.24 * ((np.arange(n) * 0.6180339887498949) % 1 - 0.5)
     size = float(np.clip(400 / n, 4, 22))
     ax.scatter(x, scores, s=size, color=BLUE, alpha=0.65, linewidths=0, zorder=3, rasterized=n > 2000)
     labels: list[tuple[float, str, str]] = []
     if total.ci95 is not None:
-        mean, (low, high) = 100 * total.mean, (100 * bound for bound in total.ci95)
+        mean, (low, high) = factor * total.mean, (factor * bound for bound in total.ci95)
         ax.errorbar(
             0.24, mean, [[mean - low], [high - mean]],
             fmt="D", ms=4, color="black", capsize=3, lw=1.1, zorder=4,
         )  # fmt: skip
-        interval = f"95 %: {fixed(total.ci95[0], digits)} to {fixed(total.ci95[1], digits)}"
-        labels.append((mean, f"mean {fixed(total.mean, digits)} %\n({interval})", "black"))
+        interval = f"95 %: {scale.fixed(total.ci95[0], digits)} to {scale.fixed(total.ci95[1], digits)}"
+        labels.append((mean, f"mean {scale.fixed(total.mean, digits)}{scale.unit}\n({interval})", "black"))
     else:
-        labels.append((scores[0], f"{fixed(total.mean, digits)} %\n(one chip: no interval)", "black"))
-    ax.axhline(100 * view.clean, color=GREY, lw=0.9, zorder=1)
-    labels.append((100 * view.clean, f"clean {fixed(view.clean, max(digits, 1))} %", GREY))
+        labels.append(
+            (scores[0], f"{scale.fixed(total.mean, digits)}{scale.unit}\n(one chip: no interval)", "black")
+        )
+    ax.axhline(factor * view.clean, color=GREY, lw=0.9, zorder=1)
+    clean = f"clean {scale.fixed(view.clean, max(digits, 1))}{scale.unit}"
+    labels.append((factor * view.clean, clean, GREY))
     if passing is not None and limit is not None:
-        ax.axhline(100 * limit, color=RED, lw=0.9, ls=(0, (4, 3)), zorder=1)
-        text = f"threshold {limit_text(limit, digits)}\n(yield {100 * passing.value:.0f} %)"
-        labels.append((100 * limit, text, RED))
+        ax.axhline(factor * limit, color=RED, lw=0.9, ls=(0, (4, 3)), zorder=1)
+        text = f"threshold {scale.limit_text(limit, digits)}\n(yield {100 * passing.value:.0f} %)"
+        labels.append((factor * limit, text, RED))
     seen = np.concatenate([scores, [height for height, _, _ in labels]])
     if total.ci95 is not None:
-        seen = np.concatenate([seen, 100 * np.asarray(total.ci95)])
-    pad = 0.06 * max(float(np.ptp(seen)), 1.0)
+        seen = np.concatenate([seen, factor * np.asarray(total.ci95)])
+    pad = 0.06 * (max(float(np.ptp(seen)), 1.0) if scale.per_cent else float(np.ptp(seen)) or 1.0)
     ax.set(xlim=(-0.2, 0.36), ylim=(float(seen.min()) - pad, float(seen.max()) + pad), xticks=[])
     ax.spines["bottom"].set_visible(False)
     _beside(ax, labels)
-    ax.set_ylabel(textwrap.fill(f"{measure_of(deployment.metric).name} (%)", 24))
+    ax.set_ylabel(textwrap.fill(scale.axis, 24))
     ax.set_title(f"(a)  {n} chips" if n > 1 else f"(a)  chip {deployment.chips[0]}")
 
 
@@ -197,6 +201,7 @@ def _beside(ax: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
 
 def _sensitivity(ax: Axes, deployment: Deployment) -> None:
     """Panel b: what every layer costs alone, the most sensitive first."""
+    scale = Scale.of(deployment.judge)
     ranked = [r for r in DeploymentView(deployment).by_sensitivity if r.sensitivity]
     shown = ranked[:LAYERS_SHOWN]
     ax.set_title("(b)  each layer alone")
@@ -207,9 +212,9 @@ def _sensitivity(ax: Axes, deployment: Deployment) -> None:
     for place, report in enumerate(shown):
         assert report.sensitivity is not None
         drop = report.sensitivity.drop
-        ax.barh(place, 100 * drop.mean, 0.68, color=BLUE if report.layer.analog else PALE)
+        ax.barh(place, scale.factor * drop.mean, 0.68, color=BLUE if report.layer.analog else PALE)
         if drop.ci95 is not None:
-            ends = [100 * bound for bound in drop.ci95]
+            ends = [scale.factor * bound for bound in drop.ci95]
             ax.plot(ends, [place, place], color="black", lw=0.9, solid_capstyle="butt")
     ax.axvline(0, color="black", lw=0.6)
     ax.set_yticks(range(len(shown)), fit([visible(r.layer.name) for r in shown], NAME_SHOWN))
@@ -219,15 +224,15 @@ def _sensitivity(ax: Axes, deployment: Deployment) -> None:
     sensitivity = shown[0].sensitivity
     assert sensitivity is not None
     n = len(sensitivity.drop.per_chip)
-    what = Scale.of(deployment.metric).loss
-    lines = textwrap.wrap(f"{what} (points, {n} chip{'s'[: n > 1]})", 36)
+    told = f"{scale.step}, " if scale.step else ""
+    lines = textwrap.wrap(f"{scale.loss} ({told}{n} chip{'s'[: n > 1]})", 36)
     lines.append("bars: mean, lines: 95 % interval" if n > 1 else "one chip: no interval")
     if not all(r.layer.analog for r in shown):
         lines.append("pale: digital, drifts per parameter")
     if len(shown) < len(ranked):
         lines.append(f"the {len(shown)} most sensitive of {len(ranked)} layers")
     ax.set_xlabel("\n".join(lines))
-    if np.ptp(ax.get_xlim()) < 1:  # nothing but rounding: no reason to magnify it
+    if scale.per_cent and np.ptp(ax.get_xlim()) < 1:  # nothing but rounding: no reason to magnify it
         ax.set_xlim(-0.5, 0.5)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crossbar_sim.robustness.metrics import sign_of
+from crossbar_sim.robustness.metrics import PER_CENT, Metric, described
 from crossbar_sim.robustness.statistics import Summary
 from crossbar_sim.text import visible
 
@@ -74,11 +74,12 @@ MEASURES = {
 }  # fmt: skip
 
 
-def measure_of(metric: str) -> Measure:
-    """The measure of a built-in metric, or of a function by its import path."""
-    if metric in MEASURES:
-        return MEASURES[metric]
-    sign, name = sign_of(metric), visible(metric.removeprefix("-"))
+def measure_of(metric: str | Metric) -> Measure:
+    """The measure of a metric, by its name or as its tasks describe it."""
+    judge = described(metric) if isinstance(metric, str) else metric
+    if judge.name in MEASURES:
+        return MEASURES[judge.name]
+    sign, name = judge.sign, visible(judge.title)
     answer = (
         "On {chips}, " + name.replace("{", "{{").replace("}", "}}") + " is {mean}{ci}, from {clean} clean."
     )
@@ -89,14 +90,56 @@ def measure_of(metric: str) -> Measure:
 
 @dataclass(frozen=True)
 class Scale:
-    """Scores as people read them: an output error is stored with a minus sign and shown as the error."""
+    """Scores as people read them: an output error is stored with a minus sign and shown as the error.
+
+    Shares are written in per cent and their differences in points; other scores are written as they are, with the unit
+    of their metric. Statistics of a perplexity are of its logarithm: differences are in nats.
+    """
 
     measure: Measure
+    judge: Metric
 
     @classmethod
-    def of(cls, metric: str) -> "Scale":
-        """The scale of a metric; an unknown metric is shown as stored."""
-        return cls(measure_of(metric))
+    def of(cls, metric: str | Metric) -> "Scale":
+        """The scale of a metric, by its name or as its tasks describe it."""
+        judge = described(metric) if isinstance(metric, str) else metric
+        return cls(measure_of(judge), judge)
+
+    @property
+    def per_cent(self) -> bool:
+        """Whether scores are shares of 1, written in per cent."""
+        return self.judge.unit == PER_CENT
+
+    @property
+    def factor(self) -> float:
+        """What figures multiply scores by."""
+        return 100.0 if self.per_cent else 1.0
+
+    @property
+    def unit(self) -> str:
+        """What follows a number, with the space before it: " %", " K", or nothing."""
+        return f" {self.judge.unit}" if self.judge.unit else ""
+
+    @property
+    def step(self) -> str:
+        """The unit of differences: "points", "nats", "K", or nothing."""
+        return "points" if self.per_cent else "nats" if self.judge.logarithm else self.judge.unit
+
+    @property
+    def steps(self) -> str:
+        """The same in brackets, for headings: " (points)", or nothing."""
+        return f" ({self.step})" if self.step else ""
+
+    @property
+    def axis(self) -> str:
+        """The title of an axis of scores: "accuracy (%)", "RMSE (unit of the targets)", "perplexity"."""
+        unit = self.judge.axis or self.judge.unit
+        return f"{self.name} ({unit})" if unit else self.name
+
+    @property
+    def compared(self) -> str:
+        """What differences are of: the name of the score, or of its logarithm."""
+        return f"ln {self.name}" if self.judge.logarithm else self.name
 
     @property
     def name(self) -> str:
@@ -111,11 +154,60 @@ class Scale:
     @property
     def loss(self) -> str:
         """The name of what a layer costs: "drop in accuracy", or the error itself."""
-        return f"drop in {self.name}" if self.more_is_better else self.name
+        if self.judge.name == "output_error":
+            return self.name
+        return f"{'drop' if self.more_is_better else 'increase'} in {self.compared}"
 
     def shown(self, score: float) -> float:
-        """A stored score, or a difference of two, as it is shown; a second call reverses the first."""
+        """A stored score as it is shown."""
+        return self.judge.shown(score)
+
+    def stored(self, value: float) -> float:
+        """A score as shown, such as a threshold, as it is stored."""
+        return self.judge.stored(value)
+
+    def difference(self, score: float) -> float:
+        """A difference of two stored scores as it is shown."""
         return self.measure.sign * score + 0.0  # + 0.0: no minus zero
+
+    def decimals(self, half: float | None, value: float = 1.0) -> int:
+        """The decimals of a number known to +- half: two digits of half, or without it four digits of the value."""
+        if self.per_cent:
+            return decimals(half)
+        if half and math.isfinite(half):
+            return min(max(1 - math.floor(math.log10(half)), 0), 9)
+        size = abs(value)
+        return min(max(3 - math.floor(math.log10(size)), 0), 9) if 0 < size < math.inf else 1
+
+    def digits_of(self, summary: Summary) -> int:
+        """The decimals that the interval of a mean justifies."""
+        return self.decimals((summary.ci95[1] - summary.ci95[0]) / 2 if summary.ci95 else None, summary.mean)
+
+    def fixed(self, value: float, digits: int) -> str:
+        """A score, or a difference, with so many decimals, without the unit."""
+        if self.per_cent:
+            return fixed(value, digits)
+        if abs(value) >= 1e7 or not math.isfinite(value):
+            return f"{value:.4g}"
+        text = f"{value:.{digits}f}"
+        return text.lstrip("-") if float(text) == 0 else text
+
+    def number(self, value: float, half: float | None = None) -> str:
+        """The same with the decimals that the half-width of its interval justifies."""
+        return number(value, half) if self.per_cent else self.fixed(value, self.decimals(half, value))
+
+    def text(self, value: float, half: float | None = None) -> str:
+        """The same with the unit."""
+        return f"{self.number(value, half)}{self.unit}"
+
+    def span_text(self, low: float, high: float) -> str:
+        """Both ends of an interval without the unit: "70.1 to 72.3"."""
+        half = (high - low) / 2
+        return f"{self.number(low, half)} to {self.number(high, half)}"
+
+    def limit_text(self, limit: float, digits: int) -> str:
+        """A threshold, with the unit."""
+        return limit_text(limit, digits) if self.per_cent else f"{limit:.6g}{self.unit}"
 
     def span(self, low: float, high: float) -> tuple[float, float]:
         """The ends of an interval of stored scores in the shown form, the lower end first."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from crossbar_sim.report.formatting import Names, Scale, limit_text, number, percent, sigma_text, span_text
+from crossbar_sim.report.formatting import Names, Scale, sigma_text
 from crossbar_sim.report.rows import (
     ALPHA,
     Overall,
@@ -83,10 +83,16 @@ def _mean(values: Sequence[float]) -> float:
 def _group_estimate(values: Sequence[float], scale: Scale) -> str:
     found = mean_interval(values)
     if found is None:
-        return f"{percent(scale.shown(_mean(values)))} (one network: no interval over training seeds)"
-    span = span_text(*scale.span(found.low, found.high))
-    value = percent(scale.shown(found.estimate), found.half_width)
-    return f"{value} (95 % interval over {len(values)} training seeds {span} %)"
+        return f"{scale.text(scale.shown(_mean(values)))} (one network: no interval over training seeds)"
+    value, span = _with_span(found, scale)
+    return f"{value} (95 % interval over {len(values)} training seeds {span}{scale.unit})"
+
+
+def _with_span(found: Interval, scale: Scale) -> tuple[str, str]:
+    """A score with its unit, and both ends of its interval without it."""
+    low, high = scale.span(found.low, found.high)
+    half = (high - low) / 2
+    return scale.text(scale.shown(found.estimate), half), scale.span_text(low, high)
 
 
 # Sentences on models.
@@ -144,7 +150,7 @@ def _alone(sweep: Sweep, label: str, found: Overall, names: Names, scale: Scale)
     clean = scale.shown(sweep.tasks[label].clean)
     return (
         f"{names.whole[label]} has a mean {scale.name} of {_estimate(found, scale)} {_where(sweep)}, "
-        f"against {percent(clean)} clean."
+        f"against {scale.text(clean)} clean."
     )
 
 
@@ -182,7 +188,7 @@ def _best(view: View, order: list[tuple[str, Overall]], names: Names, scale: Sca
         over = "" if not alone else " by their mean over the sigmas"
         return (
             f"{first} and {runner} do not differ significantly{over}: their {what} is {_estimate(found, scale)} and "
-            f"{_estimate(next_best, scale)}{_difference(leads[second])}.{alone}"
+            f"{_estimate(next_best, scale)}{_difference(leads[second], scale)}.{alone}"
         )
     apart = [label for label in others if leads[label] is None]
     listed = ", ".join(names.whole[label] for label in close[:4]) + (" and others" if len(close) > 4 else "")
@@ -253,7 +259,7 @@ def _falls(view: View, labels: list[str], names: Names, scale: Scale) -> Iterato
         if found is None:
             continue
         begin = "The mean of" if first else "that of"
-        verb_phrase = f"{verb} {limit_text(view.threshold, 0)} " if first else ""
+        verb_phrase = f"{verb} {scale.limit_text(view.threshold, 0)} " if first else ""
         yield f"{begin} {names.whole[label]} {verb_phrase}{crossing_words(found)}"
         first = False
 
@@ -292,10 +298,9 @@ def _where(sweep: Sweep) -> str:
 
 def _estimate(found: Overall, scale: Scale) -> str:
     if found.interval is None:
-        return f"{percent(scale.shown(found.estimate))} (one chip: no interval)"
-    span = scale.span(found.interval.low, found.interval.high)
-    value = percent(scale.shown(found.estimate), found.interval.half_width)
-    return f"{value} (95 % interval {span_text(*span)} %)"
+        return f"{scale.text(scale.shown(found.estimate))} (one chip: no interval)"
+    value, span = _with_span(found.interval, scale)
+    return f"{value} (95 % interval {span}{scale.unit})"
 
 
 def _clear(lead: Overall | None) -> bool:
@@ -306,22 +311,22 @@ def _lead(lead: Overall | None, scale: Scale) -> str:
     """ "5.1 points (4.6 to 5.6) more" """
     assert lead is not None  # for a clear one
     assert lead.interval is not None
-    return f"{points(lead.interval)} {'more' if scale.more_is_better else 'less'}"
+    return f"{points(lead.interval, scale)} {'more' if scale.more_is_better else 'less'}"
 
 
-def _difference(lead: Overall | None) -> str:
+def _difference(lead: Overall | None, scale: Scale) -> str:
     return (
         ""
         if lead is None or lead.interval is None
-        else f", a difference of {points(lead.interval)} on the same chips"
+        else f", a difference of {points(lead.interval, scale)} on the same chips"
     )
 
 
-def points(interval: Interval) -> str:
-    """A difference in points with its interval: "5.1 points (4.6 to 5.6)"."""
-    return (
-        f"{number(interval.estimate, interval.half_width)} points ({span_text(interval.low, interval.high)})"
-    )
+def points(interval: Interval, scale: Scale) -> str:
+    """A difference with its interval: "5.1 points (4.6 to 5.6)", "0.21 K (0.1 to 0.32)"; of a logarithm in nats."""
+    step = f" {scale.step}" if scale.step else ""
+    value = scale.number(interval.estimate, interval.half_width)
+    return f"{value}{step} ({scale.span_text(interval.low, interval.high)})"
 
 
 def _superlative(scale: Scale) -> str:

@@ -194,8 +194,11 @@ def _scope(view: View) -> str:
 
 def _files_note(view: View) -> str:
     """How to read the CSV files, and what they leave out."""
-    errors = "" if view.scale.more_is_better else ", errors negative"
-    return f"As CSV, scores as stored: shares of 1{errors}. {tables.left_out(view)}".strip()
+    scale = view.scale
+    errors = "" if scale.more_is_better else ", errors negative"
+    unit = f" in {scale.judge.axis or scale.judge.unit}" if scale.axis != scale.name else ""
+    what = "shares of 1" if scale.per_cent else f"{scale.compared}{unit}"
+    return f"As CSV, scores as stored: {what}{errors}. {tables.left_out(view)}".strip()
 
 
 # What was measured and on what: the part of the page that makes its numbers reproducible.
@@ -380,7 +383,13 @@ def notes(view: View) -> Iterator[str]:
             "design with this network. Spread: the standard deviation between chips."
         )
     elif several:
-        yield "Mean: over chips, with a 95 % Student t interval. Spread: the standard deviation between chips."
+        if view.scale.judge.logarithm:
+            yield (
+                f"Mean: the geometric one over chips, with a 95 % Student t interval of {view.scale.compared}. "
+                f"Spread: the standard deviation of {view.scale.compared} between chips."
+            )
+        else:
+            yield "Mean: over chips, with a 95 % Student t interval. Spread: the standard deviation between chips."
     else:
         yield "A single chip gives no interval."
     for line in tails(view.sweep.curves):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from crossbar_sim.errors import InputError
-from crossbar_sim.report.formatting import Names, Scale, law_of, measure_of, sigma_axis, sigma_text
+from crossbar_sim.report.formatting import Names, Scale, law_of, sigma_axis, sigma_text
 from crossbar_sim.robustness.curves import Crossing, area
 from crossbar_sim.robustness.deploy import Deployment, LayerReport
 from crossbar_sim.robustness.drawn_scores import MOST_CHIPS
@@ -23,7 +23,7 @@ from crossbar_sim.robustness.groups import (
     seeded,
     unlike_tasks,
 )
-from crossbar_sim.robustness.metrics import is_share
+from crossbar_sim.robustness.metrics import described
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.score import collect
 from crossbar_sim.robustness.statistics import Interval, Summary, mean_interval, summarise
@@ -219,7 +219,7 @@ class View:
     @functools.cached_property
     def scale(self) -> Scale:
         """The scale of the metric."""
-        return Scale.of(self.sweep.metric)
+        return Scale.of(self.sweep.judge)
 
     @functools.cached_property
     def names(self) -> Names:
@@ -239,7 +239,7 @@ class View:
     @property
     def limit(self) -> float | None:
         """The threshold as stored."""
-        return None if self.threshold is None else self.scale.shown(self.threshold)
+        return None if self.threshold is None else self.scale.stored(self.threshold)
 
     @functools.cached_property
     def sigmas(self) -> tuple[float, ...]:
@@ -277,6 +277,11 @@ class View:
     def of_interval(self, value: float, interval: Interval | None) -> Estimate:
         """The same from an `Interval`."""
         return self.estimate(value, None if interval is None else (interval.low, interval.high))
+
+    def of_difference(self, value: float, span: tuple[float, float] | None) -> Estimate:
+        """A difference of stored scores with its interval as this view gives it."""
+        shown = float if self.stored else self.scale.difference
+        return Estimate(shown(value), *((None, None) if span is None else sorted(map(shown, span))))
 
     @functools.cached_property
     def curves(self) -> dict[str, tuple[PointRow, ...]]:
@@ -353,7 +358,12 @@ class View:
                     label,
                     self.score(sweep.tasks[label].clean),
                     self.of_interval(whole.estimate, whole.interval),
-                    None if lead is None else self.of_interval(lead.estimate, lead.interval),
+                    None
+                    if lead is None
+                    else self.of_difference(
+                        lead.estimate,
+                        None if lead.interval is None else (lead.interval.low, lead.interval.high),
+                    ),
                     self.crossings[label],
                 )
             )
@@ -372,7 +382,9 @@ class View:
             return ()
         return tuple(
             DifferenceRow(
-                a, b, sigma, self.of_interval(p.difference, p.interval), p.p_value, p.adjusted, p.exact,
+                a, b, sigma,
+                self.of_difference(p.difference, None if p.interval is None else (p.interval.low, p.interval.high)),
+                p.p_value, p.adjusted, p.exact,
                 (p.chips,),
             )
             for sigma, p in self.sweep.paired(a, b)
@@ -418,7 +430,7 @@ class View:
         reference = next(iter(self.groups)) if self.reference is None else self.reference
         return tuple(
             DifferenceRow(
-                t.group, t.reference, t.sigma, self.estimate(t.difference, t.ci95), t.p_value, t.adjusted,
+                t.group, t.reference, t.sigma, self.of_difference(t.difference, t.ci95), t.p_value, t.adjusted,
                 False, t.networks,
             )
             for t in group_tests(self.sweep, reference)
@@ -447,7 +459,7 @@ class View:
                 scores = [scores[i] for i in spread_evenly(len(scores), most)]
                 places = sorted({*scores, limits[0], limits[-1]})
             found[label] = [
-                YieldRow(label, sigma, point.drawn, limit, _share(point, self.scale.shown(limit)))
+                YieldRow(label, sigma, point.drawn, limit, _share(point, self.scale.stored(limit)))
                 for limit in places
             ]
         return found
@@ -512,10 +524,15 @@ def spread_evenly(count: int, most: int) -> list[int]:
 def thresholds(scores: Sequence[float], scale: Scale, most: int) -> list[float]:
     """At most about `most` round thresholds, as shown, over a range a little wider than that of these scores."""
     low, high = (f(scale.shown(score) for score in scores) for f in (min, max))
-    steps = (digit * 10.0**power for power in range(-4, 300) for digit in (1, 2, 5))
+    first = -4 if scale.per_cent else -9
+    steps = (digit * 10.0**power for power in range(first, 300) for digit in (1, 2, 5))
     step = next(step for step in steps if (high - low) / step <= most - 4)
+    if high == low and not scale.per_cent:  # one step around scores that are all the same
+        step = 10.0 ** math.floor(math.log10(abs(high))) / 10 if high else 1.0
     limits = [round(i * step, 10) for i in range(math.floor(low / step) - 1, math.ceil(high / step) + 2)]
-    return [t for t in limits if t >= 0 and not (scale.more_is_better and t > 1)]
+    if scale.per_cent:
+        return [t for t in limits if t >= 0 and not (scale.more_is_better and t > 1)]
+    return [t for t in limits if not scale.judge.logarithm or t >= 1] or [low, high]
 
 
 def narrowed(sweep: Sweep, models: Sequence[str] | None) -> Sweep:
@@ -540,9 +557,19 @@ def narrowed(sweep: Sweep, models: Sequence[str] | None) -> Sweep:
 def default_threshold(sweep: Sweep) -> float | None:
     """The lowest clean score minus 5 points, rounded down to whole per cent; None for an error.
 
-    Models below half of the best clean score do not count: a failed training must not lower the limit.
+    Models below half of the best clean score do not count: a failed training must not lower the limit. Of built-in
+    metrics that are no shares (docs/metrics.md): what is allowed beyond the worst clean score of a model that is at
+    most twice as bad as the best one.
     """
-    if not is_share(sweep.metric):
+    judge = sweep.judge
+    if judge.easing is not None:
+        shown = [judge.shown(task.clean) for task in sweep.tasks.values()]
+        if judge.sign > 0:
+            return judge.easing(
+                min(value for value in shown if value >= max(shown) / 2 or value == max(shown))
+            )
+        return judge.easing(max(value for value in shown if value <= 2 * min(shown)))
+    if not judge.share or judge.sign < 0:
         return None
     scores = [task.clean for task in sweep.tasks.values()]
     clean = min(score for score in scores if score >= max(scores) / 2)
@@ -555,10 +582,7 @@ def check_threshold(metric: str, threshold: float) -> None:
     Raises:
         InputError: with the value and the allowed range.
     """
-    if not 0 <= threshold < math.inf:
-        raise InputError(f"threshold={threshold}: expected a score such as 0.9")
-    if threshold > 1 and is_share(metric):
-        raise InputError(f"threshold={threshold}: {metric} is a share in 0 .. 1, such as 0.9 for 90 %")
+    described(metric).check_threshold(threshold)
 
 
 # One number per model, and comparisons of these numbers. Scores are as stored.
@@ -721,7 +745,12 @@ class DeploymentView:
     @functools.cached_property
     def sign(self) -> int:
         """-1 for a metric that is stored with a minus sign."""
-        return measure_of(self.deployment.metric).sign
+        return self.scale.measure.sign
+
+    @functools.cached_property
+    def scale(self) -> Scale:
+        """The scale of the metric."""
+        return Scale.of(self.deployment.judge)
 
     @functools.cached_property
     def total(self) -> Summary:
@@ -734,12 +763,22 @@ class DeploymentView:
         return self._summary(self.deployment.uncalibrated)
 
     def _summary(self, scores: Sequence[Any]) -> Summary:
-        return summarise(self.sign * score.value(self.deployment.metric) for score in scores)
+        found = summarise(self.sign * score.value(self.deployment.metric) for score in scores)
+        return (
+            found.mapped(lambda value: self.scale.shown(self.sign * value))
+            if self.scale.judge.logarithm
+            else found
+        )
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation between chips, of a perplexity that of its logarithm; None for one chip."""
+        return self.deployment.main.std
 
     @property
     def clean(self) -> float:
         """The score of the clean model."""
-        return self.sign * self.deployment.clean.value(self.deployment.metric)
+        return self.scale.shown(self.deployment.clean.value(self.deployment.metric))
 
     @property
     def extremes(self) -> tuple[tuple[float, int], tuple[float, int]]:
@@ -754,7 +793,7 @@ class DeploymentView:
     def limit(self) -> float | None:
         """The threshold; None without one."""
         passing = self.deployment.passing
-        return None if passing is None else self.sign * passing.threshold
+        return None if passing is None else self.scale.shown(passing.threshold)
 
     @property
     def reached(self) -> int:

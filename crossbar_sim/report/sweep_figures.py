@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.report.figure import SMALL, figure_style, figure_with, new_figure, save
@@ -110,20 +110,22 @@ def _figure(drawing: Callable[[Axes, View], None], view: View, path: str | os.Pa
     return figure
 
 
-def _line(ax: Axes, place: int, x: np.ndarray, y: np.ndarray, name: str, **look: Any) -> None:
-    """A line in the style of the model at this place; `y` as shares of 1."""
+def _line(
+    ax: Axes, place: int, x: np.ndarray, y: np.ndarray, name: str, factor: float = 100.0, **look: Any
+) -> None:
+    """A line in the style of the model at this place; `y` is multiplied by the factor, as shares of 1 are by 100."""
     style = Style.of(place)
     known: dict[str, Any] = {
         "color": style.colour, "linestyle": (0, style.dash) if style.dash else "-", "marker": style.marker,
         "markevery": max(len(x) // 16, 1), "label": name, "zorder": 3,
     }  # fmt: skip
-    ax.plot(x, 100 * y, **(known | look))
+    ax.plot(x, factor * y, **(known | look))
 
 
-def _ends(found: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper ends of intervals in per cent; NaN where there is none."""
+def _ends(found: Sequence[Estimate], factor: float = 100.0) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper ends of intervals, of shares in per cent; NaN where there is none."""
     low, high = (
-        100 * np.array([np.nan if e is None else e for e in ends])
+        factor * np.array([np.nan if e is None else e for e in ends])
         for ends in zip(*((f.low, f.high) for f in found), strict=True)
     )
     return low, high
@@ -131,7 +133,7 @@ def _ends(found: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray]:
 
 def _threshold(ax: Axes, view: View) -> None:
     if view.threshold is not None:
-        ax.axhline(100 * view.threshold, color="#555555", lw=0.7, ls=":", zorder=1)
+        ax.axhline(view.scale.factor * view.threshold, color="#555555", lw=0.7, ls=":", zorder=1)
 
 
 def _curves(ax: Axes, view: View, inside: bool = False) -> None:
@@ -139,22 +141,33 @@ def _curves(ax: Axes, view: View, inside: bool = False) -> None:
     for place, (label, rows) in enumerate(view.curves.items()):
         colour, x = Style.of(place).colour, _sigmas_of(view, rows)
         mean = np.array([row.mean.value for row in rows])
-        _line(ax, place, x, mean, view.names.short[label], markevery=every)
-        low, high = _ends([row.mean for row in rows])
+        _line(ax, place, x, mean, view.names.short[label], view.scale.factor, markevery=every)
+        low, high = _ends([row.mean for row in rows], view.scale.factor)
         known = np.isfinite(low)
         if len(rows) == 1 and known.all():
             ax.vlines(x, low, high, color=colour, lw=1, zorder=2)
         elif known.any():
             ax.fill_between(x, low, high, where=known.tolist(), color=colour, alpha=0.22, lw=0, zorder=2)
     _threshold(ax, view)
-    ax.set_ylabel(f"{view.scale.name} (%)")
+    ax.set_ylabel(view.scale.axis)
+    if _spans_decades(view):
+        ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
     _sigmas(ax, view)
     _legend(ax, len(view.labels), inside)
 
 
+def _spans_decades(view: View) -> bool:
+    """Whether scores of which less is better, and which are no shares, differ by more than a factor of 300."""
+    means = [row.mean.value for row in view.points]
+    wide = not view.scale.more_is_better and not view.scale.per_cent and min(means) > 0
+    return wide and max(means) > 300 * min(means)
+
+
 def _differences(ax: Axes, view: View) -> None:
     """Every other model minus the first; open marks are not significant, or one chip."""
-    first, unit = view.labels[0], view.sigma_unit
+    first, unit, factor = view.labels[0], view.sigma_unit, view.scale.factor
     sigmas = [row.sigma for row in view.curves[first]]
     step = unit * (sigmas[-1] - sigmas[0] or 1.0) / max(len(sigmas), 2)
     ax.axhline(0, color="#777777", lw=0.7, zorder=1)
@@ -165,12 +178,12 @@ def _differences(ax: Axes, view: View) -> None:
             x = row.sigma * unit + aside
             if row.difference.span is not None:
                 low, high = row.difference.span
-                ax.vlines(x, 100 * low, 100 * high, color=look.colour, lw=0.8, zorder=2)
+                ax.vlines(x, factor * low, factor * high, color=look.colour, lw=0.8, zorder=2)
             fill = look.colour if row.exact or row.significant else "white"
-            y = 100 * row.difference.value
+            y = factor * row.difference.value
             ax.plot(x, y, look.marker, color=look.colour, mfc=fill, mew=0.8, zorder=3)
         ax.plot([], [], look.marker, color=look.colour, label=view.names.short[label])
-    ax.set_ylabel(f"{view.scale.name} minus that of\n{view.names.short[first]} (points)")
+    ax.set_ylabel(f"{view.scale.compared} minus that of\n{view.names.short[first]}{view.scale.steps}")
     exact = any(row.exact for rows in view.differences.values() for row in rows)
     known = "filled: p < 0.05 after Holm" + (", or exact (nothing random)" if exact else "")
     _sigmas(ax, view, f"{known};\nlines: 95 % intervals" if exact else f"{known}; lines: 95 % intervals")
@@ -184,7 +197,7 @@ def _yield(ax: Axes, view: View) -> None:
     side: Literal["pre", "post"] = "pre" if scale.more_is_better else "post"
     for label, rows in curves.items():
         place, smooth = view.labels.index(label), rows[0].drawn
-        x = 100 * np.array([row.limit for row in rows])
+        x = scale.factor * np.array([row.limit for row in rows])
         share = np.array([row.passing.value for row in rows])
         drawn = "default" if smooth else f"steps-{side}"
         _line(ax, place, x, share, view.names.short[label], marker="", markevery=None, drawstyle=drawn)
@@ -193,9 +206,9 @@ def _yield(ax: Axes, view: View) -> None:
             x, low, high, step=None if smooth else side, color=Style.of(place).colour, alpha=0.18, lw=0, zorder=2
         )  # fmt: skip
     if view.threshold is not None:
-        ax.axvline(100 * view.threshold, color="#555555", lw=0.7, ls=":", zorder=1)
+        ax.axvline(scale.factor * view.threshold, color="#555555", lw=0.7, ls=":", zorder=1)
     word = "least" if scale.more_is_better else "largest"
-    ax.set(xlabel=f"threshold: {word} {scale.name} (%)", ylabel="yield (%)", ylim=(-2, 102))
+    ax.set(xlabel=f"threshold: {word} {scale.axis}", ylabel="yield (%)", ylim=(-2, 102))
     ax.set_title(f"{view.sigma_axis.removesuffix(' (S)')} {sigma_text(sigma)}")
     _legend(ax, len(curves))
 
@@ -212,11 +225,11 @@ def _sensitivity(ax: Axes, view: View) -> None:
     for row in view.layers:
         if row.layer not in kept:
             continue
-        look, mean = Style.of(view.labels.index(row.label)), 100 * row.drop.value
+        look, mean = Style.of(view.labels.index(row.label)), view.scale.factor * row.drop.value
         y = kept.index(row.layer) + (models.index(row.label) - (len(models) - 1) / 2) * high
         ax.barh(y, mean, 0.92 * high, color=look.colour, alpha=0.75, lw=0)
         if row.drop.span is not None:
-            left, right = (100 * end for end in row.drop.span)
+            left, right = (view.scale.factor * end for end in row.drop.span)
             ax.hlines(y, left, right, color="black", lw=0.8, zorder=3)
         if len(models) > 1:
             ax.plot(mean, y, look.marker, color="black", ms=2.4, zorder=4)
@@ -228,7 +241,7 @@ def _sensitivity(ax: Axes, view: View) -> None:
     ax.set_yticks(range(len(kept)), fit([visible(layer) for layer in kept], 24))
     ax.set_ylim(len(kept) - 0.45, -0.55)
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel(f"{view.scale.loss} with this layer alone on arrays (points)")
+    ax.set_xlabel(f"{view.scale.loss} with this layer alone on arrays{view.scale.steps}")
     _legend(ax, len(models))
 
 
@@ -298,7 +311,7 @@ def draw_groups(
         InputError: if the file cannot be written.
     """
     view = View(sweep, threshold)
-    names = Names.of(list(view.groups)).short
+    names, factor = Names.of(list(view.groups)).short, view.scale.factor
     with figure_style(SMALL):
         figure = new_figure(WIDTH, HEIGHT, w_pad=0.04, h_pad=0.04)
         ax = figure.subplots()
@@ -306,23 +319,23 @@ def draw_groups(
         for place, (group, rows) in enumerate(view.group_curves.items()):
             colour = Style.of(place).colour
             x, mean = np.array([row.sigma for row in rows]), np.array([row.mean.value for row in rows])
-            _line(ax, place, x, mean, names[group])
-            drawn += [100 * mean]
+            _line(ax, place, x, mean, names[group], factor)
+            drawn += [factor * mean]
             if group in view.wide:
                 for label in view.groups[group]:
                     at = [row.sigma for row in view.curves[label]]
-                    alone = 100 * np.array([row.mean.value for row in view.curves[label]])
+                    alone = factor * np.array([row.mean.value for row in view.curves[label]])
                     ax.plot(at, alone, color=colour, lw=0.6, alpha=0.7, zorder=2)
                     drawn += [alone]
                 continue
             # Over seeds; of a single network over its chips.
-            low, high = _ends([row.mean if row.networks > 1 else row.over_chips for row in rows])
+            low, high = _ends([row.mean if row.networks > 1 else row.over_chips for row in rows], factor)
             if np.isfinite(low).any():
                 pale = 0.22 if len(view.groups) <= FEW_BANDS else 0.12
                 ax.fill_between(x, low, high, color=colour, alpha=pale, lw=0, zorder=2)
         _threshold(ax, view)
-        _limits(ax, drawn, view.scale.more_is_better)
-        ax.set(ylabel=f"mean {view.scale.name} (%)", xlabel=view.sigma_axis)
+        _limits(ax, drawn, view.scale.more_is_better and view.scale.per_cent)
+        ax.set(ylabel=f"mean {view.scale.axis}", xlabel=view.sigma_axis)
         ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 3, 5, 10]))
         ax.margins(x=0.02)
         _grid(ax)

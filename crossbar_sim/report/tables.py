@@ -6,15 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crossbar_sim.report.formatting import (
-    Names,
-    fixed,
-    limit_text,
-    number,
-    p_text,
-    sigma_text,
-    span_text,
-)
+from crossbar_sim.report.formatting import Names, Scale, fixed, p_text, sigma_text
 from crossbar_sim.report.headline import crossing_words
 from crossbar_sim.report.rows import DifferenceRow, Estimate, GroupRow, PointRow, View
 from crossbar_sim.robustness.groups import seeded
@@ -46,25 +38,26 @@ def of_models(view: View) -> Table:
     scale, first, grouped = view.scale, view.sweep.labels[0], seeded(view.sweep)
     where = "over the sigmas" if len(view.sigmas) > 1 else f"at sigma {sigma_text(view.sigmas[0])}"
     over = "95 % interval over chips" if grouped else "95 % interval"
-    header = ["model", "clean (%)", f"mean {scale.name} {where} (%)", over]
+    unit = f" ({scale.judge.axis or scale.judge.unit})" if scale.axis != scale.name else ""
+    header = ["model", f"clean{unit}", f"mean {scale.name} {where}{unit}", over]
     several = len(view.sweep.labels) > 1 and not grouped
     if several:
-        header.append(f"difference to {view.names.short[first]}, same chips (points)")
+        header.append(f"difference to {view.names.short[first]}, same chips{scale.steps}")
     if view.threshold is not None:
-        header.append(f"mean crosses {limit_text(view.threshold, 0)}")
+        header.append(f"mean crosses {view.scale.limit_text(view.threshold, 0)}")
     rows = []
     for found in view.models:
         score = found.score
         row = [
             view.names.whole[found.label],
-            number(found.clean),
-            number(score.value, score.half),
-            _span(score),
+            scale.number(found.clean),
+            scale.number(score.value, score.half),
+            _span(score, scale),
         ]
         if several and found.label == first:
             row.append("")
         elif several:
-            row.append("no chip in common" if found.lead is None else _difference(found.lead))
+            row.append("no chip in common" if found.lead is None else _difference(found.lead, scale))
         if view.threshold is not None:
             row.append("one sigma only" if found.crossing is None else crossing_words(found.crossing))
         rows.append(row)
@@ -75,18 +68,35 @@ def of_points(view: View) -> Table:
     """One row per model and sigma."""
     header = ["sigma", "mean", "95 % interval", "spread", "median", "worst chip", "best chip"]
     if view.threshold is not None:
-        header.append(f"yield at {limit_text(view.threshold, 0)} (95 %)")
+        header.append(f"yield at {view.scale.limit_text(view.threshold, 0)} (95 %)")
     header.append("chips × examples")
-    groups = [(view.names.whole[label], [_point(row) for row in rows]) for label, rows in view.curves.items()]
-    return Table(f"{view.scale.name} at each sigma, in %; the spread between chips in points", header, groups)
+    groups = [
+        (view.names.whole[label], [_point(row, view.scale) for row in rows])
+        for label, rows in view.curves.items()
+    ]
+    return Table(
+        f"{view.scale.name} at each sigma{_units(view.scale, 'the spread between chips')}", header, groups
+    )
 
 
-def _point(row: PointRow) -> list[str]:
+def _units(scale: Scale, spread: str) -> str:
+    """The units of a table: ", in %; the spread between chips in points"."""
+    unit = scale.judge.axis or scale.judge.unit
+    parts = [f", in {'the ' if scale.judge.axis else ''}{unit}"] if unit else []
+    if scale.step and scale.step != unit:
+        parts.append(f"{spread} in {scale.step}")
+    if scale.judge.logarithm:
+        parts[-1] += f" of {scale.compared}"
+        return "; " + "; ".join(parts)
+    return "; ".join(parts)
+
+
+def _point(row: PointRow, scale: Scale) -> list[str]:
     half = row.mean.half
     cells = [
-        sigma_text(row.sigma), number(row.mean.value, half), _span(row.mean),
-        "" if row.spread is None else number(row.spread, row.spread),
-        number(row.median, half), number(row.worst, half), number(row.best, half),
+        sigma_text(row.sigma), scale.number(row.mean.value, half), _span(row.mean, scale),
+        "" if row.spread is None else scale.number(row.spread, row.spread),
+        scale.number(row.median, half), scale.number(row.worst, half), scale.number(row.best, half),
     ]  # fmt: skip
     if row.passing is not None:
         cells.append(f"{fixed(row.passing.value, 0)} ({_whole_span(row.passing)})")
@@ -106,15 +116,15 @@ def of_pairs(view: View) -> Table | None:
             f"{view.names.whole[label]} minus {first}",
             [
                 [
-                    sigma_text(row.sigma), _difference(row.difference), p_text(row.p_value), p_text(row.adjusted),
-                    str(row.counts[0]),
+                    sigma_text(row.sigma), _difference(row.difference, view.scale), p_text(row.p_value),
+                    p_text(row.adjusted), str(row.counts[0]),
                 ]
                 for row in rows
             ],
         )
         for label, rows in view.differences.items()
     ]  # fmt: skip
-    header = ["sigma", f"difference in {view.scale.name} (points)", "p", "p after Holm", "chips"]
+    header = ["sigma", f"difference in {view.scale.compared}{view.scale.steps}", "p", "p after Holm", "chips"]
     return Table("Differences on the same chips", header, groups) if groups else None
 
 
@@ -125,23 +135,25 @@ def of_groups(view: View) -> Table:
         "sigma", "mean over networks", "95 % interval over seeds", "range over seeds", "spread of chips", "worst chip"
     ]  # fmt: skip
     if view.threshold is not None:
-        header.append(f"yield at {limit_text(view.threshold, 0)}")
+        header.append(f"yield at {view.scale.limit_text(view.threshold, 0)}")
     groups = [
-        (f"{names[group]} ({_count(len(view.groups[group]))})", [_group(row) for row in rows])
+        (f"{names[group]} ({_count(len(view.groups[group]))})", [_group(row, view.scale) for row in rows])
         for group, rows in view.group_curves.items()
     ]
     return Table(
-        f"{view.scale.name} of each way to train, in %; the spread between the chips of one network in points",
+        f"{view.scale.name} of each way to train"
+        f"{_units(view.scale, 'the spread between the chips of one network')}",
         header,
         groups,
     )
 
 
-def _group(row: GroupRow) -> list[str]:
+def _group(row: GroupRow, scale: Scale) -> list[str]:
     cells = [
-        sigma_text(row.sigma), number(row.mean.value, row.mean.half), _span(row.mean, "one network: none"),
-        span_text(row.lowest, row.highest) if row.networks > 1 else "",
-        "" if row.spread is None else number(row.spread, row.spread), number(row.worst),
+        sigma_text(row.sigma), scale.number(row.mean.value, row.mean.half),
+        _span(row.mean, scale, "one network: none"),
+        scale.span_text(row.lowest, row.highest) if row.networks > 1 else "",
+        "" if row.spread is None else scale.number(row.spread, row.spread), scale.number(row.worst),
     ]  # fmt: skip
     return cells if row.passing is None else [*cells, fixed(row.passing, 0)]
 
@@ -158,12 +170,13 @@ def of_group_tests(view: View) -> Table | None:
         d = row.difference
         groups.setdefault(f"{names[row.name]} minus {names[row.less]}", []).append(
             [
-                sigma_text(row.sigma), number(d.value, d.half), _span(d, "no test"), p_text(row.p_value),
-                p_text(row.adjusted), f"{row.counts[0]} and {row.counts[1]}",
+                sigma_text(row.sigma), view.scale.number(d.value, d.half), _span(d, view.scale, "no test"),
+                p_text(row.p_value), p_text(row.adjusted), f"{row.counts[0]} and {row.counts[1]}",
             ]
         )  # fmt: skip
     header = [
-        "sigma", f"difference in {view.scale.name} (points)", "95 % interval", "p", "p after Holm", "networks"
+        "sigma", f"difference in {view.scale.compared}{view.scale.steps}", "95 % interval", "p", "p after Holm",
+        "networks",
     ]  # fmt: skip
     return Table("Differences between ways to train", header, list(groups.items())) if groups else None
 
@@ -171,19 +184,25 @@ def of_group_tests(view: View) -> Table | None:
 def of_layers(view: View) -> Table | None:
     """What each layer costs alone; None where that was not measured."""
     groups: dict[str, list[list[str]]] = {}
+    scale = view.scale
     for row in view.layers:
-        cells = [row.layer, number(row.drop.value, row.drop.half), _span(row.drop), str(row.chips)]
+        cells = [
+            row.layer,
+            scale.number(row.drop.value, row.drop.half),
+            _span(row.drop, scale),
+            str(row.chips),
+        ]
         groups.setdefault(view.names.whole[row.label], []).append(cells)
-    header = ["layer", f"{view.scale.loss} (points)", "95 % interval", "chips"]
+    header = ["layer", f"{scale.loss}{scale.steps}", "95 % interval", "chips"]
     return Table("Each layer alone", header, list(groups.items())) if groups else None
 
 
-def _span(found: Estimate, none: str = "one chip: none") -> str:
-    return none if found.span is None else span_text(*found.span)
+def _span(found: Estimate, scale: Scale, none: str = "one chip: none") -> str:
+    return none if found.span is None else scale.span_text(*found.span)
 
 
-def _difference(found: Estimate) -> str:
-    return f"{number(found.value, found.half)} ({_span(found, 'one chip')})"
+def _difference(found: Estimate, scale: Scale) -> str:
+    return f"{scale.number(found.value, found.half)} ({_span(found, scale, 'one chip')})"
 
 
 def _count(networks: int) -> str:
@@ -213,14 +232,17 @@ _CHIPS = ("model", "metric", "sigma", "chip", "value", "examples", "variance")
 
 def downloads(view: View) -> dict[str, str]:
     """File name -> CSV: curves, differences to the first model (of groups: their curves and tests), scores of chips."""
-    view = view.as_stored
+    shown, view = view, view.as_stored
+    logarithm = view.scale.judge.logarithm
+    means = {(r.label, r.sigma): _triple(r.mean) for r in shown.points} if logarithm else {}
     files: dict[str, tuple[Sequence[str], Iterable[Sequence[Any]]]] = {
         "curves.csv": (
-            _CURVES,
+            (*_CURVES, "shown_mean", "shown_low95", "shown_high95") if logarithm else _CURVES,
             (
                 (
                     r.label, r.metric, r.sigma, r.clean, *_triple(r.mean), r.spread, r.median, r.worst, r.best,
                     view.limit, *_triple(r.passing), r.chips, r.images,
+                    *means.get((r.label, r.sigma), ()),
                 )
                 for r in view.points
             ),

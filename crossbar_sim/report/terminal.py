@@ -16,11 +16,10 @@ from crossbar_sim.crossbar.layer_designs import LayerDesigns, designs_of
 from crossbar_sim.nn.analog.effects import MAPS
 from crossbar_sim.report.console import Pen, filled, say
 from crossbar_sim.report.formatting import (
+    Scale,
     counted,
-    decimals,
     digits_of,
     fixed,
-    limit_text,
     measure_of,
     range_text,
     shorten,
@@ -85,7 +84,9 @@ def _columns(deployment: Deployment, reports: Sequence[LayerReport]) -> list[_Co
         columns.append(_Column(1, f"changed\nby {effect}", cells))
     if any(r.sensitivity for r in reports):
         largest = max(max(loss(r) for r in reports), 1e-12)
-        columns.append(_Column(2, f"{measure_of(deployment.metric).loss} alone\n(points)", _losses(reports)))
+        scale = Scale.of(deployment.judge)
+        step = f"({scale.step})" if scale.step else ""
+        columns.append(_Column(2, f"{scale.measure.loss} alone\n{step}", _losses(reports, scale)))
         columns.append(_Column(2, "\n", [_bar(max(loss(r), 0) / largest) for r in reports], False))
     return columns
 
@@ -113,15 +114,24 @@ def used(part: float) -> str:
     return "<0.1 %" if 0 < part < 5e-4 else f"{100 * part:.{int(part < 0.0995)}f} %"
 
 
-def _losses(reports: Sequence[LayerReport]) -> list[str]:
+def _losses(reports: Sequence[LayerReport], scale: Scale) -> list[str]:
     """Losses with the half-width of their interval, decimal points one below the other."""
     drops = [r.sensitivity.drop if r.sensitivity else None for r in reports]
-    means = _aligned([fixed(d.mean, min(digits_of(d), 2)) if d else "" for d in drops])
-    halves = [d and d.ci95 and fixed((d.ci95[1] - d.ci95[0]) / 2, min(digits_of(d), 2)) for d in drops]
+    digits = [0 if d is None else _few(scale, scale.digits_of(d)) for d in drops]
+    means = _aligned([scale.fixed(d.mean, n) if d else "" for d, n in zip(drops, digits, strict=True)])
+    halves = [
+        d and d.ci95 and scale.fixed((d.ci95[1] - d.ci95[0]) / 2, n)
+        for d, n in zip(drops, digits, strict=True)
+    ]
     if not any(halves):
         return means
     ends = _aligned([half or "" for half in halves])
     return [f"{m} {'±' if half else ' '} {end}" for m, half, end in zip(means, halves, ends, strict=True)]
+
+
+def _few(scale: Scale, digits: int) -> int:
+    """The decimals of a table: two at most of per cent."""
+    return min(digits, 2) if scale.per_cent else digits
 
 
 def _aligned(numbers: list[str]) -> list[str]:
@@ -242,54 +252,67 @@ def _answer(view: DeploymentView) -> str:
     deployment, total = view.deployment, view.total
     n = len(deployment.scores)
     one = "the chip of the file" if _from_file(deployment) else f"chip {deployment.chips[0]}"
-    return measure_of(deployment.metric).answer.format(
+    scale = view.scale
+    digits = scale.digits_of(total)
+    return scale.measure.answer.format(
         chips=f"{n} chips" if n > 1 else one,
-        mean=f"{fixed(total.mean, digits_of(total))} %",
+        mean=f"{scale.fixed(total.mean, digits)}{scale.unit}",
         what=_judged(deployment),
-        ci=_interval(total) or " (one chip: no interval)",
-        clean=f"{fixed(view.clean, max(digits_of(total), 1))} %",
+        ci=_interval(total, scale) or " (one chip: no interval)",
+        clean=f"{scale.fixed(view.clean, max(digits, 1))}{scale.unit}",
     )
 
 
-def _interval(found: Summary) -> str:
+def _interval(found: Summary, scale: Scale) -> str:
     """The interval in brackets; empty where there is none."""
     if found.ci95 is None:
         return ""
-    low, high = (fixed(end, digits_of(found)) for end in found.ci95)
-    return f" (95 % interval {low} to {high} %)"
+    low, high = (scale.fixed(end, scale.digits_of(found)) for end in found.ci95)
+    return f" (95 % interval {low} to {high}{scale.unit})"
 
 
-def _calibrated(without: Summary, calibrator: Calibrator) -> str:
-    """The score without the digital correction of each chip, and the cost of the correction."""
-    mean = f"{fixed(without.mean, digits_of(without))} %"
-    return f"{calibrator.calibration.kind}; without it {mean}{_interval(without)}; {calibrator.cost}"
+def _calibrated(view: DeploymentView, calibrator: Calibrator, scale: Scale) -> str:
+    """The score without the digital correction of each chip, what the correction gains, and what it costs."""
+    without, gain = view.uncalibrated, view.deployment.gain
+    mean = f"{scale.fixed(without.mean, scale.digits_of(without))}{scale.unit}"
+    text = f"{calibrator.calibration.kind}; without it {mean}{_interval(without, scale)}; {calibrator.cost}"
+    if calibrator.share is None or gain is None:
+        return text
+    unit = " points" if view.deployment.judge.share else scale.unit
+    mean, *ends = (scale.fixed(value, scale.digits_of(gain)) for value in (gain.mean, *(gain.ci95 or ())))
+    interval = f" (95 % interval {' to '.join(ends)}, paired over chips)" if ends else ""
+    share = f"{calibrator.share:.2%}".replace("%", " %")
+    return f"{text}, {share} of the model's parameters; the gain is {mean}{unit}{interval}"
 
 
 def _facts(view: DeploymentView) -> Iterator[tuple[str, str]]:
     """The block under the answer: (name, text)."""
     deployment, total, n = view.deployment, view.total, len(view.deployment.scores)
-    measure, digits = measure_of(deployment.metric), digits_of(total)
-    if total.std == 0:
+    scale, digits, spread = view.scale, view.scale.digits_of(total), view.spread
+    measure = scale.measure
+    if spread == 0:
         yield "spread", f"none: all {n} chips score the same"
-    elif total.std is not None and total.ci95 is not None:
-        yield "spread", f"{fixed(total.std, decimals(total.std))} points between chips (standard deviation)"
+    elif spread is not None and total.ci95 is not None:
+        words = " ".join(part for part in (scale.fixed(spread, scale.decimals(spread)), scale.step) if part)
+        of = f" of {scale.compared}" if scale.judge.logarithm else ""
+        yield "spread", f"{words} between chips (standard deviation{of})"
         for name, (score, chip) in zip(("worst", "best"), view.extremes, strict=True):
-            yield name, f"{fixed(score, digits)} % (chip {chip})"
-        quantiles = [f"{100 * float(q):.0f} %: {fixed(v, digits)}" for q, v in total.quantiles.items()]
-        yield "quantiles", "   ".join(quantiles) + "  (in %)"
-        if measure.sign > 0 and not 0 <= total.ci95[0] <= total.ci95[1] <= 1:
+            yield name, f"{scale.fixed(score, digits)}{scale.unit} (chip {chip})"
+        quantiles = [f"{100 * float(q):.0f} %: {scale.fixed(v, digits)}" for q, v in total.quantiles.items()]
+        yield "quantiles", "   ".join(quantiles) + (f"  (in{scale.unit})" if scale.unit else "")
+        if measure.sign > 0 and scale.per_cent and not 0 <= total.ci95[0] <= total.ci95[1] <= 1:
             yield (
                 "note",
                 "the interval leaves 0 to 100 %: too few or too unequal chips for a Student t interval",
             )
     if deployment.calibrator is not None:
-        yield "calibrated", _calibrated(view.uncalibrated, deployment.calibrator)
+        yield "calibrated", _calibrated(view, deployment.calibrator, scale)
     passing, limit = deployment.passing, view.limit
     if passing is not None and limit is not None:
         share, low, high = (fixed(v, 0 if n < 400 else 1) for v in (passing.value, *passing.ci95))
         yield (
             "yield",
-            f"{view.reached} of {n} chips {measure.passing} {limit_text(limit, digits)}: "
+            f"{view.reached} of {n} chips {measure.passing} {scale.limit_text(limit, digits)}: "
             f"yield {share} % ({low} to {high} %)",
         )
     others = [f"{measure_of(name).name} {fixed(s.mean, digits_of(s))} %" for name, s in view.others]
@@ -363,7 +386,9 @@ def _deployment_footnotes(deployment: Deployment, hidden: int) -> Iterator[str]:
             f"{measured.images:,} {_what(deployment)}{'' if n > 1 else '; one chip: no interval'}."
         )
     if len(deployment.scores) > 1:
-        yield "Intervals are 95 %: Student t over chips for means, Wilson for the yield."
+        judge = deployment.judge
+        of = f" of ln {judge.title} (the mean is geometric)" if judge.logarithm else ""
+        yield f"Intervals are 95 %: Student t over chips for means{of}, Wilson for the yield."
     elif deployment.passing is not None:
         yield "The interval of the yield is Wilson's, 95 %."
 
@@ -393,7 +418,7 @@ def show_groups(sweep: Sweep, console: Console, reference: str, threshold: float
         console.print()
         count = f"{len(members)} training seeds" if len(members) > 1 else "1 network: no interval"
         console.print(Text(pen(f"{group} ({count})")))
-        console.print(_group_table(view.group_curves[group], threshold, pen))
+        console.print(_group_table(view.group_curves[group], threshold, pen, view.scale))
     console.print()
     for line in _group_footnotes(view):
         footnote(line)
@@ -405,12 +430,13 @@ def show_groups(sweep: Sweep, console: Console, reference: str, threshold: float
     made = sum(test.p_value is not None for test in view.tests)
     if made:
         console.print()
+        in_step = f"in {view.scale.step}: " if view.scale.step else ""
         title = (
-            f"Difference of mean {view.scale.name} from {reference}, in points: Welch's t over networks, p after "
+            f"Difference of mean {view.scale.compared} from {reference}, {in_step}Welch's t over networks, p after "
             f"Holm's correction over all {made} tests (* below {ALPHA:g})"
         )
         console.print(Text(filled(pen(title), console.width), "bold"))
-        console.print(_tests(view.tests, pen))
+        console.print(_tests(view.tests, pen, view.scale))
 
 
 def _table(*headers: str | Text, **first: Any) -> Table:
@@ -422,16 +448,22 @@ def _table(*headers: str | Text, **first: Any) -> Table:
     return table
 
 
-def _group_table(rows: Sequence[GroupRow], threshold: float | None, pen: Pen) -> Table:
+def _group_table(rows: Sequence[GroupRow], threshold: float | None, pen: Pen, scale: Scale) -> Table:
     headers = ["sigma", pen("mean ± 95 %"), "range over seeds", "sd of chips", "worst"]
     table = _table(*headers, *([] if threshold is None else ["yield"]))
     for row in rows:
-        digits = min(max(decimals(row.mean.half), 1), 2)
+        digits, spread = scale.decimals(row.mean.half, row.mean.value), 2
+        if scale.per_cent:
+            digits = min(max(digits, 1), 2)
+        elif row.spread is not None:
+            spread = scale.decimals(row.spread, row.spread)
         cells = [
-            _half(row.mean, digits, " %"),
-            f"{fixed(row.lowest, digits)} to {fixed(row.highest, digits)}" if row.networks > 1 else "",
-            "" if row.spread is None else fixed(row.spread, 2),
-            fixed(row.worst, 1),
+            _half(row.mean, digits, scale, scale.unit),
+            f"{scale.fixed(row.lowest, digits)} to {scale.fixed(row.highest, digits)}"
+            if row.networks > 1
+            else "",
+            "" if row.spread is None else scale.fixed(row.spread, spread),
+            scale.fixed(row.worst, 1 if scale.per_cent else digits),
         ]
         if row.passing is not None:
             cells.append(f"{fixed(row.passing, 0)} %")
@@ -439,10 +471,14 @@ def _group_table(rows: Sequence[GroupRow], threshold: float | None, pen: Pen) ->
     return table
 
 
-def _half(found: Estimate, digits: int, unit: str = "") -> str:
-    """`86.66 % ± 0.42`."""
-    text = f"{fixed(found.value, digits)}{unit}"
-    return text if found.half is None else f"{text} ± {fixed(found.half, digits)}"
+def _half(found: Estimate, digits: int, scale: Scale, unit: str = "") -> str:
+    """`86.66 % ± 0.42`; of an interval that is not symmetric `64.1 (60.2 to 68.3)`."""
+    text = f"{scale.fixed(found.value, digits)}{unit}"
+    if found.half is None or found.span is None:
+        return text
+    if scale.judge.logarithm:
+        return f"{text} ({' to '.join(scale.fixed(end, digits) for end in found.span)})"
+    return f"{text} ± {scale.fixed(found.half, digits)}"
 
 
 def _group_footnotes(view: View) -> Iterator[str]:
@@ -458,14 +494,18 @@ def _group_footnotes(view: View) -> Iterator[str]:
         yield "yield: the share of chips of all networks that pass the threshold"
 
 
-def _tests(rows: Sequence[DifferenceRow], pen: Pen) -> Table:
+def _tests(rows: Sequence[DifferenceRow], pen: Pen, scale: Scale) -> Table:
     table = _table("group", "sigma", "difference", "95 % interval", "p, corrected", justify="left")
     before = ""
+
+    def signed(value: float) -> str:
+        return f"{100 * value:+.2f}" if scale.per_cent else f"{value:+.4g}"
+
     for row in rows:
         span = row.difference.span
         cells = [
-            f"{100 * row.difference.value:+.2f}",
-            f"{100 * span[0]:+.2f} to {100 * span[1]:+.2f}" if span else "no test",
+            signed(row.difference.value),
+            f"{signed(span[0])} to {signed(span[1])}" if span else "no test",
             "" if row.adjusted is None else f"{row.adjusted:.2g} {'*' if row.significant else ' '}",
         ]
         table.add_row(pen(row.name if row.name != before else ""), f"{row.sigma:g}", *map(pen, cells))
@@ -519,14 +559,15 @@ def show_notes(tasks: Mapping[str, Task], console: Console) -> None:
 
 def _headlines(view: View) -> Iterator[str]:
     for label, rows in view.curves.items():
-        text = f"{label}: {view.scale.name} {_percent(rows[0].clean)} clean"
+        text = f"{label}: {view.scale.name} {_level(view.scale, rows[0].clean)} clean"
         area, crossing = view.areas[label], view.crossings[label]
         if area is not None and area.span is not None:
             text += f"; mean over sigma {rows[0].sigma:g} to {rows[-1].sigma:g} "
-            text += f"{_percent(area.value)} (95 % {_percent(area.span[0])} to {_percent(area.span[1])})"
+            mean, low, high = (_level(view.scale, value, area.half) for value in (area.value, *area.span))
+            text += f"{mean} (95 % {low} to {high})"
         if view.threshold is not None and crossing is not None:
             verb = "falls below" if view.scale.more_is_better else "rises above"
-            text += f"; it {verb} {limit_text(view.threshold, 1)} {crossing_words(crossing)}"
+            text += f"; it {verb} {view.scale.limit_text(view.threshold, 1)} {crossing_words(crossing)}"
         yield text
 
 
@@ -536,14 +577,14 @@ def _sweep_table(view: View, labels: Sequence[str], pen: Pen) -> Table:
         table.add_column(Text(pen(name)), no_wrap=True, min_width=COLUMN - 4)
     by_sigma = [{row.sigma: row for row in view.curves.get(label, ())} for label in labels]
     for sigma in sorted({sigma for column in by_sigma for sigma in column}):
-        cells = [pen(_cell(column[sigma])) if sigma in column else "" for column in by_sigma]
+        cells = [pen(_cell(column[sigma], view.scale)) if sigma in column else "" for column in by_sigma]
         table.add_row(f"{sigma:g}", *cells)
     return table
 
 
-def _cell(row: PointRow) -> str:
+def _cell(row: PointRow, scale: Scale) -> str:
     """`86.66 % ± 0.42`, and with a threshold the yield with its interval: `70 % (48 to 85)`."""
-    text = _half(row.mean, decimals(row.mean.half), " %")
+    text = _half(row.mean, scale.decimals(row.mean.half, row.mean.value), scale, scale.unit)
     if row.passing is not None:
         ends = " to ".join(fixed(end, 0) for end in row.passing.span or ())
         text += f"  {fixed(row.passing.value, 0)} % ({ends})"
@@ -562,12 +603,18 @@ def _sweep_footnotes(view: View, grouped: bool) -> Iterator[str]:
     elif grouped:
         yield f"each network was measured on {range_text(chips)} chips, each on {on}"
     else:
-        yield f"± is the half-width of the 95 % t interval of the mean over {range_text(chips)} chips, each on {on}"
+        if view.scale.judge.logarithm:
+            yield (
+                f"in brackets the 95 % interval of the geometric mean over {range_text(chips)} chips (Student t of "
+                f"{view.scale.compared}), each on {on}"
+            )
+        else:
+            yield f"± is the half-width of the 95 % t interval of the mean over {range_text(chips)} chips, each on {on}"
     if view.threshold is not None and not grouped:
         kind = "approximate" if any_drawn else "Wilson's"
         yield (
             f"then the yield: the share of chips that {view.scale.measure.passing} "
-            f"{limit_text(view.threshold, 1)}, and its 95 % interval ({kind})"
+            f"{view.scale.limit_text(view.threshold, 1)}, and its 95 % interval ({kind})"
         )
     yield from _costs(view.costs)
     if not grouped:
@@ -619,15 +666,19 @@ def show_sensitivity(
     drops: Sequence[LayerDrop], metric: str, clean: float, images: int, console: Console
 ) -> None:
     """Print what each layer costs alone: a row per layer, a column per sigma, in points."""
-    pen, measure = Pen(console.encoding), measure_of(metric)
+    pen, scale = Pen(console.encoding), Scale.of(metric)
     names, sigmas = list(dict.fromkeys(d.layer for d in drops)), sorted({d.sigma for d in drops})
     by_place = {(d.layer, d.sigma): d.drop for d in drops}
     chips = len(drops[0].drop.per_chip) if drops else 0
     headline = (
-        f"What each layer costs when only this layer is on arrays: {measure.loss} of {measure.name} in points"
+        f"What each layer costs when only this layer is on arrays: {scale.measure.loss} of {scale.compared}"
     )
+    if scale.step:
+        headline += f" in {scale.step}"
     console.print(
-        Text(filled(pen(f"{headline}, from {_percent(measure.sign * clean)} clean."), console.width), "bold")
+        Text(
+            filled(pen(f"{headline}, from {_level(scale, scale.shown(clean))} clean."), console.width), "bold"
+        )
     )
     console.print()
     side = max(1, (console.width - 20) // 16)
@@ -635,7 +686,7 @@ def show_sensitivity(
         shown = sigmas[start : start + side]
         table = _table("layer", *(f"sigma {sigma:g}" for sigma in shown), justify="left", no_wrap=False)
         for name, short in zip(names, shorten(names, 40), strict=True):
-            cells = [_drop(by_place[name, sigma]) for sigma in shown]
+            cells = [_drop(by_place[name, sigma], scale) for sigma in shown]
             table.add_row(Text(pen(short)), *map(pen, cells))
         console.print(table)
         console.print()
@@ -646,10 +697,13 @@ def show_sensitivity(
     console.print(Text(filled(pen(note), console.width), "dim"))
 
 
-def _drop(summary: Summary) -> str:
+def _drop(summary: Summary, scale: Scale) -> str:
     found = Estimate(summary.mean, *(summary.ci95 or (None, None)))
-    return _half(found, min(decimals(found.half), 2))
+    digits = _few(scale, scale.decimals(found.half, found.value))
+    text = scale.fixed(found.value, digits)
+    return text if found.half is None else f"{text} ± {scale.fixed(found.half, digits)}"
 
 
-def _percent(share: float) -> str:
-    return f"{fixed(share, 1)} %"
+def _level(scale: Scale, value: float, half: float | None = None) -> str:
+    """A score with its unit, of per cent with one decimal."""
+    return f"{fixed(value, 1)} %" if scale.per_cent else scale.text(value, half)

@@ -125,8 +125,8 @@ def count(
     """The work of every matrix on arrays with the design of its layer, and what was left out."""
     examples = find_examples(loaded, data, data_dir, loaded.batch or 1, input_shape, 0)
     model = loaded.module
-    seen, said = seen_in(loaded, hardware, examples.x, only or None, skip)
-    analog = to_analog(model, hardware, 0, 0, only or None, skip, seen)
+    operands, sentences = seen_in(loaded, hardware, examples.x, only or None, skip)
+    analog = to_analog(model, hardware, 0, 0, only or None, skip, operands)
     weights = {
         slot.name: (module._parameters[slot.weight], module)
         for slot, module in slots(analog)
@@ -134,7 +134,7 @@ def count(
     }
     clean: Any = {name: pair for name, pair in weights.items() if pair[0] is not None}
     reads = reads_per_inference(model, _holders(model, clean), examples.x[: loaded.batch or 1])
-    works, notes = [], list(said)
+    works, notes = [], list(sentences)
     for layer in layers_of(analog):
         for slot in layer.counted:
             read = reads.get(slot.name)

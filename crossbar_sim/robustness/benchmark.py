@@ -4,6 +4,7 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -16,9 +17,10 @@ from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.layer_designs import Design, as_design, at_sigma
 from crossbar_sim.data.load import FORMS, to_examples
 from crossbar_sim.errors import InputError, silenced_warnings, warn
-from crossbar_sim.nn.analog import chips as handle
+from crossbar_sim.nn.analog import chips as analog_chips
 from crossbar_sim.nn.analog.conversion import patterns
 from crossbar_sim.robustness import sensitivity
+from crossbar_sim.robustness.calibration import Calibration, calibration_of
 from crossbar_sim.robustness.cluster import check_cluster, cluster, leave_if_importing
 from crossbar_sim.robustness.evaluator import Subject
 from crossbar_sim.robustness.examples import Examples
@@ -129,9 +131,9 @@ def conductance_histograms(analog: nn.Module) -> list[dict[str, Any]]:
     Returns:
         For each matrix: name, edges (BINS + 1, S), target and drifted (BINS counts of cells), idle (cells at g_min).
     """
-    design = handle.analog_state(analog)
+    design = analog_chips.analog_state(analog)
     found = []
-    for slot, module in handle.slots(analog):
+    for slot, module in analog_chips.slots(analog):
         if slot.ideal or slot.layout.order == "vector":
             continue
         hardware, mapping = design.of(slot.layer), design.of(slot.layer).mapping
@@ -162,7 +164,7 @@ def conductance_histograms(analog: nn.Module) -> list[dict[str, Any]]:
 def robustness(
     models: Mapping[str, nn.Module] | Iterable[Model] | nn.Module,
     data: Any = None,
-    hardware: Design | str | os.PathLike[str] | None = None,
+    hardware: Design | str | os.PathLike[str] | Mapping[str, Any] | None = None,
     sigmas: Iterable[float] = PROTOCOL,
     *,
     chips: SupportsIndex | Iterable[SupportsIndex] | None = None,
@@ -177,6 +179,8 @@ def robustness(
     plan: Plan | None = None,
     sensitivity_chips: int = 0,
     class_axis: int | None = None,
+    calibrate: str | Calibration | None = None,
+    calibration_data: Any = None,
     progress: Progress | None = None,
 ) -> Sweep:
     """Score models over sigmas and chips.
@@ -208,6 +212,9 @@ def robustness(
             take histograms of the conductances, for `Sweep.details`; 0: not.
         class_axis: of models' outputs (n, ...), where the classes lie, -1 for the last; None: found from labels,
             operations and shapes (docs/model.md), or refused.
+        calibrate: a digital correction of each chip, such as "lora:rank=4" (docs/methods.md); None: none.
+        calibration_data: what it is fitted to: `Development`, {"train": ..., "validation": ...}, or a data set's name
+            or path; None: the training images of a data set that `data` names.
         progress: called with (done, total, what); None: a line in notebooks, nothing elsewhere.
 
     Returns:
@@ -238,6 +245,9 @@ def robustness(
     if judge is not None and (workers is not None or scheduler is not None):
         judge.check_importable()
     given = models_from(models, data)
+    calibration = calibration_of(calibrate, calibration_data, data)
+    if calibration is not None:
+        given = [replace(model, calibration=calibration) for model in given]
     selected, left_out = None if only is None else _names(only), _names(skip)
     with ExitStack() as stack:
         file = (
@@ -320,7 +330,7 @@ def add_details(
         return
     hardware = at_sigma(subject.hardware, sigma)
     analog = subject.analog(hardware)
-    handle.program(analog)
+    analog_chips.program(analog)
     histograms = {"sigma": sigma, "chip": 0, "layers": conductance_histograms(analog)}
     results.set_detail(task.id, histogram_name, histograms)
     few = subject.reference.part(sensitivity.some(len(subject.reference.x), sensitivity.IMAGES, subject.seed))

@@ -1,31 +1,165 @@
-"""Digital calibration of each chip, fitted to a few labelled images that are run on it.
+"""Digital calibration of each chip, fitted to a few images that are run on it.
 
-Training knows only the distribution of chips; a given chip can be measured. Two corrections need no reprogramming, only
-a little digital arithmetic behind the arrays: `readout` (see `Readout`) and `affine` (see `Affine`).
+Training knows only the distribution of chips; a given chip can be measured. These corrections need no reprogramming,
+only a little digital arithmetic behind the arrays: `statistics` (see `NormStatistics`), `affine` (see `Affine`),
+corrections of low rank (see `low_rank`) and `readout` (see `Readout`).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from crossbar_sim.data import Development, Split
+from crossbar_sim.data import Development, Split, Splits, load_data
 from crossbar_sim.data.inputs import Batch, call
+from crossbar_sim.data.load import to_development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
-from crossbar_sim.nn.analog import chips as handle
+from crossbar_sim.nn.analog import chips as analog_chips
 from crossbar_sim.nn.analog.copying import base_of
 from crossbar_sim.nn.analog.layers import InPlace
-from crossbar_sim.nn.evaluate import BLOCK, outputs
+from crossbar_sim.nn.evaluate import BLOCK, one_thread, outputs, run_over, torch_threads_kept
 from crossbar_sim.nn.networks.coded import Coded
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import Key
-from crossbar_sim.validate import is_int
+from crossbar_sim.robustness.low_rank import HELD_OUT, VARIANTS, LowRank
+from crossbar_sim.validate import is_int, unknown
+
+# The statistics of normalisations: means and variances that the clean network had, estimated again on the chip.
+#
+# A batch normalisation divides by the spread that its inputs had in training. On a chip they have another, and all
+# layers behind take what is too large or too small. The statistics are digital numbers: a chip can have its own.
+
+
+_STATISTICS: dict[Any, bool] = {
+    **dict.fromkeys(
+        (F.batch_norm, torch.batch_norm, torch.ops.aten.batch_norm.default,
+         torch.ops.aten._native_batch_norm_legit_no_training.default),
+        False,
+    ),
+    **dict.fromkeys((F.instance_norm, torch.instance_norm, torch.ops.aten.instance_norm.default), True),
+}  # fmt: skip
+"""Normalisations with running statistics, by what calls them; whether the statistics are those of single examples."""
+
+_SCHEMA = ("input", "weight", "bias", "running_mean", "running_var")
+_FUNCTIONAL = ("input", "running_mean", "running_var", "weight", "bias")
+
+NORM_BATCH = 100
+"""Images of a batch at most: the estimate is the mean over batches of nearly equal size."""
+
+
+class _Norms(TorchFunctionMode):
+    """Context in which normalisations use the statistics of their batch, and their mean over batches is kept.
+
+    Args:
+        known: ids of the model's buffers.
+    """
+
+    def __init__(self, known: set[int]) -> None:
+        super().__init__()
+        self.known = known
+        self.sums: dict[int, Tensor] = {}
+        self.counts: dict[int, int] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call `func`, with the statistics of its inputs where it has running ones."""
+        alone = _STATISTICS.get(func)
+        if alone is None:
+            return func(*args, **(kwargs or {}))
+        names = _FUNCTIONAL if func in (F.batch_norm, F.instance_norm) else _SCHEMA
+        named = dict(zip(names, args, strict=False)) | (kwargs or {})
+        if not {id(named.get("running_mean")), id(named.get("running_var"))} <= self.known:
+            return func(*args, **(kwargs or {}))
+        rest = {key: value for key, value in (kwargs or {}).items() if key not in names}
+        x = named["input"].float()
+        n = math.prod(x.shape[2:]) * (1 if alone else len(x))
+        if n < 2:
+            raise InputError(
+                "statistics: a normalisation sees one value per channel at a time, which has no variance: calibrate "
+                "with affine"
+            )
+        inner = tuple(range(2, x.dim()))
+        var, mean = torch.var_mean(x, inner if alone else (0, *inner), correction=0)
+        if alone:
+            var, mean = var.mean(0), mean.mean(0)
+        for name, value in (("running_mean", mean), ("running_var", var)):
+            place = id(named[name])
+            own = value.double() * (n / (n - 1) if name == "running_var" else 1.0)
+            self.sums[place] = self.sums.get(place, torch.zeros_like(own)) + len(x) * own
+            self.counts[place] = self.counts.get(place, 0) + len(x)
+            named[name] = value.to(named[name].dtype)
+        return func(*(named.get(name) for name in names), *args[len(names) :], **rest)
+
+
+@dataclass(frozen=True)
+class NormStatistics:
+    """Running statistics of normalisations, estimated for each chip without labels.
+
+    Args:
+        words: how many numbers they are.
+        fixed: the one batch size that the model accepts, if there is one.
+    """
+
+    words: int
+    fixed: int | None = None
+
+    @classmethod
+    def of(cls, analog: nn.Module, x: Batch, fixed: int | None = None) -> "NormStatistics":
+        """Find the statistics that a forward uses.
+
+        Args:
+            analog: on some chip.
+            x: images.
+            fixed: see the class.
+
+        Raises:
+            InputError: if it uses none.
+        """
+        found = _estimated(analog, x[: fixed or 4], fixed)
+        if not found:
+            raise InputError(
+                f"{base_of(analog).__name__} has no batch or instance normalisation with running statistics beside its "
+                "arrays (a folded one is part of its layer's weights): calibrate with affine or readout"
+            )
+        return cls(sum(t.numel() for t in found.values()), fixed)
+
+    @contextmanager
+    def fitted(self, analog: nn.Module, x: Batch) -> Iterator[nn.Module]:
+        """Context in which the model has the statistics of its current chip, estimated on x."""
+        found = _estimated(analog, x, self.fixed)
+        changed = [
+            (module, name, buffer)
+            for module in analog.modules()
+            for name, buffer in module._buffers.items()
+            if id(buffer) in found
+        ]
+        try:
+            for module, name, buffer in changed:  # the buffer itself is the clean model's too
+                module._buffers[name] = found[id(buffer)]
+            yield analog
+        finally:
+            for module, name, buffer in changed:
+                module._buffers[name] = buffer
+
+
+def _estimated(analog: nn.Module, x: Batch, fixed: int | None) -> dict[int, Tensor]:
+    """The statistics of the model's buffers on x, by the ids of the buffers."""
+    buffers = {id(b): b for b in analog.buffers()}
+    block = -(-len(x) // -(-len(x) // NORM_BATCH))
+    with chips.locked(analog), torch_threads_kept(), _Norms(set(buffers)) as norms:
+        one_thread()
+        run_over(analog, x, block, fixed)
+    return {place: (total / norms.counts[place]).to(buffers[place]) for place, total in norms.sums.items()}
+
 
 # The affine correction: after each layer on arrays, a digital scale and shift per channel.
 #
@@ -419,7 +553,12 @@ def _conjugate(
     return step
 
 
-KINDS = ("readout", "affine", "both")
+PARTS = ("statistics", "affine", *VARIANTS, "readout")
+"""What a calibration is put together from, in the order in which it is fitted."""
+
+KINDS = (*PARTS, "both")
+
+MOST_RANK = 4096
 
 STREAM = "calibration images"
 """Below the seed: the name of the draw of images, the same for every chip and model."""
@@ -430,28 +569,41 @@ class Calibration:
     """How each chip is calibrated.
 
     Args:
-        kind: "readout": the last linear layer is computed digitally, with weights fitted to the chip; "affine": a
-            digital scale and shift per channel after each layer on arrays; "both": affine, and then the refit.
+        kind: "statistics": running statistics of batch and instance normalisations are estimated again on the chip;
+            "affine": a digital scale and shift per channel after each layer on arrays; "lora:rank=4", "dora:rank=4" or
+            "vera:rank=64": a digital correction of low rank beside each array; "readout": the last linear layer is
+            computed digitally, with weights fitted to the chip. Several with +, such as "statistics+lora:rank=2", are
+            fitted in this order; "both" is affine+readout.
         images: training images that are run on each chip for it.
 
     Raises:
-        InputError: if the kind is unknown, or there are fewer than two images.
+        InputError: if the kind is unknown, or there are fewer than two images (five for a correction of low rank).
     """
 
-    kind: Literal["readout", "affine", "both"] = "readout"
+    kind: str = "readout"
     images: int = 500
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InputError(f"calibration {self.kind!r} must be one of {', '.join(KINDS)}")
-        if not is_int(self.images) or self.images < 2:
-            raise InputError(f"calibration images={self.images!r}: an integer >= 2 is needed")
+        found = parts_of(self.kind)
+        words = [name if rank is None else f"{name}:rank={rank}" for name, rank in found.items()]
+        object.__setattr__(self, "kind", "both" if words == ["affine", "readout"] else "+".join(words))
+        least = HELD_OUT if set(VARIANTS) & set(found) else 2
+        if not is_int(self.images) or self.images < least:
+            raise InputError(f"calibration images={self.images!r}: an integer >= {least} is needed")
+
+    @property
+    def parts(self) -> dict[str, int | None]:
+        """Its parts in their order, each with its rank if it has one."""
+        return parts_of(self.kind)
 
     def draw(self, development: Development, seed: int = 0) -> Split:
         """The images: from the training split, stratified by class, the same for every chip.
 
+        Where there is not one class for each image, every image is as likely as any other.
+
         Raises:
-            InputError: if data with a test split is given, or there are too few training images, or no labels.
+            InputError: if data with a test split is given, or there are too few training images, or no labels and the
+                calibration needs them.
         """
         if not isinstance(development, Development):
             raise InputError(
@@ -459,15 +611,17 @@ class Calibration:
                 "data.development, so that no chip is calibrated on test images"
             )
         train = development.train
-        if train.y is None:
-            raise InputError("the training images have no labels: calibration draws its images by class")
+        labelled = train.y is not None and not train.y.is_floating_point()
+        if not labelled and "readout" in self.parts:
+            raise InputError("the training images have no labels of classes, and a readout is fitted to them")
         if len(train) < self.images:
             raise InputError(f"calibration images={self.images}, but there are {len(train)} training images")
         order = permutation(len(train), Key(seed).fold(STREAM))
-        by_class = order[torch.argsort(train.y[order], stable=True)]
+        if train.y is not None and train.y.dim() == 1:
+            order = order[torch.argsort(train.y[order], stable=True)]
         # every so many of a list sorted by class: each class as often as it is in the data
-        chosen = by_class[torch.arange(self.images) * len(train) // self.images]
-        return Split(train.x[chosen], train.y[chosen])
+        chosen = order[torch.arange(self.images) * len(train) // self.images]
+        return Split(train.x[chosen], None if train.y is None else train.y[chosen])
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for a report or an identity."""
@@ -502,8 +656,11 @@ class Calibrator:
     Args:
         calibration: which.
         images: drawn.
-        affine, readout: what the clean model computes for them; None: this correction is not used.
+        affine, readout, statistics, low_rank: what is known of the model for them; None: this correction is not used.
         fixed: the one batch size that the model accepts, if there is one.
+        wanted: the clean model's outputs for the images, to which corrections of low rank are fitted.
+        axis: of the classes in the outputs; None: they are no scores of classes.
+        parameters: of the model.
     """
 
     calibration: Calibration
@@ -511,6 +668,11 @@ class Calibrator:
     affine: Affine | None
     readout: Readout | None
     fixed: int | None = None
+    statistics: NormStatistics | None = None
+    low_rank: LowRank | None = None
+    wanted: Tensor | None = None
+    axis: int | None = None
+    parameters: int = 0
 
     @classmethod
     def of(
@@ -520,6 +682,7 @@ class Calibrator:
         development: Development,
         seed: int = 0,
         fixed: int | None = None,
+        axis: int | None = 1,
     ) -> "Calibrator":
         """Draw the images and run the clean model on them.
 
@@ -529,16 +692,31 @@ class Calibrator:
             development: whose training images are drawn from: a test split has no way in.
             seed: of the draw.
             fixed: see `nn.evaluate.outputs`.
+            axis: of the classes in the model's outputs; None: they are no scores of classes.
 
         Raises:
             InputError: if the model has no layer that can be calibrated like this, or `draw` refuses.
         """
-        images = calibration.draw(development, seed)
-        kind = calibration.kind
-        with handle.only_layers(analog, ()):
-            affine = None if kind == "readout" else Affine.of(analog, images.x)
-            readout = None if kind == "affine" else _readout(analog, images, fixed)
-        return cls(calibration, images, affine, readout, fixed)
+        images, parts = calibration.draw(development, seed), calibration.parts
+        affine = readout = statistics = low_rank = wanted = None
+        variants: list[Any] = [name for name in VARIANTS if name in parts]
+        with analog_chips.only_layers(analog, ()):
+            if "affine" in parts:
+                affine = Affine.of(analog, images.x)
+            if "readout" in parts:
+                readout = _readout(analog, images, fixed)
+            if variants:
+                wanted = torch.cat([y.cpu() for y in outputs(analog, images.x, BLOCK, fixed)])
+        if "statistics" in parts:
+            statistics = NormStatistics.of(analog, images.x, fixed)
+        for name in variants:
+            rank = parts[name]
+            assert rank is not None
+            low_rank = LowRank.of(analog, images.x, name, rank, seed, fixed)
+        parameters = sum(p.numel() for p in analog.parameters())
+        return cls(
+            calibration, images, affine, readout, fixed, statistics, low_rank, wanted, axis, parameters
+        )
 
     @contextmanager
     def fitted(self, analog: nn.Module) -> Iterator[nn.Module]:
@@ -547,23 +725,67 @@ class Calibrator:
         Neither the clean parameters nor the arrays change, and at the end nothing is left of it.
         """
         x, y = self.images.x, self.images.y
-        with nullcontext(analog) if self.affine is None else self.affine.fitted(analog, x) as corrected:
-            if self.readout is None:
-                yield corrected
-            else:
+        with ExitStack() as stack:
+            model = analog
+            if self.statistics is not None:
+                model = stack.enter_context(self.statistics.fitted(model, x))
+            if self.affine is not None:
+                model = stack.enter_context(self.affine.fitted(model, x))
+            if self.low_rank is not None:
+                model = self.low_rank.fit(model, x, self._loss())
+            if self.readout is not None:
                 assert y is not None
-                yield self.readout.fit(corrected, x, y, self.fixed)
+                model = self.readout.fit(model, x, y, self.fixed)
+            yield model
+
+    def _loss(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Of outputs and the numbers of their images: how far they are from those of the clean model.
+
+        Cross-entropy with the clean model's probabilities where outputs are scores of classes, else the squared error.
+        Places that have a negative label (-100: padding) do not count.
+        """
+        wanted, axis, y = self.wanted, self.axis, self.images.y
+        assert wanted is not None
+        real = y is not None and y.is_floating_point()
+        if axis is None or real or wanted.dim() < 2 or wanted.shape[axis] < 2:
+            scale = float(wanted.double().var(correction=0).clamp_min(1e-30))
+            return lambda out, some: (out - wanted[some].to(out)).square().mean() / scale
+        axis %= wanted.dim()
+        judged = None if y is None or int(y.min()) >= 0 else y >= 0
+
+        def loss(out: Tensor, some: Tensor) -> Tensor:
+            clean = wanted[some].to(out).clamp(-1e4, 1e4)
+            logs = torch.log_softmax(out.clamp(-1e4, 1e4), axis)
+            each = -(torch.softmax(clean, axis) * logs).sum(axis)
+            return each.mean() if judged is None else each[judged[some].to(out.device)].mean()
+
+        return loss
 
     @property
     def cost(self) -> Cost:
         """What it takes."""
         products = words = 0
+        if self.statistics is not None:
+            words = self.statistics.words
         if self.affine is not None:
-            products, words = self.affine.products, 2 * self.affine.channels
+            products, words = products + self.affine.products, words + 2 * self.affine.channels
+        if self.low_rank is not None:
+            products, words = products + self.low_rank.multiplications, words + self.low_rank.words
         if self.readout is not None:
             weights = self.readout.classes * self.readout.features
             products, words = products + weights, words + weights + self.readout.classes
         return Cost(products, words, self.calibration.images)
+
+    @property
+    def share(self) -> float | None:
+        """The numbers kept per chip as a share of the model's parameters; None for affine and readout alone."""
+        if self.statistics is None and self.low_rank is None:
+            return None
+        return self.cost.words / max(self.parameters, 1)
+
+    def __str__(self) -> str:
+        notes = f"{self.calibration.kind}: {self.cost}"
+        return notes if self.share is None else f"{notes} ({self.share:.2%} of the model's parameters)"
 
 
 def _readout(analog: nn.Module, images: Split, fixed: int | None) -> Readout:
@@ -575,3 +797,69 @@ def _readout(analog: nn.Module, images: Split, fixed: int | None) -> Readout:
             f"labels go up to {top} but the model has {readout.classes} outputs: is this the data it was trained on?"
         )
     return readout
+
+
+def parts_of(text: str) -> dict[str, int | None]:
+    """The parts of a calibration in the order in which they are fitted, with the ranks of those that have one.
+
+    >>> parts_of("readout+lora:rank=2")
+    {'lora': 2, 'readout': None}
+
+    Raises:
+        InputError: for an unknown part, one that is given twice, two of low rank, or an impossible rank.
+    """
+    if not isinstance(text, str):
+        raise InputError(f"calibration {text!r}: expected a text such as 'lora:rank=4'")
+    found: dict[str, int | None] = {}
+    for word in text.split("+"):
+        name, colon, option = (piece.strip() for piece in word.partition(":"))
+        if name not in KINDS:
+            raise InputError(unknown("the calibration", name, KINDS))
+        rank = VARIANTS.get(name)
+        if colon:
+            key, _, number = (piece.strip() for piece in option.partition("="))
+            if rank is None or key != "rank" or not number.isdecimal() or not 1 <= int(number) <= MOST_RANK:
+                ranks = f"lora, dora and vera take a rank of 1 to {MOST_RANK}, such as lora:rank=4"
+                raise InputError(f"calibration {word.strip()!r}: {ranks}")
+            rank = int(number)
+        for part in ("affine", "readout") if name == "both" else (name,):
+            if part in found:
+                raise InputError(f"calibration {text!r}: {part} is given twice")
+            found[part] = rank
+    two = [name for name in VARIANTS if name in found]
+    if len(two) > 1:
+        raise InputError(
+            f"calibration {text!r}: {' and '.join(two)} both correct every array: give one of them"
+        )
+    return {name: found[name] for name in PARTS if name in found}
+
+
+def calibration_of(
+    calibrate: str | Calibration | None, data: Any, examples: Any
+) -> tuple[Calibration, Development] | None:
+    """A calibration and the data whose training images it is fitted to, from the arguments of a user.
+
+    Args:
+        calibrate: the kind, or all settings; None: no calibration.
+        data: for it: `Development`, {"train": ..., "validation": ...}, or a data set's name or path; None: the training
+            images of `examples`.
+        examples: what the model is scored on.
+
+    Raises:
+        InputError: if there are no training images, or data without calibrate.
+    """
+    if calibrate is None:
+        if data is not None:
+            raise InputError("calibration_data has no effect without calibrate: give calibrate='readout'")
+        return None
+    how = calibrate if isinstance(calibrate, Calibration) else Calibration(calibrate)
+    if data is None and isinstance(examples, Splits):
+        data = examples.development
+    if data is None and isinstance(examples, str | os.PathLike):
+        data = load_data(examples).development
+    if data is None:
+        raise InputError(
+            f"calibrate={how.kind!r} fits each chip to training images, and the examples have none beside those that "
+            "are scored: give calibration_data={'train': (x, y), 'validation': (x, y)}"
+        )
+    return how, to_development(data)

@@ -15,7 +15,7 @@ from crossbar_sim.data import Development
 from crossbar_sim.data.load import to_examples
 from crossbar_sim.errors import InputError, warn
 from crossbar_sim.files import sha256_of
-from crossbar_sim.nn.analog import chips as handle
+from crossbar_sim.nn.analog import chips as analog_chips
 from crossbar_sim.nn.analog.chips import remap_errors, remap_sentence
 from crossbar_sim.nn.analog.effects import layer_effects
 from crossbar_sim.nn.analog.multiply_adds import ArrayShare
@@ -25,7 +25,7 @@ from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.nn.module_state import left_on
 from crossbar_sim.rng import STREAM_VERSION
-from crossbar_sim.robustness.calibration import Calibration, Calibrator
+from crossbar_sim.robustness.calibration import Calibration, Calibrator, calibration_of
 from crossbar_sim.robustness.evaluator import Details, Evaluator, Subject, layers_on_arrays
 from crossbar_sim.robustness.metrics import Metric, described
 from crossbar_sim.robustness.plans import EveryImage, chip_numbers
@@ -239,11 +239,24 @@ class Deployment:
             **self.identity,
         }
 
+    @property
+    def gain(self) -> Summary | None:
+        """By how much calibration betters the main score of each chip, as shown; None without a calibration."""
+        if self.calibrator is None:
+            return None
+        judge, pairs = self.judge, zip(self.scores, self.uncalibrated, strict=True)
+        shown = [[judge.shown(score.value(self.metric)) for score in pair] for pair in pairs]
+        return summarise(judge.sign * (after - before) for after, before in shown)
+
     def _calibration_dict(self, calibrator: Calibrator) -> dict[str, Any]:
         without = summarise(score.value(self.metric) for score in self.uncalibrated)
+        share, gain = calibrator.share, self.gain
+        # absent for calibrations that are older than they are
+        more = {} if share is None or gain is None else {"share": share, "gain": gain.as_dict()}
         return {
             **calibrator.calibration.as_dict(),
             **asdict(calibrator.cost),
+            **more,
             "without": without.as_dict(),
         }
 
@@ -275,6 +288,8 @@ def deploy(
     maps: Maps | None = None,
     remap: bool = False,
     calibration: tuple[Calibration, Development] | None = None,
+    calibrate: str | Calibration | None = None,
+    calibration_data: Any = None,
     block: int = BLOCK,
     fixed: int | None = None,
     class_axis: int | None = None,
@@ -309,6 +324,9 @@ def deploy(
         remap: place each matrix by its chip's stuck cells (docs/devices.md, "Fault-aware mapping").
         calibration: a digital correction for each chip, and the data whose training images it is fitted to; per-layer
             sensitivity stays without it.
+        calibrate, calibration_data: the same for short, such as calibrate="lora:rank=4" (see `Calibration`), and data
+            for it: `Development`, {"train": ..., "validation": ...}, or a data set's name or path; None: the training
+            images of a data set that x names.
         block, fixed: see `nn.evaluate.outputs`.
         class_axis: of the model's outputs (n, ...), where the classes lie, -1 for the last; None: found from labels,
             operations and shapes (docs/model.md), or refused.
@@ -327,6 +345,9 @@ def deploy(
         kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise InputError(f"model is {kind}: expected a torch.nn.Module (an instance)")
     hardware = as_design(hardware)
+    if calibrate is not None and calibration is not None:
+        raise InputError("calibration and calibrate are two calibrations: give one of them")
+    calibration = calibration or calibration_of(calibrate, calibration_data, x)
     if isinstance(x, Tensor) and len(x) == 0:
         raise InputError("the data hold no example")
     examples = to_examples(x, y, "x")
@@ -372,7 +393,9 @@ def deploy(
         sentence, helped = remap_sentence(analog, errors)
         notes, found_out = ((*notes, sentence), found_out) if helped else (notes, [*found_out, sentence])
     if calibration is not None:
-        subject.calibrator = Calibrator.of(analog, *calibration, seed, fixed)
+        subject.calibrator = Calibrator.of(
+            analog, *calibration, seed, fixed, reference.axis if reference.classes else None
+        )
     evaluator, details = Evaluator(subject, analog), Details(few=few, alone=alone, step=step)
     measured = [
         chip
@@ -388,7 +411,7 @@ def deploy(
             Sensitivity(summarise(losses[layer.name]), len(few.x)) if layer.name in losses else None,
             hardware.chosen(layer.name) if isinstance(hardware, LayerDesigns) else None,
         )
-        for layer in handle.layers(analog)
+        for layer in analog_chips.layers(analog)
     )  # fmt: skip
     if threshold is not None:
         threshold = known.stored(threshold)

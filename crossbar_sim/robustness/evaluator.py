@@ -5,7 +5,7 @@ import math
 import queue
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any, Generic, Protocol, TypeVar
@@ -20,7 +20,7 @@ from crossbar_sim.crossbar.layer_designs import Design, at_sigma, is_determinist
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError, silenced_warnings
-from crossbar_sim.nn.analog import chips as handle
+from crossbar_sim.nn.analog import chips as analog_chips
 from crossbar_sim.nn.analog.chips import remap_arrays
 from crossbar_sim.nn.analog.conversion import map_traced, patterns, to_analog
 from crossbar_sim.nn.analog.copying import copy_module
@@ -279,7 +279,7 @@ class AnyModel:
 
     def __init__(self, subject: "Subject", analog: nn.Module) -> None:
         self.subject, self.analog, self.key = subject, analog, Key(subject.seed)
-        self.design = handle.analog_state(analog)
+        self.design = analog_chips.analog_state(analog)
         self.design.frozen = True  # its clean values do not change: they are read once
 
     def trials(self, hardware: Design, sigma: float, chips: Sequence[int], images: int | None) -> list[Trial]:
@@ -296,7 +296,7 @@ class AnyModel:
         Raises:
             InputError: if a score does not exist.
         """
-        self._set(hardware, chip)
+        self._program(hardware, chip)
         subject, score, plain = self.subject, None, None
         alone: dict[str, Score] = {}
 
@@ -316,24 +316,28 @@ class AnyModel:
             measured(score, f"chip {chip}")
         if details.few is not None and chip in details.alone:
             for name in layers_on_arrays(self.analog):
-                with handle.only_layers(self.analog, [name]):
+                with analog_chips.only_layers(self.analog, [name]):
                     alone[name] = measured(details.few.score(self.analog), f"chip {chip}, {name} alone")
         return ChipScores(chip, score, plain, alone)
 
-    def _set(self, hardware: Design, chip: int) -> None:
+    def _program(self, hardware: Design, chip: int) -> None:
+        """Program the arrays of this chip, before its examples are run."""
         self.design.set_hardware(hardware)  # differs in its drift alone
         self.design.set_chip(chip)
+        analog_chips.program(self.analog)
 
     def _trial(self, hardware: Design, sigma: float, chip: int, images: int | None) -> Trial:
         began = time.perf_counter()
-        self._set(hardware, chip)
+        self._program(hardware, chip)
         subject, reference = self.subject, self.subject.reference
-        if images is None:
-            value, variance = reference.score(self.analog).value(subject.metric), 0.0
-        else:
-            drawn = draw(subject.strata, images, self.key, chip)
-            right = reference.right(self.analog, torch.from_numpy(drawn), subject.metric)
-            value, variance = estimate(right, drawn, subject.strata)
+        calibrator = subject.calibrator
+        with nullcontext(self.analog) if calibrator is None else calibrator.fitted(self.analog) as model:
+            if images is None:
+                value, variance = reference.score(model).value(subject.metric), 0.0
+            else:
+                drawn = draw(subject.strata, images, self.key, chip)
+                right = reference.right(model, torch.from_numpy(drawn), subject.metric)
+                value, variance = estimate(right, drawn, subject.strata)
         _check(value, subject.metric, sigma, chip)
         seconds = time.perf_counter() - began
         return Trial(sigma, chip, value, images or len(reference.x), variance, seconds)
@@ -356,7 +360,7 @@ def _check(value: float, metric: str, sigma: float | None, chip: int) -> None:
 
 def layers_on_arrays(analog: nn.Module) -> list[str]:
     """The names of the layers of an analog model that have parameters on arrays or that drift."""
-    return [layer.name for layer in handle.layers(analog) if layer.slots]
+    return [layer.name for layer in analog_chips.layers(analog) if layer.slots]
 
 
 class OfChain:
@@ -551,7 +555,7 @@ class Subject:
             effects: of `layer_effects`, on that chip.
             requested: the metric that the user requested, if any.
         """
-        design, layers = handle.analog_state(analog), handle.layers(analog)
+        design, layers = analog_chips.analog_state(analog), analog_chips.layers(analog)
         found = [
             *of_reference(self.reference, self.metric, requested),
             *of_operands(layers, self.seen),
@@ -752,7 +756,7 @@ def _mapped(
     """The analog model, with conductances from a file, or remapped, where that is requested."""
     analog = to_analog(module, hardware, seed, chip, only, skip, seen)
     if maps is not None:
-        handle.analog_state(analog).set_maps(maps)
+        analog_chips.analog_state(analog).set_maps(maps)
     if remap:
         remap_arrays(analog)
     return analog
@@ -763,6 +767,8 @@ def _chain(subject: Subject, analog: nn.Module, hardware: Design) -> SequentialC
     reference = subject.reference
     one = reference.classes and reference.predicted.dim() == 1 and reference.judged is None
     if subject.metric not in ("accuracy", "agreement") or not one or reference.fixed is not None:
+        return None
+    if subject.calibrator is not None:
         return None
     # on a copy of its own: to look for a chain traces the forward, which may leave things on the model
     traced = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip, subject.seen)

@@ -15,7 +15,7 @@ from crossbar_sim.errors import InputError, silenced_warnings
 from crossbar_sim.nn.analog.chips import layers
 from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.analog.operands import Operands
-from crossbar_sim.nn.evaluate import bound, tokens, whole_numbers
+from crossbar_sim.nn.evaluate import bound, needed_inputs, tokens, whole_numbers
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import Key
@@ -69,7 +69,9 @@ def find_examples(
     name = data or loaded.data
     if name is None or input_shape is not None:
         return _random(loaded, images or RANDOM, input_shape, seed)
-    splits = name if isinstance(name, Splits) else load_data(name, data_dir)
+    splits = (
+        name if isinstance(name, Splits) else load_data(name, data_dir, inputs=needed_inputs(loaded.module))
+    )
     test, notes = splits.test, splits.notes
     x, y = test.x, test.y
     whole = None if isinstance(x, Inputs) else whole_numbers(loaded.module, x)

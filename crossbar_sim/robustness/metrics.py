@@ -141,6 +141,7 @@ class Metric:
         if self.sums is not None:
             return self.sums(outputs, targets)
         found = _torchmetric(self.function)
+        outputs = _like(outputs, targets)
         if found is None:
             return outputs.clone()
         with torch.no_grad():
@@ -182,6 +183,7 @@ class Metric:
             InputError: if the function fails or returns anything else.
         """
         assert self.function is not None
+        outputs = _like(outputs, targets)
         if self.masked:
             judged = torch.ones_like(targets, dtype=torch.bool) if mask is None else mask.clone()
             answer = self._called(self.function, outputs.clone(), targets.clone(), judged)
@@ -483,6 +485,15 @@ def _takes_mask(function: Any) -> bool:
 def _source(function: Any, path: str) -> str:
     """SHA-256 (hex) of the source, with default arguments and what the function holds of the scope around it."""
     return fingerprint(contents_of(function, f"metric {path}"))
+
+
+def _like(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Outputs (n, 1) as (n,) for real targets (n,), and the like: their difference would be an (n, n) table."""
+    if targets.is_floating_point() and outputs.shape != targets.shape:
+        sides = [[side for side in t.shape[1:] if side != 1] for t in (outputs, targets)]
+        if sides[0] == sides[1] and len(outputs) == len(targets):
+            return outputs.reshape(targets.shape)
+    return outputs
 
 
 def _shapes(outputs: Tensor, targets: Tensor) -> str:

@@ -4,9 +4,10 @@ from typing import Any
 
 from crossbar_sim.crossbar.layer_designs import Design
 from crossbar_sim.data import Splits, load_data
+from crossbar_sim.data.inputs import Inputs
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.range_calibration import calibrate_ranges, needs_calibration
-from crossbar_sim.nn.evaluate import inputs_for
+from crossbar_sim.nn.evaluate import bound, inputs_for, needed_inputs
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import Key
@@ -73,7 +74,7 @@ def calibration_inputs(
     if name is None or input_shape is not None:
         found = find_examples(loaded, data, data_dir, min(images, RANDOM), input_shape, seed + 1)
         return found.x, f"{len(found.x)} random inputs"
-    splits: Splits = load_data(name, data_dir)
+    splits: Splits = load_data(name, data_dir, inputs=needed_inputs(loaded.module))
     split = splits.train or splits.validation
     if split is None:
         raise InputError(
@@ -83,15 +84,18 @@ def calibration_inputs(
         )
     chosen = permutation(len(split.x), Key(seed).fold("converter images"))[:images].sort().values
     which = "training" if splits.train is not None else "validation"
-    return split.x[chosen], f"{len(chosen)} {which} examples of {splits.name}"
+    x = split.x[chosen]
+    if isinstance(x, Inputs):
+        x = bound(loaded.module, x, None if split.y is None else split.y[chosen])
+    return x, f"{len(chosen)} {which} examples of {splits.name}"
 
 
 def chosen_inputs(
     loaded: LoadedModel, own: str, data_dir: str | None, images: int, seed: int
 ) -> tuple[Any, str]:
     """Inputs of data that the user names for calibration alone: of its training split, or all that there is."""
-    splits: Splits = load_data(own, data_dir)
+    splits: Splits = load_data(own, data_dir, inputs=needed_inputs(loaded.module))
     split = splits.train or splits.test
     chosen = permutation(len(split.x), Key(seed).fold("converter images"))[:images].sort().values
-    x, _ = inputs_for(loaded.module, split.x[chosen])
+    x, _ = inputs_for(loaded.module, split.x[chosen], y=None if split.y is None else split.y[chosen])
     return x, f"{len(chosen)} examples of {splits.name}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar import threads
-from crossbar_sim.data.inputs import Batch, Inputs, first_of
+from crossbar_sim.data.inputs import Batch, first_of
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.conversion import NO_OPERAND
 from crossbar_sim.nn.analog.effects import of_design as of_design
@@ -30,6 +30,8 @@ from crossbar_sim.nn.evaluate import (
     outputs,
     several,
 )
+from crossbar_sim.nn.next_tokens import NOTE as NEXT_TOKENS
+from crossbar_sim.nn.next_tokens import attended, judged_labels
 from crossbar_sim.nn.training.settings import near_chance
 from crossbar_sim.robustness.metric_sums import nats
 from crossbar_sim.robustness.metrics import (
@@ -108,6 +110,7 @@ class Reference:
             user's own, what it alone can read.
         found: the clean model's classes, and what the metric keeps of each example, where `clean` holds a shape alone.
         mask: without labels: (n, places...) bool, which places are no padding by the attention mask; None: all.
+        shifted: whether labels are the next tokens, see `nn.next_tokens`.
     """
 
     x: Batch
@@ -124,6 +127,7 @@ class Reference:
     numbers: Tensor | None = None
     found: tuple[Tensor, tuple[Any, ...]] | None = None
     mask: Tensor | None = None
+    shifted: bool = False
 
     @classmethod
     def of(
@@ -151,10 +155,12 @@ class Reference:
         if detects(model):
             raise InputError(NO_DETECTORS)
         x, notes = inputs_for(model, x, y=y)
-        y = judged_labels(x, y)
+        required = judge is not None and judge.task == "classification" and judge.targets == "classes"
+        y, shifted = judged_labels(model, x, y, required, fixed)
+        notes = (*notes, NEXT_TOKENS) if shifted else notes
         counts: list[int] = []
         if judge is not None and judge.streams:
-            large = cls._streamed(model, x, y, block, fixed, axis, judge, notes)
+            large = cls._streamed(model, x, y, block, fixed, axis, judge, notes, shifted)
             if large is not None:
                 return large
         hook = model.register_forward_hook(lambda _, __, answer: counts.append(several(answer)))
@@ -188,7 +194,7 @@ class Reference:
         seen = (few_of(x, fixed), few)
         return cls(
             x, y, clean, block, fixed, max(counts, default=1), found, notes, seen, mixed,
-            judge if judge is not None and judge.computed else None, numbers, mask=mask,
+            judge if judge is not None and judge.computed else None, numbers, mask=mask, shifted=shifted,
         )  # fmt: skip
 
     @classmethod
@@ -202,6 +208,7 @@ class Reference:
         axis: int | None,
         judge: Metric,
         notes: tuple[str, ...],
+        shifted: bool,
     ) -> "Reference | None":
         """The same without the clean outputs of all examples, where those are too many; None: they are few."""
         few = check_repeats(model, x, fixed)
@@ -219,7 +226,7 @@ class Reference:
             shape = shape if found is None else shape.movedim(found, 1)
             y = _labels(y, shape)
         seen = (few_of(x, fixed), few)
-        made = cls(x, y, shape, block, fixed, 1, found, notes, seen, 0.0, judge, numbers)
+        made = cls(x, y, shape, block, fixed, 1, found, notes, seen, 0.0, judge, numbers, shifted=shifted)
         parts: dict[int, tuple[Tensor, list[Any]]] = {}
         first: dict[int, Tensor] = {}
 
@@ -305,7 +312,7 @@ class Reference:
         judged = total if self.judged is None else int(self.judged.sum())
         return {
             "unit": self.unit, "class_axis": self.axis, "classes": int(self.clean.shape[1]), "count": judged,
-            "ignored": total - judged,
+            "ignored": total - judged, **({"next_token": True} if self.shifted else {}),
         }  # fmt: skip
 
     def _in_place(self, out: Tensor, part: slice | Tensor) -> Tensor:
@@ -502,30 +509,6 @@ class Reference:
         return float(hits.sum()) / hits.numel()
 
 
-def attended(x: Batch) -> Tensor | None:
-    """Which places are no padding, (n, t) bool, by the mask of transformers and tokenizers; None: all, or not known.
-
-    The mask of a decoder counts where it has inputs of its own.
-    """
-    if not isinstance(x, Inputs):
-        return None
-    decodes = any(name.startswith("decoder_input") for name in x.kwargs)
-    mask = x.kwargs.get("decoder_attention_mask" if decodes else "attention_mask")
-    if not isinstance(mask, Tensor) or mask.dim() != 2 or not bool((mask == 0).any()):
-        return None
-    if not bool((mask != 0).any()):
-        raise InputError("the attention mask is 0 everywhere: nothing would be judged")
-    return (mask != 0).cpu()
-
-
-def judged_labels(x: Batch, y: Tensor | None) -> Tensor | None:
-    """The labels with -100 at padding, which is never judged: where the attention mask among the inputs is 0."""
-    mask = attended(x)
-    if y is None or mask is None or y.is_floating_point() or y.shape != mask.shape:
-        return y
-    return torch.where(mask.to(y.device), y, -100)
-
-
 def check_shares(metric: str, values: NDArray[np.float64]) -> None:
     """Refuse values of a function that cannot be estimated from some of the examples.
 
@@ -622,13 +605,13 @@ def collect(scores: Iterable[Score], name: str) -> list[float]:
 def _outside(y: Tensor, classes: int) -> str:
     """The error message for labels outside the classes."""
     top = int(y.max())
-    said = f"labels go up to {top} but the model has {classes} outputs: "
+    base = f"labels go up to {top} but the model has {classes} outputs: "
     outside = y[y >= classes]
     if y.dim() == 1 or len(outside.unique()) > 1:
         not_judged = "; places that are not to be judged need a negative label, -100" if y.dim() > 1 else ""
-        return f"{said}is this the data it was trained on?{not_judged}"
+        return f"{base}is this the data it was trained on?{not_judged}"
     return (
-        f"{said}if {top} marks places that are not to be judged ({outside.numel() / y.numel():.1%} of them here), give "
+        f"{base}if {top} marks places that are not to be judged ({outside.numel() / y.numel():.1%} of them here), give "
         f"those a negative label, y[y == {top}] = -100 with y of a signed integer type"
     )
 
@@ -651,10 +634,10 @@ def of_operands(layers: tuple[Layer, ...], seen: Operands | None) -> Iterator[st
     whose: dict[str, list[str]] = {}
     for layer in layers:
         reason = layer.reason.removesuffix("; drifts per parameter")
-        if not layer.analog and any(said in reason for said in NO_OPERAND):
+        if not layer.analog and any(cause in reason for cause in NO_OPERAND):
             whose.setdefault(reason, []).append(layer.name)
         for parameter, why in layer.left:
-            if any(said in why for said in NO_OPERAND):
+            if any(cause in why for cause in NO_OPERAND):
                 whose.setdefault(why.removesuffix("; drifts per parameter"), []).append(
                     f"{layer.name}.{parameter}"
                 )

@@ -12,6 +12,7 @@ import crossbar_sim
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness.comparisons import Paired, adjusted, paired
 from crossbar_sim.robustness.curves import Crossing, area, crossing
+from crossbar_sim.robustness.metrics import Metric, described
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.statistics import Interval
 from crossbar_sim.store.records import Task, canonical
@@ -239,6 +240,16 @@ class Sweep:
                 "metric (report --models)"
             )
         return metrics.pop()
+
+    @property
+    def judge(self) -> Metric:
+        """The metric as reports know it.
+
+        Raises:
+            InputError: if the tasks of a file differ in it.
+        """
+        declared = [task.about.get("metric") for task in self.tasks.values()]
+        return described(self.metric, next((each for each in declared if isinstance(each, Mapping)), None))
 
     def curve(self, label: str) -> tuple[Point, ...]:
         """The points of one model.

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from crossbar_sim import __version__
 from crossbar_sim.crossbar.converters import Ranges
 from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, at_sigma, identity_of, sources
-from crossbar_sim.data.dataset import add_tensor
+from crossbar_sim.data.dataset import Development, add_tensor
 from crossbar_sim.data.inputs import first_of
 from crossbar_sim.nn.analog.effects import layer_effects
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.rng import STREAM_VERSION
+from crossbar_sim.robustness.calibration import Calibration, Calibrator
 from crossbar_sim.robustness.detection_score import reference_of
 from crossbar_sim.robustness.evaluator import Subject, evaluation_mode
 from crossbar_sim.robustness.examples import Examples
@@ -44,6 +45,7 @@ class Model:
         fixed: the one batch size that it accepts, if there is one.
         about: what else a report may show.
         ranges: of the converters in its layers, where they were calibrated for it.
+        calibration: a digital correction of each chip, and the data whose training images it is fitted to.
     """
 
     label: str
@@ -53,6 +55,7 @@ class Model:
     fixed: int | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     ranges: Ranges | None = None
+    calibration: tuple[Calibration, Development] | None = None
 
 
 def model_of_file(
@@ -168,6 +171,12 @@ def prepare(
         sigma=sigma, seed=seed, metric=metric, only=only, skip=skip, fixed=model.fixed, axis=axis,
     )  # fmt: skip
     reference, chosen = subject.reference, subject.metric
+    corrected: dict[str, Any] = {}
+    if model.calibration is not None:
+        how, development = model.calibration
+        axis = reference.axis if reference.classes else None
+        subject.calibrator = Calibrator.of(analog, how, development, seed, model.fixed, axis)
+        corrected = {"calibration": {**how.as_dict(), "data": development.fingerprint}}
     design = identity_of(at_sigma(hardware, 0.0))
     design["drift"] = {**design["drift"], "sigma": None}
     own: tuple[str, ...] = ()
@@ -188,13 +197,21 @@ def prepare(
         "metric": chosen,
         **({} if reference.function is None else reference.function.identity),
         "images": dict(images(subject)),
+        **corrected,
         # where it is the second, as for all networks with one class per example, it is left out
         **({} if reference.axis in (None, 1) else {"class_axis": reference.axis}),
+        **({"next_token": True} if reference.shifted else {}),
     }
     judged = reference.about()
+    calibrated = [] if subject.calibrator is None else [f"every chip was calibrated: {subject.calibrator}"]
     about = {
         "data": examples.identity.get("name"),
-        "notes": [*examples.notes, *of_places(reference), *(_OWN_DRIFT.format(pattern) for pattern in own)],
+        "notes": [
+            *examples.notes,
+            *of_places(reference),
+            *(_OWN_DRIFT.format(pattern) for pattern in own),
+            *calibrated,
+        ],
         "warnings": _warnings(subject, analog, sigma, metric),
         **({} if judged is None else {"judged": judged}),
         **(

@@ -1,7 +1,6 @@
 """Disks that are full and processes that are killed or interrupted: outputs whole, one line, no traceback."""
 
 import os
-import random
 import resource
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.cli_runs import Files
+from helpers.cli_runs import Files, strict_json
 
 TRAIN = ("--network", "mlp", "--data", "digits", "--network-arguments", '{"hidden": [8]}', "--epochs", "1")
 
@@ -76,29 +75,41 @@ def test_standard_output_onto_a_full_disk(files: Files, arguments: tuple[str, ..
     assert "Exception ignored" not in done.stderr
 
 
-def test_killed_at_any_moment_existing_outputs_are_whole(files: Files, tmp_path: Path):
-    good = {name: tmp_path / name for name in ("r.json", "r.h5")}
-    arguments = ["deploy", files.checkpoint, "--sigma", "0.6", "--chips", "3", "--sensitivity-chips", "0"]
-    arguments += ["--json", good["r.json"], "--maps", good["r.h5"]]
-    began = time.monotonic()
-    first = process(*arguments)
-    assert first.wait(120) == 0
-    whole = time.monotonic() - began
-    contents = {name: path.read_bytes() for name, path in good.items()}
-    old = {name: content + b" " * 10 for name, content in contents.items()}  # seen to be the old ones
-    generator, ended = random.Random(1), set()
-    for share in (0.6, 0.9, 0.95, 1.0):
-        for name, path in good.items():
-            path.write_bytes(old[name])
-        run = process(*arguments)
-        time.sleep(whole * (share + 0.05 * generator.random()))
-        run.kill()
-        ended.add(run.wait(60))
-        for name, path in good.items():
-            assert path.read_bytes() in (old[name], contents[name]), (name, share)
-        others = {p.name for p in tmp_path.iterdir()} - {*good}
-        assert all(name.startswith(".") for name in others)
-    assert -signal.SIGKILL in ended
+@pytest.mark.parametrize("written", [0, 1])
+def test_killed_before_an_output_has_its_name_all_outputs_are_whole(
+    files: Files, tmp_path: Path, written: int
+):
+    """A file takes its name last: the process kills itself there, when `written` outputs are new."""
+    report, chip = tmp_path / "r.json", tmp_path / "r.h5"
+    for path in (report, chip):
+        path.write_bytes(b"as it was")
+    arguments = ["deploy", files.checkpoint, "--sigma", "0.6", "--chips", "2", "--sensitivity-chips", "0"]
+    words = [str(word) for word in (*arguments, "--json", report, "--maps", chip)]
+    code = f"""
+import os, signal, sys
+from crossbar_sim.__main__ import main
+replace, left = os.replace, [{written}]
+def killed(source, target):
+    if str(target) in {[str(report), str(chip)]!r}:
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+    replace(source, target)
+os.replace = killed
+sys.argv[1:] = {words!r}
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    contents = [report.read_bytes(), chip.read_bytes()]
+    new = [content for content in contents if content != b"as it was"]
+    assert len(new) == written
+    assert all(
+        strict_json(report.read_text())["chips"] == [0, 1] for content in new if content == contents[0]
+    )
+    others = {path.name for path in tmp_path.iterdir()} - {report.name, chip.name}
+    assert len(others) == 1  # what was to take the name, complete
+    assert all(name.startswith(".") for name in others)
 
 
 def test_interrupted_it_says_so_in_one_line(files: Files, tmp_path: Path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from crossbar_sim.data import images, load_npz
+from crossbar_sim.data.inputs import Inputs
 from crossbar_sim.errors import InputError
 
 X = np.linspace(-1, 2, 24, dtype=np.float32).reshape(4, 3, 2)
@@ -63,6 +64,37 @@ def test_labels_are_optional(path: Path) -> None:
     assert data.classes is None
 
 
+def test_other_names_are_inputs_of_the_forward_and_integers_stay_integers(path: Path) -> None:
+    ids = np.arange(20, dtype=np.int32).reshape(4, 5)
+    arrays = {"input_ids": ids, "attention_mask": ids > 0, "scale": np.array(2.0), "pixels": X.astype("f8")}
+    train = {f"{name}_train": np.concatenate([array] * 5) for name, array in arrays.items() if array.ndim}
+    np.savez(
+        path, **arrays, labels=Y, **train, scale_train=np.array(2.0), labels_train=np.concatenate([Y] * 5)
+    )
+    data = load_npz(path)
+    x = data.test.x
+    assert isinstance(x, Inputs)
+    kinds = {name: tensor.dtype for name, tensor in x.named()}
+    assert kinds == {"input_ids": torch.int64, "attention_mask": torch.bool, "pixels": torch.float32}
+    assert x.kwargs["input_ids"].tolist() == ids.tolist()
+    assert x.kwargs["scale"] == 2.0
+    assert data.test.y is not None
+    assert data.test.y.tolist() == Y.tolist()
+    assert data.train is not None
+    assert data.validation is not None
+    assert (len(data.train), len(data.validation)) == (16, 4)
+    np.savez(path, **{**arrays, "attention_mask": ids > 1}, labels=Y)
+    assert load_npz(path).fingerprint != data.fingerprint
+
+
+def test_names_that_a_forward_needs_are_inputs_whatever_they_are_called(path: Path) -> None:
+    np.savez(path, images=X, x=X, labels=Y)
+    assert isinstance(load_npz(path).test.x, torch.Tensor)
+    x = load_npz(path, inputs=("images", "x")).test.x
+    assert isinstance(x, Inputs)
+    assert list(x.kwargs) == ["images", "x"]
+
+
 def test_order_and_byte_order_do_not_matter(path: Path) -> None:
     np.savez(path, x=np.asfortranarray(X).astype(">f4"), y=Y.astype(">i2"))
     data = load_npz(path)
@@ -109,7 +141,10 @@ def test_whole_labels_of_any_type_are_class_numbers(path: Path, dtype: type) -> 
     ("arrays", "says"),
     [
         ({"y": Y}, "no array x"),
-        ({"pictures": X, "labels": Y}, "'pictures.npy', 'labels.npy' and no array x"),
+        ({"labels": Y}, "'labels.npy' and no array x"),
+        ({"left": X, "right": X[:3], "labels": Y}, "different numbers of examples: left 4, right 3"),
+        ({"left": X, "right": X, "labels": Y, "y": Y}, "the labels labels and y"),
+        ({"left": X, "right": np.where(X > 1, np.nan, X)}, "right holds NaN"),
         ({"x": X, "y": Y[:3]}, r"shape \(3,\) and x holds 4"),
         ({"x": X, "y": np.eye(4)}, r"shape \(4, 4\)"),
         ({"x": X[:0], "y": Y[:0]}, "at least one"),

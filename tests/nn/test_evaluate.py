@@ -96,8 +96,8 @@ def test_outputs_of_any_form(answer):
     ("answer", "what"),
     [
         (lambda y: y.sum(), r"shape \(\)"), (lambda y: y[:3], r"shape \(3, 64\)"),
-        (lambda y: None, "no tensor"),
-        (lambda y: [], "no tensor"), (lambda y: "text", "no tensor"),
+        (lambda y: None, r"no tensor \(NoneType\)"),
+        (lambda y: [], r"no tensor \(list\)"), (lambda y: "text", r"no tensor \(str\)"),
     ],
 )  # fmt: skip
 def test_outputs_that_are_no_row_per_input(answer, what):

@@ -9,11 +9,19 @@ import torch
 from torch import nn
 
 from crossbar_sim import ADC, DAC, Hardware, InputError, LayerDesigns, LogNormalDrift, Offset, StuckCells
-from crossbar_sim.crossbar.layer_designs import design_from_dict, from_json, override, to_json, to_toml
+from crossbar_sim.crossbar.layer_designs import (
+    as_design,
+    design_from_dict,
+    from_json,
+    override,
+    to_json,
+    to_toml,
+)
+from crossbar_sim.data import Split
 from crossbar_sim.nn import calibrate_ranges, layers, seeded, set_hardware, to_analog
 from crossbar_sim.nn.analog.chips import slots
 from crossbar_sim.rng import Key
-from crossbar_sim.robustness.deploy import deploy
+from crossbar_sim.robustness import deploy, robustness
 
 BASE = Hardware(drift=LogNormalDrift(0.3), stuck=StuckCells(off=0.1), tile=(8, 8))
 X = torch.linspace(-2, 2, 24 * 6).sin().reshape(24, 6)
@@ -259,3 +267,31 @@ def test_another_design_may_not_map_other_parameters(net: nn.Module) -> None:
     set_hardware(analog, LayerDesigns.of({"head": {"copies": 3}, "*": BASE}))
     fresh = to_analog(net, {"head": {"copies": 3}, "*": BASE})
     assert torch.equal(analog(X), fresh(X))
+
+
+def test_a_table_is_a_design_or_a_design_per_layer() -> None:
+    assert as_design({"drift": {"kind": "lognormal", "sigma": 0.3}}) == Hardware(drift=LogNormalDrift(0.3))
+    assert as_design({"other": "drifting"}) == Hardware(other="drifting")
+    assert as_design({"other": "digital", "*": BASE}) == LayerDesigns(BASE, (("other", "digital"),))
+    with pytest.raises(InputError, match="'drfit' is unknown: did you mean 'drift'"):
+        as_design({"drfit": {"kind": "lognormal"}})
+    with pytest.raises(InputError, match="a design per layer needs the pattern '\\*'"):
+        as_design({"head": {"copies": 4}})
+    with pytest.raises(InputError, match="it has a design per layer"):
+        Hardware.from_dict({"layers": {"a": {"digital": True}}})
+
+
+def test_a_chain_evaluated_quickly_has_the_designs_of_its_layers() -> None:
+    with seeded(Key(1)):
+        chain = nn.Sequential(
+            nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)
+        ).eval()
+    designs = LayerDesigns.of({"0": {"levels": 4}, "2": Hardware(), "4": {"sigma": 0.9}, "*": BASE})
+    with torch.no_grad():
+        y = chain(X).argmax(1)
+    found = robustness(chain, Split(X, y), designs, sigmas=[0.0, 0.4], chips=3, sensitivity_chips=0)
+    for point in found.curve(found.labels[0]):
+        for chip, value in enumerate(point.values):
+            analog = to_analog(chain, designs.at_sigma(point.sigma), 0, chip)
+            with torch.no_grad():
+                assert value == pytest.approx(float((analog(X).argmax(1) == y).float().mean()))

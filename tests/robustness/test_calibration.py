@@ -17,7 +17,6 @@ from crossbar_sim.nn.networks import Coded, build
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.robustness import deploy
 from crossbar_sim.robustness.calibration import (
-    KINDS,
     Calibration,
     Calibrator,
     Readout,
@@ -25,6 +24,9 @@ from crossbar_sim.robustness.calibration import (
     refit,
 )
 from crossbar_sim.robustness.score import Reference
+
+KINDS = ("readout", "affine", "both", "lora:rank=2", "dora:rank=2", "vera:rank=8")
+"""Calibrations of any model that ends in a linear layer."""
 
 PAPER = Hardware.preset("bayesft", sigma=0.9)
 
@@ -73,16 +75,19 @@ def calibrated(model, data, hardware, calibration, development, chips=1):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "gain"), [("readout", 0.15), ("affine", 0.05), ("both", 0.15)])
+@pytest.mark.parametrize(
+    ("kind", "gain"),
+    [("readout", 0.15), ("affine", 0.05), ("both", 0.15), ("lora", 0.15), ("dora", 0.15), ("vera", 0.15)],
+)
 def test_every_chip_gets_better(network, digits, reference, kind, gain):
     plain = to_analog(network, PAPER)
     before = []
-    for chip in range(6):
+    for chip in range(3):
         set_chip(plain, chip)
         before.append(reference.score(plain).accuracy)
-    done = calibrated(network, digits, PAPER, Calibration(kind, 200), digits.development, chips=6)
+    done = calibrated(network, digits, PAPER, Calibration(kind, 200), digits.development, chips=3)
     assert [score.accuracy for score in done.uncalibrated] == before
-    assert done.main.mean > sum(before) / 6 + gain
+    assert done.main.mean > sum(before) / 3 + gain
     assert all(score.broken == 0 for score in done.scores)
 
 
@@ -247,7 +252,16 @@ def test_the_cost_is_counted(network, digits):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"kind": "magic"}, "'magic' must be one of readout, affine, both"),
+        ({"kind": "magic"}, "'magic' is unknown; known: statistics, affine, lora"),
+        ({"kind": "statistic"}, "did you mean 'statistics'"),
+        ({"kind": "lora:rank=0"}, "rank of 1 to"),
+        ({"kind": "lora:r=4"}, "such as lora:rank=4"),
+        ({"kind": "affine:rank=4"}, "lora, dora and vera take a rank"),
+        ({"kind": "lora+vera"}, "lora and vera both correct every array"),
+        ({"kind": "both+affine"}, "affine is given twice"),
+        ({"kind": ""}, "'' is unknown"),
+        ({"kind": 3}, "expected a text"),
+        ({"kind": "lora", "images": 4}, "images=4: an integer >= 5"),
         ({"images": 1}, "images=1"),
         ({"images": True}, "images=True"),
         ({"images": 2.5}, "images=2.5"),

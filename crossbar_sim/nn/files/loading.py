@@ -34,6 +34,7 @@ from crossbar_sim.nn.files.safetensors_files import (
     INDEX,
     SINGLE,
     digest,
+    is_named_safetensors,
     is_safetensors,
     read_tensors,
     weight_files,
@@ -67,13 +68,7 @@ _SPARSE_RATIO = 20
 
 def read_file(path: Path) -> bytes:
     """Read a model file; raises InputError for what cannot be read."""
-    check_file(path)
-    try:
-        return path.read_bytes()
-    except (OSError, MemoryError) as error:
-        raise InputError(
-            f"cannot read {path}: {reason(error)}; check its permissions and its disk"
-        ) from error
+    return _read(path, whole=True)
 
 
 def check_file(path: Path) -> None:
@@ -82,18 +77,24 @@ def check_file(path: Path) -> None:
     Raises:
         InputError: saying what it is.
     """
-    state = check_regular(path, "a model file")
-    _check_size(path, state)
+    _read(path, whole=False)
+
+
+def _read(path: Path, whole: bool) -> bytes:
+    """Check a file by its size and first bytes; in the same opening, so that it is still that file, read the whole."""
+    _check_size(path, check_regular(path, "a model file"))
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD)
-    except OSError as error:
+            if not head:
+                raise InputError(f"{path} is empty: copy or save the model again")
+            _check_start(head, path)
+            file.seek(0)
+            return file.read() if whole else head
+    except (OSError, MemoryError) as error:
         raise InputError(
             f"cannot read {path}: {reason(error)}; check its permissions and its disk"
         ) from error
-    if not head:
-        raise InputError(f"{path} is empty: copy or save the model again")
-    _check_start(head, path)
 
 
 def _check_size(path: Path, state: os.stat_result) -> None:
@@ -260,9 +261,13 @@ def _load(
 ) -> LoadedModel:
     if path.is_dir():
         return _from_folder(path, arch, arguments, weights)
-    if is_safetensors(path):
+    if is_named_safetensors(path):
         return _from_safetensors(path, arch, arguments, weights)
-    file = io.BytesIO(read_file(path))
+    content = read_file(path)
+    if is_safetensors(content):
+        return _from_safetensors(path, arch, arguments, weights)
+    file = io.BytesIO(content)
+    del content
     kind, sha256 = _identify(file, path)
     if kind == "archive":
         _refuse_arch(arch, weights, "a torch.export archive")

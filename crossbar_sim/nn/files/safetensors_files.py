@@ -1,7 +1,6 @@
 """Safetensors files: one, or the shards that an index names; read by the `safetensors` library through memory maps."""
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,18 +22,14 @@ _LARGEST_INDEX = 64 * 2**20
 _AGAIN = "copy it again from its source, or save it again with safetensors.torch.save_file"
 
 
-def is_safetensors(path: Path) -> bool:
-    """Whether a path names a safetensors file or an index of shards, by its name or its first bytes."""
-    if path.name.endswith((".safetensors", _INDEX_END)):
-        return True
-    try:
-        check_regular(path, "a model file")
-        with open(path, "rb") as file:
-            head = file.read(9)
-            size = file.seek(0, os.SEEK_END)
-    except (InputError, OSError):  # whoever reads it next says so
-        return False
-    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size
+def is_named_safetensors(path: Path) -> bool:
+    """Whether a path has the name of a safetensors file or of an index of shards."""
+    return path.name.endswith((".safetensors", _INDEX_END))
+
+
+def is_safetensors(content: bytes) -> bool:
+    """Whether bytes begin as a safetensors file does, whatever it is called."""
+    return content[8:9] == b"{" and int.from_bytes(content[:8], "little") < len(content)
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:

@@ -49,15 +49,22 @@ def fill(model: nn.Module, state: Mapping[Any, Any], whose: str, trusted: bool =
         complete, about = _completed(held, network, model)
         exact = held.keys() == network.keys()
         fault: _Misfit | None = None
-        for given, said in ((held, ()), (complete, about)):
-            if given is complete and (exact or not about):
+        for entries, changes in ((held, ()), (complete, about)):
+            if entries is complete and (exact or not about):
                 continue
             try:
-                left = _load(model, given, network, whose, copies=not exact)
+                left = _load(model, entries, network, whose, copies=not exact)
             except _Misfit as error:
                 fault = error
                 continue
-            notes = (renaming, *said, *kept, *_torn(given, model), *_conversions(given, network), *left)
+            notes = (
+                renaming,
+                *changes,
+                *kept,
+                *_torn(entries, model),
+                *_conversions(entries, network),
+                *left,
+            )
             return tuple(note for note in notes if note)
         first = first or fault
     assert first is not None
@@ -481,5 +488,5 @@ def _type(value: Tensor) -> str:
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else (lines or [""])[0]
-    return f"{type(error).__name__}: {said[:200]}"
+    line = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else (lines or [""])[0]
+    return f"{type(error).__name__}: {line[:200]}"

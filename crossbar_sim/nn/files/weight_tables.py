@@ -254,8 +254,8 @@ def readings(table: Table, network: Table, whose: str) -> list[tuple[Table, str]
                 + "".join(f" or --weights {p.rstrip('.')[:60]}" for p in rivals[:3])
             )
         silent = all(part in _SILENT for part in prefix.rstrip(".").split("."))
-        said = "" if silent else f"the names of the weights begin with {prefix[:60]!r}: it was taken off"
-        found.append((inside, said))
+        note = "" if silent else f"the names of the weights begin with {prefix[:60]!r}: it was taken off"
+        found.append((inside, note))
     for wrapper in _SILENT:
         # The factory wraps its network, and the file is of the network alone.
         if network and all(name.startswith(f"{wrapper}.") for name in network):

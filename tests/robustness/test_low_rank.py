@@ -1,0 +1,280 @@
+"""Statistics of normalisations and corrections of low rank, compared with plain torch."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from crossbar_sim import Hardware, Key
+from crossbar_sim.data import Development, Split
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn import to_analog
+from crossbar_sim.nn.analog.chips import locked
+from crossbar_sim.nn.evaluate import outputs
+from crossbar_sim.nn.seeding import seeded
+from crossbar_sim.robustness import deploy, robustness
+from crossbar_sim.robustness.calibration import Calibration, Calibrator, NormStatistics
+from crossbar_sim.robustness.low_rank import Corrected, LowRank, _delta
+from crossbar_sim.store.results import Results
+
+DRIFT = Hardware.preset("bayesft", sigma=0.6, bias="digital", normalisation="digital")
+
+
+def made(build) -> nn.Module:
+    with seeded(Key(0).fold("test")):
+        return build().eval()
+
+
+def normalised() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3),
+        nn.InstanceNorm2d(4, affine=True, track_running_stats=True), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10),
+    )  # fmt: skip
+
+
+def batch_normalised() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 12), nn.BatchNorm1d(12),
+        nn.Linear(12, 10),
+    )  # fmt: skip
+
+
+def programmed(model: nn.Module, analog: nn.Module) -> nn.Module:
+    """A plain copy of the model with the weights of the chip."""
+    twin = copy.deepcopy(model)
+    with locked(analog), torch.no_grad():
+        for mine, theirs in zip(twin.modules(), analog.modules(), strict=True):
+            if isinstance(mine, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                mine.weight.copy_(theirs.weight)
+    return twin
+
+
+def test_statistics_are_those_of_torchs_cumulative_average(digits):
+    model, x, test = made(batch_normalised), digits.train.x[:250], digits.test.x[:50]
+    analog = to_analog(model, DRIFT, chip=1)
+    before, state = outputs(analog, test)[0], {k: v.clone() for k, v in model.state_dict().items()}
+    twin = programmed(model, analog)
+    for module in twin.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = None
+    with torch.no_grad():
+        twin.train()
+        for part in x.split(84):  # three batches of at most 100
+            twin(part)
+        wanted = twin.eval()(test)
+    with NormStatistics.of(analog, x).fitted(analog, x) as fitted:
+        found = outputs(fitted, test)[0]
+    # torch counts the last batch, two images shorter, like the others
+    assert torch.allclose(found, wanted, atol=2e-3 * float(wanted.abs().max()))
+    assert not torch.allclose(before, wanted, atol=2e-2 * float(wanted.abs().max()))
+    assert torch.equal(outputs(analog, test)[0], before)
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+def test_an_exported_graph_gets_the_same_statistics_and_corrections(digits):
+    model, x = made(normalised), digits.test.x[:100]
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    graph = torch.export.export(model, (x[:7],), dynamic_shapes=({0: batch},)).module()
+    for kind in ("statistics", "lora:rank=2", "statistics+dora:rank=1"):
+        found = []
+        for each in (model, graph):
+            analog = to_analog(each, DRIFT, chip=1)
+            plain = outputs(analog, x)[0]
+            with Calibrator.of(analog, Calibration(kind, 60), digits.development).fitted(analog) as fitted:
+                found.append(outputs(fitted, x)[0])
+        assert not torch.allclose(found[0], plain, atol=1e-3)
+        assert torch.allclose(*found, atol=1e-3 * float(found[0].abs().max()))
+
+
+def test_a_model_without_statistics_of_its_own_is_refused(network, digits):
+    for model, hardware in (
+        (network, DRIFT),
+        (made(batch_normalised), replace(DRIFT, normalisation="folded")),
+    ):
+        analog = to_analog(nn.Sequential(*list(model)[:5]) if model is not network else model, hardware)
+        with pytest.raises(InputError, match="no batch or instance normalisation with running statistics"):
+            Calibrator.of(analog, Calibration("statistics", 50), digits.development)
+
+
+class Products(nn.Module):
+    """Every kind of product that is corrected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 6, 3, padding=1, padding_mode="circular")
+        self.grouped = nn.Conv2d(6, 4, 3, stride=2, groups=2, bias=False)
+        self.back = nn.ConvTranspose2d(4, 6, 2, groups=2, stride=2)
+        self.fc = nn.Linear(6 * 6 * 6, 10)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.back(torch.relu(self.grouped(torch.relu(self.conv(x)))))).flatten(1))
+
+
+@pytest.mark.parametrize("variant", ["lora", "dora", "vera"])
+def test_a_correction_is_the_product_with_a_changed_weight(digits, variant):
+    model, x = made(Products), digits.test.x[:20]
+    analog = to_analog(model, DRIFT, chip=2)
+    low = LowRank.of(analog, x, variant, 3, 0)
+    assert [p.name for p in low.products] == ["conv.weight", "grouped.weight", "back.weight", "fc.weight"]
+    assert [p.vectors for p in low.products] == [64, 9, 9, 1]
+    twin = programmed(model, analog)
+    values = {name: {k: t.clone() for k, t in tensors.items()} for name, tensors in low.start.items()}
+    for p in low.products:
+        of, weight = values[p.name], twin.get_parameter(p.name)
+        ramp = torch.linspace(-1, 1, of["up"].numel()).reshape(of["up"].shape)
+        if variant == "vera":
+            of["b"] = torch.linspace(0.5, 1, p.outputs)
+            low_rank = _delta(p, of["down"] * of["d"].view(-1, *[1] * (of["down"].dim() - 1)), of["up"])
+            low_rank = low_rank * of["b"].view(p.groups, -1, 1, 1)
+        else:
+            of["up"] = 0.1 * ramp
+            low_rank = _delta(p, of["down"], of["up"])
+        if p.kind == "transposed":
+            low_rank = low_rank.transpose(1, 2)
+        with torch.no_grad():
+            weight.add_(low_rank.reshape(weight.shape))
+            if variant == "dora":
+                norms = (
+                    weight.transpose(0, 1).reshape(2, 3, 2, 4).transpose(0, 1)
+                    if p.kind == "transposed"
+                    else None
+                )
+                of["m"] = torch.linspace(1, 2, p.outputs)
+                if norms is None:
+                    size = weight.flatten(1).norm(dim=1).view(-1, *[1] * (weight.dim() - 1))
+                    weight.mul_(of["m"].view_as(size) / size)
+                else:
+                    split = weight.view(2, 2, 3, 4)  # groups, inputs, outputs, places
+                    size = split.pow(2).sum((1, 3), keepdim=True).sqrt()
+                    split.mul_(of["m"].view(2, 1, 3, 1) / size)
+    with locked(analog):
+        if variant == "dora":
+            found = {k: v["m"] for k, v in values.items()}
+            low._add_norms(analog, values)
+            assert all(not torch.equal(values[k]["m"], m) for k, m in found.items())
+            for k, m in found.items():
+                values[k]["m"] = m
+        corrected = outputs(Corrected(analog, low._change(values)), x)[0]
+    with torch.no_grad():
+        wanted = twin(x)
+    assert torch.allclose(corrected, wanted, atol=1e-4 * float(wanted.abs().max()))
+    assert not torch.allclose(outputs(analog, x)[0], wanted, atol=1e-2 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["lora:rank=4", "vera:rank=16"])
+def test_without_drift_a_correction_changes_nothing(network, digits, kind):
+    analog = to_analog(network, Hardware.preset("bayesft", sigma=0.0))
+    with Calibrator.of(analog, Calibration(kind, 50), digits.development).fitted(analog) as fitted:
+        assert torch.equal(outputs(fitted, digits.test.x)[0], outputs(analog, digits.test.x)[0])
+
+
+def test_negative_control_the_outputs_for_other_images_teach_nothing(network, digits):
+    analog = to_analog(network, Hardware.preset("bayesft", sigma=0.6), chip=1)
+    calibrator = Calibrator.of(analog, Calibration("lora:rank=4", 200), digits.development)
+    x, y = digits.test.x, digits.test.y
+
+    def score(made: Calibrator) -> float:
+        with made.fitted(analog) as fitted:
+            return float((torch.cat(outputs(fitted, x)).argmax(1) == y).double().mean())
+
+    plain = float((torch.cat(outputs(analog, x)).argmax(1) == y).double().mean())
+    assert score(calibrator) > plain + 0.05
+    shuffled = replace(calibrator, wanted=calibrator.wanted[torch.arange(200) * 67 % 200])
+    assert score(shuffled) < plain + 0.02
+
+
+def test_the_numbers_of_a_correction_are_counted(network, digits):
+    analog = to_analog(network, DRIFT)
+    layers = [m for m in network.modules() if isinstance(m, nn.Linear)]
+    rows, cols = sum(m.in_features for m in layers), sum(m.out_features for m in layers)
+    costs = {
+        kind: Calibrator.of(analog, Calibration(kind, 50), digits.development)
+        for kind in ("lora:rank=2", "dora:rank=2", "vera:rank=16", "affine", "affine+lora:rank=2")
+    }
+    low, dora, vera, affine, two = (c.cost for c in costs.values())
+    assert (low.words, low.multiplications) == (2 * (rows + cols), 2 * (rows + cols))
+    assert dora.words == low.words + cols
+    assert vera.words == cols + 16 * len(layers)
+    assert two.words == low.words + affine.words
+    assert costs["lora:rank=2"].share == low.words / sum(p.numel() for p in network.parameters())
+
+
+def test_regressions_and_examples_without_labels_are_corrected_too(digits):
+    model = made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 1)))
+    unlabelled = Development(Split(digits.train.x), Split(digits.validation.x))
+    done = deploy(
+        model, digits.test.x, None, Hardware.preset("bayesft", sigma=0.6),
+        chips=2, sensitivity_chips=0, calibrate=Calibration("lora:rank=2", 100), calibration_data=unlabelled,
+    )  # fmt: skip
+    assert done.metric == "output_error"
+    assert done.gain.min > 0.1
+    with pytest.raises(InputError, match="have no labels of classes"):
+        deploy(model, digits.test.x, calibrate="readout", calibration_data=unlabelled)
+
+
+def test_converters_and_read_noise_are_calibrated_through(network, digits):
+    hardware = Hardware.preset(
+        "bayesft", sigma=0.6, dac_bits=8, adc_bits=10, adc_range="max", read_noise_sigma=0.01
+    )
+    found = [
+        deploy(
+            network,
+            digits,
+            hardware=hardware,
+            chips=1,
+            sensitivity_chips=0,
+            calibrate=Calibration("dora:rank=4", 100),
+        )
+        for _ in range(2)
+    ]
+    assert found[0].as_dict() == found[1].as_dict()
+    assert found[0].gain.mean > 0.05
+
+
+def test_a_sweep_has_the_calibration_in_the_identity_and_without_one_no_word_of_it(network, digits, tmp_path):
+    file = tmp_path / "runs.db"
+    swept = {"sigmas": [0.6], "chips": 2, "results": file}
+    robustness({"mlp": network}, "digits", **swept)
+    both = robustness({"mlp": network}, "digits", calibrate=Calibration("lora:rank=4", 100), **swept)
+    (task,) = both.tasks.values()
+    assert task.identity["calibration"]["kind"] == "lora:rank=4"
+    with Results.open(file) as results:
+        tasks = {t.id: t for t in results.tasks()}
+        assert len(tasks) == 2
+        (plain,) = (t for t in tasks.values() if "calibration" not in t.identity)
+        before, after = ([t.value for t in results.trials(i)] for i in (plain.id, task.id))
+    assert np.mean(after) > np.mean(before) + 0.05
+    assert any("lora:rank=4" in note for note in task.about["notes"])
+    done = deploy(
+        network, "digits", hardware=Hardware.preset("bayesft", sigma=0.6), chips=2, sensitivity_chips=0,
+        calibrate=Calibration("lora:rank=4", 100),
+    )  # fmt: skip
+    assert list(done.main.per_chip) == after
+
+
+def test_the_command_line_says_what_a_correction_adds(command, files):
+    done = command(
+        "deploy", files.dynamic, "--sigma", 0.6, "--chips", 3, "--data", "digits", "--calibrate", "lora:rank=4",
+        "--calibration-images", 100, "--sensitivity-chips", 0, "--json", "-",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert done.report["calibration"]["gain"]["mean"] > 0.03
+    assert 0 < done.report["calibration"]["share"] < 1
+    assert "the gain is" in done.err
+    assert "paired over chips" in done.err
+    done = command("sweep", files.checkpoint, "--sigma", "0.6", "--chips", 1, "--calibrate", "lorra:rank=4")
+    assert done.code == 2
+    assert "did you mean 'lora'?" in done.err
+    done = command("sweep", files.checkpoint, "--sigma", "0.6", "--chips", 1, "--calibrate", "statistics")
+    assert done.code == 2
+    assert "no batch or instance normalisation" in done.err
+
+
+def test_scored_examples_are_not_calibrated_on(network, digits):
+    with pytest.raises(InputError, match="give calibration_data"):
+        deploy(network, digits.test.x, digits.test.y, calibrate="readout")
+    with pytest.raises(InputError, match="no effect without calibrate"):
+        robustness(network, "digits", calibration_data="digits")
