@@ -72,7 +72,7 @@ def _describe(request: InfoRequest) -> Iterator[tuple[str, str]]:
         return
     for sentence in sentences:
         yield "warning", sentence
-    share = None if seen is None else ArrayShare.of(layers_of(analog), seen.work)
+    share = None if operands is None else ArrayShare.of(layers_of(analog), operands.work)
     if share is not None:
         yield "arrays", share.sentence or f"{share.text} run on arrays"
     for layer in layers_of(analog):

@@ -147,7 +147,7 @@ def count(
     digital = [layer.name for layer in layers_of(analog) if not layer.analog]
     if digital:
         notes.append(f"not counted, for they are digital: {', '.join(digital)}")
-    share = None if seen is None else ArrayShare.of(layers_of(analog), seen.work)
+    share = None if operands is None else ArrayShare.of(layers_of(analog), operands.work)
     if share is not None and share.sentence:
         notes.append(
             f"{share.sentence}; {share.digital:.3g} digital multiply-adds an inference are not in the energy, latency "

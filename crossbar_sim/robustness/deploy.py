@@ -426,7 +426,7 @@ def deploy(
         (*warnings, *found_out), tuple(notes), identity or {},
         subject.calibrator, plain, reference.about(),
         {} if reference.function is None else reference.function.about,
-        work=None if subject.seen is None else ArrayShare.of(handle.layers(analog), subject.seen.work),
+        work=None if subject.seen is None else ArrayShare.of(analog_chips.layers(analog), subject.seen.work),
     )  # fmt: skip
 
 
