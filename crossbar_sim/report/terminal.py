@@ -334,6 +334,8 @@ def _facts(view: DeploymentView) -> Iterator[tuple[str, str]]:
         "arrays",
         f"{counted(layers, 'layer')} on {tiles:,} tiles of {sizes}, {cells:,} cells, {used(share_used)} in use",
     )
+    if deployment.work is not None:
+        yield "", deployment.work.sentence or f"{deployment.work.text} run on arrays"
     yield from _not_on_arrays(deployment)
 
 

@@ -17,6 +17,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn import layers as layers_of
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.analog.chips import analog_state, slots
+from crossbar_sim.nn.analog.multiply_adds import ArrayShare
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.robustness.examples import find_examples, seen_in
 
@@ -162,6 +163,12 @@ def works_of(
     digital = [layer.name for layer in layers_of(analog) if not layer.analog]
     if digital:
         notes.append(f"not counted, for they are digital: {', '.join(digital)}")
+    share = None if operands is None else ArrayShare.of(layers_of(analog), operands.work)
+    if share is not None and share.sentence:
+        notes.append(
+            f"{share.sentence}; {share.digital:.3g} digital multiply-adds an inference are not in the energy, latency "
+            "and area: no technology here publishes what its digital multipliers take"
+        )
     if not works:
         raise InputError("no layer is on an array: there is nothing to estimate")
     return works, tuple(notes)
