@@ -190,7 +190,7 @@ class Deployment:
         return figure
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per chip, in the units of reports: chip, metric, value, clean, and uncalibrated if chips were calibrated.
+        """One row per chip, in the units of reports: chip, metric, value, clean; uncalibrated where that differs.
 
         Raises:
             InputError: if pandas is not installed.
