@@ -16,6 +16,7 @@ from crossbar_sim.data.inputs import Batch, first_of
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.conversion import NO_OPERAND
 from crossbar_sim.nn.analog.effects import of_design as of_design
+from crossbar_sim.nn.analog.multiply_adds import LITTLE, ArrayShare
 from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.state import Layer
 from crossbar_sim.nn.class_axis import class_axis, traced_axis, undecided
@@ -652,6 +653,9 @@ def of_operands(layers: tuple[Layer, ...], seen: Operands | None) -> Iterator[st
     ]
     if past and named != {layer.name for layer in layers}:
         yield f"{_listed(past)}: the forward also takes the clean values, past the array, which do not drift"
+    share = ArrayShare.of(layers, seen.work)
+    if share is not None and share.share < LITTLE and any(layer.analog for layer in layers):
+        yield f"only {share.sentence}: the score says little about the rest"
 
 
 def _listed(names: list[str]) -> str:
@@ -721,8 +725,10 @@ def of_places(reference: Reference) -> Iterator[str]:
     if judged is None:
         return
     left_out = "of padding" if reference.mask is not None else "with a negative label"
+    probable = reference.function is not None and reference.function.sums is nats
     yield (
-        f"each {judged['unit']} is judged by the largest of its {judged['classes']} outputs, along axis "
+        f"each {judged['unit']} is judged by {'the softmax' if probable else 'the largest'} of its {judged['classes']} "
+        f"outputs, along axis "
         f"{judged['class_axis']} of the model's outputs: {judged['count']:,} {judged['unit']}s"
         + (f", {judged['ignored']:,} {left_out} are not judged" if judged["ignored"] else "")
     )
