@@ -264,7 +264,9 @@ def test_another_design_may_not_map_other_parameters(net: nn.Module) -> None:
     analog = to_analog(net, {"head": {"copies": 2}, "*": BASE})
     with pytest.raises(InputError, match="head: digital where the model was mapped with it on arrays"):
         set_hardware(analog, LayerDesigns.of({"head": "digital", "*": BASE}))
-    set_hardware(analog, LayerDesigns.of({"head": {"copies": 3}, "*": BASE}))
+    set_hardware(analog, {"head": {"copies": 3}, "*": BASE})
+    with pytest.raises(InputError, match=r"expected a Hardware, or LayerDesigns.of"):
+        calibrate_ranges(net, {"head": {"adc_bits": 6}, "*": BASE}, X)  # type: ignore[type-var]
     fresh = to_analog(net, {"head": {"copies": 3}, "*": BASE})
     assert torch.equal(analog(X), fresh(X))
 
