@@ -93,12 +93,14 @@ def deploy(request: DeployRequest) -> None:
     examples = request.examples(loaded)
     hardware, calibrated = request.calibrated(loaded, hardware, request.calibration_data)
     calibration = request.calibration(loaded)
-    model, only, seen = _moved(loaded.module, device), request.only or None, None
+    model, only, operands = _moved(loaded.module, device), request.only or None, None
     if chip_file is not None or request.plot is not None or request.maps is not None:
-        seen, _ = seen_in(loaded, hardware, examples.x, only, request.skip)  # the evaluation says the same
+        operands, _ = seen_in(
+            loaded, hardware, examples.x, only, request.skip
+        )  # the evaluation says the same
 
     def analog_model() -> nn.Module:
-        return to_analog(model, hardware, request.seed, chips[0], only, request.skip, seen)
+        return to_analog(model, hardware, request.seed, chips[0], only, request.skip, operands)
 
     if chip_file is not None:
         warnings += _misfits(chip_file, analog_model(), hardware, bool(request.design()))

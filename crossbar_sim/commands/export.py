@@ -51,14 +51,14 @@ def export(request: ExportRequest) -> None:
         raise InputError(
             f"{output}: conductance maps are written as HDF5 (.h5), not as {suffix}: name it NAME.h5"
         )
-    seen, said = seen_in(loaded, hardware, None, only, request.skip)
-    analog = to_analog(loaded.module, hardware, seed, chip, only, request.skip, seen)
+    operands, sentences = seen_in(loaded, hardware, None, only, request.skip)
+    analog = to_analog(loaded.module, hardware, seed, chip, only, request.skip, operands)
     written = sum(1 for slot, _ in slots(analog) if not slot.ideal)
     if not written:
-        raise InputError("no layer is on an array, so there is nothing to write: " + "; ".join(said))
+        raise InputError("no layer is on an array, so there is nothing to write: " + "; ".join(sentences))
     export_chip(
         analog, output, hardware=hardware, seed=seed, chip=chip, model_sha256=loaded.sha256, version=__version__
     )  # fmt: skip
     console = terminal()
-    say_end(console, (*warnings, *said))
+    say_end(console, (*warnings, *sentences))
     say(console, f"wrote {output}: chip {chip}, {written} arrays")

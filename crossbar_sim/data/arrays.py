@@ -394,10 +394,10 @@ def _called_otherwise(
         x = _member(path, archive, one)
         if x is not None:
             y = _member(path, archive, other)
-            said = f"{one} was taken as x" + (
+            note = f"{one} was taken as x" + (
                 f" and {other} as y" if y is not None else ", and there are no labels"
             )
-            return said, (x, y)
+            return note, (x, y)
     names = ", ".join(repr(name[:32]) for name in archive.namelist()[:6]) or "nothing"
     raise InputError(f"{path}: holds {names} and no array x; {_WRITE_NPZ}")
 

@@ -395,8 +395,8 @@ def _download(address: str, resource: Resource, work: Path, report: Report) -> P
     except OSError as error:  # requests' are too
         response = getattr(error, "response", None)
         if response is not None:
-            said = f"{response.status_code} {response.reason}"
-            raise InputError(f"{address}: the server answers {said}; {mirror}") from None
+            answer = f"{response.status_code} {response.reason}"
+            raise InputError(f"{address}: the server answers {answer}; {mirror}") from None
         if not type(error).__module__.startswith(("requests", "urllib3")):
             raise
         inner = getattr(error.args[0], "reason", None) if error.args else None

@@ -5,7 +5,7 @@ import dataclasses
 import inspect
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
@@ -79,7 +79,19 @@ def outputs(
         else:
             for i in rest:
                 one(i)
+    shapes = {tuple(y.shape[1:]) for y in results if isinstance(y, Tensor)}
+    if reduce is None and len(shapes) > 1:
+        raise InputError(_of_batch(shapes))
     return results
+
+
+def _of_batch(shapes: Iterable[tuple[int, ...]]) -> str:
+    shown = " or ".join(map(str, sorted(shapes)))
+    return (
+        f"the shape of the output for an example depends on its batch ({shown}): expected are outputs for each example "
+        "alone; wrap the model so that it returns those (of a model that compares all examples with one another: their "
+        "embeddings)"
+    )
 
 
 def few_of(x: Batch, fixed: int | None = None, most: int | None = None) -> Batch:
@@ -137,6 +149,8 @@ def check_alone(model: nn.Module, few: Tensor, clean: Tensor) -> float:
     Raises:
         InputError: naming the batch normalisations without running statistics, or in training mode.
     """
+    if few.shape[1:] != clean.shape[1:]:
+        raise InputError(_of_batch({tuple(few.shape[1:]), tuple(clean.shape[1:])}))
     known = few.isfinite() & clean[: len(few)].isfinite()  # what a model makes of padding may be anything
     few, whole = (torch.where(known, t, 0.0) for t in (few, clean[: len(few)].float()))
     largest = float(whole.abs().max())
@@ -380,7 +394,7 @@ def _parts(y: Any) -> tuple[dict[str, Any], list[Any]]:
 
 
 def inputs_for(
-    module: nn.Module, x: Batch, said: tuple[str, ...] = (), y: Tensor | None = None
+    module: nn.Module, x: Batch, notes: tuple[str, ...] = (), y: Tensor | None = None
 ) -> tuple[Any, tuple[str, ...]]:
     """x in the dtype that the model takes, and a note on the conversion; of several inputs see `bound`.
 
@@ -391,30 +405,30 @@ def inputs_for(
     Args:
         module: the clean model, in evaluation mode.
         x: (n, ...), or several inputs.
-        said: notes on x that are known already.
+        notes: notes on x that are known already.
         y: the labels, from which some models make the inputs of their decoder.
 
     Raises:
         InputError: if the model takes integers and x holds other numbers, or inputs with other names.
     """
     if isinstance(x, Inputs):
-        return bound(module, x, y), said
+        return bound(module, x, y), notes
     parameters = (p.dtype for p in module.parameters() if p.is_floating_point())
     own = next(parameters, torch.float32)
     if x.is_floating_point():
         whole = whole_numbers(module, x if x.dtype == torch.float32 else x[:1].float())
         if whole is not None:
-            return tokens(x, whole), (*said, "the model takes whole numbers: x is taken as such")
+            return tokens(x, whole), (*notes, "the model takes whole numbers: x is taken as such")
         if x.dtype == own or (x.dtype == torch.float32 and own != torch.float64):
-            return x, said  # a model with half-precision weights may convert its inputs itself
-        return x.to(own), (*said, f"x is {_short(x.dtype)}: taken as {_short(own)}")
+            return x, notes  # a model with half-precision weights may convert its inputs itself
+        return x.to(own), (*notes, f"x is {_short(x.dtype)}: taken as {_short(own)}")
     if whole_numbers(module, x.float()) is not None:
-        return x.to(torch.int64), said
+        return x.to(torch.int64), notes
     if not _floating_graph(module) and refusal(module, x[:1]) is None:
-        return x, said
+        return x, notes
     if x.dtype == torch.uint8:
-        return x.to(own) / 255, (*said, "x is uint8: taken for pixels and divided by 255")
-    return x.to(own), (*said, f"x is {_short(x.dtype)}: taken as it is, as {_short(own)}")
+        return x.to(own) / 255, (*notes, "x is uint8: taken for pixels and divided by 255")
+    return x.to(own), (*notes, f"x is {_short(x.dtype)}: taken as it is, as {_short(own)}")
 
 
 def bound(module: nn.Module, x: Inputs, y: Tensor | None = None) -> Inputs:
@@ -433,10 +447,9 @@ def bound(module: nn.Module, x: Inputs, y: Tensor | None = None) -> Inputs:
         InputError: listing both sides, if the forward has no such input, or needs one that is missing.
     """
     model = unwrapped(module)
-    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    own_decoder = any(name.startswith("decoder_input") for name in x.kwargs)
-    if shift is not None and y is not None and y.dim() == 2 and not own_decoder:
-        x = dataclasses.replace(x, kwargs={**x.kwargs, "decoder_input_ids": shift(labels=y)})
+    if y is not None and y.dim() == 2 and not any(name.startswith("decoder_input") for name in x.kwargs):
+        made = _decoder_tokens(model, y)
+        x = x if made is None else dataclasses.replace(x, kwargs={**x.kwargs, "decoder_input_ids": made})
     _check_names(model, x)
     wanted: dict[str, torch.dtype] = {}
     if isinstance(model, torch.fx.GraphModule):
@@ -459,6 +472,21 @@ def bound(module: nn.Module, x: Inputs, y: Tensor | None = None) -> Inputs:
     return dataclasses.replace(
         x, args=args, kwargs={n: changed.get(n, value) for n, value in x.kwargs.items()}
     )
+
+
+def _decoder_tokens(model: Any, y: Tensor) -> Tensor | None:
+    """What an encoder-decoder of transformers makes of labels (n, t): the token before each; None of other models."""
+    own = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if own is not None:
+        found: Tensor = own(labels=y)
+        return found
+    settings = getattr(model, "config", None)
+    start = getattr(settings, "decoder_start_token_id", None)
+    if start is None or not getattr(settings, "is_encoder_decoder", False):
+        return None
+    before = torch.cat([torch.full_like(y[:, :1], start), y[:, :-1]], 1)
+    padding = getattr(settings, "pad_token_id", None)
+    return torch.where(before < 0, start if padding is None else padding, before)
 
 
 def needed_inputs(module: nn.Module) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from crossbar_sim.data.inputs import Batch, first_of
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.conversion import NO_OPERAND
 from crossbar_sim.nn.analog.effects import of_design as of_design
+from crossbar_sim.nn.analog.multiply_adds import LITTLE, ArrayShare
 from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.state import Layer
 from crossbar_sim.nn.class_axis import class_axis, traced_axis, undecided
@@ -604,13 +605,13 @@ def collect(scores: Iterable[Score], name: str) -> list[float]:
 def _outside(y: Tensor, classes: int) -> str:
     """The error message for labels outside the classes."""
     top = int(y.max())
-    said = f"labels go up to {top} but the model has {classes} outputs: "
+    base = f"labels go up to {top} but the model has {classes} outputs: "
     outside = y[y >= classes]
     if y.dim() == 1 or len(outside.unique()) > 1:
         not_judged = "; places that are not to be judged need a negative label, -100" if y.dim() > 1 else ""
-        return f"{said}is this the data it was trained on?{not_judged}"
+        return f"{base}is this the data it was trained on?{not_judged}"
     return (
-        f"{said}if {top} marks places that are not to be judged ({outside.numel() / y.numel():.1%} of them here), give "
+        f"{base}if {top} marks places that are not to be judged ({outside.numel() / y.numel():.1%} of them here), give "
         f"those a negative label, y[y == {top}] = -100 with y of a signed integer type"
     )
 
@@ -633,10 +634,10 @@ def of_operands(layers: tuple[Layer, ...], seen: Operands | None) -> Iterator[st
     whose: dict[str, list[str]] = {}
     for layer in layers:
         reason = layer.reason.removesuffix("; drifts per parameter")
-        if not layer.analog and any(said in reason for said in NO_OPERAND):
+        if not layer.analog and any(cause in reason for cause in NO_OPERAND):
             whose.setdefault(reason, []).append(layer.name)
         for parameter, why in layer.left:
-            if any(said in why for said in NO_OPERAND):
+            if any(cause in why for cause in NO_OPERAND):
                 whose.setdefault(why.removesuffix("; drifts per parameter"), []).append(
                     f"{layer.name}.{parameter}"
                 )
@@ -652,6 +653,9 @@ def of_operands(layers: tuple[Layer, ...], seen: Operands | None) -> Iterator[st
     ]
     if past and named != {layer.name for layer in layers}:
         yield f"{_listed(past)}: the forward also takes the clean values, past the array, which do not drift"
+    share = ArrayShare.of(layers, seen.work)
+    if share is not None and share.share < LITTLE and any(layer.analog for layer in layers):
+        yield f"only {share.sentence}: the score says little about the rest"
 
 
 def _listed(names: list[str]) -> str:
@@ -720,8 +724,10 @@ def of_places(reference: Reference) -> Iterator[str]:
     judged = reference.about()
     if judged is None:
         return
+    probable = reference.function is not None and reference.function.sums is nats
     yield (
-        f"each {judged['unit']} is judged by the largest of its {judged['classes']} outputs, along axis "
+        f"each {judged['unit']} is judged by {'the softmax' if probable else 'the largest'} of its {judged['classes']} "
+        f"outputs, along axis "
         f"{judged['class_axis']} of the model's outputs: {judged['count']:,} {judged['unit']}s"
         + (f", {judged['ignored']:,} with a negative label are not judged" if judged["ignored"] else "")
     )

@@ -173,16 +173,16 @@ def _tried(
     Raises:
         TypeError, ValueError: if it is none that `add` writes.
     """
-    values, said = parse_json(point), parse_json(notes)
+    values, noted = parse_json(point), parse_json(notes)
     if not isinstance(values, dict) or not all(finite(value) for value in values.values()):
         raise ValueError(f"the point of trial {number} is {_short(values)}")
-    if not isinstance(said, dict):
-        raise ValueError(f"the notes of trial {number} are {_short(said)}")
+    if not isinstance(noted, dict):
+        raise ValueError(f"the notes of trial {number} are {_short(noted)}")
     if not (finite(value) and finite(seconds) and (variance is None or finite(variance))):
         raise ValueError(
             f"trial {number} holds {value!r}, {variance!r} and {seconds!r}: not three finite numbers"
         )
-    return Trial(number, values, value, variance, seconds, said)
+    return Trial(number, values, value, variance, seconds, noted)
 
 
 def _difference(there: Any, here: Any, name: str = "") -> tuple[str, Any, Any]:

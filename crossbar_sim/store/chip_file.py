@@ -302,8 +302,8 @@ class ChipFile:
 
     def without_scale(self) -> tuple[str, ...]:
         """Arrays whose scale is computed from the clean weights and an assumed window: the file says neither."""
-        said = self.hardware is not None
-        return tuple(a.name for a in self.arrays if not said and a.scale is None and a.window is None)
+        described = self.hardware is not None
+        return tuple(a.name for a in self.arrays if not described and a.scale is None and a.window is None)
 
 
 class FileMaps(CellMaps):
