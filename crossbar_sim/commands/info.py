@@ -37,6 +37,7 @@ def _describe(request: InfoRequest) -> Iterator[tuple[str, str]]:
     from crossbar_sim.crossbar.hardware import Hardware
     from crossbar_sim.nn import layers as layers_of
     from crossbar_sim.nn import to_analog
+    from crossbar_sim.nn.analog.multiply_adds import ArrayShare
     from crossbar_sim.robustness.examples import seen_in
     from crossbar_sim.store import describe_chip
     from crossbar_sim.store.hdf5 import is_hdf5
@@ -71,6 +72,9 @@ def _describe(request: InfoRequest) -> Iterator[tuple[str, str]]:
         return
     for sentence in sentences:
         yield "warning", sentence
+    share = None if operands is None else ArrayShare.of(layers_of(analog), operands.work)
+    if share is not None:
+        yield "arrays", share.sentence or f"{share.text} run on arrays"
     for layer in layers_of(analog):
         sizes = ", ".join(f"{s.rows} x {s.layout.cols}" for s in layer.matrices)
         tiles = sum(g.tiles for g in layer.geometries(hardware))

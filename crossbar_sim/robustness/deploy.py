@@ -18,6 +18,7 @@ from crossbar_sim.files import sha256_of
 from crossbar_sim.nn.analog import chips as analog_chips
 from crossbar_sim.nn.analog.chips import remap_errors, remap_sentence
 from crossbar_sim.nn.analog.effects import layer_effects
+from crossbar_sim.nn.analog.multiply_adds import ArrayShare
 from crossbar_sim.nn.analog.state import Layer, Maps
 from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.evaluate import BLOCK
@@ -129,6 +130,7 @@ class Deployment:
         identity: what else decides the numbers: model, data, seed, version.
         judged: how outputs with several places (tokens, pixels) are judged; None: one class or output per example.
         declared: what a user's own metric says of itself: its unit and title.
+        work: how many of the multiply-adds run on arrays; None: unknown.
         calibrator: the digital fix that every chip got, and `uncalibrated` the scores without it.
     """
 
@@ -147,6 +149,7 @@ class Deployment:
     uncalibrated: tuple[Score, ...] = ()
     judged: dict[str, Any] | None = None
     declared: dict[str, str] = field(default_factory=dict)
+    work: ArrayShare | None = None
 
     @property
     def judge(self) -> Metric:
@@ -231,6 +234,7 @@ class Deployment:
             "warnings": list(self.warnings),
             "notes": list(self.notes),
             **({} if self.judged is None else {"judged": self.judged}),
+            **({} if self.work is None or not self.work.digital else {"multiply_adds": self.work.as_dict()}),
             **({} if self.calibrator is None else {"calibration": self._calibration_dict(self.calibrator)}),
             **self.identity,
         }
@@ -422,6 +426,7 @@ def deploy(
         (*warnings, *found_out), tuple(notes), identity or {},
         subject.calibrator, plain, reference.about(),
         {} if reference.function is None else reference.function.about,
+        work=None if subject.seen is None else ArrayShare.of(analog_chips.layers(analog), subject.seen.work),
     )  # fmt: skip
 
 

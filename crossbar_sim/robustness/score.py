@@ -16,6 +16,7 @@ from crossbar_sim.data.inputs import Batch, first_of
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.conversion import NO_OPERAND
 from crossbar_sim.nn.analog.effects import of_design as of_design
+from crossbar_sim.nn.analog.multiply_adds import LITTLE, ArrayShare
 from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.state import Layer
 from crossbar_sim.nn.class_axis import class_axis, traced_axis, undecided
@@ -652,6 +653,9 @@ def of_operands(layers: tuple[Layer, ...], seen: Operands | None) -> Iterator[st
     ]
     if past and named != {layer.name for layer in layers}:
         yield f"{_listed(past)}: the forward also takes the clean values, past the array, which do not drift"
+    share = ArrayShare.of(layers, seen.work)
+    if share is not None and share.share < LITTLE and any(layer.analog for layer in layers):
+        yield f"only {share.sentence}: the score says little about the rest"
 
 
 def _listed(names: list[str]) -> str:

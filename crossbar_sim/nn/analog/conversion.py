@@ -310,6 +310,11 @@ def _is_module(model: nn.Module, name: str) -> bool:
 
 
 SKIPPED, NOT_CHOSEN = "skipped as asked", "not among those chosen with only"
+
+ADAPTER = "an adapter beside a weight on arrays: digital, unless patterns of only name it (--only '*')"
+
+_ADAPTERS = ("lora_", "vera_lambda_", "hada_", "lokr_", "oft_", "ia3_")
+"""How the names of peft's adapters begin."""
 BY_DESIGN = "digital by its design"
 
 
@@ -331,6 +336,8 @@ class _Choice:
         """The reason to leave the layer digital; "" if there is none."""
         if self.only is not None and not any(fnmatchcase(name, p) for p in self.only):
             return NOT_CHOSEN
+        if self.only is None and any(part.startswith(_ADAPTERS) for part in name.split(".")):
+            return ADAPTER
         if any(fnmatchcase(name, p) for p in self.skip):
             return SKIPPED
         return BY_DESIGN if design_at(self.hardware, name) is None else ""

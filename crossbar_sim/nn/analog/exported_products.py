@@ -34,6 +34,9 @@ _CELLS = {
     )
 }  # fmt: skip
 _PRODUCTS = {"aten.mm.default": 0, "aten.matmul.default": 0, "aten.bmm.default": 0, "aten.mv.default": 0}
+GROUPED = ("aten._grouped_mm.default", "transformers.grouped_mm_fallback.default")
+"""Rows of the input, in groups, each with a matrix of its own: experts."""
+_PRODUCTS |= dict.fromkeys(GROUPED, 0)
 _ADDED = {"aten.addmm.default": 1, "aten.baddbmm.default": 1}
 """Products, and the place of their left operand."""
 _BILINEAR = {"aten.bilinear.default": 2, "aten._trilinear.default": 1}

@@ -32,6 +32,7 @@ from crossbar_sim.nn.analog.exported_products import (
 )
 from crossbar_sim.nn.analog.layers import InPlace, arrays_of
 from crossbar_sim.nn.analog.matrices import Layout, Matrix, is_matrix, matrices
+from crossbar_sim.nn.analog.multiply_adds import ProductWork, work_of
 from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, numbered_reads
 from crossbar_sim.nn.evaluate import BLOCK, one_thread, torch_threads_kept
 from crossbar_sim.nn.module_state import watched
@@ -70,12 +71,14 @@ class Operands:
             holds them: a parameter of a class of one's own.
         agrees: whether the arrays of the model that was looked at hold these so.
         refused: {name of such a parameter: why an einsum that takes it does not multiply with it as a matrix}.
+        work: the multiply-adds of every product.
     """
 
     by_name: Mapping[str, Operand] = field(default_factory=dict)
     matrices: Mapping[str, Matrix] = field(default_factory=dict)
     agrees: bool = True
     refused: Mapping[str, str] = field(default_factory=dict)
+    work: tuple[ProductWork, ...] = ()
 
     @property
     def is_standard(self) -> bool:
@@ -129,6 +132,7 @@ def trace_operands(analog: nn.Module, x: Batch, fixed: int | None = None) -> Ope
 
 
 def _seen(analog: nn.Module, design: AnalogState, x: Batch) -> Operands:
+    _release(analog)
     recorder = design.recorder = _Recorder(analog)
     recorder.run(analog, x)
     kept = recorder.kept()
@@ -137,7 +141,31 @@ def _seen(analog: nn.Module, design: AnalogState, x: Batch) -> Operands:
         recorder.run(analog, x)
     agrees = {name: matrix.layout for name, matrix in recorder.matrices.items()} == recorder.held
     refused = {name: why for name, why in recorder.refused.items() if name not in recorder.matrices}
-    return Operands(recorder.result(), recorder.matrices, agrees, refused)
+    return Operands(recorder.result(), recorder.matrices, agrees, refused, recorder.work_of_each(len(x)))
+
+
+def _release(analog: nn.Module) -> None:
+    """Free programmed values of earlier runs, of which large models have too much beside the copies that a run records.
+
+    Values that the model itself has kept stay: that they are used later is what the run is to show.
+    """
+    roots = [analog.copied, analog.original] if isinstance(analog, InPlace) else [analog]
+    for module in (module for root in roots for module in root.modules()):
+        arrays = arrays_of(module)
+        for parameter in () if arrays is None else [*arrays.programmed]:
+            assert arrays is not None
+            slot, held = arrays.slots[parameter], arrays.programmed.pop(parameter)
+            arrays.tags.pop(slot.weight, None)
+            if held.layout != torch.strided:
+                continue
+            like = held.dtype, held.storage_offset(), held.shape, held.stride(), held.device
+            storage = StorageWeakRef(held.untyped_storage())
+            del held
+            left = torch.UntypedStorage._new_with_weak_ptr(storage.cdata)
+            if left is not None:
+                dtype, offset, shape, stride, device = like
+                kept = torch.empty(0, dtype=dtype, device=device)
+                arrays.programmed[parameter] = kept.set_(left, offset, shape, stride)
 
 
 @dataclass(frozen=True)
@@ -190,6 +218,7 @@ class _Recorder:
         self.matrices: dict[str, Matrix] = {}
         self.held: dict[str, Layout] = {}
         self.refused: dict[str, str] = {}
+        self.work: dict[tuple[frozenset[_Source], str, bool], float] = {}
         self.depth = 0
         # an original that is analog while it runs has its arrays from its copy, with the same names
         roots = [analog.copied, analog.original] if isinstance(analog, InPlace) else [analog]
@@ -271,9 +300,8 @@ class _Recorder:
         return self.copies[name]
 
     def is_fed(self, t: Tensor) -> bool:
-        """Whether a tensor depends on the inputs."""
-        about = self.about.get(_place(t))
-        return about is not None and about.fed
+        """Whether a tensor depends on the inputs, or on constants."""
+        return not (self.about.get(_place(t)) or _About()).stored
 
     def hand(self, module: nn.Module, parameter: str) -> None:
         """Record a parameter for which the forward passed another tensor to its layer."""
@@ -287,6 +315,7 @@ class _Recorder:
             for out in outputs:
                 self.about.pop(_place(out), None)
             return
+        self._count(packet, args, abouts, outputs)
         if packet == "einsum":
             self._einsum(args[0], list(args[1]))
         elif _is_product(packet):
@@ -318,6 +347,48 @@ class _Recorder:
                 new.tensor = out
                 new.addresses = self._addresses_of(func, args, tensors, out) if same else None
             self.about[place] = new
+
+    def _count(self, packet: str, args: Sequence[Any], abouts: list[_About], outputs: list[Tensor]) -> None:
+        """Add the multiply-adds of a product that depends on inputs."""
+        if not outputs or all(about.stored for about in abouts):
+            return
+        if packet in _RECURRENT:  # a product of every step with each of its matrices
+            of_steps = packet in ("lstm_cell", "gru_cell") or packet.endswith("_cell")
+            held = [t for t in tree_leaves(args[1:]) if isinstance(t, Tensor) and t.dim() == 2]
+            steps = args[0].shape[:-1].numel() if not of_steps else len(args[0])
+            for weight in held:
+                about = self.about.get(_place(weight)) or _About()
+                if about.exact:
+                    self._add(about.exact, packet, steps * weight.numel())
+            return
+        count = work_of(packet, args, outputs[0])
+        if count:
+            exact = [about.exact for about in abouts[: 3 if packet not in _ADDED else None] if about.exact]
+            factors = exact[-1:] if packet in _ADDED else exact[:1]
+            last = abouts[-2:] if packet in _ADDED else abouts[:2]
+            fed = (
+                packet not in ("linear", "bilinear")
+                and "conv" not in packet
+                and not any(a.stored for a in last)
+            )
+            self._add(factors[0] if factors else frozenset(), packet, count, fed)
+
+    def _add(self, exact: frozenset[_Source], packet: str, count: float, fed: bool = False) -> None:
+        key = exact, packet, fed
+        self.work[key] = self.work.get(key, 0.0) + count
+
+    def work_of_each(self, examples: int) -> tuple[ProductWork, ...]:
+        """The multiply-adds of each product for one example; a weight taken past its array is none on it."""
+        found = []
+        for (exact, packet, fed), count in self.work.items():
+            names = {
+                s.name
+                for s in exact
+                if s.way == "array"
+                or (s.way == "clean" and (s.name in self.matrices or s.name not in self.provided))
+            }
+            found.append(ProductWork(tuple(sorted(names)), packet, fed, count / max(examples, 1)))
+        return tuple(found)
 
     def _as_taken(self, value: Tensor) -> Tensor | None:
         """A parameter as an operator takes it, or the addresses of its values; None if it is neither."""
@@ -486,7 +557,7 @@ _RECURRENT = (
 def _is_product(packet: str) -> bool:
     if packet in _ADDED or packet in _MULTIPLIED or packet in _RECURRENT:
         return True
-    return "rnn_layer" in packet or packet == "_cudnn_rnn" or (
+    return "rnn_layer" in packet or "grouped_mm" in packet or packet == "_cudnn_rnn" or (
         "conv" in packet and "backward" not in packet and "convert" not in packet
     )  # fmt: skip
 
