@@ -29,6 +29,7 @@ COMMANDS = {
     "info": "Show what a model file or a chip file contains.",
     "presets": "List hardware designs from publications.",
     "cost": "Estimate energy, latency and chip area.",
+    "tradeoff": "Compare accuracy with energy, latency and area.",
     "solve": "Compute the currents of one tile with wire resistance.",
     "fit-device": "Fit a device model to your own measurements.",
     "train": "Train a network, plainly or robustly.",

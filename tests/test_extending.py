@@ -77,7 +77,7 @@ LAWS = (Scaling(0.5), Squared(0.3))
 @pytest.fixture
 def my_laws(tmp_path, monkeypatch):
     """The file of docs/extending.md in the current directory, not imported yet."""
-    code, _ = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
     (tmp_path / "my_laws.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])

@@ -213,3 +213,12 @@ def test_the_callback_of_the_example_logs_the_curve(mlp):
     mlp.model.eval()
     expected = cs.sweep({"m": mlp.model}, "digits", sigmas=(0.0, 0.5), chips=2).curve("m")
     assert list(logged[0].values()) == [point.summary.mean for point in expected]
+
+
+def test_scores_are_shown_in_their_own_unit():
+    model, x = nn.Linear(3, 1), torch.rand(20, 3)
+    y = model(x).detach() + 0.1
+    found = cs.deploy(model, (x, y), hardware="bayesft", chips=2, metric="rmse", sensitivity_chips=0)
+    assert "clean 0.1," in repr(found)
+    assert found.to_dataframe()["clean"].iloc[0] == pytest.approx(0.1, rel=1e-3)
+    assert (found.to_dataframe()["value"] > 0).all()

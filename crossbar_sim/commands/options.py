@@ -19,6 +19,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.text import parse_json
 
 if TYPE_CHECKING:
+    from crossbar_sim.crossbar.cost import Technology
     from crossbar_sim.crossbar.layer_designs import Design
     from crossbar_sim.data import Development
     from crossbar_sim.nn.files.loading import LoadedModel
@@ -578,8 +579,9 @@ class EvaluationOptions(LayerOptions, DataOptions, SeedOptions, ThreadOptions, J
         "Number of chips, or a range such as 50:100.  [default: 20]", type=Parsed(chip_numbers, "CHIPS")
     )
     metric: str | None = option(
-        "How chips are scored: accuracy, agreement, output_error, or a function of yours as package.module:function "
-        "(docs/extending.md).  [default: the first of these that labels and outputs allow]"
+        "How chips are scored: accuracy, top5, f1, miou, perplexity, cross-entropy, rmse, mae, r2, agreement, "
+        "output_error (docs/metrics.md), or a function of yours as package.module:function (docs/extending.md).  "
+        "[default: accuracy, agreement or output_error, the first that labels and outputs allow; rmse for real targets]"
     )
     class_axis: int | None = option(
         "Axis of the classes in the model's outputs; -1 is the last one.  [default: found automatically]"
@@ -647,3 +649,39 @@ class CalibrationOptions(EvaluationOptions):
             raise InputError("--calibrate fits each chip to training images: give --data")
         images: Any = {} if self.calibration_images is None else {"images": self.calibration_images}
         return Calibration(self.calibrate, **images), load_data(data, self.data_dir).development
+
+
+@dataclass(frozen=True)
+class TechnologyOptions:
+    """The figures of components."""
+
+    HEADING: ClassVar = "Hardware"
+
+    technology: str | None = option(
+        "Source of the component figures: isaac, prime, or a .toml file of yours (docs/cost.md).  [default: that of "
+        "the preset, else isaac]"
+    )
+    node_nm: float | None = option("Process node of ADCs whose figures come from the ADC survey, in nm.")
+    cycle_ns: float | None = option("Time of one array read, in ns.  [default: 100]")
+
+    def chosen_technology(self, preset: str | None) -> Technology:
+        """The figures, with those that options replace.
+
+        Raises:
+            InputError: if there are none, or a value is out of range.
+        """
+        from crossbar_sim.crossbar import cost as costs
+
+        known = costs.technology_names()
+        chosen = costs.technology(self.technology or (preset if preset in known else "isaac"))
+        for flag, value, key, rule in (
+            ("--node-nm", self.node_nm, "node", "5 .. 500 nm"),
+            ("--cycle-ns", self.cycle_ns, "cycle", "0.1 .. 1e6 ns"),
+        ):
+            if value is None:
+                continue
+            low, high = (5, 500) if key == "node" else (0.1, 1e6)
+            if not low <= value <= high:
+                raise InputError(f"{flag} {value:g}: expected {rule}")
+            chosen = chosen.replaced(key, value * 1e-9, f"given with {flag}")
+        return chosen

@@ -44,8 +44,10 @@ class SweepRequest(ReadOptions, SigmasOptions, CalibrationOptions, ClusterOption
         heading="Statistics",
     )
     metric: str | None = option(
-        "How chips are scored: accuracy, agreement, output_error, map or map50 (detectors), or a function of yours as "
-        "package.module:function (docs/extending.md).  [default: the first of these that labels and outputs allow]"
+        "How chips are scored: accuracy, top5, f1, miou, perplexity, cross-entropy, rmse, mae, r2, agreement, "
+        "output_error, map or map50 (detectors; docs/metrics.md), or a function of yours as package.module:function "
+        "(docs/extending.md).  [default: the first of accuracy, agreement, output_error and map that labels and "
+        "outputs allow; rmse for real targets]"
     )
     sensitivity_chips: int | None = option(
         "Number of chips on which the sensitivity to each layer is measured, for the report on --results; 0 turns "

@@ -5,7 +5,7 @@ import dataclasses
 import inspect
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
@@ -79,7 +79,19 @@ def outputs(
         else:
             for i in rest:
                 one(i)
+    shapes = {tuple(y.shape[1:]) for y in results if isinstance(y, Tensor)}
+    if reduce is None and len(shapes) > 1:
+        raise InputError(_of_batch(shapes))
     return results
+
+
+def _of_batch(shapes: Iterable[tuple[int, ...]]) -> str:
+    shown = " or ".join(map(str, sorted(shapes)))
+    return (
+        f"the shape of the output for an example depends on its batch ({shown}): expected are outputs for each example "
+        "alone; wrap the model so that it returns those (of a model that compares all examples with one another: their "
+        "embeddings)"
+    )
 
 
 def few_of(x: Batch, fixed: int | None = None, most: int | None = None) -> Batch:
@@ -137,6 +149,8 @@ def check_alone(model: nn.Module, few: Tensor, clean: Tensor) -> float:
     Raises:
         InputError: naming the batch normalisations without running statistics, or in training mode.
     """
+    if few.shape[1:] != clean.shape[1:]:
+        raise InputError(_of_batch({tuple(few.shape[1:]), tuple(clean.shape[1:])}))
     known = few.isfinite() & clean[: len(few)].isfinite()  # what a model makes of padding may be anything
     few, whole = (torch.where(known, t, 0.0) for t in (few, clean[: len(few)].float()))
     largest = float(whole.abs().max())
@@ -433,10 +447,9 @@ def bound(module: nn.Module, x: Inputs, y: Tensor | None = None) -> Inputs:
         InputError: listing both sides, if the forward has no such input, or needs one that is missing.
     """
     model = unwrapped(module)
-    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    own_decoder = any(name.startswith("decoder_input") for name in x.kwargs)
-    if shift is not None and y is not None and y.dim() == 2 and not own_decoder:
-        x = dataclasses.replace(x, kwargs={**x.kwargs, "decoder_input_ids": shift(labels=y)})
+    if y is not None and y.dim() == 2 and not any(name.startswith("decoder_input") for name in x.kwargs):
+        made = _decoder_tokens(model, y)
+        x = x if made is None else dataclasses.replace(x, kwargs={**x.kwargs, "decoder_input_ids": made})
     _check_names(model, x)
     wanted: dict[str, torch.dtype] = {}
     if isinstance(model, torch.fx.GraphModule):
@@ -459,6 +472,21 @@ def bound(module: nn.Module, x: Inputs, y: Tensor | None = None) -> Inputs:
     return dataclasses.replace(
         x, args=args, kwargs={n: changed.get(n, value) for n, value in x.kwargs.items()}
     )
+
+
+def _decoder_tokens(model: Any, y: Tensor) -> Tensor | None:
+    """What an encoder-decoder of transformers makes of labels (n, t): the token before each; None of other models."""
+    own = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if own is not None:
+        found: Tensor = own(labels=y)
+        return found
+    settings = getattr(model, "config", None)
+    start = getattr(settings, "decoder_start_token_id", None)
+    if start is None or not getattr(settings, "is_encoder_decoder", False):
+        return None
+    before = torch.cat([torch.full_like(y[:, :1], start), y[:, :-1]], 1)
+    padding = getattr(settings, "pad_token_id", None)
+    return torch.where(before < 0, start if padding is None else padding, before)
 
 
 def needed_inputs(module: nn.Module) -> tuple[str, ...]:

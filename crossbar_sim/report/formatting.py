@@ -377,3 +377,11 @@ def fit(names: Sequence[str], width: int) -> list[str]:
 def _middle(text: str, width: int) -> str:
     head = (width - 1) // 2
     return text if len(text) <= width else text[:head] + "…" + text[len(text) - (width - 1 - head) :]
+
+
+def metric_prefix(value: float, unit: str) -> str:
+    """Three digits with a prefix: `1.56 pJ`."""
+    for factor, prefix in ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"), (1e-12, "p")):
+        if value >= factor:
+            return f"{value / factor:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"

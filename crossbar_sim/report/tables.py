@@ -8,7 +8,7 @@ from typing import Any
 
 from crossbar_sim.report.formatting import Names, Scale, fixed, p_text, sigma_text
 from crossbar_sim.report.headline import crossing_words
-from crossbar_sim.report.rows import DifferenceRow, Estimate, GroupRow, PointRow, View
+from crossbar_sim.report.rows import DifferenceRow, Estimate, GroupRow, PointRow, TradeOffView, View
 from crossbar_sim.robustness.groups import seeded
 from crossbar_sim.text import spreadsheet_cell
 
@@ -303,3 +303,27 @@ def _csv_text(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
     writer.writerow(header)
     writer.writerows([spreadsheet_cell(value) for value in line] for line in lines)
     return out.getvalue()
+
+
+def trade_off_csv(view: TradeOffView) -> str:
+    """The rows of a trade-off as CSV; costs in SI units."""
+    names = view.result.names
+    header = (
+        *names,
+        view.scale.name,
+        "low",
+        "high",
+        "energy_J",
+        "latency_s",
+        "area_m2",
+        "front",
+        "impossible",
+    )
+    lines = [
+        (
+            *row.values.values(), *(_triple(row.score) if row.score is not None else ("", "", "")),
+            *(("", "", "") if row.impossible else (row.energy, row.latency, row.area)), int(row.front), row.impossible,
+        )
+        for row in view.rows
+    ]  # fmt: skip
+    return _csv_text(header, lines)

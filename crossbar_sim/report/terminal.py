@@ -21,6 +21,7 @@ from crossbar_sim.report.formatting import (
     digits_of,
     fixed,
     measure_of,
+    metric_prefix,
     range_text,
     shorten,
 )
@@ -33,6 +34,7 @@ from crossbar_sim.report.rows import (
     Estimate,
     GroupRow,
     PointRow,
+    TradeOffView,
     View,
     check_threshold,
     loss,
@@ -707,3 +709,32 @@ def _drop(summary: Summary, scale: Scale) -> str:
 def _level(scale: Scale, value: float, half: float | None = None) -> str:
     """A score with its unit, of per cent with one decimal."""
     return f"{fixed(value, 1)} %" if scale.per_cent else scale.text(value, half)
+
+
+def show_trade_off(view: TradeOffView, console: Console) -> None:
+    """Print a trade-off: one line per combination, those on the front with a star."""
+    pen, scale, rows = Pen(console.encoding), view.scale, view.rows
+    there = [row for row in rows if row.score is not None]
+    front = [row for row in there if row.front]
+    text = (
+        f"Combinations on the front of {scale.name} against {view.against} (*): {len(front)} of {len(there)}. No other "
+        "one is better in one of the two and not worse in the other."
+    )
+    console.print(Text(filled(pen(text), console.width)))
+    console.print()
+    table = _table(*(name for name in view.result.names), scale.name, "energy", "latency", "area mm2", "")
+    for row in there:
+        assert row.score is not None
+        digits = scale.decimals(row.score.half, row.score.value)
+        table.add_row(
+            *row.values.values(), pen(_half(row.score, digits, scale, scale.unit)),
+            metric_prefix(row.energy, "J"), metric_prefix(row.latency, "s"), f"{row.cost('area'):.3g}",
+            "*" if row.front else "",
+        )  # fmt: skip
+    console.print(table)
+    for row in rows:
+        if row.impossible:
+            label = " ".join(f"{name}={value}" for name, value in row.values.items())
+            say(console, f"impossible: {label}: {row.impossible}")
+    for note in view.result.notes:
+        say(console, f"note: {note}")

@@ -1,5 +1,6 @@
 """How often the matrix of each layer is multiplied with a vector in one inference: counted while the model runs."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossbar_sim.crossbar import cost
 from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.crossbar.layer_designs import Design
+from crossbar_sim.crossbar.layer_designs import Design, as_design
 from crossbar_sim.data.inputs import Batch, call
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import layers as layers_of
@@ -124,16 +125,31 @@ def count(
 ) -> tuple[list[tuple[cost.Work, Hardware]], tuple[str, ...]]:
     """The work of every matrix on arrays with the design of its layer, and what was left out."""
     examples = find_examples(loaded, data, data_dir, loaded.batch or 1, input_shape, 0)
+    return works_of(loaded, hardware, examples.x, only or None, skip)
+
+
+def works_of(
+    loaded: LoadedModel,
+    hardware: Design,
+    x: Batch,
+    only: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
+) -> tuple[list[tuple[cost.Work, Hardware]], tuple[str, ...]]:
+    """As `count`, on given inputs.
+
+    Raises:
+        InputError: if no layer is on an array.
+    """
     model = loaded.module
-    operands, sentences = seen_in(loaded, hardware, examples.x, only or None, skip)
-    analog = to_analog(model, hardware, 0, 0, only or None, skip, operands)
+    operands, sentences = seen_in(loaded, hardware, x, only, skip)
+    analog = to_analog(model, hardware, 0, 0, only, skip, operands)
     weights = {
         slot.name: (module._parameters[slot.weight], module)
         for slot, module in slots(analog)
         if slot.layout.order != "vector" and not slot.ideal
     }
     clean: Any = {name: pair for name, pair in weights.items() if pair[0] is not None}
-    reads = reads_per_inference(model, _holders(model, clean), examples.x[: loaded.batch or 1])
+    reads = reads_per_inference(model, _holders(model, clean), x[: loaded.batch or 1])
     works, notes = [], list(sentences)
     for layer in layers_of(analog):
         for slot in layer.counted:
@@ -166,3 +182,33 @@ def _holders(model: Any, weights: dict[str, Any]) -> dict[str, Any]:
             if parameter is not None:
                 of.setdefault(id(parameter), module)
     return {name: (tensor, of.get(id(tensor), module)) for name, (tensor, module) in weights.items()}
+
+
+def cost_of_model(
+    model: nn.Module,
+    hardware: Design | str | os.PathLike[str],
+    x: Batch,
+    technology: cost.Technology | str | os.PathLike[str] = "isaac",
+    *,
+    only: Iterable[str] | None = None,
+    skip: Iterable[str] = (),
+) -> cost.Estimate:
+    """Energy, latency and area of one inference of a model in memory: a first-order estimate (docs/cost.md).
+
+    Args:
+        model: trained or not; it is put in evaluation mode.
+        hardware: the design, a preset's name or a hardware file.
+        x: inputs (n, ...), of which the first is counted.
+        technology: a name ("isaac", "prime") or the path of a .toml file, or one that was read.
+        only, skip: see `to_analog`.
+
+    Returns:
+        The estimate: `total.joules`, `total.latency` (s), `total.square_metres`, and `layers`.
+
+    Raises:
+        InputError: if no layer is on an array, or an ADC's rate or the node leaves the survey.
+    """
+    chosen = technology if isinstance(technology, cost.Technology) else cost.technology(technology)
+    loaded = LoadedModel(model.eval(), "module in memory", "", type(model).__name__)
+    works, notes = works_of(loaded, as_design(hardware), x, only, skip)
+    return cost.Estimate.of(works, chosen, notes)

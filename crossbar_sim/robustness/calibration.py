@@ -25,7 +25,7 @@ from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog import chips as analog_chips
 from crossbar_sim.nn.analog.copying import base_of
 from crossbar_sim.nn.analog.layers import InPlace
-from crossbar_sim.nn.evaluate import BLOCK, one_thread, outputs, run_over, torch_threads_kept
+from crossbar_sim.nn.evaluate import BLOCK, answer_of, one_thread, outputs, run_over, torch_threads_kept
 from crossbar_sim.nn.networks.coded import Coded
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import Key
@@ -413,7 +413,7 @@ class Readout:
         """
         few = x[: fixed or 2].clone()  # the forward may write to it
         with torch.inference_mode(), _Tap() as tap:
-            y = call(clean, few)
+            y = answer_of(call(clean, few))
         name = type(clean).__name__
         if tap.last is None:
             raise InputError(f"{name} has no linear layer to refit: calibrate with kind='affine'")

@@ -169,8 +169,12 @@ class Deployment:
         return yield_at((score.value(self.metric) for score in self.scores), self.threshold)
 
     def __repr__(self) -> str:
-        shown = f"{self.main.mean:.4g} {_interval(self.main)}".strip()
-        return f"Deployment({self.metric} {shown}, clean {self.clean.value(self.metric):.4g}, {len(self.chips)} chips)"
+        shown, found = self.judge.shown, self.main
+        ends = () if found.ci95 is None else sorted(map(shown, found.ci95))
+        interval = f" [{ends[0]:.4g}, {ends[1]:.4g}]" if ends else ""
+        clean = shown(self.clean.value(self.metric))
+        title = self.metric.removeprefix("-")
+        return f"Deployment({title} {shown(found.mean):.4g}{interval}, clean {clean:.4g}, {len(self.chips)} chips)"
 
     def _repr_html_(self) -> str:
         return str(crossbar_sim.notebook_html(self))
@@ -186,18 +190,19 @@ class Deployment:
         return figure
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per chip: chip, metric, value, clean; `uncalibrated` where chips were calibrated.
+        """One row per chip, in the units of reports: chip, metric, value, clean; uncalibrated where that differs.
 
         Raises:
             InputError: if pandas is not installed.
         """
-        clean = self.clean.value(self.metric)
+        shown = self.judge.shown
+        clean = shown(self.clean.value(self.metric))
         rows: list[dict[str, Any]] = [
-            {"chip": chip, "metric": self.metric, "value": score.value(self.metric), "clean": clean}
+            {"chip": chip, "metric": self.metric, "value": shown(score.value(self.metric)), "clean": clean}
             for chip, score in zip(self.chips, self.scores, strict=True)
         ]
         for row, score in zip(rows, self.uncalibrated, strict=False):
-            row["uncalibrated"] = score.value(self.metric)
+            row["uncalibrated"] = shown(score.value(self.metric))
         return data_frame(rows)
 
     def as_dict(self) -> dict[str, Any]:
@@ -265,10 +270,6 @@ def _own(design: Design, layer: Layer) -> Hardware:
     """The design of a layer; the default one for a layer that is digital by its design."""
     found = design_at(design, layer.name)
     return found if found is not None else design.base if isinstance(design, LayerDesigns) else design
-
-
-def _interval(found: Summary) -> str:
-    return "" if found.ci95 is None else f"[{found.ci95[0]:.4g}, {found.ci95[1]:.4g}]"
 
 
 def deploy(

@@ -129,6 +129,12 @@ def seen_in(
 
 def _random(loaded: LoadedModel, n: int, shape: tuple[int, ...] | None, seed: int) -> Examples:
     """Standard normal inputs from the stream: the same on every machine."""
+    several = needed_inputs(loaded.module)
+    if len(several) > 1:
+        raise InputError(
+            f"the model takes {', '.join(several)}, and no random inputs are drawn for several: give --data mine.npz "
+            "with arrays of these names"
+        )
     shape = shape or loaded.input_shape or _guess(loaded.module)
     if shape is None:
         raise InputError(

@@ -1,5 +1,6 @@
 """Several inputs of a model: by position and by name, in every form of data, padded, masked, and refused."""
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from crossbar_sim.baselines.drift_aware import DriftAware
 from crossbar_sim.baselines.erm import Erm
 from crossbar_sim.data import load_data
 from crossbar_sim.data.inputs import Inputs, call
-from crossbar_sim.data.load import to_examples
+from crossbar_sim.data.load import to_development, to_examples
 from crossbar_sim.nn import Training, fit
 from crossbar_sim.robustness import deploy, robustness
+from crossbar_sim.robustness.calibration import Calibration
 
 N, T, V = 24, 7, 30
 IDS = (torch.arange(N * T).view(N, T) * 7 + torch.arange(N)[:, None] ** 2) % V
@@ -100,6 +102,8 @@ BOTH = {"input_ids": IDS, "attention_mask": MASK}
 FORMS: dict[str, Callable[[], Any]] = {
     "dictionary": lambda: {**BOTH, "labels": Y},
     "arrays, int32": lambda: {"input_ids": IDS.numpy().astype("i4"), "attention_mask": MASK.numpy(), "y": Y},
+    "read-only arrays": lambda: {name: np.frombuffer(x.numpy().tobytes(), np.int64).reshape(N, T)
+                                 for name, x in BOTH.items()} | {"labels": Y},
     "lists": lambda: {"input_ids": IDS.tolist(), "attention_mask": MASK.tolist(), "targets": Y.tolist()},
     "pair of a dictionary": lambda: (BOTH, Y),
     "Inputs": lambda: (Inputs(kwargs=BOTH), Y),
@@ -214,6 +218,7 @@ def test_without_labels_a_perplexity_is_that_of_the_next_tokens_and_padding_does
         assert found.clean.custom == pytest.approx(loss, rel=1e-6)
     agreement = deploy(model, BOTH, hardware=DRIFT, chips=1, sensitivity_chips=0)
     assert agreement.judged["count"] == int(MASK.sum())
+    assert any(f"{int((MASK == 0).sum())} of padding are not judged" in note for note in agreement.notes)
     other = {"input_ids": torch.where(MASK > 0, IDS, 0), "attention_mask": MASK}  # other padding, same scores
     assert deploy(model, other, hardware=DRIFT, chips=1, sensitivity_chips=0).scores == agreement.scores
 
@@ -225,6 +230,17 @@ class Single(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x.flatten())
+
+
+class Among(nn.Linear):
+    """Compares all examples with one another."""
+
+    def __init__(self) -> None:
+        super().__init__(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y @ y.T
 
 
 @pytest.mark.parametrize(
@@ -245,6 +261,7 @@ class Single(nn.Module):
         (Gpt, {"input_ids": IDS, "attention_mask": MASK * 0, "labels": IDS}, "0 everywhere"),
         (lambda: nn.Linear(T, 2), [IDS[0, :3].float(), IDS[1].float()], "different lengths.*no attention_mask"),
         (Single, WIDE.view(6, 4, 5), "single example"),
+        (Among, WIDE, "depends on its batch"),
         (Towers, {"a": IDS.float(), "b": WIDE * torch.nan}, "not finite|NaN"),
     ],
 )  # fmt: skip
@@ -252,6 +269,23 @@ def test_what_does_not_fit_is_one_sentence(model, data, words):
     with pytest.raises(InputError, match=words) as caught:
         deploy(filled(model()), data, hardware=IDEAL, chips=1)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["readout", "affine"])
+def test_calibration_and_workers_take_several_inputs(kind):
+    model, labelled = filled(Tagged()), {**BOTH, "labels": Y}
+    data = to_development({"train": labelled, "validation": labelled})
+    calibration = Calibration(kind, 20)
+    found = deploy(
+        model, labelled, hardware=DRIFT, chips=2, calibration=(calibration, data), sensitivity_chips=0
+    )
+    assert len(found.uncalibrated) == 2
+    still = deploy(
+        model, labelled, hardware=IDEAL, chips=1, calibration=(calibration, data), sensitivity_chips=0
+    )
+    if kind == "affine":  # of a chip without drift nothing is to be corrected
+        assert still.scores[0].output_error < 1e-4
+    assert torch.equal(pickle.loads(pickle.dumps(Inputs(kwargs=BOTH))).kwargs["input_ids"], IDS)
 
 
 def test_a_file_and_an_archive_of_several_inputs(tmp_path: Path, command: Any):

@@ -17,6 +17,7 @@ from crossbar_sim import CrossbarWarning, Hardware, InputError
 from crossbar_sim.baselines import redundancy
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.analog import chips
+from crossbar_sim.nn.analog.layers import arrays_of
 from crossbar_sim.nn.analog.operands import trace_operands
 from crossbar_sim.robustness import deploy
 from crossbar_sim.search import DriftedScore
@@ -555,3 +556,24 @@ def test_a_weight_taken_past_a_layer_of_an_own_class_is_named():
         found = deploy(model, X, None, hardware, chips=1, sensitivity_chips=0)
         assert cells(found) == 2 * 15
         assert any("past" in warning for warning in found.warnings)
+
+
+def test_programmed_values_of_earlier_runs_are_freed_unless_the_model_keeps_them():
+    class Keeps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.b(x @ held.setdefault("weight", self.a.weight).T)
+
+    held = {}
+    model = to_analog(Keeps().eval(), "ideal")
+    with torch.inference_mode():
+        model(numbers(2, 4))
+    arrays = [arrays_of(layer) for layer in (model.a, model.b)]
+    assert [bool(each.programmed) for each in arrays] == [True, True]
+    operands = trace_operands(model, numbers(2, 4))
+    assert [bool(each.programmed) for each in arrays] == [True, False]
+    assert operands.by_name["a.weight"].way == "kept"
+    assert operands.by_name["b.weight"].way == "product"

@@ -11,7 +11,6 @@ from typing import Any
 
 from crossbar_sim.crossbar.array import Geometry
 from crossbar_sim.crossbar.cost.technology import LEAST_BITS, Technology, conversion_energy, converter_area
-from crossbar_sim.crossbar.cost.technology import technology as technology_of
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.validate import require
 
@@ -175,7 +174,7 @@ def adc_of(
     rate = min(converters.share, tile_columns) / technology["cycle"]
     node, bits = technology["node"], converters.adc_bits
     energy, area = conversion_energy(bits, node, rate), converter_area(bits, node, rate)
-    own = technology_of(technology.name)  # as published, also where values were replaced
+    own = technology.as_published  # also where values were replaced
     if not technology["adc_bits"]:
         return energy, area, rate, technology.survey
     at = int(own["adc_bits"]), own["node"], own["adc_rate"]

@@ -1,14 +1,17 @@
 """Energy, area and delay of components, with the source of every number, read from constants.toml."""
 
 import math
+import os
 import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
+from crossbar_sim.crossbar.configuration import read_table
 from crossbar_sim.errors import InputError
-from crossbar_sim.validate import require, unknown
+from crossbar_sim.validate import finite, require, show, unknown
 
 # Energy and area of one conversion: a regression over Murmann's survey of published converters.
 #
@@ -67,12 +70,14 @@ class Technology:
         title: in words.
         constants: by name.
         survey: the source of converters that the design does not publish.
+        published: the constants before any of them was replaced; its converter is what the survey is scaled to.
     """
 
     name: str
     title: str
     constants: tuple[Constant, ...]
     survey: str
+    published: tuple[Constant, ...] = ()
 
     def __getitem__(self, name: str) -> float:
         """The value of a constant, in its SI unit."""
@@ -83,7 +88,12 @@ class Technology:
         changed = tuple(
             Constant(name, value, c.unit, source) if c.name == name else c for c in self.constants
         )
-        return Technology(self.name, self.title, changed, self.survey)
+        return Technology(self.name, self.title, changed, self.survey, self.published or self.constants)
+
+    @property
+    def as_published(self) -> dict[str, float]:
+        """Constant -> its value before any was replaced."""
+        return {c.name: c.value for c in self.published or self.constants}
 
 
 def technology_names() -> tuple[str, ...]:
@@ -91,13 +101,15 @@ def technology_names() -> tuple[str, ...]:
     return tuple(name for name, table in _tables().items() if "title" in table)
 
 
-def technology(name: str) -> Technology:
-    """The technology called `name`.
+def technology(name: str | os.PathLike[str]) -> Technology:
+    """The technology called `name`, or that of a .toml file.
 
     Raises:
-        InputError: if there is none, naming those that there are.
+        InputError: if there is none, naming those that there are, or the file is not one.
     """
     tables = _tables()
+    if not isinstance(name, str) or name.lower().endswith(".toml"):
+        return _of_file(name)
     if name not in technology_names():
         raise InputError(unknown("the technology", name, technology_names()))
     own = tables[name]
@@ -114,3 +126,43 @@ def technology(name: str) -> Technology:
 def _tables() -> dict[str, Any]:
     path = resources.files("crossbar_sim.crossbar.cost") / "constants.toml"
     return tomllib.loads(path.read_text("utf-8"))
+
+
+def _of_file(path: str | os.PathLike[str]) -> Technology:
+    """A technology of the user's own: a title, a base, and tables [constant] with value, unit and source."""
+    table, source = read_table(path)
+    base = technology(table.pop("base", "isaac"))
+    known = {c.name: c for c in base.constants}
+    title = table.pop("title", None)
+    require(isinstance(title, str), f"{source}: title={show(title)}: a text is needed")
+    constants = dict(known)
+    for name, entry in table.items():
+        if name not in known:
+            raise InputError(unknown(f"{source}: the constant", name, known))
+        given = set(entry) if isinstance(entry, dict) else set()
+        require(
+            given == {"value", "unit", "source"},
+            f"{source}: {name}={show(entry)}: a table with value, unit and source is needed, and nothing else",
+        )
+        value, unit, cited = entry["value"], entry["unit"], entry["source"]
+        low, high = _RANGES.get(name, (0.0, math.inf))
+        require(
+            finite(value) and value >= 0 and low <= value <= high,
+            f"{source}: {name}.value={show(value)}: expected a number of {low:g} .. {high:g} {known[name].unit}",
+        )
+        require(
+            unit == known[name].unit,
+            f"{source}: {name}.unit={show(unit)}: the value is in {known[name].unit!r}; convert it",
+        )
+        require(
+            isinstance(cited, str) and bool(cited.strip()), f"{source}: {name}.source: say where it is from"
+        )
+        constants[name] = Constant(name, float(value), unit, cited)
+    found = {name: c.value for name, c in constants.items()}
+    if found["adc_bits"]:
+        require(found["adc_rate"] > 0, f"{source}: adc_rate is 0: the converter at adc_bits has a rate")
+    return Technology(Path(path).stem, title, tuple(constants.values()), base.survey)
+
+
+_RANGES = {"node": (5e-9, 500e-9), "cycle": (1e-10, 1e-3), "adc_bits": (0.0, 32.0)}
+"""Of the values that a file may give, in SI units; others are not negative."""

@@ -132,6 +132,7 @@ def trace_operands(analog: nn.Module, x: Batch, fixed: int | None = None) -> Ope
 
 
 def _seen(analog: nn.Module, design: AnalogState, x: Batch) -> Operands:
+    _release(analog)
     recorder = design.recorder = _Recorder(analog)
     recorder.run(analog, x)
     kept = recorder.kept()
@@ -141,6 +142,30 @@ def _seen(analog: nn.Module, design: AnalogState, x: Batch) -> Operands:
     agrees = {name: matrix.layout for name, matrix in recorder.matrices.items()} == recorder.held
     refused = {name: why for name, why in recorder.refused.items() if name not in recorder.matrices}
     return Operands(recorder.result(), recorder.matrices, agrees, refused, recorder.work_of_each(len(x)))
+
+
+def _release(analog: nn.Module) -> None:
+    """Free programmed values of earlier runs, of which large models have too much beside the copies that a run records.
+
+    Values that the model itself has kept stay: that they are used later is what the run is to show.
+    """
+    roots = [analog.copied, analog.original] if isinstance(analog, InPlace) else [analog]
+    for module in (module for root in roots for module in root.modules()):
+        arrays = arrays_of(module)
+        for parameter in () if arrays is None else [*arrays.programmed]:
+            assert arrays is not None
+            slot, held = arrays.slots[parameter], arrays.programmed.pop(parameter)
+            arrays.tags.pop(slot.weight, None)
+            if held.layout != torch.strided:
+                continue
+            like = held.dtype, held.storage_offset(), held.shape, held.stride(), held.device
+            storage = StorageWeakRef(held.untyped_storage())
+            del held
+            left = torch.UntypedStorage._new_with_weak_ptr(storage.cdata)
+            if left is not None:
+                dtype, offset, shape, stride, device = like
+                kept = torch.empty(0, dtype=dtype, device=device)
+                arrays.programmed[parameter] = kept.set_(left, offset, shape, stride)
 
 
 @dataclass(frozen=True)

@@ -364,7 +364,7 @@ def load_archive(content: bytes | io.BytesIO) -> tuple["ExportedProgram", dict[s
     A `BytesIO` is closed as soon as it is taken apart, which frees one copy of the weights.
 
     Returns:
-        The program, and its graph as cleaned JSON (see `archive_graph`).
+        The program, and its graph as cleaned JSON (see `exported_graph`).
 
     Raises:
         InputError: something in the archive is outside the allow-list, or torch cannot load the

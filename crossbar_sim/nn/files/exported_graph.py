@@ -92,7 +92,7 @@ def clean_program(text: bytes) -> dict[str, Any]:
 
 
 def parse_json(text: bytes, member: str) -> dict[str, Any]:
-    """Parse a member that must be a JSON object; raises InputError naming it."""
+    """Parse a file of the archive that must be a JSON object; raises InputError with its name."""
     if len(text) > _LONGEST_GRAPH:
         raise InputError(
             f"{member} of the archive has {len(text)} characters, and at most {_LONGEST_GRAPH} are read: the file is "

@@ -223,9 +223,9 @@ _POSITIONAL = 1
 
 
 def check_call(node: dict[str, Any]) -> None:
-    """Refuse a node of a cleaned graph whose arguments would be passed to other parameters than they name.
+    """Refuse a node of a cleaned graph whose arguments torch would pass to other parameters than their names say.
 
-    A number in the place of a type or of a layout is taken for one without a check.
+    torch takes a number in the place of a type or a layout without a check.
 
     Raises:
         InputError: naming the operator and the argument.
@@ -255,7 +255,7 @@ def check_call(node: dict[str, Any]) -> None:
 
 
 def overload(name: str) -> torch._ops.OpOverload | None:
-    """The operator of a checked name; None for arithmetic on sizes and for what runs a nested graph."""
+    """The torch operator of a checked name; None for arithmetic on sizes and operators that run a nested graph."""
     match = _OVERLOAD.fullmatch(name)
     if match is None:
         return None
@@ -265,7 +265,7 @@ def overload(name: str) -> torch._ops.OpOverload | None:
 
 
 def _takes_no_output(target: str, namespace: str) -> bool:
-    """Whether it is an overload that torch has and exports contain: not one that resizes a tensor for its result."""
+    """Whether torch has the overload and it writes its result into no argument (it could resize that tensor)."""
     if namespace == "torchvision":
         try:
             # Importing it registers its operators.

@@ -92,7 +92,7 @@ def _draws(operator: torch._ops.OpOverload) -> bool:
 
 
 def graphs(graph: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A graph and those nested in its arguments."""
+    """The graph, and all graphs that are nested in its arguments."""
     yield graph
     for node in graph["nodes"]:
         for argument in node["inputs"]:
@@ -101,7 +101,7 @@ def graphs(graph: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _graphs(graph: dict[str, Any], stored: set[str]) -> Iterator[tuple[dict[str, Any], set[str]]]:
-    """The graph and those nested in its arguments, each with the names of all values that no input enters.
+    """The graph and all nested ones, each with the names of the values that do not depend on the user's inputs.
 
     Args:
         graph: of one level.
@@ -138,7 +138,7 @@ def _tensors(argument: dict[str, Any]) -> list[str]:
 
 
 def _live(graph: dict[str, Any]) -> set[str]:
-    """Names of the values that an output, or anything changed in place, is made of."""
+    """Names of the values on which an output, or anything that is changed in place, depends."""
     live = _all_names(graph["outputs"])
     for node in reversed(graph["nodes"]):
         operator = overload(node["target"])
@@ -151,7 +151,7 @@ def _live(graph: dict[str, Any]) -> set[str]:
 
 
 def _all_names(value: Any) -> set[str]:
-    """Every name in a part of the graph; those of arguments and nested graphs among them do no harm."""
+    """Every name in a part of the graph; names of arguments and of nested graphs may be among them."""
     if isinstance(value, dict):
         own = {value[key] for key in ("name", "as_name") if isinstance(value.get(key), str)}
         return own.union(*(_all_names(item) for item in value.values()))

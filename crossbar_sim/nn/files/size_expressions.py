@@ -105,7 +105,7 @@ def _check_effort(tree: ast.expr, text: str) -> None:
 
 
 def _effort(tree: ast.expr) -> tuple[int, int, int, int]:
-    """Parts, those among them that are hard for sympy, levels and different symbols."""
+    """The numbers of parts, of parts that are slow in sympy, of levels, and of different symbols."""
     parts, hard, deepest, symbols = 0, 0, 0, set()
     waiting: list[tuple[ast.AST, int]] = [(tree, 1)]
     while waiting:

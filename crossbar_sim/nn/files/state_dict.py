@@ -24,8 +24,8 @@ _SMALL = 64 * 2**20
 def fill(model: nn.Module, state: Mapping[Any, Any], whose: str, trusted: bool = False) -> tuple[str, ...]:
     """Load `state` into `model` by the model's own `load_state_dict(strict=True)`, with its hooks and versions.
 
-    A table that torch refuses is tried again with what can be completed: the other names of tied weights, and
-    weights that pruning, weight_norm or spectral_norm keep in parts.
+    If torch refuses a table, missing weights are computed and it is tried again: tied weights are copied, and weights
+    that pruning, weight_norm or spectral_norm store in parts are put together.
 
     Args:
         model: changed in place.
@@ -83,7 +83,7 @@ def _load(model: nn.Module, table: Table, network: Table, whose: str, copies: bo
 
     Raises:
         _Misfit: the model does not take it.
-        InputError: a weight is no conductance.
+        InputError: a weight is not a real, finite number.
     """
     for name, value in table.items():
         if isinstance(value, Tensor):
@@ -120,7 +120,7 @@ def _load(model: nn.Module, table: Table, network: Table, whose: str, copies: bo
 
 
 def _network(model: nn.Module, whose: str) -> dict[str, Any]:
-    """The model's own table: parameters and buffers by every name, and what its modules keep beside."""
+    """The model's own state dict: parameters and buffers under all their names, and the extra state of its modules."""
     network = dict(nn.Module.state_dict(model, keep_vars=True))
     for name, value in network.items():
         if isinstance(value, Tensor) and not is_lazy(value) and value.is_meta:
@@ -202,7 +202,7 @@ def check_size(tables: Mapping[str, Table]) -> None:
 
 
 def _extra_states(table: Table, model: nn.Module, trusted: bool) -> tuple[Table, tuple[str, ...]]:
-    """The table without extra state that may be code, in whose place the model's own stays; and sentences on all."""
+    """The table in which extra state that may be code is replaced by the model's own, and a sentence on each."""
     modules = {
         f"{name}.{EXTRA_STATE}" if name else EXTRA_STATE: module
         for name, module in model.named_modules(remove_duplicate=False)
@@ -239,7 +239,7 @@ def _may_be_code(value: object, depth: int = 8) -> bool:
 
 
 def _completed(table: Table, network: Table, model: nn.Module) -> tuple[Table, tuple[str, ...]]:
-    """The table with the weights that can be made from what it has, and sentences on them (none: nothing was)."""
+    """The table with missing weights computed from the others, and a sentence on each that was computed."""
     new: OrderedDict[str, Any] = OrderedDict(table)
     new._metadata = _versions(table)  # type: ignore[attr-defined]
     notes: list[str] = []
@@ -269,7 +269,7 @@ def _completed(table: Table, network: Table, model: nn.Module) -> tuple[Table, t
 
 
 def _parts(name: str, table: Table, model: nn.Module) -> tuple[str, Tensor, list[str]] | None:
-    """A weight that was saved in parts: (by what, its value, the names of the parts); None if it was not."""
+    """A weight that is stored in parts: (what stores it so, its value, the names of the parts); None if it is not."""
     holder, _, weight = name.rpartition(".")
     dot = f"{holder}." * bool(holder)
     new = f"{dot}parametrizations.{weight}"
@@ -315,7 +315,7 @@ def _normed(g: Tensor, v: Tensor) -> bool:
 
 
 def _aliases(model: nn.Module) -> list[list[str]]:
-    """Names of parameters and buffers that are one tensor in the model, by its object or its memory."""
+    """Groups of names that belong to one tensor of the model: the same object, or the same memory."""
     groups: dict[object, list[str]] = {}
     named = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
     for name, value in named:
@@ -400,7 +400,7 @@ def _finish_lazy(model: nn.Module) -> None:
 
 
 def check_weight(name: str, value: Tensor, parameter: bool = True, values: bool = True) -> None:
-    """Raise InputError for what no conductance can hold (not real, dense and finite), or no buffer should (NaN).
+    """Raise InputError for a parameter that is not real, dense and finite, or a buffer with NaN.
 
     Args:
         name: for errors.

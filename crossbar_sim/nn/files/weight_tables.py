@@ -1,4 +1,4 @@
-"""Tables of weights in what torch.load returned: which there are, which is meant, and what their names are."""
+"""Tables of weights in a loaded file: finding them, choosing the one of a network, and matching its names."""
 
 import re
 from collections import OrderedDict
@@ -31,7 +31,7 @@ TOP = "."
 
 
 def tables(content: object) -> dict[str, Table]:
-    """Every table of tensors in a file, by where it is: "", "state_dict", "ema.module".
+    """Every table of tensors in a file, by its place there: "", "state_dict", "ema.module".
 
     Raises:
         InputError: there is none.
@@ -114,7 +114,7 @@ def selected(found: Mapping[str, Table], key: str) -> Table:
 
 
 def chosen(content: object, found: Mapping[str, Table], network: Table) -> tuple[str, tuple[str, ...]]:
-    """Which table of a file is that of a network, and sentences on it.
+    """The place of the table that fits a network, and sentences for the user.
 
     Args:
         content: what the file holds.
@@ -153,7 +153,7 @@ def _listed(names: Collection[str]) -> str:
 
 
 def _averaged(content: object) -> Iterator[str]:
-    """The entries of a file whose name says that they are averaged weights, and that hold tensors of some kind."""
+    """The entries of a file that hold tensors and whose names say that they are averaged weights."""
     if not isinstance(content, Mapping) or len(content) > _ENTRIES:
         return
     for key, value in content.items():
@@ -199,7 +199,7 @@ def _prefixes(table: Iterable[str], network: Collection[str]) -> dict[str, int]:
 
 
 def renamed(table: Table, name_of: Callable[[str], str | None]) -> Table:
-    """The table under other names (None: left out), and torch's versions of its modules with it."""
+    """The table with other names (an entry whose name is None is left out), and torch's versions of its modules."""
     new: OrderedDict[str, Any] = OrderedDict()
     for name, value in table.items():
         other = name_of(name)
@@ -215,7 +215,7 @@ def renamed(table: Table, name_of: Callable[[str], str | None]) -> Table:
 
 
 def readings(table: Table, network: Table, whose: str) -> list[tuple[Table, str]]:
-    """The possible readings of the table's names, likeliest first, each with a sentence on what was changed.
+    """The table with prefixes of its names removed or added, likeliest form first; each with a sentence on the change.
 
     Args:
         table: of the file.
@@ -268,7 +268,7 @@ def _unwrapped(name: str) -> str:
 
 
 def _shaped(table: Table, network: Table) -> bool:
-    """Whether the tensors that both have are of the same shapes."""
+    """Whether tensors of the same name have the same shape."""
     pairs = ((table[name], network[name]) for name in table.keys() & network.keys())
     return all(
         a.shape == b.shape
