@@ -11,7 +11,7 @@ from torch import nn
 
 from crossbar_sim.baselines.ftna import Ftna
 from crossbar_sim.data import Splits
-from crossbar_sim.data.inputs import one_tensor
+from crossbar_sim.data.inputs import Inputs, one_tensor
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.files.architectures import names_code, user_factory, user_network
@@ -63,14 +63,20 @@ class Named:
             raise InputError(
                 f"the network has classes={classes!r} and {splits.name} has {splits.classes} classes"
             )
-        shape = one_tensor(splits.development.train.x, f"network {network!r}").shape[1:]
+        x = splits.development.train.x
+        several = names_code(network) and isinstance(x, Inputs)
+        shape = None if several else one_tensor(x, f"network {network!r}").shape[1:]
         return cls.for_examples(network, given, shape, splits.classes)
 
     @classmethod
     def for_examples(
-        cls, network: str, given: Mapping[str, Any], shape: Sequence[int], classes: int | None
+        cls, network: str, given: Mapping[str, Any], shape: Sequence[int] | None, classes: int | None
     ) -> "Named":
         """With the arguments that are given, and those that follow from the shape of an example.
+
+        Args:
+            network, given, classes: see `of`.
+            shape: of an example; None: it has several inputs, and nothing follows from their shapes.
 
         Raises:
             InputError: if the network is unknown.
@@ -80,10 +86,10 @@ class Named:
                 unknown("the network", network, NETWORKS)
                 + "; a network of your own is package.module:factory"
             )
-        follows: dict[str, Any] = {"inputs": math.prod(shape)}
+        follows: dict[str, Any] = {} if shape is None else {"inputs": math.prod(shape)}
         if classes is not None:
             follows["classes"] = classes
-        if len(shape) == 3:
+        if shape is not None and len(shape) == 3:
             follows |= {"channels": shape[0], "size": shape[1]}
         parameters = _parameters(network)
         return cls(

@@ -207,6 +207,7 @@ class LowRank:
         start: array -> the tensors of its correction before the fit, which correct nothing.
         seed: of the order of examples.
         fixed: the one batch size that the model accepts, if there is one.
+        left: names of the arrays that are not corrected.
     """
 
     variant: Variant
@@ -215,6 +216,7 @@ class LowRank:
     start: dict[str, dict[str, Tensor]]
     seed: int
     fixed: int | None = None
+    left: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -237,7 +239,9 @@ class LowRank:
                 f"--calibrate {variant} adds a correction: calibrate with readout"
             )
         key = Key(seed).fold(STREAM)
-        return cls(variant, rank, found, _start(found, variant, rank, key), seed, fixed)
+        arrays = [s.name for s, _ in chips.slots(analog) if s.layout.order != "vector" and not s.ideal]
+        left = tuple(dict.fromkeys(name for name in arrays if name not in {p.name for p in found}))
+        return cls(variant, rank, found, _start(found, variant, rank, key), seed, fixed, left)
 
     @property
     def words(self) -> int:

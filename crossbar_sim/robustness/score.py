@@ -724,12 +724,13 @@ def of_places(reference: Reference) -> Iterator[str]:
     judged = reference.about()
     if judged is None:
         return
+    left_out = "of padding" if reference.mask is not None else "with a negative label"
     probable = reference.function is not None and reference.function.sums is nats
     yield (
         f"each {judged['unit']} is judged by {'the softmax' if probable else 'the largest'} of its {judged['classes']} "
         f"outputs, along axis "
         f"{judged['class_axis']} of the model's outputs: {judged['count']:,} {judged['unit']}s"
-        + (f", {judged['ignored']:,} with a negative label are not judged" if judged["ignored"] else "")
+        + (f", {judged['ignored']:,} {left_out} are not judged" if judged["ignored"] else "")
     )
     if reference.unit == "token" and reference.judged is None and reference.y is None:
         yield "without labels every token counts, padding too: give y with the label -100 at padding to leave it out"

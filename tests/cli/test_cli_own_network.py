@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.cli_runs import QUICK, Command
@@ -22,6 +23,14 @@ class Net(nn.Module):
 
 def make(classes, **more):
     return Net(classes=classes, **more)
+
+class Pair(nn.Module):
+    def __init__(self, classes=3):
+        super().__init__()
+        self.left, self.right = nn.Linear(4, classes), nn.Linear(5, classes)
+
+    def forward(self, left, right):
+        return self.left(left) + self.right(right)
 
 def text(classes):
     return "no network"
@@ -110,3 +119,17 @@ def test_an_experiment_trains_it_with_trust(command: Command, folder: Path):
     assert "train.own.network='own_networks:Net' names code" in refused.err
     done = command("run", "own.toml", "-o", "out", "--trust-code")
     assert done.code == 0, done.err
+
+
+def test_a_network_of_several_inputs(command: Command, folder: Path):
+    y = np.arange(60) % 3
+    arrays = {"left": np.eye(4, dtype="f4")[y], "right": np.cos(np.arange(300.0)).reshape(60, 5), "labels": y}
+    np.savez("pairs.npz", **arrays, **{f"{name}_train": array for name, array in arrays.items()})
+    more = ("--data", "pairs.npz", "--epochs", "30", "--lr", "0.1", "--batch", "16")
+    done = command("train", "--network", "own_networks:Pair", "-o", "pair.pt", *more)
+    assert done.code == 0, done.err
+    way = ("--arch", "own_networks:Pair", "--data", "pairs.npz", "--chips", "1", "--json", "-")
+    report = command("deploy", "pair.pt", *way).report
+    assert report["clean"]["accuracy"] == 1.0
+    refused = command("train", "--network", "mlp", "-o", "mlp.pt", *more)
+    assert (refused.code, "one input, and these have left, right" in refused.err) == (2, True)

@@ -218,6 +218,7 @@ def test_without_labels_a_perplexity_is_that_of_the_next_tokens_and_padding_does
         assert found.clean.custom == pytest.approx(loss, rel=1e-6)
     agreement = deploy(model, BOTH, hardware=DRIFT, chips=1, sensitivity_chips=0)
     assert agreement.judged["count"] == int(MASK.sum())
+    assert any(f"{int((MASK == 0).sum())} of padding are not judged" in note for note in agreement.notes)
     other = {"input_ids": torch.where(MASK > 0, IDS, 0), "attention_mask": MASK}  # other padding, same scores
     assert deploy(model, other, hardware=DRIFT, chips=1, sensitivity_chips=0).scores == agreement.scores
 

@@ -178,14 +178,21 @@ def test_ranges_are_calibrated_with_the_converters_of_each_layer(net: nn.Module)
     designs, reports = calibrate_ranges(net, LayerDesigns.of({"head": {"tile": (4, 4)}, "*": fine}), X)
     assert designs.ranges is not None
     assert len(reports) == 3
-    assert ranges[0] != ranges[1]
+    first, second = (found.get("head.weight") for found in ranges if found is not None)
+    assert first is not None
+    assert second is not None
+    assert first.output[0] != pytest.approx(second.output[0], rel=1e-3)
     for name, whole in (
         ("stem.weight", ranges[0]),
         ("blocks.0.weight", ranges[0]),
         ("head.weight", ranges[1]),
     ):
         assert whole is not None
-        assert designs.ranges.get(name) == whole.get(name)
+        own, other = designs.ranges.get(name), whole.get(name)
+        assert own is not None
+        assert other is not None
+        # tiles of other layers change the last bit of what arrives
+        assert (own.input, *own.output) == pytest.approx((other.input, *other.output), rel=1e-5)
     partly, _ = calibrate_ranges(net, LayerDesigns.of({"head": {"dac": None, "adc": None}, "*": fine}), X)
     assert partly.ranges is not None
     assert [name for name, _ in partly.ranges.layers] == ["blocks.0.weight", "stem.weight"]
@@ -264,7 +271,9 @@ def test_another_design_may_not_map_other_parameters(net: nn.Module) -> None:
     analog = to_analog(net, {"head": {"copies": 2}, "*": BASE})
     with pytest.raises(InputError, match="head: digital where the model was mapped with it on arrays"):
         set_hardware(analog, LayerDesigns.of({"head": "digital", "*": BASE}))
-    set_hardware(analog, LayerDesigns.of({"head": {"copies": 3}, "*": BASE}))
+    set_hardware(analog, {"head": {"copies": 3}, "*": BASE})
+    with pytest.raises(InputError, match=r"expected a Hardware, or LayerDesigns.of"):
+        calibrate_ranges(net, {"head": {"adc_bits": 6}, "*": BASE}, X)  # type: ignore[type-var]
     fresh = to_analog(net, {"head": {"copies": 3}, "*": BASE})
     assert torch.equal(analog(X), fresh(X))
 

@@ -278,3 +278,29 @@ def test_scored_examples_are_not_calibrated_on(network, digits):
         deploy(network, digits.test.x, digits.test.y, calibrate="readout")
     with pytest.raises(InputError, match="no effect without calibrate"):
         robustness(network, "digits", calibration_data="digits")
+
+
+class Tokens(nn.Module):
+    """Tokens through attention; the product of its inputs is in one function of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 20)
+
+    def forward(self, x):
+        h = self.table(x)
+        return self.head(h + self.attention(h, h, h)[0])
+
+
+def test_tokens_are_given_as_integers_and_arrays_without_a_correction_are_named():
+    model, ids = made(Tokens), torch.arange(120 * 6).reshape(120, 6) * 7 % 20
+    done = deploy(
+        model, ids[:40], None, Hardware.preset("bayesft", sigma=0.4), chips=2, sensitivity_chips=0,
+        calibrate=Calibration("lora:rank=2", 50), calibration_data={"train": ids[40:100], "validation": ids[100:]},
+    )  # fmt: skip
+    assert done.gain.mean > 0
+    (note,) = (note for note in done.notes if "not corrected by lora" in note)
+    assert "attention.in_proj_weight" in note
+    assert "head" not in note

@@ -1,14 +1,15 @@
 """Operations on analog models: change the chip or the design, select layers, remap arrays around stuck cells."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from crossbar_sim.crossbar.hardware import Hardware, square
-from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, design_at, designs_of
+from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, as_design, design_at, designs_of
 from crossbar_sim.crossbar.remapping import remap_chip
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.layers import arrays_of
@@ -47,14 +48,14 @@ def set_chip(model: nn.Module, chip: int) -> None:
     analog_state(model).set_chip(chip)
 
 
-def set_hardware(model: nn.Module, hardware: Design) -> None:
+def set_hardware(model: nn.Module, hardware: Design | Mapping[str, Any]) -> None:
     """Reprogram the model with another design of the same bias, normalisation and other.
 
     Raises:
         InputError: if those differ, or other layers are digital by their design: that decides which parameters have
             arrays at all.
     """
-    shared = analog_state(model)
+    shared, hardware = analog_state(model), as_design(hardware)
     check_same_mapping(shared, hardware, "call to_analog again")
     shared.set_hardware(hardware)
 

@@ -24,7 +24,7 @@ from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.analog.products import Tiled
 from crossbar_sim.nn.evaluate import run_over
-from crossbar_sim.validate import SINGLE, require
+from crossbar_sim.validate import SINGLE, require, show
 
 D = TypeVar("D", Hardware, LayerDesigns, Design)
 
@@ -87,8 +87,13 @@ def calibrate_ranges(
         fixed: the one batch size that the model accepts.
 
     Raises:
-        InputError: if there are no converters, no inputs, or no layer whose products they convert.
+        InputError: if hardware is no design, or there are no converters, no inputs, or no layer whose products they
+            convert.
     """
+    require(
+        isinstance(hardware, Design),
+        f"hardware={show(hardware)}: expected a Hardware, or LayerDesigns.of({{...}}) for a design per layer",
+    )
     if all(own.dac is None and own.adc is None for own in designs_of(hardware)):
         raise InputError("the design has no dac and no adc: there is no range to calibrate")
     if len(x) == 0:
