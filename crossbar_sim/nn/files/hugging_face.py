@@ -28,6 +28,9 @@ _COPIED = 2**30
 
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _OTHER_WEIGHTS = {"tf_model.h5": "TensorFlow", "flax_model.msgpack": "Flax"}
+_CONSTANTS = (".attn.masked_bias", ".position_ids", ".rotary_emb.inv_freq")
+"""How the names of constants end that earlier versions of transformers saved, and models compute themselves."""
+
 _SHOWN = 3
 
 
@@ -140,7 +143,7 @@ def build(
             )
         _check_memory(cls, made, folder)
         size = sum(value.numel() * value.element_size() for value in tensors.values())
-        given = {n: value.clone() if size <= _COPIED else value for n, value in tensors.items()}
+        given = {n: value.clone() if size <= _COPIED else value for n, value in _unwrapped(tensors).items()}
         try:
             model, info = cls.from_pretrained(
                 None,
@@ -167,6 +170,14 @@ def build(
     notes = _check_loaded(folder, name, model, info)
     check_model(model)
     return model.eval(), notes
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without what DDP and torch.compile put before all names."""
+    for wrapper in ("module.", "_orig_mod.", "module."):
+        if all(name.startswith(wrapper) for name in tensors):
+            tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
+    return tensors
 
 
 def _transformers() -> ModuleType:
@@ -271,7 +282,9 @@ def _check_loaded(folder: Path, name: str, model: nn.Module, info: Mapping[str, 
         str(entry[0]) if isinstance(entry, tuple) else str(entry) for entry in info["mismatched_keys"]
     )
     buffers = dict(model.named_buffers())
-    unexpected = sorted(key for key in info["unexpected_keys"] if key not in buffers)
+    unexpected = sorted(
+        key for key in info["unexpected_keys"] if key not in buffers and not key.endswith(_CONSTANTS)
+    )
     heads = [key for key in unexpected if _is_other_head(key, model)]
     strange = [key for key in unexpected if key not in heads]
     errors = [str(each) for each in info.get("error_msgs") or ()]

@@ -116,6 +116,15 @@ def test_weights_of_another_head_are_left_out_with_a_note(bert):
     assert "cls.seq_relationship.bias" in note
 
 
+def test_names_and_constants_of_other_writers(bert):
+    state = {f"module.{name}": value for name, value in load_file(bert / "model.safetensors").items()}
+    state["module.bert.encoder.layer.0.attn.masked_bias"] = torch.tensor([-1e4])
+    save_file(state, bert / "model.safetensors", {"format": "pt"})
+    loaded = load_model(bert)
+    assert loaded.notes == ()
+    assert torch.equal(loaded.module.classifier.weight, made("bert").classifier.weight)
+
+
 def test_with_arch_the_folder_is_a_file_of_weights(bert, monkeypatch):
     monkeypatch.syspath_prepend(bert)
     (bert / "my_bert.py").write_text(
