@@ -110,7 +110,8 @@ class Arrays:
         """The programmed values, attached to their array where that has converters or read noise."""
         if programmed is None or not self.design.tiled(slot):
             return programmed
-        return on_tiles(programmed, self.tiled.get(slot.weight) or self._converted(module, slot))
+        # contiguous, so that the strides of a view of it say which cells it is
+        return on_tiles(programmed.contiguous(), self.tiled.get(slot.weight) or self._converted(module, slot))
 
     def _converted(self, module: nn.Module, slot: ArraySlot) -> Tiled:
         self.tiled[slot.weight] = tiled_of(self.design, slot, module)

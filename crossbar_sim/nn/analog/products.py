@@ -211,6 +211,9 @@ class OnTiles(Tensor):
                 return y
         bare, named = torch.utils._pytree.tree_map(plain, (args, kwargs))
         result = func(*bare, **named)
+        views = _views(result, args)
+        if views is not None:
+            return views
         if isinstance(result, Tensor) and result.is_floating_point():  # and no shape, no device
             for value in torch.utils._pytree.tree_leaves((args, kwargs)):
                 if isinstance(value, OnTiles):
@@ -220,6 +223,48 @@ class OnTiles(Tensor):
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copies and pickles are plain tensors."""
         return plain(self).__reduce_ex__(protocol)
+
+
+def _views(result: Any, args: Any) -> Any:
+    """Views of a weight with a reference to its array: transposes, slices, chunks; None for any other result."""
+    weight = args[0] if args and isinstance(args[0], OnTiles) else None
+    found = result if isinstance(result, list | tuple) else (result,)
+    if weight is None or not found or not all(isinstance(v, Tensor) for v in found):
+        return None
+    held = weight.untyped_storage()._cdata
+    if any(v.untyped_storage()._cdata != held or v.dtype != weight.dtype for v in found):
+        return None
+    kept = [on_tiles(v, weight.tiled) for v in found]
+    return (
+        kept[0]
+        if isinstance(result, Tensor)
+        else type(result)(kept)
+        if type(result) in (list, tuple)
+        else None
+    )
+
+
+def _part(weight: OnTiles, into: int, out: int) -> tuple[int, int] | None:
+    """The first word line and bit line of a 2-D view of a weight; None where it is not a part of one matrix.
+
+    Args:
+        weight: the view.
+        into, out: its dimensions for inputs and outputs.
+    """
+    layout = weight.tiled.slot.layout
+    if weight.dim() != 2 or layout.groups != 1 or layout.order not in ("out_in", "in_out"):
+        return None
+    rows, cols = layout.rows, layout.cols
+    by_column = layout.order == "out_in"
+    line = rows if by_column else cols
+    steps = (1, line) if by_column else (line, 1)  # from a word line to the next, from a bit line to the next
+    fits = [
+        weight.shape[d] < 2 or weight.stride(d) == step for d, step in zip((into, out), steps, strict=True)
+    ]
+    across, along = divmod(int(weight.storage_offset()), line) if line else (0, 0)
+    row, col = (along, across) if by_column else (across, along)
+    inside = row + weight.shape[into] <= rows and col + weight.shape[out] <= cols
+    return (row, col) if all(fits) and inside else None
 
 
 def on_tiles(weight: Tensor, tiled: Tiled) -> Tensor:
@@ -276,10 +321,31 @@ def _through(
 
 def _linear(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
     named = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
-    x, weight, bias = named["input"], named["weight"], named.get("bias")
-    if not isinstance(weight, OnTiles) or weight.tiled.slot.layout.order != "out_in" or weight.dim() != 2:
+    return _with_part(named["input"], named["weight"], named.get("bias"), 1, F.linear)
+
+
+def _matmul(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+    if kwargs or len(args) != 2 or isinstance(args[0], OnTiles):
         return None
-    tiled = weight.tiled
+    return _with_part(args[0], args[1], None, 0, torch.matmul)
+
+
+def _addmm(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+    if kwargs or len(args) != 3 or isinstance(args[1], OnTiles) or args[0].dim() != 1:
+        return None  # with factors, or with an added matrix
+    return _with_part(args[1], args[2], args[0], 0, torch.matmul)
+
+
+def _with_part(x: Tensor, weight: Any, bias: Tensor | None, into: int, linear: Any) -> Tensor | None:
+    """Inputs (..., n) times a view of a weight whose dimension `into` is theirs; None where an array cannot read it."""
+    part = _part(weight, into, 1 - into) if isinstance(weight, OnTiles) else None
+    if part is None or (x.dim() == 0 or x.shape[-1] != weight.shape[into]):
+        return None
+    tiled, (first_row, first_col), count = weight.tiled, part, weight.shape[1 - into]
+    layout = tiled.slot.layout
+    whole = count == layout.cols
+    if isinstance(bias, OnTiles) and not (whole and bias.numel() == count):
+        bias = plain(bias)  # what its row holds for these columns, added digitally
 
     def forward(value: Tensor, row: bool) -> Tensor:
         flat = value.reshape(
@@ -287,11 +353,17 @@ def _linear(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
         )  # no -1: there may be nothing in it
         leading = len(value) if value.dim() > 1 else 1
         event, first = next_read(tiled.design, tiled.slot.name, len(flat), leading)
+        if flat.shape[1] != layout.rows:  # the other word lines are not driven
+            flat = F.pad(flat, (first_row, layout.rows - first_row - flat.shape[1]))
         vectors, driven = tiled.drive(flat, row)
         y = tiled.read(0, vectors, driven, event, first)
+        y = y if whole else np.ascontiguousarray(y[:, first_col : first_col + count])
         return torch.from_numpy(y).to(value.dtype).reshape(*value.shape[:-1], y.shape[1])
 
-    return _through(x, weight, bias, forward, F.linear, -1)
+    def same(value: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        return linear(value, w) if b is None else linear(value, w) + b  # type: ignore[no-any-return]
+
+    return _through(x, weight, bias, forward, same, -1)
 
 
 def _convolution(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
@@ -319,6 +391,8 @@ def _convolve(named: dict[str, Any], same: Callable[..., Tensor]) -> Tensor | No
     x, weight, bias = named["input"], named["weight"], named.get("bias")
     if not isinstance(weight, OnTiles) or weight.tiled.slot.layout.order != "out_in":
         return None
+    if math.prod(weight.shape) != math.prod(weight.tiled.slot.layout.shape) or not weight.is_contiguous():
+        return None  # a part of it
     dims = weight.dim() - 2
     if x.dim() == dims + 1:  # one image without a batch
         y = _convolve(named | {"input": x.unsqueeze(0)}, same)
@@ -353,6 +427,9 @@ def _padding(value: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> 
 _ATEN = torch.ops.aten
 _RULES: dict[Any, Callable[..., Tensor | None]] = {
     F.linear: _linear,
+    **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm), _matmul),
+    **dict.fromkeys((_ATEN.matmul.default, _ATEN.mm.default), _matmul),
+    **dict.fromkeys((torch.addmm, Tensor.addmm, _ATEN.addmm.default), _addmm),
     _ATEN.linear.default: _linear,
     _ATEN.convolution.default: _general_convolution,
     **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d, F.conv1d, F.conv2d, F.conv3d), _convolution),

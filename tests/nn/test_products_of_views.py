@@ -1,0 +1,55 @@
+"""Converters act on products with views of a parameter: the same cells as of the whole weight."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.analog_models import numbers
+from torch import nn
+
+from crossbar_sim import Hardware
+from crossbar_sim.crossbar.converters import ADC, DAC
+from crossbar_sim.nn.analog import chips
+from crossbar_sim.nn.analog.conversion import map_model
+
+COARSE = Hardware(dac=DAC(bits=5), adc=ADC(bits=5, range="max"))
+X = numbers(8, 5).abs()
+P = torch.linspace(-1, 1, 30).reshape(5, 6)
+
+
+class Product(nn.Module):
+    def __init__(self, how, p):
+        super().__init__()
+        self.how, self.p, self.bias = how, nn.Parameter(p.clone()), nn.Parameter(numbers(6))
+
+    def forward(self, x):
+        return self.how(x, self.p, self.bias)
+
+
+WAYS = {
+    "matmul": (lambda x, p, b: x @ p, P),
+    "addmm": (lambda x, p, b: torch.addmm(b, x, p) - b, P),
+    "linear of the transpose": (lambda x, p, b: F.linear(x, p.t()), P),
+    "transposed": (lambda x, p, b: x @ p.T, P.T.contiguous()),
+    "chunks": (lambda x, p, b: torch.cat([F.linear(x, w) for w in p.chunk(2)], 1), P.T.contiguous()),
+    "slices": (lambda x, p, b: torch.cat([x @ p[:, :4], x @ p[:, 4:]], 1), P),
+    "unbound": (lambda x, p, b: torch.cat([x @ w for w in p.unbind(1)], 1), P.reshape(5, 2, 3)),
+    "reshaped": (lambda x, p, b: x @ p.view(5, 6), P.reshape(5, 2, 3)),
+}
+
+
+@pytest.mark.parametrize("exported", [False, True], ids=["eager", "exported"])
+@pytest.mark.parametrize("name", WAYS)
+def test_a_view_is_read_through_the_converters_of_its_cells(name, exported):
+    whole = Product(lambda x, p, b: F.linear(x, p), P.T.contiguous()).eval()
+    how, p = WAYS[name]
+    model = Product(how, p).eval()
+    model = torch.export.export(model, (X,)).module() if exported else model
+    with torch.no_grad():
+        expected = map_model(whole, COARSE, X)[0](X)
+        analog = map_model(model, COARSE, X, fixed=len(X))[0]
+        got = analog(X)
+        ideal = map_model(model, Hardware(), X, fixed=len(X))[0](X)
+    assert not chips.analog_state(analog).bypassed
+    assert torch.allclose(got, expected, atol=1e-5)
+    assert torch.allclose(ideal, X @ P, atol=1e-5)
+    assert not torch.allclose(got, ideal, atol=1e-3)
