@@ -280,7 +280,7 @@ def _calibrated(view: DeploymentView, calibrator: Calibrator, scale: Scale) -> s
     text = f"{calibrator.calibration.kind}; without it {mean}{_interval(without, scale)}; {calibrator.cost}"
     if calibrator.share is None or gain is None:
         return text
-    unit = " points" if view.deployment.judge.share else scale.unit
+    unit = f" {scale.step}" if scale.step else ""
     mean, *ends = (scale.fixed(value, scale.digits_of(gain)) for value in (gain.mean, *(gain.ci95 or ())))
     interval = f" (95 % interval {' to '.join(ends)}, paired over chips)" if ends else ""
     share = f"{calibrator.share:.2%}".replace("%", " %")

@@ -25,7 +25,15 @@ from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog import chips as analog_chips
 from crossbar_sim.nn.analog.copying import base_of
 from crossbar_sim.nn.analog.layers import InPlace
-from crossbar_sim.nn.evaluate import BLOCK, answer_of, one_thread, outputs, run_over, torch_threads_kept
+from crossbar_sim.nn.evaluate import (
+    BLOCK,
+    answer_of,
+    inputs_for,
+    one_thread,
+    outputs,
+    run_over,
+    torch_threads_kept,
+)
 from crossbar_sim.nn.networks.coded import Coded
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import Key
@@ -661,6 +669,7 @@ class Calibrator:
         wanted: the clean model's outputs for the images, to which corrections of low rank are fitted.
         axis: of the classes in the outputs; None: they are no scores of classes.
         parameters: of the model.
+        inputs: the images in the type that the model takes; None: as they are.
     """
 
     calibration: Calibration
@@ -673,6 +682,7 @@ class Calibrator:
     wanted: Tensor | None = None
     axis: int | None = None
     parameters: int = 0
+    inputs: Batch | None = None
 
     @classmethod
     def of(
@@ -698,24 +708,25 @@ class Calibrator:
             InputError: if the model has no layer that can be calibrated like this, or `draw` refuses.
         """
         images, parts = calibration.draw(development, seed), calibration.parts
+        x, _ = inputs_for(analog, images.x)  # tokens are kept as floats
         affine = readout = statistics = low_rank = wanted = None
         variants: list[Any] = [name for name in VARIANTS if name in parts]
         with analog_chips.only_layers(analog, ()):
             if "affine" in parts:
-                affine = Affine.of(analog, images.x)
+                affine = Affine.of(analog, x)
             if "readout" in parts:
-                readout = _readout(analog, images, fixed)
+                readout = _readout(analog, x, images.y, fixed)
             if variants:
-                wanted = torch.cat([y.cpu() for y in outputs(analog, images.x, BLOCK, fixed)])
+                wanted = torch.cat([y.cpu() for y in outputs(analog, x, BLOCK, fixed)])
         if "statistics" in parts:
-            statistics = NormStatistics.of(analog, images.x, fixed)
+            statistics = NormStatistics.of(analog, x, fixed)
         for name in variants:
             rank = parts[name]
             assert rank is not None
-            low_rank = LowRank.of(analog, images.x, name, rank, seed, fixed)
+            low_rank = LowRank.of(analog, x, name, rank, seed, fixed)
         parameters = sum(p.numel() for p in analog.parameters())
         return cls(
-            calibration, images, affine, readout, fixed, statistics, low_rank, wanted, axis, parameters
+            calibration, images, affine, readout, fixed, statistics, low_rank, wanted, axis, parameters, x
         )
 
     @contextmanager
@@ -724,7 +735,7 @@ class Calibrator:
 
         Neither the clean parameters nor the arrays change, and at the end nothing is left of it.
         """
-        x, y = self.images.x, self.images.y
+        x, y = self.images.x if self.inputs is None else self.inputs, self.images.y
         with ExitStack() as stack:
             model = analog
             if self.statistics is not None:
@@ -785,13 +796,27 @@ class Calibrator:
 
     def __str__(self) -> str:
         notes = f"{self.calibration.kind}: {self.cost}"
-        return notes if self.share is None else f"{notes} ({self.share:.2%} of the model's parameters)"
+        return (
+            notes if self.share is None else f"{notes} ({100 * self.share:.2f} % of the model's parameters)"
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence on arrays that a correction of low rank leaves as they are."""
+        if self.low_rank is None or not self.low_rank.left:
+            return ()
+        left = self.low_rank.left
+        more = f" and {len(left) - 4} more" if len(left) > 4 else ""
+        return (
+            f"{', '.join(left[:4])}{more}: not corrected by {self.low_rank.variant}, for no linear layer or "
+            "convolution multiplies with it",
+        )
 
 
-def _readout(analog: nn.Module, images: Split, fixed: int | None) -> Readout:
-    readout = Readout.of(analog, images.x, fixed)
-    assert images.y is not None
-    top = int(images.y.max())
+def _readout(analog: nn.Module, x: Batch, y: Tensor | None, fixed: int | None) -> Readout:
+    readout = Readout.of(analog, x, fixed)
+    assert y is not None
+    top = int(y.max())
     if top >= readout.classes:
         raise InputError(
             f"labels go up to {top} but the model has {readout.classes} outputs: is this the data it was trained on?"

@@ -397,6 +397,7 @@ def deploy(
         subject.calibrator = Calibrator.of(
             analog, *calibration, seed, fixed, reference.axis if reference.classes else None
         )
+        notes = (*notes, *subject.calibrator.notes)
     evaluator, details = Evaluator(subject, analog), Details(few=few, alone=alone, step=step)
     measured = [
         chip

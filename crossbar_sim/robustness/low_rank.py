@@ -40,7 +40,9 @@ Kind = Literal["linear", "convolution", "transposed"]
 
 _ATEN = torch.ops.aten
 _CONVOLVE = (F.conv1d, F.conv2d, F.conv3d)
+_ADDMM = (torch.addmm, _ATEN.addmm.default)
 _KINDS: dict[Any, Kind] = {
+    **dict.fromkeys(_ADDMM, "linear"),
     F.linear: "linear",
     _ATEN.linear.default: "linear",
     _ATEN.convolution.default: "convolution",
@@ -120,13 +122,20 @@ class _Products(TorchFunctionMode):
         kind = _KINDS.get(func)
         if kind is None:
             return y
-        named = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+        if func in _ADDMM:  # x W + b with W (inputs, outputs)
+            if kwargs or len(args) != 3:
+                return y
+            named = {"input": args[1], "weight": args[2], "bias": args[0]}
+        else:
+            named = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
         weight = named["weight"]
         name = weight.tiled.slot.name if isinstance(weight, OnTiles) else self.names.get(id(weight))
         if name is None:
             return y
         if func is _ATEN.convolution.default and args[6]:
             kind = "transposed"
+        if func in _ADDMM:
+            named["weight"] = plain(weight).t()
         rest = {key: value for key, value in kwargs.items() if key not in ("input", "weight", "bias")}
 
         def again(x: Tensor, w: Tensor) -> Tensor:
@@ -207,6 +216,7 @@ class LowRank:
         start: array -> the tensors of its correction before the fit, which correct nothing.
         seed: of the order of examples.
         fixed: the one batch size that the model accepts, if there is one.
+        left: names of the arrays that are not corrected.
     """
 
     variant: Variant
@@ -215,6 +225,7 @@ class LowRank:
     start: dict[str, dict[str, Tensor]]
     seed: int
     fixed: int | None = None
+    left: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -237,7 +248,9 @@ class LowRank:
                 f"--calibrate {variant} adds a correction: calibrate with readout"
             )
         key = Key(seed).fold(STREAM)
-        return cls(variant, rank, found, _start(found, variant, rank, key), seed, fixed)
+        arrays = [s.name for s, _ in chips.slots(analog) if s.layout.order != "vector" and not s.ideal]
+        left = tuple(dict.fromkeys(name for name in arrays if name not in {p.name for p in found}))
+        return cls(variant, rank, found, _start(found, variant, rank, key), seed, fixed, left)
 
     @property
     def words(self) -> int:
@@ -345,7 +358,8 @@ class LowRank:
         for slot, module in chips.slots(analog):
             programmed = arrays_of(module).programmed.get(slot.weight)  # type: ignore[union-attr]
             if programmed is not None:
-                held[slot.name] = programmed.float()
+                flipped = slot.layout.order == "in_out" and programmed.dim() == 2
+                held[slot.name] = programmed.float().t() if flipped else programmed.float()
         for p in self.products:
             weight = _blocks(p, held[p.name])
             norms = weight.square().sum((2, 3)).sqrt().reshape(-1)

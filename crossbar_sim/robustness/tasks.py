@@ -203,7 +203,11 @@ def prepare(
         **({"next_token": True} if reference.shifted else {}),
     }
     judged = reference.about()
-    calibrated = [] if subject.calibrator is None else [f"every chip was calibrated: {subject.calibrator}"]
+    calibrated = (
+        []
+        if subject.calibrator is None
+        else [f"every chip was calibrated: {subject.calibrator}", *subject.calibrator.notes]
+    )
     about = {
         "data": examples.identity.get("name"),
         "notes": [

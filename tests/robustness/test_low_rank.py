@@ -278,3 +278,52 @@ def test_scored_examples_are_not_calibrated_on(network, digits):
         deploy(network, digits.test.x, digits.test.y, calibrate="readout")
     with pytest.raises(InputError, match="no effect without calibrate"):
         robustness(network, "digits", calibration_data="digits")
+
+
+class Tokens(nn.Module):
+    """Tokens through attention; the product of its inputs is in one function of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 20)
+
+    def forward(self, x):
+        h = self.table(x)
+        return self.head(h + self.attention(h, h, h)[0])
+
+
+def test_tokens_are_given_as_integers_and_arrays_without_a_correction_are_named():
+    model, ids = made(Tokens), torch.arange(120 * 6).reshape(120, 6) * 7 % 20
+    done = deploy(
+        model, ids[:40], None, Hardware.preset("bayesft", sigma=0.4), chips=2, sensitivity_chips=0,
+        calibrate=Calibration("lora:rank=2", 50), calibration_data={"train": ids[40:100], "validation": ids[100:]},
+    )  # fmt: skip
+    assert done.gain.mean > 0
+    (note,) = (note for note in done.notes if "not corrected by lora" in note)
+    assert "attention.in_proj_weight" in note
+    assert "head" not in note
+
+
+@pytest.mark.parametrize("kind", ["lora:rank=2", "dora:rank=2"])
+def test_conv1d_of_transformers_is_corrected_like_a_linear_layer(digits, kind):
+    pytorch_utils = pytest.importorskip("transformers.pytorch_utils")
+    linear = made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10)))
+    other = nn.Sequential(
+        nn.Flatten(), pytorch_utils.Conv1D(12, 64), nn.ReLU(), pytorch_utils.Conv1D(10, 12)
+    ).eval()
+    with torch.no_grad():
+        for mine, theirs in ((other[1], linear[1]), (other[3], linear[3])):
+            mine.weight.copy_(theirs.weight.t())
+            mine.bias.copy_(theirs.bias)
+    found = []
+    for model in (linear, other):
+        done = deploy(
+            model, digits.test.x, None, DRIFT, chips=1, sensitivity_chips=0, metric="output_error",
+            calibrate=Calibration(kind, 60), calibration_data=digits.development,
+        )  # fmt: skip
+        found.append((done.calibrator.cost, done.gain.mean, done.calibrator.notes))
+    assert found[1][0] == found[0][0]
+    assert found[1][1] > 0.05
+    assert found[1][2] == ()
