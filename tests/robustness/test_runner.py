@@ -219,7 +219,7 @@ def test_a_score_that_does_not_exist_names_sigma_and_chip(data):
         ({"scheduler": 8786}, "expected an address"),
         ({"results": 3}, "the path of a results file"),
         ({"results": ""}, "is empty"),
-        ({"metric": "f0"}, "expected one of"),
+        ({"metric": "f0"}, "is unknown; known: accuracy"),
         ({"workers": 0}, "expected an integer >= 1"),
         ({"workers": 1, "scheduler": "tcp://127.0.0.1:1"}, "exclude each other"),
     ],
