@@ -1,6 +1,7 @@
 """Products with arrays in tiles: linear layers, convolutions, and whole models of them."""
 
 import math
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -424,9 +425,22 @@ def _padding(value: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> 
     return tuple((p, p) for p in _each(value, len(kernel)))
 
 
+# torch hands the whole of attention to a tensor of another class: with this name replaced, its products come singly.
+_ATTENTION = types.FunctionType(
+    F.multi_head_attention_forward.__code__,
+    {**vars(F), "has_torch_function": lambda _: False},
+    argdefs=F.multi_head_attention_forward.__defaults__,
+)
+
+
+def _attention(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    return _ATTENTION(*args, **kwargs)
+
+
 _ATEN = torch.ops.aten
-_RULES: dict[Any, Callable[..., Tensor | None]] = {
+_RULES: dict[Any, Callable[..., Any]] = {
     F.linear: _linear,
+    F.multi_head_attention_forward: _attention,
     **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm), _matmul),
     **dict.fromkeys((_ATEN.matmul.default, _ATEN.mm.default), _matmul),
     **dict.fromkeys((torch.addmm, Tensor.addmm, _ATEN.addmm.default), _addmm),
