@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from crossbar_sim.nn.files.export import export_model as export
     from crossbar_sim.nn.files.loading import load_model
     from crossbar_sim.rng import Key
+    from crossbar_sim.robustness.array_work import cost_of_model as cost
     from crossbar_sim.robustness.benchmark import robustness as sweep
     from crossbar_sim.robustness.deploy import deploy
     from crossbar_sim.robustness.metrics import metric
@@ -77,6 +78,7 @@ _HOMES = {
     "crossbar_sim.search.bayesft": ("BayesFT",),
 }
 _HOME = {name: (home, name) for home, names in _HOMES.items() for name in names} | {
+    "cost": ("crossbar_sim.robustness.array_work", "cost_of_model"),
     "export": ("crossbar_sim.nn.files.export", "export_model"),
     "sweep": ("crossbar_sim.robustness.benchmark", "robustness"),
     "train": ("crossbar_sim.experiments.trainings", "train_network"),

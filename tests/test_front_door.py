@@ -31,9 +31,17 @@ def test_public_names_are_the_functions_of_the_rooms():
 
     assert cs.deploy is deploy
     assert cs.sweep is robustness
-    assert {"deploy", "sweep", "train", "export", "to_analog", "to_digital", "BayesFT", "load_model"} <= {
-        *cs.__all__
-    }
+    assert {
+        "deploy",
+        "sweep",
+        "train",
+        "export",
+        "to_analog",
+        "to_digital",
+        "BayesFT",
+        "load_model",
+        "cost",
+    } <= {*cs.__all__}
     assert all(getattr(cs, name) is not None for name in cs.__all__)
 
 
