@@ -230,3 +230,13 @@ def test_scores_are_shown_in_their_own_unit():
     assert "clean 0.1," in repr(found)
     assert found.to_dataframe()["clean"].iloc[0] == pytest.approx(0.1, rel=1e-3)
     assert (found.to_dataframe()["value"] > 0).all()
+
+
+def test_a_sweep_says_which_share_of_the_work_is_on_arrays():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    sweep = cs.sweep({"encoder": layer}, torch.rand(4, 5, 8), sigmas=[0.3], chips=2)
+    (note,) = (note for note in sweep.tasks["encoder"].about["notes"] if "multiply-adds" in note)
+    assert "Q K^T" in note
+    assert note in cs.sweep(
+        {"encoder": layer}, torch.rand(4, 5, 8), sigmas=[0.3], chips=2
+    )._repr_html_().replace("\n", " ")

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,9 @@ from crossbar_sim.crossbar.converters import Ranges
 from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, at_sigma, identity_of, sources
 from crossbar_sim.data.dataset import Development, add_tensor
 from crossbar_sim.data.inputs import first_of
+from crossbar_sim.nn.analog.chips import layers
 from crossbar_sim.nn.analog.effects import layer_effects
+from crossbar_sim.nn.analog.multiply_adds import LITTLE, ArrayShare
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.rng import STREAM_VERSION
@@ -215,6 +217,7 @@ def prepare(
             *of_places(reference),
             *(_OWN_DRIFT.format(pattern) for pattern in own),
             *calibrated,
+            *_share_on_arrays(subject, analog),
         ],
         "warnings": _warnings(subject, analog, sigma, metric),
         **({} if judged is None else {"judged": judged}),
@@ -226,6 +229,13 @@ def prepare(
         **model.about,
     }
     return Task(model.label, identity, reference.clean_score().value(chosen), about), subject
+
+
+def _share_on_arrays(subject: Subject, analog: nn.Module) -> Iterator[str]:
+    """Which share of the multiply-adds is on arrays, where some are digital; a small share is a warning instead."""
+    share = None if subject.seen is None else ArrayShare.of(layers(analog), subject.seen.work)
+    if share is not None and share.sentence is not None and share.share >= LITTLE:
+        yield share.sentence
 
 
 def _warnings(subject: Subject, analog: nn.Module, sigma: float, metric: object) -> list[str]:

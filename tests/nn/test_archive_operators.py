@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from helpers import archive_files as files
 from torch import nn
 
+from crossbar_sim.data.inputs import Inputs
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.files import operator_bounds, trial_evaluation
 from crossbar_sim.nn.files.archive import load_archive
@@ -385,7 +386,7 @@ def test_a_fork_that_cannot_go_on_says_nothing_of_the_model(monkeypatch):
     monkeypatch.setattr(trial_evaluation, "STALLED", 1.0)
     monkeypatch.setitem(globals(), "HERE", [os.getpid()])
     with ThreadPoolExecutor(1) as pool:  # from a thread, as on a Dask worker
-        pool.submit(trial_evaluation._try, Waits(), (X,)).result()
+        pool.submit(trial_evaluation._try, Waits(), Inputs((X,))).result()
     assert results == [None]
 
 
@@ -402,11 +403,24 @@ def test_a_child_is_over_when_it_says_so_whoever_else_holds_its_pipe(monkeypatch
     later = threading.Timer(20, lambda: [os.close(writer) for writer in held])
     later.start()
     began = time.monotonic()
-    assert trial_evaluation._forked(Ends(lambda: None), (X,)) is None
-    assert trial_evaluation._forked(Ends(lambda: os._exit(7)), (X,)) == "exit 7"
+    assert trial_evaluation._forked(Ends(lambda: None), Inputs((X,))) is None
+    assert trial_evaluation._forked(Ends(lambda: os._exit(7)), Inputs((X,))) == "exit 7"
     assert time.monotonic() - began < 15
     later.function()
     later.cancel()
+
+
+def test_any_arguments_of_a_call_are_tried():
+    class Sum(torch.nn.Module):
+        def forward(self, x, shift, scale):
+            return (x + shift) * scale
+
+    given = (torch.ones(6, 3), torch.arange(3.0), torch.tensor(2.0))
+    model = Sum()
+    trial_evaluation.try_first(model)
+    assert torch.equal(model(*given), (given[0] + given[1]) * 2)
+    (hook,) = model._forward_pre_hooks.values()
+    assert hook.done
 
 
 def test_a_file_is_tried_once_per_process_copies_included():

@@ -47,6 +47,16 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
+class _Call(Inputs):
+    """The arguments of any call: a caller of a loaded module may give tensors of different lengths, or none."""
+
+    def __post_init__(self) -> None:
+        """Nothing is refused."""
+
+    def __len__(self) -> int:
+        return min((len(tensor) for _, tensor in self.named()), default=1)
+
+
 class FirstRun:
     """A forward pre-hook of an archived model: its first inputs go through a child process before this one.
 
@@ -74,7 +84,7 @@ class FirstRun:
             model, self.model = self.model, None
             try:
                 if sys.platform == "linux":
-                    _try(model, Inputs(args, kwargs))
+                    _try(model, _Call(args, kwargs))
             except BaseException:
                 self.model = model
                 raise
