@@ -1,4 +1,4 @@
-"""Models that people have, on the command line: folders of transformers, safetensors, a design per layer, own metrics."""
+"""Models of transformers, safetensors, a design per layer and metrics of the user, on the command line."""
 
 import sys
 from pathlib import Path
