@@ -526,13 +526,13 @@ def _check_names(model: nn.Module, x: Inputs) -> None:
         return
     shown = [f"{p.name}{'' if p.default is p.empty else '=...'}" for p in known]
     listed = ", ".join(name for name, _ in x.named())
-    told = [
+    faults = [
         *([f"it has no {', '.join(unknown)}"] if unknown else []),
         *([f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"] if missing else []),
         *([f"it takes {len(named)} by position and {len(x.args)} are given"] if more else []),
     ]
     raise InputError(
-        f"the data hold the inputs {listed}, and the model's forward takes ({', '.join(shown)}): {'; '.join(told)}; "
+        f"the data hold the inputs {listed}, and the model's forward takes ({', '.join(shown)}): {'; '.join(faults)}; "
         "give the arrays the names of the forward (labels: y, labels or targets)"
     )
 

@@ -224,8 +224,8 @@ def _sensitivity(ax: Axes, deployment: Deployment) -> None:
     sensitivity = shown[0].sensitivity
     assert sensitivity is not None
     n = len(sensitivity.drop.per_chip)
-    told = f"{scale.step}, " if scale.step else ""
-    lines = textwrap.wrap(f"{scale.loss} ({told}{n} chip{'s'[: n > 1]})", 36)
+    step = f"{scale.step}, " if scale.step else ""
+    lines = textwrap.wrap(f"{scale.loss} ({step}{n} chip{'s'[: n > 1]})", 36)
     lines.append("bars: mean, lines: 95 % interval" if n > 1 else "one chip: no interval")
     if not all(r.layer.analog for r in shown):
         lines.append("pale: digital, drifts per parameter")

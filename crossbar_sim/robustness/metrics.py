@@ -27,7 +27,7 @@ PER_CENT = "%"
 """The unit of scores that are shares of 1 and are shown in per cent."""
 
 _DECLARED = "crossbar_metric"
-"""The attribute in which `metric` keeps what it was told."""
+"""The attribute in which `metric` keeps the declared unit, title and direction."""
 
 _TOP = re.compile(r"top([1-9]\d{0,3})")
 
@@ -319,10 +319,10 @@ def described(name: str, about: Mapping[str, Any] | None = None) -> Metric:
     known = built_in(name)
     if known is not None:
         return known
-    told = {key: str(value) for key, value in (about or {}).items() if key in ("unit", "title")}
-    unit = told.get("unit", "")
+    declared = {key: str(value) for key, value in (about or {}).items() if key in ("unit", "title")}
+    unit = declared.get("unit", "")
     sign = -1 if name.startswith("-") else 1
-    title = told.get("title") or visible(name.removeprefix("-"))
+    title = declared.get("title") or visible(name.removeprefix("-"))
     return Metric(name, sign, share=unit == PER_CENT, unit=unit, title=title, targets="any")
 
 

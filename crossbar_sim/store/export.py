@@ -53,14 +53,14 @@ class ArrayToWrite:
 
     Args:
         remap: whether the weights are placed by the stuck cells.
-        told: whether the file says the design here, for other layers have others.
+        stated: whether the file says the design here, for other layers have others.
     """
 
     slot: ArraySlot
     module: nn.Module
     hardware: Hardware
     remap: bool = False
-    told: bool = False
+    stated: bool = False
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -197,7 +197,7 @@ def _attributes(array: ArrayToWrite, hardware: Hardware, scale: Float32) -> dict
         **levels,
         "copies": np.int64(mapping.copies),
         "scale": scale,
-        **({LAYER_HARDWARE: configuration.to_json(hardware)} if array.told else {}),
+        **({LAYER_HARDWARE: configuration.to_json(hardware)} if array.stated else {}),
     }
 
 

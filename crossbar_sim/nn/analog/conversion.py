@@ -466,8 +466,8 @@ class _Builder:
             if used and all(use.normalisation for use in used):
                 return self.digital(name, module, kind, rest, True, used[0].reason)
         dot = f"{self.holders[id(module)]}." if self.holders.get(id(module)) else ""
-        told = [self.operands.refused[f"{dot}{p}"] for p in rest if f"{dot}{p}" in self.operands.refused]
-        reason = "; ".join(dict.fromkeys(told)) or why_digital(module)
+        refusals = [self.operands.refused[f"{dot}{p}"] for p in rest if f"{dot}{p}" in self.operands.refused]
+        reason = "; ".join(dict.fromkeys(refusals)) or why_digital(module)
         return self.digital(name, module, kind, rest, normalisation, reason)
 
     def rest(

@@ -550,17 +550,17 @@ def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [*model.named_parameters(), *((f"buffer {name}", b) for name, b in model.named_buffers())]
 
 
-def identity(model: nn.Module, told: Mapping[str, object], examples: Mapping[str, Any]) -> dict[str, str]:
+def identity(model: nn.Module, settings: Mapping[str, object], examples: Mapping[str, Any]) -> dict[str, str]:
     """The inputs of a training as text and digests, compared part by part.
 
     Args:
         model: as it begins.
-        told: name -> anything whose repr describes it: settings, key, method.
+        settings: name -> anything whose repr describes it: settings, key, method.
         examples: name -> (x, y) tensors, or None.
     """
     shapes = [f"{name} {tuple(t.shape)} {t.dtype}" for name, t in _tensors(model)]
     parts = {"network": _digest([f"{model}", *shapes])}
-    parts |= {name: repr(value) for name, value in told.items()}
+    parts |= {name: repr(value) for name, value in settings.items()}
     for name, tensors in examples.items():
         parts[name] = "none" if tensors is None else _digest(tensors)
     parts["initial weights"] = _digest([t for _, t in _tensors(model)])
