@@ -181,8 +181,8 @@ class LayerDesigns:
             else:
                 require(
                     isinstance(design, Hardware) or design == DIGITAL,
-                    f"layer {show(pattern)}: {show(design)} is no design: expected a Hardware, 'digital', a preset's "
-                    "name or a mapping of overrides",
+                    f"layer {show(pattern)}: {show(design)} is not a design: expected a Hardware, 'digital', a "
+                    "preset's name or a mapping of overrides",
                 )
                 found.append(design if isinstance(design, Hardware) else None)
         return tuple(found)
@@ -374,8 +374,8 @@ def as_layer_design(value: Any, cautions: list[str], trust_code: bool = True) ->
         return hardware
     if not isinstance(value, Mapping):
         raise InputError(
-            f"{show(value)} is no design: expected a Hardware, 'digital', a preset's name, or a mapping of overrides "
-            "such as {'adc_bits': 6}"
+            f"{show(value)} is not a design: expected a Hardware, 'digital', a preset's name, or a mapping of "
+            "overrides such as {'adc_bits': 6}"
         )
     table = dict(value)
     if DIGITAL in table:
@@ -532,7 +532,7 @@ def load_design(path: str | os.PathLike[str], trust_code: bool = False) -> tuple
 
 
 def _ends(table: Mapping[str, Any]) -> list[Any]:
-    """The values of a mapping under keys that are no fields of a design."""
+    """The values of a mapping under keys that are not fields of a design."""
     return [value for key, value in table.items() if key not in field_types(Hardware)]
 
 

@@ -196,7 +196,7 @@ def labels_of(y: np.ndarray, path: Path | None = None) -> torch.Tensor:
     Labels of several places (n, places...) may be negative where a place is not judged (-100: padding).
 
     Returns:
-        int64, or float64 where `y` holds real values that are no class numbers: the targets of a regression.
+        int64, or float64 where `y` holds real values that are not class numbers: the targets of a regression.
 
     Raises:
         InputError: naming the file, if there is one, and the value that is neither.

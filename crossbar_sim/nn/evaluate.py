@@ -270,7 +270,7 @@ def _answer(model: nn.Module, piece: Batch) -> Any:
             raise InputError(found) from error
         first = next((line for line in str(error).split("\n") if line.strip()), type(error).__name__)
         if "'indices'" in first and "embedding" in first:
-            first = "it looks tokens up in an embedding, and these are no integers: give them as int64"
+            first = "it looks tokens up in an embedding, and these are not integers: give them as int64"
         elif isinstance(error, TypeError) and "required positional argument" in first:
             first += (
                 " (give several inputs by their names: a dictionary, or an .npz with arrays of these names)"

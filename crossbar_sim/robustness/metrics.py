@@ -326,11 +326,6 @@ def described(name: str, about: Mapping[str, Any] | None = None) -> Metric:
     return Metric(name, sign, share=unit == PER_CENT, unit=unit, title=title, targets="any")
 
 
-def sign_of(name: str) -> int:
-    """-1 for a metric whose scores are stored with a minus sign, because less is better; else 1."""
-    return described(name).sign
-
-
 def is_share(name: str) -> bool:
     """Whether a metric is known to lie in 0 .. 1."""
     return described(name).share

@@ -106,7 +106,7 @@ class Reference:
         mixed: by how much the outputs for an example depend on the others of its batch, relative to the largest
             output; 0.0: no more than by rounding.
         function: the metric, where that is computed from outputs and targets.
-        numbers: targets that are no class numbers: real values of the shape of the outputs; or, for a function of the
+        numbers: targets that are not class numbers: real values of the shape of the outputs; or, for a function of the
             user's own, what it alone can read.
         found: the clean model's classes, and what the metric keeps of each example, where `clean` holds a shape alone.
         mask: without labels: (n, places...) bool, which places are no padding by the attention mask; None: all.

@@ -94,7 +94,7 @@ def test_matrices_of_an_analog_layer_that_are_on_no_array():
     assert found.reason.startswith("on arrays, except a (a parameter that its kind of layer does not have")
     found = layers(export(made(lambda: nn.Sequential(Mixed())), (X,)))["0"]
     assert found.left == (
-        ("b", "taken by einsum bi,oi->b, where it is no matrix: its index o is summed by itself"),
+        ("b", "taken by einsum bi,oi->b, where it is not a matrix: its index o is summed by itself"),
     )
     assert found.reason == f"on arrays, except b ({found.left[0][1]})"
 

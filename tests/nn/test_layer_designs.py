@@ -245,7 +245,7 @@ BAD = [
     ({"head": {"copies": 2}, "*": "digital"}, "gives overrides, and the default design"),
     ({"b*": FULL, "blocks.0": FULL, "*": BASE}, "'blocks.0' has no effect: blocks.0 is matched by 'b\\*'"),
     ({"head": {}, "*": BASE}, "no value is given"),
-    ({"head": 6, "*": BASE}, "6 is no design"),
+    ({"head": 6, "*": BASE}, "6 is not a design"),
     ({"head": {"digital": True, "copies": 2}, "*": BASE}, "stands alone"),
     ({"head": {"ranges": None}, "*": BASE}, "ranges are calibrated for all layers together"),
     ({"a,head": {"levels": 1}, "*": BASE}, "levels=1"),

@@ -507,7 +507,7 @@ ALONE = {
 }
 NO_MATRIX = {
     "sign": "",
-    "diagonal": "taken by einsum bi,ii->bi, where it is no matrix: it has the index i twice",
+    "diagonal": "taken by einsum bi,ii->bi, where it is not a matrix: it has the index i twice",
     "summed alone": "its index j is summed by itself",
     "outer": "its index k is summed by itself",
 }

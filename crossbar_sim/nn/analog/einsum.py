@@ -130,7 +130,7 @@ def _roles(
     terms: list[tuple[Index, ...]],
     shapes: list[tuple[int, ...] | None],
 ) -> Roles | str:
-    """The roles of a parameter's indices, or why it is no matrix; `terms` and `shapes` end with its own."""
+    """The roles of a parameter's indices, or why it is not a matrix; `terms` and `shapes` end with its own."""
     repeated = [i for i in own if own.count(i) > 1]
     if repeated:
         return f"it has the index {_name(repeated[0])} twice"

@@ -302,7 +302,7 @@ def product_at(
 
     Returns:
         The kind of layer, the layout of the parameter as a matrix, and the argument that is added as the bias; None
-        if it is no matrix of a product.
+        if it is not a matrix of a product.
     """
     bias = arguments[2] if len(arguments) > 2 else None
     whole = _as_stored(value, shape)
@@ -489,7 +489,7 @@ def _use_of_einsum(
     found = einsum_at(text, nodes.index(node), fed, operands, value, shape)
     if isinstance(found, Layout):
         return Use(name, "einsum", _matrix(name, None, found, {}))
-    return Use(name, "einsum", None, f"taken by einsum {text}, where it is no matrix: {found}")
+    return Use(name, "einsum", None, f"taken by einsum {text}, where it is not a matrix: {found}")
 
 
 def _shown(operand: Any) -> Any:

@@ -460,7 +460,7 @@ class _Recorder:
         self.matrices[name] = min(old, new, key=lambda matrix: matrix.layout.rank())
 
     def _einsum(self, text: str, operands: list[Tensor]) -> None:
-        """Record the parameters that an einsum multiplies inputs with, and why others are no matrix there."""
+        """Record the parameters that an einsum multiplies inputs with, and why others are not a matrix there."""
         abouts = [self.about.get(_place(t)) or _About() for t in operands]
         fed = [not about.stored for about in abouts]
         for place, (value, about) in enumerate(zip(operands, abouts, strict=True)):
@@ -469,7 +469,7 @@ class _Recorder:
             found = einsum_at(text, place, fed, operands, value, tuple(value.shape))
             if isinstance(found, str):
                 for source in about.exact:
-                    self.taken.setdefault(source, f"einsum {text}, where it is no matrix: {found}")
+                    self.taken.setdefault(source, f"einsum {text}, where it is not a matrix: {found}")
                     self.refused.setdefault(source.name, f"taken by {self.taken[source]}")
                 continue
             self.products |= about.exact

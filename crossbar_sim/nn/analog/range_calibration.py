@@ -87,7 +87,7 @@ def calibrate_ranges(
         fixed: the one batch size that the model accepts.
 
     Raises:
-        InputError: if hardware is no design, or there are no converters, no inputs, or no layer whose products they
+        InputError: if hardware is not a design, or there are no converters, no inputs, or no layer whose products they
             convert.
     """
     require(

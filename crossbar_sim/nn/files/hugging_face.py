@@ -240,7 +240,7 @@ def _configured(library: ModuleType, folder: Path, name: str, config: Mapping[st
             part.use_cache = False
     except Exception as error:
         raise InputError(
-            f"{folder / CONFIG} is no configuration of {name} ({_line(error)}): copy it again"
+            f"{folder / CONFIG} is not a configuration of {name} ({_line(error)}): copy it again"
         ) from error
     return cls, made
 

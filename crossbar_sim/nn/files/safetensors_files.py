@@ -127,7 +127,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     except Exception as error:  # safetensors has errors of its own, of the system and of Python
         raise InputError(
-            f"{path} is no safetensors file, or a damaged one ({reason(error)}): {_AGAIN}"
+            f"{path} is not a safetensors file, or a damaged one ({reason(error)}): {_AGAIN}"
         ) from error
 
 
