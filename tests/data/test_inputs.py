@@ -249,7 +249,7 @@ class Among(nn.Linear):
         (Tagged, {"tokens": IDS, "attention_mask": MASK}, "has no tokens; input_ids is missing"),
         (Tagged, {"input_ids": IDS + 5, "attention_mask": MASK}, "the token 3[34], .* 30 entries"),
         (Tagged, {"input_ids": IDS - 1, "attention_mask": MASK}, "the token -1, .* 30 entries"),
-        (Tagged, {"input_ids": IDS + 0.5, "attention_mask": MASK}, "no integers"),
+        (Tagged, {"input_ids": IDS + 0.5, "attention_mask": MASK}, "not integers"),
         (Tagged, {"input_ids": IDS, "attention_mask": MASK[:5]}, "input_ids 24, attention_mask 5"),
         (Tagged, {**BOTH, "text": ["a"] * N}, "text holds <U1.*tokens"),
         (Tagged, {"test": BOTH}, "one of its parts"),
