@@ -58,9 +58,9 @@ def tradeoff(request: TradeoffRequest) -> None:
     """
     from crossbar_sim.report.console import progress, say, say_end, terminal
     from crossbar_sim.report.figure_formats import check_format
-    from crossbar_sim.report.rows import TradeOffView
     from crossbar_sim.report.tables import trade_off_csv
     from crossbar_sim.report.terminal import show_trade_off
+    from crossbar_sim.report.tradeoff_rows import TradeOffView
     from crossbar_sim.robustness.tasks import model_of_file
     from crossbar_sim.robustness.tradeoff import Choice, candidates, trade_off
     from crossbar_sim.store.results import MEMORY, Results

@@ -15,6 +15,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.layer_designs import LayerDesigns, designs_of
 from crossbar_sim.nn.analog.effects import MAPS
 from crossbar_sim.report.console import Pen, filled, say
+from crossbar_sim.report.deployment_rows import DeploymentView, loss
 from crossbar_sim.report.formatting import (
     Scale,
     counted,
@@ -29,16 +30,14 @@ from crossbar_sim.report.headline import crossing_words, listed_sigmas
 from crossbar_sim.report.rows import (
     ALPHA,
     Costs,
-    DeploymentView,
     DifferenceRow,
     Estimate,
     GroupRow,
     PointRow,
-    TradeOffView,
     View,
     check_threshold,
-    loss,
 )
+from crossbar_sim.report.tradeoff_rows import TradeOffView
 from crossbar_sim.robustness.calibration import Calibrator
 from crossbar_sim.robustness.deploy import Deployment, LayerReport
 from crossbar_sim.robustness.drawn_scores import MOST_CHIPS

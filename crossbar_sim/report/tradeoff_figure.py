@@ -4,7 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from crossbar_sim.report.figure import BLUE, GREY, PALE, figure_style, new_figure, save
-from crossbar_sim.report.rows import COSTS, TradeOffRow, TradeOffView
+from crossbar_sim.report.tradeoff_rows import COSTS, TradeOffRow, TradeOffView
 
 MOST_NAMED = 24
 """Points of the front that are named."""

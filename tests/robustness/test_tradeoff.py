@@ -10,7 +10,7 @@ from torch import nn
 from crossbar_sim import Hardware
 from crossbar_sim.crossbar import cost
 from crossbar_sim.errors import InputError
-from crossbar_sim.report.rows import _dominates
+from crossbar_sim.report.tradeoff_rows import _dominates
 from crossbar_sim.robustness.array_work import cost_of_model
 from crossbar_sim.robustness.tradeoff import Choice, candidates
 
