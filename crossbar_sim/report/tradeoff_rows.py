@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from crossbar_sim.report.formatting import Scale
@@ -38,15 +38,14 @@ class TradeOffRow:
 
 @dataclass(frozen=True, eq=False)
 class TradeOffView:
-    """The rows of a trade-off.
-
-    Args:
-        result: what was measured.
-        against: the cost that the front is of: "energy", "latency" or "area".
-    """
+    """The rows of a trade-off."""
 
     result: TradeOff
-    against: str = "energy"
+
+    @property
+    def against(self) -> str:
+        """The cost that the front is of."""
+        return self.result.against
 
     @functools.cached_property
     def scale(self) -> Scale:
@@ -56,25 +55,16 @@ class TradeOffView:
     @functools.cached_property
     def rows(self) -> list[TradeOffRow]:
         """In the order of the combinations."""
-        rows, stored = [], []
-        for each in self.result.measured:
-            if each.sweep is None or each.cost is None:
-                rows.append(TradeOffRow(each.candidate.values, impossible=each.candidate.impossible))
-                stored.append(-math.inf)
-                continue
-            view, cost = View(each.sweep), each.cost
-            (points,) = view.curves.values()
-            row = TradeOffRow(
-                each.candidate.values, points[0].mean, cost.joules, cost.latency, cost.square_metres
-            )
-            rows.append(row)
-            stored.append(view.scale.stored(points[0].mean.value))
-        costs = [getattr(row, self.against) for row in rows]
-        better = list(zip(stored, costs, strict=True))
-        return [
-            replace(row, front=row.score is not None and not any(_dominates(b, a) for b in better))
-            for row, a in zip(rows, better, strict=True)
-        ]
+        rows = []
+        for each, front in zip(self.result.measured, self.result.front, strict=True):
+            score = None
+            if each.sweep is not None:
+                (points,) = View(each.sweep).curves.values()
+                score = points[0].mean
+            values, impossible = each.candidate.values, each.candidate.impossible
+            energy, latency, area = map(each.cost_of, COSTS)
+            rows.append(TradeOffRow(values, score, energy, latency, area, front, impossible))
+        return rows
 
     def as_dict(self) -> dict[str, Any]:
         """The rows as JSON, in SI units."""
@@ -97,8 +87,3 @@ class TradeOffView:
             "notes": list(self.result.notes),
             "warnings": list(self.result.cautions),
         }
-
-
-def _dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
-    """Whether the (score, cost) of a is nowhere worse than that of b, and somewhere better."""
-    return a[0] >= b[0] and a[1] <= b[1] and a != b
