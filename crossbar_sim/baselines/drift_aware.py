@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from crossbar_sim.baselines.method import (
     check_development,
     check_switch,
     fresh,
+    shown,
     trained,
 )
 from crossbar_sim.crossbar import kernels, threads
@@ -47,6 +48,9 @@ from crossbar_sim.validate import check_integer, is_real
 RECIPE = Training(epochs=40, batch=256, lr=3e-3, clip=0.1)
 """Steps small enough for gradients as noisy as these, and components held in bounds (docs/methods.md)."""
 
+Parameters = Literal["plain", "square"]
+PARAMETERS: tuple[str, ...] = get_args(Parameters)
+
 
 @dataclass(frozen=True)
 class DriftAware(Method):
@@ -65,6 +69,9 @@ class DriftAware(Method):
         dropout: rates, as for `Dropout`; None: those that `build` gives.
         hardware: the design to train for; sigma goes into its drift law.
         training: how.
+        parameters: "square": every weight matrix of a layer that arrays can carry is trained as w = u |u|, so that a
+            step changes w in proportion to sqrt|w|; biases, normalisations and the rest stay as they are. The network
+            begins with its usual w, and what is saved is w. "plain": w itself is trained.
 
     Raises:
         InputError: if a setting is out of range, or has nothing to act on.
@@ -77,6 +84,7 @@ class DriftAware(Method):
     dropout: float | tuple[float, ...] | None = None
     hardware: Design | None = None
     training: Training = RECIPE
+    parameters: Parameters = "plain"
     kind: ClassVar[str] = "drift-aware"
     citation: ClassVar[str] = (
         "Joshi et al., Accurate deep neural network inference using computational phase-change memory, Nature "
@@ -96,9 +104,13 @@ class DriftAware(Method):
         if not (is_real(self.ramp) and 0 <= self.ramp <= 1):
             raise InputError(f"ramp={self.ramp!r}: a share of the training in 0 .. 1")
         check_switch("temperature", self.temperature)
+        check_parameters(self.parameters)
         if self.dropout is not None:
             check_rates("dropout", self.dropout)
         self._check_sigma()
+
+    def __repr__(self) -> str:
+        return shown(self, {"parameters": "plain"})
 
     def _check_sigma(self) -> None:
         if self.sigma is None:
@@ -146,6 +158,7 @@ class DriftAware(Method):
             known,
             key,
             step=self.step(model, key),
+            squared=squared(model, self.parameters),
             progress=progress,
             checkpoint=checkpoint,
             notes=notes,
@@ -176,6 +189,38 @@ class DriftAware(Method):
         if low == high:
             return [low * rise] * chips
         return [rise * (low + (high - low) * u) for u in uniforms(chips)]
+
+
+def check_parameters(given: object) -> None:
+    """Refuse what is no way to train weights.
+
+    Raises:
+        InputError: naming what was given and what is allowed.
+    """
+    if given not in PARAMETERS:
+        raise InputError(f"parameters={given!r} must be one of {', '.join(PARAMETERS)}")
+
+
+def squared(model: nn.Module, parameters: Parameters) -> list[nn.Parameter]:
+    """The parameters that are trained as w = u |u|: weight matrices of layers that arrays can carry, tied ones once.
+
+    Raises:
+        InputError: if there is none that is trained.
+    """
+    if parameters == "plain":
+        return []
+    found = {
+        id(weight): weight
+        for module in model.modules()
+        for matrix in matrices(module)
+        if (weight := module._parameters[matrix.weight]) is not None and weight.requires_grad
+    }
+    if not found:
+        raise InputError(
+            "parameters='square' has nothing to act on: the model has no layer with a weight matrix that is trained "
+            "(nn.Linear, convolutions, recurrent and attention layers); leave it out"
+        )
+    return [*found.values()]
 
 
 def _limits(sigma: float | tuple[float, float]) -> tuple[float, float]:

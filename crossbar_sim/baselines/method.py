@@ -1,8 +1,8 @@
 """The interface of a training method: `Method.fit(build, development, key)` returns a `Trained`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import Any, ClassVar
 
@@ -78,6 +78,22 @@ class Method(ABC):
         """
 
 
+def shown(method: Method, later: Mapping[str, object]) -> str:
+    """The repr of a method, by which checkpoints, studies and experiments know it.
+
+    Args:
+        method: a dataclass.
+        later: fields that came after files were written, and their defaults: they are named only where they differ.
+    """
+    named = [
+        f"{f.name}={value!r}"
+        for f in fields(method)  # type: ignore[arg-type]
+        for value in [getattr(method, f.name)]
+        if f.name not in later or value != later[f.name]
+    ]
+    return f"{type(method).__name__}({', '.join(named)})"
+
+
 def check_development(development: object, detection: bool = False) -> Development:
     """Convert data to a `Development`; data with a test split is refused.
 
@@ -138,6 +154,7 @@ def trained(
     *,
     loss_step: LossStep | None = None,
     step: Step | None = None,
+    squared: Sequence[nn.Parameter] = (),
     progress: Callable[[Epoch], None] | None = None,
     checkpoint: str | PathLike[str] | None = None,
     notes: Mapping[str, Any] | None = None,
@@ -149,6 +166,7 @@ def trained(
         model: fresh, with its dropout rates set.
         development, key, progress, checkpoint: of `Method.fit`.
         loss_step, step: what the method does in a step; neither: plain cross-entropy.
+        squared: of `nn.fit`.
         notes: of `Trained`.
 
     Raises:
@@ -170,6 +188,7 @@ def trained(
         training=method.training,
         loss_step=loss_step,
         step=step,
+        squared=squared,
         method=repr(method),
         progress=progress,
         checkpoint=checkpoint,

@@ -81,6 +81,9 @@ class SearchRequest(NetworkOptions, HardwareOptions, SeedOptions, ClusterOptions
     training_chips: int | None = option(
         "Number of chips drawn for each gradient step.  [default: 8]", heading="Training"
     )
+    parameters: Literal["plain", "square"] = option(
+        "square: train weight matrices as w = u|u| (docs/methods.md).", heading="Training", default="plain"
+    )
     epochs: int | None = option(
         "Epochs of each trial.  [default: 1; 10 with --algorithm restart]", heading="Training"
     )
@@ -174,6 +177,7 @@ def _method(request: SearchRequest, hardware: Design) -> BayesFT:
         name: getattr(request, name) for name in ("trials", "algorithm", "acquisition", "chips", "images")
     }
     settings |= {"fresh_chips": request.fresh_chips, "sigma": _sigma(hardware), "batch": _batch(request)}
+    settings["parameters"] = request.parameters
     given = {
         name: getattr(request, name)
         for name in ("rates", "width", "training_sigma", "training_chips", "polish")

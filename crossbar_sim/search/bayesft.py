@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from crossbar_sim.baselines.method import Build, Method, Trained, check_development
+from crossbar_sim.baselines.drift_aware import Parameters, check_parameters
+from crossbar_sim.baselines.method import Build, Method, Trained, check_development, shown
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.layer_designs import Design, as_design, at_sigma, identity_of, sources
 from crossbar_sim.data import Development
@@ -86,6 +87,7 @@ class BayesFT(Method):
         initial: first points; None: by the number of dimensions.
         fresh_chips: for the final measurement.
         hardware: the design; None: the preset "bayesft". Its drift law takes sigma.
+        parameters: how weight matrices are trained, "plain" or "square", see `DriftAware`.
 
     Raises:
         InputError: naming the setting, what was given and what is allowed.
@@ -110,10 +112,15 @@ class BayesFT(Method):
     initial: int | None = None
     fresh_chips: int = 100
     hardware: Design | None = None
+    parameters: Parameters = "plain"
+
+    def __repr__(self) -> str:
+        return shown(self, {"parameters": "plain"})
 
     def __post_init__(self) -> None:
         if self.hardware is not None:
             object.__setattr__(self, "hardware", as_design(self.hardware))
+        check_parameters(self.parameters)
         for training in (self.training, self.polish):
             if training is not None:
                 check_training(training)
@@ -200,7 +207,7 @@ class BayesFT(Method):
         study, theta = _files(study, checkpoint)
         sigmas = self.training_sigma if isinstance(self.training_sigma, tuple) else None
         network = SearchedNetwork.of(build, key, self.rates, sigmas, self.width)
-        trainer = Trainer(network, development, *self._gradient(), self.design)
+        trainer = Trainer(network, development, *self._gradient(), self.design, self.parameters)
         score = DriftedScore.of(
             development.validation, self.design, self.sigma, self.chips, self.images, key.fold("search")
         )
@@ -312,6 +319,7 @@ class BayesFT(Method):
             "chips": self.chips, "images": self.images, "training": repr(replace(self.training, device=None)),
             "hardware": identity_of(at_sigma(self.design, self.sigma)),
             **sources(self.design),
+            **({} if self.parameters == "plain" else {"parameters": self.parameters}),
         }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from crossbar_sim.baselines.drift_aware import DriftAware
+from crossbar_sim.baselines.drift_aware import DriftAware, Parameters, squared
 from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.layer_designs import Design, at_sigma, designs_of, is_deterministic
 from crossbar_sim.data import Development, Split
@@ -133,6 +133,7 @@ class Trainer:
         sigma: of the drift in the gradient, where the point has none.
         chips: per gradient step.
         hardware: the design that the gradient goes through.
+        parameters: of `DriftAware`.
     """
 
     network: SearchedNetwork
@@ -141,6 +142,7 @@ class Trainer:
     sigma: float
     chips: int
     hardware: Design
+    parameters: Parameters = "plain"
 
     def train(
         self,
@@ -165,9 +167,12 @@ class Trainer:
         method = (
             f"BayesFT {self.algorithm}, rates {self.network.rates(point)}, sigma {sigma}, {self.chips} chips"
         )
+        if self.parameters != "plain":
+            method += f", parameters {self.parameters}"
         try:
             return fit(
                 model, self.development.train, validation, training=training, key=key, step=step, method=method,
+                squared=squared(model, self.parameters),
                 progress=progress, checkpoint=checkpoint,
             )  # fmt: skip
         finally:

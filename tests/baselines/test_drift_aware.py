@@ -3,6 +3,7 @@
 import math
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from crossbar_sim.baselines.drift_aware import (
     batched,
     chip_by_chip,
     factor_copies,
+    squared,
     weight_layers,
 )
 from crossbar_sim.baselines.drift_aware import BatchedSequence as Sequence
@@ -33,9 +35,10 @@ from crossbar_sim.nn.analog.chips import layers as layers_of
 from crossbar_sim.nn.analog.chips import set_chip
 from crossbar_sim.nn.analog.conversion import map_model, to_analog
 from crossbar_sim.nn.seeding import seeded
-from crossbar_sim.nn.training.loop import accuracy
+from crossbar_sim.nn.training.loop import accuracy, fit
 from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.rng import Key
+from crossbar_sim.search import BayesFT
 
 
 @pytest.fixture(scope="module")
@@ -493,6 +496,7 @@ def test_which_designs_are_factors() -> None:
         ({"chips": 64, "training": Training(1, 32)}, "batch=32"),
         ({"ramp": 1.5}, "ramp=1.5"),
         ({"dropout": 1.0}, "dropout=1.0"),
+        ({"parameters": "cube"}, "plain, square"),
         ({"hardware": Hardware(drift=NormalDrift(0.1))}, "temperature=False"),
     ],
 )
@@ -500,3 +504,100 @@ def test_impossible_settings_are_one_sentence(options: dict[str, Any], says: str
     with pytest.raises(InputError, match=says) as caught:
         DriftAware(**options)
     assert "\n" not in str(caught.value)
+
+
+class Mixed(nn.Module):
+    """Two matrices, two biases, a normalisation and a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 3)
+        self.scale = nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.norm(self.first(x.flatten(1)))) * self.scale)
+
+
+@pytest.mark.parametrize("clip", [None, 0.02])
+def test_squares_are_trained_through_their_roots(clip: float | None) -> None:
+    """Twenty lines of plain torch: AdamW on u for the matrices, on w for the rest, all gradients by autograd."""
+    x, y = examples(8)
+    with seeded(Key(0)):
+        model = Mixed()
+    twin = Mixed()
+    twin.load_state_dict(model.state_dict())
+    how = Training(epochs=30, batch=8, lr=0.05, schedule="constant", weight_decay=0.1, clip=clip)
+    report = fit(model, (x, y), training=how, squared=squared(model, "square"))
+    free = {
+        name: (p.sign() * p.abs().sqrt() if p.dim() == 2 else p).detach().requires_grad_()
+        for name, p in twin.named_parameters()
+    }
+    adam = torch.optim.AdamW(free.values(), 0.05, weight_decay=0.1)
+    for _ in range(30):
+        adam.zero_grad()
+        made = {name: u * u.abs() if u.dim() == 2 else u for name, u in free.items()}
+        loss = functional.cross_entropy(torch.func.functional_call(twin, made, (x,)), y)
+        loss.backward()
+        if clip is not None:
+            for u in free.values():
+                u.grad.clamp_(-clip, clip)
+        adam.step()
+    assert report.history[-1].loss == pytest.approx(loss.item(), rel=1e-3)
+    for name, p in model.named_parameters():
+        wanted = free[name] * free[name].abs() if p.dim() == 2 else free[name]
+        assert torch.allclose(p, wanted, rtol=1e-3, atol=1e-5), name
+
+
+def test_squares_resume_bit_for_bit_and_are_another_training(digits: Development, tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        return MLP(inputs=64, hidden=(8,), classes=10)
+
+    method = DriftAware(0.5, chips=2, parameters="square", training=Training(3, 256, 1e-2, clip=0.1))
+    whole = method.fit(build, digits, Key(0)).model.state_dict()
+
+    def stop(epoch: Any) -> None:
+        if epoch.number == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        method.fit(build, digits, Key(0), checkpoint=tmp_path / "state", progress=stop)
+    resumed = method.fit(build, digits, Key(0), checkpoint=tmp_path / "state").model.state_dict()
+    plain = replace(method, parameters="plain").fit(build, digits, Key(0)).model.state_dict()
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name])
+        assert not torch.equal(value, plain[name])
+    with pytest.raises(InputError, match="another method"):
+        replace(method, parameters="plain").fit(build, digits, Key(0), checkpoint=tmp_path / "state")
+
+
+def test_what_is_squared_and_how_methods_are_named() -> None:
+    model = Mixed()
+    model.last.weight = nn.Parameter(model.last.weight.detach(), requires_grad=False)
+    assert [id(p) for p in squared(model, "square")] == [id(model.first.weight)]
+    assert squared(model, "plain") == []
+    with pytest.raises(InputError, match="nothing to act on"):
+        squared(nn.LayerNorm(3), "square")
+    # by which checkpoints, studies and experiments of earlier versions know them
+    assert "parameters" not in repr(DriftAware()) + repr(BayesFT())
+    assert repr(DriftAware(parameters="square")).endswith("parameters='square')")
+    assert repr(BayesFT(parameters="square")).endswith("parameters='square')")
+
+
+def test_a_search_trains_squares(digits: Development) -> None:
+    def build() -> nn.Module:
+        return MLP(inputs=64, hidden=(8,), classes=10)
+
+    found = []
+    for parameters in ("plain", "square"):
+        method = BayesFT(
+            0.5,
+            trials=1,
+            training_chips=2,
+            chips=2,
+            images=50,
+            fresh_chips=2,
+            polish=None,
+            parameters=parameters,
+        )
+        found.append(method.fit(build, digits, Key(0)).model.state_dict())
+    assert not torch.equal(found[0]["fc1.weight"], found[1]["fc1.weight"])

@@ -5,7 +5,7 @@ import math
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +91,7 @@ def fit(
     training: Training | None = None,
     loss_step: LossStep | None = None,
     step: Step | None = None,
+    squared: Sequence[nn.Parameter] = (),
     method: str = "",
     progress: Callable[[Epoch], None] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -113,6 +114,7 @@ def fit(
         training: everything else about how.
         loss_step: the method, as a loss; None is `cross_entropy`.
         step: the method, as a whole gradient step, in place of a loss.
+        squared: parameters w of the model that are trained as w = u |u|: the optimiser moves u (see `Optimiser`).
         method: what loss_step or step is, settings included, in words: a checkpoint of another is refused.
         progress: called after every epoch.
         checkpoint: a file that is replaced after every epoch. If it is there, training resumes from it and ends
@@ -155,7 +157,7 @@ def fit(
             file = TrainingFile(
                 checkpoint, identity(model, settings, {"training data": (x, y), "validation data": held})
             )
-        run = _Run(model, how, step or _of_loss(loss_step or cross_entropy), key, x, y)
+        run = _Run(model, how, step or _of_loss(loss_step or cross_entropy), key, x, y, squared)
         try:
             state = State() if file is None else file.read(model, run.optimiser)
             spent = state.seconds
@@ -189,12 +191,19 @@ class _Run:
     """The state shared by the steps of one training."""
 
     def __init__(
-        self, model: nn.Module, training: Training, step: Step, key: Key, x: Batch, y: torch.Tensor
+        self,
+        model: nn.Module,
+        training: Training,
+        step: Step,
+        key: Key,
+        x: Batch,
+        y: torch.Tensor,
+        squared: Sequence[nn.Parameter] = (),
     ) -> None:
         self.model, self.training, self.step, self.key, self.x, self.y = model, training, step, key, x, y
         self.per_epoch = math.ceil(len(x) / training.batch)
         self.steps = self.per_epoch * training.epochs
-        self.optimiser = Optimiser(model, training, self.steps)
+        self.optimiser = Optimiser(model, training, self.steps, squared)
 
     def epoch(self, state: "State") -> None:
         """Train for one epoch and add it to the history.
@@ -222,7 +231,7 @@ class _Run:
                 images = augment.apply(images, drawn[chosen])
             if training.channels_last and isinstance(images, Tensor) and images.dim() == 4:
                 images = images.contiguous(memory_format=torch.channels_last)
-            self.optimiser.torch.zero_grad()
+            self.optimiser.zero_grad()
             with half, _view_errors_explained(training):
                 loss = self.step(self.model, images, y[chosen], done / self.steps)
             self.optimiser.step(done)
@@ -363,16 +372,23 @@ def one_cycle(step: int, steps: int) -> float:
 class Optimiser:
     """Adam (decoupled weight decay) or SGD, by torch, for the parameters of a model that require a gradient.
 
+    A squared parameter w = u |u| is moved by way of u, whose gradient is 2 |u| that of w: its steps are in proportion
+    to sqrt|w|. Rate, decay and clipping act on u. The model holds w, and u is the signed root of it at every step (the
+    root of a square is exact in floating point), so that nothing but w need be kept.
+
     Args:
         model: on its device.
         training: rates, decay, clipping.
         steps: the number of steps in the whole training.
+        squared: parameters of the model that are moved so.
 
     Raises:
         InputError: if no parameter requires a gradient.
     """
 
-    def __init__(self, model: nn.Module, training: Training, steps: int) -> None:
+    def __init__(
+        self, model: nn.Module, training: Training, steps: int, squared: Sequence[nn.Parameter] = ()
+    ) -> None:
         self.training, self.steps = training, steps
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
@@ -384,27 +400,41 @@ class Optimiser:
                 p.data = _channels_last(p.data)
         # The fused kernels are one pass over memory.
         fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in self.parameters)
+        roots = {id(p) for p in squared}
+        self.moved = [torch.empty_like(p.data) if id(p) in roots else p for p in self.parameters]
         decay = training.weight_decay
         self.torch: torch.optim.Optimizer
         if training.optimiser == "sgd":
             self.torch = torch.optim.SGD(
-                self.parameters, training.lr, momentum=MOMENTUM, weight_decay=decay, fused=fused
+                self.moved, training.lr, momentum=MOMENTUM, weight_decay=decay, fused=fused
             )
         else:
-            self.torch = torch.optim.AdamW(self.parameters, training.lr, weight_decay=decay, fused=fused)
-        self.torch.zero_grad()
+            self.torch = torch.optim.AdamW(self.moved, training.lr, weight_decay=decay, fused=fused)
+        self.zero_grad()
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for p in self.parameters:
+            p.grad = None
 
     def step(self, done: int) -> None:
         """Take step number `done` (from 0) along the gradients; a missing gradient counts as zero."""
         training = self.training
         share = one_cycle(done, self.steps) if training.schedule == "one-cycle" else 1.0
         self.torch.param_groups[0]["lr"] = training.lr * share
-        for p in self.parameters:
+        for p, u in zip(self.parameters, self.moved, strict=True):
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-            elif training.clip is not None:
-                p.grad.clamp_(-training.clip, training.clip)
+            if u is not p:
+                magnitude = p.data.abs().sqrt_()
+                torch.copysign(magnitude, p.data, out=u)
+                u.grad = magnitude.mul_(2).mul_(p.grad)
+            if training.clip is not None and u.grad is not None:
+                u.grad.clamp_(-training.clip, training.clip)
         self.torch.step()
+        for p, u in zip(self.parameters, self.moved, strict=True):
+            if u is not p:
+                torch.mul(u, u.abs(), out=p.data)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore a state_dict of `torch`, or one of version 0.1.0, which kept all parameters in one flat tensor."""
