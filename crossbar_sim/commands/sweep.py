@@ -123,6 +123,7 @@ def _models(request: SweepRequest, hardware: Design) -> list[Model]:
     if request.boxes is not None and not all(detects(model.module) for _, _, model in loaded):
         raise InputError("--boxes draws the boxes of detectors, and not all of these models are detectors")
     request.set_threads()
+    request.set_memory()
     ways = {"arch": request.arch, "arch_arguments": request.arch_arguments, "weights": request.weights}
     models = []
     for label, path, model in loaded:

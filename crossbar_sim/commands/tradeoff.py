@@ -72,6 +72,8 @@ def tradeoff(request: TradeoffRequest) -> None:
     check_format(request.plot)
     loaded = request.read(request.model)
     request.set_threads()
+    request.set_memory()
+    request.set_memory()
     examples = request.examples(loaded)
     own = request.calibration_data
     if own is not None and not any(
