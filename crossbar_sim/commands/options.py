@@ -514,6 +514,9 @@ class NetworkOptions:
         "Its arguments as JSON, e.g. '{\"hidden\": [64, 32]}'.",
         type=json_object("--network-arguments", '{"hidden": [64, 32]}'),
     )
+    start: str | None = option(
+        "Begin with the weights in this model file, in place of random ones.", "--from", type=PATH
+    )
     data: str = option(
         "Name or path of a data set (see `crossbar-sim data list`).", heading="Data", required=True
     )

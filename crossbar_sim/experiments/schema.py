@@ -22,6 +22,7 @@ from crossbar_sim.crossbar.layer_designs import (
 )
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.training.augment import Augment
+from crossbar_sim.nn.training.losses import check_loss_name
 from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.robustness.groups import group_of
 from crossbar_sim.robustness.metrics import check_name, is_share
@@ -197,6 +198,7 @@ class ToTrain:
         settings: of that method.
         training: fields of `nn.training.Training` that differ from the method's own recipe.
         seed: of initialisation, shuffling, dropout and training noise.
+        start: what its weights begin with: the label of another model of the file, or a path seen from its folder.
     """
 
     network: str
@@ -205,6 +207,7 @@ class ToTrain:
     settings: Mapping[str, Any]
     training: Mapping[str, Any]
     seed: int
+    start: str | None = None
 
 
 _TRAINING = tuple(f.name for f in fields(Training))
@@ -217,6 +220,7 @@ class _Train(_Table):
     method: _Text = "erm"
     arguments: dict[str, Any] = Field({}, description="a table")
     settings: dict[str, Any] = Field({}, description="a table")
+    start: _Text | None = Field(None, alias="from", description="the name of another model, or a file")
     seed: _Seed = 0
     seeds: Annotated[list[_Seed], Field(min_length=1)] | None = Field(
         None, description="a list of different integers from 0 on, such as [0, 1, 2]"
@@ -267,9 +271,13 @@ def _to_train(label: str, given: Any) -> dict[str, ToTrain]:
         with _within(f"{where}.augment: "):
             training["augment"] = Augment(**augment)
     with _within(f"{where}."):
-        Training(**training)
+        if "loss" in training:  # of code that is named here nothing is imported yet
+            check_loss_name(training["loss"])
+        Training(**{name: value for name, value in training.items() if name != "loss"})
     return {
-        name: ToTrain(table.network, table.arguments, table.method, table.settings, training, seed)
+        name: ToTrain(
+            table.network, table.arguments, table.method, table.settings, training, seed, table.start
+        )
         for name, seed in table.by_seed(label).items()
     }
 

@@ -1,9 +1,9 @@
 """Settings of a training, and the checks of them."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import nn
@@ -69,6 +69,9 @@ class Training:
     device: str | None = None
     loss: str | Loss | Callable[..., Any] | None = None
 
+    later: ClassVar[Mapping[str, object]] = {"loss": None}
+    """Fields that came after records of experiments were written, and the values with which these leave them out."""
+
     def __post_init__(self) -> None:
         for what in ("epochs", "batch", "patience"):
             value = getattr(self, what)
@@ -100,8 +103,8 @@ class Training:
     def __repr__(self) -> str:
         # Checkpoints, studies and experiments are known by this text: a field that came after them is in it only where
         # it acts, so that they stay what they were.
-        later = ("channels_last", "loss")
-        named = [f.name for f in fields(self) if f.name not in later or getattr(self, f.name)]
+        late = ("channels_last", *self.later)
+        named = [f.name for f in fields(self) if f.name not in late or getattr(self, f.name)]
         return f"Training({', '.join(f'{name}={getattr(self, name)!r}' for name in named)})"
 
 
