@@ -107,9 +107,6 @@ def _training(plan: PlannedTraining) -> dict[str, Any]:
     """What trained a model: as given and as it then was, and what the method found out."""
     method = _plain(plan.method)
     method.pop("hardware", None)  # that of the experiment
-    for name, default in plan.method.later.items():
-        if getattr(plan.method, name) == default:
-            method.pop(name)
     return {
         "network": plan.made.network,
         "arguments": _plain(dict(plan.made.arguments)),
@@ -133,7 +130,11 @@ def _notes(plan: PlannedTraining) -> Any:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        later = getattr(value, "later", {})  # fields that came after files were written
+        given = {f.name: getattr(value, f.name) for f in fields(value)}
+        return {
+            name: _plain(each) for name, each in given.items() if name not in later or each != later[name]
+        }
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -22,6 +22,7 @@ from crossbar_sim.crossbar.layer_designs import (
 )
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.training.augment import Augment
+from crossbar_sim.nn.training.losses import check_loss_name
 from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.robustness.calibration import Calibration
 from crossbar_sim.robustness.groups import group_of
@@ -271,7 +272,9 @@ def _to_train(label: str, given: Any) -> dict[str, ToTrain]:
         with _within(f"{where}.augment: "):
             training["augment"] = Augment(**augment)
     with _within(f"{where}."):
-        Training(**training)
+        if "loss" in training:  # of code that is named here nothing is imported yet
+            check_loss_name(training["loss"])
+        Training(**{name: value for name, value in training.items() if name != "loss"})
     return {
         name: ToTrain(
             table.network, table.arguments, table.method, table.settings, training, seed, table.start
