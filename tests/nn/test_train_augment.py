@@ -25,20 +25,20 @@ def twin(x: torch.Tensor, crop: int, drawn: torch.Tensor) -> torch.Tensor:
 def test_the_gather_equals_its_twin(crop: int, flip: bool) -> None:
     augment = Augment(crop, flip)
     x = torch.arange(6 * 2 * 3 * 5, dtype=torch.float32).reshape(6, 2, 3, 5) + 1
-    drawn = augment.draw(6, Key(3), CPU)
+    drawn = augment.draw(6, Key(3), 1, CPU)
     assert torch.equal(augment.apply(x, drawn), twin(x, crop, drawn))
 
 
 def test_draws_are_fair_and_named() -> None:
     augment = Augment(2, True)
-    drawn = augment.draw(5000, Key(0), CPU)
-    assert torch.equal(drawn, augment.draw(5000, Key(0), CPU))
-    assert not torch.equal(drawn, augment.draw(5000, Key(1), CPU))
+    drawn = augment.draw(5000, Key(0), 1, CPU)
+    assert torch.equal(drawn, augment.draw(5000, Key(0), 1, CPU))
+    assert not torch.equal(drawn, augment.draw(5000, Key(1), 1, CPU))
     assert drawn[:, :2].min() == 0
     assert drawn[:, :2].max() == 4
     assert drawn[:, 2].float().mean().item() == pytest.approx(0.5, abs=0.03)
-    assert Augment(2).draw(100, Key(0), CPU)[:, 2].max() == 0
-    assert Augment(flip=True).draw(100, Key(0), CPU)[:, :2].max() == 0
+    assert Augment(2).draw(100, Key(0), 1, CPU)[:, 2].max() == 0
+    assert Augment(flip=True).draw(100, Key(0), 1, CPU)[:, :2].max() == 0
 
 
 def test_normalisation_gives_mean_0_and_variance_1_and_travels_with_the_network() -> None:
