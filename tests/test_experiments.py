@@ -129,7 +129,6 @@ REFUSED = [
     (("chips = 3\n", "chips = [4294967296]\n"), "a list of their numbers from 0 to 4294967295"),
     (("chips = 3\n", "chips = [-1]\n"), "expected a number of chips, or a list"),
     (("chips = 3\n", "chips = 3\nmetric = \"map\"\n"), "metric='map'"),
-    (("chips = 3\nthreshold = 0.5", "half_width = 0.01\nmetric = \"output_error\""), "half_width needs a score"),
     (("chips = 3\n", "half_width = 5\n"), "0.005 is half a point"),
 ]  # fmt: skip
 

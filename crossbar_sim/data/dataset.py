@@ -160,11 +160,23 @@ class Splits:
             InputError: if this data is for testing only.
         """
         if self.train is None or self.validation is None:
-            raise InputError(
+            raise InputError(self._nothing_to_train_on())
+        return Development(self.train, self.validation)
+
+    def _nothing_to_train_on(self) -> str:
+        if not self.name.lower().endswith(".npz"):
+            return (
                 f"{self.name}: this data is a test split only, there is nothing to train on; "
                 "train on one of the named data sets, or build Development(train, validation)"
             )
-        return Development(self.train, self.validation)
+        inputs = [f"{name}_train" for name, _ in named_of(self.test.x)]
+        labels = "labels_train" if isinstance(self.test.x, Inputs) else "y_train"
+        if self.train is not None:
+            return f"{self.name}: {inputs[0]} has too few examples to hold any back: add x_val and y_val to the file"
+        return (
+            f"{self.name}: this data is a test split only, there is nothing to train on; add the arrays "
+            f"{', '.join((*inputs, labels))} to the file (x and y are the test examples)"
+        )
 
     @cached_property
     def fingerprint(self) -> str:

@@ -15,7 +15,7 @@ from crossbar_sim import __version__
 from crossbar_sim.files import write_text
 from crossbar_sim.report import tables
 from crossbar_sim.report.charts import CONFIG, curves, differences, histograms, library, sensitivity, yields
-from crossbar_sim.report.formatting import counted, law_of, range_text, sigma_text
+from crossbar_sim.report.formatting import Scale, counted, law_of, range_text, sigma_text
 from crossbar_sim.report.headline import headline, mixed_words
 from crossbar_sim.report.rows import Costs, View, check_threshold, default_threshold, differing, narrowed
 from crossbar_sim.robustness.drawn_scores import MOST_CHIPS
@@ -288,7 +288,13 @@ def images_words(identity: Mapping[str, Any]) -> str:
     if not images.get("drawn"):
         return f"the same {shown} examples on every chip"
     half = images.get("half")
-    until = f", until the mean is known to ± {100 * half:g} points" if isinstance(half, int | float) else ""
+    until = ""
+    if isinstance(half, int | float):
+        scale = Scale.of(str(identity.get("metric")))
+        shown = f"{100 * half:g} points" if scale.per_cent else f"{half:g} of {scale.compared}"
+        until = f", until the mean is known to ± {shown}"
+    if images.get("minimum") == count:
+        return f"the same {shown} examples on every chip{until}"
     return f"drawn separately for each chip from {shown}{until}"
 
 

@@ -309,7 +309,7 @@ class View:
             passing=None if self.limit is None else _share(point, self.limit),
             chips=len(point.chips),
             images=point.images,
-            drawn=point.drawn,
+            drawn=point.drawn and point.images < point.population,
         )
 
     def chips(self, most: int | None = None) -> Iterator[ChipRow]:
@@ -454,13 +454,13 @@ class View:
         limits = thresholds([value for _, point in points for value in point.values], self.scale, steps)
         found = {}
         for label, point in points:
-            places = limits
-            if not point.drawn:
+            places, drawn = limits, point.drawn and point.images < point.population
+            if not drawn:
                 scores = sorted({self.scale.shown(value) for value in point.values})
                 scores = [scores[i] for i in spread_evenly(len(scores), most)]
                 places = sorted({*scores, limits[0], limits[-1]})
             found[label] = [
-                YieldRow(label, sigma, point.drawn, limit, _share(point, self.scale.stored(limit)))
+                YieldRow(label, sigma, drawn, limit, _share(point, self.scale.stored(limit)))
                 for limit in places
             ]
         return found

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crossbar_sim.data.inputs import Batch
@@ -103,14 +101,6 @@ class DetectionReference(Reference):
     def score(self, model: nn.Module) -> DetectionScore:
         """The score of a programmed model; boxes that are not finite find nothing."""
         return self._score(torch.cat([t.cpu() for t in outputs(model, self.x, self.block, self.fixed)]))
-
-    def right(self, model: nn.Module, images: Tensor, metric: str) -> NDArray[np.float64]:
-        """Refuse: an image alone has no precision.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError(f"{metric} is not a mean over images: give chips, not a half-width")
 
     def _score(self, found: Tensor) -> DetectionScore:
         assert self.y is not None

@@ -332,7 +332,8 @@ class AnyModel:
         subject, reference = self.subject, self.subject.reference
         calibrator = subject.calibrator
         with nullcontext(self.analog) if calibrator is None else calibrator.fitted(self.analog) as model:
-            if images is None:
+            # on all examples, numbers of the whole data set need no estimate
+            if images is None or (images >= len(reference.x) and not described(subject.metric).mean):
                 value, variance = reference.score(model).value(subject.metric), 0.0
             else:
                 drawn = draw(subject.strata, images, self.key, chip)

@@ -96,6 +96,11 @@ class Metric:
         return self.function is not None or self.sums is not None
 
     @property
+    def accumulates(self) -> bool:
+        """Whether it is a torchmetrics metric, which gives one number for all blocks that it has seen."""
+        return _torchmetric(self.function) is not None
+
+    @property
     def streams(self) -> bool:
         """Whether it needs no more than one block of outputs at a time."""
         return self.sums is not None

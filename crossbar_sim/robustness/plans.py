@@ -14,8 +14,7 @@ from crossbar_sim.data.inputs import call
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness import two_stage
 from crossbar_sim.robustness.evaluator import Job, Subject
-from crossbar_sim.robustness.metrics import described, names_code
-from crossbar_sim.robustness.score import check_shares
+from crossbar_sim.robustness.metrics import PER_CENT, described
 from crossbar_sim.store.records import Task, Trial
 
 MOST_PILOT, MOST = 100_000, 1e12
@@ -85,44 +84,51 @@ class EveryImage:
         return Job(sigma, left) if left else None
 
 
+WHOLE_PILOT = 16
+"""Chips of a pilot on all images, and the fewest of an interval: with so many, intervals of normal scores that end by
+their own width cover 94 to 95 %."""
+
+
 @dataclass(frozen=True)
 class HalfWidth:
-    """The interval budget: until the mean of every point is known to +- half (docs/statistics.md)."""
+    """The interval budget: until the mean of every point is known to +- half (docs/statistics.md).
+
+    Each chip gets images of its own where the score is a mean over images, and all of them where it is a number of the
+    whole data set (perplexity, mean IoU, RMSE). Of a perplexity, half is of its natural logarithm: 0.02 is 2 %.
+    """
 
     half: float
     chips: None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.half, Real) or isinstance(self.half, bool) or not 0 < self.half < 0.5:
+        if not isinstance(self.half, Real) or isinstance(self.half, bool) or not 0 < self.half < math.inf:
+            raise InputError(f"half_width={self.half!r}: a half-width is finite and > 0, e.g. 0.005")
+
+    def check_metric(self, metric: str) -> None:
+        """Refuse a half-width that a metric cannot have.
+
+        Raises:
+            InputError: of a share, from 0.5 on.
+        """
+        if self.half >= 0.5 and described(metric).unit == PER_CENT:
             raise InputError(
                 f"half_width={self.half!r}: a half-width of shares lies between 0 and 0.5; 0.005 is half a point"
             )
 
-    @staticmethod
-    def check_metric(metric: str) -> None:
-        """Refuse a metric that is not a mean over images.
-
-        Raises:
-            InputError: if it is not.
-        """
-        if not names_code(metric) and not described(metric).mean:
-            raise InputError(
-                f"half_width needs a score that is a mean over images, accuracy or agreement: {metric} is "
-                "not; sweep it with chips"
-            )
-
     def images(self, subject: Subject) -> Mapping[str, Any]:
-        """Drawn for each chip: all that the plan of a task follows from.
+        """All that the plan of a task follows from.
 
         Raises:
-            InputError: if the metric is not a mean over images.
+            InputError: see `check_metric`.
         """
         self.check_metric(subject.metric)
-        reference = subject.reference
-        if reference.function is not None and reference.function.function is not None:
-            check_shares(subject.metric, reference.function.evaluate(reference.clean, reference.targets))
         strata = subject.strata
-        plan = two_stage.Plan(self.half, strata.population, strata.minimum, chip_cost(subject))
+        cost = chip_cost(subject)
+        if subject.reference.estimable(subject.metric):
+            plan = two_stage.Plan(self.half, strata.population, strata.minimum, cost)
+        else:
+            count = strata.population
+            plan = two_stage.Plan(self.half, count, count, cost, pilot_chips=WHOLE_PILOT, pilot_images=count)
         settings = {name: value for name, value in asdict(plan).items() if not name.startswith("_")}
         return {"count": strata.population, "drawn": True, **settings}
 

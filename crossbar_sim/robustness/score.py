@@ -503,6 +503,19 @@ class Reference:
         ).numpy()
         return shares
 
+    def estimable(self, metric: str) -> bool:
+        """Whether some of the examples can estimate a chip's score: a mean over examples of values in 0 .. 1.
+
+        Args:
+            metric: the name of a built-in metric, or that of the function.
+        """
+        if self.function is None or self.function.function is None:
+            return bool(described(metric).mean)
+        if self.function.accumulates:
+            return False
+        values = self.function.evaluate(self.clean, self.targets, self.judged)
+        return values.ndim == 1 and bool(((values >= 0) & (values <= 1)).all())
+
     def _share(self, hits: Tensor) -> float:
         if self.judged is not None:
             return float((hits & self.judged).sum()) / int(self.judged.sum())

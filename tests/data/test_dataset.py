@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from crossbar_sim.data import Development, Split, Splits
+from crossbar_sim.data.inputs import Inputs
 from crossbar_sim.errors import InputError
 
 X = torch.arange(12, dtype=torch.float32).reshape(4, 3)
@@ -31,6 +32,15 @@ def test_development_has_no_way_to_the_test_split() -> None:
 def test_data_for_testing_only_cannot_be_developed_on() -> None:
     with pytest.raises(InputError, match="test split only"):
         _ = splits(train=None, validation=None).development
+    named = Inputs(
+        kwargs={"input_ids": torch.zeros(len(X), 3, dtype=torch.int64), "mask": torch.ones(len(X), 3)}
+    )
+    for test, arrays in (
+        (Split(X), "x_train, y_train"),
+        (Split(named), "input_ids_train, mask_train, labels_train"),
+    ):
+        with pytest.raises(InputError, match=f"mine.npz: .*add the arrays {arrays} to the file"):
+            _ = splits(name="mine.npz", train=None, validation=None, test=test).development
 
 
 def test_a_split_is_frozen() -> None:

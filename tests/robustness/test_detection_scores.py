@@ -91,8 +91,6 @@ def test_what_a_layer_costs_alone(scenes):
 
 def test_what_a_detector_cannot_be_asked(scenes):
     model = Oracle()
-    with pytest.raises(InputError, match="map is not; sweep it with chips"):
-        robustness({"oracle": model}, scenes, sigmas=[0.2], half_width=0.01)
     with pytest.raises(InputError, match="judged by map or map50"):
         robustness({"oracle": model}, scenes, sigmas=[0.2], chips=2, metric="accuracy")
     with pytest.raises(InputError, match="give --data pennfudan"):
@@ -101,8 +99,6 @@ def test_what_a_detector_cannot_be_asked(scenes):
         deploy(model, scenes.x, scenes.y, Hardware.preset("bayesft", sigma=0.2))
     with pytest.raises(InputError, match="tells classes apart"):
         reference_of(nn.Linear(2, 2), scenes.x, scenes.y, 8)
-    with pytest.raises(InputError, match="not a mean over images"):
-        DetectionReference.of(model, scenes.x, scenes.y).right(model, torch.tensor([0]), "map")
 
 
 def test_a_classifier_is_judged_as_before():

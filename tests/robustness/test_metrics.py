@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -141,12 +142,15 @@ def test_a_half_width_takes_a_function_with_values_per_example(network, digits, 
     assert high - low <= 0.08
     exact = robustness({"a": network}, data, PAPER, [0.6], chips=60, metric=own.top3).curve("a")[0].summary
     assert abs(point.summary.mean - exact.mean) < 0.08
-    with pytest.raises(InputError, match="one number per example"):
-        robustness({"a": network}, data, half_width=0.04, metric=own.cross_entropy)
-    with pytest.raises(InputError, match=r"in 0 \.\. 1, and .*lambda> gives"):
-        robustness(
-            {"a": network}, Split(data[0] * 9, None), half_width=0.04, metric=lambda o, t: o.norm(dim=1)
-        )
+    unbounded = Split(data[0], None), lambda o, t: o.norm(dim=1), 4.0
+    for part, metric, half in (
+        (data, own.cross_entropy, 0.3),
+        unbounded,
+    ):  # no part of the examples can estimate them
+        (point,) = robustness({"a": network}, part, PAPER, [0.6], half_width=half, metric=metric).curve("a")
+        assert point.images == len(part[0] if isinstance(part, tuple) else part.x)
+        assert point.variances == (0.0,) * len(point.chips)
+        assert np.ptp(point.summary.ci95) <= 2 * half
 
 
 def test_workers_import_the_function(network, digits, own):

@@ -145,8 +145,24 @@ def test_an_interval_budget_is_met_and_is_about_the_same_mean(data):
     assert (high - low) / 2 <= 0.02
     (whole,) = robustness(models, data, sigmas=[0.3], chips=400).curve("a")
     assert abs(whole.summary.mean - point.summary.mean) < 0.02 * 1.6
-    with pytest.raises(InputError, match="output_error is not"):
-        robustness(models, data, sigmas=[0.3], half_width=0.02, metric="output_error")
+    with pytest.raises(InputError, match=r"0\.005 is half a point"):
+        robustness(models, data, sigmas=[0.3], half_width=0.5)
+
+
+@pytest.mark.parametrize(("metric", "half"), [("output_error", 0.03), ("perplexity", 0.003), ("f1", 0.02)])
+def test_numbers_of_the_whole_data_set_get_chips_until_their_interval_is_narrow_enough(data, metric, half):
+    def curve(**more):
+        (point,) = robustness({"a": net()}, data, sigmas=[0.3], metric=metric, **more).curve("a")
+        return point
+
+    point = curve(half_width=half)
+    assert point.done is not None
+    assert point.done.reached
+    assert point.images == len(data.test.x)
+    low, high = point.summary.ci95  # of a perplexity, of its logarithm
+    assert (high - low) / 2 <= half
+    assert point.values == curve(chips=len(point.chips)).values
+    assert len(curve(half_width=half / 4).chips) > len(point.chips) >= 16
 
 
 def test_a_budget_measures_a_chip_that_is_all_chips_once_and_on_all_images(data):
