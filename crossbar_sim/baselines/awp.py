@@ -107,10 +107,11 @@ class Awp(Method):
         """One gradient at the perturbed weights, which are then put back; see `nn.training.settings.Step`."""
         if self.input_attack is not None:
             x = attack(model, one_tensor(x, "input_attack"), y, self.input_attack, self.attack_steps, within)
+        smoothing = self.training.label_smoothing
         weights = [weight for _, weight in perturbed(model)]
         with statistics_kept(model):
             loss = functional.cross_entropy(
-                logits(model, x.clone()), y
+                logits(model, x.clone()), y, label_smoothing=smoothing
             )  # x is needed again, whatever the forward writes
             # by autograd.grad, so that .grad holds the second gradient alone
             ascent = torch.autograd.grad(loss, weights, allow_unused=True)
@@ -120,7 +121,7 @@ class Awp(Method):
                 if gradient is not None:
                     length = gradient.norm().clamp_min(torch.finfo(gradient.dtype).tiny)
                     weight.add_(gradient * (self.gamma * weight.norm() / length))
-        loss = functional.cross_entropy(logits(model, x), y)
+        loss = functional.cross_entropy(logits(model, x), y, label_smoothing=smoothing)
         loss.backward()
         if not self.as_published:
             with torch.no_grad():

@@ -173,13 +173,22 @@ class DriftAware(Method):
             raise InputError(
                 "temperature multiplies logits, and a detector's loss is made of more: set temperature=false"
             )
-        layers = weight_layers(model) if self.temperature else 0
+        layers, smoothing = weight_layers(model) if self.temperature else 0, self.training.label_smoothing
         copies = factor_copies(self.hardware)
         if copies is not None:
             design = Hardware.preset("bayesft") if self.hardware is None else self.hardware
-            return DriftedStep(self.sigmas, self.chips, layers, key, copies=copies, hardware=design)
+            return DriftedStep(
+                self.sigmas,
+                self.chips,
+                layers,
+                key,
+                copies=copies,
+                hardware=design,
+                label_smoothing=smoothing,
+            )
         assert self.hardware is not None
-        return AnalogStep(self.hardware, None if self.sigma is None else self.sigmas, self.chips, layers, key)
+        sigmas = None if self.sigma is None else self.sigmas
+        return AnalogStep(self.hardware, sigmas, self.chips, layers, key, smoothing)
 
     def sigmas(self, share: float, chips: int) -> Sequence[float]:
         """Each chip's sigma when `share` of the training is done."""
@@ -425,6 +434,7 @@ class AnalogStep:
         chips: per step.
         layers: as in `DriftedStep`.
         key: its seed and names tell training chips from all others.
+        label_smoothing: of the cross-entropy.
     """
 
     def __init__(
@@ -434,8 +444,10 @@ class AnalogStep:
         chips: int,
         layers: int,
         key: Key,
+        label_smoothing: float = 0.0,
     ) -> None:
         self.hardware, self.sigmas, self.chips, self.layers = hardware, sigmas, chips, layers
+        self.label_smoothing = label_smoothing
         self.seed = key.fold("training chips").integer()
         self._of: tuple[nn.Module, torch.device, nn.Module, int] | None = None
 
@@ -453,7 +465,8 @@ class AnalogStep:
                 set_hardware(analog, at_sigma(self.hardware, sigmas[i]))
                 temperature = math.exp(-layers * sigmas[i] ** 2 / 2)
             set_chip(analog, chip)
-            loss = task_loss(analog, images, labels, temperature) * (len(images) / len(x))
+            loss = task_loss(analog, images, labels, temperature, self.label_smoothing)
+            loss = loss * (len(images) / len(x))
             loss.backward()
             total += loss.detach()
         return total
@@ -502,6 +515,7 @@ class DriftedStep:
         copies: cells per weight.
         hardware: the design that the factors are of, on whose arrays a network trains that takes parameters past
             their cells (a copy kept in a cache, `functional_call`); None: the factors are all there is.
+        label_smoothing: of the cross-entropy.
     """
 
     def __init__(
@@ -513,9 +527,11 @@ class DriftedStep:
         batched: bool = True,
         copies: int = 1,
         hardware: Design | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         self.sigmas, self.chips, self.layers, self.key = sigmas, chips, layers, key
         self.batched, self.copies, self.hardware = batched, copies, hardware
+        self.label_smoothing = label_smoothing
         self._of: tuple[nn.Module, TrainingChips, BatchedSequence | None, AnalogStep | None] | None = None
 
     def __call__(self, model: nn.Module, x: Batch, y: Tensor, share: float) -> Tensor:
@@ -528,8 +544,8 @@ class DriftedStep:
         drawn.draw(sigmas)
         temperatures = [math.exp(-self.layers * sigma**2 / 2) for sigma in sigmas]
         if sequence is not None and isinstance(x, Tensor) and sequence.takes(x):
-            return batched(sequence, drawn, x, y, temperatures)
-        return chip_by_chip(model, drawn, x, y, temperatures)
+            return batched(sequence, drawn, x, y, temperatures, self.label_smoothing)
+        return chip_by_chip(model, drawn, x, y, temperatures, self.label_smoothing)
 
     def _prepared(
         self, model: nn.Module, x: Batch
@@ -544,7 +560,9 @@ class DriftedStep:
             sequence = BatchedSequence.of(model) if self.batched else None
             arrays = None
             if sequence is None and self.hardware is not None and not _all_drift(model, self.hardware, x):
-                arrays = AnalogStep(self.hardware, self.sigmas, self.chips, self.layers, self.key)
+                arrays = AnalogStep(
+                    self.hardware, self.sigmas, self.chips, self.layers, self.key, self.label_smoothing
+                )
             known = self._of = (
                 model,
                 TrainingChips(model, self.chips, self.key, self.copies),
@@ -578,7 +596,12 @@ def _all_drift(model: nn.Module, hardware: Design, x: Batch) -> bool:
 
 
 def batched(
-    sequence: BatchedSequence, drawn: TrainingChips, x: Tensor, y: Tensor, temperatures: Sequence[float]
+    sequence: BatchedSequence,
+    drawn: TrainingChips,
+    x: Tensor,
+    y: Tensor,
+    temperatures: Sequence[float],
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Run all chips by batched products. Sets the gradients and returns the loss."""
     chips, n = len(temperatures), len(x)
@@ -599,9 +622,11 @@ def batched(
     logits = sequence(x, lambda p: _Drifted.apply(p, factor[id(p)]))
     logits = logits * logits.new_tensor(temperatures)[:, None, None]
     if real is None:
-        loss = functional.cross_entropy(logits.flatten(0, 1), y.flatten())
+        loss = functional.cross_entropy(logits.flatten(0, 1), y.flatten(), label_smoothing=label_smoothing)
     else:
-        each = functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
+        each = functional.cross_entropy(
+            logits.flatten(0, 1), y.flatten(), reduction="none", label_smoothing=label_smoothing
+        )
         loss = each.view_as(real).mul(real).sum() / n
     loss.backward()
     return loss.detach()
@@ -624,7 +649,12 @@ class _Drifted(torch.autograd.Function):
 
 
 def chip_by_chip(
-    model: nn.Module, drawn: TrainingChips, x: Batch, y: Tensor, temperatures: Sequence[float]
+    model: nn.Module,
+    drawn: TrainingChips,
+    x: Batch,
+    y: Tensor,
+    temperatures: Sequence[float],
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Run any model with the parameters of one chip after another. Sets the gradients and returns the loss."""
     chips = len(temperatures)
@@ -638,7 +668,7 @@ def chip_by_chip(
             with torch.no_grad():
                 for p, before, factors in zip(parameters, clean, drawn.factors, strict=True):
                     torch.mul(before, factors[chip], out=p.detach())
-            loss = task_loss(model, images, labels, temperature) * (len(images) / len(x))
+            loss = task_loss(model, images, labels, temperature, label_smoothing) * (len(images) / len(x))
             loss.backward()
             total += loss.detach()
             for p, gradient, factors in zip(parameters, gradients, drawn.factors, strict=True):

@@ -17,6 +17,7 @@ from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.files.architectures import names_code, user_factory, user_network
 from crossbar_sim.nn.files.checkpoint import save_checkpoint
 from crossbar_sim.nn.networks import NETWORKS, build
+from crossbar_sim.nn.training.augment import Augment
 from crossbar_sim.validate import unknown
 
 DETECTION: dict[str, Any] = {"epochs": 20, "batch": 8, "lr": 3e-3}
@@ -25,6 +26,15 @@ DETECTION: dict[str, Any] = {"epochs": 20, "batch": 8, "lr": 3e-3}
 
 DETECTION_SEARCH: dict[str, Any] = {"epochs": 3, "batch": 8, "training_chips": 4}
 """The same for one trial of a search."""
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "fastconv": {
+        "epochs": 8, "batch": 1000, "optimiser": "muon", "lr": 0.1, "schedule": "linear", "label_smoothing": 0.2,
+        "channels_last": True, "augment": Augment(2, "alternating", "reflect"),
+    }
+}  # fmt: skip
+"""Default training of a network by name, whatever the method, in `train`: experiment files say all of theirs."""
 
 
 def validation_in_words(network: object, score: float) -> str:

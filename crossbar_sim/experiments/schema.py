@@ -262,10 +262,9 @@ def _to_train(label: str, given: Any) -> dict[str, ToTrain]:
         )
     training = {name: given[name] for name in _TRAINING if name in given}
     if "augment" in training:
-        augment = is_table(training["augment"], f"{where}.augment")
-        _check_keys(augment, [f.name for f in fields(Augment)], f"{where}.augment")
-        with _within(f"{where}.augment: "):
-            training["augment"] = Augment(**augment)
+        training["augment"] = Augment.of(
+            is_table(training["augment"], f"{where}.augment"), f"{where}.augment"
+        )
     with _within(f"{where}."):
         Training(**training)
     return {

@@ -211,7 +211,7 @@ def test_tied_and_double_precision_parameters_train() -> None:
         ({"lr": math.nan}, "lr=nan"),
         ({"lr": "fast"}, "lr='fast'"),
         ({"optimiser": "lion"}, "adam, sgd"),
-        ({"schedule": "step"}, "one-cycle, constant"),
+        ({"schedule": "step"}, "one-cycle, triangular, linear, constant"),
         ({"weight_decay": -1.0}, "weight_decay=-1.0"),
         ({"clip": 0.0}, "clip=0.0"),
         ({"patience": 0}, "patience=0"),

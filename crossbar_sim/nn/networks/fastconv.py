@@ -47,7 +47,9 @@ class Stage(nn.Sequential):
         rate: of the dropout site at the end.
     """
 
-    def __init__(self, inputs: int, maps: int, normalisation: str | None, activation: str, rate: float) -> None:
+    def __init__(
+        self, inputs: int, maps: int, normalisation: str | None, activation: str, rate: float
+    ) -> None:
         super().__init__()
         kind = activation_type(activation)
         for i, before in enumerate((inputs, maps), start=1):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.seeding import whole_numbers
 from crossbar_sim.rng import Key
-from crossbar_sim.validate import is_int
+from crossbar_sim.validate import is_int, show, unknown
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,32 @@ class Augment:
         if self.padding not in ("zeros", "reflect"):
             raise InputError(f"padding={self.padding!r} must be one of zeros, reflect")
         if self.padding != "zeros" and not self.crop:
-            raise InputError(f"padding={self.padding!r} with crop=0: nothing is padded, set crop or leave it out")
+            raise InputError(
+                f"padding={self.padding!r} with crop=0: nothing is padded, set crop or leave it out"
+            )
         if not self.crop and not self.flip:
             raise InputError(
                 "an augmentation with crop=0 and flip=False does nothing: set one, or leave it out"
             )
+
+    @classmethod
+    def of(cls, given: object, where: str) -> "Augment":
+        """From a table of its fields, as files and the command line give it.
+
+        Raises:
+            InputError: naming `where` and the field.
+        """
+        if isinstance(given, Augment):
+            return given
+        if not isinstance(given, dict):
+            raise InputError(f"{where}={show(given)}: expected a table such as {{crop = 2, flip = true}}")
+        for name in given:
+            if name not in (known := [f.name for f in fields(cls)]):
+                raise InputError(unknown(f"[{where}]: the key", name, known))
+        try:
+            return cls(**given)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
 
     def __repr__(self) -> str:
         # Part of the text by which trainings are known: `padding` came later, and is in it only where it acts.
@@ -64,8 +85,8 @@ class Augment:
             )
         if self.padding == "reflect" and self.crop >= min(x.shape[2:]):
             raise InputError(
-                f"crop={self.crop} with padding='reflect': images of {x.shape[2]} x {x.shape[3]} pixels reflect at most "
-                f"{min(x.shape[2:]) - 1}"
+                f"crop={self.crop} with padding='reflect': images of {x.shape[2]} x {x.shape[3]} pixels reflect "
+                f"at most {min(x.shape[2:]) - 1}"
             )
 
     def draw(self, n: int, key: Key, epoch: int, device: torch.device) -> Tensor:

@@ -77,9 +77,7 @@ class FitReport:
         return self.history[-1 if self.kept is None else self.kept - 1].validation_accuracy
 
 
-def cross_entropy(
-    model: nn.Module, x: Batch, y: torch.Tensor, label_smoothing: float = 0.0
-) -> torch.Tensor:
+def cross_entropy(model: nn.Module, x: Batch, y: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
     """The plain loss step (empirical risk minimisation); a detector brings its own loss."""
     return task_loss(model, x, y, label_smoothing=label_smoothing)
 
@@ -365,6 +363,7 @@ def accuracy(model: nn.Module, x: Batch, y: torch.Tensor) -> float:
 
 WARM_UP = 0.3
 """The share of the steps in which the learning rate rises."""
+
 
 def one_cycle(step: int, steps: int) -> float:
     """The learning rate of `step` (0 .. steps - 1) as a share of the highest.

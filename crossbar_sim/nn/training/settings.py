@@ -56,8 +56,8 @@ class Training:
         momentum: of SGD and Muon.
         nesterov: whether the momentum of SGD is Nesterov's; Muon's always is.
         vector_lr: the highest learning rate of the parameters that Muon leaves to SGD; None: lr.
-        label_smoothing: share of a target's probability that is spread over all classes, in [0, 1) (Szegedy et al., 2016,
-            arXiv:1512.00567). It acts in the losses of this package's methods, not in a loss of your own.
+        label_smoothing: share of a target's probability that is spread over all classes, in [0, 1) (Szegedy et al.,
+            2016, arXiv:1512.00567). It acts in the losses of this package's methods, not in a loss of your own.
 
     Raises:
         InputError: naming the field, what was given and what is allowed.
@@ -120,7 +120,8 @@ class Training:
         if self.vector_lr is not None:
             if self.optimiser != "muon":
                 raise InputError(
-                    f"vector_lr={self.vector_lr!r} with optimiser={self.optimiser!r}: it is a setting of muon; leave it out"
+                    f"vector_lr={self.vector_lr!r} with optimiser={self.optimiser!r}: it is a setting of muon; "
+                    "leave it out"
                 )
             if not is_real(self.vector_lr) or not 0 < self.vector_lr < math.inf:
                 raise InputError(f"vector_lr={self.vector_lr!r}: a learning rate is a finite number > 0")
