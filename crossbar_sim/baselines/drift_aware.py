@@ -1,7 +1,7 @@
 """Drift-aware training: every gradient step uses several newly drawn chips."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, ClassVar, Literal, get_args
@@ -61,7 +61,8 @@ class DriftAware(Method):
     gradient takes their slope; rounding to levels is passed straight through.
 
     Args:
-        sigma: of ln g; or (low, high): each chip's is uniform between them; None: the design as it is.
+        sigma: of ln g; or (low, high), also as the text "low:high": each chip's is uniform between them; None: the
+            design as it is.
         chips: per step.
         ramp: the share of the training over which sigma rises from 0 in a straight line; 0: fixed from the start.
         temperature: whether the logits of a chip are multiplied by exp(-K sigma^2 / 2), K weight layers in a row,
@@ -77,7 +78,7 @@ class DriftAware(Method):
         InputError: if a setting is out of range, or has nothing to act on.
     """
 
-    sigma: float | tuple[float, float] | None = 1.0
+    sigma: float | tuple[float, float] | str | None = 1.0
     chips: int = 8
     ramp: float = 0.5
     temperature: bool = True
@@ -86,6 +87,7 @@ class DriftAware(Method):
     training: Training = RECIPE
     parameters: Parameters = "plain"
     kind: ClassVar[str] = "drift-aware"
+    later: ClassVar[Mapping[str, object]] = {"parameters": "plain"}
     citation: ClassVar[str] = (
         "Joshi et al., Accurate deep neural network inference using computational phase-change memory, Nature "
         "Communications 11 (2020) 2473 (noise in training); several chips per step, the reparametrised gradient and "
@@ -96,6 +98,8 @@ class DriftAware(Method):
         check_training(self.training)
         if self.hardware is not None:
             object.__setattr__(self, "hardware", as_design(self.hardware))
+        if isinstance(self.sigma, str):
+            object.__setattr__(self, "sigma", _range(self.sigma))
         check_integer("chips", self.chips, 1)
         if self.chips > self.training.batch:
             raise InputError(
@@ -110,7 +114,7 @@ class DriftAware(Method):
         self._check_sigma()
 
     def __repr__(self) -> str:
-        return shown(self, {"parameters": "plain"})
+        return shown(self)
 
     def _check_sigma(self) -> None:
         if self.sigma is None:
@@ -232,7 +236,21 @@ def squared(model: nn.Module, parameters: Parameters) -> list[nn.Parameter]:
     return [*found.values()]
 
 
-def _limits(sigma: float | tuple[float, float]) -> tuple[float, float]:
+def _range(text: str) -> tuple[float, float]:
+    """`0.27:0.9` as (0.27, 0.9).
+
+    Raises:
+        InputError: if it is something else.
+    """
+    try:
+        low, high = map(float, text.split(":"))
+    except ValueError:
+        raise InputError(f"sigma={text!r}: a number, or low:high such as 0.27:0.9") from None
+    return low, high
+
+
+def _limits(sigma: float | tuple[float, float] | str) -> tuple[float, float]:
+    assert not isinstance(sigma, str)  # __post_init__ has read it
     if isinstance(sigma, tuple):
         if len(sigma) != 2:
             raise InputError(f"sigma={sigma!r}: a number, or (low, high)")

@@ -52,6 +52,8 @@ class Method(ABC):
 
     kind: ClassVar[str]
     citation: ClassVar[str]
+    later: ClassVar[Mapping[str, object]] = {}
+    """Fields that came after files were written, and their defaults: files name them only where they differ."""
     training: Training
 
     @abstractmethod
@@ -78,18 +80,13 @@ class Method(ABC):
         """
 
 
-def shown(method: Method, later: Mapping[str, object]) -> str:
-    """The repr of a method, by which checkpoints, studies and experiments know it.
-
-    Args:
-        method: a dataclass.
-        later: fields that came after files were written, and their defaults: they are named only where they differ.
-    """
+def shown(method: Method) -> str:
+    """The repr of a method, by which checkpoints, studies and experiments know it: without `later` at its defaults."""
     named = [
         f"{f.name}={value!r}"
         for f in fields(method)  # type: ignore[arg-type]
         for value in [getattr(method, f.name)]
-        if f.name not in later or value != later[f.name]
+        if f.name not in method.later or value != method.later[f.name]
     ]
     return f"{type(method).__name__}({', '.join(named)})"
 

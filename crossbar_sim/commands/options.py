@@ -514,6 +514,9 @@ class NetworkOptions:
         "Its arguments as JSON, e.g. '{\"hidden\": [64, 32]}'.",
         type=json_object("--network-arguments", '{"hidden": [64, 32]}'),
     )
+    start: str | None = option(
+        "Begin with the weights in this model file, in place of random ones.", "--from", type=PATH
+    )
     data: str = option(
         "Name or path of a data set (see `crossbar-sim data list`).", heading="Data", required=True
     )
@@ -550,6 +553,29 @@ class ThreadOptions:
 
 
 @dataclass(frozen=True)
+class MemoryOptions:
+    """Memory for the weights of a chip."""
+
+    HEADING: ClassVar = "Computation"
+
+    memory: float | None = option(
+        "GiB for the weights of a chip. If they take more, the largest arrays are programmed for each use, which takes "
+        "longer; results do not depend on it.  [default: half of what is free]"
+    )
+
+    def set_memory(self) -> None:
+        """Let the weights of a chip take so much.
+
+        Raises:
+            InputError: if it is negative.
+        """
+        if self.memory is not None:
+            from crossbar_sim.memory import set_room
+
+            set_room(self.memory)
+
+
+@dataclass(frozen=True)
 class ClusterOptions(ThreadOptions):
     """Processes, on this machine or others."""
 
@@ -569,7 +595,7 @@ class JsonOptions:
 
 
 @dataclass(frozen=True)
-class EvaluationOptions(LayerOptions, DataOptions, SeedOptions, ThreadOptions, JsonOptions):
+class EvaluationOptions(LayerOptions, DataOptions, SeedOptions, ThreadOptions, MemoryOptions, JsonOptions):
     """Models are evaluated on examples, on several chips."""
 
     HEADING: ClassVar = "Statistics"

@@ -121,7 +121,7 @@ def search(request: SearchRequest) -> None:
       crossbar-sim search --network mlp --data mnist --sigma 0.6 --algorithm restart --workers 4 -o best.pt
     """
     from crossbar_sim.data import load_data
-    from crossbar_sim.experiments.networks import Named
+    from crossbar_sim.experiments.networks import Named, started
     from crossbar_sim.nn import save_checkpoint
     from crossbar_sim.report.console import say, say_end, terminal
     from crossbar_sim.rng import Key
@@ -130,7 +130,7 @@ def search(request: SearchRequest) -> None:
     hardware, warnings = request.hardware()
     output, study, data = request.output, request.study, request.data
     beside = None if study is None else f"{study}.theta"
-    inputs = (request.hardware_file, data, study, beside)
+    inputs = (request.hardware_file, data, study, beside, request.start)
     check_outputs((output, request.json_path), inputs, stream=request.json_path)
     request.set_threads()
     method = _method(request, hardware)
@@ -146,13 +146,15 @@ def search(request: SearchRequest) -> None:
             f"{as_text(trial.notes['scores'])}  best so far: {100 * best.mean:.2f} % (trial {best.trial.number + 1})",
         )
 
+    begun = None if request.start is None else started(made, request.start)
     found = method.fit(
-        made, splits.development, Key(request.seed),
+        begun or made, splits.development, Key(request.seed),
         study=study, workers=request.workers, scheduler=request.scheduler, on_trial=say_trial,
     )  # fmt: skip
     arch = f" --arch {request.network}" if ":" in request.network else ""
-    save_checkpoint(output, found.model, request.network, _arguments(made, found), data, found.notes)
-    write_json(request.json_path, dict(found.notes))
+    notes = dict(found.notes) if begun is None else {**found.notes, "from": begun.sha256}
+    save_checkpoint(output, found.model, request.network, _arguments(made, found), data, notes)
+    write_json(request.json_path, notes)
     _show(found, method, console)
     say_end(console, warnings)
     say(console, f"wrote {output}: crossbar-sim sweep {output}{arch} --data {data}")

@@ -10,6 +10,7 @@ from crossbar_sim.commands.options import (
     PATH,
     CalibrationOptions,
     ClusterOptions,
+    MemoryOptions,
     ReadOptions,
     SigmasOptions,
     argument,
@@ -29,7 +30,7 @@ SENSITIVITY_CHIPS = 5
 
 
 @dataclass(frozen=True)
-class SweepRequest(ReadOptions, SigmasOptions, CalibrationOptions, ClusterOptions):
+class SweepRequest(ReadOptions, SigmasOptions, CalibrationOptions, ClusterOptions, MemoryOptions):
     """What `sweep` is to do."""
 
     models: tuple[str, ...] = argument(nargs=-1, required=True)
@@ -135,6 +136,7 @@ def _models(request: SweepRequest, hardware: Design) -> list[Model]:
         raise InputError("--boxes draws the boxes of detectors, and not all of these models are detectors")
     check_cluster(request.workers, request.scheduler)
     request.set_threads()
+    request.set_memory()
     ways = {"arch": request.arch, "arch_arguments": request.arch_arguments, "weights": request.weights}
     models = []
     for label, path, model in loaded:

@@ -81,6 +81,7 @@ def tradeoff(request: TradeoffRequest) -> None:
         check_format(request.plot)
     loaded = request.read(request.model)
     request.set_threads()
+    request.set_memory()
     examples = request.examples(loaded)
     ways = {"arch": request.arch, "arch_arguments": request.arch_arguments, "weights": request.weights}
     model = model_of_file(loaded.name, request.model, loaded, examples, ways)

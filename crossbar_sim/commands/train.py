@@ -100,9 +100,10 @@ def train(request: TrainRequest) -> None:
       crossbar-sim train --network mlp --data mnist --method erm -o erm.pt
       crossbar-sim train --network mlp --data mnist --method drift-aware --sigma 1.0 -o aware.pt
       crossbar-sim train --network lenet5 --data mnist --method dropout --set rate=0.3 --epochs 20 -o net.pt
+      crossbar-sim train --network lenet5 --data mnist --from net.pt --method drift-aware --set sigma=0.3:0.9 -o to.pt
     """
     from crossbar_sim.data import load_data
-    from crossbar_sim.experiments.networks import Named, save_network, validation_in_words
+    from crossbar_sim.experiments.networks import Named, save_network, started, validation_in_words
     from crossbar_sim.nn.detection import detects
     from crossbar_sim.nn.networks import NETWORKS
     from crossbar_sim.report.console import say, say_end, terminal
@@ -110,7 +111,7 @@ def train(request: TrainRequest) -> None:
     from crossbar_sim.search import BayesFT
     from crossbar_sim.search.by_name import any_method
 
-    check_outputs((request.output, request.checkpoint), (request.hardware_file, request.data))
+    check_outputs((request.output, request.checkpoint), (request.hardware_file, request.data, request.start))
     request.set_threads()
     if request.method == BayesFT.kind:
         raise InputError("bayesft is a search: use crossbar-sim search, whose options are its settings")
@@ -119,6 +120,7 @@ def train(request: TrainRequest) -> None:
     splits = load_data(request.data, request.data_dir)
     made = Named.of(request.network, request.network_arguments or {}, splits)
     made.check_method(request.method)
+    begun = None if request.start is None else started(made, request.start)
     console = terminal()
 
     def say_epoch(epoch: Epoch) -> None:
@@ -127,14 +129,21 @@ def train(request: TrainRequest) -> None:
         say(console, f"epoch {epoch.number}: loss {epoch.loss:.4g}{held}")
 
     say(console, f"{request.method}: {method.citation}", "dim")
+    if begun is not None:
+        say(console, f"begins with the weights of {begun.origin} (sha256 {begun.sha256[:12]})")
     done = method.fit(
-        made, splits.development, Key(request.seed), progress=say_epoch, checkpoint=request.checkpoint
+        begun or made,
+        splits.development,
+        Key(request.seed),
+        progress=say_epoch,
+        checkpoint=request.checkpoint,
     )
     say_end(console, warnings)
     for name, value in done.notes.items():
         text = json.dumps(value, default=str)
         say(console, f"{name}: {text if len(text) <= 120 else text[:117] + '...'}")
-    save_network(request.output, done.model, request.data, made=made)
+    notes = None if begun is None else {"from": begun.sha256}
+    save_network(request.output, done.model, request.data, notes, made)
     arch = f" --arch {request.network}" if ":" in request.network else ""
     then = f"sweep {request.output}" if detects(done.model) else f"deploy {request.output}{arch} --sigma 0.6"
     say(console, f"wrote {request.output}: crossbar-sim {then}")

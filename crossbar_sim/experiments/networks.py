@@ -7,17 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from crossbar_sim.baselines.ftna import Ftna
+from crossbar_sim.baselines.method import Build, Trained
 from crossbar_sim.data import Splits
 from crossbar_sim.data.inputs import Inputs, one_tensor
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.files.architectures import names_code, user_factory, user_network
 from crossbar_sim.nn.files.checkpoint import save_checkpoint
+from crossbar_sim.nn.files.loading import weights_of_file
+from crossbar_sim.nn.files.state_dict import fill
 from crossbar_sim.nn.networks import NETWORKS, build
+from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.training.augment import Augment
+from crossbar_sim.rng import Key
+from crossbar_sim.robustness.tasks import fingerprint
 from crossbar_sim.validate import unknown
 
 DETECTION: dict[str, Any] = {"epochs": 20, "batch": 8, "lr": 3e-3}
@@ -120,7 +126,7 @@ class Named:
             )
 
     def __call__(self, width: float | None = None) -> nn.Module:
-        """A fresh network."""
+        """A fresh network, at a width."""
         if names_code(self.network):
             return user_network(self.network, self.at(width), "--network")
         return build(self.network, **self.at(width))
@@ -150,6 +156,71 @@ def _parameters(network: str) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(made).parameters
     except (TypeError, ValueError):
         return {}
+
+
+Start = str | os.PathLike[str] | nn.Module | Trained | Mapping[str, Tensor]
+"""What a training may start from: a model file, a network, the result of a training, or weights by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Started:
+    """Builds a network that begins with given weights; it can be sent to workers. Made by `started`.
+
+    Args:
+        build: makes the network.
+        weights: all its parameters and buffers, by name.
+        sha256: of the network with these weights, without its dropout rates.
+        origin: where they are from, for messages.
+    """
+
+    build: Build
+    weights: Mapping[str, Any]
+    sha256: str
+    origin: str
+
+    def __call__(self, **more: Any) -> nn.Module:
+        """A network with these weights.
+
+        Raises:
+            InputError: if they are of another shape.
+        """
+        model = self.build(**more)
+        remedy = (
+            "a width is not searched with weights that have one" if more
+            else "train the network that they are of, with the same arguments"
+        )  # fmt: skip
+        try:
+            fill(model, self.weights, f"the {type(model).__name__} to be trained", remedy=remedy)
+        except InputError as error:
+            raise InputError(f"from {self.origin}: {error}") from error
+        return model
+
+
+def started(build: Build, start: Start) -> Started:
+    """A `Build` whose networks begin with the weights of `start`, which are tried on one of them.
+
+    Raises:
+        InputError: if the file cannot be read, or names or shapes differ; one sentence.
+    """
+    with seeded(Key(0)):
+        model = build()
+    if isinstance(start, Trained):
+        start = start.model
+    if isinstance(start, nn.Module):
+        weights, origin = dict(nn.Module.state_dict(start)), f"this {type(start).__name__}"
+    elif isinstance(start, Mapping):
+        weights, origin = dict(start), "these weights"
+    else:
+        origin = os.fspath(start)
+        try:
+            weights = dict(weights_of_file(start, model))
+        except InputError as error:
+            said = str(error)
+            raise InputError(said if said.startswith(origin) else f"from {origin}: {said}") from error
+    kept = {name: w.detach().cpu().clone() if isinstance(w, Tensor) else w for name, w in weights.items()}
+    with seeded(Key(0)):
+        tried = Started(build, kept, "", origin)()
+    return Started(build, kept, fingerprint(tried), origin)
 
 
 def save_network(

@@ -106,6 +106,9 @@ def _training(plan: PlannedTraining) -> dict[str, Any]:
     """What trained a model: as given and as it then was, and what the method found out."""
     method = _plain(plan.method)
     method.pop("hardware", None)  # that of the experiment
+    for name, default in plan.method.later.items():
+        if getattr(plan.method, name) == default:
+            method.pop(name)
     return {
         "network": plan.made.network,
         "arguments": _plain(dict(plan.made.arguments)),

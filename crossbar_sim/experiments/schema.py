@@ -197,6 +197,7 @@ class ToTrain:
         settings: of that method.
         training: fields of `nn.training.Training` that differ from the method's own recipe.
         seed: of initialisation, shuffling, dropout and training noise.
+        start: what its weights begin with: the label of another model of the file, or a path seen from its folder.
     """
 
     network: str
@@ -205,6 +206,7 @@ class ToTrain:
     settings: Mapping[str, Any]
     training: Mapping[str, Any]
     seed: int
+    start: str | None = None
 
 
 _TRAINING = tuple(f.name for f in fields(Training))
@@ -217,6 +219,7 @@ class _Train(_Table):
     method: _Text = "erm"
     arguments: dict[str, Any] = Field({}, description="a table")
     settings: dict[str, Any] = Field({}, description="a table")
+    start: _Text | None = Field(None, alias="from", description="the name of another model, or a file")
     seed: _Seed = 0
     seeds: Annotated[list[_Seed], Field(min_length=1)] | None = Field(
         None, description="a list of different integers from 0 on, such as [0, 1, 2]"
@@ -268,7 +271,9 @@ def _to_train(label: str, given: Any) -> dict[str, ToTrain]:
     with _within(f"{where}."):
         Training(**training)
     return {
-        name: ToTrain(table.network, table.arguments, table.method, table.settings, training, seed)
+        name: ToTrain(
+            table.network, table.arguments, table.method, table.settings, training, seed, table.start
+        )
         for name, seed in table.by_seed(label).items()
     }
 

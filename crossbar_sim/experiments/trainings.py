@@ -7,13 +7,14 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from torch import nn
 
+from crossbar_sim.baselines.ftna import Ftna
 from crossbar_sim.baselines.method import Build, Method, Trained
 from crossbar_sim.baselines.reram_v import ReramV
 from crossbar_sim.baselines.settings import METHODS, TRAINING
@@ -22,8 +23,8 @@ from crossbar_sim.data import Development, Split, Splits
 from crossbar_sim.data.inputs import one_tensor
 from crossbar_sim.data.load import load_data, to_development
 from crossbar_sim.errors import InputError
-from crossbar_sim.experiments.networks import Named, save_network, validation_in_words
-from crossbar_sim.experiments.schema import Experiment, ToTrain
+from crossbar_sim.experiments.networks import Named, Start, save_network, started, validation_in_words
+from crossbar_sim.experiments.schema import Experiment, ModelFile, ToTrain
 from crossbar_sim.nn.detection import check_task
 from crossbar_sim.nn.dropout_sites import set_rates
 from crossbar_sim.nn.seeding import seeded
@@ -52,6 +53,7 @@ class PlannedTraining:
         made: builds its network.
         method: trains it.
         path: where the trained network is kept, under a name that holds all that decides it.
+        start: the file of the weights that it begins with; None: random ones.
     """
 
     label: str
@@ -59,6 +61,7 @@ class PlannedTraining:
     made: Named
     method: Method
     path: Path
+    start: Path | None = None
 
 
 @contextmanager
@@ -99,7 +102,7 @@ def plan_trainings(
         InputError: naming the model, if its method, settings or network are impossible, or do not fit the data, or
             if it cannot be judged as the file says.
     """
-    planned = {}
+    planned: dict[str, PlannedTraining] = {}
     built: dict[str, nn.Module] = {}
     for label, given in experiment.models.items():
         if not isinstance(given, ToTrain):
@@ -126,11 +129,52 @@ def plan_trainings(
                     check_judged(experiment, built[name], Examples(test.x, test.y, {}))
                 _check_rates(method, built[name], made)
             what = [given.network, dict(given.arguments), repr(method), given.seed, splits.fingerprint]
+            start, identity = _start(experiment, label, given, planned, made)
+            what += [] if identity is None else [{"from": identity}]
             digest = hashlib.sha256(canonical(what).encode()).hexdigest()
         planned[label] = PlannedTraining(
-            label, given, made, method, folder / f"{_plain(label)}-{digest[:12]}.pt"
+            label, given, made, method, folder / f"{_plain(label)}-{digest[:12]}.pt", start
         )
     return planned
+
+
+def _start(
+    experiment: Experiment, label: str, given: ToTrain, planned: Mapping[str, PlannedTraining], made: Named
+) -> tuple[Path | None, str | None]:
+    """The file of the weights that a training begins with, and what tells them from others.
+
+    A label, or the group of networks of several seeds of which that of the same seed is taken, goes before a path.
+
+    Raises:
+        InputError: if there is no such file or model, it is trained later, or its weights do not fit.
+    """
+    if given.start is None:
+        return None, None
+    names = (f"{given.start}, seed {given.seed}", given.start)
+    name = next((name for name in names if name in experiment.models and name != label), None)
+    if name is None:
+        path = experiment.folder / given.start
+        if not path.exists():
+            raise InputError(
+                f"from={given.start!r} is neither a file beside the experiment nor a model of it: "
+                f"{', '.join(each for each in experiment.models if each != label) or 'it has no other'}"
+            )
+        return path, started(made, path).sha256
+    model = experiment.models[name]
+    if isinstance(model, ModelFile):
+        return experiment.folder / model.path, started(made, experiment.folder / model.path).sha256
+    if name not in planned:
+        raise InputError(
+            f"from={given.start!r} is trained after it: put [train.{given.start}] before it in the file"
+        )
+    before = planned[name]
+    if before.given.method == Ftna.kind:
+        raise InputError(
+            f"from={given.start!r}: ftna gives a network another last layer, so that nothing can start from it"
+        )
+    with seeded(Key(0)):
+        started(made, before.made())
+    return before.path, before.path.stem.rpartition("-")[2]
 
 
 def train(planned: PlannedTraining, splits: Splits, data: str, console: Console) -> Path:
@@ -150,8 +194,13 @@ def train(planned: PlannedTraining, splits: Splits, data: str, console: Console)
     searched = isinstance(planned.method, BayesFT)
     state = path.with_suffix(".study.db" if searched else ".state")
     with named(planned.label):
-        done = planned.method.fit(planned.made, splits.development, Key(given.seed), checkpoint=state)
+        begun = None if planned.start is None else started(planned.made, planned.start)
+        done = planned.method.fit(
+            begun or planned.made, splits.development, Key(given.seed), checkpoint=state
+        )
         notes: dict[str, Any] = {"validation_accuracy": done.report.validation_accuracy, **done.notes}
+        if begun is not None:
+            notes["from"] = begun.sha256
         save_network(path, done.model, data, json.loads(json.dumps(notes, default=str)), planned.made)
     if searched:
         rates = ", ".join(f"{name} {rate:.2f}" for name, rate in done.notes["rates"].items())
@@ -171,6 +220,7 @@ def train_network(
     hardware: Design | str | os.PathLike[str] | Mapping[str, Any] | None = None,
     seed: int = 0,
     arguments: Mapping[str, Any] | None = None,
+    start: Start | None = None,
     progress: Callable[[Epoch], None] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     **settings: Any,
@@ -188,6 +238,8 @@ def train_network(
             methods that have one.
         seed: of initialisation, shuffling, dropout and training noise.
         arguments: of the network; its inputs and classes follow from the data.
+        start: what its weights begin with, in place of random ones: a model file, a network, the result of another
+            training, or weights by name; `notes["from"]` of the result is their SHA-256.
         progress: called after every epoch.
         checkpoint: a file from which an interrupted training resumes, with the same final weights.
         settings: of the method (rate=0.3, sigma=0.6, ...) and of `Training` (epochs=20, lr=1e-3, ...).
@@ -232,7 +284,11 @@ def train_network(
             network = Named.for_examples(network, arguments or {}, shape, classes)
     elif arguments is not None:
         network = functools.partial(network, **arguments)
-    return method.fit(network, development, Key(seed), progress=progress, checkpoint=checkpoint)
+    if start is None:
+        return method.fit(network, development, Key(seed), progress=progress, checkpoint=checkpoint)
+    begun = started(network, start)
+    done = method.fit(begun, development, Key(seed), progress=progress, checkpoint=checkpoint)
+    return replace(done, notes={**done.notes, "from": begun.sha256})
 
 
 def _check_data(model: nn.Module, development: Development) -> None:

@@ -94,6 +94,7 @@ class BayesFT(Method):
     """
 
     kind: ClassVar[str] = "bayesft"
+    later: ClassVar[Mapping[str, object]] = {"parameters": "plain"}
     citation: ClassVar[str] = "Ye et al., BayesFT, DAC 2021, doi 10.1109/DAC18074.2021.9586115"
 
     sigma: float = 0.6
@@ -115,7 +116,7 @@ class BayesFT(Method):
     parameters: Parameters = "plain"
 
     def __repr__(self) -> str:
-        return shown(self, {"parameters": "plain"})
+        return shown(self)
 
     def __post_init__(self) -> None:
         if self.hardware is not None:

@@ -17,7 +17,7 @@ from crossbar_sim.nn.evaluate import outputs
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.robustness import deploy, robustness
 from crossbar_sim.robustness.calibration import Calibration, Calibrator, NormStatistics
-from crossbar_sim.robustness.low_rank import Corrected, LowRank, _delta
+from crossbar_sim.robustness.calibration.low_rank import Corrected, LowRank, _delta
 from crossbar_sim.store.results import Results
 
 DRIFT = Hardware.preset("bayesft", sigma=0.6, bias="digital", normalisation="digital")

@@ -110,6 +110,25 @@ def is_checkpoint(content: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
+def state_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights in a checkpoint's content, by name.
+
+    Raises:
+        InputError: the version is another, or a field is missing or wrong.
+    """
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"checkpoint format_version {version!r} is not the one this crossbar-sim reads "
+            f"({FORMAT_VERSION}): use the version that wrote it, or save it again"
+        )
+    for field, kind in (("network", str), ("arguments", dict), ("state_dict", dict)):
+        if not isinstance(content.get(field), kind):
+            raise InputError(f"checkpoint field {field!r} is missing or not a {kind.__name__}")
+    state: dict[str, Any] = content["state_dict"]
+    return state
+
+
 def restore(
     content: Mapping[str, Any], trusted: str | None = None
 ) -> tuple[nn.Module, str, str | None, tuple[str, ...]]:
@@ -127,15 +146,7 @@ def restore(
         InputError: the version is another, a field is missing or wrong, the weights do not fit, or the network is
             made by a factory that is not trusted.
     """
-    version = content.get("format_version")
-    if version != FORMAT_VERSION:
-        raise InputError(
-            f"checkpoint format_version {version!r} is not the one this crossbar-sim reads "
-            f"({FORMAT_VERSION}): use the version that wrote it, or save it again"
-        )
-    for field, kind in (("network", str), ("arguments", dict), ("state_dict", dict)):
-        if not isinstance(content.get(field), kind):
-            raise InputError(f"checkpoint field {field!r} is missing or not a {kind.__name__}")
+    state_of(content)
     name, state, whose = (
         content["network"],
         content["state_dict"],

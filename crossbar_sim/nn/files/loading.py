@@ -252,6 +252,40 @@ def load_model(
         raise InputError(message) from error
 
 
+def weights_of_file(path: str | os.PathLike[str], network: nn.Module) -> Mapping[str, Any]:
+    """The weights in a model file of any kind, by name, for a network that is there already: no other one is built.
+
+    Args:
+        path: see `load_model`; a pickled module is refused.
+        network: whose names choose between several sets of weights in one file.
+
+    Raises:
+        InputError: the file cannot be read; the message is one line with cause and remedy.
+    """
+    path = Path(path)
+    if path.is_dir() or is_named_safetensors(path):
+        return _chosen(read_tensors(weight_files(path)), network)
+    content = read_file(path)
+    if is_safetensors(content):
+        return _chosen(read_tensors([path]), network)
+    file = io.BytesIO(content)
+    kind, _ = _identify(file, path)
+    if kind == "archive":
+        program, _ = load_archive(file)
+        return dict(program.state_dict)
+    loaded = _torch_load(file, False)
+    _check_nesting(loaded)
+    if checkpoint.is_checkpoint(loaded):
+        return checkpoint.state_of(loaded)
+    return _chosen(loaded, network)
+
+
+def _chosen(content: object, network: nn.Module) -> Table:
+    found = tables(content)
+    check_size(found)
+    return found[chosen(content, found, nn.Module.state_dict(network))[0]]
+
+
 def _load(
     path: Path,
     arch: str | None,

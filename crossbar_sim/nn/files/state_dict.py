@@ -21,7 +21,12 @@ _LARGEST_RATIO = 20
 _SMALL = 64 * 2**20
 
 
-def fill(model: nn.Module, state: Mapping[Any, Any], whose: str, trusted: bool = False) -> tuple[str, ...]:
+ARCH = "check --arch and its arguments"
+
+
+def fill(
+    model: nn.Module, state: Mapping[Any, Any], whose: str, trusted: bool = False, remedy: str = ARCH
+) -> tuple[str, ...]:
     """Load `state` into `model` by the model's own `load_state_dict(strict=True)`, with its hooks and versions.
 
     If torch refuses a table, missing weights are computed and it is tried again: tied weights are copied, and weights
@@ -33,6 +38,7 @@ def fill(model: nn.Module, state: Mapping[Any, Any], whose: str, trusted: bool =
             have before the model's ("model.") is taken off.
         whose: names the model in errors.
         trusted: whether extra state of bytes, which may be code, is handed to its module.
+        remedy: the end of the sentence where the weights do not fit.
 
     Returns:
         Sentences on what was converted.
@@ -53,7 +59,7 @@ def fill(model: nn.Module, state: Mapping[Any, Any], whose: str, trusted: bool =
             if entries is complete and (exact or not about):
                 continue
             try:
-                left = _load(model, entries, network, whose, copies=not exact)
+                left = _load(model, entries, network, whose, copies=not exact, remedy=remedy)
             except _Misfit as error:
                 fault = error
                 continue
@@ -75,7 +81,9 @@ class _Misfit(InputError):
     """A table's names or shapes, or a hook of the model, do not fit; another reading of the table may."""
 
 
-def _load(model: nn.Module, table: Table, network: Table, whose: str, copies: bool) -> tuple[str, ...]:
+def _load(
+    model: nn.Module, table: Table, network: Table, whose: str, copies: bool, remedy: str
+) -> tuple[str, ...]:
     """Load the table as torch does; return sentences on what was not loaded.
 
     Args:
@@ -109,7 +117,7 @@ def _load(model: nn.Module, table: Table, network: Table, whose: str, copies: bo
         if "set_extra_state" in frames:
             faults = f"set_extra_state refuses what the file has ({_first_line(error)})"
         faults = faults or f"its load_state_dict refuses them ({_first_line(error)})"
-        raise _Misfit(f"the weights do not fit {whose}: {faults}; check --arch and its arguments") from error
+        raise _Misfit(f"the weights do not fit {whose}: {faults}; {remedy}") from error
     _finish_lazy(model)
     model.float()
     for name, parameter in model.named_parameters():
@@ -151,7 +159,7 @@ def check_fit(model: nn.Module, state: Mapping[str, Any], whose: str) -> None:
     _check_entries(state)
     faults = _faults(state, nn.Module.state_dict(model))
     if faults:
-        raise InputError(f"the weights do not fit {whose}: {faults}; check --arch and its arguments")
+        raise InputError(f"the weights do not fit {whose}: {faults}; {ARCH}")
 
 
 def _check_entries(state: Mapping[Any, Any]) -> None:
