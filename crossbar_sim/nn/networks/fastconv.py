@@ -26,16 +26,11 @@ _SCALE = 1 / 9
 """Of the outputs, as in arXiv:2404.00498: the logits start small beside the step of the output layer."""
 
 
-class ShiftNorm2d(nn.BatchNorm2d):
-    """Batch normalisation with a learnable shift and without a learnable scale.
-
-    Args:
-        maps: channels of the images.
-    """
-
-    def __init__(self, maps: int) -> None:
-        super().__init__(maps, affine=False, momentum=0.4)  # few, large batches
-        self.bias = nn.Parameter(torch.zeros(maps))
+def shift_norm(maps: int) -> nn.BatchNorm2d:
+    """Batch normalisation of `maps` channels with a learnable shift and without a learnable scale."""
+    norm = nn.BatchNorm2d(maps, affine=False, momentum=0.4)  # few, large batches
+    norm.bias = nn.Parameter(torch.zeros(maps))
+    return norm
 
 
 class Stage(nn.Sequential):
@@ -56,7 +51,7 @@ class Stage(nn.Sequential):
             conv = nn.Conv2d(before, maps, 3, padding=1, bias=normalisation is None)
             nn.init.dirac_(conv.weight[:before].detach())
             self.add_module(f"conv{i}", conv)
-            norm = ShiftNorm2d(maps) if normalisation == "batch" else of_images(normalisation, maps)
+            norm = shift_norm(maps) if normalisation == "batch" else of_images(normalisation, maps)
             self.add_module(f"norm{i}", norm)
             if i == 1:
                 self.add_module("pool", nn.MaxPool2d(2))
