@@ -9,7 +9,7 @@ from crossbar_sim import Hardware, Key, LogNormalDrift, deploy
 from crossbar_sim.baselines import DriftAware, Ftna
 from crossbar_sim.data import Development, Split
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn import load_model, save_checkpoint, to_analog
+from crossbar_sim.nn import layers, load_model, save_checkpoint, to_analog
 from crossbar_sim.nn.networks import FastConv, build
 from crossbar_sim.nn.networks.fastconv import whitening
 from crossbar_sim.nn.seeding import seeded
@@ -93,12 +93,15 @@ def test_it_is_saved_and_deployed_like_any_network(data: Development, tmp_path) 
     assert torch.equal(loaded(x), model(x))
     for normalisation in ("digital", "folded", "drifting"):
         hardware = Hardware(normalisation=normalisation, drift=LogNormalDrift(0.0))
-        assert torch.allclose(to_analog(model, hardware, seed=0)(x), model(x), atol=1e-4)
+        analog = to_analog(model, hardware, seed=0)
+        assert torch.allclose(analog(x), model(x), atol=1e-4)
+        assert next(layer.name for layer in layers(analog) if layer.analog) == "whitening"
+        assert sum(layer.analog for layer in layers(analog)) == 8
     found = deploy(
         model, data.validation, hardware=Hardware(normalisation="drifting", drift=LogNormalDrift(0.6)), chips=2,
         calibrate=Calibration("statistics", images=60), calibration_data=data, sensitivity_chips=0,
     )  # fmt: skip
-    assert found.layers[0].name == "whitening"
+    assert len(found.scores) == len(found.uncalibrated) == 2
 
 
 @pytest.mark.parametrize(
