@@ -46,24 +46,20 @@ def check_task(model: nn.Module, y: Tensor) -> bool:
     return scenes
 
 
-def task_loss(
-    model: nn.Module, x: Batch, y: Tensor, temperature: float = 1.0, label_smoothing: float = 0.0
-) -> Tensor:
+def task_loss(model: nn.Module, x: Batch, y: Tensor, temperature: float = 1.0) -> Tensor:
     """The model's own loss where it brings one, else the cross-entropy of its logits.
 
     Args:
         model: in training mode.
         x, y: a batch.
         temperature: multiplies the logits; a detector has none, and its callers leave it at 1.
-        label_smoothing: of the cross-entropy, see `Training`.
     """
     if detects(model):
         own: Any = model
         found: Tensor = own.loss(x, y)
         return found
     found = logits(model, x)
-    found = found * temperature if temperature != 1.0 else found
-    return functional.cross_entropy(found, y, label_smoothing=label_smoothing)
+    return functional.cross_entropy(found * temperature if temperature != 1.0 else found, y)
 
 
 # Mean average precision of boxes, as COCO computes it, by torchmetrics.

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from crossbar_sim.baselines import Awp, DriftAware
+from crossbar_sim.baselines import Awp, DriftAware, Dropout, Erm, Ftna
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Development, Split, load_data
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.detection import task_loss
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.training.augment import Augment
 from crossbar_sim.nn.training.loop import MOMENTUM, FitReport, accuracy, fit
+from crossbar_sim.nn.training.losses import PLAIN
 from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.rng import Key
 
@@ -148,15 +148,23 @@ def test_label_smoothing_is_a_mean_over_all_classes() -> None:
     expected = -((1 - e) * logs[range(2), y] + e * logs.mean(1)).mean()
     model = nn.Linear(3, 3, bias=False)
     model.weight.data = torch.eye(3)
-    losses = [task_loss(model, z, y, label_smoothing=e)]
-    still = DriftAware(
-        sigma=1e-6, chips=1, ramp=0, temperature=False, training=Training(1, label_smoothing=e)
-    )
-    losses += [still.step(model, Key(0))(model, z, y, 0.5)]
-    losses += [still.step(nn.Sequential(model), Key(0))(nn.Sequential(model), z, y, 0.5)]
-    losses += [replace(still, hardware=Hardware.preset("ideal")).step(model, Key(0))(model, z, y, 0.5)]
-    losses += [Awp(gamma=1e-9, training=Training(1, label_smoothing=e)).step(model, z, y)]
+    task = PLAIN.smoothed(model, e)
+    losses = [task(model, z, y)]
+    still = DriftAware(sigma=1e-6, chips=1, ramp=0, temperature=False)
+    losses += [still.step(model, Key(0), task)(model, z, y, 0.5)]
+    losses += [still.step(nn.Sequential(model), Key(0), task)(nn.Sequential(model), z, y, 0.5)]
+    losses += [replace(still, hardware=Hardware.preset("ideal")).step(model, Key(0), task)(model, z, y, 0.5)]
+    losses += [Awp(gamma=1e-9).step(model, z, y, loss=task)]
     assert [loss.item() for loss in losses] == [pytest.approx(float(expected), rel=1e-4)] * 5
+
+
+def test_label_smoothing_changes_what_every_method_learns(digits: Development) -> None:
+    for method in (Erm, Dropout, Awp, Ftna, DriftAware):
+        found = [
+            method(training=Training(1, 500, 1e-2, label_smoothing=e)).fit(mlp, digits, Key(0)).model
+            for e in (0.0, 0.3)
+        ]
+        assert not torch.equal(*map(weights, found)), method
 
 
 def test_weight_decay_of_adam_is_decoupled() -> None:
@@ -324,6 +332,9 @@ def test_contradictions_are_refused(digits: Development) -> None:
     smooth = Training(label_smoothing=0.1)
     with pytest.raises(InputError, match="smooth the labels there"):
         fit(mlp(), digits.train, training=smooth, loss_step=lambda m, x, y: m(x).sum(), **some)
+    real = Split(digits.train.x, digits.train.x.flatten(1)[:, :10].double())
+    with pytest.raises(InputError, match="for the cross-entropy of classes, and not for the loss mse"):
+        fit(mlp(), real, training=smooth, **some)
     scale = nn.Sequential(nn.Flatten(), nn.Linear(64, 10).requires_grad_(False), nn.LayerNorm(10))
     with pytest.raises(InputError, match="Muon is for matrices"):
         fit(scale, digits.train, training=Training(optimiser="muon"), **some)
