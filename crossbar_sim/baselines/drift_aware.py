@@ -1,7 +1,8 @@
 """Drift-aware training: every gradient step uses several newly drawn chips."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, ClassVar, Literal, get_args
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _NormBase
 
 from crossbar_sim.baselines.dropout import check_rates
 from crossbar_sim.baselines.method import (
@@ -29,18 +31,19 @@ from crossbar_sim.crossbar.layer_designs import Design, as_design, at_sigma, des
 from crossbar_sim.crossbar.mapping import Differential
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data import Development
-from crossbar_sim.data.inputs import Batch, first_of, split
+from crossbar_sim.data.inputs import Batch, call, first_of, split
 from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog.chips import layers, set_chip, set_hardware, slots
 from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.analog.matrices import matrices
 from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.sequential import TracedStep, flatten, trace_sequential
-from crossbar_sim.nn.detection import detects, task_loss
+from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates
-from crossbar_sim.nn.seeding import normals, uniforms
+from crossbar_sim.nn.seeding import normals, permutation, seeded, uniforms
 from crossbar_sim.nn.training.loop import Epoch
-from crossbar_sim.nn.training.settings import Step, Training, check_training
+from crossbar_sim.nn.training.losses import PLAIN, TaskLoss
+from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key
 from crossbar_sim.robustness.score import of_operands
 from crossbar_sim.validate import check_integer, is_real
@@ -50,6 +53,12 @@ RECIPE = Training(epochs=40, batch=256, lr=3e-3, clip=0.1)
 
 Parameters = Literal["plain", "square"]
 PARAMETERS: tuple[str, ...] = get_args(Parameters)
+
+Statistics = Literal["running", "population"]
+STATISTICS: tuple[str, ...] = get_args(Statistics)
+
+POPULATION = 100
+"""Chips over which the statistics of normalisations are averaged."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,9 @@ class DriftAware(Method):
         parameters: "square": every weight matrix of a layer that arrays can carry is trained as w = u |u|, so that a
             step changes w in proportion to sqrt|w|; biases, normalisations and the rest stay as they are. The network
             begins with its usual w, and what is saved is w. "plain": w itself is trained.
+        statistics: of batch and instance normalisations. "running": as the last steps of the training left them.
+            "population": estimated again when the training is done, as the mean over POPULATION new chips of the last
+            sigma, each with a batch of training examples of its own.
 
     Raises:
         InputError: if a setting is out of range, or has nothing to act on.
@@ -86,8 +98,9 @@ class DriftAware(Method):
     hardware: Design | None = None
     training: Training = RECIPE
     parameters: Parameters = "plain"
+    statistics: Statistics = "running"
     kind: ClassVar[str] = "drift-aware"
-    later: ClassVar[Mapping[str, object]] = {"parameters": "plain"}
+    later: ClassVar[Mapping[str, object]] = {"parameters": "plain", "statistics": "running"}
     citation: ClassVar[str] = (
         "Joshi et al., Accurate deep neural network inference using computational phase-change memory, Nature "
         "Communications 11 (2020) 2473 (noise in training); several chips per step, the reparametrised gradient and "
@@ -109,6 +122,8 @@ class DriftAware(Method):
             raise InputError(f"ramp={self.ramp!r}: a share of the training in 0 .. 1")
         check_switch("temperature", self.temperature)
         check_parameters(self.parameters)
+        if self.statistics not in STATISTICS:
+            raise InputError(f"statistics={self.statistics!r} must be one of {', '.join(STATISTICS)}")
         if self.dropout is not None:
             check_rates("dropout", self.dropout)
         self._check_sigma()
@@ -156,12 +171,17 @@ class DriftAware(Method):
         if self.dropout is not None:
             set_rates(model, self.dropout)
             notes["rates"] = rates(model)
+        if self.statistics == "population" and not _normalisations(model):
+            raise InputError(
+                "statistics='population' has nothing to act on: the model has no batch or instance normalisation with "
+                "running statistics; leave it out"
+            )
         done = trained(
             self,
             model,
             known,
             key,
-            step=self.step(model, key),
+            steps=lambda loss: self.step(model, key, loss),
             squared=squared(model, self.parameters),
             progress=progress,
             checkpoint=checkpoint,
@@ -169,21 +189,44 @@ class DriftAware(Method):
         )
         if self.dropout is not None:
             remove_found(model)
+        if self.statistics == "population":
+            self._population(model, known.train.x, key.fold("population"))
         return done
 
-    def step(self, model: nn.Module, key: Key) -> Step:
+    def _population(self, model: nn.Module, x: Batch, key: Key) -> None:
+        """Set the statistics of all normalisations to their mean over chips."""
+        step = self.step(model, key)
+        device = torch.device(self.training.device or "cpu")
+        model.to(device)
+        rows = min(self.training.batch, len(x))
+        order = [permutation(len(x), key.fold(str(i)))[:rows] for i in range(POPULATION)]
+        for norm in _normalisations(model):
+            norm.reset_running_stats()
+        with seeded(key.fold("chips")):
+            for start in range(0, POPULATION, self.chips):
+                parts = [x[chosen].to(device) for chosen in order[start : start + self.chips]]
+                step.forward(model, parts)
+        model.to("cpu").eval()
+
+    def step(self, model: nn.Module, key: Key, loss: TaskLoss = PLAIN) -> "DriftedStep | AnalogStep":
         """The gradient step for `nn.fit`, also for custom training loops and searches."""
-        if self.temperature and detects(model):
-            raise InputError(
-                "temperature multiplies logits, and a detector's loss is made of more: set temperature=false"
+        if self.temperature and (detects(model) or loss.axis is None):
+            of = (
+                "a detector's loss is made of more"
+                if detects(model)
+                else "outputs are compared with real targets"
             )
+            raise InputError(f"temperature multiplies logits, and {of}: set temperature=false")
         layers = weight_layers(model) if self.temperature else 0
         copies = factor_copies(self.hardware)
         if copies is not None:
             design = Hardware.preset("bayesft") if self.hardware is None else self.hardware
-            return DriftedStep(self.sigmas, self.chips, layers, key, copies=copies, hardware=design)
+            return DriftedStep(
+                self.sigmas, self.chips, layers, key, copies=copies, hardware=design, loss=loss
+            )
         assert self.hardware is not None
-        return AnalogStep(self.hardware, None if self.sigma is None else self.sigmas, self.chips, layers, key)
+        sigmas = None if self.sigma is None else self.sigmas
+        return AnalogStep(self.hardware, sigmas, self.chips, layers, key, loss)
 
     def sigmas(self, share: float, chips: int) -> Sequence[float]:
         """Each chip's sigma when `share` of the training is done."""
@@ -193,6 +236,28 @@ class DriftAware(Method):
         if low == high:
             return [low * rise] * chips
         return [rise * (low + (high - low) * u) for u in uniforms(chips)]
+
+
+def _normalisations(model: nn.Module) -> list[_NormBase]:
+    """Normalisations with running statistics, each once."""
+    return [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
+
+
+@contextmanager
+def _averaging(model: nn.Module) -> Iterator[None]:
+    """Context in which the model evaluates, and its normalisations average the statistics of all batches equally."""
+    norms = [(norm, norm.momentum) for norm in _normalisations(model)]
+    model.eval()
+    try:
+        for norm, _ in norms:
+            norm.momentum = None
+            norm.train()
+        with torch.no_grad():
+            yield
+    finally:
+        for norm, momentum in norms:
+            norm.momentum = momentum
+        model.eval()
 
 
 def check_parameters(given: object) -> None:
@@ -443,6 +508,7 @@ class AnalogStep:
         chips: per step.
         layers: as in `DriftedStep`.
         key: its seed and names tell training chips from all others.
+        loss: of the model's outputs.
     """
 
     def __init__(
@@ -452,8 +518,10 @@ class AnalogStep:
         chips: int,
         layers: int,
         key: Key,
+        loss: TaskLoss = PLAIN,
     ) -> None:
         self.hardware, self.sigmas, self.chips, self.layers = hardware, sigmas, chips, layers
+        self.loss = loss
         self.seed = key.fold("training chips").integer()
         self._of: tuple[nn.Module, torch.device, nn.Module, int] | None = None
 
@@ -471,10 +539,23 @@ class AnalogStep:
                 set_hardware(analog, at_sigma(self.hardware, sigmas[i]))
                 temperature = math.exp(-layers * sigmas[i] ** 2 / 2)
             set_chip(analog, chip)
-            loss = task_loss(analog, images, labels, temperature) * (len(images) / len(x))
+            share = self.loss.weight(labels) / self.loss.weight(y)
+            loss = self.loss(analog, images, labels, temperature) * share
             loss.backward()
             total += loss.detach()
         return total
+
+    def forward(self, model: nn.Module, parts: Sequence[Batch]) -> None:
+        """Run the normalisations' statistics over new chips of the last sigma, one for each part of the inputs."""
+        analog, _ = self._analog(model, parts[0])
+        chips = len(parts)
+        sigmas = None if self.sigmas is None else self.sigmas(1.0, chips)
+        with _averaging(analog):
+            for i, (x, chip) in enumerate(zip(parts, numbers(chips), strict=True)):
+                if sigmas is not None:
+                    set_hardware(analog, at_sigma(self.hardware, sigmas[i]))
+                set_chip(analog, chip)
+                call(analog, x)
 
     def _analog(self, model: nn.Module, x: Batch) -> tuple[nn.Module, int]:
         """The analog model, which shares parameters and buffers, and the number of its weight layers in series.
@@ -520,6 +601,7 @@ class DriftedStep:
         copies: cells per weight.
         hardware: the design that the factors are of, on whose arrays a network trains that takes parameters past
             their cells (a copy kept in a cache, `functional_call`); None: the factors are all there is.
+        loss: of the model's outputs.
     """
 
     def __init__(
@@ -531,8 +613,9 @@ class DriftedStep:
         batched: bool = True,
         copies: int = 1,
         hardware: Design | None = None,
+        loss: TaskLoss = PLAIN,
     ) -> None:
-        self.sigmas, self.chips, self.layers, self.key = sigmas, chips, layers, key
+        self.sigmas, self.chips, self.layers, self.key, self.loss = sigmas, chips, layers, key, loss
         self.batched, self.copies, self.hardware = batched, copies, hardware
         self._of: tuple[nn.Module, TrainingChips, BatchedSequence | None, AnalogStep | None] | None = None
 
@@ -545,9 +628,27 @@ class DriftedStep:
         sigmas = self.sigmas(share, chips)
         drawn.draw(sigmas)
         temperatures = [math.exp(-self.layers * sigma**2 / 2) for sigma in sigmas]
-        if sequence is not None and isinstance(x, Tensor) and sequence.takes(x):
-            return batched(sequence, drawn, x, y, temperatures)
-        return chip_by_chip(model, drawn, x, y, temperatures)
+        even = self.loss.loss is None or (self.loss.batched and len(x) % chips == 0)
+        if sequence is not None and even and isinstance(x, Tensor) and sequence.takes(x):
+            return batched(sequence, drawn, x, y, temperatures, self.loss)
+        return chip_by_chip(model, drawn, x, y, temperatures, self.loss)
+
+    def forward(self, model: nn.Module, parts: Sequence[Batch]) -> None:
+        """Run the normalisations' statistics over new chips of the last sigma, one for each part of the inputs."""
+        drawn, _, arrays = self._prepared(model, parts[0])
+        if arrays is not None:
+            return arrays.forward(model, parts)
+        drawn.draw(self.sigmas(1.0, len(parts)))
+        clean = [p.detach().clone() for p in drawn.parameters]
+        try:
+            with _averaging(model):
+                for chip, x in enumerate(parts):
+                    _drift(drawn, clean, chip)
+                    call(model, x)
+        finally:
+            with torch.no_grad():
+                for p, before in zip(drawn.parameters, clean, strict=True):
+                    p.copy_(before)
 
     def _prepared(
         self, model: nn.Module, x: Batch
@@ -562,7 +663,7 @@ class DriftedStep:
             sequence = BatchedSequence.of(model) if self.batched else None
             arrays = None
             if sequence is None and self.hardware is not None and not _all_drift(model, self.hardware, x):
-                arrays = AnalogStep(self.hardware, self.sigmas, self.chips, self.layers, self.key)
+                arrays = AnalogStep(self.hardware, self.sigmas, self.chips, self.layers, self.key, self.loss)
             known = self._of = (
                 model,
                 TrainingChips(model, self.chips, self.key, self.copies),
@@ -596,9 +697,17 @@ def _all_drift(model: nn.Module, hardware: Design, x: Batch) -> bool:
 
 
 def batched(
-    sequence: BatchedSequence, drawn: TrainingChips, x: Tensor, y: Tensor, temperatures: Sequence[float]
+    sequence: BatchedSequence,
+    drawn: TrainingChips,
+    x: Tensor,
+    y: Tensor,
+    temperatures: Sequence[float],
+    task: TaskLoss = PLAIN,
 ) -> Tensor:
-    """Run all chips by batched products. Sets the gradients and returns the loss."""
+    """Run all chips by batched products. Sets the gradients and returns the loss.
+
+    A loss other than the plain one needs parts of one size.
+    """
     chips, n = len(temperatures), len(x)
     rows = -(-n // chips)
     x = x.flatten(1)
@@ -612,11 +721,13 @@ def batched(
         x, y = x[index], y[index]
     else:
         real = None
-        x, y = x.view(chips, rows, -1), y.view(chips, rows)
+        x, y = x.view(chips, rows, -1), y.view(chips, rows, *y.shape[1:])
     factor = {id(p): f[:chips] for p, f in zip(drawn.parameters, drawn.factors, strict=True)}
     logits = sequence(x, lambda p: _Drifted.apply(p, factor[id(p)]))
     logits = logits * logits.new_tensor(temperatures)[:, None, None]
-    if real is None:
+    if task.loss is not None:
+        loss = task.loss(logits.flatten(0, 1), y.flatten(0, 1))
+    elif real is None:
         loss = functional.cross_entropy(logits.flatten(0, 1), y.flatten())
     else:
         each = functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
@@ -641,8 +752,20 @@ class _Drifted(torch.autograd.Function):
         return total, None
 
 
+def _drift(drawn: TrainingChips, clean: Sequence[Tensor], chip: int) -> None:
+    """Give the parameters the values of a chip."""
+    with torch.no_grad():
+        for p, before, factors in zip(drawn.parameters, clean, drawn.factors, strict=True):
+            torch.mul(before, factors[chip], out=p.detach())
+
+
 def chip_by_chip(
-    model: nn.Module, drawn: TrainingChips, x: Batch, y: Tensor, temperatures: Sequence[float]
+    model: nn.Module,
+    drawn: TrainingChips,
+    x: Batch,
+    y: Tensor,
+    temperatures: Sequence[float],
+    task: TaskLoss = PLAIN,
 ) -> Tensor:
     """Run any model with the parameters of one chip after another. Sets the gradients and returns the loss."""
     chips = len(temperatures)
@@ -653,10 +776,9 @@ def chip_by_chip(
     try:
         parts = zip(split(x, chips), y.tensor_split(chips), temperatures, strict=True)
         for chip, (images, labels, temperature) in enumerate(parts):
-            with torch.no_grad():
-                for p, before, factors in zip(parameters, clean, drawn.factors, strict=True):
-                    torch.mul(before, factors[chip], out=p.detach())
-            loss = task_loss(model, images, labels, temperature) * (len(images) / len(x))
+            _drift(drawn, clean, chip)
+            share = task.weight(labels) / task.weight(y)
+            loss = task(model, images, labels, temperature) * share
             loss.backward()
             total += loss.detach()
             for p, gradient, factors in zip(parameters, gradients, drawn.factors, strict=True):

@@ -678,6 +678,42 @@ class CalibrationOptions(EvaluationOptions):
 
 
 @dataclass(frozen=True)
+class SweepOptions(CalibrationOptions, ClusterOptions):
+    """Many points, whose trials are kept in a file."""
+
+    half_width: float | None = option(
+        "Instead of a fixed number of chips: evaluate until the 95 % confidence interval of every mean is at most "
+        "+- this (0.005 is half a percentage point).",
+        heading="Statistics",
+    )
+    results: str | None = option(
+        "Store all results in this file (SQLite); run again to resume, or to add models, sigmas, combinations or "
+        "chips.",
+        heading="Output", type=PATH,
+    )  # fmt: skip
+
+    def check_budget(self) -> None:
+        """Refuse, before the work, options that exclude each other.
+
+        Raises:
+            InputError: if there are two budgets, workers that cannot be, or a results file without a name.
+        """
+        from crossbar_sim.robustness.cluster import check_cluster
+        from crossbar_sim.store.results import MEMORY
+
+        if self.chips is not None and self.half_width is not None:
+            raise InputError(
+                "--chips and --half-width exclude each other: give --chips for a fixed number of chips and all images, "
+                "or --half-width for as many chips and images as this precision needs"
+            )
+        if self.results in ("", MEMORY):
+            raise InputError(
+                f"--results {self.results!r}: name a file; without --results they are kept in memory"
+            )
+        check_cluster(self.workers, self.scheduler)
+
+
+@dataclass(frozen=True)
 class TechnologyOptions:
     """The figures of components."""
 

@@ -260,6 +260,8 @@ class OnCluster:
             InputError: if a chip has no score, scheduler or workers are lost, or they die one after the other.
         """
         blocks: dict[Any, Work] = {}
+        left = {item.task.id for item in work}  # the subjects of others are dropped on the workers
+        self.payloads = {id_: payload for id_, payload in self.payloads.items() if id_ in left}
         try:
             with self.futures.reached():
                 blocks = self._submitted(work)

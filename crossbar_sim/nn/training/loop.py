@@ -18,10 +18,13 @@ from crossbar_sim.data.inputs import Batch, Inputs, first_of, one_tensor
 from crossbar_sim.data.load import to_split
 from crossbar_sim.errors import InputError, warn
 from crossbar_sim.files import check_writable
-from crossbar_sim.nn.detection import check_task, detector_precision, detects, task_loss
-from crossbar_sim.nn.evaluate import inputs_for, logits
+from crossbar_sim.nn.detection import check_task, task_loss
+from crossbar_sim.nn.evaluate import inputs_for
 from crossbar_sim.nn.files.checkpoint import write_tensors
+from crossbar_sim.nn.networks.fastconv import whiten
 from crossbar_sim.nn.seeding import permutation, seeded
+from crossbar_sim.nn.training.losses import PLAIN, Loss, TaskLoss, task_of
+from crossbar_sim.nn.training.settings import MOMENTUM as MOMENTUM
 from crossbar_sim.nn.training.settings import (
     Step,
     Training,
@@ -33,22 +36,26 @@ from crossbar_sim.nn.training.settings import (
 from crossbar_sim.rng import Key, as_key
 from crossbar_sim.text import check_depth
 
-_EVALUATION_BATCH = 1024
-
-
 LossStep = Callable[[nn.Module, Any, torch.Tensor], torch.Tensor]
 """(model in training mode, x of a batch, y of a batch) -> the loss, a scalar to differentiate."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training examples: its number from 1, its mean loss per example, and the
-    validation accuracy after it (`None` without validation examples), of a detector its mean average precision.
+    """One pass over the training examples.
+
+    Args:
+        number: from 1.
+        loss: the mean over the examples, or over the labels of their tokens or pixels that count.
+        validation_accuracy: after it, of a detector the mean average precision; None without validation examples, and
+            of real targets.
+        validation_error: of real targets the root of the mean squared error after it; None of all others.
     """
 
     number: int
     loss: float
     validation_accuracy: float | None
+    validation_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,11 @@ class FitReport:
         """Validation accuracy of the weights that were kept."""
         return self.history[-1 if self.kept is None else self.kept - 1].validation_accuracy
 
+    @property
+    def validation_error(self) -> float | None:
+        """Validation error (RMSE) of the weights that were kept, where targets are real."""
+        return self.history[-1 if self.kept is None else self.kept - 1].validation_error
+
 
 def cross_entropy(model: nn.Module, x: Batch, y: torch.Tensor) -> torch.Tensor:
     """The plain loss step (empirical risk minimisation); a detector brings its own loss."""
@@ -89,8 +101,10 @@ def fit(
     lr: float | None = None,
     key: Key | int = 0,
     training: Training | None = None,
+    loss: str | Loss | Callable[..., Any] | None = None,
     loss_step: LossStep | None = None,
     step: Step | None = None,
+    steps: Callable[[TaskLoss], Step] | None = None,
     squared: Sequence[nn.Parameter] = (),
     method: str = "",
     progress: Callable[[Epoch], None] | None = None,
@@ -105,15 +119,17 @@ def fit(
     number then matters. Afterwards the model is in eval mode.
 
     Args:
-        model: maps (b, ...) to logits (b, classes); it stays on its device, the data goes there.
+        model: maps (b, ...) to logits (b, classes), or one for each token or pixel, or to numbers that are compared
+            with real targets; it stays on its device, the data goes there.
         train: what it learns from: a `Split`, (x, y), a torch Dataset or DataLoader (`data.load.to_examples`).
-        validation: what its accuracy is reported on after every epoch, in the same forms.
-        epochs, batch, lr: short for `training=Training(epochs, batch, lr)`.
+        validation: what its accuracy (of real targets its error) is reported on after every epoch, in the same forms.
+        epochs, batch, lr, loss: short for `training=Training(epochs, batch, lr, loss=loss)`.
         key: shuffling, dropout and augmentation start from it (an integer: `Key(integer)`); initialisation is the
             caller's.
         training: everything else about how.
-        loss_step: the method, as a loss; None is `cross_entropy`.
+        loss_step: the method, as a loss that runs the model itself; None is the loss of `training`.
         step: the method, as a whole gradient step, in place of a loss.
+        steps: makes such a step that uses the loss of `training`, once that is known.
         squared: parameters w of the model that are trained as w = u |u|: the optimiser moves u (see `Optimiser`).
         method: what loss_step or step is, settings included, in words: a checkpoint of another is refused.
         progress: called after every epoch.
@@ -130,9 +146,16 @@ def fit(
     key = as_key(key)
     train = to_split(train, "train")
     validation = None if validation is None else to_split(validation, "validation")
-    how = _training(training, epochs=epochs, batch=batch, lr=lr)
-    if loss_step is not None and step is not None:
+    how = _training(training, epochs=epochs, batch=batch, lr=lr, loss=loss)
+    own = [name for name, each in (("loss_step", loss_step), ("step", step)) if each is not None]
+    if len(own) > 1:
         raise InputError("a method is either a loss_step or a step: give one of them")
+    if how.label_smoothing and not method and (loss_step is not None or step is not None):
+        raise InputError(
+            f"label_smoothing={how.label_smoothing} does not reach a loss of your own: smooth the labels there"
+        )
+    if own and how.loss is not None:
+        raise InputError(f"loss={how.loss} beside a {own[0]}, which computes its own loss: give one of them")
     if how.patience is not None and validation is None:
         raise InputError(f"patience={how.patience} needs validation examples to judge by")
     started = time.perf_counter()
@@ -143,27 +166,43 @@ def fit(
         if not scenes:
             x = inputs_for(model.eval(), x, y=y)[0]
             held = None if held is None else (inputs_for(model, held[0], y=held[1])[0], held[1])
-        if not scenes and loss_step is None and step is None:
+        task = PLAIN
+        if how.loss is not None or not (scenes or (y.dim() == 1 and not y.is_floating_point())):
+            if own:
+                task = TaskLoss(axis=None)
+            else:
+                assert how.loss is None or isinstance(how.loss, Loss)  # Training sees to it
+                task, (x, y), held = task_of(model, how.loss, (x, y), held)
+            if how.patience is not None and task.axis is None and not task.error:
+                raise InputError(
+                    f"patience={how.patience} needs a validation score, and these targets have none with this loss: "
+                    "leave it out"
+                )
+        elif not scenes and not own and steps is None:
             check_fits(model, x, max(int(y.max()), -1 if held is None else int(held[1].max())))
+        if not own:
+            task = task.smoothed(model, how.label_smoothing)
         if how.augment is not None:
             if scenes:
                 raise InputError(
                     f"augment={how.augment}: it would move the images and not their objects; leave it out"
                 )
             how.augment.check(one_tensor(x, "augment"))
+        whiten(model, x)
         file = None
         if checkpoint is not None:
-            settings = {"training": how, "key": key, "method": method or _name(step or loss_step)}
+            settings = {"training": how, "key": key, "method": method or _name(step or steps or loss_step)}
             file = TrainingFile(
                 checkpoint, identity(model, settings, {"training data": (x, y), "validation data": held})
             )
-        run = _Run(model, how, step or _of_loss(loss_step or cross_entropy), key, x, y, squared)
+        made = step or (_of_loss(loss_step or task) if steps is None else steps(task))
+        run = _Run(model, how, made, key, x, y, task, squared)
         try:
             state = State() if file is None else file.read(model, run.optimiser)
             spent = state.seconds
             while not _finished(state, how):
                 run.epoch(state)
-                score = None if held is None else accuracy(model, *held)
+                score = None if held is None else task.score(model, *held)
                 state.history[-1] = (*state.history[-1][:2], score)
                 better = score is not None and (state.best is None or score > state.best[1])
                 if how.patience is not None and score is not None and better:
@@ -172,19 +211,25 @@ def fit(
                 if file is not None:
                     file.write(model, run.optimiser, state)
                 if progress is not None:
-                    progress(Epoch(*state.history[-1]))
+                    progress(_epoch(task, *state.history[-1]))
             if state.best is not None:
                 put_back(model, state.best[2])
         finally:
             run.optimiser.close()
             model.eval()
-    if held is not None and not scenes and state.history:
+    if held is not None and not scenes and task.axis is not None and state.history:
         score = state.history[-1 if state.best is None else state.best[0] - 1][2]
         warn(near_chance(score, held[1], first_of(x)))
-    history = tuple(Epoch(*each) for each in state.history)
+    history = tuple(_epoch(task, *each) for each in state.history)
     kept = None if state.best is None else state.best[0]
     seconds = spent + time.perf_counter() - started
     return FitReport(history, len(history) * run.per_epoch, seconds, kept)
+
+
+def _epoch(task: TaskLoss, number: int, loss: float, score: float | None) -> Epoch:
+    if task.axis is None:
+        return Epoch(number, loss, None, None if score is None else -score)
+    return Epoch(number, loss, score)
 
 
 class _Run:
@@ -198,9 +243,11 @@ class _Run:
         key: Key,
         x: Batch,
         y: torch.Tensor,
+        task: TaskLoss,
         squared: Sequence[nn.Parameter] = (),
     ) -> None:
         self.model, self.training, self.step, self.key, self.x, self.y = model, training, step, key, x, y
+        self.task = task
         self.per_epoch = math.ceil(len(x) / training.batch)
         self.steps = self.per_epoch * training.epochs
         self.optimiser = Optimiser(model, training, self.steps, squared)
@@ -217,7 +264,7 @@ class _Run:
         order = permutation(len(x), self.key.fold("shuffle", str(number)), device)
         augment = training.augment
         if augment is not None:
-            drawn = augment.draw(len(x), self.key.fold("augment", str(number)), device)
+            drawn = augment.draw(len(x), self.key.fold("augment"), number, device)
         # No cache of bfloat16 weights: a method changes them in place within a step.
         half = torch.autocast(
             device.type, torch.bfloat16, enabled=training.precision == "bfloat16", cache_enabled=False
@@ -235,9 +282,9 @@ class _Run:
             with half, _view_errors_explained(training):
                 loss = self.step(self.model, images, y[chosen], done / self.steps)
             self.optimiser.step(done)
-            total += loss.detach() * len(chosen)
+            total += loss.detach() * self.task.weight(y[chosen])
         # Asked once per epoch: reading a number back stalls a GPU.
-        mean = float(total) / len(x)
+        mean = float(total) / int(self.task.weight(y))
         if not math.isfinite(mean):
             raise InputError(
                 f"the loss became {mean} in epoch {number} of {training.epochs} at lr={training.lr:g}: "
@@ -330,28 +377,13 @@ def accuracy(model: nn.Module, x: Batch, y: torch.Tensor) -> float:
 
     Leaves the model in eval mode.
     """
-    if detects(model):
-        return detector_precision(model, x, y).map
-    model.eval()
-    with torch.no_grad():
-        right = sum(
-            # a forward may write to its input
-            int(
-                (
-                    logits(model, x[i : i + _EVALUATION_BATCH].clone()).argmax(1)
-                    == y[i : i + _EVALUATION_BATCH]
-                ).sum()
-            )
-            for i in range(0, len(x), _EVALUATION_BATCH)
-        )
-    return right / len(x)
+    found = PLAIN.score(model, x, y)
+    assert found is not None
+    return found
 
 
 WARM_UP = 0.3
 """The share of the steps in which the learning rate rises."""
-
-MOMENTUM = 0.9
-"""Of SGD."""
 
 
 def one_cycle(step: int, steps: int) -> float:
@@ -369,8 +401,27 @@ def one_cycle(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - top) / (steps - top)))
 
 
+def triangular(step: int, steps: int) -> float:
+    """As `one_cycle`, but in a straight line down.
+
+    >>> triangular(3, 10), round(triangular(9, 10), 3)
+    (1.0, 0.143)
+    """
+    top = int(WARM_UP * steps)
+    return one_cycle(step, steps) if step < top else (steps - step) / (steps - top)
+
+
+SCHEDULES: dict[str, Callable[[int, int], float]] = {
+    "one-cycle": one_cycle,
+    "triangular": triangular,
+    "linear": lambda step, steps: 1 - step / steps,
+    "constant": lambda step, steps: 1.0,
+}
+"""(step, steps) -> the learning rate as a share of the highest."""
+
+
 class Optimiser:
-    """Adam (decoupled weight decay) or SGD, by torch, for the parameters of a model that require a gradient.
+    """Adam (decoupled weight decay), SGD or Muon, by torch, for the parameters of a model that require a gradient.
 
     A squared parameter w = u |u| is moved by way of u, whose gradient is 2 |u| that of w: its steps are in proportion
     to sqrt|w|. Rate, decay and clipping act on u. The model holds w, and u is the signed root of it at every step (the
@@ -402,15 +453,36 @@ class Optimiser:
         fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in self.parameters)
         roots = {id(p) for p in squared}
         self.moved = [torch.empty_like(p.data) if id(p) in roots else p for p in self.parameters]
-        decay = training.weight_decay
-        self.torch: torch.optim.Optimizer
-        if training.optimiser == "sgd":
-            self.torch = torch.optim.SGD(
-                self.moved, training.lr, momentum=MOMENTUM, weight_decay=decay, fused=fused
+        lr, decay, momentum = training.lr, training.weight_decay, training.momentum
+        self.matrices: list[_Matrix] = []
+        self.parts: list[torch.optim.Optimizer] = []
+        self.rates: list[float] = []
+        others: Sequence[Tensor] = self.moved
+        if training.optimiser == "muon":
+            self.matrices = [_Matrix(u, shared) for u in self.moved if u.dim() > 1]
+            others = [u for u in self.moved if u.dim() <= 1]
+            if not self.matrices:
+                raise InputError(
+                    "the model has no parameter of two or more dimensions that requires a gradient, and Muon is for "
+                    "matrices: train with optimiser='sgd'"
+                )
+            self._add(torch.optim.Muon([m.value for m in self.matrices], lr, decay, momentum), lr)
+            lr, decay = lr if training.vector_lr is None else training.vector_lr, 0.0
+        if training.optimiser == "adam":
+            self._add(torch.optim.AdamW(others, lr, weight_decay=decay, fused=fused), lr)
+        elif others:
+            nesterov = momentum > 0 and (training.nesterov or training.optimiser == "muon")
+            self._add(
+                torch.optim.SGD(
+                    others, lr, momentum=momentum, weight_decay=decay, nesterov=nesterov, fused=fused
+                ),
+                lr,
             )
-        else:
-            self.torch = torch.optim.AdamW(self.moved, training.lr, weight_decay=decay, fused=fused)
         self.zero_grad()
+
+    def _add(self, part: torch.optim.Optimizer, lr: float) -> None:
+        self.parts.append(part)
+        self.rates.append(lr)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -420,8 +492,7 @@ class Optimiser:
     def step(self, done: int) -> None:
         """Take step number `done` (from 0) along the gradients; a missing gradient counts as zero."""
         training = self.training
-        share = one_cycle(done, self.steps) if training.schedule == "one-cycle" else 1.0
-        self.torch.param_groups[0]["lr"] = training.lr * share
+        share = SCHEDULES[training.schedule](done, self.steps)
         for p, u in zip(self.parameters, self.moved, strict=True):
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
@@ -431,13 +502,26 @@ class Optimiser:
                 u.grad = magnitude.mul_(2).mul_(p.grad)
             if training.clip is not None and u.grad is not None:
                 u.grad.clamp_(-training.clip, training.clip)
-        self.torch.step()
+        for matrix in self.matrices:
+            matrix.take_gradient()
+        for part, rate in zip(self.parts, self.rates, strict=True):
+            part.param_groups[0]["lr"] = rate * share
+            part.step()
         for p, u in zip(self.parameters, self.moved, strict=True):
             if u is not p:
                 torch.mul(u, u.abs(), out=p.data)
 
+    def state(self) -> dict[str, Any]:
+        """The state_dict of torch's optimiser, or those of the two parts of Muon."""
+        states = [part.state_dict() for part in self.parts]
+        return {"parts": states} if self.matrices else states[0]
+
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore a state_dict of `torch`, or one of version 0.1.0, which kept all parameters in one flat tensor."""
+        """Restore a `state`, or one of version 0.1.0, which kept all parameters in one flat tensor."""
+        if self.matrices:
+            for part, its in zip(self.parts, state["parts"], strict=True):
+                part.load_state_dict(its)
+            return
         flat = state["state"].get(0, {})
         sizes = [p.numel() for p in self.parameters]
         if any(value.shape == (sum(sizes),) != self.parameters[0].shape for value in flat.values()):
@@ -454,7 +538,7 @@ class Optimiser:
             }
             groups = [{**state["param_groups"][0], "params": list(states)}]
             state = {"state": states, "param_groups": groups}
-        self.torch.load_state_dict(state)
+        self.parts[0].load_state_dict(state)
 
     def _unflatten(self, part: Tensor, like: Tensor) -> Tensor:
         if not self.training.channels_last or like.dim() != 4:
@@ -474,6 +558,33 @@ class Optimiser:
 def _channels_last(weight: Tensor) -> Tensor:
     """A copy of a convolution's weight with the channels last in memory; any other parameter itself."""
     return weight if weight.dim() != 4 else weight.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+class _Matrix:
+    """A tensor (outputs, ...) that is trained, as the matrix (outputs, inputs) that Muon moves, in its own memory.
+
+    The order of the inputs does not matter to Muon: it is that of the memory, where the channels may be last.
+    """
+
+    def __init__(self, tensor: Tensor, shared: bool) -> None:
+        self.tensor = tensor
+        self.last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+        if not self.last and not tensor.is_contiguous():
+            if shared:
+                raise InputError(
+                    f"a parameter of shape {tuple(tensor.shape)} is a view of another one's memory, which "
+                    "optimiser='muon' cannot move: train with optimiser='sgd'"
+                )
+            tensor.data = tensor.data.contiguous()
+        self.value = self._flat(tensor.data)
+
+    def take_gradient(self) -> None:
+        """Give the matrix the gradient of the tensor."""
+        assert self.tensor.grad is not None
+        self.value.grad = self._flat(self.tensor.grad)
+
+    def _flat(self, value: Tensor) -> Tensor:
+        return (value.permute(0, 2, 3, 1) if self.last else value).flatten(1)
 
 
 # Checkpoints of a training: all that an exact continuation needs.
@@ -529,7 +640,7 @@ class TrainingFile:
             "format_version": FORMAT_VERSION,
             "identity": self.identity,
             "model": snapshot(model),
-            "optimiser": optimiser.torch.state_dict(),
+            "optimiser": optimiser.state(),
             "generators": _generators(),
             "history": state.history,
             "best": state.best,

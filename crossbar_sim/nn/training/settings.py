@@ -1,9 +1,9 @@
 """Settings of a training, and the checks of them."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args, get_type_hints
 
 import torch
 from torch import nn
@@ -12,9 +12,14 @@ from crossbar_sim.data.inputs import Batch, Inputs, call, described
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.evaluate import answer_of
 from crossbar_sim.nn.training.augment import Augment
+from crossbar_sim.nn.training.losses import Loss, find_loss
 from crossbar_sim.validate import check_integer, is_real
 
 # How to train, as a value: what all methods share.
+
+
+MOMENTUM = 0.9
+"""Of SGD and Muon, by default."""
 
 
 Step = Callable[[nn.Module, Any, torch.Tensor, float], torch.Tensor]
@@ -34,18 +39,29 @@ class Training:
         epochs: passes over the training examples.
         batch: at most so many examples per step.
         lr: the highest learning rate.
-        optimiser: "adam" or "sgd" (momentum 0.9).
-        schedule: "one-cycle" (linear up over 30 % of the steps, cosine down) or "constant".
-        weight_decay: decoupled for Adam (AdamW), in the gradient for SGD.
+        optimiser: "adam", "sgd", or "muon": torch's Muon (Jordan, 2024) for parameters of two and more dimensions (a
+            filter is the matrix of its outputs), Nesterov SGD for the others.
+        schedule: "one-cycle" (linear up over 30 % of the steps, cosine down), "triangular" (the same, linear down),
+            "linear" (linear down from the start) or "constant".
+        weight_decay: decoupled for Adam (AdamW) and for the matrices of Muon, in the gradient for SGD; of Muon's
+            other parameters none decays.
         clip: every component of the gradient is held in -clip .. clip; None: not.
         patience: stop after so many epochs without a better validation accuracy, and keep the best weights; None:
             train to the end and keep the last.
+        loss: what is minimised: "cross-entropy", "mse", "l1" or "huber", a function of outputs and targets that returns
+            a mean over the examples of a batch, its import path `package.module:function`, or a torch loss such as
+            `nn.HuberLoss()`; None: cross-entropy of class numbers, "mse" of real targets.
         precision: "float32", or "bfloat16" autocast of the steps (parameters and evaluation stay in float32).
         channels_last: lay images and convolutions' weights out with the channels last in memory, which most
             convolutions are faster on; sums are then taken in another order. A model whose forward calls `view` on
             what a convolution gives cannot be trained so.
         augment: what is done to the training images.
         device: where to train ("cuda"), the model is put back afterwards; None: where the model is.
+        momentum: of SGD and Muon.
+        nesterov: whether the momentum of SGD is Nesterov's; Muon's always is.
+        vector_lr: the highest learning rate of the parameters that Muon leaves to SGD; None: lr.
+        label_smoothing: share of a target's probability that is spread over all classes, in [0, 1) (Szegedy et al.,
+            2016, arXiv:1512.00567). It acts in the losses of this package's methods, not in a loss of your own.
 
     Raises:
         InputError: naming the field, what was given and what is allowed.
@@ -54,8 +70,8 @@ class Training:
     epochs: int = 10
     batch: int = 128
     lr: float = 1e-3
-    optimiser: Literal["adam", "sgd"] = "adam"
-    schedule: Literal["one-cycle", "constant"] = "one-cycle"
+    optimiser: Literal["adam", "sgd", "muon"] = "adam"
+    schedule: Literal["one-cycle", "triangular", "linear", "constant"] = "one-cycle"
     weight_decay: float = 0.0
     clip: float | None = None
     patience: int | None = None
@@ -63,6 +79,20 @@ class Training:
     channels_last: bool = False
     augment: Augment | None = None
     device: str | None = None
+    loss: str | Loss | Callable[..., Any] | None = None
+    momentum: float = MOMENTUM
+    nesterov: bool = False
+    vector_lr: float | None = None
+    label_smoothing: float = 0.0
+
+    later: ClassVar[Mapping[str, object]] = {
+        "loss": None,
+        "momentum": MOMENTUM,
+        "nesterov": False,
+        "vector_lr": None,
+        "label_smoothing": 0.0,
+    }
+    """Fields that came after records of experiments were written, and the values with which these leave them out."""
 
     def __post_init__(self) -> None:
         for what in ("epochs", "batch", "patience"):
@@ -76,24 +106,52 @@ class Training:
             raise InputError(f"weight_decay={self.weight_decay!r}: a finite number >= 0 is needed")
         if self.clip is not None and not (is_real(self.clip) and 0 < self.clip < math.inf):
             raise InputError(f"clip={self.clip!r}: a finite number > 0 is needed, or None")
-        for what, words in (
-            ("optimiser", ("adam", "sgd")),
-            ("schedule", ("one-cycle", "constant")),
-            ("precision", ("float32", "bfloat16")),
-        ):
+        for what in ("optimiser", "schedule", "precision"):
+            words = get_args(get_type_hints(Training)[what])
             if getattr(self, what) not in words:
                 raise InputError(f"{what}={getattr(self, what)!r} must be one of {', '.join(words)}")
-        if not isinstance(self.channels_last, bool):
-            raise InputError(f"channels_last={self.channels_last!r}: True or False is needed")
+        for what in ("channels_last", "nesterov"):
+            if not isinstance(getattr(self, what), bool):
+                raise InputError(f"{what}={getattr(self, what)!r}: True or False is needed")
+        for what in ("momentum", "label_smoothing"):
+            if not is_real(getattr(self, what)) or not 0 <= getattr(self, what) < 1:
+                raise InputError(f"{what}={getattr(self, what)!r}: a number in [0, 1) is needed")
+        self._check_optimiser()
         if self.augment is not None and not isinstance(self.augment, Augment):
             raise InputError(f"augment={self.augment!r}: an Augment is needed, or None")
         if self.device is not None:
             _check_device(self.device)
+        if self.loss is not None:
+            object.__setattr__(self, "loss", find_loss(self.loss))
+
+    def _check_optimiser(self) -> None:
+        """Refuse settings that the optimiser does not use, and Muon where torch has none."""
+        if self.optimiser == "adam" and (self.momentum != MOMENTUM or self.nesterov):
+            raise InputError(
+                f"momentum={self.momentum!r}, nesterov={self.nesterov} with optimiser='adam': they are settings of sgd "
+                "and muon; choose one of these, or leave them out"
+            )
+        if self.nesterov and not self.momentum:
+            raise InputError("nesterov=True with momentum=0: there is no momentum to look ahead with")
+        if self.vector_lr is not None:
+            if self.optimiser != "muon":
+                raise InputError(
+                    f"vector_lr={self.vector_lr!r} with optimiser={self.optimiser!r}: it is a setting of muon; "
+                    "leave it out"
+                )
+            if not is_real(self.vector_lr) or not 0 < self.vector_lr < math.inf:
+                raise InputError(f"vector_lr={self.vector_lr!r}: a learning rate is a finite number > 0")
+        if self.optimiser == "muon" and not hasattr(torch.optim, "Muon"):
+            raise InputError(
+                f"optimiser='muon': torch {torch.__version__} has no torch.optim.Muon; install torch 2.9 or later, or "
+                "train with optimiser='sgd'"
+            )
 
     def __repr__(self) -> str:
         # Checkpoints, studies and experiments are known by this text: a field that came after them is in it only where
         # it acts, so that they stay what they were.
-        named = [f.name for f in fields(self) if f.name != "channels_last" or self.channels_last]
+        late = {"channels_last": False, **self.later}
+        named = [f.name for f in fields(self) if f.name not in late or getattr(self, f.name) != late[f.name]]
         return f"Training({', '.join(f'{name}={getattr(self, name)!r}' for name in named)})"
 
 
@@ -110,7 +168,7 @@ def _check_device(name: object) -> None:
 
 
 class Examples(Protocol):
-    """Labelled examples, e.g. a `Split`: x (n, ...) float32, y (n,) int64."""
+    """Examples with targets, e.g. a `Split`: x (n, ...) float32, y (n, ...) int64 or float64."""
 
     @property
     def x(self) -> Batch: ...  # noqa: D102
@@ -126,17 +184,6 @@ def labelled(what: str, examples: Examples, device: torch.device) -> tuple[Batch
         raise InputError(
             f"the {what} examples are {len(examples.x)} and their labels {len(examples.y)}: "
             "as many of both are needed, and at least one"
-        )
-    scenes = examples.y.dim() == 3 and examples.y.dtype == torch.uint8
-    if examples.y.is_floating_point():
-        raise InputError(
-            f"the {what} labels are real values such as {float(examples.y.flatten()[0]):g}: training takes class "
-            "numbers; train a regression in your own loop, and deploy it"
-        )
-    if not (scenes or examples.y.dim() == 1) or int(examples.y.min()) < 0:
-        raise InputError(
-            f"the {what} labels have shape {tuple(examples.y.shape)}: training takes one class number per example; "
-            "train a model of tokens in your own loop, and deploy it"
         )
     return examples.x.to(device), examples.y.to(device)
 
