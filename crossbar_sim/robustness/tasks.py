@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -245,6 +245,7 @@ def prepare(
         if subject.calibrator is None
         else [f"every chip was calibrated: {subject.calibrator}", *subject.calibrator.notes]
     )
+    share = None if subject.seen is None else ArrayShare.of(layers(analog), subject.seen.work)
     about = {
         "data": examples.identity.get("name"),
         "notes": [
@@ -253,9 +254,11 @@ def prepare(
             *(_OWN_DRIFT.format(pattern) for pattern in own),
             *calibrated,
             *memory_notes(analog, limited),
-            *_share_on_arrays(subject, analog),
+            # a small share is a warning instead
+            *([share.sentence] if share and share.sentence and share.share >= LITTLE else []),
         ],
         "warnings": _warnings(subject, analog, sigma, metric),
+        **({} if share is None else {"multiply_adds": share.as_dict()}),
         **({} if judged is None else {"judged": judged}),
         **(
             {}
@@ -265,13 +268,6 @@ def prepare(
         **model.about,
     }
     return Task(model.label, identity, reference.clean_score().value(chosen), about), subject
-
-
-def _share_on_arrays(subject: Subject, analog: nn.Module) -> Iterator[str]:
-    """Which share of the multiply-adds is on arrays, where some are digital; a small share is a warning instead."""
-    share = None if subject.seen is None else ArrayShare.of(layers(analog), subject.seen.work)
-    if share is not None and share.sentence is not None and share.share >= LITTLE:
-        yield share.sentence
 
 
 def _warnings(subject: Subject, analog: nn.Module, sigma: float, metric: object) -> list[str]:

@@ -90,6 +90,16 @@ class ArrayShare:
         return {"share_on_arrays": self.share, "on_arrays": self.analog, "digital": self.kinds}
 
 
+def share_words(share: float) -> str:
+    """A headline's words: "93.2 % of its multiply-adds run on arrays", with what a small share means.
+
+    >>> share_words(0.355)
+    'only 35.5 % of its multiply-adds run on arrays, so the score says little about the rest'
+    """
+    text = f"{_percent(share)} of its multiply-adds run on arrays"
+    return text if share >= LITTLE else f"only {text}, so the score says little about the rest"
+
+
 def _percent(share: float) -> str:
     """No share that is not all reads as 100 %."""
     text = f"{100 * share:.1f}"
