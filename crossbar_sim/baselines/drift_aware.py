@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crossbar_sim.baselines.calibrated import OwnStatistics, calibrated, estimate_clean, standardised_by_chip
 from crossbar_sim.baselines.dropout import check_rates
 from crossbar_sim.baselines.method import (
     Build,
@@ -33,12 +34,13 @@ from crossbar_sim.data.inputs import Batch, first_of, split
 from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog.chips import layers, set_chip, set_hardware, slots
 from crossbar_sim.nn.analog.conversion import map_model
-from crossbar_sim.nn.analog.matrices import matrices
+from crossbar_sim.nn.analog.matrices import DIGITAL_BY_TRAINING, matrices
 from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.sequential import TracedStep, flatten, trace_sequential
 from crossbar_sim.nn.detection import detects, task_loss
 from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates
 from crossbar_sim.nn.seeding import normals, uniforms
+from crossbar_sim.nn.standardised import digital_parameters, standardisation_of
 from crossbar_sim.nn.training.loop import Epoch
 from crossbar_sim.nn.training.settings import Step, Training, check_training
 from crossbar_sim.rng import Key, as_key
@@ -73,6 +75,9 @@ class DriftAware(Method):
         parameters: "square": every weight matrix of a layer that arrays can carry is trained as w = u |u|, so that a
             step changes w in proportion to sqrt|w|; biases, normalisations and the rest stay as they are. The network
             begins with its usual w, and what is saved is w. "plain": w itself is trained.
+        calibrated: train for chips that are calibrated (`deploy --calibrate statistics`): behind every layer on arrays
+            but the last there is a digital batch normalisation with each chip's own statistics, arrays have no biases
+            there, and the last layer is digital. Nothing is left for the temperature to undo.
 
     Raises:
         InputError: if a setting is out of range, or has nothing to act on.
@@ -86,8 +91,9 @@ class DriftAware(Method):
     hardware: Design | None = None
     training: Training = RECIPE
     parameters: Parameters = "plain"
+    calibrated: bool = False
     kind: ClassVar[str] = "drift-aware"
-    later: ClassVar[Mapping[str, object]] = {"parameters": "plain"}
+    later: ClassVar[Mapping[str, object]] = {"parameters": "plain", "calibrated": False}
     citation: ClassVar[str] = (
         "Joshi et al., Accurate deep neural network inference using computational phase-change memory, Nature "
         "Communications 11 (2020) 2473 (noise in training); several chips per step, the reparametrised gradient and "
@@ -109,6 +115,12 @@ class DriftAware(Method):
             raise InputError(f"ramp={self.ramp!r}: a share of the training in 0 .. 1")
         check_switch("temperature", self.temperature)
         check_parameters(self.parameters)
+        check_switch("calibrated", self.calibrated)
+        if self.calibrated and self.training.batch < 2 * self.chips:
+            raise InputError(
+                f"calibrated: chips={self.chips} with batch={self.training.batch}: every chip needs two examples at "
+                "least for statistics of its own"
+            )
         if self.dropout is not None:
             check_rates("dropout", self.dropout)
         self._check_sigma()
@@ -153,6 +165,13 @@ class DriftAware(Method):
         key = as_key(key)
         model = fresh(build, key)
         notes: dict[str, object] = {"sigma": self.sigma, "chips": self.chips}
+        if self.calibrated:
+            if detects(model):
+                raise InputError("calibrated is for classifiers: a detector's read-out is several layers")
+            made = calibrated(model, known.train.x)
+            notes |= {"standardised": [*made.layers], "read-out": made.readout}
+            if made.left:
+                notes["not standardised"] = [*made.left]
         if self.dropout is not None:
             set_rates(model, self.dropout)
             notes["rates"] = rates(model)
@@ -163,6 +182,7 @@ class DriftAware(Method):
             key,
             step=self.step(model, key),
             squared=squared(model, self.parameters),
+            after_epoch=estimate_clean if self.calibrated else None,
             progress=progress,
             checkpoint=checkpoint,
             notes=notes,
@@ -177,13 +197,18 @@ class DriftAware(Method):
             raise InputError(
                 "temperature multiplies logits, and a detector's loss is made of more: set temperature=false"
             )
-        layers = weight_layers(model) if self.temperature else 0
+        own = standardisation_of(model) is not None
+        layers = weight_layers(model) if self.temperature and not own else 0
         copies = factor_copies(self.hardware)
+        step: Step
         if copies is not None:
             design = Hardware.preset("bayesft") if self.hardware is None else self.hardware
-            return DriftedStep(self.sigmas, self.chips, layers, key, copies=copies, hardware=design)
-        assert self.hardware is not None
-        return AnalogStep(self.hardware, None if self.sigma is None else self.sigmas, self.chips, layers, key)
+            step = DriftedStep(self.sigmas, self.chips, layers, key, copies=copies, hardware=design)
+        else:
+            assert self.hardware is not None
+            sigmas = None if self.sigma is None else self.sigmas
+            step = AnalogStep(self.hardware, sigmas, self.chips, layers, key)
+        return OwnStatistics(step, self.chips) if own else step
 
     def sigmas(self, share: float, chips: int) -> Sequence[float]:
         """Each chip's sigma when `share` of the training is done."""
@@ -216,6 +241,7 @@ def squared(model: nn.Module, parameters: Parameters) -> list[nn.Parameter]:
     found = {
         id(weight): weight
         for module in model.modules()
+        if DIGITAL_BY_TRAINING not in vars(module)
         for matrix in matrices(module)
         if (weight := module._parameters[matrix.weight]) is not None and weight.requires_grad
     }
@@ -284,7 +310,8 @@ class BatchedSequence:
     """A network as its linear layers, activations and dropout in order; `of` recognises one.
 
     Args:
-        parts: linear layers, activations (modules or functions) and dropout modules.
+        parts: linear layers, activations (modules or functions), dropout modules, and the digital normalisations of
+            calibrated training.
         flattens: whether images are flattened before the first of them.
     """
 
@@ -294,8 +321,10 @@ class BatchedSequence:
     @classmethod
     def of(cls, model: nn.Module) -> "BatchedSequence | None":
         """The sequence of a sequential model that flattens its inputs first, if at all; None for any other model."""
-        steps = trace_sequential(model)
+        steps = trace_sequential(model, nn.BatchNorm1d)
         if steps is None:
+            return None
+        if any(DIGITAL_BY_TRAINING not in vars(step) for step in steps if isinstance(step, nn.BatchNorm1d)):
             return None
         parts = [step for step in steps if step is not flatten]
         flattens = len(steps) - len(parts)
@@ -307,15 +336,18 @@ class BatchedSequence:
         flat = x.dim() == 2 or (x.dim() > 2 and self.flattens)
         return flat and x[:1].numel() == first.in_features
 
-    def __call__(self, x: Tensor, drifted: Callable[[Tensor], Tensor]) -> Tensor:
+    def __call__(self, x: Tensor, drifted: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
         """Outputs (chips, b, classes) for inputs (chips, b, features).
 
         Args:
             x: each chip's own inputs.
             drifted: gives a parameter as the chips have it, (chips, *shape).
+            weights: (chips, 1, b), of the inputs in a chip's statistics.
         """
         for part in self.parts:
-            if isinstance(part, nn.Linear):
+            if isinstance(part, nn.BatchNorm1d):
+                x = standardised_by_chip(x, part, weights)
+            elif isinstance(part, nn.Linear) and DIGITAL_BY_TRAINING not in vars(part):
                 weight = drifted(part.weight).transpose(1, 2)
                 x = (
                     torch.bmm(x, weight)
@@ -343,14 +375,16 @@ class TrainingChips:
     """Drift factors of all parameters of a model, in reused memory.
 
     Args:
-        model: whose parameters drift, tied ones once, frozen ones too.
+        model: whose parameters drift, tied ones once, frozen ones too; those of layers that were made to stay digital
+            do not.
         chips: how many there are at a time.
         key: of the training.
         copies: cells per weight: its factor is the mean of so many.
     """
 
     def __init__(self, model: nn.Module, chips: int, key: Key, copies: int = 1) -> None:
-        self.parameters = list(model.parameters())
+        digital = digital_parameters(model)
+        self.parameters = [p for p in model.parameters() if id(p) not in digital]
         self.key, self.chips, self.copies = key.fold("training chips"), chips, copies
         self.count = sum(p.numel() for p in self.parameters)
         first = self.parameters[0]
@@ -591,8 +625,11 @@ def _all_drift(model: nn.Module, hardware: Design, x: Batch) -> bool:
         for name in slot.names
     }
     unused = {name for name, operand in seen.by_name.items() if operand.way == "unused"}
+    digital = digital_parameters(model)
     past = any(operand.also_bypassed for operand in seen.by_name.values())
-    return not past and all(id(p) in drifting for name, p in model.named_parameters() if name not in unused)
+    return not past and all(
+        id(p) in drifting or id(p) in digital for name, p in model.named_parameters() if name not in unused
+    )
 
 
 def batched(
@@ -614,7 +651,8 @@ def batched(
         real = None
         x, y = x.view(chips, rows, -1), y.view(chips, rows)
     factor = {id(p): f[:chips] for p, f in zip(drawn.parameters, drawn.factors, strict=True)}
-    logits = sequence(x, lambda p: _Drifted.apply(p, factor[id(p)]))
+    judged = x.new_ones(chips, 1, rows) if real is None else real[:, None].to(x.dtype)
+    logits = sequence(x, lambda p: _Drifted.apply(p, factor[id(p)]), judged / judged.sum(2, keepdim=True))
     logits = logits * logits.new_tensor(temperatures)[:, None, None]
     if real is None:
         loss = functional.cross_entropy(logits.flatten(0, 1), y.flatten())

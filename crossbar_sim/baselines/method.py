@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from crossbar_sim.data import Development, Scenes
+from crossbar_sim.data.inputs import Batch
 from crossbar_sim.data.load import to_development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection import check_task
@@ -152,6 +153,7 @@ def trained(
     loss_step: LossStep | None = None,
     step: Step | None = None,
     squared: Sequence[nn.Parameter] = (),
+    after_epoch: Callable[[nn.Module, Batch], None] | None = None,
     progress: Callable[[Epoch], None] | None = None,
     checkpoint: str | PathLike[str] | None = None,
     notes: Mapping[str, Any] | None = None,
@@ -163,7 +165,7 @@ def trained(
         model: fresh, with its dropout rates set.
         development, key, progress, checkpoint: of `Method.fit`.
         loss_step, step: what the method does in a step; neither: plain cross-entropy.
-        squared: of `nn.fit`.
+        squared, after_epoch: of `nn.fit`.
         notes: of `Trained`.
 
     Raises:
@@ -186,6 +188,7 @@ def trained(
         loss_step=loss_step,
         step=step,
         squared=squared,
+        after_epoch=after_epoch,
         method=repr(method),
         progress=progress,
         checkpoint=checkpoint,

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from crossbar_sim import Hardware, Key
+from crossbar_sim.crossbar.converters import ADC, DAC
 from crossbar_sim.data import Development, Split
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import to_analog
@@ -159,6 +160,64 @@ def test_a_correction_is_the_product_with_a_changed_weight(digits, variant):
                 values[k]["m"] = m
         corrected = outputs(Corrected(analog, low._change(values)), x)[0]
     with torch.no_grad():
+        wanted = twin(x)
+    assert torch.allclose(corrected, wanted, atol=1e-4 * float(wanted.abs().max()))
+    assert not torch.allclose(outputs(analog, x)[0], wanted, atol=1e-2 * float(wanted.abs().max()))
+
+
+class Attentions(nn.Module):
+    """Attention of rows to themselves, to other rows, of three inputs, and with a matrix for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.two = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.three = nn.MultiheadAttention(8, 2, bias=False)
+        self.apart = nn.MultiheadAttention(8, 2, kdim=4, vdim=4, batch_first=True)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        rows = x.flatten(1, 2)
+        a = self.own(rows, rows, rows, need_weights=False)[0]
+        b = self.two(a, rows, rows)[0]
+        first = b.transpose(0, 1)
+        c = self.three(first, a.transpose(0, 1), rows.transpose(0, 1))[0].transpose(0, 1)
+        return self.head(self.apart(c, rows[..., :4], rows[..., 4:])[0].mean(1))
+
+
+@pytest.mark.parametrize("adc", [None, 8])
+@pytest.mark.parametrize("variant", ["lora", "dora"])
+def test_the_projections_of_attention_are_corrected_each_by_itself(digits, variant, adc):
+    model, x = made(Attentions), digits.test.x[:20]
+    hardware = DRIFT if adc is None else replace(DRIFT, dac=DAC(), adc=ADC(adc, range="max"))
+    analog = to_analog(model, hardware, chip=2)
+    low = LowRank.of(analog, x, variant, 3, 0)
+    assert [p.name.replace("_proj", "").replace("_weight", "") for p in low.products] == [
+        "own.in", "own.out.weight", "two.in[0:8]", "two.in[8:24]", "two.out.weight", "three.in[0:8]", "three.in[8:16]",
+        "three.in[16:24]", "three.out.weight", "apart.q", "apart.k", "apart.v", "apart.out.weight", "head.weight",
+    ]  # fmt: skip
+    assert low.left == ()
+    assert [p.vectors for p in low.products] == [8] * 13 + [1]
+    if adc is not None:
+        return
+    twin, values = copy.deepcopy(model), {name: dict(tensors) for name, tensors in low.start.items()}
+    with locked(analog), torch.no_grad():
+        for name, weight in twin.named_parameters():
+            module, _, own = name.rpartition(".")
+            weight.copy_(getattr(analog.get_submodule(module), own))
+        for p in low.products:
+            of, weight = values[p.name], twin.get_parameter(p.array)[p.first : p.first + p.outputs]
+            of["up"] = 0.1 * torch.linspace(-1, 1, of["up"].numel()).reshape(of["up"].shape)
+            weight.add_(_delta(p, of["down"], of["up"]).reshape(weight.shape))
+            if variant == "dora":
+                of["m"] = torch.linspace(1, 2, p.outputs)
+                weight.mul_((of["m"] / weight.norm(dim=1))[:, None])
+        if variant == "dora":
+            found = {name: of["m"] for name, of in values.items()}
+            low._add_norms(analog, values)
+            for name, m in found.items():
+                values[name]["m"] = m
+        corrected = outputs(Corrected(analog, low._change(values)), x)[0]
         wanted = twin(x)
     assert torch.allclose(corrected, wanted, atol=1e-4 * float(wanted.abs().max()))
     assert not torch.allclose(outputs(analog, x)[0], wanted, atol=1e-2 * float(wanted.abs().max()))

@@ -107,7 +107,7 @@ class NormStatistics:
         Raises:
             InputError: if it uses none.
         """
-        found = _estimated(analog, x[: fixed or 4], fixed)
+        found = estimated(analog, x[: fixed or 4], fixed)
         if not found:
             raise InputError(
                 f"{base_of(analog).__name__} has no batch or instance normalisation with running statistics beside its "
@@ -118,7 +118,7 @@ class NormStatistics:
     @contextmanager
     def fitted(self, analog: nn.Module, x: Batch) -> Iterator[nn.Module]:
         """Context in which the model has the statistics of its current chip, estimated on x."""
-        found = _estimated(analog, x, self.fixed)
+        found = estimated(analog, x, self.fixed)
         changed = [
             (module, name, buffer)
             for module in analog.modules()
@@ -134,8 +134,14 @@ class NormStatistics:
                 module._buffers[name] = buffer
 
 
-def _estimated(analog: nn.Module, x: Batch, fixed: int | None) -> dict[int, Tensor]:
-    """The statistics of the model's buffers on x, by the ids of the buffers."""
+def estimated(analog: nn.Module, x: Batch, fixed: int | None = None) -> dict[int, Tensor]:
+    """The statistics of the model's normalisations on x, on its current chip if it has one, by the ids of the buffers.
+
+    Args:
+        analog: a model in evaluation mode.
+        x: examples, run in batches of at most `NORM_BATCH`.
+        fixed: the one batch size that the model accepts, if there is one.
+    """
     buffers = {id(b): b for b in analog.buffers()}
     block = -(-len(x) // -(-len(x) // NORM_BATCH))
     with locked(analog), torch_threads_kept(), _Norms(set(buffers)) as norms:
