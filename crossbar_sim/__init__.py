@@ -1,7 +1,7 @@
 """Simulate neural networks on ReRAM crossbars: what a trained network still does on real conductances.
 
-Designs, devices and arrays load no torch. `deploy`, `sweep`, `train`, `export`, `to_analog` and `to_digital` take torch
-models and are the commands of the same name in Python.
+Designs, devices and arrays load no torch. `deploy`, `sweep`, `tradeoff`, `train`, `export`, `to_analog` and
+`to_digital` take torch models and are the commands of the same name in Python.
 Everything is imported on first use, so that the command line answers at once.
 """
 # ruff: noqa: F401, F403 - imported for type checkers
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from crossbar_sim.robustness.benchmark import robustness as sweep
     from crossbar_sim.robustness.deploy import deploy
     from crossbar_sim.robustness.metrics import metric
+    from crossbar_sim.robustness.tradeoff import tradeoff
     from crossbar_sim.search.bayesft import BayesFT
 
 _LAWS = "crossbar_sim.crossbar.drift"
@@ -75,6 +76,7 @@ _HOMES = {
     "crossbar_sim.nn.files.loading": ("load_model",),
     "crossbar_sim.robustness.deploy": ("deploy",),
     "crossbar_sim.robustness.metrics": ("metric",),
+    "crossbar_sim.robustness.tradeoff": ("tradeoff",),
     "crossbar_sim.search.bayesft": ("BayesFT",),
 }
 _HOME = {name: (home, name) for home, names in _HOMES.items() for name in names} | {
@@ -88,6 +90,7 @@ _HOME = {name: (home, name) for home, names in _HOMES.items() for name in names}
 _REPORT = {
     "draw_curves": "crossbar_sim.report.sweep_figures",
     "draw_deployment": "crossbar_sim.report.deploy_figure",
+    "draw_trade_off": "crossbar_sim.report.tradeoff_figure",
     "notebook_html": "crossbar_sim.report.terminal",
     "notebook_progress": "crossbar_sim.report.console",
 }

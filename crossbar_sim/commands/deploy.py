@@ -82,6 +82,7 @@ def deploy(request: DeployRequest) -> None:
     loaded = request.read(request.model)
     _check(request)
     request.set_threads()
+    request.set_memory()
     device = _device(request.device)
     chips = request.chips or range(20)
     chip_file = None if request.conductances is None else read_chip(request.conductances)

@@ -553,6 +553,29 @@ class ThreadOptions:
 
 
 @dataclass(frozen=True)
+class MemoryOptions:
+    """Memory for the weights of a chip."""
+
+    HEADING: ClassVar = "Computation"
+
+    memory: float | None = option(
+        "GiB for the weights of a chip. If they take more, the largest arrays are programmed for each use, which takes "
+        "longer; results do not depend on it.  [default: half of what is free]"
+    )
+
+    def set_memory(self) -> None:
+        """Let the weights of a chip take so much.
+
+        Raises:
+            InputError: if it is negative.
+        """
+        if self.memory is not None:
+            from crossbar_sim.memory import set_room
+
+            set_room(self.memory)
+
+
+@dataclass(frozen=True)
 class ClusterOptions(ThreadOptions):
     """Processes, on this machine or others."""
 
@@ -572,7 +595,7 @@ class JsonOptions:
 
 
 @dataclass(frozen=True)
-class EvaluationOptions(LayerOptions, DataOptions, SeedOptions, ThreadOptions, JsonOptions):
+class EvaluationOptions(LayerOptions, DataOptions, SeedOptions, ThreadOptions, MemoryOptions, JsonOptions):
     """Models are evaluated on examples, on several chips."""
 
     HEADING: ClassVar = "Statistics"
@@ -652,6 +675,42 @@ class CalibrationOptions(EvaluationOptions):
             raise InputError("--calibrate fits each chip to training images: give --data")
         images: Any = {} if self.calibration_images is None else {"images": self.calibration_images}
         return Calibration(self.calibrate, **images), load_data(data, self.data_dir).development
+
+
+@dataclass(frozen=True)
+class SweepOptions(CalibrationOptions, ClusterOptions):
+    """Many points, whose trials are kept in a file."""
+
+    half_width: float | None = option(
+        "Instead of a fixed number of chips: evaluate until the 95 % confidence interval of every mean is at most "
+        "+- this (0.005 is half a percentage point).",
+        heading="Statistics",
+    )
+    results: str | None = option(
+        "Store all results in this file (SQLite); run again to resume, or to add models, sigmas, combinations or "
+        "chips.",
+        heading="Output", type=PATH,
+    )  # fmt: skip
+
+    def check_budget(self) -> None:
+        """Refuse, before the work, options that exclude each other.
+
+        Raises:
+            InputError: if there are two budgets, workers that cannot be, or a results file without a name.
+        """
+        from crossbar_sim.robustness.cluster import check_cluster
+        from crossbar_sim.store.results import MEMORY
+
+        if self.chips is not None and self.half_width is not None:
+            raise InputError(
+                "--chips and --half-width exclude each other: give --chips for a fixed number of chips and all images, "
+                "or --half-width for as many chips and images as this precision needs"
+            )
+        if self.results in ("", MEMORY):
+            raise InputError(
+                f"--results {self.results!r}: name a file; without --results they are kept in memory"
+            )
+        check_cluster(self.workers, self.scheduler)
 
 
 @dataclass(frozen=True)

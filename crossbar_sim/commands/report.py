@@ -46,7 +46,7 @@ def report(request: ReportRequest) -> None:
     from crossbar_sim.report import write_page
     from crossbar_sim.report.console import say, terminal
     from crossbar_sim.report.headline import answer
-    from crossbar_sim.report.rows import narrowed
+    from crossbar_sim.report.ranking import narrowed
     from crossbar_sim.report.sweep_figures import draw_figures
     from crossbar_sim.robustness.sweep import Sweep
     from crossbar_sim.store.results import Results

@@ -42,6 +42,7 @@ def sensitivity(request: SensitivityRequest) -> None:
     inputs = (request.model, request.hardware_file, request.data)
     check_outputs((request.json_path,), inputs, stream=request.json_path)
     request.set_threads()
+    request.set_memory()
     examples = request.examples(loaded)
     hardware, calibrated = request.calibrated(loaded, hardware)
     about = {"loading": [*loaded.notes, *calibrated]}

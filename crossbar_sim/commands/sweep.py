@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from crossbar_sim.commands.options import (
     PATH,
-    CalibrationOptions,
-    ClusterOptions,
     ReadOptions,
     SigmasOptions,
+    SweepOptions,
     argument,
     command,
     option,
@@ -29,15 +28,10 @@ SENSITIVITY_CHIPS = 5
 
 
 @dataclass(frozen=True)
-class SweepRequest(ReadOptions, SigmasOptions, CalibrationOptions, ClusterOptions):
+class SweepRequest(ReadOptions, SigmasOptions, SweepOptions):
     """What `sweep` is to do."""
 
     models: tuple[str, ...] = argument(nargs=-1, required=True)
-    half_width: float | None = option(
-        "Instead of a fixed number of chips: evaluate until the 95 % confidence interval of every mean is at most "
-        "+- this (0.005 is half a percentage point).",
-        heading="Statistics",
-    )
     threshold: float | None = option(
         "Score that a chip needs to pass: also print the yield, and the sigma at which the mean falls below this "
         "score (an output error: rises above it).",
@@ -54,10 +48,6 @@ class SweepRequest(ReadOptions, SigmasOptions, CalibrationOptions, ClusterOption
         "this off.  [default: 5]",
         heading="Statistics",
     )
-    results: str | None = option(
-        "Store all results in this file (SQLite); run again to resume, or to add models, sigmas or chips.",
-        heading="Output", type=PATH,
-    )  # fmt: skip
     plot: str | None = option(
         "Draw the curves in this file: .png, .pdf or .svg.", heading="Output", type=PATH
     )
@@ -124,7 +114,6 @@ def _models(request: SweepRequest, hardware: Design) -> list[Model]:
     """The models with their examples and converter ranges; all that can be refused before the sweep is."""
     from crossbar_sim.nn.detection import detects
     from crossbar_sim.report.rows import check_threshold
-    from crossbar_sim.robustness.cluster import check_cluster
     from crossbar_sim.robustness.runner import naming
     from crossbar_sim.robustness.tasks import metric_of, model_of_file
 
@@ -133,8 +122,8 @@ def _models(request: SweepRequest, hardware: Design) -> list[Model]:
     _check(request, tuple(path for _, path in named))
     if request.boxes is not None and not all(detects(model.module) for _, _, model in loaded):
         raise InputError("--boxes draws the boxes of detectors, and not all of these models are detectors")
-    check_cluster(request.workers, request.scheduler)
     request.set_threads()
+    request.set_memory()
     ways = {"arch": request.arch, "arch_arguments": request.arch_arguments, "weights": request.weights}
     models = []
     for label, path, model in loaded:
@@ -169,21 +158,13 @@ def label_and_path(text: str) -> tuple[str, str]:
 
 def _check(request: SweepRequest, models: tuple[str, ...]) -> None:
     """Refuse what could not be written, and options that exclude each other or have no effect."""
-    from crossbar_sim.store.results import MEMORY
-
     results, chips = request.results, request.sensitivity_chips
     check_outputs(
         (request.json_path, request.plot, request.boxes),
         (*models, request.hardware_file, request.data, results),
         stream=request.json_path,
     )
-    if request.chips is not None and request.half_width is not None:
-        raise InputError(
-            "--chips and --half-width exclude each other: give --chips for a fixed number of chips and all images, or "
-            "--half-width for as many chips and images as this precision needs"
-        )
-    if results in ("", MEMORY):
-        raise InputError(f"--results {results!r}: name a file; without --results they are kept in memory")
+    request.check_budget()
     if chips is not None and chips < 0:
         raise InputError(f"--sensitivity-chips {chips}: expected 0 (none) or more")
     if chips and results is None:

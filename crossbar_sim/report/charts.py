@@ -9,6 +9,7 @@ from typing import Any
 import altair as alt
 
 from crossbar_sim.report.formatting import Names, Scale, Style, fit, p_text, percent, sigma_text
+from crossbar_sim.report.ranking import pairs
 from crossbar_sim.report.rows import (
     DifferenceRow,
     Estimate,
@@ -16,7 +17,6 @@ from crossbar_sim.report.rows import (
     View,
     YieldRow,
     conditions,
-    pairs,
     spread_evenly,
 )
 from crossbar_sim.robustness.groups import seeded

@@ -14,6 +14,7 @@ from torch import nn
 from crossbar_sim.crossbar.layer_designs import designs_of
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.nn.analog import chips
+from crossbar_sim.report.deployment_rows import DeploymentView
 from crossbar_sim.report.figure import (
     BLUE,
     GREY,
@@ -27,7 +28,6 @@ from crossbar_sim.report.figure import (
 )
 from crossbar_sim.report.figure_formats import check_format
 from crossbar_sim.report.formatting import Scale, fit, shorten
-from crossbar_sim.report.rows import DeploymentView
 from crossbar_sim.robustness.deploy import Deployment
 from crossbar_sim.text import visible
 

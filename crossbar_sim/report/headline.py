@@ -4,18 +4,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from crossbar_sim.report.formatting import Names, Scale, sigma_text
-from crossbar_sim.report.rows import (
-    ALPHA,
-    Overall,
-    View,
-    ahead,
-    default_threshold,
-    differing,
-    once,
-    overall,
-    ranked,
-    shared_sigmas,
-)
+from crossbar_sim.report.ranking import Overall, ahead, differing, once, overall, ranked, shared_sigmas
+from crossbar_sim.report.rows import ALPHA, View, default_threshold
 from crossbar_sim.robustness.curves import Crossing
 from crossbar_sim.robustness.groups import compared, groups_in, seeded, unlike_tasks
 from crossbar_sim.robustness.statistics import Interval, mean_interval

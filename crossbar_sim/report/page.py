@@ -17,7 +17,8 @@ from crossbar_sim.report import tables
 from crossbar_sim.report.charts import CONFIG, curves, differences, histograms, library, sensitivity, yields
 from crossbar_sim.report.formatting import Scale, counted, law_of, range_text, sigma_text
 from crossbar_sim.report.headline import headline, mixed_words
-from crossbar_sim.report.rows import Costs, View, check_threshold, default_threshold, differing, narrowed
+from crossbar_sim.report.ranking import differing, narrowed
+from crossbar_sim.report.rows import Costs, View, check_threshold, default_threshold
 from crossbar_sim.robustness.drawn_scores import MOST_CHIPS
 from crossbar_sim.robustness.groups import seeded
 from crossbar_sim.robustness.sweep import Sweep, tails

@@ -1,4 +1,4 @@
-"""The numbers of a report, computed once: every table and every curve as rows, which renderers only format."""
+"""The numbers of a sweep, computed once: every table and every curve as rows, which renderers only format."""
 
 import functools
 import math
@@ -6,13 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike
-
 from crossbar_sim.errors import InputError
 from crossbar_sim.report.formatting import Names, Scale, law_of, sigma_axis, sigma_text
-from crossbar_sim.robustness.curves import Crossing, area
-from crossbar_sim.robustness.deploy import Deployment, LayerReport
+from crossbar_sim.report.ranking import ahead, overall, shared_sigmas
+from crossbar_sim.robustness.curves import Crossing
 from crossbar_sim.robustness.drawn_scores import MOST_CHIPS
 from crossbar_sim.robustness.groups import (
     GroupPoint,
@@ -21,14 +18,11 @@ from crossbar_sim.robustness.groups import (
     group_tests,
     groups_in,
     seeded,
-    unlike_tasks,
 )
 from crossbar_sim.robustness.metrics import described
 from crossbar_sim.robustness.point import Point
-from crossbar_sim.robustness.score import collect
-from crossbar_sim.robustness.statistics import Interval, Summary, mean_interval, summarise
+from crossbar_sim.robustness.statistics import Interval, summarise
 from crossbar_sim.robustness.sweep import Sweep
-from crossbar_sim.robustness.tradeoff import TradeOff
 
 MARGIN = 0.05
 """How far below the lowest clean score the default threshold lies."""
@@ -536,25 +530,6 @@ def thresholds(scores: Sequence[float], scale: Scale, most: int) -> list[float]:
     return [t for t in limits if not scale.judge.logarithm or t >= 1] or [low, high]
 
 
-def narrowed(sweep: Sweep, models: Sequence[str] | None) -> Sweep:
-    """The sweep of these models only, in this order (None: all), without models that have no trial.
-
-    Raises:
-        InputError: if a model is unknown or named twice, or none has a trial.
-    """
-    labels = list(sweep.labels) if models is None else list(models)
-    if len(set(labels)) < len(labels):
-        raise InputError(f"models {', '.join(labels)}: a model is named twice; name each once")
-    kept = [label for label in labels if sweep.curve(label)]
-    if not kept:
-        raise InputError("the results hold no trial of these models yet: run crossbar-sim sweep first")
-    return Sweep(
-        {label: sweep.tasks[label] for label in kept},
-        {label: sweep.curves[label] for label in kept},
-        {label: sweep.details.get(label, {}) for label in kept},
-    )
-
-
 def default_threshold(sweep: Sweep) -> float | None:
     """The lowest clean score minus 5 points, rounded down to whole per cent; None for an error.
 
@@ -584,96 +559,6 @@ def check_threshold(metric: str, threshold: float) -> None:
         InputError: with the value and the allowed range.
     """
     described(metric).check_threshold(threshold)
-
-
-# One number per model, and comparisons of these numbers. Scores are as stored.
-
-
-@dataclass(frozen=True)
-class Overall:
-    """One number for a whole curve: the mean score over the sigmas, or the score at the only one.
-
-    Args:
-        estimate: as stored, so an output error is negative.
-        interval: over chips; None for one chip.
-    """
-
-    estimate: float
-    interval: Interval | None
-
-
-def overall(sweep: Sweep, label: str, sigmas: Sequence[float] | None = None, level: float = 0.95) -> Overall:
-    """A model's mean score over these of its sigmas (None: all)."""
-    found, chips, table = sweep.scores(label, sigmas)
-    if not chips:  # no chip has every sigma: only the means are known
-        points = [p for p in sweep.curve(label) if p.sigma in found]
-        return _over(found, np.array([[p.summary.mean for p in points]]), level, 0.0)
-    return _over(found, table, level, sweep.unseen(label, found, len(chips), level))
-
-
-def ahead(sweep: Sweep, a: str, b: str, level: float = 0.95) -> Overall | None:
-    """Score of `a` minus score of `b` on the chips and sigmas that both have; None where they share none.
-
-    Chips of different seeds, or scores on different data, are not compared: see `Sweep.unlike`.
-    """
-    if sweep.unlike(a, b):
-        return None
-    sigmas = sorted({p.sigma for p in sweep.curve(a)} & {p.sigma for p in sweep.curve(b)})
-    (_, of_a, scores_a), (_, of_b, scores_b) = sweep.scores(a, sigmas), sweep.scores(b, sigmas)
-    chips = sorted(set(of_a) & set(of_b))
-    if not sigmas or not chips:
-        return None
-    differences = scores_a[[of_a.index(c) for c in chips]] - scores_b[[of_b.index(c) for c in chips]]
-    unseen = sum(sweep.unseen(label, sigmas, len(chips), level) for label in (a, b))
-    return _over(sigmas, differences, level, unseen)
-
-
-def _over(sigmas: Sequence[float], table: np.ndarray, level: float, unseen: ArrayLike) -> Overall:
-    """The overall score of a table (chips, sigmas); `unseen` as `curves.area` takes it."""
-    if len(sigmas) == 1:
-        column = table[:, 0]
-        return Overall(math.fsum(column) / len(column), mean_interval(column, level, float(np.max(unseen))))
-    interval = area(sigmas, table, level, unseen)
-    widths = np.diff(sigmas) / (sigmas[-1] - sigmas[0])
-    means = table.mean(axis=0)
-    estimate = float(((means[1:] + means[:-1]) / 2 * widths).sum())
-    return Overall(estimate if interval is None else interval.estimate, interval)
-
-
-def shared_sigmas(sweep: Sweep) -> tuple[float, ...]:
-    """The sigmas that every model has, ascending."""
-    return tuple(sorted(set.intersection(*({p.sigma for p in points} for points in sweep.curves.values()))))
-
-
-def once(sweep: Sweep) -> Sweep:
-    """Of models that were measured twice, on different images, the measurement with the most sigmas, or the first.
-
-    Two measurements of one model are not ranked.
-    """
-    kept: list[str] = []
-    for label in sorted(sweep.labels, key=lambda label: -len(sweep.curve(label))):
-        if all(sweep.unlike(label, other) != ("images",) for other in kept):
-            kept.append(label)
-    return narrowed(sweep, [label for label in sweep.labels if label in kept])
-
-
-def ranked(sweep: Sweep) -> list[tuple[str, Overall]]:
-    """Models by their mean score over the sigmas that all have, the best first."""
-    sigmas = shared_sigmas(sweep) or None
-    found = [(label, overall(sweep, label, sigmas)) for label in sweep.labels]
-    return sorted(found, key=lambda pair: -pair[1].estimate)
-
-
-def differing(sweep: Sweep) -> list[str]:
-    """What differs between the tasks besides the model: "data", "hardware", "seed", ..."""
-    return list(unlike_tasks(sweep.tasks.values()))
-
-
-def pairs(labels: Sequence[str], most: int) -> list[tuple[str, str]]:
-    """(a, b) to compare, a - b: each with those before it, or only with the first where that would be over `most`."""
-    if len(labels) * (len(labels) - 1) // 2 > most:
-        return [(other, labels[0]) for other in labels[1 : most + 1]]
-    return [(b, a) for i, a in enumerate(labels) for b in labels[i + 1 :]]
 
 
 # Details of single layers in a results file: sensitivity and conductances.
@@ -732,200 +617,3 @@ def conditions(sweep: Sweep, name: str) -> Iterator[str]:
     elif words:
         whose = "; ".join(f"{how} ({', '.join(labels)})" for how, labels in words.items())
         yield f"Measured at {whose}: do not compare models across these."
-
-
-# A deployment as rows: what the terminal and the figure of `deploy` show.
-
-
-@dataclass(frozen=True, eq=False)
-class DeploymentView:
-    """The numbers of a deployment; scores as shown: an error is positive."""
-
-    deployment: Deployment
-
-    @functools.cached_property
-    def sign(self) -> int:
-        """-1 for a metric that is stored with a minus sign."""
-        return self.scale.measure.sign
-
-    @functools.cached_property
-    def scale(self) -> Scale:
-        """The scale of the metric."""
-        return Scale.of(self.deployment.judge)
-
-    @functools.cached_property
-    def total(self) -> Summary:
-        """The main score over chips; its `min` is the lowest shown score, which for an error is the best chip."""
-        return self._summary(self.deployment.scores)
-
-    @property
-    def uncalibrated(self) -> Summary:
-        """The main score over chips without calibration."""
-        return self._summary(self.deployment.uncalibrated)
-
-    def _summary(self, scores: Sequence[Any]) -> Summary:
-        found = summarise(self.sign * score.value(self.deployment.metric) for score in scores)
-        return (
-            found.mapped(lambda value: self.scale.shown(self.sign * value))
-            if self.scale.judge.logarithm
-            else found
-        )
-
-    @property
-    def spread(self) -> float | None:
-        """The standard deviation between chips, of a perplexity that of its logarithm; None for one chip."""
-        return self.deployment.main.std
-
-    @property
-    def clean(self) -> float:
-        """The score of the clean model."""
-        return self.scale.shown(self.deployment.clean.value(self.deployment.metric))
-
-    @property
-    def extremes(self) -> tuple[tuple[float, int], tuple[float, int]]:
-        """(score, chip) of the worst and of the best chip."""
-        low, high = (
-            (value, self.deployment.chips[self.total.per_chip.index(value)])
-            for value in (self.total.min, self.total.max)
-        )
-        return (low, high) if self.sign > 0 else (high, low)
-
-    @property
-    def limit(self) -> float | None:
-        """The threshold; None without one."""
-        passing = self.deployment.passing
-        return None if passing is None else self.scale.shown(passing.threshold)
-
-    @property
-    def reached(self) -> int:
-        """How many chips reach the threshold."""
-        passing, metric = self.deployment.passing, self.deployment.metric
-        return (
-            sum(score.value(metric) >= passing.threshold for score in self.deployment.scores)
-            if passing
-            else 0
-        )
-
-    @property
-    def others(self) -> Iterator[tuple[str, Summary]]:
-        """(metric, summary) of what was measured besides the main score."""
-        for name in ("agreement", "output_error"):
-            values = collect(self.deployment.scores, name) if name != self.deployment.metric else []
-            if values:
-                yield name, summarise(values)
-
-    @property
-    def arrays(self) -> tuple[int, int, int, float]:
-        """(layers on arrays, tiles, cells, share of the tiles' cells in use)."""
-        layers = self.deployment.layers
-        mapped = [(g, r.hardware.tile) for r in layers for g in r.layer.geometries(r.hardware)]
-        cells, tiles = sum(g.cells for g, _ in mapped), sum(g.tiles for g, _ in mapped)
-        area = sum(g.tiles * tall * wide for g, (tall, wide) in mapped)
-        return sum(r.layer.analog for r in layers), tiles, cells, cells / max(area, 1)
-
-    @property
-    def by_sensitivity(self) -> list[LayerReport]:
-        """Layers by what each costs alone, the most sensitive first; layers that were not measured last."""
-        return sorted(self.deployment.layers, key=loss, reverse=True)
-
-
-def loss(report: LayerReport) -> float:
-    """What the layer costs alone; -inf where that was not measured."""
-    return report.sensitivity.drop.mean if report.sensitivity else -math.inf
-
-
-# A trade-off: one row per combination of values of a design.
-
-
-COSTS = {"energy": ("J", 1.0), "latency": ("s", 1.0), "area": ("mm2", 1e6)}
-"""Costs of one inference: their unit as shown, and its factor."""
-
-
-@dataclass(frozen=True)
-class TradeOffRow:
-    """One combination: its values, its score as shown, its costs in SI units, whether it is on the front.
-
-    A combination is on the Pareto front if no other has a score and a cost that are both at least as good and one of
-    them better.
-    """
-
-    values: Mapping[str, str]
-    score: Estimate | None = None
-    energy: float = math.nan
-    latency: float = math.nan
-    area: float = math.nan
-    front: bool = False
-    impossible: str = ""
-
-    def cost(self, name: str) -> float:
-        """A cost as shown: J, s or mm2."""
-        value: float = getattr(self, name)
-        return value * COSTS[name][1]
-
-
-@dataclass(frozen=True, eq=False)
-class TradeOffView:
-    """The rows of a trade-off.
-
-    Args:
-        result: what was measured.
-        against: the cost that the front is of: "energy", "latency" or "area".
-    """
-
-    result: TradeOff
-    against: str = "energy"
-
-    @functools.cached_property
-    def scale(self) -> Scale:
-        """The scale of the metric."""
-        return next(View(each.sweep).scale for each in self.result.measured if each.sweep is not None)
-
-    @functools.cached_property
-    def rows(self) -> list[TradeOffRow]:
-        """In the order of the combinations."""
-        rows, stored = [], []
-        for each in self.result.measured:
-            if each.sweep is None or each.cost is None:
-                rows.append(TradeOffRow(each.candidate.values, impossible=each.candidate.impossible))
-                stored.append(-math.inf)
-                continue
-            view, cost = View(each.sweep), each.cost
-            (points,) = view.curves.values()
-            row = TradeOffRow(
-                each.candidate.values, points[0].mean, cost.joules, cost.latency, cost.square_metres
-            )
-            rows.append(row)
-            stored.append(view.scale.stored(points[0].mean.value))
-        costs = [getattr(row, self.against) for row in rows]
-        better = list(zip(stored, costs, strict=True))
-        return [
-            replace(row, front=row.score is not None and not any(_dominates(b, a) for b in better))
-            for row, a in zip(rows, better, strict=True)
-        ]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The rows as JSON, in SI units."""
-        technology = self.result.technology
-        return {
-            "metric": self.scale.name,
-            "technology": {"name": technology.name, "title": technology.title},
-            "against": self.against,
-            "combinations": [
-                {
-                    "values": dict(row.values),
-                    "score": None if row.score is None else row.score.value,
-                    "ci95": None if row.score is None or row.score.span is None else list(row.score.span),
-                    **{name: None if row.impossible else getattr(row, name) for name in COSTS},
-                    "front": row.front,
-                    "impossible": row.impossible or None,
-                }
-                for row in self.rows
-            ],
-            "notes": list(self.result.notes),
-            "warnings": list(self.result.cautions),
-        }
-
-
-def _dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
-    """Whether the (score, cost) of a is nowhere worse than that of b, and somewhere better."""
-    return a[0] >= b[0] and a[1] <= b[1] and a != b

@@ -15,7 +15,8 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.report.figure import SMALL, figure_style, figure_with, new_figure, save
 from crossbar_sim.report.figure_formats import check_format
 from crossbar_sim.report.formatting import Names, Style, fit, sigma_text
-from crossbar_sim.report.rows import Estimate, PointRow, View, default_threshold, narrowed
+from crossbar_sim.report.ranking import narrowed
+from crossbar_sim.report.rows import Estimate, PointRow, View, default_threshold
 from crossbar_sim.robustness.groups import GroupPoint
 from crossbar_sim.robustness.sweep import Sweep
 from crossbar_sim.text import visible

@@ -8,7 +8,8 @@ from typing import Any
 
 from crossbar_sim.report.formatting import Names, Scale, fixed, p_text, sigma_text
 from crossbar_sim.report.headline import crossing_words
-from crossbar_sim.report.rows import DifferenceRow, Estimate, GroupRow, PointRow, TradeOffView, View
+from crossbar_sim.report.rows import DifferenceRow, Estimate, GroupRow, PointRow, View
+from crossbar_sim.report.tradeoff_rows import TradeOffView
 from crossbar_sim.robustness.groups import seeded
 from crossbar_sim.text import spreadsheet_cell
 

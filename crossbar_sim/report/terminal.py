@@ -15,6 +15,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.layer_designs import LayerDesigns, designs_of
 from crossbar_sim.nn.analog.effects import MAPS
 from crossbar_sim.report.console import Pen, filled, say
+from crossbar_sim.report.deployment_rows import DeploymentView, loss
 from crossbar_sim.report.formatting import (
     Scale,
     counted,
@@ -29,16 +30,14 @@ from crossbar_sim.report.headline import crossing_words, listed_sigmas
 from crossbar_sim.report.rows import (
     ALPHA,
     Costs,
-    DeploymentView,
     DifferenceRow,
     Estimate,
     GroupRow,
     PointRow,
-    TradeOffView,
     View,
     check_threshold,
-    loss,
 )
+from crossbar_sim.report.tradeoff_rows import TradeOffView
 from crossbar_sim.robustness.calibration import Calibrator
 from crossbar_sim.robustness.deploy import Deployment, LayerReport
 from crossbar_sim.robustness.drawn_scores import MOST_CHIPS
@@ -46,6 +45,7 @@ from crossbar_sim.robustness.groups import seeded, unlike_groups
 from crossbar_sim.robustness.sensitivity import LayerDrop
 from crossbar_sim.robustness.statistics import Summary
 from crossbar_sim.robustness.sweep import Sweep, notes_and_warnings, tails
+from crossbar_sim.robustness.tradeoff import TradeOff
 from crossbar_sim.store.records import Task
 from crossbar_sim.text import visible
 
@@ -217,7 +217,7 @@ def show(deployment: Deployment, console: Console) -> None:
         show_line(f"warning: {warning}", "yellow")
 
 
-def notebook_html(result: Deployment | Sweep) -> str:
+def notebook_html(result: Deployment | Sweep | TradeOff) -> str:
     """The report of the terminal as HTML, for the output of a notebook's cell."""
     console = Console(
         file=io.StringIO(), record=True, width=NOTEBOOK, highlight=False, markup=False, emoji=False,
@@ -225,8 +225,10 @@ def notebook_html(result: Deployment | Sweep) -> str:
     )  # fmt: skip
     if isinstance(result, Sweep):
         show_sweep(result, console)
-    else:
+    elif isinstance(result, Deployment):
         show(result, console)
+    else:
+        show_trade_off(result, console)
     style = "white-space:pre;overflow-x:auto;line-height:normal;font-family:monospace"
     return console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
 
@@ -711,8 +713,9 @@ def _level(scale: Scale, value: float, half: float | None = None) -> str:
     return f"{fixed(value, 1)} %" if scale.per_cent else scale.text(value, half)
 
 
-def show_trade_off(view: TradeOffView, console: Console) -> None:
+def show_trade_off(result: TradeOff, console: Console) -> None:
     """Print a trade-off: one line per combination, those on the front with a star."""
+    view = TradeOffView(result)
     pen, scale, rows = Pen(console.encoding), view.scale, view.rows
     there = [row for row in rows if row.score is not None]
     front = [row for row in there if row.front]
@@ -722,7 +725,7 @@ def show_trade_off(view: TradeOffView, console: Console) -> None:
     )
     console.print(Text(filled(pen(text), console.width)))
     console.print()
-    table = _table(*(name for name in view.result.names), scale.name, "energy", "latency", "area mm2", "")
+    table = _table(*result.names, scale.name, "energy", "latency", "area mm2", "")
     for row in there:
         assert row.score is not None
         digits = scale.decimals(row.score.half, row.score.value)
@@ -736,5 +739,8 @@ def show_trade_off(view: TradeOffView, console: Console) -> None:
         if row.impossible:
             label = " ".join(f"{name}={value}" for name, value in row.values.items())
             say(console, f"impossible: {label}: {row.impossible}")
-    for note in view.result.notes:
+    for note in result.notes:
         say(console, f"note: {note}")
+    say(console, f"costs: {result.technology.title}; a first-order estimate (docs/cost.md)")
+    for warning in result.cautions:
+        say(console, f"warning: {warning}", "yellow")

@@ -1,25 +1,44 @@
 """The figure of a trade-off: scores with intervals against a cost, and the front."""
 
+import os
+
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from crossbar_sim.report.figure import BLUE, GREY, PALE, figure_style, new_figure, save
-from crossbar_sim.report.rows import COSTS, TradeOffRow, TradeOffView
+from crossbar_sim.report.figure import BLUE, GREY, PALE, figure_style, figure_with, new_figure, save
+from crossbar_sim.report.figure_formats import check_format
+from crossbar_sim.report.tradeoff_rows import COSTS, TradeOffRow, TradeOffView
+from crossbar_sim.robustness.tradeoff import TradeOff
 
 MOST_NAMED = 24
 """Points of the front that are named."""
 
 
-def draw(view: TradeOffView, path: str) -> None:
+def draw_trade_off(
+    result: TradeOff, path: str | os.PathLike[str] | None = None, *, ax: Axes | None = None
+) -> Figure:
     """Draw every combination, those on the front in blue and joined by a line.
 
+    Args:
+        result: what was measured.
+        path: where to; its suffix is the format: .png, .pdf or .svg.
+        ax: drawn into these axes of a figure of yours, instead of a new figure.
+
     Raises:
-        InputError: if the file cannot be written; what was there is unchanged.
+        InputError: for another suffix, or if the file cannot be written; what was there is unchanged.
     """
+    view = TradeOffView(result)
+    if ax is not None:
+        return figure_with(ax, path, lambda ax: _draw(ax, view))
+    if path is not None:
+        check_format(path)
     with figure_style():
         figure = new_figure(5.2, 3.6)
         _draw(figure.subplots(), view)
-        save(figure, path, dpi=200)
+        if path is not None:
+            save(figure, path, dpi=200)
+    return figure
 
 
 def _draw(axes: Axes, view: TradeOffView) -> None:
@@ -39,7 +58,7 @@ def _draw(axes: Axes, view: TradeOffView) -> None:
             named.setdefault(place, []).append(_name(row, view))
     steps = sorted(named)
     axes.plot(
-        [x for x, _ in steps], [y for _, y in steps], color=BLUE, lw=0.9, drawstyle="steps-post", zorder=3
+        [x for x, _ in steps], [y for _, y in steps], color=PALE, lw=1.4, drawstyle="steps-post", zorder=1
     )
     for place in steps[:MOST_NAMED]:
         text = "\n".join(named[place][:3]) + ("\n..." if len(named[place]) > 3 else "")

@@ -1,9 +1,10 @@
 """`robustness`: models x sigmas x chips, in one call."""
 
+import functools
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, SupportsIndex
 
@@ -231,9 +232,7 @@ def robustness(
     >>> [len(point.values) for point in sweep.curve("mlp")]
     [3]
     """
-    check_cluster(workers, scheduler)
-    if workers is not None:
-        leave_if_importing()
+    check_workers(workers, scheduler, metric)
     progress = progress or crossbar_sim.notebook_progress()
     numbers = check_sigmas(sigmas)
     design = as_design(hardware)
@@ -241,45 +240,100 @@ def robustness(
         at_sigma(design, sigma)  # an impossible one is refused before the work
     plan = plan_from(chips, half_width, plan)
     few = check_sensitivity_chips(sensitivity_chips)
-    judge = None if metric is None else find_metric(metric)
-    if judge is not None and (workers is not None or scheduler is not None):
-        judge.check_importable()
     given = models_from(models, data)
     calibration = calibration_of(calibrate, calibration_data, data)
     if calibration is not None:
         given = [replace(model, calibration=calibration) for model in given]
-    selected, left_out = None if only is None else _names(only), _names(skip)
+    selected, left_out = None if only is None else patterns(only), patterns(skip)
+    with opened(results) as file, executors(file, workers, scheduler, progress) as executor:
+        return measured(
+            given, design, numbers, plan, file, executor,
+            seed=seed, metric=metric, only=selected, skip=left_out, axis=class_axis, few=few, progress=progress,
+        )  # fmt: skip
+
+
+def check_workers(
+    workers: int | None, scheduler: str | None, metric: str | Callable[..., Any] | None
+) -> None:
+    """Refuse, before any work, workers that cannot be, or that could not import the metric.
+
+    Raises:
+        InputError: if there would be no worker, or the metric is a function that no other process finds.
+    """
+    check_cluster(workers, scheduler)
+    if workers is not None:
+        leave_if_importing()
+    judge = None if metric is None else find_metric(metric)
+    if judge is not None and (workers is not None or scheduler is not None):
+        judge.check_importable()
+
+
+@contextmanager
+def opened(results: Results | str | os.PathLike[str] | None) -> Iterator[Results]:
+    """An open results file as it is, the file at a path, or one in memory (None)."""
+    if isinstance(results, Results):
+        yield results
+        return
+    with Results.open(MEMORY if results is None else results) as file:
+        yield file
+
+
+@contextmanager
+def executors(
+    results: Results, workers: int | None, scheduler: str | None, progress: Progress | None
+) -> Iterator[Callable[[], Executor]]:
+    """What gives the executor: this process, or Dask workers, which are started when it is first called."""
     with ExitStack() as stack:
-        file = (
-            results
-            if isinstance(results, Results)
-            else stack.enter_context(Results.open(MEMORY if results is None else results))
-        )
-        tasks = []
-        for model in given:
-            with (
-                naming(model.label, len(given) > 1),
-                silenced_warnings(),
-            ):  # said below, with the model's name
-                tasks.append(
-                    prepare(
-                        model, design, seed, metric, selected, left_out, plan.images, numbers[-1], class_axis
-                    )
-                )
-        for task, _ in tasks:
-            label = f"{task.label}: " if len(tasks) > 1 else ""
-            warn(f"{label}{sentence}" for sentence in warnings_of(task))
-        _check_distinct([task for task, _ in tasks])
-        executor: Executor = InProcess(file)
-        if workers is not None or scheduler is not None:
-            executor = stack.enter_context(cluster(workers, scheduler, progress))
-        with silenced_warnings():
-            run_plan(tasks, numbers, plan, file, executor, progress)
-        if few:
-            for task, subject in tasks:
-                with naming(task.label, len(tasks) > 1), silenced_warnings():
-                    add_details(task, subject, file, numbers, few)
-        return Sweep.read(file, {task.id: task.label for task, _ in tasks}, plan.chips, numbers)
+
+        @functools.cache
+        def executor() -> Executor:
+            if workers is None and scheduler is None:
+                return InProcess(results)
+            return stack.enter_context(cluster(workers, scheduler, progress))
+
+        yield executor
+
+
+def measured(
+    models: Iterable[Model],
+    design: Design,
+    sigmas: tuple[float, ...],
+    plan: Plan,
+    results: Results,
+    executor: Callable[[], Executor],
+    *,
+    seed: int,
+    metric: str | Callable[[Tensor, Tensor], Any] | None,
+    only: tuple[str, ...] | None,
+    skip: tuple[str, ...],
+    axis: int | None,
+    few: int = 0,
+    progress: Progress | None = None,
+) -> Sweep:
+    """The sweep of these models, with what is missing of it measured first; arguments as checked by `robustness`.
+
+    Raises:
+        InputError: as `robustness`.
+    """
+    given, tasks = list(models), []
+    for model in given:
+        with (
+            naming(model.label, len(given) > 1),
+            silenced_warnings(),
+        ):  # said below, with the model's name
+            tasks.append(prepare(model, design, seed, metric, only, skip, plan.images, sigmas[-1], axis))
+    for task, _ in tasks:
+        label = f"{task.label}: " if len(tasks) > 1 else ""
+        warn(f"{label}{sentence}" for sentence in warnings_of(task))
+    _check_distinct([task for task, _ in tasks])
+    chosen = executor()
+    with silenced_warnings():
+        run_plan(tasks, sigmas, plan, results, chosen, progress)
+    if few:
+        for task, subject in tasks:
+            with naming(task.label, len(tasks) > 1), silenced_warnings():
+                add_details(task, subject, results, sigmas, few)
+    return Sweep.read(results, {task.id: task.label for task, _ in tasks}, plan.chips, sigmas)
 
 
 def check_sigmas(sigmas: Iterable[float]) -> tuple[float, ...]:
@@ -295,11 +349,6 @@ def check_sigmas(sigmas: Iterable[float]) -> tuple[float, ...]:
     if not numbers or len(set(numbers)) != len(numbers):
         raise InputError(f"sigmas={numbers[:5]}: at least one sigma is needed, and none twice")
     return tuple(numbers)
-
-
-def _names(given: Iterable[str]) -> tuple[str, ...]:
-    """Names of layers, from one name, a list with commas, or several names."""
-    return patterns(given)
 
 
 def _check_distinct(tasks: list[Task]) -> None:

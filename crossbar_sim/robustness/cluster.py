@@ -18,6 +18,7 @@ from numbers import Integral
 from threading import Event, Thread
 from typing import Any
 
+from crossbar_sim import memory
 from crossbar_sim.crossbar import threads
 from crossbar_sim.errors import InputError
 from crossbar_sim.robustness.evaluator import Job, Subject
@@ -244,10 +245,11 @@ class OnCluster:
     Args:
         client: of `distributed`.
         where: what its scheduler is called in errors.
+        room: what the weights of a chip may take in each worker, in GiB; None: as it finds.
     """
 
-    def __init__(self, client: Any, where: str) -> None:
-        self.client, self.where = client, where
+    def __init__(self, client: Any, where: str, room: float | None = None) -> None:
+        self.client, self.where, self.room = client, where, room
         self.futures = Futures(client, where, KEPT)
         self.payloads: dict[str, Any] = {}
 
@@ -258,6 +260,8 @@ class OnCluster:
             InputError: if a chip has no score, scheduler or workers are lost, or they die one after the other.
         """
         blocks: dict[Any, Work] = {}
+        left = {item.task.id for item in work}  # the subjects of others are dropped on the workers
+        self.payloads = {id_: payload for id_, payload in self.payloads.items() if id_ in left}
         try:
             with self.futures.reached():
                 blocks = self._submitted(work)
@@ -284,7 +288,7 @@ class OnCluster:
         """The subject on the workers, as the result of a task: Dask computes it again where a worker is lost."""
         if item.task.id not in self.payloads:
             packed = pickle.dumps(item.subject, protocol=pickle.HIGHEST_PROTOCOL)
-            self.payloads[item.task.id] = self.client.submit(unpack, packed, pure=False)
+            self.payloads[item.task.id] = self.client.submit(unpack, packed, self.room, pure=False)
         return self.payloads[item.task.id]
 
 
@@ -293,8 +297,10 @@ def _blocks(chips: tuple[int, ...], workers: int) -> list[tuple[int, ...]]:
     return [chips[i : i + size] for i in range(0, len(chips), size)]
 
 
-def unpack(packed: bytes) -> Subject:
-    """On a worker: the subject that was sent."""
+def unpack(packed: bytes, room: float | None = None) -> Subject:
+    """On a worker: the subject that was sent; `room` is what the weights of a chip may take there, in GiB."""
+    if room is not None:
+        memory.set_room(room)
     subject: Subject = pickle.loads(packed)
     return subject
 
@@ -352,7 +358,7 @@ def cluster(
         if scheduler is None:
             assert workers is not None
             with local_client(int(workers)) as client:
-                yield OnCluster(client, f"{workers} workers of this machine")
+                yield OnCluster(client, f"{workers} workers of this machine", memory.limit(int(workers)))
             return
         try:
             client = distributed.Client(scheduler, timeout=PATIENCE)
@@ -360,7 +366,7 @@ def cluster(
             raise InputError(f"no Dask scheduler can be reached at {scheduler}: {error}") from error
         with client:
             _await_worker(client, scheduler, progress)
-            yield OnCluster(client, scheduler)
+            yield OnCluster(client, scheduler, memory.limit())
 
 
 def _await_worker(client: Any, scheduler: str, progress: Progress | None) -> None:

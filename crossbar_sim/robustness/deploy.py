@@ -387,6 +387,7 @@ def deploy(
     few = reference.part(some(len(reference.x), sensitivity_images, seed))
     effects = layer_effects(analog, few.x, fixed)
     notes = (*notes, *of_state(left_on(model)), *of_places(reference))
+    limited = analog_chips.memory_notes(analog)
     found_out = subject.cautions(analog, effects, metric)
     if remap:
         errors = remap_errors(analog)
@@ -398,6 +399,7 @@ def deploy(
             analog, *calibration, seed, fixed, reference.axis if reference.classes else None
         )
         notes = (*notes, *subject.calibrator.notes)
+    notes = (*notes, *analog_chips.memory_notes(analog, limited))
     evaluator, details = Evaluator(subject, analog), Details(few=few, alone=alone, step=step)
     measured = [
         chip

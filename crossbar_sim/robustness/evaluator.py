@@ -760,6 +760,7 @@ def _mapped(
         analog_chips.analog_state(analog).set_maps(maps)
     if remap:
         remap_arrays(analog)
+    analog_chips.fit_memory(analog)
     return analog
 
 

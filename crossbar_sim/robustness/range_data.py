@@ -1,10 +1,15 @@
 """Inputs for the calibration of converter ranges, and designs with ranges calibrated on them."""
 
+import os
+from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from crossbar_sim.crossbar.layer_designs import Design
-from crossbar_sim.data import Splits, load_data
+from crossbar_sim.data import Development, Split, Splits, load_data
 from crossbar_sim.data.inputs import Inputs
+from crossbar_sim.data.load import to_development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.range_calibration import calibrate_ranges, needs_calibration
 from crossbar_sim.nn.evaluate import bound, inputs_for, needed_inputs
@@ -53,6 +58,48 @@ def calibrated_for(
     )
 
 
+def with_ranges(
+    module: nn.Module,
+    hardware: Design,
+    data: Any,
+    seed: int,
+    only: tuple[str, ...] | None,
+    skip: tuple[str, ...],
+) -> Design:
+    """The design with ranges for a model in memory, from `IMAGES` training images, the same as on the command line.
+
+    Args:
+        module: in evaluation mode.
+        hardware: returned as it is where no range is to be calibrated.
+        data: `Splits`, `Development`, {"train": ..., "validation": ...}, or a data set's name or path.
+        seed, only, skip: as for `calibrate_ranges`.
+
+    Raises:
+        InputError: if there are no training images.
+    """
+    if not needs_calibration(hardware):
+        return hardware
+    if isinstance(data, Splits):
+        data = data.development
+    if not isinstance(data, Development | Mapping | str | os.PathLike):
+        raise InputError(
+            "the range of a converter is 'calibrated', on training images, and the examples have none beside those "
+            "that are scored: give calibration_data={'train': (x, y), 'validation': (x, y)}, or a range such as "
+            "adc_range='max'"
+        )
+    train = to_development(data).train
+    calibrated, _ = calibrate_ranges(
+        module, hardware, _drawn(module, train, seed), only=only, skip=skip, seed=seed
+    )
+    return calibrated
+
+
+def _drawn(module: nn.Module, split: Split, seed: int, images: int = IMAGES) -> Any:
+    """So many inputs of a split, in their order there, in the type that the model takes."""
+    chosen = permutation(len(split.x), Key(seed).fold("converter images"))[:images].sort().values
+    return inputs_for(module, split.x[chosen], y=None if split.y is None else split.y[chosen])[0]
+
+
 def calibration_inputs(
     loaded: LoadedModel,
     data: str | None,
@@ -96,6 +143,5 @@ def chosen_inputs(
     """Inputs of data that the user names for calibration alone: of its training split, or all that there is."""
     splits: Splits = load_data(own, data_dir, inputs=needed_inputs(loaded.module))
     split = splits.train or splits.test
-    chosen = permutation(len(split.x), Key(seed).fold("converter images"))[:images].sort().values
-    x, _ = inputs_for(loaded.module, split.x[chosen], y=None if split.y is None else split.y[chosen])
-    return x, f"{len(chosen)} examples of {splits.name}"
+    x = _drawn(loaded.module, split, seed, images)
+    return x, f"{len(x)} examples of {splits.name}"

@@ -14,7 +14,7 @@ from crossbar_sim.crossbar.converters import Ranges
 from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, at_sigma, identity_of, sources
 from crossbar_sim.data.dataset import Development, add_tensor
 from crossbar_sim.data.inputs import first_of
-from crossbar_sim.nn.analog.chips import layers
+from crossbar_sim.nn.analog.chips import layers, memory_notes
 from crossbar_sim.nn.analog.effects import layer_effects
 from crossbar_sim.nn.analog.multiply_adds import LITTLE, ArrayShare
 from crossbar_sim.nn.evaluate import BLOCK
@@ -174,6 +174,7 @@ def prepare(
     )  # fmt: skip
     reference, chosen = subject.reference, subject.metric
     corrected: dict[str, Any] = {}
+    limited = memory_notes(analog)
     if model.calibration is not None:
         how, development = model.calibration
         axis = reference.axis if reference.classes else None
@@ -217,6 +218,7 @@ def prepare(
             *of_places(reference),
             *(_OWN_DRIFT.format(pattern) for pattern in own),
             *calibrated,
+            *memory_notes(analog, limited),
             *_share_on_arrays(subject, analog),
         ],
         "warnings": _warnings(subject, analog, sigma, metric),

@@ -22,7 +22,8 @@ from crossbar_sim.report import page_text, write_page
 from crossbar_sim.report.charts import MOST_POINTS
 from crossbar_sim.report.formatting import Names, Scale
 from crossbar_sim.report.headline import answer, listed_sigmas
-from crossbar_sim.report.rows import ahead, default_threshold, thresholds
+from crossbar_sim.report.ranking import ahead
+from crossbar_sim.report.rows import default_threshold, thresholds
 from crossbar_sim.report.tables import MOST_TRIALS
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.sweep import Sweep

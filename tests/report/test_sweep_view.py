@@ -14,7 +14,7 @@ from crossbar_sim.data import Split, load_data
 from crossbar_sim.nn import seeded
 from crossbar_sim.nn.networks import build
 from crossbar_sim.report.headline import answer
-from crossbar_sim.report.rows import ahead
+from crossbar_sim.report.ranking import ahead
 from crossbar_sim.report.terminal import show_sweep
 from crossbar_sim.robustness import Point, Sweep, robustness
 from crossbar_sim.robustness.drawn_scores import MOST_CHIPS, Cost

@@ -2,17 +2,22 @@
 
 import csv
 import json
+import statistics
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch import nn
 
-from crossbar_sim import Hardware
+import crossbar_sim
+from crossbar_sim import Hardware, Key
 from crossbar_sim.crossbar import cost
 from crossbar_sim.errors import InputError
-from crossbar_sim.report.rows import _dominates
+from crossbar_sim.nn.files.loading import load_model
+from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.robustness.array_work import cost_of_model
-from crossbar_sim.robustness.tradeoff import Choice, candidates
+from crossbar_sim.robustness.calibration import Calibration
+from crossbar_sim.robustness.tradeoff import Choice, candidates, dominates
 
 
 @pytest.mark.parametrize(
@@ -68,7 +73,7 @@ def test_every_combination_once_and_the_impossible_with_the_reason():
 
 def test_the_front_is_what_nothing_dominates():
     points = [(0.9, 1.0), (0.8, 1.0), (0.9, 2.0), (0.95, 2.0), (0.95, 2.0)]
-    front = [not any(_dominates(b, a) for b in points) for a in points]
+    front = [not any(dominates(b, a) for b in points) for a in points]
     assert front == [True, False, False, True, True]
 
 
@@ -96,6 +101,103 @@ def test_scores_are_those_of_deploy_and_costs_those_of_cost_and_a_second_run_mea
     again = command("tradeoff", *common, *vary)
     assert again.report == done.report
     assert json.loads(command("results", tmp_path / "t.db", "--format", "json").out or "[]") == listed
+
+
+def linear():
+    with seeded(Key(0)):
+        return nn.Sequential(nn.Linear(64, 10)), (torch.rand(60, 64), torch.arange(60) % 10)
+
+
+def points(result):
+    return [(each.candidate.label, each.point.values, each.cost.joules) for each in result.measured]
+
+
+def test_the_call_from_python_is_the_command(command, files, tmp_path):
+    base = Hardware.preset("bayesft", sigma=0.4, adc_range="calibrated", dac_bits=8)
+    vary = {"adc_bits": [4, None], "tile": [(64, 64), "32x32"]}
+    found = crossbar_sim.tradeoff(
+        load_model(files.checkpoint).module, "digits", base, vary, chips=2, against="area"
+    )
+    design = ["--sigma", 0.4, "--adc-range", "calibrated", "--dac-bits", 8]
+    varied = ["--vary", "adc_bits=4,none", "--vary", "tile=64x64,32x32", "--against", "area"]
+    done = command("tradeoff", files.checkpoint, *design, *varied, "--chips", 2, "--json", "-")
+    assert done.code == 0, done.err
+    listed = done.report["combinations"]
+    assert [each.point.summary.mean for each in found.measured] == [each["score"] for each in listed]
+    assert [each.cost.square_metres for each in found.measured] == [each["area"] for each in listed]
+    assert list(found.front) == [each["front"] for each in listed]
+    frame = found.to_dataframe()
+    assert list(frame["adc_bits"]) == [4, 4, "none", "none"]
+    assert list(frame["value"]) == [each["score"] for each in listed]
+    assert len(repr(found)) < 120
+    assert "against area" in found._repr_html_()
+    figure, ax = plt.subplots()
+    assert found.plot(tmp_path / "t.svg", ax=ax) is figure
+    assert "area" in ax.get_xlabel()
+    plt.close(figure)
+
+
+def test_workers_and_their_number_change_nothing():
+    distributed = pytest.importorskip("distributed")
+    model, data = linear()
+    given = (model, data, Hardware.preset("bayesft", sigma=0.5), {"levels": [4, 8], "copies": "1:2"})
+    alone = crossbar_sim.tradeoff(*given, chips=5)
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
+    ) as local:
+        spread = crossbar_sim.tradeoff(*given, chips=5, scheduler=local.scheduler_address)
+    assert points(spread) == points(alone)
+
+
+def test_chips_are_calibrated_as_those_of_deploy():
+    model, data = linear()
+    more = {"calibrate": "affine+readout", "calibration_data": {"train": data, "validation": data}}
+    more["calibrate"] = Calibration(more["calibrate"], images=40)
+    found = crossbar_sim.tradeoff(model, data, "bayesft", {"sigma": [0.4, 0.8]}, chips=2, **more)
+    alone = crossbar_sim.deploy(
+        model, *data, Hardware.preset("bayesft", sigma=0.8), chips=2, sensitivity_chips=0, **more
+    )
+    assert found.measured[1].point.values == tuple(score.accuracy for score in alone.scores)
+    assert alone.main.mean != pytest.approx(statistics.mean(score.accuracy for score in alone.uncalibrated))
+
+
+@pytest.mark.parametrize("preset", ["isaac", "prime"])
+def test_converters_of_all_widths_are_of_one_model(preset):
+    """Energy and area of the ADCs differ by the survey's ratio alone, whatever converter was published."""
+    model, data = linear()
+    found = crossbar_sim.tradeoff(
+        model, data, preset, {"adc_bits": "4:10", "adc_range": ["max"], "dac_bits": [8]}, chips=1,
+    )  # fmt: skip
+    technology = cost.technology(preset)
+    hardware = [each.candidate.design for each in found.measured]
+    rates = {cost.adc_of(cost.Converters.of(one), one.tile[1], technology)[2] for one in hardware}
+    assert len(rates) == 1
+    node, rate = technology["node"], rates.pop()
+    for part, of_survey in (("energy", cost.conversion_energy), ("area", cost.converter_area)):
+        ratios = [
+            getattr(each.cost, part)["adc"] / of_survey(bits, node, rate)
+            for each, bits in zip(found.measured, range(4, 11), strict=True)
+        ]
+        assert ratios == pytest.approx([ratios[0]] * 7)
+    energies = [each.cost.joules for each in found.measured]
+    assert energies == sorted(energies)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"vary": None}, "vary: expected parameters"),
+        ({"vary": {"adc_bit": [4]}}, "did you mean 'adc_bits'"),
+        ({"vary": {"adc_bits": 4}}, r"expected a list such as \[4, 6, 8\]"),
+        ({"vary": {"adc_bits": []}}, "adc_bits has no value"),
+        ({"vary": {"levels": [4, 4.0]}}, "4 is given twice"),
+        ({"vary": {"levels": [4]}, "against": "power"}, "known: energy, latency, area"),
+        ({"vary": {"adc_bits": [4]}}, "adc_bits=4: the range of a converter is 'calibrated'"),
+    ],
+)
+def test_a_wrong_call_is_one_sentence(given, words):
+    with pytest.raises(InputError, match=words):
+        crossbar_sim.tradeoff(*linear(), **given)
 
 
 def test_a_parameter_without_effect_is_reported(command, files):

@@ -6,8 +6,10 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
+from crossbar_sim import memory
 from crossbar_sim.crossbar.hardware import Hardware, square
 from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, as_design, design_at, designs_of
 from crossbar_sim.crossbar.remapping import remap_chip
@@ -98,6 +100,58 @@ def program(model: nn.Module) -> None:
             arrays.refresh(module, slot)
 
 
+# Memory: arrays whose weights do not fit are programmed for each use. A chip is a function of names, so that the next
+# use draws the same numbers again.
+
+
+def fit_memory(model: nn.Module) -> None:
+    """Have arrays programmed for each use if the weights of a chip take more than `memory.room`, the largest first."""
+    shared, device = analog_state(model), next((p.device for p in model.parameters()), None)
+    sizes: dict[str, int] = {}
+    for slot, module in slots(model):
+        if not slot.ideal and not slot.on_meta(module):
+            sizes[slot.name] = sizes.get(slot.name, 0) + _size(shared, slot, module)
+    free = torch.cuda.mem_get_info(device)[0] if device is not None and device.type == "cuda" else None
+    left = memory.room(sum(sizes.values()), free)
+    kept = set()
+    for name in sorted(sizes, key=lambda name: sizes[name]):
+        left -= sizes[name]
+        if left >= 0:
+            kept.add(name)
+    shared.streamed = frozenset(sizes.keys() - kept)
+
+
+def _size(shared: AnalogState, slot: ArraySlot, module: nn.Module) -> int:
+    """Bytes of an array while it is programmed."""
+    held = slot.size(module)
+    if not shared.tiled(slot):
+        return held
+    mapping = shared.of(slot.layer).mapping
+    columns = slot.layout.groups * slot.layout.cols + (mapping.planes_per_copy == 1)
+    return held + 4 * mapping.planes * slot.rows * columns
+
+
+def memory_notes(model: nn.Module, before: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """A sentence on arrays that are programmed for each use, if there are any, or were `before` a calibration."""
+    shared = analog_state(model)
+    if not shared.streamed:
+        return before and (
+            "all weights of a chip are kept in memory, although they are more than the memory for them (--memory): "
+            "corrections of low rank are fitted in many passes",
+        )
+    size = sum(_size(shared, slot, module) for slot, module in slots(model) if not slot.ideal)
+    shown = f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+    return (
+        f"the weights of a chip take {shown}, more than the memory for them (--memory): the largest arrays "
+        "are programmed for each use, which changes no number and takes longer",
+    )
+
+
+def keep_arrays(model: nn.Module) -> None:
+    """Keep all arrays programmed, whatever memory that takes."""
+    analog_state(model).streamed = frozenset()
+
+
 @contextmanager
 def _setting(found: list[AnalogState], field: str, value: object) -> Iterator[None]:
     """Context in which `field` of every state is `value`."""
@@ -122,10 +176,19 @@ def frozen(model: nn.Module) -> AbstractContextManager[None]:
     return _setting([analog_state(model)], "frozen", True)
 
 
-def locked(model: nn.Module) -> AbstractContextManager[None]:
+@contextmanager
+def locked(model: nn.Module) -> Iterator[None]:
     """Program an analog model, and keep it unchanged in this context: threads may share it for inference."""
     program(model)
-    return _setting(_designs(model), "locked", True)
+    found = _designs(model)
+    for shared in found:
+        shared.held.clear()  # reads skip the check for stale arrays from here on
+    try:
+        with _setting(found, "locked", True):
+            yield
+    finally:
+        for shared in found:
+            shared.held.clear()
 
 
 def remap_arrays(model: nn.Module) -> None:

@@ -207,6 +207,7 @@ def map_model(
 
         def make(operands: Operands | None) -> nn.Module:
             made = to_analog(model, hardware, seed, chip, only, skip, operands)
+            chips.fit_memory(made)
             return ensure_equivalent(made, model, x, clean, fixed)
 
         analog, operands = map_traced(make, x, fixed)
@@ -576,8 +577,7 @@ class _GraphBuilder(_Builder):
                 layout = self.tied.get(id(named[name]), use.matrix.layout)
                 self.tied[id(named[name])] = min(layout, use.matrix.layout, key=Layout.rank)
         folds = exported_products.fold_graph(self.model, self.choice.folds) if self.choice.may_fold else {}
-        if folds:
-            self.model.recompile()
+        exported_products.read_late(self.model)
         gone = {norm for norm, _ in folds.values()}
         layers = []
         for name, module in self.model.named_modules():

@@ -541,6 +541,19 @@ def fold_graph(model: fx.GraphModule, wanted: Callable[[str, str], bool]) -> dic
     return folded
 
 
+def read_late(model: fx.GraphModule) -> None:
+    """Read every parameter just before its first use, in place: torch exports read them all at the start.
+
+    So a weight that is programmed for each use is there while it is used, and not for the whole forward.
+    """
+    order = {node: place for place, node in enumerate(model.graph.nodes)}
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for node in list(model.graph.nodes):
+        if node.op == "get_attr" and node.target in parameters and node.users:
+            min(node.users, key=lambda user: order[user]).prepend(node)
+    model.recompile()
+
+
 def _normalised(node: fx.Node) -> list[fx.Node]:
     """The results of a batch normalisation by running statistics; none for any other node."""
     if str(node.target) == "aten.batch_norm.default" and not node.args[5]:

@@ -9,7 +9,9 @@ parameters, and a gradient reaches them through the array.
 
 import sys
 import threading
+import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,6 +38,15 @@ class _Through(torch.autograd.Function):
         return grads[0] * slope, None, None
 
 
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """What one array holds, programmed for one use: its parameters, and the array itself where it has converters."""
+
+    tag: tuple[object, ...]
+    values: dict[str, Tensor]
+    tiled: Tiled | None
+
+
 class Arrays:
     """The analog part of a layer: its arrays, the model's shared state, and the programmed values.
 
@@ -56,6 +67,8 @@ class Arrays:
         self.graphs: dict[str, tuple[Any, ...]] = {}
         self.tiled: dict[str, Tiled] = {}
         self.programmed: dict[str, Tensor] = {}
+        self.drawn: weakref.WeakValueDictionary[str, _Drawn] = weakref.WeakValueDictionary()
+        self.lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the programmed values out of copies and pickles: the next read makes them."""
@@ -83,6 +96,10 @@ class Arrays:
             return slot.clean(module)[0 if parameter == slot.weight else 1]
         if torch.is_grad_enabled():
             return self._on_tiles(module, slot, self._with_own_memory(module, slot, parameter))
+        if slot.name in design.streamed:
+            drawn = self._draw(module, slot)
+            value = drawn.values.get(parameter)
+            return value if value is None or drawn.tiled is None else on_tiles(value, drawn.tiled)
         self.refresh(module, slot)
         return self._on_tiles(module, slot, self.programmed[parameter])
 
@@ -144,8 +161,36 @@ class Arrays:
         slot = self.slots[parameter]
         if slot.ideal or not self.design.runs(slot.layer):
             return slot.clean(module)[0 if parameter == slot.weight else 1]
+        if slot.name in self.design.streamed:
+            return self._draw(module, slot).values[parameter]
         self.refresh(module, slot)
         return self.programmed[parameter]
+
+    def _draw(self, module: nn.Module, slot: ArraySlot) -> _Drawn:
+        """The values of an array that is programmed for each use.
+
+        They are kept until this thread reads another array, and for as long as the forward refers to them. Threads
+        that are at the same layer share them.
+        """
+        design, thread = self.design, threading.get_ident()
+        with self.lock:
+            drawn = self.drawn.get(slot.weight)
+            if drawn is None or not (design.locked or drawn.tag == self._tag(module, slot)):
+                drawn = None
+                design.held.pop(thread, None)  # before there is another one
+                self._let_go(slot)
+                tag, values = self._tag(module, slot), self._empty(module, slot, {})
+                drawn = _Drawn(tag, values, self._fill(module, slot, values, tag))
+                self.drawn[slot.weight], self.tags[slot.weight] = drawn, tag
+            design.held[thread] = drawn
+            return drawn
+
+    def _let_go(self, slot: ArraySlot) -> None:
+        """Free what is kept of an array between its uses."""
+        for cache in (self.graphs, self.tiled):
+            cache.pop(slot.weight, None)
+        for name in slot.names:
+            self.programmed.pop(name, None)
 
     def _tag(self, module: nn.Module, slot: ArraySlot) -> tuple[object, ...]:
         """Equal as long as design, chip and clean values are the same."""
@@ -153,25 +198,48 @@ class Arrays:
         return (self.design.generation, *(slot.state(module) if known is None else known[1:]))
 
     def refresh(self, module: nn.Module, slot: ArraySlot) -> None:
-        """Program the slot's array unless it is up to date."""
+        """Program the slot's array unless it is up to date, or is programmed for each use."""
+        if slot.name in self.design.streamed:
+            self._let_go(slot)
+            return
         tag = self._tag(module, slot)
-        if self.tags.get(slot.weight) == tag or slot.on_meta(module):
+        current = self.tags.get(slot.weight) == tag and slot.weight in self.programmed
+        if current or slot.on_meta(module):
             return
         self.tiled.pop(slot.weight, None)
         self.graphs.pop(slot.weight, None)  # a copy for training that is stale, or not needed for now
+        values = self._empty(module, slot, self.programmed)
+        self.programmed.update(values)
+        tiled = self._fill(module, slot, values, tag)
+        if tiled is not None:
+            self.tiled[slot.weight] = tiled
+        self.tags[slot.weight] = tag
+
+    def _empty(self, module: nn.Module, slot: ArraySlot, held: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Memory for the slot's values: that of `held`, where it fits."""
         # Tensors made in inference mode could take part in no later graph.
         with torch.inference_mode(False), torch.no_grad():
-            weight, bias = slot.clean(module)
-            for name, like in ((slot.weight, weight), (slot.bias, bias)):
-                held = self.programmed.get(name) if name else None
-                if name and like is not None and (held is None or not _alike(held, like)):
-                    self.programmed[name] = torch.empty(like.shape, dtype=like.dtype, device=like.device)
-            row = self.programmed[slot.bias] if slot.bias else None
+            found: dict[str, Tensor] = {}
+            for name, like in zip((slot.weight, slot.bias), slot.clean(module), strict=True):
+                if name and like is not None:
+                    old = held.get(name)
+                    if old is None or not _alike(old, like):
+                        old = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+                    found[name] = old
+            return found
+
+    def _fill(
+        self, module: nn.Module, slot: ArraySlot, values: dict[str, Tensor], tag: tuple[object, ...]
+    ) -> Tiled | None:
+        """Program the array into `values`; the array with its converters, where it has some."""
+        with torch.inference_mode(False), torch.no_grad():
+            weight, row = values[slot.weight], values.get(slot.bias) if slot.bias else None
             if self.design.tiled(slot):  # the same planes serve both ways to multiply
-                write(slot, self._converted(module, slot).weight(), self.programmed[slot.weight], row)
-            else:
-                program_into(self.design, slot, module, self.programmed[slot.weight], row, tag[1:])
-        self.tags[slot.weight] = tag
+                tiled = tiled_of(self.design, slot, module)
+                write(slot, tiled.weight(), weight, row)
+                return tiled
+            program_into(self.design, slot, module, weight, row, tag[1:])
+            return None
 
 
 ATTRIBUTE = "_crossbar_sim_arrays"

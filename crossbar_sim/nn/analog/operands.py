@@ -9,6 +9,7 @@ of its operands are those copies, which are computed from them, and which depend
 
 import copy
 import math
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -184,20 +185,27 @@ class _About:
         fed: it depends on the inputs.
         exact: the parameters that its values are, maybe in another order or shape.
         made: the parameters that it is computed from, each with the operator that did.
-        tensor: keeps the memory from being used again.
+        memory: of the tensor; once that is freed, the record is of no tensor.
+        base: whether it is a parameter, or a copy of it as it is.
         addresses: where its values lie in the parameter, if it is a copy of one in another order.
     """
 
     fed: bool = False
     exact: frozenset[_Source] = frozenset()
     made: dict[_Source, str] = field(default_factory=dict)
-    tensor: Tensor | None = None
+    memory: StorageWeakRef | Tensor | None = None
+    base: bool = False
     addresses: Tensor | None = None
 
     @property
     def stored(self) -> bool:
         """Whether it is made of parameters alone."""
         return not self.fed and bool(self.exact or self.made)
+
+    @property
+    def freed(self) -> bool:
+        """Whether its memory may be another tensor's by now."""
+        return isinstance(self.memory, StorageWeakRef) and bool(self.memory.expired())
 
 
 class _Recorder:
@@ -212,9 +220,8 @@ class _Recorder:
         self.taken: dict[_Source, str] = {}
         self.names: dict[tuple[int, str], str] = {}
         self.provided: dict[str, str] = {}
-        self.copies: dict[str, Tensor] = {}
+        self.copies: weakref.WeakValueDictionary[str, Tensor] = weakref.WeakValueDictionary()
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.bases: set[int] = set()
         self.matrices: dict[str, Matrix] = {}
         self.held: dict[str, Layout] = {}
         self.refused: dict[str, str] = {}
@@ -227,18 +234,18 @@ class _Recorder:
             for buffer in module._buffers.values():
                 if buffer is not None:
                     made = {_Source("", "clean"): "buffer"}
-                    self.about.setdefault(_place(buffer), _About(made=made, tensor=buffer))
+                    self.about.setdefault(_place(buffer), _About(made=made, memory=_memory(buffer)))
             for parameter, value in module._parameters.items():
                 if value is None or value.is_meta:
                     continue
                 full = f"{name}.{parameter}" if name else parameter
                 self.names[id(module), parameter] = full
+                known = self.about.setdefault(_place(value), _About(memory=_memory(value)))
+                known.exact |= {_Source(full, "clean")}
                 plain = value.is_contiguous() and value.is_floating_point()
                 if plain and not self.known(module, parameter):
                     self.shapes[full] = tuple(value.shape)
-                    self.bases.add(_place(value))
-                known = self.about.setdefault(_place(value), _About(tensor=value))
-                known.exact |= {_Source(full, "clean")}
+                    known.base = True
                 if arrays is not None and parameter in arrays.slots:
                     self.provided[full] = parameter
                     slot = arrays.slots[parameter]
@@ -247,7 +254,7 @@ class _Recorder:
                     if parameter in arrays.programmed:  # by a run before
                         held = arrays.programmed[parameter]
                         self.about[_place(held)] = _About(
-                            exact=frozenset({_Source(full, "kept")}), tensor=held
+                            exact=frozenset({_Source(full, "kept")}), memory=_memory(held)
                         )
         self.about.update(kept or {})
 
@@ -262,7 +269,7 @@ class _Recorder:
         """Run one forward; changes of the model's state are undone."""
         given = x.clone()  # a forward may change its input
         for tensor in tensors_of(given):
-            self.about[_place(tensor)] = _About(fed=True, tensor=tensor)
+            self.about[_place(tensor)] = _About(fed=True, memory=_memory(tensor))
         with (
             torch_threads_kept(),
             watched(analog),
@@ -275,33 +282,37 @@ class _Recorder:
 
     def kept(self) -> dict[int, _About]:
         """Records of tensors computed from programmed weights that are still referenced after the run."""
-        held: dict[int, tuple[StorageWeakRef, _About]] = {}
+        found: dict[int, _About] = {}
         for place, about in self.about.items():
             array = [s for s in (*about.exact, *about.made) if s.way == "array"]
-            if array and not about.fed and about.tensor is not None:
+            if array and not about.fed and isinstance(about.memory, StorageWeakRef) and not about.freed:
                 exact = frozenset(_Source(s.name, "kept") for s in about.exact)
                 made = {_Source(s.name, "kept"): operator for s, operator in about.made.items()}
-                held[place] = StorageWeakRef(about.tensor.untyped_storage()), _About(False, exact, made)
-        self.about, self.copies = {}, {}
-        return {place: about for place, (storage, about) in held.items() if not storage.expired()}
+                found[place] = _About(False, exact, made, about.memory)
+        return found
+
+    def of(self, t: Tensor) -> _About:
+        """What is known of a tensor."""
+        found = self.about.get(_place(t))
+        return _About() if found is None or found.freed else found
 
     def read(self, module: nn.Module, slot: ArraySlot, parameter: str) -> Tensor | None:
         """A copy of the clean parameter, identified by its memory, in place of the programmed one."""
         name = self.names.get((id(module), parameter), parameter)
         self.touched.add(name)
-        if name not in self.copies:
+        copied = self.copies.get(name)
+        if copied is None:
             clean = slot.clean(module)[0 if parameter == slot.weight else 1]
             if clean is None:
                 return None
             self.copies[name] = copied = clean.detach().clone()
-            if name in self.shapes:
-                self.bases.add(_place(copied))
-            self.about[_place(copied)] = _About(exact=frozenset({_Source(name, "array")}), tensor=copied)
-        return self.copies[name]
+            exact = frozenset({_Source(name, "array")})
+            self.about[_place(copied)] = _About(False, exact, {}, _memory(copied), name in self.shapes)
+        return copied
 
     def is_fed(self, t: Tensor) -> bool:
         """Whether a tensor depends on the inputs, or on constants."""
-        return not (self.about.get(_place(t)) or _About()).stored
+        return not self.of(t).stored
 
     def hand(self, module: nn.Module, parameter: str) -> None:
         """Record a parameter for which the forward passed another tensor to its layer."""
@@ -310,7 +321,7 @@ class _Recorder:
     def operator(self, func: Any, args: Sequence[Any], tensors: list[Tensor], outputs: list[Tensor]) -> None:
         """Record the operands of one operator and the sources of its results."""
         packet = func.overloadpacket.__name__
-        abouts = [self.about.get(_place(t)) or _About() for t in tensors]
+        abouts = [self.of(t) for t in tensors]
         if packet.startswith(_SHAPES):
             for out in outputs:
                 self.about.pop(_place(out), None)
@@ -344,7 +355,7 @@ class _Recorder:
                 continue  # a view
             new = _About(fed, frozenset() if fed else exact, {} if fed else made)
             if new.stored:
-                new.tensor = out
+                new.memory = _memory(out)
                 new.addresses = self._addresses_of(func, args, tensors, out) if same else None
             self.about[place] = new
 
@@ -357,7 +368,7 @@ class _Recorder:
             held = [t for t in tree_leaves(args[1:]) if isinstance(t, Tensor) and t.dim() == 2]
             steps = args[0].shape[:-1].numel() if not of_steps else len(args[0])
             for weight in held:
-                about = self.about.get(_place(weight)) or _About()
+                about = self.of(weight)
                 if about.exact:
                     self._add(about.exact, packet, steps * weight.numel())
             return
@@ -392,10 +403,10 @@ class _Recorder:
 
     def _as_taken(self, value: Tensor) -> Tensor | None:
         """A parameter as an operator takes it, or the addresses of its values; None if it is neither."""
-        if _place(value) in self.bases:
+        about = self.of(value)
+        if about.base:
             return value
-        about = self.about.get(_place(value))
-        held = None if about is None else about.addresses
+        held = about.addresses
         # a view of a copy is the same view of its addresses
         return None if held is None else held.as_strided(value.shape, value.stride(), value.storage_offset())
 
@@ -404,11 +415,7 @@ class _Recorder:
     ) -> Tensor | None:
         """The addresses of a copy that puts the values of one parameter in another order."""
         held = self._as_taken(tensors[0]) if len(tensors) == 1 and tensors[0] is args[0] else None
-        if (
-            held is None
-            or held.numel() > MOST_ADDRESSES
-            or not any(self._undefined(self.about[_place(tensors[0])]))
-        ):
+        if held is None or held.numel() > MOST_ADDRESSES or not any(self._undefined(self.of(tensors[0]))):
             return None
         with suppress(RuntimeError, TypeError):
             found = func(addresses(held), *args[1:])
@@ -441,9 +448,9 @@ class _Recorder:
                 continue
             if first is not None and place in (first, first + 1):
                 other = args[2 * first + 1 - place]
-                if isinstance(other, Tensor) and (self.about.get(_place(other)) or _About()).stored:
+                if isinstance(other, Tensor) and self.of(other).stored:
                     continue
-            for name in self._undefined(self.about[_place(value)]):
+            for name in self._undefined(self.of(value)):
                 found = product_at(op, place, args, taken, self.shapes[name])
                 if found is not None:
                     self._found(name, self._with_bias(name, found[1], found[2]))
@@ -461,7 +468,7 @@ class _Recorder:
 
     def _einsum(self, text: str, operands: list[Tensor]) -> None:
         """Record the parameters that an einsum multiplies inputs with, and why others are not a matrix there."""
-        abouts = [self.about.get(_place(t)) or _About() for t in operands]
+        abouts = [self.of(t) for t in operands]
         fed = [not about.stored for about in abouts]
         for place, (value, about) in enumerate(zip(operands, abouts, strict=True)):
             if fed[place]:
@@ -484,7 +491,7 @@ class _Recorder:
     def _with_bias(self, name: str, layout: Layout, bias: Any) -> Matrix:
         """As in `exported_products.uses`: the bias joins if the module holds it, with one value per bit line."""
         holder, _, weight = name.rpartition(".")
-        about = self.about.get(_place(bias)) if isinstance(bias, Tensor) else None
+        about = self.of(bias) if isinstance(bias, Tensor) else None
         for source in () if about is None or bias.shape != (layout.groups * layout.cols,) else about.exact:
             if source.name.rpartition(".")[0] == holder and self.shapes.get(source.name) == tuple(bias.shape):
                 return Matrix(weight, source.name.rpartition(".")[2], layout)
@@ -594,6 +601,16 @@ def _place(t: Tensor) -> int:
         return int(t.untyped_storage().data_ptr()) or id(t)
     except (RuntimeError, NotImplementedError):
         return id(t)
+
+
+def _memory(t: Tensor) -> StorageWeakRef | Tensor:
+    """What tells when a tensor's memory is freed; the tensor itself, whose identifier counts, if it has none."""
+    try:
+        if t.untyped_storage().data_ptr():
+            return StorageWeakRef(t.untyped_storage())
+    except (RuntimeError, NotImplementedError):
+        pass
+    return t
 
 
 def trace_alone(module: nn.Module) -> dict[str, Matrix]:

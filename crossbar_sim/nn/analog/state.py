@@ -138,6 +138,11 @@ class ArraySlot:
         """The parameters of the module that the slot provides."""
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
+    def size(self, module: nn.Module) -> int:
+        """Bytes of what the slot provides."""
+        found = (module._parameters.get(name) for name in self.names)
+        return sum(p.numel() * p.element_size() for p in found if p is not None)
+
 
 # How a layer was mapped, for reports.
 
@@ -274,6 +279,8 @@ class AnalogState:
         touched: names of the arrays that have been read, for as long as somebody collects them; None: nobody does.
         recorder: gives what layers read in place of their arrays while `trace_operands` follows a forward.
         reads: how often each array with converters has been read since the chip was set, outside of `numbered_reads`.
+        streamed: names of the arrays that are programmed anew for each use, to save memory; see `chips.fit_memory`.
+        held: of those, the one that each thread has read last.
     """
 
     hardware: Design
@@ -292,6 +299,12 @@ class AnalogState:
     remap: bool = False
     touched: set[str] | None = None
     recorder: Any = None
+    streamed: frozenset[str] = frozenset()
+    held: dict[int, Any] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave programmed values out of copies and pickles."""
+        return {**self.__dict__, "held": {}}
 
     def runs(self, layer: str) -> bool:
         """Whether the layer is currently on its arrays."""

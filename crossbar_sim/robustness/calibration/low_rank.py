@@ -215,6 +215,7 @@ def products(analog: nn.Module, x: Batch, fixed: int | None = None) -> tuple[Pro
         return y
 
     few = x[: fixed or 2]
+    chips.keep_arrays(analog)  # which the products are known by
     with chips.locked(analog), torch_threads_kept():
         one_thread()
         run_over(Corrected(analog, see), few, len(few), fixed)
@@ -352,6 +353,7 @@ class LowRank:
                 parts = self._batches(held, BLOCK)
                 return math.fsum(float(run(part)) for part in parts) / len(parts)
 
+        chips.keep_arrays(analog)
         with chips.locked(analog), torch_threads_kept(), watched(analog):
             one_thread()
             if self.variant == "dora":

@@ -1,0 +1,89 @@
+"""A trade-off as rows: one per combination of values of a design."""
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from crossbar_sim.report.formatting import Scale
+from crossbar_sim.report.rows import Estimate, View
+from crossbar_sim.robustness.tradeoff import TradeOff
+
+COSTS = {"energy": ("J", 1.0), "latency": ("s", 1.0), "area": ("mm2", 1e6)}
+"""Costs of one inference: their unit as shown, and its factor."""
+
+
+@dataclass(frozen=True)
+class TradeOffRow:
+    """One combination: its values, its score as shown, its costs in SI units, whether it is on the front.
+
+    A combination is on the Pareto front if no other has a score and a cost that are both at least as good and one of
+    them better.
+    """
+
+    values: Mapping[str, str]
+    score: Estimate | None = None
+    energy: float = math.nan
+    latency: float = math.nan
+    area: float = math.nan
+    front: bool = False
+    impossible: str = ""
+
+    def cost(self, name: str) -> float:
+        """A cost as shown: J, s or mm2."""
+        value: float = getattr(self, name)
+        return value * COSTS[name][1]
+
+
+@dataclass(frozen=True, eq=False)
+class TradeOffView:
+    """The rows of a trade-off."""
+
+    result: TradeOff
+
+    @property
+    def against(self) -> str:
+        """The cost that the front is of."""
+        return self.result.against
+
+    @functools.cached_property
+    def scale(self) -> Scale:
+        """The scale of the metric."""
+        return next(View(each.sweep).scale for each in self.result.measured if each.sweep is not None)
+
+    @functools.cached_property
+    def rows(self) -> list[TradeOffRow]:
+        """In the order of the combinations."""
+        rows = []
+        for each, front in zip(self.result.measured, self.result.front, strict=True):
+            score = None
+            if each.sweep is not None:
+                (points,) = View(each.sweep).curves.values()
+                score = points[0].mean
+            values, impossible = each.candidate.values, each.candidate.impossible
+            energy, latency, area = map(each.cost_of, COSTS)
+            rows.append(TradeOffRow(values, score, energy, latency, area, front, impossible))
+        return rows
+
+    def as_dict(self) -> dict[str, Any]:
+        """The rows as JSON, in SI units."""
+        technology = self.result.technology
+        return {
+            "metric": self.scale.name,
+            "technology": {"name": technology.name, "title": technology.title},
+            "against": self.against,
+            "combinations": [
+                {
+                    "values": dict(row.values),
+                    "score": None if row.score is None else row.score.value,
+                    "ci95": None if row.score is None or row.score.span is None else list(row.score.span),
+                    **{name: None if row.impossible else getattr(row, name) for name in COSTS},
+                    "front": row.front,
+                    "impossible": row.impossible or None,
+                }
+                for row in self.rows
+            ],
+            "notes": list(self.result.notes),
+            "warnings": list(self.result.cautions),
+        }
