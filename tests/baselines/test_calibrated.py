@@ -132,19 +132,19 @@ def test_each_chip_is_standardised_by_its_own_images_and_the_readout_is_clean(di
 def test_training_saving_and_deploying_with_statistics(digits, tmp_path, command):
     done = command(
         "train", "--network", "mlp", "--set", "chips=4", "--data", "digits", "--method", "drift-aware", "--calibrated",
-        "--sigma", 1.0, "--epochs", 12, "-o", tmp_path / "net.pt",
+        "--sigma", 1.0, "--epochs", 15, "--batch", 64, "-o", tmp_path / "net.pt",
     )  # fmt: skip
     assert done.code == 0, done.err
     assert 'standardised: ["fc1", "fc2"]' in done.out
     assert 'read-out: "fc3"' in done.out
     assert "--sigma 0.6 --calibrate statistics" in done.out
     loaded = load_model(tmp_path / "net.pt")
-    assert standardisation_of(loaded.model).readout == "fc3"
+    assert standardisation_of(loaded.module).readout == "fc3"
     scores = {}
     for sigma in (0, 1.0):
         for kind in (None, "statistics", "statistics+readout"):
             found = deploy(
-                copy.deepcopy(loaded.model), digits.test.x, digits.test.y, Hardware.preset("bayesft", sigma=sigma),
+                copy.deepcopy(loaded.module), digits.test.x, digits.test.y, Hardware.preset("bayesft", sigma=sigma),
                 chips=3, sensitivity_chips=0, calibrate=kind, calibration_data=kind and digits.development,
             )  # fmt: skip
             scores[sigma, kind] = found.main.mean

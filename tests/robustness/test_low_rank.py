@@ -340,16 +340,18 @@ def test_scored_examples_are_not_calibrated_on(network, digits):
 
 
 class Tokens(nn.Module):
-    """Tokens through attention; the product of its inputs is in one function of torch."""
+    """Tokens through a recurrent layer, whose products are in one function of torch, and attention."""
 
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Embedding(20, 8)
+        self.recurrent = nn.GRU(8, 8, batch_first=True)
         self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
         self.head = nn.Linear(8, 20)
 
     def forward(self, x):
         h = self.table(x)
+        h = h + self.recurrent(h)[0]
         return self.head(h + self.attention(h, h, h)[0])
 
 
@@ -361,8 +363,9 @@ def test_tokens_are_given_as_integers_and_arrays_without_a_correction_are_named(
     )  # fmt: skip
     assert done.gain.mean > 0
     (note,) = (note for note in done.notes if "not corrected by lora" in note)
-    assert "attention.in_proj_weight" in note
+    assert "recurrent.weight_ih_l0" in note
     assert "head" not in note
+    assert "attention" not in note
 
 
 @pytest.mark.parametrize("kind", ["lora:rank=2", "dora:rank=2"])
