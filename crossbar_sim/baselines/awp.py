@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from crossbar_sim.baselines.method import (
     Build,
@@ -22,9 +21,9 @@ from crossbar_sim.baselines.method import (
 from crossbar_sim.data import Development
 from crossbar_sim.data.inputs import Batch, one_tensor
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.evaluate import logits
 from crossbar_sim.nn.training.loop import Epoch
-from crossbar_sim.nn.training.settings import Training, check_training
+from crossbar_sim.nn.training.losses import PLAIN, TaskLoss
+from crossbar_sim.nn.training.settings import Step, Training, check_training
 from crossbar_sim.rng import Key, as_key
 from crossbar_sim.validate import check_integer, is_real
 
@@ -95,38 +94,39 @@ class Awp(Method):
             else value_range(one_tensor(development.train.x, "input_attack"))
         )
 
-        def step(model: nn.Module, x: Batch, y: Tensor, share: float) -> Tensor:
-            return self.step(model, x, y, within)
+        def steps(loss: TaskLoss) -> Step:
+            return lambda model, x, y, share: self.step(model, x, y, within, loss)
 
         notes = {"gamma": self.gamma, "perturbed": names}
         return trained(
-            self, model, development, key, step=step, progress=progress, checkpoint=checkpoint, notes=notes
+            self, model, development, key, steps=steps, progress=progress, checkpoint=checkpoint, notes=notes
         )
 
-    def step(self, model: nn.Module, x: Batch, y: Tensor, within: Range | None = None) -> Tensor:
+    def step(
+        self, model: nn.Module, x: Batch, y: Tensor, within: Range | None = None, loss: TaskLoss = PLAIN
+    ) -> Tensor:
         """One gradient at the perturbed weights, which are then put back; see `nn.training.settings.Step`."""
         if self.input_attack is not None:
-            x = attack(model, one_tensor(x, "input_attack"), y, self.input_attack, self.attack_steps, within)
+            images = one_tensor(x, "input_attack")
+            x = attack(model, images, y, self.input_attack, self.attack_steps, within, loss)
         weights = [weight for _, weight in perturbed(model)]
         with statistics_kept(model):
-            loss = functional.cross_entropy(
-                logits(model, x.clone()), y
-            )  # x is needed again, whatever the forward writes
+            value = loss(model, x.clone(), y)  # x is needed again, whatever the forward writes
             # by autograd.grad, so that .grad holds the second gradient alone
-            ascent = torch.autograd.grad(loss, weights, allow_unused=True)
+            ascent = torch.autograd.grad(value, weights, allow_unused=True)
         kept = [weight.detach().clone() for weight in weights]
         with torch.no_grad():
             for weight, gradient in zip(weights, ascent, strict=True):
                 if gradient is not None:
                     length = gradient.norm().clamp_min(torch.finfo(gradient.dtype).tiny)
                     weight.add_(gradient * (self.gamma * weight.norm() / length))
-        loss = functional.cross_entropy(logits(model, x), y)
-        loss.backward()
+        found = loss(model, x, y)
+        found.backward()
         if not self.as_published:
             with torch.no_grad():
                 for weight, value in zip(weights, kept, strict=True):
                     weight.copy_(value)
-        return loss.detach()
+        return found.detach()
 
 
 def perturbed(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -156,7 +156,13 @@ def value_range(x: Tensor) -> Range:
 
 
 def attack(
-    model: nn.Module, x: Tensor, y: Tensor, epsilon: float, steps: int, within: Range | None
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    epsilon: float,
+    steps: int,
+    within: Range | None,
+    loss: TaskLoss = PLAIN,
 ) -> Tensor:
     """Adversarial images by FGSM (one step) or PGD, with the model in evaluation mode.
 
@@ -167,6 +173,7 @@ def attack(
         steps: of ascent along the sign of the gradient (Goodfellow et al., arXiv:1412.6572; Madry et al.,
             arXiv:1706.06083).
         within: the data's range.
+        loss: whose ascent it is.
 
     Returns:
         (b, ...) without a gradient.
@@ -181,7 +188,7 @@ def attack(
     with evaluating(model):
         for _ in range(steps):
             found.requires_grad_(True)
-            (gradient,) = torch.autograd.grad(functional.cross_entropy(model(found), y), found)
+            (gradient,) = torch.autograd.grad(loss(model, found, y), found)
             found = torch.clamp(found.detach() + stride * gradient.sign(), low, high)
     return found.detach()
 

@@ -37,11 +37,12 @@ from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.analog.matrices import DIGITAL_BY_TRAINING, matrices
 from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.sequential import TracedStep, flatten, trace_sequential
-from crossbar_sim.nn.detection import detects, task_loss
+from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates
 from crossbar_sim.nn.seeding import normals, uniforms
 from crossbar_sim.nn.standardised import digital_parameters, standardisation_of
 from crossbar_sim.nn.training.loop import Epoch
+from crossbar_sim.nn.training.losses import PLAIN, TaskLoss
 from crossbar_sim.nn.training.settings import Step, Training, check_training
 from crossbar_sim.rng import Key, as_key
 from crossbar_sim.robustness.score import of_operands
@@ -180,7 +181,7 @@ class DriftAware(Method):
             model,
             known,
             key,
-            step=self.step(model, key),
+            steps=lambda loss: self.step(model, key, loss),
             squared=squared(model, self.parameters),
             after_epoch=estimate_clean if self.calibrated else None,
             progress=progress,
@@ -191,23 +192,28 @@ class DriftAware(Method):
             remove_found(model)
         return done
 
-    def step(self, model: nn.Module, key: Key) -> Step:
+    def step(self, model: nn.Module, key: Key, loss: TaskLoss = PLAIN) -> Step:
         """The gradient step for `nn.fit`, also for custom training loops and searches."""
-        if self.temperature and detects(model):
-            raise InputError(
-                "temperature multiplies logits, and a detector's loss is made of more: set temperature=false"
-            )
         own = standardisation_of(model) is not None
+        if self.temperature and not own and (detects(model) or loss.axis is None):
+            of = (
+                "a detector's loss is made of more"
+                if detects(model)
+                else "outputs are compared with real targets"
+            )
+            raise InputError(f"temperature multiplies logits, and {of}: set temperature=false")
         layers = weight_layers(model) if self.temperature and not own else 0
         copies = factor_copies(self.hardware)
         step: Step
         if copies is not None:
             design = Hardware.preset("bayesft") if self.hardware is None else self.hardware
-            step = DriftedStep(self.sigmas, self.chips, layers, key, copies=copies, hardware=design)
+            step = DriftedStep(
+                self.sigmas, self.chips, layers, key, copies=copies, hardware=design, loss=loss
+            )
         else:
             assert self.hardware is not None
             sigmas = None if self.sigma is None else self.sigmas
-            step = AnalogStep(self.hardware, sigmas, self.chips, layers, key)
+            step = AnalogStep(self.hardware, sigmas, self.chips, layers, key, loss)
         return OwnStatistics(step, self.chips) if own else step
 
     def sigmas(self, share: float, chips: int) -> Sequence[float]:
@@ -477,6 +483,7 @@ class AnalogStep:
         chips: per step.
         layers: as in `DriftedStep`.
         key: its seed and names tell training chips from all others.
+        loss: of the model's outputs.
     """
 
     def __init__(
@@ -486,8 +493,10 @@ class AnalogStep:
         chips: int,
         layers: int,
         key: Key,
+        loss: TaskLoss = PLAIN,
     ) -> None:
         self.hardware, self.sigmas, self.chips, self.layers = hardware, sigmas, chips, layers
+        self.loss = loss
         self.seed = key.fold("training chips").integer()
         self._of: tuple[nn.Module, torch.device, nn.Module, int] | None = None
 
@@ -505,7 +514,8 @@ class AnalogStep:
                 set_hardware(analog, at_sigma(self.hardware, sigmas[i]))
                 temperature = math.exp(-layers * sigmas[i] ** 2 / 2)
             set_chip(analog, chip)
-            loss = task_loss(analog, images, labels, temperature) * (len(images) / len(x))
+            share = self.loss.weight(labels) / self.loss.weight(y)
+            loss = self.loss(analog, images, labels, temperature) * share
             loss.backward()
             total += loss.detach()
         return total
@@ -554,6 +564,7 @@ class DriftedStep:
         copies: cells per weight.
         hardware: the design that the factors are of, on whose arrays a network trains that takes parameters past
             their cells (a copy kept in a cache, `functional_call`); None: the factors are all there is.
+        loss: of the model's outputs.
     """
 
     def __init__(
@@ -565,8 +576,9 @@ class DriftedStep:
         batched: bool = True,
         copies: int = 1,
         hardware: Design | None = None,
+        loss: TaskLoss = PLAIN,
     ) -> None:
-        self.sigmas, self.chips, self.layers, self.key = sigmas, chips, layers, key
+        self.sigmas, self.chips, self.layers, self.key, self.loss = sigmas, chips, layers, key, loss
         self.batched, self.copies, self.hardware = batched, copies, hardware
         self._of: tuple[nn.Module, TrainingChips, BatchedSequence | None, AnalogStep | None] | None = None
 
@@ -579,9 +591,10 @@ class DriftedStep:
         sigmas = self.sigmas(share, chips)
         drawn.draw(sigmas)
         temperatures = [math.exp(-self.layers * sigma**2 / 2) for sigma in sigmas]
-        if sequence is not None and isinstance(x, Tensor) and sequence.takes(x):
-            return batched(sequence, drawn, x, y, temperatures)
-        return chip_by_chip(model, drawn, x, y, temperatures)
+        even = self.loss.loss is None or (self.loss.batched and len(x) % chips == 0)
+        if sequence is not None and even and isinstance(x, Tensor) and sequence.takes(x):
+            return batched(sequence, drawn, x, y, temperatures, self.loss)
+        return chip_by_chip(model, drawn, x, y, temperatures, self.loss)
 
     def _prepared(
         self, model: nn.Module, x: Batch
@@ -596,7 +609,7 @@ class DriftedStep:
             sequence = BatchedSequence.of(model) if self.batched else None
             arrays = None
             if sequence is None and self.hardware is not None and not _all_drift(model, self.hardware, x):
-                arrays = AnalogStep(self.hardware, self.sigmas, self.chips, self.layers, self.key)
+                arrays = AnalogStep(self.hardware, self.sigmas, self.chips, self.layers, self.key, self.loss)
             known = self._of = (
                 model,
                 TrainingChips(model, self.chips, self.key, self.copies),
@@ -633,9 +646,17 @@ def _all_drift(model: nn.Module, hardware: Design, x: Batch) -> bool:
 
 
 def batched(
-    sequence: BatchedSequence, drawn: TrainingChips, x: Tensor, y: Tensor, temperatures: Sequence[float]
+    sequence: BatchedSequence,
+    drawn: TrainingChips,
+    x: Tensor,
+    y: Tensor,
+    temperatures: Sequence[float],
+    task: TaskLoss = PLAIN,
 ) -> Tensor:
-    """Run all chips by batched products. Sets the gradients and returns the loss."""
+    """Run all chips by batched products. Sets the gradients and returns the loss.
+
+    A loss other than the plain one needs parts of one size.
+    """
     chips, n = len(temperatures), len(x)
     rows = -(-n // chips)
     x = x.flatten(1)
@@ -649,12 +670,14 @@ def batched(
         x, y = x[index], y[index]
     else:
         real = None
-        x, y = x.view(chips, rows, -1), y.view(chips, rows)
+        x, y = x.view(chips, rows, -1), y.view(chips, rows, *y.shape[1:])
     factor = {id(p): f[:chips] for p, f in zip(drawn.parameters, drawn.factors, strict=True)}
     judged = x.new_ones(chips, 1, rows) if real is None else real[:, None].to(x.dtype)
     logits = sequence(x, lambda p: _Drifted.apply(p, factor[id(p)]), judged / judged.sum(2, keepdim=True))
     logits = logits * logits.new_tensor(temperatures)[:, None, None]
-    if real is None:
+    if task.loss is not None:
+        loss = task.loss(logits.flatten(0, 1), y.flatten(0, 1))
+    elif real is None:
         loss = functional.cross_entropy(logits.flatten(0, 1), y.flatten())
     else:
         each = functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
@@ -680,7 +703,12 @@ class _Drifted(torch.autograd.Function):
 
 
 def chip_by_chip(
-    model: nn.Module, drawn: TrainingChips, x: Batch, y: Tensor, temperatures: Sequence[float]
+    model: nn.Module,
+    drawn: TrainingChips,
+    x: Batch,
+    y: Tensor,
+    temperatures: Sequence[float],
+    task: TaskLoss = PLAIN,
 ) -> Tensor:
     """Run any model with the parameters of one chip after another. Sets the gradients and returns the loss."""
     chips = len(temperatures)
@@ -694,7 +722,8 @@ def chip_by_chip(
             with torch.no_grad():
                 for p, before, factors in zip(parameters, clean, drawn.factors, strict=True):
                     torch.mul(before, factors[chip], out=p.detach())
-            loss = task_loss(model, images, labels, temperature) * (len(images) / len(x))
+            share = task.weight(labels) / task.weight(y)
+            loss = task(model, images, labels, temperature) * share
             loss.backward()
             total += loss.detach()
             for p, gradient, factors in zip(parameters, gradients, drawn.factors, strict=True):

@@ -14,7 +14,7 @@ from crossbar_sim.rng import Key, as_key
 
 @dataclass(frozen=True)
 class Erm(Method):
-    """Minimise the mean cross-entropy of the clean network; dropout sites keep the rates that `build` gives them.
+    """Minimise the mean loss of the clean network; dropout sites keep the rates that `build` gives them.
 
     Args:
         training: how.

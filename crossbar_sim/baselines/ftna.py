@@ -55,6 +55,10 @@ class Ftna(Method):
 
     def __post_init__(self) -> None:
         check_training(self.training)
+        if self.training.loss is not None:
+            raise InputError(
+                f"loss={self.training.loss} with ftna: the bits of code words have a loss of their own; leave it out"
+            )
         if self.bits is not None:
             codes.check_bits(2, self.bits)
         check_integer("confusion_epochs", self.confusion_epochs, 1)
@@ -125,6 +129,12 @@ def class_count(model: nn.Module, train: Split) -> int:
     """
     if train.y is None:
         raise InputError("the train examples have no labels: training needs y")
+    if train.y.is_floating_point() or train.y.dim() != 1:
+        kind = "real values" if train.y.is_floating_point() else "classes"
+        raise InputError(
+            f"ftna encodes one class per example, and the targets are {kind} of shape {tuple(train.y.shape)}: use "
+            "another method"
+        )
     model.eval()
     y: Any = outputs(model, train.x[:2])[0]
     top = int(train.y.max())

@@ -17,6 +17,7 @@ from crossbar_sim.nn.evaluate import inputs_for
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.training.loop import Epoch, FitReport, LossStep
 from crossbar_sim.nn.training.loop import fit as train_network
+from crossbar_sim.nn.training.losses import TaskLoss
 from crossbar_sim.nn.training.settings import Step, Training, check_fits, check_training
 from crossbar_sim.rng import Key
 from crossbar_sim.validate import show
@@ -40,8 +41,9 @@ class Trained:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        score = self.report.validation_accuracy
+        score, error = self.report.validation_accuracy, self.report.validation_error
         found = "" if score is None else f", validation {score:.4g}"
+        found = found if error is None else f", validation RMSE {error:.4g}"
         return f"Trained({type(self.model).__name__} after {self.report.epochs} epochs{found})"
 
 
@@ -152,6 +154,7 @@ def trained(
     *,
     loss_step: LossStep | None = None,
     step: Step | None = None,
+    steps: Callable[[TaskLoss], Step] | None = None,
     squared: Sequence[nn.Parameter] = (),
     after_epoch: Callable[[nn.Module, Batch], None] | None = None,
     progress: Callable[[Epoch], None] | None = None,
@@ -164,7 +167,7 @@ def trained(
         method: whose `training` it is; its repr tells its checkpoints from those of others.
         model: fresh, with its dropout rates set.
         development, key, progress, checkpoint: of `Method.fit`.
-        loss_step, step: what the method does in a step; neither: plain cross-entropy.
+        loss_step, step, steps: what the method does in a step, see `nn.fit`; none: it minimises the loss.
         squared, after_epoch: of `nn.fit`.
         notes: of `Trained`.
 
@@ -173,7 +176,8 @@ def trained(
     """
     check_training(method.training)
     labels = [split.y for split in (development.train, development.validation) if split.y is not None]
-    if not (labels and check_task(model, labels[0])):
+    one = all(y.dim() == 1 and not y.is_floating_point() for y in labels)
+    if one and method.training.loss is None and not (labels and check_task(model, labels[0])):
         check_fits(
             model,
             inputs_for(model.eval(), development.train.x[:1])[0],
@@ -187,6 +191,7 @@ def trained(
         training=method.training,
         loss_step=loss_step,
         step=step,
+        steps=steps,
         squared=squared,
         after_epoch=after_epoch,
         method=repr(method),

@@ -3,14 +3,13 @@
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from statistics import fmean
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from crossbar_sim.baselines.drift_aware import as_deployed
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
@@ -21,10 +20,12 @@ from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.programming import program
-from crossbar_sim.nn.evaluate import BLOCK, inputs_for, logits
+from crossbar_sim.nn.evaluate import BLOCK, inputs_for
 from crossbar_sim.nn.training.loop import Epoch, fit
-from crossbar_sim.nn.training.settings import Training, check_training
+from crossbar_sim.nn.training.losses import TaskLoss
+from crossbar_sim.nn.training.settings import Step, Training, check_training
 from crossbar_sim.rng import Key, as_key, check_chip
+from crossbar_sim.robustness.metrics import find_metric
 from crossbar_sim.robustness.score import Reference
 from crossbar_sim.validate import is_real, show
 
@@ -80,6 +81,8 @@ class ReramV(Method):
             raise InputError(
                 f"retraining={show(self.retraining)}: a Training is needed (a table of its fields in --set and files)"
             )
+        if self.retraining.loss is None and self.training.loss is not None:
+            object.__setattr__(self, "retraining", replace(self.retraining, loss=self.training.loss))
         if self.retraining.weight_decay:
             raise InputError(
                 f"retraining.weight_decay={self.retraining.weight_decay:g} would move frozen weights: it must be 0"
@@ -102,6 +105,8 @@ class ReramV(Method):
         found = self.retrain(model, development, key.fold("retraining"), progress=progress)
         report = plain.report
         began = {"epochs": report.epochs, "validation_accuracy": report.validation_accuracy}
+        if report.validation_error is not None:
+            began = {"epochs": report.epochs, "validation_error": report.validation_error}
         return Trained(found.model, found.report, {"plain": began, **found.notes})
 
     def retrain(
@@ -137,21 +142,24 @@ class ReramV(Method):
         kept = dict(retrained.named_parameters())
         free = {name: ~mask for name, mask in frozen.items() if mask.any()}
 
-        def step(model: nn.Module, x: Batch, y: Tensor, share: float) -> Tensor:
-            loss = functional.cross_entropy(logits(model, x), y)
-            loss.backward()
-            for name, mask in free.items():
-                gradient = kept[name].grad
-                if gradient is not None:
-                    gradient.mul_(mask.to(gradient.device))
-            return loss.detach()
+        def steps(loss: TaskLoss) -> Step:
+            def step(model: nn.Module, x: Batch, y: Tensor, share: float) -> Tensor:
+                value = loss(model, x, y)
+                value.backward()
+                for name, mask in free.items():
+                    gradient = kept[name].grad
+                    if gradient is not None:
+                        gradient.mul_(mask.to(gradient.device))
+                return value.detach()
+
+            return step
 
         report = fit(
             analog,
             development.train,
             development.validation,
             training=self.retraining,
-            step=step,
+            steps=steps,
             key=key,
             progress=progress,
         )
@@ -216,7 +224,7 @@ def diagnose(analog: nn.Module, model: nn.Module | None = None) -> dict[str, Ten
 
 
 class _Scores:
-    """Validation accuracy on the chip itself, and the mean accuracy on new chips."""
+    """Validation accuracy (of real targets the RMSE) on the chip itself, and its mean over new chips."""
 
     def __init__(self, analog: nn.Module, development: Development, chip: int) -> None:
         self.analog, self.chip = analog, chip
@@ -232,9 +240,10 @@ class _Scores:
 
     def _of(self, chip: int) -> float:
         chips.set_chip(self.analog, chip)
-        accuracy = Reference.of(self.analog, self.x, self.y).clean_score().accuracy
-        if accuracy is None:
+        if self.y is None:
             raise InputError(
                 "the validation examples have no labels: ReRAM-V reports its chip's accuracy on them"
             )
-        return accuracy
+        judge = find_metric("rmse" if self.y.is_floating_point() else "accuracy")
+        score = Reference.of(self.analog, self.x, self.y, judge=judge).clean_score()
+        return judge.shown(score.value(judge.name))

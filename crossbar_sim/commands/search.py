@@ -92,6 +92,11 @@ class SearchRequest(NetworkOptions, HardwareOptions, SeedOptions, ClusterOptions
         heading="Training",
     )
     lr: float | None = option("Peak learning rate.  [default: 0.003]", heading="Training")
+    loss: str | None = option(
+        "What is minimised: cross-entropy, mse, l1, huber or package.module:function.  [default: cross-entropy, of "
+        "real targets mse]",
+        heading="Training",
+    )
     batch: int | None = option("Examples per training step.  [default: 256]", heading="Training")
     clip_gradient: float | None = option(
         "Clip each component of the gradient to the interval from -VALUE to VALUE.  [default: 0.1]",
@@ -189,6 +194,7 @@ def _method(request: SearchRequest, hardware: Design) -> BayesFT:
         "batch": request.batch,
         "clip": request.clip_gradient,
         "epochs": request.epochs,
+        "loss": request.loss,
     }
     if detects(NETWORKS.get(request.network)):
         defaults = dict(DETECTION_SEARCH)

@@ -51,6 +51,10 @@ class RecipeOptions:
     epochs: int | None = option("Number of passes over the training examples.  [default: set by the method]")
     batch: int | None = option("Examples per training step.  [default: set by the method]")
     lr: float | None = option("Peak learning rate.  [default: set by the method]")
+    loss: str | None = option(
+        "What is minimised: cross-entropy, mse, l1, huber or package.module:function (docs/methods.md).  [default: "
+        "cross-entropy, of real targets mse]"
+    )
     optimiser: str | None = option("Optimiser: adam or sgd.  [default: adam]")
     schedule: Literal["one-cycle", "constant"] | None = option(
         "Learning rate schedule.  [default: one-cycle]"
@@ -123,13 +127,14 @@ def train(request: TrainRequest) -> None:
     splits = load_data(request.data, request.data_dir)
     made = Named.of(request.network, request.network_arguments or {}, splits)
     made.check_method(request.method)
+    y = splits.development.train.y
+    places = y is not None and y.dim() > 1
     begun = None if request.start is None else started(made, request.start)
     console = terminal()
 
     def say_epoch(epoch: Epoch) -> None:
-        score = epoch.validation_accuracy
-        held = "" if score is None else f", {validation_in_words(NETWORKS.get(request.network), score)}"
-        say(console, f"epoch {epoch.number}: loss {epoch.loss:.4g}{held}")
+        held = validation_in_words(NETWORKS.get(request.network), epoch, places)
+        say(console, f"epoch {epoch.number}: loss {epoch.loss:.4g}{'' if held is None else f', {held}'}")
 
     say(console, f"{request.method}: {method.citation}", "dim")
     if begun is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from crossbar_sim.baselines.ftna import Ftna
 from crossbar_sim.baselines.method import Build, Trained
-from crossbar_sim.data import Splits
+from crossbar_sim.data import Split, Splits
 from crossbar_sim.data.inputs import Inputs, one_tensor
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection import detects
@@ -21,6 +21,7 @@ from crossbar_sim.nn.files.loading import weights_of_file
 from crossbar_sim.nn.files.state_dict import fill
 from crossbar_sim.nn.networks import NETWORKS, build
 from crossbar_sim.nn.seeding import seeded
+from crossbar_sim.nn.training.loop import Epoch, FitReport
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.tasks import fingerprint
 from crossbar_sim.validate import unknown
@@ -33,13 +34,28 @@ DETECTION_SEARCH: dict[str, Any] = {"epochs": 3, "batch": 8, "training_chips": 4
 """The same for one trial of a search."""
 
 
-def validation_in_words(network: object, score: float) -> str:
-    """The score that `nn.fit` reports on validation examples, for a network or its class."""
-    return (
-        f"mAP@[.5:.95] {score:.1%} on validation"
-        if detects(network)
-        else f"{score:.1%} of the validation examples right"
-    )
+def validation_in_words(network: object, found: Epoch | FitReport, places: bool = False) -> str | None:
+    """What `nn.fit` reports on validation examples; None: nothing.
+
+    Args:
+        network: or its class.
+        found: the report, or an epoch of it.
+        places: whether there are several labels per example.
+    """
+    if found.validation_error is not None:
+        return f"RMSE {found.validation_error:.4g} on validation"
+    score = found.validation_accuracy
+    if score is None:
+        return None
+    if detects(network):
+        return f"mAP@[.5:.95] {score:.1%} on validation"
+    return f"{score:.1%} of the validation {'labels' if places else 'examples'} right"
+
+
+def outputs_for(split: Split, classes: int | None) -> int | None:
+    """How many outputs a network for these examples has: its classes, or one for each real target of an example."""
+    y = split.y
+    return classes if y is None or not y.is_floating_point() else math.prod(y.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -72,7 +88,7 @@ class Named:
         x = splits.development.train.x
         several = names_code(network) and isinstance(x, Inputs)
         shape = None if several else one_tensor(x, f"network {network!r}").shape[1:]
-        return cls.for_examples(network, given, shape, splits.classes)
+        return cls.for_examples(network, given, shape, outputs_for(splits.development.train, splits.classes))
 
     @classmethod
     def for_examples(
@@ -81,7 +97,8 @@ class Named:
         """With the arguments that are given, and those that follow from the shape of an example.
 
         Args:
-            network, given, classes: see `of`.
+            network, given: see `of`.
+            classes: or the number of real targets of an example.
             shape: of an example; None: it has several inputs, and nothing follows from their shapes.
 
         Raises:

@@ -55,6 +55,7 @@ def record_of(
         },
         "hardware": to_dict(experiment.hardware),
         "warnings": list(experiment.warnings),
+        **({} if experiment.calibration is None else {"calibration": experiment.calibration.as_dict()}),
         "chips": {"count": len(chips), "first": chips[0], "last": chips[-1], "seed": experiment.seed},
         "seeds": {label: plan.given.seed for label, plan in planned.items()},
         "versions": {
@@ -106,9 +107,6 @@ def _training(plan: PlannedTraining) -> dict[str, Any]:
     """What trained a model: as given and as it then was, and what the method found out."""
     method = _plain(plan.method)
     method.pop("hardware", None)  # that of the experiment
-    for name, default in plan.method.later.items():
-        if getattr(plan.method, name) == default:
-            method.pop(name)
     return {
         "network": plan.made.network,
         "arguments": _plain(dict(plan.made.arguments)),
@@ -132,7 +130,11 @@ def _notes(plan: PlannedTraining) -> Any:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        later = getattr(value, "later", {})  # fields that came after files were written
+        given = {f.name: getattr(value, f.name) for f in fields(value)}
+        return {
+            name: _plain(each) for name, each in given.items() if name not in later or each != later[name]
+        }
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

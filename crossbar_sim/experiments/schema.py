@@ -22,7 +22,9 @@ from crossbar_sim.crossbar.layer_designs import (
 )
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.training.augment import Augment
+from crossbar_sim.nn.training.losses import check_loss_name
 from crossbar_sim.nn.training.settings import Training
+from crossbar_sim.robustness.calibration import Calibration
 from crossbar_sim.robustness.groups import group_of
 from crossbar_sim.robustness.metrics import check_name, is_share
 from crossbar_sim.robustness.plans import MOST_CHIP, PROTOCOL, EveryImage, HalfWidth, Plan
@@ -270,7 +272,9 @@ def _to_train(label: str, given: Any) -> dict[str, ToTrain]:
         with _within(f"{where}.augment: "):
             training["augment"] = Augment(**augment)
     with _within(f"{where}."):
-        Training(**training)
+        if "loss" in training:  # of code that is named here nothing is imported yet
+            check_loss_name(training["loss"])
+        Training(**{name: value for name, value in training.items() if name != "loss"})
     return {
         name: ToTrain(
             table.network, table.arguments, table.method, table.settings, training, seed, table.start
@@ -301,6 +305,7 @@ class Experiment:
         reference: the group of networks that the others are tested against.
         train_limit, validation_limit, test_limit: how many examples of each are used; None: all.
         boundaries: sigmas at which decision boundaries are drawn, for data of two features; None: not drawn.
+        calibration: a digital correction of every chip, fitted to training images; None: none.
     """
 
     name: str
@@ -322,6 +327,7 @@ class Experiment:
     validation_limit: int | None = None
     test_limit: int | None = None
     boundaries: tuple[float, ...] | None = None
+    calibration: Calibration | None = None
 
 
 _SIGMAS = "a list such as [0, 0.3, 0.6], or {from = 0, to = 1.5, points = 31}"
@@ -353,6 +359,8 @@ class _File(_Table):
     metric: _Text | None = Field(None, description="a text")
     threshold: float | None = Field(None, ge=0, description="a score in 0 .. 1, such as 0.9 for 90 %")
     sensitivity_chips: int = Field(5, ge=0, le=10_000, description="an integer from 0 to 10000")
+    calibrate: _Text | None = Field(None, description="a text such as 'lora:rank=4' or 'statistics+readout'")
+    calibration_images: int | None = Field(None, ge=2, le=10**9, description="an integer >= 2")
     reference: _Text | None = Field(None, description="a text")
     train_limit: _Limit | None = Field(None, description="a positive integer")
     validation_limit: _Limit | None = Field(None, description="a positive integer")
@@ -422,7 +430,17 @@ def _experiment(path: Path, given: dict[str, Any], budget: str, trust_code: bool
         validation_limit=file.validation_limit,
         test_limit=file.test_limit,
         boundaries=None if file.boundaries is None else _sigmas(file.boundaries, "boundaries"),
+        calibration=_calibration(file.calibrate, file.calibration_images),
     )
+
+
+def _calibration(kind: str | None, images: int | None) -> Calibration | None:
+    if kind is None:
+        if images is not None:
+            raise InputError('calibration_images has no effect without calibrate: give calibrate = "readout"')
+        return None
+    with _within("calibrate: "):
+        return Calibration(kind) if images is None else Calibration(kind, images)
 
 
 def _sigmas(given: list[float] | dict[str, Any], key: str) -> tuple[float, ...]:

@@ -20,18 +20,29 @@ from crossbar_sim.baselines.reram_v import ReramV
 from crossbar_sim.baselines.settings import METHODS, TRAINING
 from crossbar_sim.crossbar.layer_designs import Design, as_design
 from crossbar_sim.data import Development, Split, Splits
-from crossbar_sim.data.inputs import one_tensor
+from crossbar_sim.data.inputs import Batch, one_tensor
 from crossbar_sim.data.load import load_data, to_development
 from crossbar_sim.errors import InputError
-from crossbar_sim.experiments.networks import Named, Start, save_network, started, validation_in_words
+from crossbar_sim.experiments.networks import (
+    Named,
+    Start,
+    outputs_for,
+    save_network,
+    started,
+    validation_in_words,
+)
 from crossbar_sim.experiments.schema import Experiment, ModelFile, ToTrain
 from crossbar_sim.nn.detection import check_task
 from crossbar_sim.nn.dropout_sites import set_rates
+from crossbar_sim.nn.evaluate import inputs_for
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.training.loop import Epoch
+from crossbar_sim.nn.training.losses import Loss, task_of
 from crossbar_sim.nn.training.settings import check_fits
 from crossbar_sim.report.console import say
 from crossbar_sim.rng import Key
+from crossbar_sim.robustness.calibration import Calibrator
+from crossbar_sim.robustness.evaluator import Subject
 from crossbar_sim.robustness.examples import Examples
 from crossbar_sim.robustness.plans import HalfWidth
 from crossbar_sim.robustness.tasks import metric_of
@@ -87,6 +98,25 @@ def check_judged(
         experiment.plan.check_metric(metric)
 
 
+def check_calibrated(
+    experiment: Experiment, model: nn.Module, x: Batch, development: Development, fixed: int | None = None
+) -> None:
+    """Refuse a model whose chips cannot be corrected as the file says, whether it is trained or not.
+
+    Raises:
+        InputError: if there are too few training images, or the model has nothing that is corrected like this.
+    """
+    how = experiment.calibration
+    if how is None:
+        return
+    how.draw(development)
+    few = replace(how, images=min(how.images, 50))  # enough to see what the model has
+    subject, analog = Subject.prepared(model, experiment.hardware, x[: fixed or 2], None, fixed=fixed)
+    axis = subject.reference.axis if subject.reference.classes else None
+    with named("calibrate"):
+        Calibrator.of(analog, few, development, 0, fixed, axis)
+
+
 def plan_trainings(
     experiment: Experiment, splits: Splits, test: Split, folder: Path
 ) -> dict[str, PlannedTraining]:
@@ -123,10 +153,13 @@ def plan_trainings(
             made.check_method(given.method)
             with seeded(Key(0)):
                 name = canonical([made.network, dict(made.arguments)])
-                if name not in built:
+                new = name not in built
+                if new:
                     built[name] = made()
-                    _check_data(built[name], splits.development)
+                _check_data(built[name], method, splits.development)
+                if new:
                     check_judged(experiment, built[name], Examples(test.x, test.y, {}))
+                    check_calibrated(experiment, built[name], test.x, splits.development)
                 _check_rates(method, built[name], made)
             what = [given.network, dict(given.arguments), repr(method), given.seed, splits.fingerprint]
             start, identity = _start(experiment, label, given, planned, made)
@@ -198,15 +231,18 @@ def train(planned: PlannedTraining, splits: Splits, data: str, console: Console)
         done = planned.method.fit(
             begun or planned.made, splits.development, Key(given.seed), checkpoint=state
         )
-        notes: dict[str, Any] = {"validation_accuracy": done.report.validation_accuracy, **done.notes}
+        report = done.report
+        notes: dict[str, Any] = {"validation_accuracy": report.validation_accuracy, **done.notes}
+        if report.validation_error is not None:
+            notes = {"validation_error": report.validation_error, **done.notes}
         if begun is not None:
             notes["from"] = begun.sha256
         save_network(path, done.model, data, json.loads(json.dumps(notes, default=str)), planned.made)
     if searched:
         rates = ", ".join(f"{name} {rate:.2f}" for name, rate in done.notes["rates"].items())
         say(console, f"  found {rates}; the trials are in {state}")
-    elif done.report.validation_accuracy is not None:
-        say(console, f"  {validation_in_words(done.model, done.report.validation_accuracy)}")
+    elif (held := validation_in_words(done.model, done.report)) is not None:
+        say(console, f"  {held}")
     if not searched:
         state.unlink(missing_ok=True)
     return path
@@ -242,7 +278,8 @@ def train_network(
             training, or weights by name; `notes["from"]` of the result is their SHA-256.
         progress: called after every epoch.
         checkpoint: a file from which an interrupted training resumes, with the same final weights.
-        settings: of the method (rate=0.3, sigma=0.6, ...) and of `Training` (epochs=20, lr=1e-3, ...).
+        settings: of the method (rate=0.3, sigma=0.6, ...) and of `Training` (epochs=20, lr=1e-3, ...); `loss` is a
+            name, a function of outputs and targets, or a torch loss.
 
     Returns:
         The network in evaluation mode with the report of its training.
@@ -279,7 +316,7 @@ def train_network(
             network = Named.of(network, arguments or {}, data)
         else:
             y = development.train.y
-            classes = None if y is None or y.is_floating_point() else int(y.max()) + 1
+            classes = outputs_for(development.train, None if y is None else int(y.max()) + 1)
             shape = one_tensor(development.train.x, f"network {network!r}").shape[1:]
             network = Named.for_examples(network, arguments or {}, shape, classes)
     elif arguments is not None:
@@ -291,15 +328,21 @@ def train_network(
     return replace(done, notes={**done.notes, "from": begun.sha256})
 
 
-def _check_data(model: nn.Module, development: Development) -> None:
-    """Refuse a network that the examples do not fit."""
+def _check_data(model: nn.Module, method: Method, development: Development) -> None:
+    """Refuse a network that the examples, or the method's loss, do not fit."""
     splits = (development.train, development.validation)
     if any(split.y is None for split in splits):
         raise InputError("the training or validation examples have no labels: training needs y")
-    tops = [int(split.y.max()) for split in splits if split.y is not None]
-    if development.train.y is not None and check_task(model, development.train.y):
+    (x, y), held = ((split.x, split.y) for split in splits if split.y is not None)
+    loss = method.training.loss
+    assert loss is None or isinstance(loss, Loss)
+    if check_task(model, y):
         return
-    check_fits(model, development.train.x, max(tops))
+    if loss is None and y.dim() == 1 and not y.is_floating_point():
+        check_fits(model, x, int(max(y.max(), held[1].max())))
+    else:
+        model.eval()
+        task_of(model, loss, (inputs_for(model, x, y=y)[0], y), None)
 
 
 def _check_rates(method: Method, model: nn.Module, made: Named) -> None:

@@ -18,6 +18,7 @@ from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.dropout_sites import remove_found
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.nn.training.loop import Epoch, FitReport, fit
+from crossbar_sim.nn.training.losses import TaskLoss
 from crossbar_sim.nn.training.settings import Step, Training
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.evaluator import Job, Subject
@@ -162,7 +163,6 @@ class Trainer:
         """
         self.network.set_rates(model, point)
         validation = self.development.validation if report or training.patience is not None else None
-        step = self._step(model, point, training, key)
         sigma = point.get(SIGMA, self.sigma)
         method = (
             f"BayesFT {self.algorithm}, rates {self.network.rates(point)}, sigma {sigma}, {self.chips} chips"
@@ -171,28 +171,31 @@ class Trainer:
             method += f", parameters {self.parameters}"
         try:
             return fit(
-                model, self.development.train, validation, training=training, key=key, step=step, method=method,
-                squared=squared(model, self.parameters),
+                model, self.development.train, validation, training=training, key=key, method=method,
+                steps=self._steps(model, sigma, training, key), squared=squared(model, self.parameters),
                 progress=progress, checkpoint=checkpoint,
             )  # fmt: skip
         finally:
             remove_found(model)  # hooks would keep the evaluation from its faster routes
 
-    def _step(
-        self, model: nn.Module, point: Mapping[str, float], training: Training, key: Key
-    ) -> Step | None:
+    def _steps(
+        self, model: nn.Module, sigma: float, training: Training, key: Key
+    ) -> Callable[[TaskLoss], Step] | None:
         """The gradient of the drifted loss, Eqs. 3 and 4 of the paper; None: that of the clean one."""
-        sigma = point.get(SIGMA, self.sigma)
         if self.algorithm == "clean" or sigma == 0:
             return None
-        # From scratch, drift rises over the first half. Theta that is carried along is past that.
-        drifted = DriftAware(
-            sigma=sigma, chips=self.chips, ramp=0.5 if self.algorithm == "restart" else 0.0,
-            temperature=_lognormal(self.hardware) and not detects(model),
-            hardware=self.hardware,
-            training=training,
-        )  # fmt: skip
-        return drifted.step(model, key)
+
+        def steps(loss: TaskLoss) -> Step:
+            # From scratch, drift rises over the first half. Theta that is carried along is past that.
+            drifted = DriftAware(
+                sigma=sigma, chips=self.chips, ramp=0.5 if self.algorithm == "restart" else 0.0,
+                temperature=_lognormal(self.hardware) and not detects(model) and loss.axis is not None,
+                hardware=self.hardware,
+                training=training,
+            )  # fmt: skip
+            return drifted.step(model, key, loss)
+
+        return steps
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,6 +32,19 @@ class Pair(nn.Module):
     def forward(self, left, right):
         return self.left(left) + self.right(right)
 
+class Next(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.embed, self.out = nn.Embedding(classes, 8), nn.Linear(8, classes)
+
+    def forward(self, input_ids):
+        before = nn.functional.pad(self.embed(input_ids), (0, 0, 1, 0))[:, :-1]
+        return self.out(self.embed(input_ids) + before)
+
+def asymmetric(outputs, targets):
+    error = outputs - targets
+    return (error.clamp_min(0) + 3 * (-error).clamp_min(0)).mean()
+
 def text(classes):
     return "no network"
 
@@ -133,3 +146,57 @@ def test_a_network_of_several_inputs(command: Command, folder: Path):
     assert report["clean"]["accuracy"] == 1.0
     refused = command("train", "--network", "mlp", "-o", "mlp.pt", *more)
     assert (refused.code, "one input, and these have left, right" in refused.err) == (2, True)
+
+
+def test_real_targets_end_to_end(command: Command, folder: Path):
+    x = np.random.Generator(np.random.Philox(0)).normal(size=(100, 4)).astype("f4")
+    y = x @ [1, -2, 0.5, 0] + 0.25
+    np.savez("reg.npz", x=x[:30], y=y[:30], x_train=x[30:], y_train=y[30:])
+    more = ("--data", "reg.npz", "--epochs", "30", "--lr", "0.05", "--batch", "16")
+    found = {}
+    for network, loss in (("mlp", "mse"), ("own_networks:Net", "own_networks:asymmetric")):
+        done = command("train", "--network", network, "--loss", loss, *more, "-o", "reg.pt")
+        assert done.code == 0, done.err
+        assert "RMSE" in done.out
+        arch = ("--arch", network) if ":" in network else ()
+        way = (*arch, "--data", "reg.npz", "--chips", "2", "--sigma", "0.1", "--json", "-")
+        deployed = command("deploy", "reg.pt", *way, "--metric", "rmse")
+        assert deployed.code == 0, deployed.err
+        found[loss] = deployed.report["clean"]["rmse"]
+    assert all(0 < rmse < 0.5 * y.std() for rmse in found.values()), found
+    np.savez("alone.npz", x=x, y=y)
+    refused = command("train", "--network", "mlp", "--data", "alone.npz", "-o", "no.pt")
+    assert (refused.code, "add the arrays x_train, y_train to the file" in refused.err) == (2, True)
+
+
+def test_a_language_model_end_to_end(command: Command, folder: Path):
+    ids = np.cumsum(np.arange(60)[:, None] * np.arange(1, 9) % 3 + 1, axis=1) % 5
+    arrays = {"input_ids": ids, "labels": ids}
+    np.savez("tokens.npz", **arrays, **{f"{name}_train": array for name, array in arrays.items()})
+    more = ("--data", "tokens.npz", "--epochs", "30", "--lr", "0.05", "--batch", "16")
+    done = command("train", "--network", "own_networks:Next", *more, "-o", "lm.pt")
+    assert done.code == 0, done.err
+    assert "of the validation labels right" in done.out
+    way = ("--arch", "own_networks:Next", "--data", "tokens.npz", "--sigma", "0.1", "--json", "-")
+    clean = command("deploy", "lm.pt", *way, "--chips", "2", "--metric", "perplexity").report["clean"]
+    assert 1 < clean["perplexity"] < 4  # five tokens
+    swept = command("sweep", "lm.pt", *way, "--metric", "perplexity", "--half-width", "0.1")
+    assert swept.code == 0, swept.err
+    (point,) = swept.report["models"][0]["points"]
+    assert point["ci95"][1] - point["ci95"][0] <= 0.2
+    assert point["images"] == 60
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('loss = "own_networks:asymmetric"', "train.own.loss='own_networks:asymmetric' names code"),
+        ('loss = "msee"', "did you mean 'mse'"),
+        ('loss = "mse"', "use cross-entropy"),
+    ],
+)
+def test_an_experiment_imports_no_loss_without_trust(command: Command, folder: Path, line: str, words: str):
+    (folder / "own.toml").write_text(f'data = "digits"\n[train.own]\nnetwork = "mlp"\nepochs = 1\n{line}\n')
+    refused = command("run", "own.toml", "-o", "out")
+    assert (refused.code, words in refused.err) == (2, True), refused.err
+    assert "own_networks" not in sys.modules

@@ -5,6 +5,7 @@ Converters and read noise act on products: of those, the relative change of the 
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.data.inputs import Batch
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.products import Tiled
+from crossbar_sim.nn.analog.programming import Columns
 from crossbar_sim.nn.analog.state import AnalogState, CellMaps, Layer
 from crossbar_sim.nn.evaluate import run_over
 
@@ -64,7 +66,9 @@ def layer_effects(
         if slot.ideal:
             continue
         with torch.no_grad():
-            columns = slot.columns(module).detach().float().cpu().contiguous().numpy()
+            matrix = slot.columns(module).detach().cpu()
+        whole = shared.maps is not None or shared.remap or matrix.dtype == torch.float32
+        columns: Any = matrix.float().contiguous().numpy() if whole else Columns(matrix)
         sums = squares.setdefault(slot.layer, {})
         sizes[slot.layer] = sizes.get(slot.layer, 0.0) + square(columns)
         if shared.maps is not None:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from crossbar_sim.data.inputs import Batch, call, filled, first_of, tensors_of
@@ -305,7 +305,8 @@ class _Recorder:
             clean = slot.clean(module)[0 if parameter == slot.weight else 1]
             if clean is None:
                 return None
-            self.copies[name] = copied = clean.detach().clone()
+            with _disable_current_modes():  # which would look at how it is copied
+                self.copies[name] = copied = clean.detach().clone()
             exact = frozenset({_Source(name, "array")})
             self.about[_place(copied)] = _About(False, exact, {}, _memory(copied), name in self.shapes)
         return copied

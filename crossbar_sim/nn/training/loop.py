@@ -18,10 +18,11 @@ from crossbar_sim.data.inputs import Batch, Inputs, first_of, one_tensor
 from crossbar_sim.data.load import to_split
 from crossbar_sim.errors import InputError, warn
 from crossbar_sim.files import check_writable
-from crossbar_sim.nn.detection import check_task, detector_precision, detects, task_loss
-from crossbar_sim.nn.evaluate import inputs_for, logits
+from crossbar_sim.nn.detection import check_task, task_loss
+from crossbar_sim.nn.evaluate import inputs_for
 from crossbar_sim.nn.files.checkpoint import write_tensors
 from crossbar_sim.nn.seeding import permutation, seeded
+from crossbar_sim.nn.training.losses import PLAIN, Loss, TaskLoss, task_of
 from crossbar_sim.nn.training.settings import (
     Step,
     Training,
@@ -33,22 +34,26 @@ from crossbar_sim.nn.training.settings import (
 from crossbar_sim.rng import Key, as_key
 from crossbar_sim.text import check_depth
 
-_EVALUATION_BATCH = 1024
-
-
 LossStep = Callable[[nn.Module, Any, torch.Tensor], torch.Tensor]
 """(model in training mode, x of a batch, y of a batch) -> the loss, a scalar to differentiate."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training examples: its number from 1, its mean loss per example, and the
-    validation accuracy after it (`None` without validation examples), of a detector its mean average precision.
+    """One pass over the training examples.
+
+    Args:
+        number: from 1.
+        loss: the mean over the examples, or over the labels of their tokens or pixels that count.
+        validation_accuracy: after it, of a detector the mean average precision; None without validation examples, and
+            of real targets.
+        validation_error: of real targets the root of the mean squared error after it; None of all others.
     """
 
     number: int
     loss: float
     validation_accuracy: float | None
+    validation_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,11 @@ class FitReport:
         """Validation accuracy of the weights that were kept."""
         return self.history[-1 if self.kept is None else self.kept - 1].validation_accuracy
 
+    @property
+    def validation_error(self) -> float | None:
+        """Validation error (RMSE) of the weights that were kept, where targets are real."""
+        return self.history[-1 if self.kept is None else self.kept - 1].validation_error
+
 
 def cross_entropy(model: nn.Module, x: Batch, y: torch.Tensor) -> torch.Tensor:
     """The plain loss step (empirical risk minimisation); a detector brings its own loss."""
@@ -89,8 +99,10 @@ def fit(
     lr: float | None = None,
     key: Key | int = 0,
     training: Training | None = None,
+    loss: str | Loss | Callable[..., Any] | None = None,
     loss_step: LossStep | None = None,
     step: Step | None = None,
+    steps: Callable[[TaskLoss], Step] | None = None,
     squared: Sequence[nn.Parameter] = (),
     after_epoch: Callable[[nn.Module, Batch], None] | None = None,
     method: str = "",
@@ -106,15 +118,17 @@ def fit(
     number then matters. Afterwards the model is in eval mode.
 
     Args:
-        model: maps (b, ...) to logits (b, classes); it stays on its device, the data goes there.
+        model: maps (b, ...) to logits (b, classes), or one for each token or pixel, or to numbers that are compared
+            with real targets; it stays on its device, the data goes there.
         train: what it learns from: a `Split`, (x, y), a torch Dataset or DataLoader (`data.load.to_examples`).
-        validation: what its accuracy is reported on after every epoch, in the same forms.
-        epochs, batch, lr: short for `training=Training(epochs, batch, lr)`.
+        validation: what its accuracy (of real targets its error) is reported on after every epoch, in the same forms.
+        epochs, batch, lr, loss: short for `training=Training(epochs, batch, lr, loss=loss)`.
         key: shuffling, dropout and augmentation start from it (an integer: `Key(integer)`); initialisation is the
             caller's.
         training: everything else about how.
-        loss_step: the method, as a loss; None is `cross_entropy`.
+        loss_step: the method, as a loss that runs the model itself; None is the loss of `training`.
         step: the method, as a whole gradient step, in place of a loss.
+        steps: makes such a step that uses the loss of `training`, once that is known.
         squared: parameters w of the model that are trained as w = u |u|: the optimiser moves u (see `Optimiser`).
         after_epoch: called with the model and all training inputs after each epoch, before it is validated.
         method: what loss_step or step is, settings included, in words: a checkpoint of another is refused.
@@ -132,9 +146,12 @@ def fit(
     key = as_key(key)
     train = to_split(train, "train")
     validation = None if validation is None else to_split(validation, "validation")
-    how = _training(training, epochs=epochs, batch=batch, lr=lr)
-    if loss_step is not None and step is not None:
+    how = _training(training, epochs=epochs, batch=batch, lr=lr, loss=loss)
+    own = [name for name, each in (("loss_step", loss_step), ("step", step)) if each is not None]
+    if len(own) > 1:
         raise InputError("a method is either a loss_step or a step: give one of them")
+    if own and how.loss is not None:
+        raise InputError(f"loss={how.loss} beside a {own[0]}, which computes its own loss: give one of them")
     if how.patience is not None and validation is None:
         raise InputError(f"patience={how.patience} needs validation examples to judge by")
     started = time.perf_counter()
@@ -145,7 +162,19 @@ def fit(
         if not scenes:
             x = inputs_for(model.eval(), x, y=y)[0]
             held = None if held is None else (inputs_for(model, held[0], y=held[1])[0], held[1])
-        if not scenes and loss_step is None and step is None:
+        task = PLAIN
+        if how.loss is not None or not (scenes or (y.dim() == 1 and not y.is_floating_point())):
+            if own:
+                task = TaskLoss(axis=None)
+            else:
+                assert how.loss is None or isinstance(how.loss, Loss)  # Training sees to it
+                task, (x, y), held = task_of(model, how.loss, (x, y), held)
+            if how.patience is not None and task.axis is None and not task.error:
+                raise InputError(
+                    f"patience={how.patience} needs a validation score, and these targets have none with this loss: "
+                    "leave it out"
+                )
+        elif not scenes and not own and steps is None:
             check_fits(model, x, max(int(y.max()), -1 if held is None else int(held[1].max())))
         if how.augment is not None:
             if scenes:
@@ -155,11 +184,12 @@ def fit(
             how.augment.check(one_tensor(x, "augment"))
         file = None
         if checkpoint is not None:
-            settings = {"training": how, "key": key, "method": method or _name(step or loss_step)}
+            settings = {"training": how, "key": key, "method": method or _name(step or steps or loss_step)}
             file = TrainingFile(
                 checkpoint, identity(model, settings, {"training data": (x, y), "validation data": held})
             )
-        run = _Run(model, how, step or _of_loss(loss_step or cross_entropy), key, x, y, squared)
+        made = step or (_of_loss(loss_step or task) if steps is None else steps(task))
+        run = _Run(model, how, made, key, x, y, task, squared)
         try:
             state = State() if file is None else file.read(model, run.optimiser)
             spent = state.seconds
@@ -167,7 +197,7 @@ def fit(
                 run.epoch(state)
                 if after_epoch is not None:
                     after_epoch(model, x)
-                score = None if held is None else accuracy(model, *held)
+                score = None if held is None else task.score(model, *held)
                 state.history[-1] = (*state.history[-1][:2], score)
                 better = score is not None and (state.best is None or score > state.best[1])
                 if how.patience is not None and score is not None and better:
@@ -176,19 +206,25 @@ def fit(
                 if file is not None:
                     file.write(model, run.optimiser, state)
                 if progress is not None:
-                    progress(Epoch(*state.history[-1]))
+                    progress(_epoch(task, *state.history[-1]))
             if state.best is not None:
                 put_back(model, state.best[2])
         finally:
             run.optimiser.close()
             model.eval()
-    if held is not None and not scenes and state.history:
+    if held is not None and not scenes and task.axis is not None and state.history:
         score = state.history[-1 if state.best is None else state.best[0] - 1][2]
         warn(near_chance(score, held[1], first_of(x)))
-    history = tuple(Epoch(*each) for each in state.history)
+    history = tuple(_epoch(task, *each) for each in state.history)
     kept = None if state.best is None else state.best[0]
     seconds = spent + time.perf_counter() - started
     return FitReport(history, len(history) * run.per_epoch, seconds, kept)
+
+
+def _epoch(task: TaskLoss, number: int, loss: float, score: float | None) -> Epoch:
+    if task.axis is None:
+        return Epoch(number, loss, None, None if score is None else -score)
+    return Epoch(number, loss, score)
 
 
 class _Run:
@@ -202,9 +238,11 @@ class _Run:
         key: Key,
         x: Batch,
         y: torch.Tensor,
+        task: TaskLoss,
         squared: Sequence[nn.Parameter] = (),
     ) -> None:
         self.model, self.training, self.step, self.key, self.x, self.y = model, training, step, key, x, y
+        self.task = task
         self.per_epoch = math.ceil(len(x) / training.batch)
         self.steps = self.per_epoch * training.epochs
         self.optimiser = Optimiser(model, training, self.steps, squared)
@@ -239,9 +277,9 @@ class _Run:
             with half, _view_errors_explained(training):
                 loss = self.step(self.model, images, y[chosen], done / self.steps)
             self.optimiser.step(done)
-            total += loss.detach() * len(chosen)
+            total += loss.detach() * self.task.weight(y[chosen])
         # Asked once per epoch: reading a number back stalls a GPU.
-        mean = float(total) / len(x)
+        mean = float(total) / int(self.task.weight(y))
         if not math.isfinite(mean):
             raise InputError(
                 f"the loss became {mean} in epoch {number} of {training.epochs} at lr={training.lr:g}: "
@@ -334,21 +372,9 @@ def accuracy(model: nn.Module, x: Batch, y: torch.Tensor) -> float:
 
     Leaves the model in eval mode.
     """
-    if detects(model):
-        return detector_precision(model, x, y).map
-    model.eval()
-    with torch.no_grad():
-        right = sum(
-            # a forward may write to its input
-            int(
-                (
-                    logits(model, x[i : i + _EVALUATION_BATCH].clone()).argmax(1)
-                    == y[i : i + _EVALUATION_BATCH]
-                ).sum()
-            )
-            for i in range(0, len(x), _EVALUATION_BATCH)
-        )
-    return right / len(x)
+    found = PLAIN.score(model, x, y)
+    assert found is not None
+    return found
 
 
 WARM_UP = 0.3

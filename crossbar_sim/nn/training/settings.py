@@ -1,9 +1,9 @@
 """Settings of a training, and the checks of them."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from crossbar_sim.data.inputs import Batch, Inputs, call, described
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.evaluate import answer_of
 from crossbar_sim.nn.training.augment import Augment
+from crossbar_sim.nn.training.losses import Loss, find_loss
 from crossbar_sim.validate import check_integer, is_real
 
 # How to train, as a value: what all methods share.
@@ -40,6 +41,9 @@ class Training:
         clip: every component of the gradient is held in -clip .. clip; None: not.
         patience: stop after so many epochs without a better validation accuracy, and keep the best weights; None:
             train to the end and keep the last.
+        loss: what is minimised: "cross-entropy", "mse", "l1" or "huber", a function of outputs and targets that returns
+            a mean over the examples of a batch, its import path `package.module:function`, or a torch loss such as
+            `nn.HuberLoss()`; None: cross-entropy of class numbers, "mse" of real targets.
         precision: "float32", or "bfloat16" autocast of the steps (parameters and evaluation stay in float32).
         channels_last: lay images and convolutions' weights out with the channels last in memory, which most
             convolutions are faster on; sums are then taken in another order. A model whose forward calls `view` on
@@ -63,6 +67,10 @@ class Training:
     channels_last: bool = False
     augment: Augment | None = None
     device: str | None = None
+    loss: str | Loss | Callable[..., Any] | None = None
+
+    later: ClassVar[Mapping[str, object]] = {"loss": None}
+    """Fields that came after records of experiments were written, and the values with which these leave them out."""
 
     def __post_init__(self) -> None:
         for what in ("epochs", "batch", "patience"):
@@ -89,11 +97,14 @@ class Training:
             raise InputError(f"augment={self.augment!r}: an Augment is needed, or None")
         if self.device is not None:
             _check_device(self.device)
+        if self.loss is not None:
+            object.__setattr__(self, "loss", find_loss(self.loss))
 
     def __repr__(self) -> str:
         # Checkpoints, studies and experiments are known by this text: a field that came after them is in it only where
         # it acts, so that they stay what they were.
-        named = [f.name for f in fields(self) if f.name != "channels_last" or self.channels_last]
+        late = ("channels_last", *self.later)
+        named = [f.name for f in fields(self) if f.name not in late or getattr(self, f.name)]
         return f"Training({', '.join(f'{name}={getattr(self, name)!r}' for name in named)})"
 
 
@@ -110,7 +121,7 @@ def _check_device(name: object) -> None:
 
 
 class Examples(Protocol):
-    """Labelled examples, e.g. a `Split`: x (n, ...) float32, y (n,) int64."""
+    """Examples with targets, e.g. a `Split`: x (n, ...) float32, y (n, ...) int64 or float64."""
 
     @property
     def x(self) -> Batch: ...  # noqa: D102
@@ -126,17 +137,6 @@ def labelled(what: str, examples: Examples, device: torch.device) -> tuple[Batch
         raise InputError(
             f"the {what} examples are {len(examples.x)} and their labels {len(examples.y)}: "
             "as many of both are needed, and at least one"
-        )
-    scenes = examples.y.dim() == 3 and examples.y.dtype == torch.uint8
-    if examples.y.is_floating_point():
-        raise InputError(
-            f"the {what} labels are real values such as {float(examples.y.flatten()[0]):g}: training takes class "
-            "numbers; train a regression in your own loop, and deploy it"
-        )
-    if not (scenes or examples.y.dim() == 1) or int(examples.y.min()) < 0:
-        raise InputError(
-            f"the {what} labels have shape {tuple(examples.y.shape)}: training takes one class number per example; "
-            "train a model of tokens in your own loop, and deploy it"
         )
     return examples.x.to(device), examples.y.to(device)
 
