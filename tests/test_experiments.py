@@ -237,6 +237,17 @@ def test_a_budget_puts_its_keys_over_those_of_the_file():
     }  # fmt: skip
     full = with_budget(table, "full", keys)
     assert full == {key: value for key, value in table.items() if key != "quick"}
+    both = {**table, "cpu": {"train": {"augment": {"crop": 2}, "b": {"settings": {"y": 3}}}}}
+    assert with_budget(both, "quick", (*keys, "cpu")) == quick
+    augment = {"augment": {"crop": 2}}
+    assert with_budget(both, "cpu", (*keys, "cpu")) == {
+        "half_width": 0.01, "sigmas": [0.0],
+        "train": {
+            "a": {"epochs": 9, "seeds": [0, 1], **augment}, "b": {"settings": {"x": 1, "y": 3}, **augment}
+        },
+    }  # fmt: skip
+    with pytest.raises(InputError, match=r"no cpu budget in this file: add a table \[cpu\]"):
+        with_budget(table, "cpu", keys)
 
 
 def test_chips_of_an_experiment_are_calibrated_as_those_of_a_sweep(command, tmp_path):

@@ -1,7 +1,8 @@
 """Drift-aware training: every gradient step uses several newly drawn chips."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, ClassVar, Literal, get_args
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _NormBase
 
 from crossbar_sim.baselines.calibrated import OwnStatistics, calibrated, estimate_clean, standardised_by_chip
 from crossbar_sim.baselines.dropout import check_rates
@@ -30,7 +32,7 @@ from crossbar_sim.crossbar.layer_designs import Design, as_design, at_sigma, des
 from crossbar_sim.crossbar.mapping import Differential
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data import Development
-from crossbar_sim.data.inputs import Batch, first_of, split
+from crossbar_sim.data.inputs import Batch, call, first_of, split
 from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog.chips import layers, set_chip, set_hardware, slots
 from crossbar_sim.nn.analog.conversion import map_model
@@ -39,11 +41,11 @@ from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.sequential import TracedStep, flatten, trace_sequential
 from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates
-from crossbar_sim.nn.seeding import normals, uniforms
+from crossbar_sim.nn.seeding import normals, permutation, seeded, uniforms
 from crossbar_sim.nn.standardised import digital_parameters, standardisation_of
 from crossbar_sim.nn.training.loop import Epoch
 from crossbar_sim.nn.training.losses import PLAIN, TaskLoss
-from crossbar_sim.nn.training.settings import Step, Training, check_training
+from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key
 from crossbar_sim.robustness.score import of_operands
 from crossbar_sim.validate import check_integer, is_real
@@ -53,6 +55,12 @@ RECIPE = Training(epochs=40, batch=256, lr=3e-3, clip=0.1)
 
 Parameters = Literal["plain", "square"]
 PARAMETERS: tuple[str, ...] = get_args(Parameters)
+
+Statistics = Literal["running", "population"]
+STATISTICS: tuple[str, ...] = get_args(Statistics)
+
+POPULATION = 100
+"""Chips over which the statistics of normalisations are averaged."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,9 @@ class DriftAware(Method):
         parameters: "square": every weight matrix of a layer that arrays can carry is trained as w = u |u|, so that a
             step changes w in proportion to sqrt|w|; biases, normalisations and the rest stay as they are. The network
             begins with its usual w, and what is saved is w. "plain": w itself is trained.
+        statistics: of batch and instance normalisations. "running": as the last steps of the training left them.
+            "population": estimated again when the training is done, as the mean over POPULATION new chips of the last
+            sigma, each with a batch of training examples of its own.
         calibrated: train for chips that are calibrated (`deploy --calibrate statistics`): behind every layer on arrays
             but the last there is a digital batch normalisation with each chip's own statistics, arrays have no biases
             there, and the last layer is digital. Nothing is left for the temperature to undo.
@@ -92,9 +103,14 @@ class DriftAware(Method):
     hardware: Design | None = None
     training: Training = RECIPE
     parameters: Parameters = "plain"
+    statistics: Statistics = "running"
     calibrated: bool = False
     kind: ClassVar[str] = "drift-aware"
-    later: ClassVar[Mapping[str, object]] = {"parameters": "plain", "calibrated": False}
+    later: ClassVar[Mapping[str, object]] = {
+        "parameters": "plain",
+        "statistics": "running",
+        "calibrated": False,
+    }
     citation: ClassVar[str] = (
         "Joshi et al., Accurate deep neural network inference using computational phase-change memory, Nature "
         "Communications 11 (2020) 2473 (noise in training); several chips per step, the reparametrised gradient and "
@@ -116,11 +132,18 @@ class DriftAware(Method):
             raise InputError(f"ramp={self.ramp!r}: a share of the training in 0 .. 1")
         check_switch("temperature", self.temperature)
         check_parameters(self.parameters)
+        if self.statistics not in STATISTICS:
+            raise InputError(f"statistics={self.statistics!r} must be one of {', '.join(STATISTICS)}")
         check_switch("calibrated", self.calibrated)
         if self.calibrated and self.training.batch < 2 * self.chips:
             raise InputError(
                 f"calibrated: chips={self.chips} with batch={self.training.batch}: every chip needs two examples at "
                 "least for statistics of its own"
+            )
+        if self.calibrated and self.statistics != "running":
+            raise InputError(
+                f"calibrated with statistics={self.statistics!r}: every chip gets statistics of its own, and the saved "
+                "ones are those of the weights without drift; leave statistics out"
             )
         if self.dropout is not None:
             check_rates("dropout", self.dropout)
@@ -176,6 +199,11 @@ class DriftAware(Method):
         if self.dropout is not None:
             set_rates(model, self.dropout)
             notes["rates"] = rates(model)
+        if self.statistics == "population" and not _normalisations(model):
+            raise InputError(
+                "statistics='population' has nothing to act on: the model has no batch or instance normalisation with "
+                "running statistics; leave it out"
+            )
         done = trained(
             self,
             model,
@@ -190,9 +218,29 @@ class DriftAware(Method):
         )
         if self.dropout is not None:
             remove_found(model)
+        if self.statistics == "population":
+            self._population(model, known.train.x, key.fold("population"))
         return done
 
-    def step(self, model: nn.Module, key: Key, loss: TaskLoss = PLAIN) -> Step:
+    def _population(self, model: nn.Module, x: Batch, key: Key) -> None:
+        """Set the statistics of all normalisations to their mean over chips."""
+        step = self.step(model, key)
+        assert not isinstance(step, OwnStatistics)  # refused
+        device = torch.device(self.training.device or "cpu")
+        model.to(device)
+        rows = min(self.training.batch, len(x))
+        order = [permutation(len(x), key.fold(str(i)))[:rows] for i in range(POPULATION)]
+        for norm in _normalisations(model):
+            norm.reset_running_stats()
+        with seeded(key.fold("chips")):
+            for start in range(0, POPULATION, self.chips):
+                parts = [x[chosen].to(device) for chosen in order[start : start + self.chips]]
+                step.forward(model, parts)
+        model.to("cpu").eval()
+
+    def step(
+        self, model: nn.Module, key: Key, loss: TaskLoss = PLAIN
+    ) -> "DriftedStep | AnalogStep | OwnStatistics":
         """The gradient step for `nn.fit`, also for custom training loops and searches."""
         own = standardisation_of(model) is not None
         if self.temperature and not own and (detects(model) or loss.axis is None):
@@ -204,7 +252,7 @@ class DriftAware(Method):
             raise InputError(f"temperature multiplies logits, and {of}: set temperature=false")
         layers = weight_layers(model) if self.temperature and not own else 0
         copies = factor_copies(self.hardware)
-        step: Step
+        step: DriftedStep | AnalogStep
         if copies is not None:
             design = Hardware.preset("bayesft") if self.hardware is None else self.hardware
             step = DriftedStep(
@@ -224,6 +272,28 @@ class DriftAware(Method):
         if low == high:
             return [low * rise] * chips
         return [rise * (low + (high - low) * u) for u in uniforms(chips)]
+
+
+def _normalisations(model: nn.Module) -> list[_NormBase]:
+    """Normalisations with running statistics, each once."""
+    return [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
+
+
+@contextmanager
+def _averaging(model: nn.Module) -> Iterator[None]:
+    """Context in which the model evaluates, and its normalisations average the statistics of all batches equally."""
+    norms = [(norm, norm.momentum) for norm in _normalisations(model)]
+    model.eval()
+    try:
+        for norm, _ in norms:
+            norm.momentum = None
+            norm.train()
+        with torch.no_grad():
+            yield
+    finally:
+        for norm, momentum in norms:
+            norm.momentum = momentum
+        model.eval()
 
 
 def check_parameters(given: object) -> None:
@@ -520,6 +590,18 @@ class AnalogStep:
             total += loss.detach()
         return total
 
+    def forward(self, model: nn.Module, parts: Sequence[Batch]) -> None:
+        """Run the normalisations' statistics over new chips of the last sigma, one for each part of the inputs."""
+        analog, _ = self._analog(model, parts[0])
+        chips = len(parts)
+        sigmas = None if self.sigmas is None else self.sigmas(1.0, chips)
+        with _averaging(analog):
+            for i, (x, chip) in enumerate(zip(parts, numbers(chips), strict=True)):
+                if sigmas is not None:
+                    set_hardware(analog, at_sigma(self.hardware, sigmas[i]))
+                set_chip(analog, chip)
+                call(analog, x)
+
     def _analog(self, model: nn.Module, x: Batch) -> tuple[nn.Module, int]:
         """The analog model, which shares parameters and buffers, and the number of its weight layers in series.
 
@@ -595,6 +677,23 @@ class DriftedStep:
         if sequence is not None and even and isinstance(x, Tensor) and sequence.takes(x):
             return batched(sequence, drawn, x, y, temperatures, self.loss)
         return chip_by_chip(model, drawn, x, y, temperatures, self.loss)
+
+    def forward(self, model: nn.Module, parts: Sequence[Batch]) -> None:
+        """Run the normalisations' statistics over new chips of the last sigma, one for each part of the inputs."""
+        drawn, _, arrays = self._prepared(model, parts[0])
+        if arrays is not None:
+            return arrays.forward(model, parts)
+        drawn.draw(self.sigmas(1.0, len(parts)))
+        clean = [p.detach().clone() for p in drawn.parameters]
+        try:
+            with _averaging(model):
+                for chip, x in enumerate(parts):
+                    _drift(drawn, clean, chip)
+                    call(model, x)
+        finally:
+            with torch.no_grad():
+                for p, before in zip(drawn.parameters, clean, strict=True):
+                    p.copy_(before)
 
     def _prepared(
         self, model: nn.Module, x: Batch
@@ -702,6 +801,13 @@ class _Drifted(torch.autograd.Function):
         return total, None
 
 
+def _drift(drawn: TrainingChips, clean: Sequence[Tensor], chip: int) -> None:
+    """Give the parameters the values of a chip."""
+    with torch.no_grad():
+        for p, before, factors in zip(drawn.parameters, clean, drawn.factors, strict=True):
+            torch.mul(before, factors[chip], out=p.detach())
+
+
 def chip_by_chip(
     model: nn.Module,
     drawn: TrainingChips,
@@ -719,9 +825,7 @@ def chip_by_chip(
     try:
         parts = zip(split(x, chips), y.tensor_split(chips), temperatures, strict=True)
         for chip, (images, labels, temperature) in enumerate(parts):
-            with torch.no_grad():
-                for p, before, factors in zip(parameters, clean, drawn.factors, strict=True):
-                    torch.mul(before, factors[chip], out=p.detach())
+            _drift(drawn, clean, chip)
             share = task.weight(labels) / task.weight(y)
             loss = task(model, images, labels, temperature) * share
             loss.backward()

@@ -33,7 +33,8 @@ class MethodOptions:
         default="erm",
     )  # fmt: skip
     settings: tuple[str, ...] = option(
-        "A setting of the method, e.g. rate=0.3 or gamma=0.02 (docs/methods.md; may be repeated).",
+        "A setting of the method or of the training, e.g. rate=0.3 or label_smoothing=0.2 (docs/methods.md; may be "
+        "repeated).",
         "--set", metavar="NAME=VALUE",
     )  # fmt: skip
     calibrated: bool = option(
@@ -55,8 +56,8 @@ class RecipeOptions:
         "What is minimised: cross-entropy, mse, l1, huber or package.module:function (docs/methods.md).  [default: "
         "cross-entropy, of real targets mse]"
     )
-    optimiser: str | None = option("Optimiser: adam or sgd.  [default: adam]")
-    schedule: Literal["one-cycle", "constant"] | None = option(
+    optimiser: str | None = option("Optimiser: adam, sgd or muon.  [default: adam]")
+    schedule: Literal["one-cycle", "triangular", "linear", "constant"] | None = option(
         "Learning rate schedule.  [default: one-cycle]"
     )
     weight_decay: float | None = option("Weight decay.  [default: 0]")
@@ -168,7 +169,11 @@ def _settings(request: TrainRequest) -> tuple[dict[str, Any], Design | None, tup
     from crossbar_sim.baselines.settings import METHODS, setting
     from crossbar_sim.validate import show
 
-    settings = dict(map(setting, request.settings))
+    settings = {
+        name: value
+        for name, value in map(setting, request.settings)
+        if name not in _training_settings(request)
+    }
     if request.calibrated:
         if request.method != DriftAware.kind:
             raise InputError(
@@ -197,19 +202,36 @@ def _settings(request: TrainRequest) -> tuple[dict[str, Any], Design | None, tup
 
 def _recipe(request: TrainRequest) -> dict[str, Any]:
     """The fields of `Training` that the options give."""
-    from crossbar_sim.experiments.networks import DETECTION
+    from crossbar_sim.experiments.networks import DETECTION, RECIPES
     from crossbar_sim.nn.detection import detects
     from crossbar_sim.nn.networks import NETWORKS
     from crossbar_sim.nn.training.augment import Augment
+    from crossbar_sim.validate import show
 
     names = [f.name for f in fields(RecipeOptions)]
     given = {name: value for name in (*names, "device") if (value := getattr(request, name)) is not None}
+    if not given["channels_last"]:
+        del given["channels_last"]
     crop, flip = given.pop("crop", None), given.pop("flip")
     if crop is not None or flip:
         given["augment"] = Augment(crop or 0, flip)
     if "clip_gradient" in given:
         given["clip"] = given.pop("clip_gradient")
-    return {**DETECTION, **given} if detects(NETWORKS.get(request.network)) else given
+    for name, value in _training_settings(request).items():
+        if name in given:
+            raise InputError(
+                f"--set {name}={show(value)} and the option of the same setting ({show(given[name])}): give one of them"
+            )
+        given[name] = Augment.of(value, "augment") if name == "augment" else value
+    defaults = DETECTION if detects(NETWORKS.get(request.network)) else RECIPES.get(request.network, {})
+    return {**defaults, **given}
+
+
+def _training_settings(request: TrainRequest) -> dict[str, Any]:
+    """Those of --set that are fields of `Training`, which all methods share."""
+    from crossbar_sim.baselines.settings import TRAINING, setting
+
+    return {name: value for name, value in map(setting, request.settings) if name in TRAINING}
 
 
 def _require_lognormal(hardware: Design) -> None:

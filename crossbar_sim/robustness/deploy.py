@@ -25,7 +25,7 @@ from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.nn.module_state import left_on
 from crossbar_sim.rng import STREAM_VERSION
-from crossbar_sim.robustness.calibration import Calibration, Calibrator, calibration_of
+from crossbar_sim.robustness.calibration import Calibration, Calibrator, calibration_of, stale
 from crossbar_sim.robustness.evaluator import Details, Evaluator, Subject, layers_on_arrays
 from crossbar_sim.robustness.metrics import Metric, described
 from crossbar_sim.robustness.plans import EveryImage, chip_numbers
@@ -389,6 +389,8 @@ def deploy(
     notes = (*notes, *of_state(left_on(model)), *of_places(reference))
     limited = analog_chips.memory_notes(analog)
     found_out = subject.cautions(analog, effects, metric)
+    if calibration is None or "statistics" not in calibration[0].parts:
+        found_out += stale(model, analog, reference.x, fixed)
     if remap:
         errors = remap_errors(analog)
         identity = {**(identity or {}), "remap": {"chip": numbers[0], "layers": errors}}

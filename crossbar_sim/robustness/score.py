@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crossbar_sim.crossbar import threads
 from crossbar_sim.data.inputs import Batch, first_of
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.analog.conversion import NO_OPERAND
+from crossbar_sim.nn.analog.conversion import NO_OPERAND, NOTHING_TO_MAP
 from crossbar_sim.nn.analog.effects import of_design as of_design
 from crossbar_sim.nn.analog.multiply_adds import LITTLE, ArrayShare
 from crossbar_sim.nn.analog.operands import Operands
@@ -647,6 +647,8 @@ def of_operands(layers: tuple[Layer, ...], seen: Operands | None) -> Iterator[st
     whose: dict[str, list[str]] = {}
     for layer in layers:
         reason = layer.reason.removesuffix("; drifts per parameter")
+        if reason in NOTHING_TO_MAP:
+            continue
         if not layer.analog and any(cause in reason for cause in NO_OPERAND):
             whose.setdefault(reason, []).append(layer.name)
         for parameter, why in layer.left:

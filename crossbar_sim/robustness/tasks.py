@@ -20,7 +20,7 @@ from crossbar_sim.nn.analog.multiply_adds import LITTLE, ArrayShare
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.rng import STREAM_VERSION
-from crossbar_sim.robustness.calibration import Calibration, Calibrator
+from crossbar_sim.robustness.calibration import Calibration, Calibrator, stale
 from crossbar_sim.robustness.detection_score import reference_of
 from crossbar_sim.robustness.evaluator import Subject, evaluation_mode
 from crossbar_sim.robustness.examples import Examples
@@ -246,4 +246,7 @@ def _warnings(subject: Subject, analog: nn.Module, sigma: float, metric: object)
     found = subject.cautions(analog, effects, metric)
     if sigma == 0:  # then no drift was requested
         found = [sentence for sentence in found if not sentence.startswith("drift ")]
+    calibrator, reference = subject.calibrator, subject.reference
+    if calibrator is None or calibrator.statistics is None:
+        found += stale(subject.module, analog, reference.x, reference.fixed)
     return found
