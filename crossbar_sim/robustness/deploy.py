@@ -170,7 +170,10 @@ class Deployment:
 
     def __repr__(self) -> str:
         shown, found = self.judge.shown, self.main
-        ends = () if found.ci95 is None else sorted(map(shown, found.ci95))
+        ends: tuple[float, ...] = ()
+        if found.ci95 is not None:
+            low, high = sorted(map(shown, found.ci95))
+            ends = self.judge.cut(low, high, shown(found.mean))
         interval = f" [{ends[0]:.4g}, {ends[1]:.4g}]" if ends else ""
         clean = shown(self.clean.value(self.metric))
         title = self.metric.removeprefix("-")
