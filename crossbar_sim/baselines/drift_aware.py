@@ -35,7 +35,7 @@ from crossbar_sim.data.inputs import Batch, call, first_of, split
 from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog.chips import layers, set_chip, set_hardware, slots
 from crossbar_sim.nn.analog.conversion import map_model
-from crossbar_sim.nn.analog.matrices import matrices
+from crossbar_sim.nn.analog.matrices import matrices, trained_weights
 from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.sequential import TracedStep, flatten, trace_sequential
 from crossbar_sim.nn.detection import detects
@@ -85,6 +85,9 @@ class DriftAware(Method):
         statistics: of batch and instance normalisations. "running": as the last steps of the training left them.
             "population": estimated again when the training is done, as the mean over POPULATION new chips of the last
             sigma, each with a batch of training examples of its own.
+        censor: draws z above it count as it, so that no factor of a training chip exceeds exp(sigma censor): noise
+            that is right-censored (Yan et al., TRICE, ICCAD 2023, arXiv 2307.15853); None: not. For designs that only
+            multiply parameters.
 
     Raises:
         InputError: if a setting is out of range, or has nothing to act on.
@@ -99,8 +102,9 @@ class DriftAware(Method):
     training: Training = RECIPE
     parameters: Parameters = "plain"
     statistics: Statistics = "running"
+    censor: float | None = None
     kind: ClassVar[str] = "drift-aware"
-    later: ClassVar[Mapping[str, object]] = {"parameters": "plain", "statistics": "running"}
+    later: ClassVar[Mapping[str, object]] = {"parameters": "plain", "statistics": "running", "censor": None}
     citation: ClassVar[str] = (
         "Joshi et al., Accurate deep neural network inference using computational phase-change memory, Nature "
         "Communications 11 (2020) 2473 (noise in training); several chips per step, the reparametrised gradient and "
@@ -127,6 +131,16 @@ class DriftAware(Method):
         if self.dropout is not None:
             check_rates("dropout", self.dropout)
         self._check_sigma()
+        if self.censor is not None:
+            if not (is_real(self.censor) and math.isfinite(self.censor)):
+                raise InputError(
+                    f"censor={self.censor!r}: a finite number of standard deviations, such as 1.5"
+                )
+            if factor_copies(self.hardware) is None:
+                raise InputError(
+                    f"censor={self.censor!r} cuts the factors of log-normal drift, and this design does more than "
+                    "multiply by them: leave it out, or train without hardware"
+                )
 
     def __repr__(self) -> str:
         return shown(self)
@@ -222,8 +236,9 @@ class DriftAware(Method):
         if copies is not None:
             design = Hardware.preset("bayesft") if self.hardware is None else self.hardware
             return DriftedStep(
-                self.sigmas, self.chips, layers, key, copies=copies, hardware=design, loss=loss
-            )
+                self.sigmas, self.chips, layers, key,
+                copies=copies, hardware=design, loss=loss, censor=self.censor,
+            )  # fmt: skip
         assert self.hardware is not None
         sigmas = None if self.sigma is None else self.sigmas
         return AnalogStep(self.hardware, sigmas, self.chips, layers, key, loss)
@@ -278,18 +293,13 @@ def squared(model: nn.Module, parameters: Parameters) -> list[nn.Parameter]:
     """
     if parameters == "plain":
         return []
-    found = {
-        id(weight): weight
-        for module in model.modules()
-        for matrix in matrices(module)
-        if (weight := module._parameters[matrix.weight]) is not None and weight.requires_grad
-    }
+    found = trained_weights(model)
     if not found:
         raise InputError(
             "parameters='square' has nothing to act on: the model has no layer with a weight matrix that is trained "
             "(nn.Linear, convolutions, recurrent and attention layers); leave it out"
         )
-    return [*found.values()]
+    return found
 
 
 def _range(text: str) -> tuple[float, float]:
@@ -412,10 +422,14 @@ class TrainingChips:
         chips: how many there are at a time.
         key: of the training.
         copies: cells per weight: its factor is the mean of so many.
+        censor: of `DriftAware`; of each cell.
     """
 
-    def __init__(self, model: nn.Module, chips: int, key: Key, copies: int = 1) -> None:
+    def __init__(
+        self, model: nn.Module, chips: int, key: Key, copies: int = 1, censor: float | None = None
+    ) -> None:
         self.parameters = list(model.parameters())
+        self.censor = censor
         self.key, self.chips, self.copies = key.fold("training chips"), chips, copies
         self.count = sum(p.numel() for p in self.parameters)
         first = self.parameters[0]
@@ -435,20 +449,29 @@ class TrainingChips:
             sigma = torch.ones(self.chips, 1, device=self.device)
             sigma[: len(sigmas), 0] = torch.tensor(sigmas, device=self.device)
             self._mean(
-                lambda out: torch.exp(normals(out.numel(), self.device).view_as(out).mul_(sigma), out=out)
+                lambda out: torch.exp(normals(out.numel(), self.device).view_as(out).mul_(sigma), out=out),
+                sigmas,
             )
             return
-        self._mean(lambda out: self._draw_on_cpu(out, sigmas))
+        self._mean(lambda out: self._draw_on_cpu(out, sigmas), sigmas)
 
-    def _mean(self, draw: Callable[[Tensor], object]) -> None:
+    def _mean(self, draw: Callable[[Tensor], object], sigmas: Sequence[float]) -> None:
         """The mean of as many draws as there are copies, into the first rows of `all`."""
         draw(self.all)
+        self._cut(self.all, sigmas)
         if self.copies > 1:
             more = torch.empty_like(self.all)
             for _ in range(self.copies - 1):
                 draw(more)
+                self._cut(more, sigmas)
                 self.all.add_(more)
             self.all.div_(self.copies)
+
+    def _cut(self, factors: Tensor, sigmas: Sequence[float]) -> None:
+        """Censor the factors of one cell each."""
+        if self.censor is not None:
+            for row, sigma in zip(factors, sigmas, strict=False):  # the remaining rows are undefined
+                row.clamp_(max=math.exp(sigma * self.censor))
 
     def _draw_on_cpu(self, target: Tensor, sigmas: Sequence[float]) -> None:
         out = target.numpy()
@@ -602,6 +625,7 @@ class DriftedStep:
         hardware: the design that the factors are of, on whose arrays a network trains that takes parameters past
             their cells (a copy kept in a cache, `functional_call`); None: the factors are all there is.
         loss: of the model's outputs.
+        censor: of `DriftAware`.
     """
 
     def __init__(
@@ -614,7 +638,9 @@ class DriftedStep:
         copies: int = 1,
         hardware: Design | None = None,
         loss: TaskLoss = PLAIN,
+        censor: float | None = None,
     ) -> None:
+        self.censor = censor
         self.sigmas, self.chips, self.layers, self.key, self.loss = sigmas, chips, layers, key, loss
         self.batched, self.copies, self.hardware = batched, copies, hardware
         self._of: tuple[nn.Module, TrainingChips, BatchedSequence | None, AnalogStep | None] | None = None
@@ -663,10 +689,15 @@ class DriftedStep:
             sequence = BatchedSequence.of(model) if self.batched else None
             arrays = None
             if sequence is None and self.hardware is not None and not _all_drift(model, self.hardware, x):
+                if self.censor is not None:
+                    raise InputError(
+                        "censor cuts the factors of parameters, and this network takes some of its parameters past "
+                        "their cells, so that it is trained on arrays: leave it out"
+                    )
                 arrays = AnalogStep(self.hardware, self.sigmas, self.chips, self.layers, self.key, self.loss)
             known = self._of = (
                 model,
-                TrainingChips(model, self.chips, self.key, self.copies),
+                TrainingChips(model, self.chips, self.key, self.copies, self.censor),
                 sequence,
                 arrays,
             )

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from crossbar_sim import __version__
 from crossbar_sim.crossbar.converters import Ranges
-from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, at_sigma, identity_of, sources
+from crossbar_sim.crossbar.layer_designs import (
+    Design,
+    LayerDesigns,
+    at_sigma,
+    identity_of,
+    readout_effects,
+    sources,
+)
 from crossbar_sim.data.dataset import Development, add_tensor
 from crossbar_sim.data.inputs import first_of
 from crossbar_sim.nn.analog.chips import layers, memory_notes
@@ -58,6 +65,20 @@ class Model:
     about: Mapping[str, Any] = field(default_factory=dict)
     ranges: Ranges | None = None
     calibration: tuple[Calibration, Development] | None = None
+
+
+_LATER = ("einsum", "tensordot", "bilinear", "bmm", "baddbmm", "mv", "lstm", "gru", "rnn", "grouped_mm")
+"""How operators are called whose products once went through no converters."""
+
+
+def _converts_more(subject: Subject, analog: nn.Module) -> bool:
+    """Whether converters or read noise act on a product on which they did not act in earlier versions."""
+    if not readout_effects(subject.hardware):
+        return False
+    work = () if subject.seen is None else subject.seen.work
+    slots = [slot for layer in layers(analog) for slot in layer.matrices]
+    spread = any(slot.layout.order == "transposed" for slot in slots)
+    return spread or any(one.names and any(kind in one.operator for kind in _LATER) for one in work)
 
 
 def model_of_file(
@@ -204,6 +225,8 @@ def prepare(
         # where it is the second, as for all networks with one class per example, it is left out
         **({} if reference.axis in (None, 1) else {"class_axis": reference.axis}),
         **({"next_token": True} if reference.shifted else {}),
+        # absent where only products are converted that always were, so that such tasks keep their identity
+        **({"converted": "every product"} if _converts_more(subject, analog) else {}),
     }
     judged = reference.about()
     calibrated = (

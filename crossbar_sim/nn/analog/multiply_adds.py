@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from crossbar_sim.nn.analog.einsum import Equation, steps
+from crossbar_sim.nn.analog.einsum import Equation, of_tensordot, steps
 from crossbar_sim.nn.analog.state import Layer
 
 LITTLE = 0.5
@@ -118,6 +118,9 @@ def work_of(packet: str, args: Sequence[Any], out: Tensor) -> float:
     """
     if packet == "einsum":
         return _of_einsum(str(args[0]), [tuple(t.shape) for t in args[1]])
+    if packet == "tensordot":
+        text = of_tensordot((args[0].dim(), args[1].dim()), (args[2], args[3]))
+        return _of_einsum(text, [tuple(t.shape) for t in args[:2]])
     if packet in ("linear", "mkldnn_linear"):
         return out.numel() * args[1].shape[-1]
     if packet == "bilinear":
