@@ -133,6 +133,20 @@ class Metric:
             return value + 0.0  # no minus zero
         return math.exp(value) if value < 709 else math.inf
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What values as shown can be; infinite where nothing is known."""
+        if self.share or self.targets == "any":
+            return (0.0, 1.0) if self.share else (-math.inf, math.inf)
+        if self.sign < 0:
+            return (1.0 if self.logarithm else 0.0), math.inf
+        return -math.inf, 1.0 if self.name == "r2" else math.inf
+
+    def cut(self, low: float, high: float, value: float) -> tuple[float, float]:
+        """The ends of an interval of `value`, all as shown, cut where no value can be (docs/statistics.md)."""
+        least, most = self.bounds
+        return (max(low, least), min(high, most)) if least <= value <= most else (low, high)
+
     def check_threshold(self, threshold: float) -> None:
         """Refuse a threshold, as shown, that no score can have.
 

@@ -498,6 +498,8 @@ def test_which_designs_are_factors() -> None:
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"parameters": "cube"}, "plain, square"),
         ({"statistics": "mean"}, "running, population"),
+        ({"censor": float("inf")}, "censor=inf"),
+        ({"censor": 1.0, "hardware": HARSH}, "does more than multiply"),
         ({"hardware": Hardware(drift=NormalDrift(0.1))}, "temperature=False"),
     ],
 )
@@ -642,3 +644,36 @@ def test_population_statistics_are_means_over_chips(digits: Development, hardwar
 def test_population_statistics_need_a_normalisation(digits: Development) -> None:
     with pytest.raises(InputError, match="no batch or instance normalisation"):
         DriftAware(statistics="population").fit(MLP, digits, Key(0))
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_censored_draws_have_a_largest_one(copies: int) -> None:
+    """Right-censored: a share P(z > c) of all draws is c itself, and the others are as without it."""
+    model = nn.Linear(200, 100)
+    drawn = []
+    for censor in (None, 0.5):
+        chips = TrainingChips(model, 2, Key(0), copies, censor)
+        with seeded(Key(1)):
+            chips.draw([0.4, 0.8])
+        drawn.append(chips.all.log() / torch.tensor([[0.4], [0.8]]))
+    free, cut = drawn
+    assert cut.max() == pytest.approx(0.5, abs=1e-5)
+    if copies == 1:
+        assert torch.allclose(cut, free.clamp(max=0.5), atol=1e-5)
+        assert (cut > 0.4999).float().mean() == pytest.approx(
+            0.3085, abs=0.01
+        )  # P(z > 0.5), 4 standard errors
+    else:  # every cell is cut before the mean over cells
+        assert cut.mean() < free.mean()
+        assert not torch.allclose(cut, free.clamp(max=0.5), atol=1e-2)
+
+
+def test_censored_noise_is_a_setting_of_the_step(digits: Development) -> None:
+    step = DriftAware(censor=1.0).step(MLP(inputs=64, classes=10), Key(0))
+    assert isinstance(step, DriftedStep)
+    assert step.censor == 1.0
+    assert "censor" not in repr(DriftAware())
+    with pytest.raises(InputError, match="past their cells"), silenced_warnings():
+        DriftAware(0.5, chips=2, censor=1.0).step(KINDS["closure"][0](), Key(0))(
+            KINDS["closure"][0](), *examples(), 1.0
+        )
