@@ -696,6 +696,28 @@ class CalibrationOptions(EvaluationOptions):
         return Calibration(self.calibrate, **images), load_data(data, self.data_dir).development
 
 
+def percentile_option() -> Any:
+    """A percentile of the chips' scores."""
+    return option(
+        "Also give the score that all but this percentage of the chips reach, e.g. 5, with its 95 % interval "
+        "(docs/statistics.md).",
+        heading="Statistics",
+        type=Parsed(_percent, "PERCENT"),
+    )
+
+
+def _percent(text: str) -> float:
+    from crossbar_sim.robustness.statistics import check_percent
+    from crossbar_sim.validate import show
+
+    try:
+        return check_percent(float(text))
+    except (ValueError, InputError):
+        raise InputError(
+            f"--percentile {show(text)}: expected a number between 0 and 100, such as 5"
+        ) from None
+
+
 @dataclass(frozen=True)
 class SweepOptions(CalibrationOptions, ClusterOptions):
     """Many points, whose trials are kept in a file."""

@@ -38,6 +38,10 @@ class MethodOptions:
         "repeated).",
         "--set", metavar="NAME=VALUE",
     )  # fmt: skip
+    calibrated: bool = option(
+        "Train for chips that are calibrated, with drift-aware: digital normalisation by each chip's own statistics "
+        "behind every array, and a digital last layer. Evaluate with --calibrate statistics or statistics+readout."
+    )
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,8 @@ def train(request: TrainRequest) -> None:
     save_network(request.output, done.model, request.data, notes, made)
     arch = f" --arch {request.network}" if ":" in request.network else ""
     then = f"sweep {request.output}" if detects(done.model) else f"deploy {request.output}{arch} --sigma 0.6"
+    if settings.get("calibrated"):
+        then += " --calibrate statistics"
     say(console, f"wrote {request.output}: crossbar-sim {then}")
 
 
@@ -173,6 +179,15 @@ def _settings(request: TrainRequest) -> tuple[dict[str, Any], Design | None, tup
         for name, value in map(setting, request.settings)
         if name not in _training_settings(request)
     }
+    if request.calibrated:
+        if request.method != DriftAware.kind:
+            raise InputError(
+                f"--calibrated is for --method drift-aware, whose steps run on chips; {request.method} trains without"
+            )
+        if settings.setdefault("calibrated", True) is not True:
+            raise InputError(
+                f"--calibrated and --set calibrated={show(settings['calibrated'])} differ: give one of them"
+            )
     kind: Any = METHODS.get(request.method)
     takes_sigma = kind is not None and "sigma" in {f.name for f in fields(kind)}
     sigma, designed = request.sigma, bool(request.design().keys() - {"sigma"})
