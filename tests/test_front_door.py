@@ -1,5 +1,6 @@
 """The Python API at the top of the package: what a first-time user of a notebook calls."""
 
+import re
 import sys
 import types
 
@@ -237,6 +238,12 @@ def test_a_sweep_says_which_share_of_the_work_is_on_arrays():
     sweep = cs.sweep({"encoder": layer}, torch.rand(4, 5, 8), sigmas=[0.3], chips=2)
     (note,) = (note for note in sweep.tasks["encoder"].about["notes"] if "multiply-adds" in note)
     assert "Q K^T" in note
+    assert " % of its multiply-adds run on arrays." in sweep._repr_html_().replace("\n", " ")
+    alone = cs.deploy(layer, torch.rand(4, 5, 8), chips=2, sensitivity_chips=0)
+    share = sweep.tasks["encoder"].about["multiply_adds"]["share_on_arrays"]
+    assert alone.as_dict()["multiply_adds"]["share_on_arrays"] == share
+    text = " ".join(re.sub("<[^>]+>", "", alone._repr_html_()).split())
+    assert f"{100 * share:.1f} % of its multiply-adds run on arrays." in text
     assert note in cs.sweep(
         {"encoder": layer}, torch.rand(4, 5, 8), sigmas=[0.3], chips=2
     )._repr_html_().replace("\n", " ")

@@ -29,7 +29,7 @@ class MethodOptions:
     HEADING: ClassVar = "Training"
 
     method: str = option(
-        "Training method: erm, dropout, awp, ftna, reram-v or drift-aware (docs/methods.md).",
+        "Training method: erm, dropout, awp, ftna, reram-v, drift-aware or correctnet (docs/methods.md).",
         default="erm",
     )  # fmt: skip
     settings: tuple[str, ...] = option(

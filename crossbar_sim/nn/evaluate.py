@@ -234,6 +234,16 @@ def _forward(model: nn.Module, piece: Batch, fast: bool) -> Tensor:
     if y is None or y.dim() < 1 or len(y) != len(piece):
         what = f"shape {tuple(y.shape)}" if y is not None else f"no tensor ({type(answer).__name__})"
         first = "; it returns several outputs, of which the first is taken" if several(answer) > 1 else ""
+        if (
+            y is not None
+            and y.dim() == 0
+            and _parts(answer)[0].get("loss") is y
+            and isinstance(piece, Inputs)
+        ):
+            raise InputError(
+                f"the model returns a loss first, which it computes where labels are among its inputs "
+                f"({', '.join(name for name, _ in piece.named())}): leave those labels out of the data"
+            )
         raise InputError(
             f"the model returns {what} for {len(piece)} inputs: expected one row per input{first}: wrap the model so "
             "that it returns what is to be judged (a model of single examples: torch.stack([model(e) for e in x]))"

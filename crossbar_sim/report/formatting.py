@@ -210,9 +210,13 @@ class Scale:
         return limit_text(limit, digits) if self.per_cent else f"{limit:.6g}{self.unit}"
 
     def span(self, low: float, high: float) -> tuple[float, float]:
-        """The ends of an interval of stored scores in the shown form, the lower end first."""
+        """The ends of an interval of stored scores in the shown form, the lower end first, cut to possible scores."""
         a, b = self.shown(low), self.shown(high)
-        return (a, b) if a <= b else (b, a)
+        return self.judge.cut(min(a, b), max(a, b), self.shown((low + high) / 2))
+
+    def difference_span(self, low: float, high: float) -> tuple[float, float]:
+        """The ends of an interval of a difference of shown scores, cut to what differences of shares can be."""
+        return (max(low, -1.0), min(high, 1.0)) if self.judge.share else (low, high)
 
 
 @dataclass(frozen=True)

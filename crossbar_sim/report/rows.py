@@ -48,6 +48,13 @@ class Estimate:
         return None if self.low is None or self.high is None else (self.low, self.high)
 
     @property
+    def is_cut(self) -> bool:
+        """Whether the value is not in the middle of the interval: one of its ends is where scores end."""
+        if self.low is None or self.high is None:
+            return False
+        return abs(self.low + self.high - 2 * self.value) > 1e-9 * max(abs(self.low), abs(self.high))
+
+    @property
     def half(self) -> float | None:
         """Half the width of the interval."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
@@ -275,8 +282,10 @@ class View:
 
     def of_difference(self, value: float, span: tuple[float, float] | None) -> Estimate:
         """A difference of stored scores with its interval as this view gives it."""
-        shown = float if self.stored else self.scale.difference
-        return Estimate(shown(value), *((None, None) if span is None else sorted(map(shown, span))))
+        if self.stored:
+            return Estimate(value, *(span or (None, None)))
+        ends = None if span is None else self.scale.difference_span(*sorted(map(self.scale.difference, span)))
+        return Estimate(self.scale.difference(value), *(ends or (None, None)))
 
     @functools.cached_property
     def curves(self) -> dict[str, tuple[PointRow, ...]]:
@@ -476,7 +485,8 @@ class View:
                 values = [float(value) for value in layer["drops"]]
                 if values:
                     s = summarise(values)
-                    drop = Estimate(s.mean, *(s.ci95 or (None, None)))
+                    ends = None if s.ci95 is None else self.scale.difference_span(*s.ci95)
+                    drop = Estimate(s.mean, *(ends or (None, None)))
                     rows.append(LayerRow(label, str(layer["name"]), drop, len(values)))
         return tuple(rows)
 

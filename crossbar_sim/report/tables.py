@@ -322,7 +322,7 @@ def trade_off_csv(view: TradeOffView) -> str:
     )
     lines = [
         (
-            *row.values.values(), *(_triple(row.score) if row.score is not None else ("", "", "")),
+            *row.values.values(), *(_triple(row.computed) if row.computed is not None else ("", "", "")),
             *(("", "", "") if row.impossible else (row.energy, row.latency, row.area)), int(row.front), row.impossible,
         )
         for row in view.rows

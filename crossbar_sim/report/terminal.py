@@ -1,8 +1,9 @@
 """The reports of `deploy`, `sweep` and `sensitivity` on a terminal."""
 
 import io
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from crossbar_sim.report.formatting import (
     range_text,
     shorten,
 )
-from crossbar_sim.report.headline import crossing_words, listed_sigmas
+from crossbar_sim.report.headline import crossing_words, listed_sigmas, sentence, shares
 from crossbar_sim.report.rows import (
     ALPHA,
     Costs,
@@ -44,7 +45,7 @@ from crossbar_sim.robustness.drawn_scores import MOST_CHIPS
 from crossbar_sim.robustness.groups import seeded, unlike_groups
 from crossbar_sim.robustness.sensitivity import LayerDrop
 from crossbar_sim.robustness.statistics import Summary
-from crossbar_sim.robustness.sweep import Sweep, notes_and_warnings, tails
+from crossbar_sim.robustness.sweep import Sweep, notes_and_warnings, share_on_arrays, tails
 from crossbar_sim.robustness.tradeoff import TradeOff
 from crossbar_sim.store.records import Task
 from crossbar_sim.text import visible
@@ -258,13 +259,14 @@ def _answer(view: DeploymentView) -> str:
     one = "the chip of the file" if _from_file(deployment) else f"chip {deployment.chips[0]}"
     scale = view.scale
     digits = scale.digits_of(total)
-    return scale.measure.answer.format(
+    answer = scale.measure.answer.format(
         chips=f"{n} chips" if n > 1 else one,
         mean=f"{scale.fixed(total.mean, digits)}{scale.unit}",
         what=_judged(deployment),
         ci=_interval(total, scale) or " (one chip: no interval)",
         clean=f"{scale.fixed(view.clean, max(digits, 1))}{scale.unit}",
     )
+    return answer if deployment.work is None else f"{answer} {sentence(deployment.work.share)}"
 
 
 def _interval(found: Summary, scale: Scale) -> str:
@@ -304,10 +306,10 @@ def _facts(view: DeploymentView) -> Iterator[tuple[str, str]]:
             yield name, f"{scale.fixed(score, digits)}{scale.unit} (chip {chip})"
         quantiles = [f"{100 * float(q):.0f} %: {scale.fixed(v, digits)}" for q, v in total.quantiles.items()]
         yield "quantiles", "   ".join(quantiles) + (f"  (in{scale.unit})" if scale.unit else "")
-        if measure.sign > 0 and scale.per_cent and not 0 <= total.ci95[0] <= total.ci95[1] <= 1:
+        if view.is_cut:
             yield (
                 "note",
-                "the interval leaves 0 to 100 %: too few or too unequal chips for a Student t interval",
+                f"the interval is {_cut_words(scale)}: too few or too unequal chips for a Student t interval",
             )
     if deployment.calibrator is not None:
         yield "calibrated", _calibrated(view, deployment.calibrator, scale)
@@ -336,8 +338,8 @@ def _facts(view: DeploymentView) -> Iterator[tuple[str, str]]:
         "arrays",
         f"{counted(layers, 'layer')} on {tiles:,} tiles of {sizes}, {cells:,} cells, {used(share_used)} in use",
     )
-    if deployment.work is not None:
-        yield "", deployment.work.sentence or f"{deployment.work.text} run on arrays"
+    if deployment.work is not None and deployment.work.sentence is not None:
+        yield "", deployment.work.sentence
     yield from _not_on_arrays(deployment)
 
 
@@ -480,9 +482,23 @@ def _half(found: Estimate, digits: int, scale: Scale, unit: str = "") -> str:
     text = f"{scale.fixed(found.value, digits)}{unit}"
     if found.half is None or found.span is None:
         return text
-    if scale.judge.logarithm:
+    if scale.judge.logarithm or found.is_cut:
         return f"{text} ({' to '.join(scale.fixed(end, digits) for end in found.span)})"
     return f"{text} ± {scale.fixed(found.half, digits)}"
+
+
+def _cut_words(scale: Scale) -> str:
+    """ "cut at 0 and 100 %" """
+    ends = [
+        scale.limit_text(end, 0).removesuffix(scale.unit) for end in scale.judge.bounds if math.isfinite(end)
+    ]
+    return f"cut at {' and '.join(ends)}{scale.unit}"
+
+
+def _cut_footnote(estimates: Iterable[Estimate], scale: Scale) -> Iterator[str]:
+    """What brackets are, where an interval has them in place of a half-width."""
+    if not scale.judge.logarithm and any(found.is_cut for found in estimates):
+        yield f"in brackets: an interval that is {_cut_words(scale)}, for too few or too unequal chips"
 
 
 def _group_footnotes(view: View) -> Iterator[str]:
@@ -492,6 +508,7 @@ def _group_footnotes(view: View) -> Iterator[str]:
         f"freedom: with few seeds it is wide). A network counts by its mean over chips. Sd of chips: the standard "
         f"deviation between the chips of one network."
     )
+    yield from _cut_footnote((row.mean for rows in view.group_curves.values() for row in rows), view.scale)
     if not view.scale.more_is_better:
         yield "the worst chip is the one with the largest error"
     if view.threshold is not None:
@@ -540,7 +557,7 @@ def show_sweep(sweep: Sweep, console: Console, threshold: float | None = None, g
     if threshold is not None:
         check_threshold(sweep.metric, threshold)
     pen, view = Pen(console.encoding), View(sweep, threshold)
-    for line in _headlines(view):
+    for line in (*_headlines(view), *itertools.chain(*shares(sweep))):
         console.print(Text(filled(pen(line), console.width)))
     console.print()
     width = COLUMN if threshold is None else COLUMN + YIELD
@@ -614,6 +631,7 @@ def _sweep_footnotes(view: View, grouped: bool) -> Iterator[str]:
             )
         else:
             yield f"± is the half-width of the 95 % t interval of the mean over {range_text(chips)} chips, each on {on}"
+            yield from _cut_footnote((row.mean for row in rows), view.scale)
     if view.threshold is not None and not grouped:
         kind = "approximate" if any_drawn else "Wilson's"
         yield (
@@ -723,6 +741,14 @@ def show_trade_off(result: TradeOff, console: Console) -> None:
         f"Combinations on the front of {scale.name} against {view.against} (*): {len(front)} of {len(there)}. No other "
         "one is better in one of the two and not worse in the other."
     )
+    found = (
+        share_on_arrays(task) for each in result.measured if each.sweep for task in each.sweep.tasks.values()
+    )
+    known = sorted({share for share in found if share is not None})
+    if known:
+        text += f" {sentence(known[0])}"
+    if len(known) > 1:
+        text = f"{text[:-1]} (of other combinations up to {100 * known[-1]:.1f} %)."
     console.print(Text(filled(pen(text), console.width)))
     console.print()
     table = _table(*result.names, scale.name, "energy", "latency", "area mm2", "")
@@ -735,6 +761,8 @@ def show_trade_off(result: TradeOff, console: Console) -> None:
             "*" if row.front else "",
         )  # fmt: skip
     console.print(table)
+    for line in _cut_footnote((row.score for row in there if row.score is not None), scale):
+        console.print(Text(filled(pen(line), console.width), "dim"))
     for row in rows:
         if row.impossible:
             label = " ".join(f"{name}={value}" for name, value in row.values.items())

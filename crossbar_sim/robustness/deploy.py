@@ -25,7 +25,7 @@ from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.nn.module_state import left_on
 from crossbar_sim.rng import STREAM_VERSION
-from crossbar_sim.robustness.calibration import Calibration, Calibrator, calibration_of
+from crossbar_sim.robustness.calibration import Calibration, Calibrator, calibration_of, stale
 from crossbar_sim.robustness.evaluator import Details, Evaluator, Subject, layers_on_arrays
 from crossbar_sim.robustness.metrics import Metric, described
 from crossbar_sim.robustness.plans import EveryImage, chip_numbers
@@ -170,7 +170,10 @@ class Deployment:
 
     def __repr__(self) -> str:
         shown, found = self.judge.shown, self.main
-        ends = () if found.ci95 is None else sorted(map(shown, found.ci95))
+        ends: tuple[float, ...] = ()
+        if found.ci95 is not None:
+            low, high = sorted(map(shown, found.ci95))
+            ends = self.judge.cut(low, high, shown(found.mean))
         interval = f" [{ends[0]:.4g}, {ends[1]:.4g}]" if ends else ""
         clean = shown(self.clean.value(self.metric))
         title = self.metric.removeprefix("-")
@@ -389,6 +392,8 @@ def deploy(
     notes = (*notes, *of_state(left_on(model)), *of_places(reference))
     limited = analog_chips.memory_notes(analog)
     found_out = subject.cautions(analog, effects, metric)
+    if calibration is None or "statistics" not in calibration[0].parts:
+        found_out += stale(model, analog, reference.x, fixed)
     if remap:
         errors = remap_errors(analog)
         identity = {**(identity or {}), "remap": {"chip": numbers[0], "layers": errors}}

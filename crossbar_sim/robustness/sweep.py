@@ -68,6 +68,17 @@ def warnings_of(task: Task) -> list[str]:
     return _texts(task.about.get("warnings"))
 
 
+WORK = "multiply_adds"
+"""Of what a task is about: how many of the multiply-adds run on arrays, as `ArrayShare.as_dict`."""
+
+
+def share_on_arrays(task: Task) -> float | None:
+    """The share of the multiply-adds that runs on arrays; None where the file does not have it."""
+    found = task.about.get(WORK)
+    share = found.get("share_on_arrays") if isinstance(found, Mapping) else None
+    return share if isinstance(share, float) and 0 <= share <= 1 else None
+
+
 def notes_and_warnings(tasks: Mapping[str, Task]) -> Iterator[tuple[str, str]]:
     """("note" or "warning", sentence) of all tasks, each once; begun with the labels where it is not of all."""
     for kind, of in (("note", notes_of), ("warning", warnings_of)):

@@ -234,6 +234,15 @@ class Measured:
         """The scores of its chips."""
         return None if self.sweep is None else next(points[0] for points in self.sweep.curves.values())
 
+    @property
+    def score(self) -> tuple[float, float | None, float | None] | None:
+        """The mean over chips and its 95 % interval as computed, in the units of reports."""
+        if self.sweep is None or self.point is None:
+            return None
+        shown, summary = self.sweep.judge.shown, self.point.summary
+        ends = (None, None) if summary.ci95 is None else sorted(map(shown, summary.ci95))
+        return shown(summary.mean), *ends
+
     def cost_of(self, name: str) -> float:
         """Energy in J, latency in s or area in m2; NaN where it is impossible."""
         if self.cost is None:
@@ -290,14 +299,11 @@ class TradeOff:
             row: dict[str, Any] = dict(each.candidate.typed)
             point = each.point
             if each.sweep is not None and point is not None:
-                shown = each.sweep.judge.shown
-                low, high = (
-                    (None, None) if point.summary.ci95 is None else sorted(map(shown, point.summary.ci95))
-                )
                 row |= {
-                    "metric": point.metric, "value": shown(point.summary.mean), "low": low, "high": high,
-                    "clean": shown(point.clean), "chips": len(point.chips),
-                }  # fmt: skip
+                    "metric": point.metric,
+                    **dict(zip(("value", "low", "high"), each.score or (), strict=True)),
+                }
+                row |= {"clean": each.sweep.judge.shown(point.clean), "chips": len(point.chips)}
             costs = {"energy_J": "energy", "latency_s": "latency", "area_m2": "area"}
             row |= {column: each.cost_of(name) for column, name in costs.items()}
             rows.append(row | {"front": front, "impossible": each.candidate.impossible})
@@ -483,6 +489,7 @@ def measure_candidates(
             done.append(Measured(candidate, sweep, estimate.total))
     names = tuple(found[0].values)
     cautions = (*_idle(names, done), *_warnings(done))
+    notes = {note: None for note in notes if note not in cautions}
     return TradeOff(names, tuple(done), technology, against, tuple(notes), cautions)
 
 

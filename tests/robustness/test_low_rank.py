@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from crossbar_sim import Hardware, Key
+from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.data import Development, Split
-from crossbar_sim.errors import InputError
+from crossbar_sim.errors import CrossbarWarning, InputError
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.analog.chips import locked
 from crossbar_sim.nn.evaluate import outputs
@@ -72,6 +73,38 @@ def test_statistics_are_those_of_torchs_cumulative_average(digits):
     assert not torch.allclose(before, wanted, atol=2e-2 * float(wanted.abs().max()))
     assert torch.equal(outputs(analog, test)[0], before)
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+def test_statistics_of_the_clean_weights_are_warned_of_and_no_others(digits, tmp_path):
+    """Warned of where they fit the clean network and the chip has others; the remedy, and drifted statistics, pass."""
+    model = made(batch_normalised)
+    norms = [module for module in model if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+    def estimated(network):
+        for norm in norms:
+            norm.momentum = None
+            norm.reset_running_stats()
+        with torch.no_grad():
+            network.train()(digits.train.x[:400])
+        network.eval()
+
+    def said(sigma, x=digits.test.x[:60], **more):
+        found = deploy(
+            model, x, None, replace(DRIFT, drift=LogNormalDrift(sigma)), chips=2, sensitivity_chips=0, **more
+        )
+        return [text for text in found.warnings if "running statistics" in text]
+
+    estimated(model)
+    (text,) = said(0.9)
+    assert "2 normalisations divide by running statistics that fit the clean weights" in text
+    assert "--calibrate statistics" in text
+    assert said(0.9, calibrate="statistics", calibration_data=digits.development) == []
+    assert said(0.02) == []
+    assert said(0.9, digits.test.x[:7]) == []
+    with pytest.warns(CrossbarWarning, match="running statistics that fit"):
+        robustness({"a": model}, digits.test, sigmas=[0.0, 0.9], chips=2, sensitivity_chips=0)
+    estimated(to_analog(model, replace(DRIFT, drift=LogNormalDrift(0.9)), chip=0))  # which shares the buffers
+    assert said(0.9) == []
 
 
 def test_an_exported_graph_gets_the_same_statistics_and_corrections(digits):

@@ -127,11 +127,10 @@ def product_effects(
         shared.probe = None
     return {
         layer: {
-            name: float(np.sqrt(total[i] / total[-1]))
+            name: float(np.sqrt(total[i] / total[-1])) if total[-1] > 0 else 0.0
             for i, name in enumerate(shared.of(layer).readout_effects)
         }
         for layer, total in squares.items()
-        if total[-1] > 0
     }
 
 
@@ -159,8 +158,7 @@ def _linear(
     sentences = []
     if left:
         sentences += [
-            f"{', '.join(names)} act on linear layers and convolutions: {', '.join(left)} computed with linearly read "
-            "weights"
+            f"{', '.join(names)} do not act on the products of {', '.join(left)}: their weights are read linearly"
         ]
     if partly:
         sentences += [

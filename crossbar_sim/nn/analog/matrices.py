@@ -176,6 +176,17 @@ def matrices(module: nn.Module) -> tuple[Matrix, ...]:
     return ()
 
 
+def trained_weights(model: nn.Module) -> list[nn.Parameter]:
+    """Weight matrices of layers that arrays can carry and that are trained, tied ones once."""
+    found = {
+        id(weight): weight
+        for module in model.modules()
+        for matrix in matrices(module)
+        if (weight := module._parameters[matrix.weight]) is not None and weight.requires_grad
+    }
+    return [*found.values()]
+
+
 # Folding a batch normalisation into the layer before it: y = gamma (W x + b - mu)/sqrt(var + eps) + beta.
 
 
