@@ -238,7 +238,7 @@ def _recipe(request: TrainRequest) -> dict[str, Any]:
             raise InputError(
                 f"--set {name}={show(value)} and the option of the same setting ({show(given[name])}): give one of them"
             )
-        given[name] = Augment.of(value, "augment") if name == "augment" else value
+        given[name] = Augment.of(value, "augment") if name == "augment" and value is not None else value
     defaults = DETECTION if detects(NETWORKS.get(request.network)) else RECIPES.get(request.network, {})
     return {**defaults, **given}
 

@@ -246,12 +246,8 @@ def test_an_export_says_what_is_to_stay_digital(digits, tmp_path):
     standardise(model, x)
     with pytest.warns(CrossbarWarning, match="--layer 'fc1.norm:digital' .* --layer 'fc3:digital'"):
         export_model(model, x[:4], tmp_path / "m.pt2")
-    designs = {
-        "fc1.norm": "digital",
-        "fc2.norm": "digital",
-        "fc3": "digital",
-        "*": Hardware.preset("bayesft", sigma=0.8),
-    }
+    designs = dict.fromkeys(("fc1.norm", "fc2.norm", "fc3"), "digital")
+    designs["*"] = Hardware.preset("bayesft", sigma=0.8)
     found = [
         deploy(each, digits.test.x, digits.test.y, how, chips=2, sensitivity_chips=0, calibrate="statistics",
                calibration_data=digits.development).main.mean

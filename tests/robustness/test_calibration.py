@@ -327,25 +327,24 @@ def test_calibration_images_among_the_scored_examples_are_warned_of(network, dig
     assert any("150 of the 300" in text for text in done.warnings)
 
 
-def test_labels_that_are_no_class_of_each_image(network, digits):
-    analog, train = to_analog(network, PAPER), digits.train
-    for y, words in ((train.y - 1, "the value -1"), (torch.stack([train.y] * 2, 1), "shape")):
-        development = Development(Split(train.x, y), digits.validation)
-        with pytest.raises(InputError, match=words):
-            Calibrator.of(analog, Calibration(images=200), development)
+def test_several_labels_of_an_image_are_no_readout(network, digits):
+    train = digits.train
+    development = Development(Split(train.x, torch.stack([train.y] * 2, 1)), digits.validation)
+    with pytest.raises(InputError, match="one class for each image"):
+        Calibrator.of(to_analog(network, PAPER), Calibration(images=200), development)
 
 
 def test_a_batch_of_nothing_but_padding_does_not_end_a_fit(network, digits):
     calibrator = Calibrator.of(to_analog(network, PAPER), Calibration("lora:rank=2", 100), digits.development)
-    first, last = torch.arange(50), torch.arange(50, 100)
-    y = calibrator.images.y.clone()
+    y = torch.zeros(100, 3, dtype=torch.int64)
     y[:50] = -100
-    loss = replace(calibrator, images=Split(calibrator.images.x, y))._loss()
-    out = torch.sin(torch.arange(500.0)).reshape(50, 10).requires_grad_()
-    assert float(loss(out, first)) == 0
-    (gradient,) = torch.autograd.grad(loss(out, first), out)
-    assert not gradient.any()
-    assert float(loss(out, last)) > 0
+    wanted = torch.cos(torch.arange(3000.0)).reshape(100, 10, 3)
+    loss = replace(calibrator, images=Split(calibrator.images.x, y), wanted=wanted)._loss()
+    out = torch.sin(torch.arange(1500.0)).reshape(50, 10, 3).requires_grad_()
+    padding = loss(out, torch.arange(50))
+    (gradient,) = torch.autograd.grad(padding, out)
+    assert (float(padding.detach()), bool(gradient.any())) == (0, False)
+    assert float(loss(out, torch.arange(50, 100)).detach()) > 0
 
 
 def test_an_exported_graph_is_refitted_but_has_no_modules_to_correct(network, digits):

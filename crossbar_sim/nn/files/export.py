@@ -53,7 +53,7 @@ def export_model(model: nn.Module, x: Any, path: str | os.PathLike[str]) -> Path
         options = " ".join(f"--layer '{name}:digital'" for name in dict.fromkeys(kept))
         warn(
             [
-                f"an archive does not say that {', '.join(kept[:4])}{also} were trained to stay digital: deploy it with "
+                f"{', '.join(kept[:4])}{also}: trained to stay digital, which an archive does not say: deploy it with "
                 f"{options}, or deploy the checkpoint"
             ]
         )

@@ -234,10 +234,10 @@ class Calibrator:
 def _readout(analog: nn.Module, x: Batch, y: Tensor | None, fixed: int | None) -> Readout:
     readout = Readout.of(analog, x, fixed)
     assert y is not None
-    if y.dim() != 1 or int(y.min()) < 0:
-        found = f"shape {tuple(y.shape)}" if y.dim() != 1 else f"the value {int(y.min())} among them"
+    if y.dim() != 1:
         raise InputError(
-            f"a readout is fitted to one class for each image, 0 and above, and these labels have {found}"
+            f"a readout is fitted to one class for each image, and these labels have shape {tuple(y.shape)}: calibrate "
+            "with affine or lora"
         )
     top = int(y.max())
     if top >= readout.classes:
