@@ -9,10 +9,11 @@ from torch import nn
 from crossbar_sim import Hardware, Key
 from crossbar_sim.baselines import DriftAware
 from crossbar_sim.baselines.drift_aware import AnalogStep, DriftedStep
-from crossbar_sim.errors import InputError
+from crossbar_sim.errors import CrossbarWarning, InputError
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.analog.chips import layers
 from crossbar_sim.nn.evaluate import outputs
+from crossbar_sim.nn.files.export import export_model
 from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.nn.networks import build
 from crossbar_sim.nn.seeding import seeded
@@ -238,6 +239,21 @@ def test_the_option_with_what_it_cannot_go_with(given, words, command, tmp_path)
     )
     assert done.code == 2
     assert words in done.err
+
+
+def test_an_export_says_what_is_to_stay_digital(digits, tmp_path):
+    model, x = made(NETWORKS["mlp"][0]), digits.train.x[:50]
+    standardise(model, x)
+    with pytest.warns(CrossbarWarning, match="--layer 'fc1.norm:digital' .* --layer 'fc3:digital'"):
+        export_model(model, x[:4], tmp_path / "m.pt2")
+    designs = dict.fromkeys(("fc1.norm", "fc2.norm", "fc3"), "digital")
+    designs["*"] = Hardware.preset("bayesft", sigma=0.8)
+    found = [
+        deploy(each, digits.test.x, digits.test.y, how, chips=2, sensitivity_chips=0, calibrate="statistics",
+               calibration_data=digits.development).main.mean
+        for each, how in ((model, designs["*"]), (load_model(tmp_path / "m.pt2").module, designs))
+    ]  # fmt: skip
+    assert found[0] == pytest.approx(found[1], abs=1e-3)
 
 
 def test_a_damaged_checkpoint_is_one_sentence(digits, tmp_path):
