@@ -192,6 +192,25 @@ _MOST_CHIPS = 1_000_000
 _MOST_SIGMAS = 10_000
 
 
+def interval(flag: str, alone: bool = False) -> Parsed:
+    """The type of an option such as 0:0.8; where `alone`, of one number too."""
+
+    def parse(text: str) -> Any:
+        try:
+            numbers = tuple(float(part) for part in text.split(":"))
+        except ValueError:
+            numbers = ()
+        if len(numbers) == 1 and alone and math.isfinite(numbers[0]):
+            return numbers[0]
+        if len(numbers) != 2 or not all(map(math.isfinite, numbers)):
+            raise InputError(
+                f"{flag} {text!r}: expected {'a number, or ' if alone else ''}low:high such as 0.2:0.8"
+            )
+        return numbers
+
+    return Parsed(parse, "SIGMA|LOW:HIGH" if alone else "LOW:HIGH")
+
+
 def sigma_numbers(text: str) -> tuple[float, ...]:
     """`0:1.5:31` for 31 sigmas from 0 to 1.5, `0,0.3,0.6` for these.
 

@@ -412,6 +412,7 @@ def deploy(
             analog, *calibration, seed, fixed, reference.axis if reference.classes else None
         )
         notes = (*notes, *subject.calibrator.notes)
+        found_out += subject.calibrator.overlap(reference.x)
     notes = (*notes, *analog_chips.memory_notes(analog, limited))
     evaluator, details = Evaluator(subject, analog), Details(few=few, alone=alone, step=step)
     measured = [
