@@ -9,6 +9,7 @@ from torch import nn
 from crossbar_sim import Hardware, Key
 from crossbar_sim.baselines import DriftAware
 from crossbar_sim.baselines.drift_aware import AnalogStep, DriftedStep
+from crossbar_sim.data import Development, Split
 from crossbar_sim.errors import CrossbarWarning, InputError
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.analog.chips import layers
@@ -183,6 +184,16 @@ def test_any_network_trains_on_any_design(name, digits):
         assert torch.allclose(norms[0].running_mean, mean, atol=0.02 * float(mean.abs().max()))
 
 
+def test_a_network_with_a_computed_first_layer():
+    x = torch.sin(torch.arange(64 * 3 * 100.0) ** 1.1).reshape(64, 3, 10, 10)
+    examples = Split(x, torch.arange(64) % 10)
+    method = DriftAware(sigma=0.3, chips=2, training=Training(1, 32), calibrated=True)
+    done = method.fit(lambda: build("fastconv", width=4), Development(examples, examples), Key(0))
+    assert done.notes["standardised"] == ["whitening"]
+    assert done.model.whitening.layer.weight.any()
+    assert done.model.whitening.out_channels == 24
+
+
 def test_the_square_leaves_the_digital_readout(digits):
     method = DriftAware(sigma=0.5, chips=4, training=SHORT, calibrated=True, parameters="square")
     assert "calibrated=True" in repr(method)
@@ -219,9 +230,7 @@ def test_networks_that_cannot_be_calibrated_are_one_sentence(network, words, dig
 def test_chips_with_a_single_image_are_refused(digits):
     with pytest.raises(InputError, match="two examples at least"):
         DriftAware(chips=40, training=SHORT, calibrated=True)
-    few = type(digits.development)(
-        type(digits.train)(digits.train.x[:10], digits.train.y[:10]), digits.validation
-    )
+    few = Development(Split(digits.train.x[:10], digits.train.y[:10]), digits.validation)
     with pytest.raises(InputError, match="10 examples in a step for 8 chips"):
         DriftAware(chips=8, training=SHORT, calibrated=True).fit(NETWORKS["mlp"][0], few, Key(0))
 
