@@ -1,6 +1,7 @@
 """Calibrated training: networks with digital normalisations, and steps with each chip's own statistics."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -263,6 +264,24 @@ def test_an_export_says_what_is_to_stay_digital(digits, tmp_path):
         for each, how in ((model, designs["*"]), (load_model(tmp_path / "m.pt2").module, designs))
     ]  # fmt: skip
     assert found[0] == pytest.approx(found[1], abs=1e-3)
+
+
+def test_an_experiment_trains_and_calibrates(tmp_path, command):
+    text = Path("benchmarks/bayesft/best_mnist_mlp_calibrated.toml").read_text()
+    for old, new in (
+        ('"mnist"', '"digits"'), ("chips = 100", "chips = 2"), ("epochs = 60", "epochs = 2"), ("[0, 1, 2]", "[0]"),
+        ("sigmas = [0.0, 0.3, 0.6, 0.9, 1.2, 1.5]", "sigmas = [0.9]"),
+    ):  # fmt: skip
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "c.toml").write_text(text)
+    done = command("run", tmp_path / "c.toml")
+    assert done.code == 0, done.err
+    other = text.replace('"mlp"', '"mlp"\narguments = { hidden = [] }')
+    (tmp_path / "c.toml").write_text(other)
+    done = command("run", tmp_path / "c.toml")
+    assert done.code == 2
+    assert "calls 1 linear layers" in done.err
 
 
 def test_a_damaged_checkpoint_is_one_sentence(digits, tmp_path):
