@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.evaluate import inputs_for
+from crossbar_sim.nn.networks.fastconv import whiten
 from crossbar_sim.nn.standardised import Standardisation, norms, standardise
 from crossbar_sim.nn.training.settings import Step
 from crossbar_sim.robustness.calibration.norm_statistics import estimated
@@ -28,6 +29,7 @@ def calibrated(model: nn.Module, x: Batch) -> Standardisation:
     Raises:
         InputError: as `standardise`.
     """
+    whiten(model, x)
     return standardise(model, inputs_for(model.eval(), _some(x, 500))[0])
 
 

@@ -21,8 +21,8 @@ from crossbar_sim.nn.analog.matrices import CONVOLUTIONS, DIGITAL_BY_TRAINING, m
 LAYERS = (nn.Linear, *CONVOLUTIONS)
 """What a normalisation can be put behind."""
 
-NORM = "digital: the scale and shift of its calibration"
-READOUT = "digital: the read-out of a network trained for calibration"
+NORM = "the scale and shift of its calibration"
+READOUT = "the read-out of a network trained for calibration"
 
 
 class Standardised(nn.Sequential):
@@ -48,6 +48,16 @@ class Standardised(nn.Sequential):
         layer.register_parameter("bias", None)
         self.add_module("layer", layer)
         self.add_module("norm", kind(channels, device=weight.device, dtype=weight.dtype))
+
+    def __getattr__(self, name: str) -> Any:
+        """What code outside reads of the layer: its weight, its sizes."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            layer = self.__dict__.get("_modules", {}).get("layer")
+            if layer is None:
+                raise
+            return getattr(layer, name)
 
 
 class LastAxisNorm(nn.BatchNorm1d):

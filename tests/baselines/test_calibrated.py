@@ -1,6 +1,7 @@
 """Calibrated training: networks with digital normalisations, and steps with each chip's own statistics."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from crossbar_sim import Hardware, Key
 from crossbar_sim.baselines import DriftAware
 from crossbar_sim.baselines.drift_aware import AnalogStep, DriftedStep
+from crossbar_sim.data import Development, Split
 from crossbar_sim.errors import CrossbarWarning, InputError
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.analog.chips import layers
@@ -183,6 +185,16 @@ def test_any_network_trains_on_any_design(name, digits):
         assert torch.allclose(norms[0].running_mean, mean, atol=0.02 * float(mean.abs().max()))
 
 
+def test_a_network_with_a_computed_first_layer():
+    x = torch.sin(torch.arange(64 * 3 * 100.0) ** 1.1).reshape(64, 3, 10, 10)
+    examples = Split(x, torch.arange(64) % 10)
+    method = DriftAware(sigma=0.3, chips=2, training=Training(1, 32), calibrated=True)
+    done = method.fit(lambda: build("fastconv", width=4), Development(examples, examples), Key(0))
+    assert done.notes["standardised"] == ["whitening"]
+    assert done.model.whitening.layer.weight.any()
+    assert done.model.whitening.out_channels == 24
+
+
 def test_the_square_leaves_the_digital_readout(digits):
     method = DriftAware(sigma=0.5, chips=4, training=SHORT, calibrated=True, parameters="square")
     assert "calibrated=True" in repr(method)
@@ -219,9 +231,7 @@ def test_networks_that_cannot_be_calibrated_are_one_sentence(network, words, dig
 def test_chips_with_a_single_image_are_refused(digits):
     with pytest.raises(InputError, match="two examples at least"):
         DriftAware(chips=40, training=SHORT, calibrated=True)
-    few = type(digits.development)(
-        type(digits.train)(digits.train.x[:10], digits.train.y[:10]), digits.validation
-    )
+    few = Development(Split(digits.train.x[:10], digits.train.y[:10]), digits.validation)
     with pytest.raises(InputError, match="10 examples in a step for 8 chips"):
         DriftAware(chips=8, training=SHORT, calibrated=True).fit(NETWORKS["mlp"][0], few, Key(0))
 
@@ -254,6 +264,24 @@ def test_an_export_says_what_is_to_stay_digital(digits, tmp_path):
         for each, how in ((model, designs["*"]), (load_model(tmp_path / "m.pt2").module, designs))
     ]  # fmt: skip
     assert found[0] == pytest.approx(found[1], abs=1e-3)
+
+
+def test_an_experiment_trains_and_calibrates(tmp_path, command):
+    text = Path("benchmarks/bayesft/best_mnist_mlp_calibrated.toml").read_text()
+    for old, new in (
+        ('"mnist"', '"digits"'), ("chips = 100", "chips = 2"), ("epochs = 60", "epochs = 2"), ("[0, 1, 2]", "[0]"),
+        ("sigmas = [0.0, 0.3, 0.6, 0.9, 1.2, 1.5]", "sigmas = [0.9]"),
+    ):  # fmt: skip
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "c.toml").write_text(text)
+    done = command("run", tmp_path / "c.toml")
+    assert done.code == 0, done.err
+    other = text.replace('"mlp"', '"mlp"\narguments = { hidden = [] }')
+    (tmp_path / "c.toml").write_text(other)
+    done = command("run", tmp_path / "c.toml")
+    assert done.code == 2
+    assert "calls 1 linear layers" in done.err
 
 
 def test_a_damaged_checkpoint_is_one_sentence(digits, tmp_path):
