@@ -66,6 +66,7 @@ def test_train_equals_the_method(mlp):
         (lambda: cs.train("mlp", 3), "not int"),
         (lambda: cs.train(nn.Linear(2, 2), "digits"), "give what makes a fresh network"),
         (lambda: cs.train("erm", "digits", {"x": 1}), "arguments are network, data, method"),
+        (lambda: cs.cost(nn.Linear(2, 2), "isaac", torch.ones(1, 3)), "cannot take inputs of shape"),
         (lambda: cs.to_digital(nn.Linear(2, 2)), "not analog"),
         (lambda: cs.export(nn.Linear(2, 2), torch.ones(1, 2), "net.pt"), "ends in .pt2"),
         (lambda: cs.export(nn.Linear(2, 2), {"x": 1}, "net.pt2"), "batch axis"),

@@ -19,7 +19,7 @@ from crossbar_sim.nn import layers as layers_of
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.analog.chips import analog_state, slots
 from crossbar_sim.nn.analog.multiply_adds import ArrayShare
-from crossbar_sim.nn.evaluate import inputs_for
+from crossbar_sim.nn.evaluate import inputs_for, run_over
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.robustness.examples import find_examples, seen_in
 
@@ -217,5 +217,6 @@ def cost_of_model(
         given = find_examples(loaded, None, None, 1, None, 0).x
     else:
         given, _ = inputs_for(model, to_examples(x, what="x").x)
+    run_over(model, given[:1], 1)  # refuses inputs that the model cannot take
     works, notes = works_of(loaded, as_design(hardware), given, only, skip)
     return cost.Estimate.of(works, chosen, notes)
