@@ -296,6 +296,11 @@ def train_network(
     >>> done.report.epochs
     1
     """
+    if not isinstance(method, str | Method):
+        raise InputError(
+            f"method is {type(method).__name__}: the arguments are network, data, method, and a method is a name "
+            "such as 'drift-aware' or a Method"
+        )
     design = None if hardware is None else as_design(hardware)
     if isinstance(method, Method):
         given = [*settings, *(["hardware"] if hardware is not None else [])]
