@@ -145,8 +145,8 @@ def _check_own(folder: Path) -> None:
 
 # Data of Python users, in any usual form, as the tensors that the package computes with.
 #
-# One adapter behind `deploy`, `robustness`, `cost`, every `fit`, `BayesFT` and `load_data`: tensors, arrays, lists, data
-# frames, pairs (x, y), dictionaries, torch `Dataset`s and `DataLoader`s, data sets by name or path, splits.
+# One adapter behind `deploy`, `robustness`, `cost`, every `fit`, `BayesFT` and `load_data`: tensors, arrays, lists,
+# data frames, pairs (x, y), dictionaries, torch `Dataset`s and `DataLoader`s, data sets by name or path, splits.
 
 
 FORMS = (
