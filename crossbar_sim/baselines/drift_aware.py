@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _NormBase
 
+from crossbar_sim.baselines.calibrated import OwnStatistics, calibrated, estimate_clean, standardised_by_chip
 from crossbar_sim.baselines.dropout import check_rates
 from crossbar_sim.baselines.method import (
     Build,
@@ -35,12 +36,13 @@ from crossbar_sim.data.inputs import Batch, call, first_of, split
 from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog.chips import layers, set_chip, set_hardware, slots
 from crossbar_sim.nn.analog.conversion import map_model
-from crossbar_sim.nn.analog.matrices import matrices, trained_weights
+from crossbar_sim.nn.analog.matrices import DIGITAL_BY_TRAINING, matrices, trained_weights
 from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.sequential import TracedStep, flatten, trace_sequential
 from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates
 from crossbar_sim.nn.seeding import normals, permutation, seeded, uniforms
+from crossbar_sim.nn.standardised import digital_parameters, standardisation_of
 from crossbar_sim.nn.training.loop import Epoch
 from crossbar_sim.nn.training.losses import PLAIN, TaskLoss
 from crossbar_sim.nn.training.settings import Training, check_training
@@ -88,6 +90,9 @@ class DriftAware(Method):
         censor: draws z above it count as it, so that no factor of a training chip exceeds exp(sigma censor): noise
             that is right-censored (Yan et al., TRICE, ICCAD 2023, arXiv 2307.15853); None: not. For designs that only
             multiply parameters.
+        calibrated: train for chips that are calibrated (`deploy --calibrate statistics`): behind every layer on arrays
+            but the last there is a digital batch normalisation with each chip's own statistics, arrays have no biases
+            there, and the last layer is digital. Nothing is left for the temperature to undo.
 
     Raises:
         InputError: if a setting is out of range, or has nothing to act on.
@@ -103,8 +108,11 @@ class DriftAware(Method):
     parameters: Parameters = "plain"
     statistics: Statistics = "running"
     censor: float | None = None
+    calibrated: bool = False
     kind: ClassVar[str] = "drift-aware"
-    later: ClassVar[Mapping[str, object]] = {"parameters": "plain", "statistics": "running", "censor": None}
+    later: ClassVar[Mapping[str, object]] = {
+        "parameters": "plain", "statistics": "running", "censor": None, "calibrated": False,
+    }  # fmt: skip
     citation: ClassVar[str] = (
         "Joshi et al., Accurate deep neural network inference using computational phase-change memory, Nature "
         "Communications 11 (2020) 2473 (noise in training); several chips per step, the reparametrised gradient and "
@@ -128,6 +136,17 @@ class DriftAware(Method):
         check_parameters(self.parameters)
         if self.statistics not in STATISTICS:
             raise InputError(f"statistics={self.statistics!r} must be one of {', '.join(STATISTICS)}")
+        check_switch("calibrated", self.calibrated)
+        if self.calibrated and self.training.batch < 2 * self.chips:
+            raise InputError(
+                f"calibrated: chips={self.chips} with batch={self.training.batch}: every chip needs two examples at "
+                "least for statistics of its own"
+            )
+        if self.calibrated and self.statistics != "running":
+            raise InputError(
+                f"calibrated with statistics={self.statistics!r}: every chip gets statistics of its own, and the saved "
+                "ones are those of the weights without drift; leave statistics out"
+            )
         if self.dropout is not None:
             check_rates("dropout", self.dropout)
         self._check_sigma()
@@ -182,6 +201,13 @@ class DriftAware(Method):
         key = as_key(key)
         model = fresh(build, key)
         notes: dict[str, object] = {"sigma": self.sigma, "chips": self.chips}
+        if self.calibrated:
+            if detects(model):
+                raise InputError("calibrated is for classifiers: a detector's read-out is several layers")
+            made = calibrated(model, known.train.x)
+            notes |= {"standardised": [*made.layers], "read-out": made.readout}
+            if made.left:
+                notes["not standardised"] = [*made.left]
         if self.dropout is not None:
             set_rates(model, self.dropout)
             notes["rates"] = rates(model)
@@ -197,6 +223,7 @@ class DriftAware(Method):
             key,
             steps=lambda loss: self.step(model, key, loss),
             squared=squared(model, self.parameters),
+            after_epoch=estimate_clean if self.calibrated else None,
             progress=progress,
             checkpoint=checkpoint,
             notes=notes,
@@ -210,6 +237,7 @@ class DriftAware(Method):
     def _population(self, model: nn.Module, x: Batch, key: Key) -> None:
         """Set the statistics of all normalisations to their mean over chips."""
         step = self.step(model, key)
+        assert not isinstance(step, OwnStatistics)  # refused
         device = torch.device(self.training.device or "cpu")
         model.to(device)
         rows = min(self.training.batch, len(x))
@@ -222,26 +250,32 @@ class DriftAware(Method):
                 step.forward(model, parts)
         model.to("cpu").eval()
 
-    def step(self, model: nn.Module, key: Key, loss: TaskLoss = PLAIN) -> "DriftedStep | AnalogStep":
+    def step(
+        self, model: nn.Module, key: Key, loss: TaskLoss = PLAIN
+    ) -> "DriftedStep | AnalogStep | OwnStatistics":
         """The gradient step for `nn.fit`, also for custom training loops and searches."""
-        if self.temperature and (detects(model) or loss.axis is None):
+        own = standardisation_of(model) is not None
+        if self.temperature and not own and (detects(model) or loss.axis is None):
             of = (
                 "a detector's loss is made of more"
                 if detects(model)
                 else "outputs are compared with real targets"
             )
             raise InputError(f"temperature multiplies logits, and {of}: set temperature=false")
-        layers = weight_layers(model) if self.temperature else 0
+        layers = weight_layers(model) if self.temperature and not own else 0
         copies = factor_copies(self.hardware)
+        step: DriftedStep | AnalogStep
         if copies is not None:
             design = Hardware.preset("bayesft") if self.hardware is None else self.hardware
-            return DriftedStep(
+            step = DriftedStep(
                 self.sigmas, self.chips, layers, key,
                 copies=copies, hardware=design, loss=loss, censor=self.censor,
             )  # fmt: skip
-        assert self.hardware is not None
-        sigmas = None if self.sigma is None else self.sigmas
-        return AnalogStep(self.hardware, sigmas, self.chips, layers, key, loss)
+        else:
+            assert self.hardware is not None
+            sigmas = None if self.sigma is None else self.sigmas
+            step = AnalogStep(self.hardware, sigmas, self.chips, layers, key, loss)
+        return OwnStatistics(step, self.chips) if own else step
 
     def sigmas(self, share: float, chips: int) -> Sequence[float]:
         """Each chip's sigma when `share` of the training is done."""
@@ -359,7 +393,8 @@ class BatchedSequence:
     """A network as its linear layers, activations and dropout in order; `of` recognises one.
 
     Args:
-        parts: linear layers, activations (modules or functions) and dropout modules.
+        parts: linear layers, activations (modules or functions), dropout modules, and the digital normalisations of
+            calibrated training.
         flattens: whether images are flattened before the first of them.
     """
 
@@ -369,8 +404,10 @@ class BatchedSequence:
     @classmethod
     def of(cls, model: nn.Module) -> "BatchedSequence | None":
         """The sequence of a sequential model that flattens its inputs first, if at all; None for any other model."""
-        steps = trace_sequential(model)
+        steps = trace_sequential(model, nn.BatchNorm1d)
         if steps is None:
+            return None
+        if any(DIGITAL_BY_TRAINING not in vars(step) for step in steps if isinstance(step, nn.BatchNorm1d)):
             return None
         parts = [step for step in steps if step is not flatten]
         flattens = len(steps) - len(parts)
@@ -382,15 +419,18 @@ class BatchedSequence:
         flat = x.dim() == 2 or (x.dim() > 2 and self.flattens)
         return flat and x[:1].numel() == first.in_features
 
-    def __call__(self, x: Tensor, drifted: Callable[[Tensor], Tensor]) -> Tensor:
+    def __call__(self, x: Tensor, drifted: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
         """Outputs (chips, b, classes) for inputs (chips, b, features).
 
         Args:
             x: each chip's own inputs.
             drifted: gives a parameter as the chips have it, (chips, *shape).
+            weights: (chips, 1, b), of the inputs in a chip's statistics.
         """
         for part in self.parts:
-            if isinstance(part, nn.Linear):
+            if isinstance(part, nn.BatchNorm1d):
+                x = standardised_by_chip(x, part, weights)
+            elif isinstance(part, nn.Linear) and DIGITAL_BY_TRAINING not in vars(part):
                 weight = drifted(part.weight).transpose(1, 2)
                 x = (
                     torch.bmm(x, weight)
@@ -418,7 +458,8 @@ class TrainingChips:
     """Drift factors of all parameters of a model, in reused memory.
 
     Args:
-        model: whose parameters drift, tied ones once, frozen ones too.
+        model: whose parameters drift, tied ones once, frozen ones too; those of layers that were made to stay digital
+            do not.
         chips: how many there are at a time.
         key: of the training.
         copies: cells per weight: its factor is the mean of so many.
@@ -428,7 +469,8 @@ class TrainingChips:
     def __init__(
         self, model: nn.Module, chips: int, key: Key, copies: int = 1, censor: float | None = None
     ) -> None:
-        self.parameters = list(model.parameters())
+        digital = digital_parameters(model)
+        self.parameters = [p for p in model.parameters() if id(p) not in digital]
         self.censor = censor
         self.key, self.chips, self.copies = key.fold("training chips"), chips, copies
         self.count = sum(p.numel() for p in self.parameters)
@@ -723,8 +765,11 @@ def _all_drift(model: nn.Module, hardware: Design, x: Batch) -> bool:
         for name in slot.names
     }
     unused = {name for name, operand in seen.by_name.items() if operand.way == "unused"}
+    digital = digital_parameters(model)
     past = any(operand.also_bypassed for operand in seen.by_name.values())
-    return not past and all(id(p) in drifting for name, p in model.named_parameters() if name not in unused)
+    return not past and all(
+        id(p) in drifting or id(p) in digital for name, p in model.named_parameters() if name not in unused
+    )
 
 
 def batched(
@@ -754,7 +799,8 @@ def batched(
         real = None
         x, y = x.view(chips, rows, -1), y.view(chips, rows, *y.shape[1:])
     factor = {id(p): f[:chips] for p, f in zip(drawn.parameters, drawn.factors, strict=True)}
-    logits = sequence(x, lambda p: _Drifted.apply(p, factor[id(p)]))
+    judged = x.new_ones(chips, 1, rows) if real is None else real[:, None].to(x.dtype)
+    logits = sequence(x, lambda p: _Drifted.apply(p, factor[id(p)]), judged / judged.sum(2, keepdim=True))
     logits = logits * logits.new_tensor(temperatures)[:, None, None]
     if task.loss is not None:
         loss = task.loss(logits.flatten(0, 1), y.flatten(0, 1))

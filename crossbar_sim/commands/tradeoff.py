@@ -73,7 +73,6 @@ def tradeoff(request: TradeoffRequest) -> None:
     loaded = request.read(request.model)
     request.set_threads()
     request.set_memory()
-    request.set_memory()
     examples = request.examples(loaded)
     own = request.calibration_data
     if own is not None and not any(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from crossbar_sim.commands.options import (
@@ -12,6 +12,7 @@ from crossbar_sim.commands.options import (
     NetworkOptions,
     ThreadOptions,
     command,
+    interval,
     option,
 )
 from crossbar_sim.errors import InputError
@@ -37,6 +38,10 @@ class MethodOptions:
         "repeated).",
         "--set", metavar="NAME=VALUE",
     )  # fmt: skip
+    calibrated: bool = option(
+        "Train for chips that are calibrated, with drift-aware: digital normalisation by each chip's own statistics "
+        "behind every array, and a digital last layer. Evaluate with --calibrate statistics or statistics+readout."
+    )
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,10 @@ class RecipeOptions:
 class TrainRequest(NetworkOptions, HardwareOptions, MethodOptions, RecipeOptions, ThreadOptions):
     """What `train` is to do."""
 
+    sigma: Any = option(
+        "Standard deviation of the log-normal drift to train for, or low:high to draw it for each chip of a step.",
+        heading="Hardware", type=interval("--sigma", alone=True),
+    )  # fmt: skip
     seed: int = option(
         "Random seed of initialisation, shuffling, dropout and training noise.", heading="Training", default=0
     )
@@ -104,7 +113,7 @@ def train(request: TrainRequest) -> None:
       crossbar-sim train --network mlp --data mnist --method erm -o erm.pt
       crossbar-sim train --network mlp --data mnist --method drift-aware --sigma 1.0 -o aware.pt
       crossbar-sim train --network lenet5 --data mnist --method dropout --set rate=0.3 --epochs 20 -o net.pt
-      crossbar-sim train --network lenet5 --data mnist --from net.pt --method drift-aware --set sigma=0.3:0.9 -o to.pt
+      crossbar-sim train --network lenet5 --data mnist --from net.pt --method drift-aware --sigma 0.3:0.9 -o tuned.pt
     """
     from crossbar_sim.data import load_data
     from crossbar_sim.experiments.networks import Named, save_network, started, validation_in_words
@@ -151,6 +160,8 @@ def train(request: TrainRequest) -> None:
     save_network(request.output, done.model, request.data, notes, made)
     arch = f" --arch {request.network}" if ":" in request.network else ""
     then = f"sweep {request.output}" if detects(done.model) else f"deploy {request.output}{arch} --sigma 0.6"
+    if settings.get("calibrated"):
+        then += " --calibrate statistics"
     say(console, f"wrote {request.output}: crossbar-sim {then}")
 
 
@@ -168,21 +179,41 @@ def _settings(request: TrainRequest) -> tuple[dict[str, Any], Design | None, tup
         for name, value in map(setting, request.settings)
         if name not in _training_settings(request)
     }
+    if request.calibrated:
+        if request.method != DriftAware.kind:
+            raise InputError(
+                f"--calibrated is for --method drift-aware, whose steps run on chips; {request.method} trains without"
+            )
+        if settings.setdefault("calibrated", True) is not True:
+            raise InputError(
+                f"--calibrated and --set calibrated={show(settings['calibrated'])} differ: give one of them"
+            )
     kind: Any = METHODS.get(request.method)
     takes_sigma = kind is not None and "sigma" in {f.name for f in fields(kind)}
     sigma, designed = request.sigma, bool(request.design().keys() - {"sigma"})
+    if isinstance(sigma, tuple) and request.method != DriftAware.kind:
+        raise InputError(
+            f"--sigma {_shown(sigma)}: only drift-aware training draws its sigma from a range; give one sigma"
+        )
     if sigma is not None and takes_sigma:
         if "sigma" in settings:
             raise InputError(
-                f"--sigma {sigma:g} and --set sigma={show(settings['sigma'])} set the same value: give one of them"
+                f"--sigma {_shown(sigma)} and --set sigma={show(settings['sigma'])} set the same value: give one of "
+                "them"
             )
         settings["sigma"] = sigma
     if not designed and (sigma is None or takes_sigma):
         return settings, None, ()
+    if isinstance(sigma, tuple):
+        request = replace(request, sigma=None)  # each chip of a step has its own
     hardware, warnings = request.hardware()
     if request.method == DriftAware.kind and designed and "sigma" not in settings:
         _require_lognormal(hardware)
     return settings, hardware, warnings
+
+
+def _shown(sigma: float | tuple[float, float]) -> str:
+    return ":".join(f"{each:g}" for each in sigma) if isinstance(sigma, tuple) else f"{sigma:g}"
 
 
 def _recipe(request: TrainRequest) -> dict[str, Any]:
@@ -207,7 +238,7 @@ def _recipe(request: TrainRequest) -> dict[str, Any]:
             raise InputError(
                 f"--set {name}={show(value)} and the option of the same setting ({show(given[name])}): give one of them"
             )
-        given[name] = Augment.of(value, "augment") if name == "augment" else value
+        given[name] = Augment.of(value, "augment") if name == "augment" and value is not None else value
     defaults = DETECTION if detects(NETWORKS.get(request.network)) else RECIPES.get(request.network, {})
     return {**defaults, **given}
 

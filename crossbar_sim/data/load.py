@@ -76,8 +76,6 @@ def load_data(
     torch.Size([1, 8, 8])
     """
     if not isinstance(name_or_path, str | os.PathLike):
-        # MOVED  # it calls this function
-
         found = to_examples(name_or_path)
         split = found.split()
         top = None if split.y is None or split.y.is_floating_point() else int(split.y.max()) + 1
@@ -147,9 +145,8 @@ def _check_own(folder: Path) -> None:
 
 # Data of Python users, in any usual form, as the tensors that the package computes with.
 #
-# One adapter behind `deploy`, `robustness`, every `fit`, `BayesFT` and `load_data`: tensors, arrays, nested
-# lists, data
-# frames, pairs (x, y), dictionaries, torch `Dataset`s and `DataLoader`s, data sets by name or path, splits.
+# One adapter behind `deploy`, `robustness`, `cost`, every `fit`, `BayesFT` and `load_data`: tensors, arrays, lists,
+# data frames, pairs (x, y), dictionaries, torch `Dataset`s and `DataLoader`s, data sets by name or path, splits.
 
 
 FORMS = (
@@ -402,7 +399,7 @@ def _of_parts(parts: Sequence[Any], what: str) -> tuple[Columns, Any]:
     if isinstance(inputs[0], tuple):
         return dict(enumerate(inputs[0])), labels
     columns, more = _of_mapping(inputs[0], what)
-    if more is not None and labels is not None:
+    if more is not None:
         _no_labels_beside(labels, what)
     return columns, more if labels is None else labels
 

@@ -14,6 +14,8 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
+from crossbar_sim.baselines.calibrated import calibrated
+from crossbar_sim.baselines.drift_aware import DriftAware
 from crossbar_sim.baselines.ftna import Ftna
 from crossbar_sim.baselines.method import Build, Method, Trained
 from crossbar_sim.baselines.reram_v import ReramV
@@ -152,11 +154,14 @@ def plan_trainings(
             made = Named.of(given.network, given.arguments, splits)
             made.check_method(given.method)
             with seeded(Key(0)):
-                name = canonical([made.network, dict(made.arguments)])
+                changed = isinstance(method, DriftAware) and method.calibrated
+                name = canonical([made.network, dict(made.arguments), changed])
                 new = name not in built
                 if new:
                     built[name] = made()
                 _check_data(built[name], method, splits.development)
+                if new and changed:
+                    calibrated(built[name], splits.development.train.x)
                 if new:
                     check_judged(experiment, built[name], Examples(test.x, test.y, {}))
                     check_calibrated(experiment, built[name], test.x, splits.development)
@@ -291,6 +296,11 @@ def train_network(
     >>> done.report.epochs
     1
     """
+    if not isinstance(method, str | Method):
+        raise InputError(
+            f"method is {type(method).__name__}: the arguments are network, data, method, and a method is a name "
+            "such as 'drift-aware' or a Method"
+        )
     design = None if hardware is None else as_design(hardware)
     if isinstance(method, Method):
         given = [*settings, *(["hardware"] if hardware is not None else [])]

@@ -175,8 +175,8 @@ def _no_match(shape: tuple[int, ...], labels: tuple[int, ...]) -> str:
     if shape == labels:
         return (
             f"labels need one output per class, and y has the shape of the model's outputs, {shape}: give "
-            "metric='rmse' if these are numbers to be predicted; if they are several labels of each example, a metric "
-            "of your own (docs/metrics.md)"
+            "metric='rmse' if these are numbers to be predicted, y.argmax(1) if they are one-hot, and a metric of your "
+            "own (docs/metrics.md) if they are several labels of each example"
         )
     return (
         f"labels need one output per class, but the model's outputs have shape {shape} and the labels {labels}: give "

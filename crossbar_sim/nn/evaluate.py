@@ -159,8 +159,9 @@ def check_alone(model: nn.Module, few: Tensor, clean: Tensor) -> float:
         largest = max(largest, float(z.abs().max()))
         each.append(float((y - z).abs().max()))
     half = any(p.is_floating_point() and p.element_size() < 4 for p in model.parameters())
-    # of most of the examples: where there are thresholds, rounding may change a few of them
-    difference = float(torch.tensor(each).median())
+    # of half of the examples: where there are thresholds, rounding may change a few of them, and those of a first block
+    # do not change where outputs depend on the examples before them (time first, say)
+    difference = sorted(each)[min((len(each) + 1) // 2, len(each) - 1)]
     mixed = difference > (3e-2 if half else 1e-3) * largest
     if not mixed and len(few) >= _LEAST:
         return 0.0

@@ -99,6 +99,19 @@ MOST_SIGMAS = 6
 """Sigmas that are listed one by one."""
 
 
+def percentile_words(view: View) -> str:
+    """What the percentile in a table is."""
+    percent = view.percent or 0.0
+    which = "" if view.scale.more_is_better else f", the {100 - percent:g} % quantile of the errors"
+    text = (
+        f"All but {percent:g} %: the score that {100 - percent:g} % of the chips reach{which}, with its 95 % interval "
+        f"by order statistics; it has both ends from {view.percentile_needs:,} chips on."
+    )
+    if any(row.drawn for row in view.points):
+        text += " Of scores on drawn images it is not given."
+    return text
+
+
 def sentence(share: float) -> str:
     """ "93.2 % of its multiply-adds run on arrays." """
     words = share_words(share)

@@ -17,7 +17,7 @@ from crossbar_sim.nn.analog.multiply_adds import share_words
 from crossbar_sim.report import tables
 from crossbar_sim.report.charts import CONFIG, curves, differences, histograms, library, sensitivity, yields
 from crossbar_sim.report.formatting import Scale, counted, law_of, range_text, sigma_text
-from crossbar_sim.report.headline import headline, mixed_words, shares
+from crossbar_sim.report.headline import headline, mixed_words, percentile_words, shares
 from crossbar_sim.report.ranking import differing, narrowed
 from crossbar_sim.report.rows import Costs, View, check_threshold, default_threshold
 from crossbar_sim.robustness.drawn_scores import MOST_CHIPS
@@ -38,13 +38,17 @@ def write_page(
     title: str | None = None,
     models: list[str] | None = None,
     reference: str | None = None,
+    percentile: float | None = None,
 ) -> None:
     """Write the page, whole or not at all; see `page_text`.
 
     Raises:
         InputError: as `page_text`, or if the file cannot be written.
     """
-    write_text(path, page_text(sweep, threshold=threshold, title=title, models=models, reference=reference))
+    text = page_text(
+        sweep, threshold=threshold, title=title, models=models, reference=reference, percentile=percentile
+    )
+    write_text(path, text)
 
 
 def page_text(
@@ -54,6 +58,7 @@ def page_text(
     title: str | None = None,
     models: list[str] | None = None,
     reference: str | None = None,
+    percentile: float | None = None,
 ) -> str:
     """The page as HTML: the same sweep gives the same text.
 
@@ -65,6 +70,7 @@ def page_text(
         models: only these, in this order.
         reference: the group of training seeds that the others are tested against; None: the first. It has no effect
             without such groups.
+        percentile: percent of the chips that may be worse than a score, which tables then have too; None: none.
 
     Raises:
         InputError: if models, threshold or reference are impossible.
@@ -74,7 +80,7 @@ def page_text(
         threshold = default_threshold(sweep)
     else:
         check_threshold(sweep.metric, threshold)
-    view = View(sweep, threshold, reference=reference)
+    view = View(sweep, threshold, reference=reference, percent=percentile)
     grouped = seeded(sweep)
     panels, panels_caption = histograms(view)
     charts = {
@@ -418,6 +424,8 @@ def notes(view: View) -> Iterator[str]:
         )
         if view.costs.ended:
             yield _spent(view.costs)
+    if view.percent is not None:
+        yield percentile_words(view)
     kind = "an approximate 95 % interval" if drawn else "a 95 % Wilson interval"
     yield f"Yield: the share of chips at the threshold or better, with {kind}."
     if len(view.sigmas) > 1:

@@ -21,7 +21,7 @@ from crossbar_sim.robustness.groups import (
 )
 from crossbar_sim.robustness.metrics import described
 from crossbar_sim.robustness.point import Point
-from crossbar_sim.robustness.statistics import Interval, summarise
+from crossbar_sim.robustness.statistics import Interval, percentile, summarise
 from crossbar_sim.robustness.sweep import Sweep
 
 MARGIN = 0.05
@@ -77,6 +77,7 @@ class PointRow:
     chips: int
     images: int
     drawn: bool
+    percentile: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -211,12 +212,14 @@ class View:
         threshold: as shown; None: no yield and no crossing.
         stored: give scores as stored (errors negative), not as shown.
         reference: the group that the others are tested against; None: the first.
+        percent: of a percentile of the chips' scores beside the mean; None: none.
     """
 
     sweep: Sweep
     threshold: float | None = None
     stored: bool = False
     reference: str | None = None
+    percent: float | None = None
 
     @functools.cached_property
     def scale(self) -> Scale:
@@ -313,7 +316,21 @@ class View:
             chips=len(point.chips),
             images=point.images,
             drawn=point.drawn and point.images < point.population,
+            percentile=self._percentile(point),
         )
+
+    def _percentile(self, point: Point) -> Estimate | None:
+        found = None if self.percent is None else point.percentile(self.percent)
+        if found is None:
+            return None
+        low, high = (None if end is None else self.score(end) for end in found.ci95)
+        turned = not self.stored and self.scale.measure.sign < 0
+        return Estimate(self.score(found.value), *((high, low) if turned else (low, high)))
+
+    @property
+    def percentile_needs(self) -> int:
+        """The number of chips from which on the interval of the percentile has both ends."""
+        return 0 if self.percent is None else percentile((0.0,), self.percent).needed
 
     def chips(self, most: int | None = None) -> Iterator[ChipRow]:
         """The scores of the first `most` chips of each point; None: of all."""

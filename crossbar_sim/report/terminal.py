@@ -27,7 +27,7 @@ from crossbar_sim.report.formatting import (
     range_text,
     shorten,
 )
-from crossbar_sim.report.headline import crossing_words, listed_sigmas, sentence, shares
+from crossbar_sim.report.headline import crossing_words, listed_sigmas, percentile_words, sentence, shares
 from crossbar_sim.report.rows import (
     ALPHA,
     Costs,
@@ -44,7 +44,7 @@ from crossbar_sim.robustness.deploy import Deployment, LayerReport
 from crossbar_sim.robustness.drawn_scores import MOST_CHIPS
 from crossbar_sim.robustness.groups import seeded, unlike_groups
 from crossbar_sim.robustness.sensitivity import LayerDrop
-from crossbar_sim.robustness.statistics import Summary
+from crossbar_sim.robustness.statistics import Percentile, Summary
 from crossbar_sim.robustness.sweep import Sweep, notes_and_warnings, share_on_arrays, tails
 from crossbar_sim.robustness.tradeoff import TradeOff
 from crossbar_sim.store.records import Task
@@ -182,12 +182,13 @@ ALL_LAYERS, FEW_LAYERS = 24, 12
 """A table has every layer up to the first number; beyond it the most sensitive, so many."""
 
 
-def show(deployment: Deployment, console: Console) -> None:
+def show(deployment: Deployment, console: Console, percent: float | None = None) -> None:
     """Print the report.
 
     Args:
         deployment: what `deploy` found.
         console: where to; its width and encoding decide the layout.
+        percent: also show the score that all but so many per cent of the chips reach.
     """
     pen = Pen(console.encoding)
 
@@ -198,7 +199,7 @@ def show(deployment: Deployment, console: Console) -> None:
 
     show_line(_answer(view), "bold")
     console.print()
-    facts = list(_facts(view))
+    facts = list(_facts(view, percent))
     label = max(len(name) for name, _ in facts) + 2
     for name, text in facts:
         console.print(Text.assemble((name.ljust(label), "cyan"), filled(pen(text), console.width, label)))
@@ -291,7 +292,22 @@ def _calibrated(view: DeploymentView, calibrator: Calibrator, scale: Scale) -> s
     return f"{text}, {share} of the model's parameters; the gain is {mean}{unit}{interval}"
 
 
-def _facts(view: DeploymentView) -> Iterator[tuple[str, str]]:
+def _percentile(found: Percentile, scale: Scale, digits: int) -> str:
+    """ "all but 5 % of chips reach 79.8 % (95 % interval up to 83.2 %, both ends need 72 chips)" """
+    low, high = (None if end is None else scale.shown(end) for end in found.ci95)
+    ends = scale.open_span_text(*((low, high) if scale.more_is_better else (high, low)), digits)
+    both = (
+        ""
+        if None not in found.ci95
+        else f"{', ' if ends != 'none' else ': '}both ends need {found.needed:,} chips"
+    )
+    unit = scale.unit if ends != "none" else ""
+    verb = "reach" if scale.more_is_better else "have at most"
+    value = f"{scale.fixed(scale.shown(found.value), digits)}{scale.unit}"
+    return f"all but {found.percent:g} % of chips {verb} {value} (95 % interval {ends}{unit}{both})"
+
+
+def _facts(view: DeploymentView, percent: float | None = None) -> Iterator[tuple[str, str]]:
     """The block under the answer: (name, text)."""
     deployment, total, n = view.deployment, view.total, len(view.deployment.scores)
     scale, digits, spread = view.scale, view.scale.digits_of(total), view.spread
@@ -311,6 +327,8 @@ def _facts(view: DeploymentView) -> Iterator[tuple[str, str]]:
                 "note",
                 f"the interval is {_cut_words(scale)}: too few or too unequal chips for a Student t interval",
             )
+    if percent is not None:
+        yield "percentile", _percentile(deployment.percentile(percent), scale, digits)
     if deployment.calibrator is not None:
         yield "calibrated", _calibrated(view, deployment.calibrator, scale)
     passing, limit = deployment.passing, view.limit
@@ -537,11 +555,17 @@ def _tests(rows: Sequence[DifferenceRow], pen: Pen, scale: Scale) -> Table:
 # The report of a sweep for a terminal: a line per model, then a table of sigmas.
 
 
-COLUMN, YIELD = 22, 17
-"""Characters that a model's column takes, and how many more with a yield."""
+COLUMN, YIELD, PERCENTILE = 22, 17, 20
+"""Characters that a model's column takes, and how many more with a yield, and with a percentile."""
 
 
-def show_sweep(sweep: Sweep, console: Console, threshold: float | None = None, grouped: bool = False) -> None:
+def show_sweep(
+    sweep: Sweep,
+    console: Console,
+    threshold: float | None = None,
+    grouped: bool = False,
+    percent: float | None = None,
+) -> None:
     """Print a sweep.
 
     Args:
@@ -550,17 +574,18 @@ def show_sweep(sweep: Sweep, console: Console, threshold: float | None = None, g
         threshold: also say at which sigma the mean falls below it (an error: rises above it), and the yield.
         grouped: the networks are those of groups that are shown after this: tables of single ones and their tests
             are left to the page and the JSON.
+        percent: also show the score that all but so many per cent of the chips reach.
 
     Raises:
         InputError: if the threshold is none that a score can have, or the sweep is of several metrics.
     """
     if threshold is not None:
         check_threshold(sweep.metric, threshold)
-    pen, view = Pen(console.encoding), View(sweep, threshold)
+    pen, view = Pen(console.encoding), View(sweep, threshold, percent=percent)
     for line in (*_headlines(view), *itertools.chain(*shares(sweep))):
         console.print(Text(filled(pen(line), console.width)))
     console.print()
-    width = COLUMN if threshold is None else COLUMN + YIELD
+    width = COLUMN + (threshold is not None) * YIELD + (percent is not None) * PERCENTILE
     labels, side = () if grouped else sweep.labels, max(1, (console.width - 7) // width)
     for start in range(0, len(labels), side):
         console.print(_sweep_table(view, labels[start : start + side], pen))
@@ -609,6 +634,10 @@ def _cell(row: PointRow, scale: Scale) -> str:
     if row.passing is not None:
         ends = " to ".join(fixed(end, 0) for end in row.passing.span or ())
         text += f"  {fixed(row.passing.value, 0)} % ({ends})"
+    if row.percentile is not None:
+        digits = scale.decimals(row.mean.half, row.mean.value)
+        ends = scale.open_span_text(row.percentile.low, row.percentile.high, digits)
+        text += f"  {scale.fixed(row.percentile.value, digits)} ({ends})"
     return text
 
 
@@ -638,6 +667,9 @@ def _sweep_footnotes(view: View, grouped: bool) -> Iterator[str]:
             f"then the yield: the share of chips that {view.scale.measure.passing} "
             f"{view.scale.limit_text(view.threshold, 1)}, and its 95 % interval ({kind})"
         )
+    if view.percent is not None and not grouped:
+        words = percentile_words(view)
+        yield f"then {words[:1].lower()}{words[1:].rstrip('.')}"
     yield from _costs(view.costs)
     if not grouped:
         yield from _comparisons(view)

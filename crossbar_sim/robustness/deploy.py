@@ -40,7 +40,7 @@ from crossbar_sim.robustness.score import (
     of_tail,
 )
 from crossbar_sim.robustness.sensitivity import drops, some
-from crossbar_sim.robustness.statistics import Summary, Yield, summarise, yield_at
+from crossbar_sim.robustness.statistics import Percentile, Summary, Yield, percentile, summarise, yield_at
 from crossbar_sim.tables import data_frame
 from crossbar_sim.validate import finite
 
@@ -167,6 +167,14 @@ class Deployment:
         if self.threshold is None:
             return None
         return yield_at((score.value(self.metric) for score in self.scores), self.threshold)
+
+    def percentile(self, percent: float) -> Percentile:
+        """The score below which so many per cent of the chips are, as stored; see `statistics.percentile`.
+
+        Raises:
+            InputError: if it is not between 0 and 100.
+        """
+        return percentile((score.value(self.metric) for score in self.scores), percent)
 
     def __repr__(self) -> str:
         shown, found = self.judge.shown, self.main
@@ -404,6 +412,7 @@ def deploy(
             analog, *calibration, seed, fixed, reference.axis if reference.classes else None
         )
         notes = (*notes, *subject.calibrator.notes)
+        found_out += subject.calibrator.overlap(reference.x)
     notes = (*notes, *analog_chips.memory_notes(analog, limited))
     evaluator, details = Evaluator(subject, analog), Details(few=few, alone=alone, step=step)
     measured = [

@@ -276,7 +276,7 @@ class Sweep:
         """One plain dictionary per model and sigma: mean, interval, spread, quantiles; yield at a threshold."""
         return [point.as_dict(threshold) for points in self.curves.values() for point in points]
 
-    def as_dict(self, threshold: float | None = None) -> dict[str, Any]:
+    def as_dict(self, threshold: float | None = None, percent: float | None = None) -> dict[str, Any]:
         """Everything as plain numbers for JSON; no times and no paths: the same trials give the same bytes."""
         models = []
         for label, task in self.tasks.items():
@@ -290,7 +290,7 @@ class Sweep:
                     "warnings": warnings_of(task),
                     "identity": task.identity,
                     "area": None if whole is None else asdict(whole),
-                    "points": [point.as_dict(threshold) for point in self.curves[label]],
+                    "points": [point.as_dict(threshold, percent) for point in self.curves[label]],
                     "crossing": self._crossing_dict(label, threshold),
                 }
             )

@@ -279,4 +279,6 @@ def _warnings(subject: Subject, analog: nn.Module, sigma: float, metric: object)
     calibrator, reference = subject.calibrator, subject.reference
     if calibrator is None or calibrator.statistics is None:
         found += stale(subject.module, analog, reference.x, reference.fixed)
+    if calibrator is not None:
+        found += calibrator.overlap(reference.x)
     return found

@@ -183,6 +183,11 @@ class Candidate:
         """`adc_bits=4 tile=64x64`."""
         return " ".join(f"{name}={value}" for name, value in self.values.items())
 
+    @property
+    def curve(self) -> str:
+        """The same without sigma: designs that differ in it alone are points of one curve in a results file."""
+        return " ".join(f"{name}={value}" for name, value in self.values.items() if name != "sigma")
+
 
 def candidates(base: Design, choices: Sequence[Choice]) -> tuple[Candidate, ...]:
     """Every combination of the values, the last parameter's changing fastest.
@@ -478,9 +483,9 @@ def measure_candidates(
                     works, said = works_of(loaded, candidate.design, model.examples.x, only, skip)
                     estimate = Estimate.of(works, technology, said)
                     design = ranged(candidate.design)
+                    of_it = replace(model, label=candidate.curve or model.label, ranges=design.ranges)
                     sweep = measured(
-                        [replace(model, label=label, ranges=design.ranges)], design, check_sigmas([_sigma(design)]),
-                        plan, results, executor,
+                        [of_it], design, check_sigmas([_sigma(design)]), plan, results, executor,
                         seed=seed, metric=metric, only=only, skip=skip, axis=axis, progress=step,
                     )  # fmt: skip
             except InputError as error:
@@ -495,7 +500,12 @@ def measure_candidates(
 
 def _sigma(design: Design) -> float:
     drift: Any = (design.base if isinstance(design, LayerDesigns) else design).drift
-    return 0.0 if drift is None else float(getattr(drift, "sigma", 0.0))
+    if drift is not None and not hasattr(drift, "sigma"):
+        raise InputError(
+            f"a trade-off evaluates each design at the sigma of its drift law, and {drift.kind} drift has none: use "
+            "another law, such as --drift lognormal:sigma=0.3, or crossbar-sim deploy for each design"
+        )
+    return 0.0 if drift is None else float(drift.sigma)
 
 
 def _warnings(done: Iterable[Measured]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from crossbar_sim.report.headline import answer, shares
 from crossbar_sim.report.page import notes
 from crossbar_sim.report.ranking import ahead
 from crossbar_sim.report.rows import View
-from crossbar_sim.report.tables import downloads
+from crossbar_sim.report.tables import downloads, of_points
 from crossbar_sim.report.terminal import show_sweep
 from crossbar_sim.robustness import Point, Sweep, robustness
 from crossbar_sim.robustness.drawn_scores import MOST_CHIPS, Cost
@@ -123,6 +123,32 @@ def test_the_share_of_the_work_on_arrays_is_in_the_headlines():
     unreadable = Task("erm", tasks["erm"].identity, 0.9, {"multiply_adds": {"share_on_arrays": "all"}})
     odd = Sweep({**tasks, "erm": unreadable}, made.curves, {})
     assert shares(odd)[0] == []
+
+
+def test_a_percentile_is_in_tables_and_files_where_it_is_requested():
+    made = made_sweeps.sweep(chips=80)
+    rows = [dict(p.percentile(5).as_dict()) for points in made.curves.values() for p in points]
+    listed = [p["percentile"] for m in made.as_dict(percent=5)["models"] for p in m["points"]]
+    assert listed == rows
+    assert "percentile" not in json.dumps(made.as_dict())
+    lines = list(csv.DictReader(downloads(View(made, percent=5))["curves.csv"].splitlines()))
+    assert [float(line["percentile_high95"]) for line in lines] == [row["ci95"][1] for row in rows]
+    assert "percentile" not in downloads(View(made))["curves.csv"]
+    table = of_points(View(made, percent=5))
+    assert "all but 5 % of chips reach (95 %)" in table.header
+    assert all(len(row) == len(table.header) for _, group in table.groups for row in group)
+    out = io.StringIO()
+    show_sweep(made, Console(file=out, width=300), percent=5)
+    assert "all but 5 %: the score that 95 % of the chips reach" in out.getvalue()
+
+
+def test_a_percentile_of_errors_is_of_the_largest_ones():
+    made = made_sweeps.sweep(metric="output_error", chips=20)
+    errors = sorted(-value for value in made.curves["erm"][2].values)
+    row = View(made, percent=5).curves["erm"][2].percentile
+    assert errors[-3] < row.value <= errors[-1]
+    assert row.high is None
+    assert row.low < row.value
 
 
 def of_two(**identity) -> Sweep:

@@ -21,6 +21,7 @@ from crossbar_sim.nn.analog.fidelity import ensure_equivalent
 from crossbar_sim.nn.analog.layers import arrays_of, make_analog, remove_arrays
 from crossbar_sim.nn.analog.matrices import (
     DIGITAL,
+    DIGITAL_BY_TRAINING,
     NORMALISATION,
     RULES,
     Fold,
@@ -448,7 +449,7 @@ class _Builder:
 
     def layer(self, name: str, module: nn.Module, folds: dict[str, tuple[str, Fold]]) -> Layer:
         kind = type(module).__name__
-        why_not = self.choice.why_not(name)
+        why_not = self.choice.why_not(name) or module.__dict__.get(DIGITAL_BY_TRAINING, "")
         if why_not:
             return Layer(name, kind, False, why_not)
         found = self.matrices(module)

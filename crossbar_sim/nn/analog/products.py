@@ -750,7 +750,7 @@ def _padding(value: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> 
 
 
 # torch hands the whole of attention to a tensor of another class: with this name replaced, its products come singly.
-_ATTENTION = types.FunctionType(
+attention_by_products = types.FunctionType(
     F.multi_head_attention_forward.__code__,
     {**vars(F), "has_torch_function": lambda _: False},
     argdefs=F.multi_head_attention_forward.__defaults__,
@@ -758,7 +758,7 @@ _ATTENTION = types.FunctionType(
 
 
 def _attention(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    return _ATTENTION(*args, **kwargs)
+    return attention_by_products(*args, **kwargs)
 
 
 _ATEN = torch.ops.aten

@@ -106,6 +106,7 @@ def fit(
     step: Step | None = None,
     steps: Callable[[TaskLoss], Step] | None = None,
     squared: Sequence[nn.Parameter] = (),
+    after_epoch: Callable[[nn.Module, Batch], None] | None = None,
     method: str = "",
     progress: Callable[[Epoch], None] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -131,6 +132,7 @@ def fit(
         step: the method, as a whole gradient step, in place of a loss.
         steps: makes such a step that uses the loss of `training`, once that is known.
         squared: parameters w of the model that are trained as w = u |u|: the optimiser moves u (see `Optimiser`).
+        after_epoch: called with the model and all training inputs after each epoch, before it is validated.
         method: what loss_step or step is, settings included, in words: a checkpoint of another is refused.
         progress: called after every epoch.
         checkpoint: a file that is replaced after every epoch. If it is there, training resumes from it and ends
@@ -202,6 +204,8 @@ def fit(
             spent = state.seconds
             while not _finished(state, how):
                 run.epoch(state)
+                if after_epoch is not None:
+                    after_epoch(model, x)
                 score = None if held is None else task.score(model, *held)
                 state.history[-1] = (*state.history[-1][:2], score)
                 better = score is not None and (state.best is None or score > state.best[1])

@@ -107,7 +107,7 @@ class NormStatistics:
         Raises:
             InputError: if it uses none.
         """
-        found = _estimated(analog, x[: fixed or 4], fixed)
+        found = estimated(analog, x[: fixed or 4], fixed)
         if not found:
             raise InputError(
                 f"{base_of(analog).__name__} has no batch or instance normalisation with running statistics beside its "
@@ -118,7 +118,7 @@ class NormStatistics:
     @contextmanager
     def fitted(self, analog: nn.Module, x: Batch) -> Iterator[nn.Module]:
         """Context in which the model has the statistics of its current chip, estimated on x."""
-        found = _estimated(analog, x, self.fixed)
+        found = estimated(analog, x, self.fixed)
         changed = [
             (module, name, buffer)
             for module in analog.modules()
@@ -165,7 +165,7 @@ def stale(clean: nn.Module, analog: nn.Module, x: Batch, fixed: int | None = Non
         with torch_threads_kept():
             one_thread()
             own = _sums(clean, few, fixed)
-        found = _estimated(analog, few, fixed)
+        found = estimated(analog, few, fixed)
     except InputError:  # one value per channel
         return
     near, far, moved = [], [], []
@@ -193,8 +193,14 @@ def _distance(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tenso
     return (m - mean).abs() / var.sqrt() + (v / var).log().abs() / 2
 
 
-def _estimated(analog: nn.Module, x: Batch, fixed: int | None) -> dict[int, Tensor]:
-    """The statistics of the analog model's buffers on x, by the ids of the buffers."""
+def estimated(analog: nn.Module, x: Batch, fixed: int | None = None) -> dict[int, Tensor]:
+    """The statistics of the model's normalisations on x, on its current chip if it has one, by the ids of the buffers.
+
+    Args:
+        analog: a model in evaluation mode.
+        x: examples, run in batches of at most `NORM_BATCH`.
+        fixed: the one batch size that the model accepts, if there is one.
+    """
     with locked(analog), torch_threads_kept():
         one_thread()
         return _sums(analog, x, fixed)
