@@ -1,5 +1,6 @@
 """How often the matrix of each layer is multiplied with a vector in one inference: counted while the model runs."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from crossbar_sim.nn import layers as layers_of
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.analog.chips import analog_state, slots
 from crossbar_sim.nn.analog.multiply_adds import ArrayShare
+from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.evaluate import inputs_for, run_over
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.robustness.examples import find_examples, seen_in
@@ -155,7 +157,7 @@ def works_of(
     works, notes = [], list(sentences)
     for layer in layers_of(analog):
         for slot in layer.counted:
-            read = reads.get(slot.name)
+            read = reads.get(slot.name) or _traced(operands, slot.name, weights[slot.name][0])
             if read is None:
                 read = Reads(1, True)
                 notes.append(f"{slot.name}: no product with it was seen in one inference; counted once")
@@ -174,6 +176,17 @@ def works_of(
     if not works:
         raise InputError("no layer is on an array: there is nothing to estimate")
     return works, tuple(notes)
+
+
+def _traced(operands: Operands | None, name: str, weight: Tensor | None) -> Reads | None:
+    """Reads by the multiply-adds of operators that copy a weight first (bilinear, einsum, tensordot, grouped_mm).
+
+    An input vector drives the matrices of all groups: of those that are chosen for an input, the mean counts.
+    """
+    if operands is None or weight is None:
+        return None
+    found = sum(one.multiply_adds for one in operands.work if name in one.names)
+    return Reads(math.ceil(round(found / weight.numel(), 6)), True) if found else None
 
 
 def _holders(model: Any, weights: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from crossbar_sim.crossbar.layer_designs import (
     Design,
     LayerDesigns,
     at_sigma,
+    designs_of,
     identity_of,
     readout_effects,
     sources,
@@ -22,6 +23,7 @@ from crossbar_sim.crossbar.layer_designs import (
 from crossbar_sim.data.dataset import Development, add_tensor
 from crossbar_sim.data.inputs import first_of
 from crossbar_sim.nn.analog.chips import layers, memory_notes
+from crossbar_sim.nn.analog.conversion import SKIPPED
 from crossbar_sim.nn.analog.effects import layer_effects
 from crossbar_sim.nn.analog.multiply_adds import LITTLE, ArrayShare
 from crossbar_sim.nn.evaluate import BLOCK
@@ -79,6 +81,14 @@ def _converts_more(subject: Subject, analog: nn.Module) -> bool:
     slots = [slot for layer in layers(analog) for slot in layer.matrices]
     spread = any(slot.layout.order == "transposed" for slot in slots)
     return spread or any(one.names and any(kind in one.operator for kind in _LATER) for one in work)
+
+
+def _leaves_norms(subject: Subject, analog: nn.Module) -> bool:
+    """Whether `skip` names a normalisation that would be folded."""
+    folded = any(own.normalisation == "folded" for own in designs_of(subject.hardware))
+    return folded and any(
+        layer.reason == SKIPPED and "norm" in layer.kind.lower() for layer in layers(analog)
+    )
 
 
 def model_of_file(
@@ -227,6 +237,7 @@ def prepare(
         **({"next_token": True} if reference.shifted else {}),
         # absent where only products are converted that always were, so that such tasks keep their identity
         **({"converted": "every product"} if _converts_more(subject, analog) else {}),
+        **({"unfolded": True} if _leaves_norms(subject, analog) else {}),
     }
     judged = reference.about()
     calibrated = (

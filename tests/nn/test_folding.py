@@ -1,6 +1,7 @@
 """A normalisation folded into the layer before it: the same function, and arrays of the folded weights."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -121,6 +122,17 @@ def test_a_skipped_layer_keeps_its_normalisation(form):
     assert count(analog) == 1
     with torch.no_grad():
         torch.testing.assert_close(analog(IMAGE), model(IMAGE), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["eager", "exported"])
+def test_a_skipped_normalisation_is_not_folded(form):
+    model = as_form(with_statistics(made(MODELS["conv"][0])), form)
+    hardware = folded(drift=DRIFT)
+    digital = dataclasses.replace(hardware, normalisation="digital")
+    found = [to_analog(model, hardware, skip=["1"]), to_analog(model, digital)]
+    assert count(found[0]) == 0
+    with torch.no_grad():
+        assert torch.equal(*(analog(IMAGE) for analog in found))
 
 
 def test_gradients_reach_the_normalisation():

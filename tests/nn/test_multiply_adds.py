@@ -1,6 +1,7 @@
 """Multiply-adds on arrays and digital ones, against counts by hand."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from helpers.analog_models import numbers
 from torch import nn
 
 from crossbar_sim import Hardware
+from crossbar_sim.crossbar.layer_designs import LayerDesigns
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.analog.multiply_adds import ArrayShare
@@ -88,6 +90,17 @@ def test_an_adapter_is_on_arrays_where_it_is_named():
     left = {layer.name: layer.reason for layer in chips.layers(map_model(Low().eval(), HARDWARE, X)[0])}
     assert left["base"] == "on arrays"
     assert "only '*'" in left["lora_A"]
+
+
+@pytest.mark.parametrize("pattern", ["lora_A", "*lora_A", "*lora_*A"])
+def test_an_adapter_is_on_arrays_where_a_design_names_it(pattern):
+    chosen = LayerDesigns.of({pattern: replace(HARDWARE, tile=(4, 4)), "*": HARDWARE})
+    layers = {layer.name: layer for layer in chips.layers(map_model(Low().eval(), chosen, X)[0])}
+    assert [name for name, layer in layers.items() if layer.analog] == ["base", "lora_A"]
+    assert layers["lora_A"].geometries(chosen.at("lora_A"))[0].tile == (4, 4)
+    general = LayerDesigns.of({"*a*": replace(HARDWARE, tile=(4, 4)), "*": HARDWARE})
+    everything = chips.layers(map_model(Low().eval(), general, X)[0])
+    assert [layer.name for layer in everything if layer.analog] == ["base"]
 
 
 def test_a_small_share_is_warned_of_and_in_the_report():

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from helpers.analog_models import numbers
 from torch import nn
 
-from crossbar_sim import Hardware
+from crossbar_sim import Hardware, LogNormalDrift
 from crossbar_sim.crossbar.converters import ADC, DAC
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.conversion import map_model
@@ -57,6 +57,28 @@ def test_a_view_is_read_through_the_converters_of_its_cells(name, exported):
     assert not torch.allclose(got, ideal, atol=1e-3)
 
 
+class Parts(nn.Module):
+    """Two halves of a linear layer, each with its part of the bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(numbers(6, 5)), nn.Parameter(numbers(6))
+
+    def forward(self, x):
+        halves = zip(self.weight.chunk(2), self.bias.chunk(2), strict=True)
+        return torch.cat([F.linear(x, w, b) for w, b in halves], 1)
+
+
+@pytest.mark.parametrize("hardware", [Hardware(drift=LogNormalDrift(0.3)), COARSE], ids=["drift", "coarse"])
+def test_a_bias_in_parts_is_a_row_in_the_model_and_in_its_export(hardware):
+    model, hardware = Parts().eval(), replace(hardware, bias="row")
+    exported = torch.export.export(model, (X,)).module()
+    with torch.no_grad():
+        found = [map_model(m, hardware, X, fixed=len(X))[0] for m in (model, exported)]
+        assert [[slot.rows for slot, _ in chips.slots(analog)] for analog in found] == [[6], [6]]
+        assert torch.allclose(found[0](X), found[1](X), atol=1e-6)
+
+
 class Attention(nn.Module):
     def __init__(self, same):
         super().__init__()
@@ -77,7 +99,6 @@ def test_the_input_projection_of_attention_goes_through_the_converters(same, bia
         got, ideal = analog(x), map_model(model, replace(Hardware(), bias=bias), x)[0](x)
         other = map_model(exported, hardware, x, fixed=len(x))[0](x)
     assert not chips.analog_state(analog).bypassed
-    if same or bias == "digital":  # in the graph a bias in parts is not a row
-        assert torch.allclose(got, other, atol=1e-5)
+    assert torch.allclose(got, other, atol=1e-5)
     assert torch.allclose(ideal, model(x), atol=1e-5)
     assert not torch.allclose(got, ideal, atol=1e-3)

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from crossbar_sim.robustness.array_work import Reads, reads_per_inference
+from crossbar_sim import DAC, Hardware
+from crossbar_sim.robustness.array_work import Reads, cost_of_model, reads_per_inference
 
 
 def weights_of(model: nn.Module) -> dict:
@@ -72,3 +74,33 @@ def test_an_exported_graph_counts_as_its_model():
     pairs = {name: (p, graph) for name, p in graph.named_parameters() if p.dim() > 1}
     found = reads_per_inference(graph, pairs, x)
     assert [found[name].vectors for name in pairs] == [16, 1]
+
+
+class Own(nn.Module):
+    """A forward and one parameter."""
+
+    def __init__(self, forward, *shape):
+        super().__init__()
+        self.weight, self.how = nn.Parameter(torch.ones(shape)), forward
+
+    def forward(self, x):
+        return self.how(x, self.weight)
+
+
+ENDS = torch.tensor([2, 2, 6], dtype=torch.int32)
+GROUPED = {
+    "bilinear": (lambda x, w: F.bilinear(x, x, w), (5, 8, 8), (4, 3, 8), 3),
+    "heads first": (lambda x, w: torch.einsum("bth,nhd->btnd", x, w), (2, 8, 4), (4, 3, 8), 3),
+    "an expert for each": (lambda x, w: torch.einsum("beth,ehf->betf", x, w), (3, 8, 5), (4, 3, 2, 8), 2),
+    "tensordot": (lambda x, w: torch.tensordot(x, w, ([2, 3], [0, 1])), (3, 8, 5), (4, 7, 3, 8), 7),
+    "one expert of three": (lambda x, w: torch._grouped_mm(x, w, ENDS), (3, 8, 16), (6, 8), 1),
+}  # fmt: skip
+"""Forward, shapes of the weight and of the inputs, and how often an inference drives every matrix."""
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_cost_counts_grouped_products_as_often_as_their_inputs_come(name):
+    forward, shape, inputs, times = GROUPED[name]
+    estimate = cost_of_model(Own(forward, *shape), Hardware(dac=DAC(bits=4)), torch.ones(inputs))
+    assert estimate.layers[0].work.cycles == times * DAC(bits=4).slices
+    assert not any("no product" in note for note in estimate.notes)

@@ -313,7 +313,10 @@ def _is_module(model: nn.Module, name: str) -> bool:
 
 SKIPPED, NOT_CHOSEN = "skipped as asked", "not among those chosen with only"
 
-ADAPTER = "an adapter beside a weight on arrays: digital, unless patterns of only name it (--only '*')"
+ADAPTER = (
+    "an adapter beside a weight on arrays: digital, unless patterns of only name it (--only '*') or a design per layer "
+    "does by a pattern such as '*lora_*'"
+)
 
 _ADAPTERS = ("lora_", "vera_lambda_", "hada_", "lokr_", "oft_", "ia3_")
 """How the names of peft's adapters begin."""
@@ -338,11 +341,18 @@ class _Choice:
         """The reason to leave the layer digital; "" if there is none."""
         if self.only is not None and not any(fnmatchcase(name, p) for p in self.only):
             return NOT_CHOSEN
-        if self.only is None and any(part.startswith(_ADAPTERS) for part in name.split(".")):
+        adapter = self.only is None and any(part.startswith(_ADAPTERS) for part in name.split("."))
+        if adapter and not self.names_adapter(name):
             return ADAPTER
         if any(fnmatchcase(name, p) for p in self.skip):
             return SKIPPED
         return BY_DESIGN if design_at(self.hardware, name) is None else ""
+
+    def names_adapter(self, name: str) -> bool:
+        """Whether the pattern that gives an adapter its design is one for adapters: `*` is not."""
+        place = self.hardware.first(name) if isinstance(self.hardware, LayerDesigns) else None
+        pattern = "" if place is None else self.hardware.layers[place][0]  # type: ignore[union-attr]
+        return any(kind in pattern for kind in _ADAPTERS)
 
     @property
     def may_fold(self) -> bool:
@@ -350,9 +360,13 @@ class _Choice:
         return any(hardware.normalisation == "folded" for hardware in designs_of(self.hardware))
 
     def folds(self, layer: str, norm: str) -> bool:
-        """Whether the normalisation `norm` is folded into `layer`: its own design says so, and the layer is mapped."""
+        """Whether the normalisation `norm` is folded into `layer`: its own design says so, and the layer is mapped.
+
+        Not if `skip` names the normalisation.
+        """
         own = design_at(self.hardware, norm)
-        return own is not None and own.normalisation == "folded" and not self.why_not(layer)
+        folded = own is not None and own.normalisation == "folded" and not self.why_not(layer)
+        return folded and not any(fnmatchcase(norm, p) for p in self.skip)
 
     def check(self, layers: list[Layer]) -> None:
         """Refuse a pattern that matches no layer, and two designs of one set of cells."""

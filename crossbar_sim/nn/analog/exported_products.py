@@ -455,7 +455,7 @@ def _use(
     found = product_at(op, place, arguments, value, shape)
     if found is not None:
         kind, layout, bias = found
-        return Use(name, kind, _matrix(name, bias, layout, shapes))
+        return Use(name, kind, _matrix(name, bias, layout, shapes, value))
     if place == 2 and op in ("aten.linear.default", "aten.convolution.default", *_CONV, *_TRANSPOSED):
         return Use(name, short, None, "a bias", bias=True)
     if op in _RECURRENT or op in _CELLS:
@@ -465,7 +465,7 @@ def _use(
             holder, _, weight = name.rpartition(".")
             wanted = f"{holder}." * bool(holder) + weight.replace("weight", "bias", 1)
             bias = next((b for b in own if isinstance(b, fx.Node) and str(b.target) == wanted), None)
-            return Use(name, kind, _matrix(name, bias, Layout(shape, "out_in"), shapes))
+            return Use(name, kind, _matrix(name, bias, Layout(shape, "out_in"), shapes, value))
         if node in own:
             return Use(name, kind, None, "a bias")
     if any(norm in short for norm in NORMS):
@@ -494,7 +494,7 @@ def _use_of_einsum(
         text = of_tensordot((a.dim(), b.dim()), (arguments[2], arguments[3])) if known else ""
     found = einsum_at(text, nodes.index(node), fed, operands, value, shape)
     if isinstance(found, Layout):
-        return Use(name, "einsum", _matrix(name, None, found, {}))
+        return Use(name, "einsum", _matrix(name, None, found, {}, value))
     return Use(name, "einsum", None, f"taken by einsum {text}, where it is not a matrix: {found}")
 
 
@@ -504,12 +504,49 @@ def _shown(operand: Any) -> Any:
     return known if isinstance(known, Tensor) else None
 
 
-def _matrix(name: str, bias: object, layout: Layout, shapes: dict[str, tuple[int, ...]]) -> Matrix:
+def _matrix(
+    name: str, bias: object, layout: Layout, shapes: dict[str, tuple[int, ...]], value: Any
+) -> Matrix:
     """With the bias, if that is a parameter of the same holder and has one value for each bit line."""
     holder, _, weight = name.rpartition(".")
-    full = str(bias.target) if isinstance(bias, fx.Node) and bias.op == "get_attr" else ""
-    joins = full.rpartition(".")[0] == holder and shapes.get(full) == (layout.groups * layout.cols,)
+    full, part = _parameter_of(bias, shapes) or ("", None)
+    joins = full.rpartition(".")[0] == holder and joins_as_row(layout, value, part, shapes.get(full))
     return Matrix(weight, full.rpartition(".")[2] if joins else None, layout)
+
+
+def joins_as_row(layout: Layout, weight: Any, bias: Any, shape: tuple[int, ...] | None) -> bool:
+    """Whether a bias has one value for each bit line that a product takes: of all of its matrix, or of a part of it.
+
+    Args:
+        layout: of the matrix.
+        weight, bias: both as the product takes them: views, whose offsets say which part it is.
+        shape: of the bias parameter.
+    """
+    if shape != (layout.groups * layout.cols,) or not isinstance(bias, Tensor) or bias.dim() != 1:
+        return False
+    if bias.shape == shape:
+        return True
+    if layout.groups > 1 or not isinstance(weight, Tensor) or weight.dtype == torch.int64 or not bias.numel():
+        return False
+    offset, rows, cols = int(weight.storage_offset()), layout.rows, layout.cols
+    first = offset // rows if layout.order == "out_in" else offset % cols
+    taken = weight.numel() // rows if weight.numel() % rows == 0 else 0
+    return bias.stride(0) == 1 and first == bias.storage_offset() and taken == bias.numel()
+
+
+def _parameter_of(node: object, shapes: dict[str, tuple[int, ...]]) -> tuple[str, Any] | None:
+    """The parameter that a node is a view of, and a stand-in of that view."""
+    if not isinstance(node, fx.Node):
+        return None
+    if node.op == "get_attr":
+        name = str(node.target)
+        return (name, _stand_in(shapes[name])) if name in shapes else None
+    op, before = str(node.target), node.args[0] if node.args else None
+    found = _parameter_of(before, shapes) if op in _SAME or op in _VIEWS else None
+    if found is None or op in _SAME:
+        return found
+    shown = _view(node, before, found[1])  # type: ignore[arg-type]
+    return None if shown is None else (found[0], shown)
 
 
 def fold_graph(model: fx.GraphModule, wanted: Callable[[str, str], bool]) -> dict[str, tuple[str, Fold]]:

@@ -30,6 +30,7 @@ from crossbar_sim.nn.analog.exported_products import (
     einsum_at,
     factors_of,
     is_unflattened,
+    joins_as_row,
     product_at,
 )
 from crossbar_sim.nn.analog.layers import InPlace, arrays_of
@@ -457,7 +458,7 @@ class _Recorder:
             for name in self._undefined(self.of(value)):
                 found = product_at(op, place, args, taken, self.shapes[name])
                 if found is not None:
-                    self._found(name, self._with_bias(name, found[1], found[2]))
+                    self._found(name, self._with_bias(name, found[1], found[2], taken))
 
     def _undefined(self, about: _About) -> Iterator[str]:
         """The parameters that a tensor is, of those that no class says the use of."""
@@ -492,12 +493,13 @@ class _Recorder:
                 if isinstance(layout, Layout):
                     self._found(name, Matrix(name.rpartition(".")[2], None, layout))
 
-    def _with_bias(self, name: str, layout: Layout, bias: Any) -> Matrix:
+    def _with_bias(self, name: str, layout: Layout, bias: Any, taken: Tensor) -> Matrix:
         """As in `exported_products.uses`: the bias joins if the module holds it, with one value per bit line."""
         holder, _, weight = name.rpartition(".")
         about = self.of(bias) if isinstance(bias, Tensor) else None
-        for source in () if about is None or bias.shape != (layout.groups * layout.cols,) else about.exact:
-            if source.name.rpartition(".")[0] == holder and self.shapes.get(source.name) == tuple(bias.shape):
+        for source in () if about is None else about.exact:
+            shape = self.shapes.get(source.name)
+            if source.name.rpartition(".")[0] == holder and joins_as_row(layout, taken, bias, shape):
                 return Matrix(weight, source.name.rpartition(".")[2], layout)
         return Matrix(weight, None, layout)
 
