@@ -78,6 +78,10 @@ class Metric:
     each: Callable[[Tensor, Tensor], Tensor] | None = None
     masked: bool = False
 
+    def __repr__(self) -> str:
+        # part of what names the trainings of experiments
+        return self.name if self.source is None else f"{self.name} (source {self.source})"
+
     @property
     def identity(self) -> dict[str, str]:
         """What a task's identity holds beside the name; empty for built-in metrics."""
