@@ -41,12 +41,17 @@ def _text_cell(value: str) -> str:
     return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
 
 
-def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+def parse_json(
+    text: str | bytes,
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+    constant: Callable[[str], Any] | None = None,
+) -> Any:
     """The value of a JSON text, as the standard has it: without NaN and infinities.
 
     Args:
         text: at most as long as the caller allows.
         pairs: makes an object of its (key, value) pairs; None: a dictionary.
+        constant: makes a value of NaN, Infinity or -Infinity; None: they are refused.
 
     Raises:
         ValueError: if it is not JSON, or nested deeper than DEEPEST; the message is one line.
@@ -56,7 +61,7 @@ def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] 
     {'hidden': [64, 32]}
     """
     try:
-        value = json.loads(text, object_pairs_hook=pairs, parse_constant=_refuse_constant)
+        value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant or refuse_constant)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     check_depth(value)
@@ -85,5 +90,6 @@ def check_depth(value: Any) -> None:
 _TOO_DEEP = f"nested too deeply (more than {DEEPEST} levels)"
 
 
-def _refuse_constant(name: str) -> Any:
+def refuse_constant(name: str) -> Any:
+    """Raise ValueError for a word that is no number of JSON: NaN, Infinity or -Infinity."""
     raise ValueError(f"{name} is not a JSON number, expected a finite one")

@@ -41,7 +41,10 @@ def import_module(module: str, what: str) -> Any:
         return importlib.import_module(module)
     except InputError:
         raise
-    except Exception as error:  # any error of the user's code
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # of the user's code, of a script that reads its own command line, say
         why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(f"{what}: {module} cannot be imported ({why})") from error
     finally:

@@ -130,6 +130,10 @@ REFUSED = [
     (("chips = 3\n", "chips = [-1]\n"), "expected a number of chips, or a list"),
     (("chips = 3\n", "chips = 3\nmetric = \"map\"\n"), "metric='map'"),
     (("chips = 3\n", "half_width = 5\n"), "0.005 is half a point"),
+    (("chips = 3\n", "chips = 3\ncalibrate = \"redout\"\n"), "did you mean 'readout'?"),
+    (("chips = 3\n", "chips = 3\ncalibrate = \"statistics\"\n"), "plain, seed 0: calibrate: MLP has no batch or"),
+    (("chips = 3\n", "chips = 3\ncalibration_images = 9\n"), "has no effect without calibrate"),
+    (("chips = 3\n", "chips = 3\ncalibrate = \"readout\"\ncalibration_images = 9999\n"), "1078 training images"),
 ]  # fmt: skip
 
 
@@ -233,6 +237,49 @@ def test_a_budget_puts_its_keys_over_those_of_the_file():
     }  # fmt: skip
     full = with_budget(table, "full", keys)
     assert full == {key: value for key, value in table.items() if key != "quick"}
+    both = {**table, "cpu": {"train": {"augment": {"crop": 2}, "b": {"settings": {"y": 3}}}}}
+    assert with_budget(both, "quick", (*keys, "cpu")) == quick
+    augment = {"augment": {"crop": 2}}
+    assert with_budget(both, "cpu", (*keys, "cpu")) == {
+        "half_width": 0.01, "sigmas": [0.0],
+        "train": {
+            "a": {"epochs": 9, "seeds": [0, 1], **augment}, "b": {"settings": {"x": 1, "y": 3}, **augment}
+        },
+    }  # fmt: skip
+    with pytest.raises(InputError, match=r"no cpu budget in this file: add a table \[cpu\]"):
+        with_budget(table, "cpu", keys)
+
+
+def test_chips_of_an_experiment_are_calibrated_as_those_of_a_sweep(command, tmp_path):
+    (tmp_path / "plain.toml").write_text(CALIBRATED.replace("calib", "# calib"))
+    (tmp_path / "both.toml").write_text(CALIBRATED)
+    for name in ("plain", "both"):
+        done = command("run", tmp_path / f"{name}.toml", "-o", tmp_path / "out", "--no-page")
+        assert done.code == 0, done.err
+    plain, both = (json.loads((tmp_path / "out" / f"{n}.json").read_text()) for n in ("plain", "both"))
+    assert "calibration" not in plain
+    assert both["calibration"] == {"kind": "both", "images": 60}
+    (path,) = (tmp_path / "out" / "both.models").glob("*.pt")
+    common = ["sweep", f"net={path}", "--data", "digits", "--sigma", "0.5", "--chips", "2"]
+    for found, more in ((plain, []), (both, ["--calibrate", "affine+readout", "--calibration-images", "60"])):
+        swept = command(*common, *more, "--json", "-").report
+        assert swept["models"][0]["task"] == found["models"]["net"]["task"]
+        mean = swept["models"][0]["points"][0]["mean"]
+        assert found["models"]["net"]["points"][0]["mean"] == pytest.approx(mean, rel=1e-5)
+
+
+CALIBRATED = """
+data = "digits"
+sigmas = [0.5]
+chips = 2
+sensitivity_chips = 0
+calibrate = "readout+affine"
+calibration_images = 60
+[train.net]
+network = "mlp"
+arguments = { hidden = [12] }
+epochs = 1
+"""
 
 
 def test_boundaries_are_drawn_of_the_chips_that_are_swept(command, tmp_path):

@@ -1,5 +1,6 @@
 """The Python API at the top of the package: what a first-time user of a notebook calls."""
 
+import re
 import sys
 import types
 
@@ -64,6 +65,8 @@ def test_train_equals_the_method(mlp):
         (lambda: cs.train("mlq", "digits"), "did you mean 'mlp'"),
         (lambda: cs.train("mlp", 3), "not int"),
         (lambda: cs.train(nn.Linear(2, 2), "digits"), "give what makes a fresh network"),
+        (lambda: cs.train("erm", "digits", {"x": 1}), "arguments are network, data, method"),
+        (lambda: cs.cost(nn.Linear(2, 2), "isaac", torch.ones(1, 3)), "cannot take inputs of shape"),
         (lambda: cs.to_digital(nn.Linear(2, 2)), "not analog"),
         (lambda: cs.export(nn.Linear(2, 2), torch.ones(1, 2), "net.pt"), "ends in .pt2"),
         (lambda: cs.export(nn.Linear(2, 2), {"x": 1}, "net.pt2"), "batch axis"),
@@ -237,6 +240,20 @@ def test_a_sweep_says_which_share_of_the_work_is_on_arrays():
     sweep = cs.sweep({"encoder": layer}, torch.rand(4, 5, 8), sigmas=[0.3], chips=2)
     (note,) = (note for note in sweep.tasks["encoder"].about["notes"] if "multiply-adds" in note)
     assert "Q K^T" in note
+    assert " % of its multiply-adds run on arrays." in sweep._repr_html_().replace("\n", " ")
+    alone = cs.deploy(layer, torch.rand(4, 5, 8), chips=2, sensitivity_chips=0)
+    share = sweep.tasks["encoder"].about["multiply_adds"]["share_on_arrays"]
+    assert alone.as_dict()["multiply_adds"]["share_on_arrays"] == share
+    text = " ".join(re.sub("<[^>]+>", "", alone._repr_html_()).split())
+    assert f"{100 * share:.1f} % of its multiply-adds run on arrays." in text
     assert note in cs.sweep(
         {"encoder": layer}, torch.rand(4, 5, 8), sigmas=[0.3], chips=2
     )._repr_html_().replace("\n", " ")
+
+
+def test_cost_takes_inputs_in_any_form_and_a_design_for_all_layers():
+    x = torch.sin(torch.arange(192.0)).reshape(3, 64)  # of both signs, as random ones are
+    plain = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    want = cs.cost(plain, "isaac", x)
+    for given in (x.numpy(), {"x": x}, (x, torch.arange(3)), None):
+        assert cs.cost(plain, {"*": "isaac"}, given).total == want.total

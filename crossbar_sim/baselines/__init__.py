@@ -1,6 +1,7 @@
 """Training methods that make a network robust to its hardware: each is a frozen dataclass with `fit`."""
 
 from crossbar_sim.baselines.awp import Awp
+from crossbar_sim.baselines.correct_net import CorrectNet
 from crossbar_sim.baselines.drift_aware import DriftAware
 from crossbar_sim.baselines.dropout import Dropout
 from crossbar_sim.baselines.erm import Erm
@@ -8,7 +9,18 @@ from crossbar_sim.baselines.ftna import Ftna
 from crossbar_sim.baselines.method import Method, Trained
 from crossbar_sim.baselines.reram_v import ReramV
 
-ALL_METHODS: tuple[type[Method], ...] = (Erm, Dropout, Awp, Ftna, ReramV, DriftAware)
+ALL_METHODS: tuple[type[Method], ...] = (Erm, Dropout, Awp, Ftna, ReramV, DriftAware, CorrectNet)
 """Every method: drives the tests, the command line and the help."""
 
-__all__ = ["ALL_METHODS", "Awp", "DriftAware", "Dropout", "Erm", "Ftna", "Method", "ReramV", "Trained"]
+__all__ = [
+    "ALL_METHODS",
+    "Awp",
+    "CorrectNet",
+    "DriftAware",
+    "Dropout",
+    "Erm",
+    "Ftna",
+    "Method",
+    "ReramV",
+    "Trained",
+]

@@ -1,7 +1,8 @@
 """Drift-aware training: every gradient step uses several newly drawn chips."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, ClassVar, Literal, get_args
@@ -10,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _NormBase
 
+from crossbar_sim.baselines.calibrated import OwnStatistics, calibrated, estimate_clean, standardised_by_chip
 from crossbar_sim.baselines.dropout import check_rates
 from crossbar_sim.baselines.method import (
     Build,
@@ -29,19 +32,20 @@ from crossbar_sim.crossbar.layer_designs import Design, as_design, at_sigma, des
 from crossbar_sim.crossbar.mapping import Differential
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data import Development
-from crossbar_sim.data.inputs import Batch, first_of, split
+from crossbar_sim.data.inputs import Batch, call, first_of, split
 from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog.chips import layers, set_chip, set_hardware, slots
 from crossbar_sim.nn.analog.conversion import map_model
-from crossbar_sim.nn.analog.matrices import matrices
+from crossbar_sim.nn.analog.matrices import DIGITAL_BY_TRAINING, matrices, trained_weights
 from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.sequential import TracedStep, flatten, trace_sequential
 from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates
-from crossbar_sim.nn.seeding import normals, uniforms
+from crossbar_sim.nn.seeding import normals, permutation, seeded, uniforms
+from crossbar_sim.nn.standardised import digital_parameters, standardisation_of
 from crossbar_sim.nn.training.loop import Epoch
 from crossbar_sim.nn.training.losses import PLAIN, TaskLoss
-from crossbar_sim.nn.training.settings import Step, Training, check_training
+from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key
 from crossbar_sim.robustness.score import of_operands
 from crossbar_sim.validate import check_integer, is_real
@@ -51,6 +55,12 @@ RECIPE = Training(epochs=40, batch=256, lr=3e-3, clip=0.1)
 
 Parameters = Literal["plain", "square"]
 PARAMETERS: tuple[str, ...] = get_args(Parameters)
+
+Statistics = Literal["running", "population"]
+STATISTICS: tuple[str, ...] = get_args(Statistics)
+
+POPULATION = 100
+"""Chips over which the statistics of normalisations are averaged."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,15 @@ class DriftAware(Method):
         parameters: "square": every weight matrix of a layer that arrays can carry is trained as w = u |u|, so that a
             step changes w in proportion to sqrt|w|; biases, normalisations and the rest stay as they are. The network
             begins with its usual w, and what is saved is w. "plain": w itself is trained.
+        statistics: of batch and instance normalisations. "running": as the last steps of the training left them.
+            "population": estimated again when the training is done, as the mean over POPULATION new chips of the last
+            sigma, each with a batch of training examples of its own.
+        censor: draws z above it count as it, so that no factor of a training chip exceeds exp(sigma censor): noise
+            that is right-censored (Yan et al., TRICE, ICCAD 2023, arXiv 2307.15853); None: not. For designs that only
+            multiply parameters.
+        calibrated: train for chips that are calibrated (`deploy --calibrate statistics`): behind every layer on arrays
+            but the last there is a digital batch normalisation with each chip's own statistics, arrays have no biases
+            there, and the last layer is digital. Nothing is left for the temperature to undo.
 
     Raises:
         InputError: if a setting is out of range, or has nothing to act on.
@@ -87,8 +106,13 @@ class DriftAware(Method):
     hardware: Design | None = None
     training: Training = RECIPE
     parameters: Parameters = "plain"
+    statistics: Statistics = "running"
+    censor: float | None = None
+    calibrated: bool = False
     kind: ClassVar[str] = "drift-aware"
-    later: ClassVar[Mapping[str, object]] = {"parameters": "plain"}
+    later: ClassVar[Mapping[str, object]] = {
+        "parameters": "plain", "statistics": "running", "censor": None, "calibrated": False,
+    }  # fmt: skip
     citation: ClassVar[str] = (
         "Joshi et al., Accurate deep neural network inference using computational phase-change memory, Nature "
         "Communications 11 (2020) 2473 (noise in training); several chips per step, the reparametrised gradient and "
@@ -110,9 +134,32 @@ class DriftAware(Method):
             raise InputError(f"ramp={self.ramp!r}: a share of the training in 0 .. 1")
         check_switch("temperature", self.temperature)
         check_parameters(self.parameters)
+        if self.statistics not in STATISTICS:
+            raise InputError(f"statistics={self.statistics!r} must be one of {', '.join(STATISTICS)}")
+        check_switch("calibrated", self.calibrated)
+        if self.calibrated and self.training.batch < 2 * self.chips:
+            raise InputError(
+                f"calibrated: chips={self.chips} with batch={self.training.batch}: every chip needs two examples at "
+                "least for statistics of its own"
+            )
+        if self.calibrated and self.statistics != "running":
+            raise InputError(
+                f"calibrated with statistics={self.statistics!r}: every chip gets statistics of its own, and the saved "
+                "ones are those of the weights without drift; leave statistics out"
+            )
         if self.dropout is not None:
             check_rates("dropout", self.dropout)
         self._check_sigma()
+        if self.censor is not None:
+            if not (is_real(self.censor) and math.isfinite(self.censor)):
+                raise InputError(
+                    f"censor={self.censor!r}: a finite number of standard deviations, such as 1.5"
+                )
+            if factor_copies(self.hardware) is None:
+                raise InputError(
+                    f"censor={self.censor!r} cuts the factors of log-normal drift, and this design does more than "
+                    "multiply by them: leave it out, or train without hardware"
+                )
 
     def __repr__(self) -> str:
         return shown(self)
@@ -154,9 +201,21 @@ class DriftAware(Method):
         key = as_key(key)
         model = fresh(build, key)
         notes: dict[str, object] = {"sigma": self.sigma, "chips": self.chips}
+        if self.calibrated:
+            if detects(model):
+                raise InputError("calibrated is for classifiers: a detector's read-out is several layers")
+            made = calibrated(model, known.train.x)
+            notes |= {"standardised": [*made.layers], "read-out": made.readout}
+            if made.left:
+                notes["not standardised"] = [*made.left]
         if self.dropout is not None:
             set_rates(model, self.dropout)
             notes["rates"] = rates(model)
+        if self.statistics == "population" and not _normalisations(model):
+            raise InputError(
+                "statistics='population' has nothing to act on: the model has no batch or instance normalisation with "
+                "running statistics; leave it out"
+            )
         done = trained(
             self,
             model,
@@ -164,33 +223,59 @@ class DriftAware(Method):
             key,
             steps=lambda loss: self.step(model, key, loss),
             squared=squared(model, self.parameters),
+            after_epoch=estimate_clean if self.calibrated else None,
             progress=progress,
             checkpoint=checkpoint,
             notes=notes,
         )
         if self.dropout is not None:
             remove_found(model)
+        if self.statistics == "population":
+            self._population(model, known.train.x, key.fold("population"))
         return done
 
-    def step(self, model: nn.Module, key: Key, loss: TaskLoss = PLAIN) -> Step:
+    def _population(self, model: nn.Module, x: Batch, key: Key) -> None:
+        """Set the statistics of all normalisations to their mean over chips."""
+        step = self.step(model, key)
+        assert not isinstance(step, OwnStatistics)  # refused
+        device = torch.device(self.training.device or "cpu")
+        model.to(device)
+        rows = min(self.training.batch, len(x))
+        order = [permutation(len(x), key.fold(str(i)))[:rows] for i in range(POPULATION)]
+        for norm in _normalisations(model):
+            norm.reset_running_stats()
+        with seeded(key.fold("chips")):
+            for start in range(0, POPULATION, self.chips):
+                parts = [x[chosen].to(device) for chosen in order[start : start + self.chips]]
+                step.forward(model, parts)
+        model.to("cpu").eval()
+
+    def step(
+        self, model: nn.Module, key: Key, loss: TaskLoss = PLAIN
+    ) -> "DriftedStep | AnalogStep | OwnStatistics":
         """The gradient step for `nn.fit`, also for custom training loops and searches."""
-        if self.temperature and (detects(model) or loss.axis is None):
+        own = standardisation_of(model) is not None
+        if self.temperature and not own and (detects(model) or loss.axis is None):
             of = (
                 "a detector's loss is made of more"
                 if detects(model)
                 else "outputs are compared with real targets"
             )
             raise InputError(f"temperature multiplies logits, and {of}: set temperature=false")
-        layers = weight_layers(model) if self.temperature else 0
+        layers = weight_layers(model) if self.temperature and not own else 0
         copies = factor_copies(self.hardware)
+        step: DriftedStep | AnalogStep
         if copies is not None:
             design = Hardware.preset("bayesft") if self.hardware is None else self.hardware
-            return DriftedStep(
-                self.sigmas, self.chips, layers, key, copies=copies, hardware=design, loss=loss
-            )
-        assert self.hardware is not None
-        sigmas = None if self.sigma is None else self.sigmas
-        return AnalogStep(self.hardware, sigmas, self.chips, layers, key, loss)
+            step = DriftedStep(
+                self.sigmas, self.chips, layers, key,
+                copies=copies, hardware=design, loss=loss, censor=self.censor,
+            )  # fmt: skip
+        else:
+            assert self.hardware is not None
+            sigmas = None if self.sigma is None else self.sigmas
+            step = AnalogStep(self.hardware, sigmas, self.chips, layers, key, loss)
+        return OwnStatistics(step, self.chips) if own else step
 
     def sigmas(self, share: float, chips: int) -> Sequence[float]:
         """Each chip's sigma when `share` of the training is done."""
@@ -200,6 +285,28 @@ class DriftAware(Method):
         if low == high:
             return [low * rise] * chips
         return [rise * (low + (high - low) * u) for u in uniforms(chips)]
+
+
+def _normalisations(model: nn.Module) -> list[_NormBase]:
+    """Normalisations with running statistics, each once."""
+    return [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
+
+
+@contextmanager
+def _averaging(model: nn.Module) -> Iterator[None]:
+    """Context in which the model evaluates, and its normalisations average the statistics of all batches equally."""
+    norms = [(norm, norm.momentum) for norm in _normalisations(model)]
+    model.eval()
+    try:
+        for norm, _ in norms:
+            norm.momentum = None
+            norm.train()
+        with torch.no_grad():
+            yield
+    finally:
+        for norm, momentum in norms:
+            norm.momentum = momentum
+        model.eval()
 
 
 def check_parameters(given: object) -> None:
@@ -220,18 +327,13 @@ def squared(model: nn.Module, parameters: Parameters) -> list[nn.Parameter]:
     """
     if parameters == "plain":
         return []
-    found = {
-        id(weight): weight
-        for module in model.modules()
-        for matrix in matrices(module)
-        if (weight := module._parameters[matrix.weight]) is not None and weight.requires_grad
-    }
+    found = trained_weights(model)
     if not found:
         raise InputError(
             "parameters='square' has nothing to act on: the model has no layer with a weight matrix that is trained "
             "(nn.Linear, convolutions, recurrent and attention layers); leave it out"
         )
-    return [*found.values()]
+    return found
 
 
 def _range(text: str) -> tuple[float, float]:
@@ -291,7 +393,8 @@ class BatchedSequence:
     """A network as its linear layers, activations and dropout in order; `of` recognises one.
 
     Args:
-        parts: linear layers, activations (modules or functions) and dropout modules.
+        parts: linear layers, activations (modules or functions), dropout modules, and the digital normalisations of
+            calibrated training.
         flattens: whether images are flattened before the first of them.
     """
 
@@ -301,8 +404,10 @@ class BatchedSequence:
     @classmethod
     def of(cls, model: nn.Module) -> "BatchedSequence | None":
         """The sequence of a sequential model that flattens its inputs first, if at all; None for any other model."""
-        steps = trace_sequential(model)
+        steps = trace_sequential(model, nn.BatchNorm1d)
         if steps is None:
+            return None
+        if any(DIGITAL_BY_TRAINING not in vars(step) for step in steps if isinstance(step, nn.BatchNorm1d)):
             return None
         parts = [step for step in steps if step is not flatten]
         flattens = len(steps) - len(parts)
@@ -314,15 +419,18 @@ class BatchedSequence:
         flat = x.dim() == 2 or (x.dim() > 2 and self.flattens)
         return flat and x[:1].numel() == first.in_features
 
-    def __call__(self, x: Tensor, drifted: Callable[[Tensor], Tensor]) -> Tensor:
+    def __call__(self, x: Tensor, drifted: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
         """Outputs (chips, b, classes) for inputs (chips, b, features).
 
         Args:
             x: each chip's own inputs.
             drifted: gives a parameter as the chips have it, (chips, *shape).
+            weights: (chips, 1, b), of the inputs in a chip's statistics.
         """
         for part in self.parts:
-            if isinstance(part, nn.Linear):
+            if isinstance(part, nn.BatchNorm1d):
+                x = standardised_by_chip(x, part, weights)
+            elif isinstance(part, nn.Linear) and DIGITAL_BY_TRAINING not in vars(part):
                 weight = drifted(part.weight).transpose(1, 2)
                 x = (
                     torch.bmm(x, weight)
@@ -350,14 +458,20 @@ class TrainingChips:
     """Drift factors of all parameters of a model, in reused memory.
 
     Args:
-        model: whose parameters drift, tied ones once, frozen ones too.
+        model: whose parameters drift, tied ones once, frozen ones too; those of layers that were made to stay digital
+            do not.
         chips: how many there are at a time.
         key: of the training.
         copies: cells per weight: its factor is the mean of so many.
+        censor: of `DriftAware`; of each cell.
     """
 
-    def __init__(self, model: nn.Module, chips: int, key: Key, copies: int = 1) -> None:
-        self.parameters = list(model.parameters())
+    def __init__(
+        self, model: nn.Module, chips: int, key: Key, copies: int = 1, censor: float | None = None
+    ) -> None:
+        digital = digital_parameters(model)
+        self.parameters = [p for p in model.parameters() if id(p) not in digital]
+        self.censor = censor
         self.key, self.chips, self.copies = key.fold("training chips"), chips, copies
         self.count = sum(p.numel() for p in self.parameters)
         first = self.parameters[0]
@@ -377,20 +491,29 @@ class TrainingChips:
             sigma = torch.ones(self.chips, 1, device=self.device)
             sigma[: len(sigmas), 0] = torch.tensor(sigmas, device=self.device)
             self._mean(
-                lambda out: torch.exp(normals(out.numel(), self.device).view_as(out).mul_(sigma), out=out)
+                lambda out: torch.exp(normals(out.numel(), self.device).view_as(out).mul_(sigma), out=out),
+                sigmas,
             )
             return
-        self._mean(lambda out: self._draw_on_cpu(out, sigmas))
+        self._mean(lambda out: self._draw_on_cpu(out, sigmas), sigmas)
 
-    def _mean(self, draw: Callable[[Tensor], object]) -> None:
+    def _mean(self, draw: Callable[[Tensor], object], sigmas: Sequence[float]) -> None:
         """The mean of as many draws as there are copies, into the first rows of `all`."""
         draw(self.all)
+        self._cut(self.all, sigmas)
         if self.copies > 1:
             more = torch.empty_like(self.all)
             for _ in range(self.copies - 1):
                 draw(more)
+                self._cut(more, sigmas)
                 self.all.add_(more)
             self.all.div_(self.copies)
+
+    def _cut(self, factors: Tensor, sigmas: Sequence[float]) -> None:
+        """Censor the factors of one cell each."""
+        if self.censor is not None:
+            for row, sigma in zip(factors, sigmas, strict=False):  # the remaining rows are undefined
+                row.clamp_(max=math.exp(sigma * self.censor))
 
     def _draw_on_cpu(self, target: Tensor, sigmas: Sequence[float]) -> None:
         out = target.numpy()
@@ -487,6 +610,18 @@ class AnalogStep:
             total += loss.detach()
         return total
 
+    def forward(self, model: nn.Module, parts: Sequence[Batch]) -> None:
+        """Run the normalisations' statistics over new chips of the last sigma, one for each part of the inputs."""
+        analog, _ = self._analog(model, parts[0])
+        chips = len(parts)
+        sigmas = None if self.sigmas is None else self.sigmas(1.0, chips)
+        with _averaging(analog):
+            for i, (x, chip) in enumerate(zip(parts, numbers(chips), strict=True)):
+                if sigmas is not None:
+                    set_hardware(analog, at_sigma(self.hardware, sigmas[i]))
+                set_chip(analog, chip)
+                call(analog, x)
+
     def _analog(self, model: nn.Module, x: Batch) -> tuple[nn.Module, int]:
         """The analog model, which shares parameters and buffers, and the number of its weight layers in series.
 
@@ -532,6 +667,7 @@ class DriftedStep:
         hardware: the design that the factors are of, on whose arrays a network trains that takes parameters past
             their cells (a copy kept in a cache, `functional_call`); None: the factors are all there is.
         loss: of the model's outputs.
+        censor: of `DriftAware`.
     """
 
     def __init__(
@@ -544,7 +680,9 @@ class DriftedStep:
         copies: int = 1,
         hardware: Design | None = None,
         loss: TaskLoss = PLAIN,
+        censor: float | None = None,
     ) -> None:
+        self.censor = censor
         self.sigmas, self.chips, self.layers, self.key, self.loss = sigmas, chips, layers, key, loss
         self.batched, self.copies, self.hardware = batched, copies, hardware
         self._of: tuple[nn.Module, TrainingChips, BatchedSequence | None, AnalogStep | None] | None = None
@@ -563,6 +701,23 @@ class DriftedStep:
             return batched(sequence, drawn, x, y, temperatures, self.loss)
         return chip_by_chip(model, drawn, x, y, temperatures, self.loss)
 
+    def forward(self, model: nn.Module, parts: Sequence[Batch]) -> None:
+        """Run the normalisations' statistics over new chips of the last sigma, one for each part of the inputs."""
+        drawn, _, arrays = self._prepared(model, parts[0])
+        if arrays is not None:
+            return arrays.forward(model, parts)
+        drawn.draw(self.sigmas(1.0, len(parts)))
+        clean = [p.detach().clone() for p in drawn.parameters]
+        try:
+            with _averaging(model):
+                for chip, x in enumerate(parts):
+                    _drift(drawn, clean, chip)
+                    call(model, x)
+        finally:
+            with torch.no_grad():
+                for p, before in zip(drawn.parameters, clean, strict=True):
+                    p.copy_(before)
+
     def _prepared(
         self, model: nn.Module, x: Batch
     ) -> tuple[TrainingChips, BatchedSequence | None, AnalogStep | None]:
@@ -576,10 +731,15 @@ class DriftedStep:
             sequence = BatchedSequence.of(model) if self.batched else None
             arrays = None
             if sequence is None and self.hardware is not None and not _all_drift(model, self.hardware, x):
+                if self.censor is not None:
+                    raise InputError(
+                        "censor cuts the factors of parameters, and this network takes some of its parameters past "
+                        "their cells, so that it is trained on arrays: leave it out"
+                    )
                 arrays = AnalogStep(self.hardware, self.sigmas, self.chips, self.layers, self.key, self.loss)
             known = self._of = (
                 model,
-                TrainingChips(model, self.chips, self.key, self.copies),
+                TrainingChips(model, self.chips, self.key, self.copies, self.censor),
                 sequence,
                 arrays,
             )
@@ -605,8 +765,11 @@ def _all_drift(model: nn.Module, hardware: Design, x: Batch) -> bool:
         for name in slot.names
     }
     unused = {name for name, operand in seen.by_name.items() if operand.way == "unused"}
+    digital = digital_parameters(model)
     past = any(operand.also_bypassed for operand in seen.by_name.values())
-    return not past and all(id(p) in drifting for name, p in model.named_parameters() if name not in unused)
+    return not past and all(
+        id(p) in drifting or id(p) in digital for name, p in model.named_parameters() if name not in unused
+    )
 
 
 def batched(
@@ -636,7 +799,8 @@ def batched(
         real = None
         x, y = x.view(chips, rows, -1), y.view(chips, rows, *y.shape[1:])
     factor = {id(p): f[:chips] for p, f in zip(drawn.parameters, drawn.factors, strict=True)}
-    logits = sequence(x, lambda p: _Drifted.apply(p, factor[id(p)]))
+    judged = x.new_ones(chips, 1, rows) if real is None else real[:, None].to(x.dtype)
+    logits = sequence(x, lambda p: _Drifted.apply(p, factor[id(p)]), judged / judged.sum(2, keepdim=True))
     logits = logits * logits.new_tensor(temperatures)[:, None, None]
     if task.loss is not None:
         loss = task.loss(logits.flatten(0, 1), y.flatten(0, 1))
@@ -665,6 +829,13 @@ class _Drifted(torch.autograd.Function):
         return total, None
 
 
+def _drift(drawn: TrainingChips, clean: Sequence[Tensor], chip: int) -> None:
+    """Give the parameters the values of a chip."""
+    with torch.no_grad():
+        for p, before, factors in zip(drawn.parameters, clean, drawn.factors, strict=True):
+            torch.mul(before, factors[chip], out=p.detach())
+
+
 def chip_by_chip(
     model: nn.Module,
     drawn: TrainingChips,
@@ -682,9 +853,7 @@ def chip_by_chip(
     try:
         parts = zip(split(x, chips), y.tensor_split(chips), temperatures, strict=True)
         for chip, (images, labels, temperature) in enumerate(parts):
-            with torch.no_grad():
-                for p, before, factors in zip(parameters, clean, drawn.factors, strict=True):
-                    torch.mul(before, factors[chip], out=p.detach())
+            _drift(drawn, clean, chip)
             share = task.weight(labels) / task.weight(y)
             loss = task(model, images, labels, temperature) * share
             loss.backward()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from typing import Any, ClassVar
 
@@ -94,7 +95,14 @@ class Ftna(Method):
             "distance_bound": codes.distance_bound(classes, bits),
         }
         return trained(
-            self, coded, development, key, step=step, progress=progress, checkpoint=checkpoint, notes=notes
+            self,
+            coded,
+            development,
+            key,
+            step=partial(step, label_smoothing=self.training.label_smoothing),
+            progress=progress,
+            checkpoint=checkpoint,
+            notes=notes,
         )
 
     def _confusion(self, build: Build, train: Split, key: Key) -> NDArray[np.float64]:
@@ -111,11 +119,17 @@ class Ftna(Method):
         return of_class
 
 
-def step(model: nn.Module, x: Batch, y: Tensor, share: float) -> Tensor:
-    """The gradient of the mean cross-entropy of all bits; see `nn.training.settings.Step`."""
+def step(model: nn.Module, x: Batch, y: Tensor, share: float, label_smoothing: float = 0.0) -> Tensor:
+    """The gradient of the mean cross-entropy of all bits; see `nn.training.settings.Step`.
+
+    Smoothed labels give each bit the mean of its values over the classes, weighted by the smoothed labels.
+    """
     assert isinstance(model, Coded)
     z = call(model.network, x)
-    loss = functional.binary_cross_entropy_with_logits(z, model.codes[y].to(z.dtype))
+    codes = model.codes.to(z.dtype)
+    if label_smoothing:
+        codes = codes.lerp(codes.mean(0), label_smoothing)
+    loss = functional.binary_cross_entropy_with_logits(z, codes[y])
     loss.backward()
     return loss.detach()
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from crossbar_sim.data import Development, Scenes
+from crossbar_sim.data.inputs import Batch
 from crossbar_sim.data.load import to_development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection import check_task
@@ -155,6 +156,7 @@ def trained(
     step: Step | None = None,
     steps: Callable[[TaskLoss], Step] | None = None,
     squared: Sequence[nn.Parameter] = (),
+    after_epoch: Callable[[nn.Module, Batch], None] | None = None,
     progress: Callable[[Epoch], None] | None = None,
     checkpoint: str | PathLike[str] | None = None,
     notes: Mapping[str, Any] | None = None,
@@ -166,7 +168,7 @@ def trained(
         model: fresh, with its dropout rates set.
         development, key, progress, checkpoint: of `Method.fit`.
         loss_step, step, steps: what the method does in a step, see `nn.fit`; none: it minimises the loss.
-        squared: of `nn.fit`.
+        squared, after_epoch: of `nn.fit`.
         notes: of `Trained`.
 
     Raises:
@@ -191,6 +193,7 @@ def trained(
         step=step,
         steps=steps,
         squared=squared,
+        after_epoch=after_epoch,
         method=repr(method),
         progress=progress,
         checkpoint=checkpoint,

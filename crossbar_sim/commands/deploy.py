@@ -13,6 +13,7 @@ from crossbar_sim.commands.options import (
     ModelOptions,
     command,
     option,
+    percentile_option,
 )
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, write_json
@@ -44,6 +45,7 @@ class DeployRequest(ModelOptions, HardwareOptions, CalibrationOptions):
         "Score that a chip needs to pass, for the yield.  [default: the clean score minus 0.05]",
         heading="Statistics",
     )
+    percentile: float | None = percentile_option()
     sensitivity_chips: int = option(
         "Number of chips on which the sensitivity to each layer is measured; 0 turns this off.",
         heading="Statistics", default=5,
@@ -115,7 +117,9 @@ def deploy(request: DeployRequest) -> None:
             identity=identity_of(loaded, examples.identity, chip_file),
             notes=(*loaded.notes, *examples.notes, *calibrated), warnings=warnings, progress=step,
         )  # fmt: skip
-    write_json(request.json_path, deployment.as_dict())
+    percent = request.percentile
+    more = {} if percent is None else {"percentile": deployment.percentile(percent).as_dict()}
+    write_json(request.json_path, deployment.as_dict() | more)
     model.cpu()
     if request.plot is not None:
         from crossbar_sim.report.deploy_figure import conductance_maps, draw
@@ -129,7 +133,7 @@ def deploy(request: DeployRequest) -> None:
             model_sha256=loaded.sha256, version=__version__,
         )  # fmt: skip
     console = terminal(stderr=request.json_path == "-")
-    show(deployment, console)  # last: a reader that has gone away must not cost the files
+    show(deployment, console, percent)  # last: a reader that has gone away must not cost the files
     say_end(console, (), request.json_path, request.plot, request.maps)
 
 

@@ -192,6 +192,25 @@ _MOST_CHIPS = 1_000_000
 _MOST_SIGMAS = 10_000
 
 
+def interval(flag: str, alone: bool = False) -> Parsed:
+    """The type of an option such as 0:0.8; where `alone`, of one number too."""
+
+    def parse(text: str) -> Any:
+        try:
+            numbers = tuple(float(part) for part in text.split(":"))
+        except ValueError:
+            numbers = ()
+        if len(numbers) == 1 and alone and math.isfinite(numbers[0]):
+            return numbers[0]
+        if len(numbers) != 2 or not all(map(math.isfinite, numbers)):
+            raise InputError(
+                f"{flag} {text!r}: expected {'a number, or ' if alone else ''}low:high such as 0.2:0.8"
+            )
+        return numbers
+
+    return Parsed(parse, "SIGMA|LOW:HIGH" if alone else "LOW:HIGH")
+
+
 def sigma_numbers(text: str) -> tuple[float, ...]:
     """`0:1.5:31` for 31 sigmas from 0 to 1.5, `0,0.3,0.6` for these.
 
@@ -675,6 +694,28 @@ class CalibrationOptions(EvaluationOptions):
             raise InputError("--calibrate fits each chip to training images: give --data")
         images: Any = {} if self.calibration_images is None else {"images": self.calibration_images}
         return Calibration(self.calibrate, **images), load_data(data, self.data_dir).development
+
+
+def percentile_option() -> Any:
+    """A percentile of the chips' scores."""
+    return option(
+        "Also give the score that all but this percentage of the chips reach, e.g. 5, with its 95 % interval "
+        "(docs/statistics.md).",
+        heading="Statistics",
+        type=Parsed(_percent, "PERCENT"),
+    )
+
+
+def _percent(text: str) -> float:
+    from crossbar_sim.robustness.statistics import check_percent
+    from crossbar_sim.validate import show
+
+    try:
+        return check_percent(float(text))
+    except (ValueError, InputError):
+        raise InputError(
+            f"--percentile {show(text)}: expected a number between 0 and 100, such as 5"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crossbar_sim.commands.options import PATH, argument, command, option
+from crossbar_sim.commands.options import PATH, argument, command, option, percentile_option
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class ReportRequest:
     threshold: float | None = option(
         "Score that a chip needs to pass.  [default: the lowest clean score minus 0.05, in whole per cent]"
     )
+    percentile: float | None = percentile_option()
     title: str | None = option("Title of the page.")
     output: str = option(
         "Write the page to this file (HTML).", "-o", "--output", type=PATH, default="report.html"
@@ -58,7 +59,7 @@ def report(request: ReportRequest) -> None:
     with Results.open(results, create=False, readonly=True) as opened:
         sweep = Sweep.read(opened)
     sweep = narrowed(sweep, None if request.models is None else _named(request.models, sweep.labels))
-    write_page(sweep, output, threshold=threshold, title=request.title)
+    write_page(sweep, output, threshold=threshold, title=request.title, percentile=request.percentile)
     written = [] if figures is None else draw_figures(sweep, figures, threshold=threshold)
     console = terminal()
     for sentence in answer(sweep, threshold):

@@ -17,8 +17,9 @@ class RunRequest(ClusterOptions):
         "run.",
         heading="Model",
     )
-    budget: Literal["full", "quick"] = option(
-        "quick: apply the changes of the file's [quick] table; output files are then called NAME-quick.",
+    budget: Literal["full", "quick", "cpu"] = option(
+        "quick: apply the changes of the file's [quick] table; output files are then called NAME-quick. cpu: the same "
+        "with [cpu], hours on a few cores.",
         heading="Statistics", default="full",
     )  # fmt: skip
     output: str = option("Folder for all output files.", "-o", "--output", heading="Output", default=".")

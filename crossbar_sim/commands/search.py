@@ -13,9 +13,9 @@ from crossbar_sim.commands.options import (
     HardwareOptions,
     JsonOptions,
     NetworkOptions,
-    Parsed,
     SeedOptions,
     command,
+    interval,
     option,
 )
 from crossbar_sim.errors import InputError
@@ -29,25 +29,6 @@ if TYPE_CHECKING:
     from crossbar_sim.experiments.networks import Named
     from crossbar_sim.robustness.metrics import Metric
     from crossbar_sim.search import BayesFT, Study, Trial
-
-
-def _interval(flag: str, alone: bool = False) -> Parsed:
-    """The type of an option such as 0:0.8; where `alone`, of one number too."""
-
-    def parse(text: str) -> Any:
-        try:
-            numbers = tuple(float(part) for part in text.split(":"))
-        except ValueError:
-            numbers = ()
-        if len(numbers) == 1 and alone and math.isfinite(numbers[0]):
-            return numbers[0]
-        if len(numbers) != 2 or not all(map(math.isfinite, numbers)):
-            raise InputError(
-                f"{flag} {text!r}: expected {'a number, or ' if alone else ''}low:high such as 0.2:0.8"
-            )
-        return numbers
-
-    return Parsed(parse, "SIGMA|LOW:HIGH" if alone else "LOW:HIGH")
 
 
 @dataclass(frozen=True)
@@ -66,10 +47,10 @@ class SearchRequest(NetworkOptions, HardwareOptions, SeedOptions, ClusterOptions
         "How the next trial is chosen: log noisy expected improvement, or the largest posterior mean as in the paper.",
         default="lognei",
     )
-    rates: Any = option("Bounds of all dropout rates.  [default: 0:0.8]", type=_interval("--rates"))
+    rates: Any = option("Bounds of all dropout rates.  [default: 0:0.8]", type=interval("--rates"))
     width: Any = option(
         "Also search a factor on the hidden widths, e.g. 0.5:2 (with --algorithm restart).",
-        type=_interval("--width"),
+        type=interval("--width"),
     )
     metric: str | None = option(
         "What chips are judged by: perplexity, rmse, f1, ... (docs/metrics.md), or package.module:function.  "
@@ -81,7 +62,7 @@ class SearchRequest(NetworkOptions, HardwareOptions, SeedOptions, ClusterOptions
     parallel: int | None = option("Number of trials proposed together.  [default: the number of workers]")
     training_sigma: Any = option(
         "Drift in the gradient: a sigma, or low:high to search it too.  [default: --sigma]",
-        heading="Training", type=_interval("--training-sigma", alone=True),
+        heading="Training", type=interval("--training-sigma", alone=True),
     )  # fmt: skip
     training_chips: int | None = option(
         "Number of chips drawn for each gradient step.  [default: 8]", heading="Training"

@@ -14,6 +14,7 @@ from crossbar_sim.commands.options import (
     argument,
     command,
     option,
+    percentile_option,
 )
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_outputs, write_json
@@ -43,6 +44,7 @@ class SweepRequest(ReadOptions, SigmasOptions, SweepOptions):
         "(docs/extending.md).  [default: the first of accuracy, agreement, output_error and map that labels and "
         "outputs allow; rmse for real targets]"
     )
+    percentile: float | None = percentile_option()
     sensitivity_chips: int | None = option(
         "Number of chips on which the sensitivity to each layer is measured, for the report on --results; 0 turns "
         "this off.  [default: 5]",
@@ -91,7 +93,9 @@ def sweep(request: SweepRequest) -> None:
     threshold = request.threshold
     write_json(
         request.json_path,
-        sweep.as_dict(None if threshold is None else described(sweep.metric).stored(threshold)),
+        sweep.as_dict(
+            None if threshold is None else described(sweep.metric).stored(threshold), request.percentile
+        ),
     )
     if request.plot is not None:
         sweep.plot(request.plot)
@@ -102,7 +106,7 @@ def sweep(request: SweepRequest) -> None:
             models, hardware, request.sigma, request.boxes,
             seed=request.seed, only=request.only or None, skip=request.skip,
         )  # fmt: skip
-    show_sweep(sweep, console, threshold)
+    show_sweep(sweep, console, threshold, percent=request.percentile)
     say_end(console, warnings, request.json_path, request.plot, request.boxes)
     if request.results is not None:
         say(
@@ -165,6 +169,10 @@ def _check(request: SweepRequest, models: tuple[str, ...]) -> None:
         stream=request.json_path,
     )
     request.check_budget()
+    if request.percentile is not None and request.half_width is not None:
+        raise InputError(
+            "--percentile needs all images on every chip, and --half-width draws some: give --chips instead"
+        )
     if chips is not None and chips < 0:
         raise InputError(f"--sensitivity-chips {chips}: expected 0 (none) or more")
     if chips and results is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from crossbar_sim.commands.options import (
@@ -12,6 +12,7 @@ from crossbar_sim.commands.options import (
     NetworkOptions,
     ThreadOptions,
     command,
+    interval,
     option,
 )
 from crossbar_sim.errors import InputError
@@ -29,13 +30,18 @@ class MethodOptions:
     HEADING: ClassVar = "Training"
 
     method: str = option(
-        "Training method: erm, dropout, awp, ftna, reram-v or drift-aware (docs/methods.md).",
+        "Training method: erm, dropout, awp, ftna, reram-v, drift-aware or correctnet (docs/methods.md).",
         default="erm",
     )  # fmt: skip
     settings: tuple[str, ...] = option(
-        "A setting of the method, e.g. rate=0.3 or gamma=0.02 (docs/methods.md; may be repeated).",
+        "A setting of the method or of the training, e.g. rate=0.3 or label_smoothing=0.2 (docs/methods.md; may be "
+        "repeated).",
         "--set", metavar="NAME=VALUE",
     )  # fmt: skip
+    calibrated: bool = option(
+        "Train for chips that are calibrated, with drift-aware: digital normalisation by each chip's own statistics "
+        "behind every array, and a digital last layer. Evaluate with --calibrate statistics or statistics+readout."
+    )
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,8 @@ class RecipeOptions:
         "What is minimised: cross-entropy, mse, l1, huber or package.module:function (docs/methods.md).  [default: "
         "cross-entropy, of real targets mse]"
     )
-    optimiser: str | None = option("Optimiser: adam or sgd.  [default: adam]")
-    schedule: Literal["one-cycle", "constant"] | None = option(
+    optimiser: str | None = option("Optimiser: adam, sgd or muon.  [default: adam]")
+    schedule: Literal["one-cycle", "triangular", "linear", "constant"] | None = option(
         "Learning rate schedule.  [default: one-cycle]"
     )
     weight_decay: float | None = option("Weight decay.  [default: 0]")
@@ -75,6 +81,10 @@ class RecipeOptions:
 class TrainRequest(NetworkOptions, HardwareOptions, MethodOptions, RecipeOptions, ThreadOptions):
     """What `train` is to do."""
 
+    sigma: Any = option(
+        "Standard deviation of the log-normal drift to train for, or low:high to draw it for each chip of a step.",
+        heading="Hardware", type=interval("--sigma", alone=True),
+    )  # fmt: skip
     seed: int = option(
         "Random seed of initialisation, shuffling, dropout and training noise.", heading="Training", default=0
     )
@@ -103,7 +113,7 @@ def train(request: TrainRequest) -> None:
       crossbar-sim train --network mlp --data mnist --method erm -o erm.pt
       crossbar-sim train --network mlp --data mnist --method drift-aware --sigma 1.0 -o aware.pt
       crossbar-sim train --network lenet5 --data mnist --method dropout --set rate=0.3 --epochs 20 -o net.pt
-      crossbar-sim train --network lenet5 --data mnist --from net.pt --method drift-aware --set sigma=0.3:0.9 -o to.pt
+      crossbar-sim train --network lenet5 --data mnist --from net.pt --method drift-aware --sigma 0.3:0.9 -o tuned.pt
     """
     from crossbar_sim.data import load_data
     from crossbar_sim.experiments.networks import Named, save_network, started, validation_in_words
@@ -150,6 +160,8 @@ def train(request: TrainRequest) -> None:
     save_network(request.output, done.model, request.data, notes, made)
     arch = f" --arch {request.network}" if ":" in request.network else ""
     then = f"sweep {request.output}" if detects(done.model) else f"deploy {request.output}{arch} --sigma 0.6"
+    if settings.get("calibrated"):
+        then += " --calibrate statistics"
     say(console, f"wrote {request.output}: crossbar-sim {then}")
 
 
@@ -162,39 +174,80 @@ def _settings(request: TrainRequest) -> tuple[dict[str, Any], Design | None, tup
     from crossbar_sim.baselines.settings import METHODS, setting
     from crossbar_sim.validate import show
 
-    settings = dict(map(setting, request.settings))
+    settings = {
+        name: value
+        for name, value in map(setting, request.settings)
+        if name not in _training_settings(request)
+    }
+    if request.calibrated:
+        if request.method != DriftAware.kind:
+            raise InputError(
+                f"--calibrated is for --method drift-aware, whose steps run on chips; {request.method} trains without"
+            )
+        if settings.setdefault("calibrated", True) is not True:
+            raise InputError(
+                f"--calibrated and --set calibrated={show(settings['calibrated'])} differ: give one of them"
+            )
     kind: Any = METHODS.get(request.method)
     takes_sigma = kind is not None and "sigma" in {f.name for f in fields(kind)}
     sigma, designed = request.sigma, bool(request.design().keys() - {"sigma"})
+    if isinstance(sigma, tuple) and request.method != DriftAware.kind:
+        raise InputError(
+            f"--sigma {_shown(sigma)}: only drift-aware training draws its sigma from a range; give one sigma"
+        )
     if sigma is not None and takes_sigma:
         if "sigma" in settings:
             raise InputError(
-                f"--sigma {sigma:g} and --set sigma={show(settings['sigma'])} set the same value: give one of them"
+                f"--sigma {_shown(sigma)} and --set sigma={show(settings['sigma'])} set the same value: give one of "
+                "them"
             )
         settings["sigma"] = sigma
     if not designed and (sigma is None or takes_sigma):
         return settings, None, ()
+    if isinstance(sigma, tuple):
+        request = replace(request, sigma=None)  # each chip of a step has its own
     hardware, warnings = request.hardware()
     if request.method == DriftAware.kind and designed and "sigma" not in settings:
         _require_lognormal(hardware)
     return settings, hardware, warnings
 
 
+def _shown(sigma: float | tuple[float, float]) -> str:
+    return ":".join(f"{each:g}" for each in sigma) if isinstance(sigma, tuple) else f"{sigma:g}"
+
+
 def _recipe(request: TrainRequest) -> dict[str, Any]:
     """The fields of `Training` that the options give."""
-    from crossbar_sim.experiments.networks import DETECTION
+    from crossbar_sim.experiments.networks import DETECTION, RECIPES
     from crossbar_sim.nn.detection import detects
     from crossbar_sim.nn.networks import NETWORKS
     from crossbar_sim.nn.training.augment import Augment
+    from crossbar_sim.validate import show
 
     names = [f.name for f in fields(RecipeOptions)]
     given = {name: value for name in (*names, "device") if (value := getattr(request, name)) is not None}
+    if not given["channels_last"]:
+        del given["channels_last"]
     crop, flip = given.pop("crop", None), given.pop("flip")
     if crop is not None or flip:
         given["augment"] = Augment(crop or 0, flip)
     if "clip_gradient" in given:
         given["clip"] = given.pop("clip_gradient")
-    return {**DETECTION, **given} if detects(NETWORKS.get(request.network)) else given
+    for name, value in _training_settings(request).items():
+        if name in given:
+            raise InputError(
+                f"--set {name}={show(value)} and the option of the same setting ({show(given[name])}): give one of them"
+            )
+        given[name] = Augment.of(value, "augment") if name == "augment" and value is not None else value
+    defaults = DETECTION if detects(NETWORKS.get(request.network)) else RECIPES.get(request.network, {})
+    return {**defaults, **given}
+
+
+def _training_settings(request: TrainRequest) -> dict[str, Any]:
+    """Those of --set that are fields of `Training`, which all methods share."""
+    from crossbar_sim.baselines.settings import TRAINING, setting
+
+    return {name: value for name, value in map(setting, request.settings) if name in TRAINING}
 
 
 def _require_lognormal(hardware: Design) -> None:

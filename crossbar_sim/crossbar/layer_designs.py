@@ -485,6 +485,8 @@ def as_design(hardware: object) -> Design:
     if isinstance(hardware, LayerDesigns):
         return hardware
     if isinstance(hardware, Mapping) and not isinstance(hardware, Hardware):
+        if [*hardware] == [REST] and hardware[REST] != DIGITAL:  # one design for all layers
+            return as_hardware(hardware[REST])
         if REST in hardware or any(
             isinstance(value, Hardware) or value == DIGITAL for value in _ends(hardware)
         ):

@@ -38,7 +38,10 @@ class Inputs:
             raise InputError("the inputs hold no tensor with examples along its first axis")
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{name} {n}" for name, n in lengths.items())
-            raise InputError(f"the inputs hold different numbers of examples: {listed}")
+            raise InputError(
+                f"the inputs hold different numbers of examples: {listed}; give each of them one row per example "
+                "(x.expand(n, -1) of what is the same for all)"
+            )
 
     def named(self) -> Iterator[tuple[str, Tensor]]:
         """The tensors with one row per example, by name; those that are given by position are `inputs[0]`, ..."""

@@ -1,5 +1,6 @@
 """From the name of a data set, or the path of a file or folder, to its splits."""
 
+import dataclasses
 import difflib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -75,8 +76,6 @@ def load_data(
     torch.Size([1, 8, 8])
     """
     if not isinstance(name_or_path, str | os.PathLike):
-        # MOVED  # it calls this function
-
         found = to_examples(name_or_path)
         split = found.split()
         top = None if split.y is None or split.y.is_floating_point() else int(split.y.max()) + 1
@@ -146,9 +145,8 @@ def _check_own(folder: Path) -> None:
 
 # Data of Python users, in any usual form, as the tensors that the package computes with.
 #
-# One adapter behind `deploy`, `robustness`, every `fit`, `BayesFT` and `load_data`: tensors, arrays, nested
-# lists, data
-# frames, pairs (x, y), dictionaries, torch `Dataset`s and `DataLoader`s, data sets by name or path, splits.
+# One adapter behind `deploy`, `robustness`, `cost`, every `fit`, `BayesFT` and `load_data`: tensors, arrays, lists,
+# data frames, pairs (x, y), dictionaries, torch `Dataset`s and `DataLoader`s, data sets by name or path, splits.
 
 
 FORMS = (
@@ -331,6 +329,7 @@ def _pair(data: Any, what: str) -> tuple[Columns, Any, tuple[str, ...]] | None:
         return None
     if isinstance(data, Inputs):
         return _of_inputs(data), None, ()
+    data = _by_name(data)
     if isinstance(data, Mapping):
         return _whole(*_of_mapping(data, what), what)
     if isinstance(data, DataLoader):
@@ -360,6 +359,15 @@ def _of_inputs(x: Inputs) -> Columns:
     return dict((*enumerate(x.args), *((_MADE * (name in x.made) + name, v) for name, v in x.kwargs.items())))
 
 
+def _by_name(item: Any) -> Any:
+    """A dataclass as a dictionary of its fields, and so a named tuple whose last field is not the labels."""
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        fields = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
+        return {name: value for name, value in fields.items() if value is not None}
+    names = getattr(item, "_fields", ()) if isinstance(item, tuple) else ()
+    return dict(zip(names, item, strict=True)) if any(name in _Y for name in names[:-1]) else item
+
+
 def _of_mapping(data: Mapping[Any, Any], what: str) -> tuple[Columns, Any]:
     """Inputs by the names of the model's forward, and labels; a single input of a usual name is the first one."""
     inputs = [key for key in data if key not in _Y]
@@ -371,7 +379,8 @@ def _of_mapping(data: Mapping[Any, Any], what: str) -> tuple[Columns, Any]:
             if parts
             else ": expected inputs, and 'y' for labels"
         )
-        raise InputError(f"{what} is a dictionary with {', '.join(map(repr, list(data)[:8]))}{more}")
+        listed = ", ".join(map(repr, list(data)[:8])) or "nothing in it"
+        raise InputError(f"{what} is a dictionary with {listed}{more}")
     columns = {key: data[key] for key in inputs}
     if len(inputs) == 1 and inputs[0] in _X:
         columns = {0: data[inputs[0]]}
@@ -390,16 +399,17 @@ def _of_parts(parts: Sequence[Any], what: str) -> tuple[Columns, Any]:
     if isinstance(inputs[0], tuple):
         return dict(enumerate(inputs[0])), labels
     columns, more = _of_mapping(inputs[0], what)
-    if more is not None and labels is not None:
+    if more is not None:
         _no_labels_beside(labels, what)
     return columns, more if labels is None else labels
 
 
 def _of_item(item: Any, what: str) -> tuple[Columns, Any]:
-    if isinstance(item, Mapping):
-        return _of_mapping(item, f"an item of {what}")
     if isinstance(item, Inputs):
         return _of_inputs(item), None
+    item = _by_name(item)
+    if isinstance(item, Mapping):
+        return _of_mapping(item, f"an item of {what}")
     plain = (
         isinstance(item, list) and bool(item) and not isinstance(item[0], Mapping) and np.ndim(item[0]) == 0
     )
@@ -410,23 +420,29 @@ def _of_item(item: Any, what: str) -> tuple[Columns, Any]:
 
 def _of_loader(loader: DataLoader[Any], what: str) -> tuple[Columns, Any, tuple[str, ...]]:
     """All examples of a loader, in the order of its data set where its own order is that or a shuffled one."""
+    if loader.batch_sampler is None:  # each item as the data set gives it: an example, or a batch of its own
+        return _collected(loader, what, batches=True)
     data: Any = loader.dataset
-    plain = isinstance(loader.sampler, SequentialSampler) or (
-        isinstance(loader.sampler, RandomSampler)
-        and not loader.sampler.replacement
-        and len(loader.sampler) == len(data)
+    # with a batch_sampler of the user's own, its batches are what is given
+    plain = loader.batch_size is not None and (
+        isinstance(loader.sampler, SequentialSampler)
+        or (
+            isinstance(loader.sampler, RandomSampler)
+            and not loader.sampler.replacement
+            and len(loader.sampler) == len(data)
+        )
     )
-    collate = loader.collate_fn if loader.batch_size is not None else None
+    collate = loader.collate_fn
     if isinstance(data, TensorDataset) and plain and collate is torch.utils.data.default_collate:
         return *_of_parts(data.tensors, what), ()
     batches: Iterable[Any] = loader
-    if plain and collate is not None and not isinstance(data, IterableDataset):
+    if plain and not isinstance(data, IterableDataset):
         parts = (range(i, min(i + _BATCH, len(data))) for i in range(0, len(data), _BATCH))
         batches = (collate([data[i] for i in part]) for part in parts)
     found = [_of_item(batch, what) for batch in batches]
     if not found:
         raise InputError(f"{what}: the DataLoader gives no batch")
-    return _together(found, collate is None, what)
+    return _together(found, False, what)
 
 
 def _collected(
@@ -457,10 +473,18 @@ def _together(
     lengths: Columns = {}
     for name in names:
         called = "an item" if name == 0 else f"{name} of an item"
+        if all(columns[name] is None for columns, _ in found):
+            joined[name] = None
+            continue
         parts = [_numbers(columns[name], called)[0] for columns, _ in found]
         joined[name], lengths[name] = _joined(parts, single, 0, what)
     labels = None
-    if not any(label is None for _, label in found):
+    without = sum(label is None for _, label in found)
+    if 0 < without < len(found):
+        raise InputError(
+            f"{what}: {without} of {len(found)} items have no labels: give all of them labels, or none"
+        )
+    if not without:
         labels, _ = _joined([_numbers(label, "y of an item")[0] for _, label in found], single, -100, what)
     return _masked(joined, lengths), labels, _padding(lengths)
 
@@ -565,7 +589,9 @@ def _numbers(value: Any, what: str) -> tuple[Tensor, tuple[str, ...]]:
     if isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
         return _joined([_numbers(part, what)[0] for part in value], True, 0, what)[0], ()
     if hasattr(value, "to_numpy"):  # a data frame or series
-        value = value.to_numpy()
+        value = _of_frame(value, what)
+    if hasattr(value, "toarray"):  # a sparse matrix of SciPy
+        value = value.toarray()
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError):
@@ -591,6 +617,24 @@ def _numbers(value: Any, what: str) -> tuple[Tensor, tuple[str, ...]]:
     if not array.flags.writeable:
         array = array.copy()
     return torch.from_numpy(array.reshape(np.shape(value) if array.ndim else ())), ()
+
+
+def _of_frame(frame: Any, what: str) -> Any:
+    """The numbers of a data frame or series; columns of different types of numbers become float64.
+
+    Raises:
+        InputError: naming the columns that hold anything else.
+    """
+    kinds: Any = getattr(frame, "dtypes", None)
+    if not hasattr(kinds, "items"):  # a series, or a frame of another library
+        return frame.to_numpy()
+    others = [str(name) for name, dtype in kinds.items() if getattr(dtype, "kind", "O") not in "biuf"]
+    if others:
+        raise InputError(
+            f"{what}: the columns {', '.join(others[:4])} hold no numbers: leave them out, or encode them"
+        )
+    array = frame.to_numpy()
+    return array if array.dtype.kind in "biuf" else frame.to_numpy(dtype="float64")
 
 
 def _labels(y: Any, n: int) -> Tensor:

@@ -55,6 +55,7 @@ def record_of(
         },
         "hardware": to_dict(experiment.hardware),
         "warnings": list(experiment.warnings),
+        **({} if experiment.calibration is None else {"calibration": experiment.calibration.as_dict()}),
         "chips": {"count": len(chips), "first": chips[0], "last": chips[-1], "seed": experiment.seed},
         "seeds": {label: plan.given.seed for label, plan in planned.items()},
         "versions": {

@@ -1,6 +1,7 @@
 """Running an experiment: trainings, sweeps, figures, records; it resumes where it stopped."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ from crossbar_sim.data.dataset import subsample
 from crossbar_sim.errors import InputError
 from crossbar_sim.experiments.record import record_of
 from crossbar_sim.experiments.schema import Experiment, ModelFile, ToTrain, load_experiment
-from crossbar_sim.experiments.trainings import PlannedTraining, check_judged, named, plan_trainings, train
+from crossbar_sim.experiments.trainings import (
+    PlannedTraining,
+    check_calibrated,
+    check_judged,
+    named,
+    plan_trainings,
+    train,
+)
 from crossbar_sim.files import write_text
 from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.files.architectures import names_code
@@ -93,6 +101,8 @@ def run_experiment(
     if all(detects(model.module) for model in models):
         written.append(folder / f"{experiment.name}-boxes.png")
         draw_models(models, experiment.hardware, experiment.sigmas, written[-1], seed=experiment.seed)
+    if experiment.calibration is not None and (flat or all(detects(model.module) for model in models)):
+        say(console, "note: pictures of single chips are drawn without the correction of calibrate")
     if flat:
         written.append(folder / f"{experiment.name}-boundaries.png")
         _draw_boundaries(experiment, models, written[-1])
@@ -159,7 +169,7 @@ def _models(
     experiment: Experiment, data: str, taught: Splits, tried: Splits, folder: Path, console: Console
 ) -> tuple[list[Model], dict[str, PlannedTraining]]:
     """All models, in the order of the file: files are read and trainings checked before the first training."""
-    read = _files(experiment, tried)
+    read = _files(experiment, taught, tried)
     planned = plan_trainings(experiment, taught, tried.test, folder / f"{experiment.name}.models")
     models = []
     for label in experiment.models:
@@ -170,10 +180,13 @@ def _models(
         network = planned[label].given.network
         arch = network if names_code(network) else None
         models.append(_of_file(experiment, label, path, tried, arch))
+    if experiment.calibration is not None:
+        correction = experiment.calibration, taught.development
+        models = [replace(model, calibration=correction) for model in models]
     return models, planned
 
 
-def _files(experiment: Experiment, tried: Splits) -> dict[str, Model]:
+def _files(experiment: Experiment, taught: Splits, tried: Splits) -> dict[str, Model]:
     """The models of [models]: all different, and each can be scored by the metric of the file."""
     read: dict[str, Model] = {}
     by_identity: dict[str, str] = {}
@@ -184,6 +197,8 @@ def _files(experiment: Experiment, tried: Splits) -> dict[str, Model]:
             path = experiment.folder / given.path
             model = _of_file(experiment, label, path, tried, given.arch, given.arch_arguments, given.weights)
             check_judged(experiment, model.module, model.examples, model.fixed)
+            if experiment.calibration is not None:
+                check_calibrated(experiment, model.module, model.examples.x, taught.development, model.fixed)
         same = by_identity.setdefault(canonical(model.identity), label)
         if same != label:
             raise InputError(f"models.{same} and models.{label} are the same model: give it once")

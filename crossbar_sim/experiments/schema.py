@@ -24,13 +24,14 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn.training.augment import Augment
 from crossbar_sim.nn.training.losses import check_loss_name
 from crossbar_sim.nn.training.settings import Training
+from crossbar_sim.robustness.calibration import Calibration
 from crossbar_sim.robustness.groups import group_of
 from crossbar_sim.robustness.metrics import check_name, is_share
 from crossbar_sim.robustness.plans import MOST_CHIP, PROTOCOL, EveryImage, HalfWidth, Plan
 from crossbar_sim.validate import as_typed, show, unknown
 
-BUDGETS = ("full", "quick")
-"""Of a run: the file as it is, and the file with its table [quick] over it."""
+BUDGETS = ("full", "quick", "cpu")
+"""Of a run: the file as it is, and the file with its table [quick] or [cpu] over it."""
 
 _RIVALS = {"chips": "half_width", "half_width": "chips"}
 _SEEDS = {"seed": "seeds", "seeds": "seed"}
@@ -115,10 +116,11 @@ def no_nan(value: Any, where: str = "") -> None:
 
 
 def with_budget(table: Mapping[str, Any], budget: str, keys: Iterable[str]) -> dict[str, Any]:
-    """The file's table as a budget has it, without the table [quick].
+    """The file's table as a budget has it, without the tables [quick] and [cpu].
 
     [quick] takes the place of keys of the file. [quick.train] takes the place of settings of every training, and
-    [quick.train.NAME] of one; `settings` and `arguments` there are put over those of the training, key by key.
+    [quick.train.NAME] of one; `settings` and `arguments` there are put over those of the training, key by key. [cpu]
+    does the same.
 
     Args:
         table: as read.
@@ -126,43 +128,50 @@ def with_budget(table: Mapping[str, Any], budget: str, keys: Iterable[str]) -> d
         keys: that the file may have.
 
     Raises:
-        InputError: if the file has no such budget, or [quick] has an unknown key.
+        InputError: if the file has no such budget, or [quick] or [cpu] has an unknown key.
     """
     if budget not in BUDGETS:
         raise InputError(unknown("the budget", budget, BUDGETS))
-    whole = {key: value for key, value in table.items() if key != "quick"}
-    if "quick" not in table:
-        if budget == "quick":
-            raise InputError(
-                "there is no quick budget in this file: add a table [quick] with what differs in it"
-            )
-        return whole
-    quick = dict(is_table(table["quick"], "quick"))
-    _check_keys(quick, [key for key in keys if key not in ("quick", "models")], "quick")
-    trainings = is_table(quick.pop("train", {}), "quick.train")
-    named = is_table(table.get("train", {}), "train")
-    for key, value in trainings.items():
-        if isinstance(value, dict) and key not in ("settings", "arguments") and key not in named:
-            raise InputError(unknown("[quick.train]: the training", key, named))
+    whole = {key: value for key, value in table.items() if key not in BUDGETS}
+    changed = {name: _budget(name, table, keys) for name in BUDGETS if name in table}
     if budget == "full":
         return whole
-    for key in quick:
+    if budget not in changed:
+        raise InputError(
+            f"there is no {budget} budget in this file: add a table [{budget}] with what differs in it"
+        )
+    top, trainings = changed[budget]
+    for key in top:
         whole.pop(_RIVALS.get(key, ""), None)
-    whole |= quick
+    whole |= top
     if not trainings:
         return whole
+    named = is_table(table.get("train", {}), "train")
     if not named:
-        raise InputError("[quick.train] has no effect: the file has no table [train.NAME]")
+        raise InputError(f"[{budget}.train] has no effect: the file has no table [train.NAME]")
     common = {key: value for key, value in trainings.items() if key not in named}
     whole["train"] = {
-        label: _over(_over(is_table(given, f"train.{label}"), common), _own(trainings, label))
+        label: _over(
+            _over(is_table(given, f"train.{label}"), common),
+            is_table(trainings.get(label, {}), f"{budget}.train.{label}"),
+        )
         for label, given in named.items()
     }
     return whole
 
 
-def _own(trainings: Mapping[str, Any], label: str) -> dict[str, Any]:
-    return is_table(trainings.get(label, {}), f"quick.train.{label}")
+def _budget(
+    budget: str, table: Mapping[str, Any], keys: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A budget's keys of the file, and its table of trainings; all checked."""
+    top = dict(is_table(table[budget], budget))
+    _check_keys(top, [key for key in keys if key not in (*BUDGETS, "models")], budget)
+    trainings = is_table(top.pop("train", {}), f"{budget}.train")
+    named = is_table(table.get("train", {}), "train")
+    for key, value in trainings.items():
+        if isinstance(value, dict) and key not in ("settings", "arguments", "augment") and key not in named:
+            raise InputError(unknown(f"[{budget}.train]: the training", key, named))
+    return top, trainings
 
 
 def _over(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,10 +275,9 @@ def _to_train(label: str, given: Any) -> dict[str, ToTrain]:
         )
     training = {name: given[name] for name in _TRAINING if name in given}
     if "augment" in training:
-        augment = is_table(training["augment"], f"{where}.augment")
-        _check_keys(augment, [f.name for f in fields(Augment)], f"{where}.augment")
-        with _within(f"{where}.augment: "):
-            training["augment"] = Augment(**augment)
+        training["augment"] = Augment.of(
+            is_table(training["augment"], f"{where}.augment"), f"{where}.augment"
+        )
     with _within(f"{where}."):
         if "loss" in training:  # of code that is named here nothing is imported yet
             check_loss_name(training["loss"])
@@ -293,10 +301,10 @@ class Experiment:
     """What an experiment's file says; see `load_experiment`.
 
     Args:
-        name: of what is written: the file's, with "-quick" at the quick budget.
+        name: of what is written: the file's, with "-quick" or "-cpu" at that budget.
         folder: of the file.
-        title: with the budget in it where the file has two.
-        budget: "full" or "quick".
+        title: with the budget in it where the file has several.
+        budget: of `BUDGETS`.
         data: a data set's name, or a path seen from the folder.
         models: by label.
         hardware, warnings: the design, and what it leaves out.
@@ -304,6 +312,7 @@ class Experiment:
         reference: the group of networks that the others are tested against.
         train_limit, validation_limit, test_limit: how many examples of each are used; None: all.
         boundaries: sigmas at which decision boundaries are drawn, for data of two features; None: not drawn.
+        calibration: a digital correction of every chip, fitted to training images; None: none.
     """
 
     name: str
@@ -325,6 +334,7 @@ class Experiment:
     validation_limit: int | None = None
     test_limit: int | None = None
     boundaries: tuple[float, ...] | None = None
+    calibration: Calibration | None = None
 
 
 _SIGMAS = "a list such as [0, 0.3, 0.6], or {from = 0, to = 1.5, points = 31}"
@@ -356,12 +366,15 @@ class _File(_Table):
     metric: _Text | None = Field(None, description="a text")
     threshold: float | None = Field(None, ge=0, description="a score in 0 .. 1, such as 0.9 for 90 %")
     sensitivity_chips: int = Field(5, ge=0, le=10_000, description="an integer from 0 to 10000")
+    calibrate: _Text | None = Field(None, description="a text such as 'lora:rank=4' or 'statistics+readout'")
+    calibration_images: int | None = Field(None, ge=2, le=10**9, description="an integer >= 2")
     reference: _Text | None = Field(None, description="a text")
     train_limit: _Limit | None = Field(None, description="a positive integer")
     validation_limit: _Limit | None = Field(None, description="a positive integer")
     test_limit: _Limit | None = Field(None, description="a positive integer")
     boundaries: list[float] | dict[str, Any] | None = Field(None, min_length=1, description=_SIGMAS)
     quick: dict[str, Any] = Field({}, description="a table [quick]")
+    cpu: dict[str, Any] = Field({}, description="a table [cpu]")
 
 
 _KEYS = tuple(_File.model_fields)
@@ -372,7 +385,7 @@ def load_experiment(path: Path, budget: str = "full", trust_code: bool = False) 
 
     Args:
         path: of the file.
-        budget: "full", or "quick": with the file's table [quick] over it.
+        budget: "full", or "quick" or "cpu": with the file's table of that name over it.
         trust_code: whether the design may name a drift law or programming noise by its import path.
 
     Raises:
@@ -408,7 +421,7 @@ def _experiment(path: Path, given: dict[str, Any], budget: str, trust_code: bool
     return Experiment(
         name=path.stem if budget == "full" else f"{path.stem}-{budget}",
         folder=path.parent,
-        title=f"{title} ({budget} budget)" if "quick" in given else title,
+        title=f"{title} ({budget} budget)" if {"quick", "cpu"} & given.keys() else title,
         budget=budget,
         data=file.data,
         models=models,
@@ -425,7 +438,17 @@ def _experiment(path: Path, given: dict[str, Any], budget: str, trust_code: bool
         validation_limit=file.validation_limit,
         test_limit=file.test_limit,
         boundaries=None if file.boundaries is None else _sigmas(file.boundaries, "boundaries"),
+        calibration=_calibration(file.calibrate, file.calibration_images),
     )
+
+
+def _calibration(kind: str | None, images: int | None) -> Calibration | None:
+    if kind is None:
+        if images is not None:
+            raise InputError('calibration_images has no effect without calibrate: give calibrate = "readout"')
+        return None
+    with _within("calibrate: "):
+        return Calibration(kind) if images is None else Calibration(kind, images)
 
 
 def _sigmas(given: list[float] | dict[str, Any], key: str) -> tuple[float, ...]:

@@ -14,13 +14,15 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
+from crossbar_sim.baselines.calibrated import calibrated
+from crossbar_sim.baselines.drift_aware import DriftAware
 from crossbar_sim.baselines.ftna import Ftna
 from crossbar_sim.baselines.method import Build, Method, Trained
 from crossbar_sim.baselines.reram_v import ReramV
 from crossbar_sim.baselines.settings import METHODS, TRAINING
 from crossbar_sim.crossbar.layer_designs import Design, as_design
 from crossbar_sim.data import Development, Split, Splits
-from crossbar_sim.data.inputs import one_tensor
+from crossbar_sim.data.inputs import Batch, one_tensor
 from crossbar_sim.data.load import load_data, to_development
 from crossbar_sim.errors import InputError
 from crossbar_sim.experiments.networks import (
@@ -41,6 +43,8 @@ from crossbar_sim.nn.training.losses import Loss, task_of
 from crossbar_sim.nn.training.settings import check_fits
 from crossbar_sim.report.console import say
 from crossbar_sim.rng import Key
+from crossbar_sim.robustness.calibration import Calibrator
+from crossbar_sim.robustness.evaluator import Subject
 from crossbar_sim.robustness.examples import Examples
 from crossbar_sim.robustness.plans import HalfWidth
 from crossbar_sim.robustness.tasks import metric_of
@@ -96,6 +100,25 @@ def check_judged(
         experiment.plan.check_metric(metric)
 
 
+def check_calibrated(
+    experiment: Experiment, model: nn.Module, x: Batch, development: Development, fixed: int | None = None
+) -> None:
+    """Refuse a model whose chips cannot be corrected as the file says, whether it is trained or not.
+
+    Raises:
+        InputError: if there are too few training images, or the model has nothing that is corrected like this.
+    """
+    how = experiment.calibration
+    if how is None:
+        return
+    how.draw(development)
+    few = replace(how, images=min(how.images, 50))  # enough to see what the model has
+    subject, analog = Subject.prepared(model, experiment.hardware, x[: fixed or 2], None, fixed=fixed)
+    axis = subject.reference.axis if subject.reference.classes else None
+    with named("calibrate"):
+        Calibrator.of(analog, few, development, 0, fixed, axis)
+
+
 def plan_trainings(
     experiment: Experiment, splits: Splits, test: Split, folder: Path
 ) -> dict[str, PlannedTraining]:
@@ -131,13 +154,17 @@ def plan_trainings(
             made = Named.of(given.network, given.arguments, splits)
             made.check_method(given.method)
             with seeded(Key(0)):
-                name = canonical([made.network, dict(made.arguments)])
+                changed = isinstance(method, DriftAware) and method.calibrated
+                name = canonical([made.network, dict(made.arguments), changed])
                 new = name not in built
                 if new:
                     built[name] = made()
                 _check_data(built[name], method, splits.development)
+                if new and changed:
+                    calibrated(built[name], splits.development.train.x)
                 if new:
                     check_judged(experiment, built[name], Examples(test.x, test.y, {}))
+                    check_calibrated(experiment, built[name], test.x, splits.development)
                 _check_rates(method, built[name], made)
             what = [given.network, dict(given.arguments), repr(method), given.seed, splits.fingerprint]
             start, identity = _start(experiment, label, given, planned, made)
@@ -246,8 +273,8 @@ def train_network(
             function that makes a fresh one.
         data: a data set's name or path, `Splits`, `Development`, or {"train": ..., "validation": ...}; test examples
             are never read.
-        method: a name ("erm", "dropout", "awp", "ftna", "reram-v", "drift-aware", "bayesft"), or a `Method` with its
-            settings.
+        method: a name ("erm", "dropout", "awp", "ftna", "reram-v", "drift-aware", "correctnet", "bayesft"), or a
+            `Method` with its settings.
         hardware: the design to train for, a preset's name, a hardware file, or a design per layer (see `deploy`); for
             methods that have one.
         seed: of initialisation, shuffling, dropout and training noise.
@@ -269,6 +296,11 @@ def train_network(
     >>> done.report.epochs
     1
     """
+    if not isinstance(method, str | Method):
+        raise InputError(
+            f"method is {type(method).__name__}: the arguments are network, data, method, and a method is a name "
+            "such as 'drift-aware' or a Method"
+        )
     design = None if hardware is None else as_design(hardware)
     if isinstance(method, Method):
         given = [*settings, *(["hardware"] if hardware is not None else [])]

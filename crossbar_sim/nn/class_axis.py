@@ -172,6 +172,12 @@ def _no_match(shape: tuple[int, ...], labels: tuple[int, ...]) -> str:
             f"these labels have shape {labels} (classes of pixels, or scenes with objects) and the model gives one "
             f"class per example, outputs {shape}: give a detector, such as mask-rcnn, or labels ({shape[0]},)"
         )
+    if shape == labels:
+        return (
+            f"labels need one output per class, and y has the shape of the model's outputs, {shape}: give "
+            "metric='rmse' if these are numbers to be predicted, y.argmax(1) if they are one-hot, and a metric of your "
+            "own (docs/metrics.md) if they are several labels of each example"
+        )
     return (
         f"labels need one output per class, but the model's outputs have shape {shape} and the labels {labels}: give "
         "one class number per example (or per token or pixel that the model decides), or data without y to compare "

@@ -214,7 +214,7 @@ def _sensitivity(ax: Axes, deployment: Deployment) -> None:
         drop = report.sensitivity.drop
         ax.barh(place, scale.factor * drop.mean, 0.68, color=BLUE if report.layer.analog else PALE)
         if drop.ci95 is not None:
-            ends = [scale.factor * bound for bound in drop.ci95]
+            ends = [scale.factor * bound for bound in scale.difference_span(*drop.ci95)]
             ax.plot(ends, [place, place], color="black", lw=0.9, solid_capstyle="butt")
     ax.axvline(0, color="black", lw=0.6)
     ax.set_yticks(range(len(shown)), fit([visible(r.layer.name) for r in shown], NAME_SHOWN))

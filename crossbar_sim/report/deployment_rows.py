@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crossbar_sim.report.formatting import Scale
@@ -40,11 +40,16 @@ class DeploymentView:
 
     def _summary(self, scores: Sequence[Any]) -> Summary:
         found = summarise(self.sign * score.value(self.deployment.metric) for score in scores)
-        return (
-            found.mapped(lambda value: self.scale.shown(self.sign * value))
-            if self.scale.judge.logarithm
-            else found
-        )
+        if self.scale.judge.logarithm:
+            found = found.mapped(lambda value: self.scale.shown(self.sign * value))
+        ends = None if found.ci95 is None else self.scale.judge.cut(*found.ci95, found.mean)
+        return replace(found, ci95=ends)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the t interval of the mean leaves the scores that there can be."""
+        raw, ends = self.deployment.main.ci95, self.total.ci95
+        return ends is not None and raw is not None and sorted(map(self.scale.shown, raw)) != list(ends)
 
     @property
     def spread(self) -> float | None:

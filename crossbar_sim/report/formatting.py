@@ -205,14 +205,25 @@ class Scale:
         half = (high - low) / 2
         return f"{self.number(low, half)} to {self.number(high, half)}"
 
+    def open_span_text(self, low: float | None, high: float | None, digits: int) -> str:
+        """The same of an interval that may lack an end: "70.1 to 72.3", "up to 72.3", "from 70.1", "none"."""
+        ends = [None if end is None else self.fixed(end, digits) for end in (low, high)]
+        if None not in ends:
+            return f"{ends[0]} to {ends[1]}"
+        return f"up to {ends[1]}" if ends[1] is not None else "none" if ends[0] is None else f"from {ends[0]}"
+
     def limit_text(self, limit: float, digits: int) -> str:
         """A threshold, with the unit."""
         return limit_text(limit, digits) if self.per_cent else f"{limit:.6g}{self.unit}"
 
     def span(self, low: float, high: float) -> tuple[float, float]:
-        """The ends of an interval of stored scores in the shown form, the lower end first."""
+        """The ends of an interval of stored scores in the shown form, the lower end first, cut to possible scores."""
         a, b = self.shown(low), self.shown(high)
-        return (a, b) if a <= b else (b, a)
+        return self.judge.cut(min(a, b), max(a, b), self.shown((low + high) / 2))
+
+    def difference_span(self, low: float, high: float) -> tuple[float, float]:
+        """The ends of an interval of a difference of shown scores, cut to what differences of shares can be."""
+        return (max(low, -1.0), min(high, 1.0)) if self.judge.share else (low, high)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+from crossbar_sim.nn.analog.multiply_adds import LITTLE, share_words
 from crossbar_sim.report.formatting import Names, Scale, sigma_text
 from crossbar_sim.report.ranking import Overall, ahead, differing, once, overall, ranked, shared_sigmas
 from crossbar_sim.report.rows import ALPHA, View, default_threshold
 from crossbar_sim.robustness.curves import Crossing
 from crossbar_sim.robustness.groups import compared, groups_in, seeded, unlike_tasks
 from crossbar_sim.robustness.statistics import Interval, mean_interval
-from crossbar_sim.robustness.sweep import Sweep
+from crossbar_sim.robustness.sweep import Sweep, share_on_arrays
 
 MOST = 4
 """Groups that are named one by one."""
@@ -98,10 +99,46 @@ MOST_SIGMAS = 6
 """Sigmas that are listed one by one."""
 
 
+def percentile_words(view: View) -> str:
+    """What the percentile in a table is."""
+    percent = view.percent or 0.0
+    which = "" if view.scale.more_is_better else f", the {100 - percent:g} % quantile of the errors"
+    text = (
+        f"All but {percent:g} %: the score that {100 - percent:g} % of the chips reach{which}, with its 95 % interval "
+        f"by order statistics; it has both ends from {view.percentile_needs:,} chips on."
+    )
+    if any(row.drawn for row in view.points):
+        text += " Of scores on drawn images it is not given."
+    return text
+
+
+def sentence(share: float) -> str:
+    """ "93.2 % of its multiply-adds run on arrays." """
+    words = share_words(share)
+    return f"{words[:1].upper()}{words[1:]}."
+
+
+def shares(sweep: Sweep) -> tuple[list[str], list[str]]:
+    """Which share of the work is on arrays: sentences, and those of small shares as warnings."""
+    whole, models = Names.of(sweep.labels).whole, dict[float, list[str]]()
+    for label, task in sweep.tasks.items():
+        share = share_on_arrays(task)
+        if share is not None:
+            models.setdefault(share, []).append(whole[label])
+    plain: list[str] = []
+    small: list[str] = []
+    for share in sorted(models, reverse=True):
+        whose = "Every model" if len(models[share]) == len(sweep.labels) else _listed(models[share])
+        words = sentence(share) if len(sweep.labels) == 1 else f"{whose}: {share_words(share)}."
+        (small if share < LITTLE else plain).append(words)
+    return plain, small
+
+
 def answer(sweep: Sweep, threshold: float | None) -> list[str]:
     """The sentences for a terminal; `threshold` as for a page."""
     limit = default_threshold(sweep) if threshold is None else threshold
-    return [*headline(View(sweep, limit)), *mixed_words(sweep)]
+    plain, small = shares(sweep)
+    return [*headline(View(sweep, limit)), *plain, *small, *mixed_words(sweep)]
 
 
 def mixed_words(sweep: Sweep) -> list[str]:
@@ -316,7 +353,7 @@ def points(interval: Interval, scale: Scale) -> str:
     """A difference with its interval: "5.1 points (4.6 to 5.6)", "0.21 K (0.1 to 0.32)"; of a logarithm in nats."""
     step = f" {scale.step}" if scale.step else ""
     value = scale.number(interval.estimate, interval.half_width)
-    return f"{value}{step} ({scale.span_text(interval.low, interval.high)})"
+    return f"{value}{step} ({scale.span_text(*scale.difference_span(interval.low, interval.high))})"
 
 
 def _superlative(scale: Scale) -> str:

@@ -13,15 +13,16 @@ from markupsafe import Markup, escape
 
 from crossbar_sim import __version__
 from crossbar_sim.files import write_text
+from crossbar_sim.nn.analog.multiply_adds import share_words
 from crossbar_sim.report import tables
 from crossbar_sim.report.charts import CONFIG, curves, differences, histograms, library, sensitivity, yields
 from crossbar_sim.report.formatting import Scale, counted, law_of, range_text, sigma_text
-from crossbar_sim.report.headline import headline, mixed_words
+from crossbar_sim.report.headline import headline, mixed_words, percentile_words, shares
 from crossbar_sim.report.ranking import differing, narrowed
 from crossbar_sim.report.rows import Costs, View, check_threshold, default_threshold
 from crossbar_sim.robustness.drawn_scores import MOST_CHIPS
 from crossbar_sim.robustness.groups import seeded
-from crossbar_sim.robustness.sweep import Sweep, tails
+from crossbar_sim.robustness.sweep import WORK, Sweep, share_on_arrays, tails
 from crossbar_sim.store.records import Task, canonical
 from crossbar_sim.text import visible_lines
 
@@ -37,13 +38,17 @@ def write_page(
     title: str | None = None,
     models: list[str] | None = None,
     reference: str | None = None,
+    percentile: float | None = None,
 ) -> None:
     """Write the page, whole or not at all; see `page_text`.
 
     Raises:
         InputError: as `page_text`, or if the file cannot be written.
     """
-    write_text(path, page_text(sweep, threshold=threshold, title=title, models=models, reference=reference))
+    text = page_text(
+        sweep, threshold=threshold, title=title, models=models, reference=reference, percentile=percentile
+    )
+    write_text(path, text)
 
 
 def page_text(
@@ -53,6 +58,7 @@ def page_text(
     title: str | None = None,
     models: list[str] | None = None,
     reference: str | None = None,
+    percentile: float | None = None,
 ) -> str:
     """The page as HTML: the same sweep gives the same text.
 
@@ -64,6 +70,7 @@ def page_text(
         models: only these, in this order.
         reference: the group of training seeds that the others are tested against; None: the first. It has no effect
             without such groups.
+        percentile: percent of the chips that may be worse than a score, which tables then have too; None: none.
 
     Raises:
         InputError: if models, threshold or reference are impossible.
@@ -73,7 +80,7 @@ def page_text(
         threshold = default_threshold(sweep)
     else:
         check_threshold(sweep.metric, threshold)
-    view = View(sweep, threshold, reference=reference)
+    view = View(sweep, threshold, reference=reference, percent=percentile)
     grouped = seeded(sweep)
     panels, panels_caption = histograms(view)
     charts = {
@@ -85,15 +92,16 @@ def page_text(
     drawn = [chart for chart in charts.values() if chart is not None]
     drawn += [chart for layers in panels.values() for _, chart in layers]
     files = tables.downloads(view)
+    on_arrays, little = shares(sweep)
     (vega, vega_hash), (own, own_hash) = _script(library()), _script(_resource("page.js"))
     blocks = {"charts": {chart.name: chart.spec for chart in drawn}, "config": CONFIG, "downloads": files}
     return _template().render(
         title=title or _title(view),
         policy=_policy((vega_hash, own_hash)),
         style=Markup(_resource("page.css")),
-        headline=headline(view),
+        headline=[*headline(view), *on_arrays],
         scope=_scope(view),
-        warnings=mixed_words(sweep),
+        warnings=[*little, *mixed_words(sweep)],
         charts=charts,
         panels=panels,
         panels_caption=panels_caption,
@@ -332,9 +340,12 @@ def _order(task: Task) -> list[str]:
 
 def _task(view: View, label: str, task: Task) -> dict[str, Any]:
     """What the results file says about one task."""
+    share = share_on_arrays(task)
     known = [name for name in task.about if task.about[name] not in (None, "", [], {})]
     order = sorted(known, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
-    entries = [("task", task.id), *((name, _plain(task.about[name])) for name in order)]
+    entries = [("task", task.id), *((name, _plain(task.about[name])) for name in order if name != WORK)]
+    if share is not None:
+        entries.append((WORK.replace("_", "-"), share_words(share)))
     if not _same(view, "hardware"):
         entries.append(("design", design_words(task.identity)))
     identity = json.dumps(task.identity, indent=2, sort_keys=True, ensure_ascii=False)
@@ -399,6 +410,11 @@ def notes(view: View) -> Iterator[str]:
             yield "Mean: over chips, with a 95 % Student t interval. Spread: the standard deviation between chips."
     else:
         yield "A single chip gives no interval."
+    if any(row.mean.is_cut for row in view.points) and not view.scale.judge.logarithm:
+        yield (
+            "Intervals end where scores end: a Student t interval of few or unequal chips that reaches farther is cut. "
+            "The CSV files have it as computed."
+        )
     for line in tails(view.sweep.curves):
         yield f"Caution: {line}."
     if drawn:
@@ -408,6 +424,8 @@ def notes(view: View) -> Iterator[str]:
         )
         if view.costs.ended:
             yield _spent(view.costs)
+    if view.percent is not None:
+        yield percentile_words(view)
     kind = "an approximate 95 % interval" if drawn else "a 95 % Wilson interval"
     yield f"Yield: the share of chips at the threshold or better, with {kind}."
     if len(view.sigmas) > 1:

@@ -21,7 +21,7 @@ from crossbar_sim.robustness.groups import (
 )
 from crossbar_sim.robustness.metrics import described
 from crossbar_sim.robustness.point import Point
-from crossbar_sim.robustness.statistics import Interval, summarise
+from crossbar_sim.robustness.statistics import Interval, percentile, summarise
 from crossbar_sim.robustness.sweep import Sweep
 
 MARGIN = 0.05
@@ -48,6 +48,13 @@ class Estimate:
         return None if self.low is None or self.high is None else (self.low, self.high)
 
     @property
+    def is_cut(self) -> bool:
+        """Whether the value is not in the middle of the interval: one of its ends is where scores end."""
+        if self.low is None or self.high is None:
+            return False
+        return abs(self.low + self.high - 2 * self.value) > 1e-9 * max(abs(self.low), abs(self.high))
+
+    @property
     def half(self) -> float | None:
         """Half the width of the interval."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
@@ -70,6 +77,7 @@ class PointRow:
     chips: int
     images: int
     drawn: bool
+    percentile: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -204,12 +212,14 @@ class View:
         threshold: as shown; None: no yield and no crossing.
         stored: give scores as stored (errors negative), not as shown.
         reference: the group that the others are tested against; None: the first.
+        percent: of a percentile of the chips' scores beside the mean; None: none.
     """
 
     sweep: Sweep
     threshold: float | None = None
     stored: bool = False
     reference: str | None = None
+    percent: float | None = None
 
     @functools.cached_property
     def scale(self) -> Scale:
@@ -275,8 +285,10 @@ class View:
 
     def of_difference(self, value: float, span: tuple[float, float] | None) -> Estimate:
         """A difference of stored scores with its interval as this view gives it."""
-        shown = float if self.stored else self.scale.difference
-        return Estimate(shown(value), *((None, None) if span is None else sorted(map(shown, span))))
+        if self.stored:
+            return Estimate(value, *(span or (None, None)))
+        ends = None if span is None else self.scale.difference_span(*sorted(map(self.scale.difference, span)))
+        return Estimate(self.scale.difference(value), *(ends or (None, None)))
 
     @functools.cached_property
     def curves(self) -> dict[str, tuple[PointRow, ...]]:
@@ -304,7 +316,21 @@ class View:
             chips=len(point.chips),
             images=point.images,
             drawn=point.drawn and point.images < point.population,
+            percentile=self._percentile(point),
         )
+
+    def _percentile(self, point: Point) -> Estimate | None:
+        found = None if self.percent is None else point.percentile(self.percent)
+        if found is None:
+            return None
+        low, high = (None if end is None else self.score(end) for end in found.ci95)
+        turned = not self.stored and self.scale.measure.sign < 0
+        return Estimate(self.score(found.value), *((high, low) if turned else (low, high)))
+
+    @property
+    def percentile_needs(self) -> int:
+        """The number of chips from which on the interval of the percentile has both ends."""
+        return 0 if self.percent is None else percentile((0.0,), self.percent).needed
 
     def chips(self, most: int | None = None) -> Iterator[ChipRow]:
         """The scores of the first `most` chips of each point; None: of all."""
@@ -476,7 +502,8 @@ class View:
                 values = [float(value) for value in layer["drops"]]
                 if values:
                     s = summarise(values)
-                    drop = Estimate(s.mean, *(s.ci95 or (None, None)))
+                    ends = None if s.ci95 is None else self.scale.difference_span(*s.ci95)
+                    drop = Estimate(s.mean, *(ends or (None, None)))
                     rows.append(LayerRow(label, str(layer["name"]), drop, len(values)))
         return tuple(rows)
 

@@ -70,9 +70,11 @@ def of_points(view: View) -> Table:
     header = ["sigma", "mean", "95 % interval", "spread", "median", "worst chip", "best chip"]
     if view.threshold is not None:
         header.append(f"yield at {view.scale.limit_text(view.threshold, 0)} (95 %)")
+    if view.percent is not None:
+        header.append(f"all but {view.percent:g} % of chips reach (95 %)")
     header.append("chips × examples")
     groups = [
-        (view.names.whole[label], [_point(row, view.scale) for row in rows])
+        (view.names.whole[label], [_point(row, view.scale, view.percent is not None) for row in rows])
         for label, rows in view.curves.items()
     ]
     return Table(
@@ -92,7 +94,7 @@ def _units(scale: Scale, spread: str) -> str:
     return "; ".join(parts)
 
 
-def _point(row: PointRow, scale: Scale) -> list[str]:
+def _point(row: PointRow, scale: Scale, percent: bool) -> list[str]:
     half = row.mean.half
     cells = [
         sigma_text(row.sigma), scale.number(row.mean.value, half), _span(row.mean, scale),
@@ -101,6 +103,13 @@ def _point(row: PointRow, scale: Scale) -> list[str]:
     ]  # fmt: skip
     if row.passing is not None:
         cells.append(f"{fixed(row.passing.value, 0)} ({_whole_span(row.passing)})")
+    if row.percentile is not None:
+        digits = scale.decimals(half, row.mean.value)
+        found = row.percentile
+        ends = scale.open_span_text(found.low, found.high, digits)
+        cells.append(f"{scale.fixed(found.value, digits)} ({ends})")
+    elif percent:
+        cells.append("")
     return [*cells, f"{row.chips} × {row.images:,}{' drawn' if row.drawn else ''}"]
 
 
@@ -238,12 +247,17 @@ def downloads(view: View) -> dict[str, str]:
     means = {(r.label, r.sigma): _triple(r.mean) for r in shown.points} if logarithm else {}
     files: dict[str, tuple[Sequence[str], Iterable[Sequence[Any]]]] = {
         "curves.csv": (
-            (*_CURVES, "shown_mean", "shown_low95", "shown_high95") if logarithm else _CURVES,
+            (
+                *_CURVES,
+                *(("shown_mean", "shown_low95", "shown_high95") if logarithm else ()),
+                *(() if view.percent is None else ("percentile", "percentile_low95", "percentile_high95")),
+            ),
             (
                 (
                     r.label, r.metric, r.sigma, r.clean, *_triple(r.mean), r.spread, r.median, r.worst, r.best,
                     view.limit, *_triple(r.passing), r.chips, r.images,
                     *means.get((r.label, r.sigma), ()),
+                    *(() if view.percent is None else _triple(r.percentile)),
                 )
                 for r in view.points
             ),
@@ -322,7 +336,7 @@ def trade_off_csv(view: TradeOffView) -> str:
     )
     lines = [
         (
-            *row.values.values(), *(_triple(row.score) if row.score is not None else ("", "", "")),
+            *row.values.values(), *(_triple(row.computed) if row.computed is not None else ("", "", "")),
             *(("", "", "") if row.impossible else (row.energy, row.latency, row.area)), int(row.front), row.impossible,
         )
         for row in view.rows

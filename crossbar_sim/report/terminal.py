@@ -1,8 +1,9 @@
 """The reports of `deploy`, `sweep` and `sensitivity` on a terminal."""
 
 import io
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from crossbar_sim.report.formatting import (
     range_text,
     shorten,
 )
-from crossbar_sim.report.headline import crossing_words, listed_sigmas
+from crossbar_sim.report.headline import crossing_words, listed_sigmas, percentile_words, sentence, shares
 from crossbar_sim.report.rows import (
     ALPHA,
     Costs,
@@ -43,8 +44,8 @@ from crossbar_sim.robustness.deploy import Deployment, LayerReport
 from crossbar_sim.robustness.drawn_scores import MOST_CHIPS
 from crossbar_sim.robustness.groups import seeded, unlike_groups
 from crossbar_sim.robustness.sensitivity import LayerDrop
-from crossbar_sim.robustness.statistics import Summary
-from crossbar_sim.robustness.sweep import Sweep, notes_and_warnings, tails
+from crossbar_sim.robustness.statistics import Percentile, Summary
+from crossbar_sim.robustness.sweep import Sweep, notes_and_warnings, share_on_arrays, tails
 from crossbar_sim.robustness.tradeoff import TradeOff
 from crossbar_sim.store.records import Task
 from crossbar_sim.text import visible
@@ -181,12 +182,13 @@ ALL_LAYERS, FEW_LAYERS = 24, 12
 """A table has every layer up to the first number; beyond it the most sensitive, so many."""
 
 
-def show(deployment: Deployment, console: Console) -> None:
+def show(deployment: Deployment, console: Console, percent: float | None = None) -> None:
     """Print the report.
 
     Args:
         deployment: what `deploy` found.
         console: where to; its width and encoding decide the layout.
+        percent: also show the score that all but so many per cent of the chips reach.
     """
     pen = Pen(console.encoding)
 
@@ -197,7 +199,7 @@ def show(deployment: Deployment, console: Console) -> None:
 
     show_line(_answer(view), "bold")
     console.print()
-    facts = list(_facts(view))
+    facts = list(_facts(view, percent))
     label = max(len(name) for name, _ in facts) + 2
     for name, text in facts:
         console.print(Text.assemble((name.ljust(label), "cyan"), filled(pen(text), console.width, label)))
@@ -258,13 +260,14 @@ def _answer(view: DeploymentView) -> str:
     one = "the chip of the file" if _from_file(deployment) else f"chip {deployment.chips[0]}"
     scale = view.scale
     digits = scale.digits_of(total)
-    return scale.measure.answer.format(
+    answer = scale.measure.answer.format(
         chips=f"{n} chips" if n > 1 else one,
         mean=f"{scale.fixed(total.mean, digits)}{scale.unit}",
         what=_judged(deployment),
         ci=_interval(total, scale) or " (one chip: no interval)",
         clean=f"{scale.fixed(view.clean, max(digits, 1))}{scale.unit}",
     )
+    return answer if deployment.work is None else f"{answer} {sentence(deployment.work.share)}"
 
 
 def _interval(found: Summary, scale: Scale) -> str:
@@ -289,7 +292,22 @@ def _calibrated(view: DeploymentView, calibrator: Calibrator, scale: Scale) -> s
     return f"{text}, {share} of the model's parameters; the gain is {mean}{unit}{interval}"
 
 
-def _facts(view: DeploymentView) -> Iterator[tuple[str, str]]:
+def _percentile(found: Percentile, scale: Scale, digits: int) -> str:
+    """ "all but 5 % of chips reach 79.8 % (95 % interval up to 83.2 %, both ends need 72 chips)" """
+    low, high = (None if end is None else scale.shown(end) for end in found.ci95)
+    ends = scale.open_span_text(*((low, high) if scale.more_is_better else (high, low)), digits)
+    both = (
+        ""
+        if None not in found.ci95
+        else f"{', ' if ends != 'none' else ': '}both ends need {found.needed:,} chips"
+    )
+    unit = scale.unit if ends != "none" else ""
+    verb = "reach" if scale.more_is_better else "have at most"
+    value = f"{scale.fixed(scale.shown(found.value), digits)}{scale.unit}"
+    return f"all but {found.percent:g} % of chips {verb} {value} (95 % interval {ends}{unit}{both})"
+
+
+def _facts(view: DeploymentView, percent: float | None = None) -> Iterator[tuple[str, str]]:
     """The block under the answer: (name, text)."""
     deployment, total, n = view.deployment, view.total, len(view.deployment.scores)
     scale, digits, spread = view.scale, view.scale.digits_of(total), view.spread
@@ -304,11 +322,13 @@ def _facts(view: DeploymentView) -> Iterator[tuple[str, str]]:
             yield name, f"{scale.fixed(score, digits)}{scale.unit} (chip {chip})"
         quantiles = [f"{100 * float(q):.0f} %: {scale.fixed(v, digits)}" for q, v in total.quantiles.items()]
         yield "quantiles", "   ".join(quantiles) + (f"  (in{scale.unit})" if scale.unit else "")
-        if measure.sign > 0 and scale.per_cent and not 0 <= total.ci95[0] <= total.ci95[1] <= 1:
+        if view.is_cut:
             yield (
                 "note",
-                "the interval leaves 0 to 100 %: too few or too unequal chips for a Student t interval",
+                f"the interval is {_cut_words(scale)}: too few or too unequal chips for a Student t interval",
             )
+    if percent is not None:
+        yield "percentile", _percentile(deployment.percentile(percent), scale, digits)
     if deployment.calibrator is not None:
         yield "calibrated", _calibrated(view, deployment.calibrator, scale)
     passing, limit = deployment.passing, view.limit
@@ -336,8 +356,8 @@ def _facts(view: DeploymentView) -> Iterator[tuple[str, str]]:
         "arrays",
         f"{counted(layers, 'layer')} on {tiles:,} tiles of {sizes}, {cells:,} cells, {used(share_used)} in use",
     )
-    if deployment.work is not None:
-        yield "", deployment.work.sentence or f"{deployment.work.text} run on arrays"
+    if deployment.work is not None and deployment.work.sentence is not None:
+        yield "", deployment.work.sentence
     yield from _not_on_arrays(deployment)
 
 
@@ -480,9 +500,23 @@ def _half(found: Estimate, digits: int, scale: Scale, unit: str = "") -> str:
     text = f"{scale.fixed(found.value, digits)}{unit}"
     if found.half is None or found.span is None:
         return text
-    if scale.judge.logarithm:
+    if scale.judge.logarithm or found.is_cut:
         return f"{text} ({' to '.join(scale.fixed(end, digits) for end in found.span)})"
     return f"{text} ± {scale.fixed(found.half, digits)}"
+
+
+def _cut_words(scale: Scale) -> str:
+    """ "cut at 0 and 100 %" """
+    ends = [
+        scale.limit_text(end, 0).removesuffix(scale.unit) for end in scale.judge.bounds if math.isfinite(end)
+    ]
+    return f"cut at {' and '.join(ends)}{scale.unit}"
+
+
+def _cut_footnote(estimates: Iterable[Estimate], scale: Scale) -> Iterator[str]:
+    """What brackets are, where an interval has them in place of a half-width."""
+    if not scale.judge.logarithm and any(found.is_cut for found in estimates):
+        yield f"in brackets: an interval that is {_cut_words(scale)}, for too few or too unequal chips"
 
 
 def _group_footnotes(view: View) -> Iterator[str]:
@@ -492,6 +526,7 @@ def _group_footnotes(view: View) -> Iterator[str]:
         f"freedom: with few seeds it is wide). A network counts by its mean over chips. Sd of chips: the standard "
         f"deviation between the chips of one network."
     )
+    yield from _cut_footnote((row.mean for rows in view.group_curves.values() for row in rows), view.scale)
     if not view.scale.more_is_better:
         yield "the worst chip is the one with the largest error"
     if view.threshold is not None:
@@ -520,11 +555,17 @@ def _tests(rows: Sequence[DifferenceRow], pen: Pen, scale: Scale) -> Table:
 # The report of a sweep for a terminal: a line per model, then a table of sigmas.
 
 
-COLUMN, YIELD = 22, 17
-"""Characters that a model's column takes, and how many more with a yield."""
+COLUMN, YIELD, PERCENTILE = 22, 17, 20
+"""Characters that a model's column takes, and how many more with a yield, and with a percentile."""
 
 
-def show_sweep(sweep: Sweep, console: Console, threshold: float | None = None, grouped: bool = False) -> None:
+def show_sweep(
+    sweep: Sweep,
+    console: Console,
+    threshold: float | None = None,
+    grouped: bool = False,
+    percent: float | None = None,
+) -> None:
     """Print a sweep.
 
     Args:
@@ -533,17 +574,18 @@ def show_sweep(sweep: Sweep, console: Console, threshold: float | None = None, g
         threshold: also say at which sigma the mean falls below it (an error: rises above it), and the yield.
         grouped: the networks are those of groups that are shown after this: tables of single ones and their tests
             are left to the page and the JSON.
+        percent: also show the score that all but so many per cent of the chips reach.
 
     Raises:
         InputError: if the threshold is none that a score can have, or the sweep is of several metrics.
     """
     if threshold is not None:
         check_threshold(sweep.metric, threshold)
-    pen, view = Pen(console.encoding), View(sweep, threshold)
-    for line in _headlines(view):
+    pen, view = Pen(console.encoding), View(sweep, threshold, percent=percent)
+    for line in (*_headlines(view), *itertools.chain(*shares(sweep))):
         console.print(Text(filled(pen(line), console.width)))
     console.print()
-    width = COLUMN if threshold is None else COLUMN + YIELD
+    width = COLUMN + (threshold is not None) * YIELD + (percent is not None) * PERCENTILE
     labels, side = () if grouped else sweep.labels, max(1, (console.width - 7) // width)
     for start in range(0, len(labels), side):
         console.print(_sweep_table(view, labels[start : start + side], pen))
@@ -592,6 +634,10 @@ def _cell(row: PointRow, scale: Scale) -> str:
     if row.passing is not None:
         ends = " to ".join(fixed(end, 0) for end in row.passing.span or ())
         text += f"  {fixed(row.passing.value, 0)} % ({ends})"
+    if row.percentile is not None:
+        digits = scale.decimals(row.mean.half, row.mean.value)
+        ends = scale.open_span_text(row.percentile.low, row.percentile.high, digits)
+        text += f"  {scale.fixed(row.percentile.value, digits)} ({ends})"
     return text
 
 
@@ -614,12 +660,16 @@ def _sweep_footnotes(view: View, grouped: bool) -> Iterator[str]:
             )
         else:
             yield f"± is the half-width of the 95 % t interval of the mean over {range_text(chips)} chips, each on {on}"
+            yield from _cut_footnote((row.mean for row in rows), view.scale)
     if view.threshold is not None and not grouped:
         kind = "approximate" if any_drawn else "Wilson's"
         yield (
             f"then the yield: the share of chips that {view.scale.measure.passing} "
             f"{view.scale.limit_text(view.threshold, 1)}, and its 95 % interval ({kind})"
         )
+    if view.percent is not None and not grouped:
+        words = percentile_words(view)
+        yield f"then {words[:1].lower()}{words[1:].rstrip('.')}"
     yield from _costs(view.costs)
     if not grouped:
         yield from _comparisons(view)
@@ -723,6 +773,14 @@ def show_trade_off(result: TradeOff, console: Console) -> None:
         f"Combinations on the front of {scale.name} against {view.against} (*): {len(front)} of {len(there)}. No other "
         "one is better in one of the two and not worse in the other."
     )
+    found = (
+        share_on_arrays(task) for each in result.measured if each.sweep for task in each.sweep.tasks.values()
+    )
+    known = sorted({share for share in found if share is not None})
+    if known:
+        text += f" {sentence(known[0])}"
+    if len(known) > 1:
+        text = f"{text[:-1]} (of other combinations up to {100 * known[-1]:.1f} %)."
     console.print(Text(filled(pen(text), console.width)))
     console.print()
     table = _table(*result.names, scale.name, "energy", "latency", "area mm2", "")
@@ -735,6 +793,8 @@ def show_trade_off(result: TradeOff, console: Console) -> None:
             "*" if row.front else "",
         )  # fmt: skip
     console.print(table)
+    for line in _cut_footnote((row.score for row in there if row.score is not None), scale):
+        console.print(Text(filled(pen(line), console.width), "dim"))
     for row in rows:
         if row.impossible:
             label = " ".join(f"{name}={value}" for name, value in row.values.items())

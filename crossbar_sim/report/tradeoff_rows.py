@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossbar_sim.report.formatting import Scale
-from crossbar_sim.report.rows import Estimate, View
+from crossbar_sim.report.rows import Estimate
 from crossbar_sim.robustness.tradeoff import TradeOff
 
 COSTS = {"energy": ("J", 1.0), "latency": ("s", 1.0), "area": ("mm2", 1e6)}
@@ -16,7 +16,8 @@ COSTS = {"energy": ("J", 1.0), "latency": ("s", 1.0), "area": ("mm2", 1e6)}
 
 @dataclass(frozen=True)
 class TradeOffRow:
-    """One combination: its values, its score as shown, its costs in SI units, whether it is on the front.
+    """One combination: its values, its score as shown (`computed`: with the interval as computed), its costs in SI
+    units, whether it is on the front.
 
     A combination is on the Pareto front if no other has a score and a cost that are both at least as good and one of
     them better.
@@ -24,6 +25,7 @@ class TradeOffRow:
 
     values: Mapping[str, str]
     score: Estimate | None = None
+    computed: Estimate | None = None
     energy: float = math.nan
     latency: float = math.nan
     area: float = math.nan
@@ -50,20 +52,20 @@ class TradeOffView:
     @functools.cached_property
     def scale(self) -> Scale:
         """The scale of the metric."""
-        return next(View(each.sweep).scale for each in self.result.measured if each.sweep is not None)
+        return next(Scale.of(each.sweep.judge) for each in self.result.measured if each.sweep is not None)
 
     @functools.cached_property
     def rows(self) -> list[TradeOffRow]:
         """In the order of the combinations."""
         rows = []
         for each, front in zip(self.result.measured, self.result.front, strict=True):
-            score = None
-            if each.sweep is not None:
-                (points,) = View(each.sweep).curves.values()
-                score = points[0].mean
+            computed = None if each.score is None else Estimate(*each.score)
+            score = computed
+            if computed is not None and computed.span is not None:
+                score = Estimate(computed.value, *self.scale.judge.cut(*computed.span, computed.value))
             values, impossible = each.candidate.values, each.candidate.impossible
             energy, latency, area = map(each.cost_of, COSTS)
-            rows.append(TradeOffRow(values, score, energy, latency, area, front, impossible))
+            rows.append(TradeOffRow(values, score, computed, energy, latency, area, front, impossible))
         return rows
 
     def as_dict(self) -> dict[str, Any]:
@@ -77,7 +79,9 @@ class TradeOffView:
                 {
                     "values": dict(row.values),
                     "score": None if row.score is None else row.score.value,
-                    "ci95": None if row.score is None or row.score.span is None else list(row.score.span),
+                    "ci95": None
+                    if row.computed is None or row.computed.span is None
+                    else list(row.computed.span),
                     **{name: None if row.impossible else getattr(row, name) for name in COSTS},
                     "front": row.front,
                     "impossible": row.impossible or None,

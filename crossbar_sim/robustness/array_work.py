@@ -1,7 +1,7 @@
 """How often the matrix of each layer is multiplied with a vector in one inference: counted while the model runs."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,13 @@ from crossbar_sim.crossbar import cost
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.layer_designs import Design, as_design
 from crossbar_sim.data.inputs import Batch, call
+from crossbar_sim.data.load import to_examples
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import layers as layers_of
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.analog.chips import analog_state, slots
 from crossbar_sim.nn.analog.multiply_adds import ArrayShare
+from crossbar_sim.nn.evaluate import inputs_for, run_over
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.robustness.examples import find_examples, seen_in
 
@@ -186,8 +188,8 @@ def _holders(model: Any, weights: dict[str, Any]) -> dict[str, Any]:
 
 def cost_of_model(
     model: nn.Module,
-    hardware: Design | str | os.PathLike[str],
-    x: Batch,
+    hardware: Design | str | os.PathLike[str] | Mapping[str, Any],
+    x: Any = None,
     technology: cost.Technology | str | os.PathLike[str] = "isaac",
     *,
     only: Iterable[str] | None = None,
@@ -197,8 +199,9 @@ def cost_of_model(
 
     Args:
         model: trained or not; it is put in evaluation mode.
-        hardware: the design, a preset's name or a hardware file.
-        x: inputs (n, ...), of which the first is counted.
+        hardware: the design, a preset's name or a hardware file, or a design per layer.
+        x: inputs (n, ...) in any form that `deploy` takes, of which the first is counted; None: random ones, for a
+            model that begins with a linear layer.
         technology: a name ("isaac", "prime") or the path of a .toml file, or one that was read.
         only, skip: see `to_analog`.
 
@@ -210,5 +213,10 @@ def cost_of_model(
     """
     chosen = technology if isinstance(technology, cost.Technology) else cost.technology(technology)
     loaded = LoadedModel(model.eval(), "module in memory", "", type(model).__name__)
-    works, notes = works_of(loaded, as_design(hardware), x, only, skip)
+    if x is None:
+        given = find_examples(loaded, None, None, 1, None, 0).x
+    else:
+        given, _ = inputs_for(model, to_examples(x, what="x").x)
+    run_over(model, given[:1], 1)  # refuses inputs that the model cannot take
+    works, notes = works_of(loaded, as_design(hardware), given, only, skip)
     return cost.Estimate.of(works, chosen, notes)

@@ -25,7 +25,7 @@ from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.nn.module_state import left_on
 from crossbar_sim.rng import STREAM_VERSION
-from crossbar_sim.robustness.calibration import Calibration, Calibrator, calibration_of
+from crossbar_sim.robustness.calibration import Calibration, Calibrator, calibration_of, stale
 from crossbar_sim.robustness.evaluator import Details, Evaluator, Subject, layers_on_arrays
 from crossbar_sim.robustness.metrics import Metric, described
 from crossbar_sim.robustness.plans import EveryImage, chip_numbers
@@ -40,7 +40,7 @@ from crossbar_sim.robustness.score import (
     of_tail,
 )
 from crossbar_sim.robustness.sensitivity import drops, some
-from crossbar_sim.robustness.statistics import Summary, Yield, summarise, yield_at
+from crossbar_sim.robustness.statistics import Percentile, Summary, Yield, percentile, summarise, yield_at
 from crossbar_sim.tables import data_frame
 from crossbar_sim.validate import finite
 
@@ -168,9 +168,20 @@ class Deployment:
             return None
         return yield_at((score.value(self.metric) for score in self.scores), self.threshold)
 
+    def percentile(self, percent: float) -> Percentile:
+        """The score below which so many per cent of the chips are, as stored; see `statistics.percentile`.
+
+        Raises:
+            InputError: if it is not between 0 and 100.
+        """
+        return percentile((score.value(self.metric) for score in self.scores), percent)
+
     def __repr__(self) -> str:
         shown, found = self.judge.shown, self.main
-        ends = () if found.ci95 is None else sorted(map(shown, found.ci95))
+        ends: tuple[float, ...] = ()
+        if found.ci95 is not None:
+            low, high = sorted(map(shown, found.ci95))
+            ends = self.judge.cut(low, high, shown(found.mean))
         interval = f" [{ends[0]:.4g}, {ends[1]:.4g}]" if ends else ""
         clean = shown(self.clean.value(self.metric))
         title = self.metric.removeprefix("-")
@@ -389,6 +400,8 @@ def deploy(
     notes = (*notes, *of_state(left_on(model)), *of_places(reference))
     limited = analog_chips.memory_notes(analog)
     found_out = subject.cautions(analog, effects, metric)
+    if calibration is None or "statistics" not in calibration[0].parts:
+        found_out += stale(model, analog, reference.x, fixed)
     if remap:
         errors = remap_errors(analog)
         identity = {**(identity or {}), "remap": {"chip": numbers[0], "layers": errors}}
@@ -399,6 +412,7 @@ def deploy(
             analog, *calibration, seed, fixed, reference.axis if reference.classes else None
         )
         notes = (*notes, *subject.calibrator.notes)
+        found_out += subject.calibrator.overlap(reference.x)
     notes = (*notes, *analog_chips.memory_notes(analog, limited))
     evaluator, details = Evaluator(subject, analog), Details(few=few, alone=alone, step=step)
     measured = [

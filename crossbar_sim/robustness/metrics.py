@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.evaluate import one_thread, torch_threads_kept
@@ -28,6 +28,9 @@ PER_CENT = "%"
 
 _DECLARED = "crossbar_metric"
 """The attribute in which `metric` keeps the declared unit, title and direction."""
+
+_LESS = re.compile("loss|error|entropy|perplexity|distance|divergence|(?<![a-z])(nll|mae|n?r?mse)(?![a-z])")
+"""In the names of functions of which less is better."""
 
 _TOP = re.compile(r"top([1-9]\d{0,3})")
 
@@ -58,6 +61,7 @@ class Metric:
             below the clean score).
         each: whether each place is right, (b, places...) bool of outputs and targets, where it is a mean over examples.
         masked: whether the function takes a mask, True where a target is judged, as its third argument.
+        undeclared: whether nothing says that more is better, which is assumed of a function then.
     """
 
     name: str
@@ -77,6 +81,17 @@ class Metric:
     easing: Callable[[float], float] | None = None
     each: Callable[[Tensor, Tensor], Tensor] | None = None
     masked: bool = False
+    undeclared: bool = False
+
+    @property
+    def doubt(self) -> str | None:
+        """A sentence on a function whose name suggests that less is better, where nothing says so; else None."""
+        if not self.undeclared or _LESS.search(self.name.rpartition(":")[2].lower()) is None:
+            return None
+        return (
+            f"metric {self.name}: more is taken to be better, and its name suggests the contrary: write a minus sign "
+            "before its path, or declare it with the decorator crossbar_sim.metric"
+        )
 
     def __repr__(self) -> str:
         # part of what names the trainings of experiments
@@ -121,6 +136,20 @@ class Metric:
         if not self.logarithm:
             return value + 0.0  # no minus zero
         return math.exp(value) if value < 709 else math.inf
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What values as shown can be; infinite where nothing is known."""
+        if self.share or self.targets == "any":
+            return (0.0, 1.0) if self.share else (-math.inf, math.inf)
+        if self.sign < 0:
+            return (1.0 if self.logarithm else 0.0), math.inf
+        return -math.inf, 1.0 if self.name == "r2" else math.inf
+
+    def cut(self, low: float, high: float, value: float) -> tuple[float, float]:
+        """The ends of an interval of `value`, all as shown, cut where no value can be (docs/statistics.md)."""
+        least, most = self.bounds
+        return (max(low, least), min(high, most)) if least <= value <= most else (low, high)
 
     def check_threshold(self, threshold: float) -> None:
         """Refuse a threshold, as shown, that no score can have.
@@ -216,7 +245,7 @@ class Metric:
             one_thread()  # the order of sums must not depend on the number of threads
             try:
                 return function(*given)
-            except Exception as error:  # of the user's own code
+            except (Exception, SystemExit) as error:  # of the user's own code
                 why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
                 on = f" on {_shapes(*given[:2])}" if len(given) > 1 else ""
                 raise InputError(f"metric {self.name} failed{on}: {why}") from error
@@ -396,7 +425,7 @@ def find_metric(metric: Any) -> Metric:
     target is judged. It returns one number, or one per example, of which the mean counts. A torchmetrics metric, as an
     instance or as a class that needs no arguments, is updated with the outputs and targets of block after block.
     More is better, unless the decorator `metric`, the attribute `larger_is_better = False` or torchmetrics'
-    `higher_is_better` says otherwise, or the import path has a minus sign before it.
+    `higher_is_better` says otherwise, the import path has a minus sign before it, or it is one of torch's own losses.
 
     Args:
         metric: a key of METRICS, `top` and a number, `package.module:function` (its module is imported, which runs its
@@ -421,6 +450,8 @@ def find_metric(metric: Any) -> Metric:
     else:
         raise InputError(f"metric={metric!r}: expected a name such as accuracy, or a function")
     declared = getattr(function, _DECLARED, {})
+    less = less or _torch_loss(function)
+    known = less or bool(declared) or hasattr(function, "larger_is_better")
     if _torchmetric(function, path) is not None and not declared and not less:
         higher = getattr(function, "higher_is_better", None)
         if higher is None:
@@ -428,7 +459,7 @@ def find_metric(metric: Any) -> Metric:
                 f"metric {path} does not say whether more is better: set its attribute higher_is_better, or write a "
                 "minus sign before the path if less is"
             )
-        less = not higher
+        less, known = not higher, True
     less = (
         less or not getattr(function, "larger_is_better", True) or not declared.get("higher_is_better", True)
     )
@@ -436,7 +467,7 @@ def find_metric(metric: Any) -> Metric:
     return Metric(
         f"-{path}" if less else path, -1 if less else 1, share=unit == PER_CENT, mean=None, function=function,
         source=_source(function, path), unit=unit, title=declared.get("title", ""), targets="any",
-        masked=_takes_mask(function),
+        masked=_takes_mask(function), undeclared=not known,
     )  # fmt: skip
 
 
@@ -473,6 +504,13 @@ def _torchmetric(function: Any, path: str = "") -> Any:
             f"metric {path or function.__name__} cannot be made without arguments ({why}): name an instance of it in "
             f"a file of yours, such as mine = {function.__name__}(...)"
         ) from None
+
+
+def _torch_loss(function: Any) -> bool:
+    """Whether this is one of torch's losses, of which less is better."""
+    name = getattr(function, "__name__", "")
+    own = getattr(function, "__module__", "") == "torch.nn.functional"
+    return isinstance(function, nn.modules.loss._Loss) or (own and name.endswith(("loss", "entropy")))
 
 
 def _takes_mask(function: Any) -> bool:

@@ -16,7 +16,15 @@ from crossbar_sim.robustness.drawn_scores import (
 from crossbar_sim.robustness.metrics import described
 from crossbar_sim.robustness.plans import exact, plan_of
 from crossbar_sim.robustness.score import tail_in
-from crossbar_sim.robustness.statistics import Summary, Yield, summarise, yield_at
+from crossbar_sim.robustness.statistics import (
+    Percentile,
+    Summary,
+    Yield,
+    check_percent,
+    percentile,
+    summarise,
+    yield_at,
+)
 from crossbar_sim.robustness.two_stage import Done
 from crossbar_sim.store.records import Task, Trial
 
@@ -103,8 +111,20 @@ class Point:
             return yield_at(self.values, threshold)
         return yield_drawn(self.values, self.variances, threshold)
 
-    def as_dict(self, threshold: float | None = None) -> dict[str, Any]:
-        """Plain numbers for JSON."""
+    def percentile(self, percent: float) -> Percentile | None:
+        """The score below which so many per cent of the chips are, see `statistics.percentile`.
+
+        None for drawn images: the spread of measured scores is then not that of the chips.
+
+        Raises:
+            InputError: if it is not between 0 and 100.
+        """
+        percent = check_percent(percent)
+        return None if self.drawn and self.images < self.population else percentile(self.values, percent)
+
+    def as_dict(self, threshold: float | None = None, percent: float | None = None) -> dict[str, Any]:
+        """Plain numbers for JSON; with a percentile if one is given."""
+        low = None if percent is None else self.percentile(percent)
         summary = self.summary.as_dict()
         return {
             "label": self.label,
@@ -127,6 +147,7 @@ class Point:
             "quantiles": summary["quantiles"],
             "yield": None if threshold is None else self.passing(threshold).as_dict(),
             **self._shown(),
+            **({} if percent is None else {"percentile": None if low is None else low.as_dict()}),
             **({} if self.caution is None else {"caution": self.caution}),
         }
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crossbar_sim.crossbar import threads
 from crossbar_sim.data.inputs import Batch, first_of
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.analog.conversion import NO_OPERAND
+from crossbar_sim.nn.analog.conversion import NO_OPERAND, NOTHING_TO_MAP
 from crossbar_sim.nn.analog.effects import of_design as of_design
 from crossbar_sim.nn.analog.multiply_adds import LITTLE, ArrayShare
 from crossbar_sim.nn.analog.operands import Operands
@@ -42,6 +42,7 @@ from crossbar_sim.robustness.metrics import (
     check_name,
     described,
     names_code,
+    names_of,
 )
 from crossbar_sim.robustness.statistics import tail_caution
 
@@ -344,7 +345,8 @@ class Reference:
         assert known is not None
         if known.task != "classification":
             raise InputError(
-                f"metric={requested!r} must be one of {', '.join(FIELDS)}, or a function: package.module:function"
+                f"metric={requested!r} must be one of {', '.join(names_of('classification'))}, or a function: "
+                "package.module:function"
             )
         if known.targets == "classes" and self.y is None:
             if self.numbers is not None:
@@ -364,10 +366,11 @@ class Reference:
         return requested
 
     def check_metric(self, metric: str) -> None:
-        """Refuse an output error where there is nothing that it could be relative to.
+        """Refuse an output error where there is nothing that it could be relative to, and a metric that is random.
 
         Raises:
-            InputError: if all outputs of the clean model are 0, or they are probabilities where a metric takes logits.
+            InputError: if all outputs of the clean model are 0, or they are probabilities where a metric takes logits,
+                or a function of the user's own gives two numbers for the same outputs.
         """
         known = built_in(metric)
         if known is not None and known.sums is nats and self.few is not None:
@@ -377,6 +380,13 @@ class Reference:
                 raise InputError(
                     f"metric={metric!r} takes logits, and the model's outputs are probabilities (0 or more, adding up "
                     "to 1): return what goes into the softmax, or its logarithm"
+                )
+        if self.function is not None and self.function.function is not None:
+            first, again = self._clean_custom(), self._clean_custom()
+            if first != again and not math.isnan(first):
+                raise InputError(
+                    f"metric {metric} gives {first:g} and then {again:g} for the same outputs: it draws random numbers "
+                    "or keeps state, and what a chip changes could not be distinguished from that"
                 )
         if metric == "output_error" and self.norm == 0:
             raise InputError(
@@ -556,7 +566,8 @@ def _labels(y: Tensor, clean: Tensor) -> Tensor:
     if clean.shape[1] < 2:
         raise InputError(
             f"labels need one output per class, but the model's outputs have shape "
-            f"{tuple(clean.shape)}: give data without y to compare outputs instead"
+            f"{tuple(clean.shape)}: give metric='rmse' if y holds numbers to be predicted, or data without y to "
+            "compare outputs instead"
         )
     if int(y.max()) >= clean.shape[1]:
         raise InputError(_outside(y, clean.shape[1]))
@@ -647,6 +658,8 @@ def of_operands(layers: tuple[Layer, ...], seen: Operands | None) -> Iterator[st
     whose: dict[str, list[str]] = {}
     for layer in layers:
         reason = layer.reason.removesuffix("; drifts per parameter")
+        if reason in NOTHING_TO_MAP:
+            continue
         if not layer.analog and any(cause in reason for cause in NO_OPERAND):
             whose.setdefault(reason, []).append(layer.name)
         for parameter, why in layer.left:
@@ -687,6 +700,8 @@ def of_state(names: tuple[str, ...]) -> Iterator[str]:
 def of_reference(reference: Reference, metric: str, requested: object) -> Iterator[str]:
     """A clean model that cannot disagree with itself, and outputs that may be no classes, or not the ones meant."""
     clean, n = reference.clean, len(reference.x)
+    if reference.function is not None and reference.function.doubt is not None:
+        yield reference.function.doubt
     if reference.several > 1:
         yield (
             f"the model returns {reference.several} outputs: the first, of shape {_returned(reference)}, is judged; "

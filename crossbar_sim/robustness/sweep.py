@@ -68,6 +68,17 @@ def warnings_of(task: Task) -> list[str]:
     return _texts(task.about.get("warnings"))
 
 
+WORK = "multiply_adds"
+"""Of what a task is about: how many of the multiply-adds run on arrays, as `ArrayShare.as_dict`."""
+
+
+def share_on_arrays(task: Task) -> float | None:
+    """The share of the multiply-adds that runs on arrays; None where the file does not have it."""
+    found = task.about.get(WORK)
+    share = found.get("share_on_arrays") if isinstance(found, Mapping) else None
+    return share if isinstance(share, float) and 0 <= share <= 1 else None
+
+
 def notes_and_warnings(tasks: Mapping[str, Task]) -> Iterator[tuple[str, str]]:
     """("note" or "warning", sentence) of all tasks, each once; begun with the labels where it is not of all."""
     for kind, of in (("note", notes_of), ("warning", warnings_of)):
@@ -265,7 +276,7 @@ class Sweep:
         """One plain dictionary per model and sigma: mean, interval, spread, quantiles; yield at a threshold."""
         return [point.as_dict(threshold) for points in self.curves.values() for point in points]
 
-    def as_dict(self, threshold: float | None = None) -> dict[str, Any]:
+    def as_dict(self, threshold: float | None = None, percent: float | None = None) -> dict[str, Any]:
         """Everything as plain numbers for JSON; no times and no paths: the same trials give the same bytes."""
         models = []
         for label, task in self.tasks.items():
@@ -279,7 +290,7 @@ class Sweep:
                     "warnings": warnings_of(task),
                     "identity": task.identity,
                     "area": None if whole is None else asdict(whole),
-                    "points": [point.as_dict(threshold) for point in self.curves[label]],
+                    "points": [point.as_dict(threshold, percent) for point in self.curves[label]],
                     "crossing": self._crossing_dict(label, threshold),
                 }
             )

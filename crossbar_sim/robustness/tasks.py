@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from crossbar_sim import __version__
 from crossbar_sim.crossbar.converters import Ranges
-from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, at_sigma, identity_of, sources
+from crossbar_sim.crossbar.layer_designs import (
+    Design,
+    LayerDesigns,
+    at_sigma,
+    identity_of,
+    readout_effects,
+    sources,
+)
 from crossbar_sim.data.dataset import Development, add_tensor
 from crossbar_sim.data.inputs import first_of
 from crossbar_sim.nn.analog.chips import layers, memory_notes
@@ -20,7 +27,7 @@ from crossbar_sim.nn.analog.multiply_adds import LITTLE, ArrayShare
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.rng import STREAM_VERSION
-from crossbar_sim.robustness.calibration import Calibration, Calibrator
+from crossbar_sim.robustness.calibration import Calibration, Calibrator, stale
 from crossbar_sim.robustness.detection_score import reference_of
 from crossbar_sim.robustness.evaluator import Subject, evaluation_mode
 from crossbar_sim.robustness.examples import Examples
@@ -58,6 +65,20 @@ class Model:
     about: Mapping[str, Any] = field(default_factory=dict)
     ranges: Ranges | None = None
     calibration: tuple[Calibration, Development] | None = None
+
+
+_LATER = ("einsum", "tensordot", "bilinear", "bmm", "baddbmm", "mv", "lstm", "gru", "rnn", "grouped_mm")
+"""How operators are called whose products once went through no converters."""
+
+
+def _converts_more(subject: Subject, analog: nn.Module) -> bool:
+    """Whether converters or read noise act on a product on which they did not act in earlier versions."""
+    if not readout_effects(subject.hardware):
+        return False
+    work = () if subject.seen is None else subject.seen.work
+    slots = [slot for layer in layers(analog) for slot in layer.matrices]
+    spread = any(slot.layout.order == "transposed" for slot in slots)
+    return spread or any(one.names and any(kind in one.operator for kind in _LATER) for one in work)
 
 
 def model_of_file(
@@ -204,6 +225,8 @@ def prepare(
         # where it is the second, as for all networks with one class per example, it is left out
         **({} if reference.axis in (None, 1) else {"class_axis": reference.axis}),
         **({"next_token": True} if reference.shifted else {}),
+        # absent where only products are converted that always were, so that such tasks keep their identity
+        **({"converted": "every product"} if _converts_more(subject, analog) else {}),
     }
     judged = reference.about()
     calibrated = (
@@ -211,6 +234,7 @@ def prepare(
         if subject.calibrator is None
         else [f"every chip was calibrated: {subject.calibrator}", *subject.calibrator.notes]
     )
+    share = None if subject.seen is None else ArrayShare.of(layers(analog), subject.seen.work)
     about = {
         "data": examples.identity.get("name"),
         "notes": [
@@ -219,9 +243,11 @@ def prepare(
             *(_OWN_DRIFT.format(pattern) for pattern in own),
             *calibrated,
             *memory_notes(analog, limited),
-            *_share_on_arrays(subject, analog),
+            # a small share is a warning instead
+            *([share.sentence] if share and share.sentence and share.share >= LITTLE else []),
         ],
         "warnings": _warnings(subject, analog, sigma, metric),
+        **({} if share is None else {"multiply_adds": share.as_dict()}),
         **({} if judged is None else {"judged": judged}),
         **(
             {}
@@ -233,17 +259,15 @@ def prepare(
     return Task(model.label, identity, reference.clean_score().value(chosen), about), subject
 
 
-def _share_on_arrays(subject: Subject, analog: nn.Module) -> Iterator[str]:
-    """Which share of the multiply-adds is on arrays, where some are digital; a small share is a warning instead."""
-    share = None if subject.seen is None else ArrayShare.of(layers(analog), subject.seen.work)
-    if share is not None and share.sentence is not None and share.share >= LITTLE:
-        yield share.sentence
-
-
 def _warnings(subject: Subject, analog: nn.Module, sigma: float, metric: object) -> list[str]:
     """What the report should warn of, found on chip 0."""
     effects = layer_effects(analog, subject.reference.x, subject.reference.fixed)
     found = subject.cautions(analog, effects, metric)
     if sigma == 0:  # then no drift was requested
         found = [sentence for sentence in found if not sentence.startswith("drift ")]
+    calibrator, reference = subject.calibrator, subject.reference
+    if calibrator is None or calibrator.statistics is None:
+        found += stale(subject.module, analog, reference.x, reference.fixed)
+    if calibrator is not None:
+        found += calibrator.overlap(reference.x)
     return found

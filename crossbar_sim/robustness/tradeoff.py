@@ -183,6 +183,11 @@ class Candidate:
         """`adc_bits=4 tile=64x64`."""
         return " ".join(f"{name}={value}" for name, value in self.values.items())
 
+    @property
+    def curve(self) -> str:
+        """The same without sigma: designs that differ in it alone are points of one curve in a results file."""
+        return " ".join(f"{name}={value}" for name, value in self.values.items() if name != "sigma")
+
 
 def candidates(base: Design, choices: Sequence[Choice]) -> tuple[Candidate, ...]:
     """Every combination of the values, the last parameter's changing fastest.
@@ -233,6 +238,15 @@ class Measured:
     def point(self) -> Point | None:
         """The scores of its chips."""
         return None if self.sweep is None else next(points[0] for points in self.sweep.curves.values())
+
+    @property
+    def score(self) -> tuple[float, float | None, float | None] | None:
+        """The mean over chips and its 95 % interval as computed, in the units of reports."""
+        if self.sweep is None or self.point is None:
+            return None
+        shown, summary = self.sweep.judge.shown, self.point.summary
+        ends = (None, None) if summary.ci95 is None else sorted(map(shown, summary.ci95))
+        return shown(summary.mean), *ends
 
     def cost_of(self, name: str) -> float:
         """Energy in J, latency in s or area in m2; NaN where it is impossible."""
@@ -290,14 +304,11 @@ class TradeOff:
             row: dict[str, Any] = dict(each.candidate.typed)
             point = each.point
             if each.sweep is not None and point is not None:
-                shown = each.sweep.judge.shown
-                low, high = (
-                    (None, None) if point.summary.ci95 is None else sorted(map(shown, point.summary.ci95))
-                )
                 row |= {
-                    "metric": point.metric, "value": shown(point.summary.mean), "low": low, "high": high,
-                    "clean": shown(point.clean), "chips": len(point.chips),
-                }  # fmt: skip
+                    "metric": point.metric,
+                    **dict(zip(("value", "low", "high"), each.score or (), strict=True)),
+                }
+                row |= {"clean": each.sweep.judge.shown(point.clean), "chips": len(point.chips)}
             costs = {"energy_J": "energy", "latency_s": "latency", "area_m2": "area"}
             row |= {column: each.cost_of(name) for column, name in costs.items()}
             rows.append(row | {"front": front, "impossible": each.candidate.impossible})
@@ -472,9 +483,9 @@ def measure_candidates(
                     works, said = works_of(loaded, candidate.design, model.examples.x, only, skip)
                     estimate = Estimate.of(works, technology, said)
                     design = ranged(candidate.design)
+                    of_it = replace(model, label=candidate.curve or model.label, ranges=design.ranges)
                     sweep = measured(
-                        [replace(model, label=label, ranges=design.ranges)], design, check_sigmas([_sigma(design)]),
-                        plan, results, executor,
+                        [of_it], design, check_sigmas([_sigma(design)]), plan, results, executor,
                         seed=seed, metric=metric, only=only, skip=skip, axis=axis, progress=step,
                     )  # fmt: skip
             except InputError as error:
@@ -483,12 +494,18 @@ def measure_candidates(
             done.append(Measured(candidate, sweep, estimate.total))
     names = tuple(found[0].values)
     cautions = (*_idle(names, done), *_warnings(done))
+    notes = {note: None for note in notes if note not in cautions}
     return TradeOff(names, tuple(done), technology, against, tuple(notes), cautions)
 
 
 def _sigma(design: Design) -> float:
     drift: Any = (design.base if isinstance(design, LayerDesigns) else design).drift
-    return 0.0 if drift is None else float(getattr(drift, "sigma", 0.0))
+    if drift is not None and not hasattr(drift, "sigma"):
+        raise InputError(
+            f"a trade-off evaluates each design at the sigma of its drift law, and {drift.kind} drift has none: use "
+            "another law, such as --drift lognormal:sigma=0.3, or crossbar-sim deploy for each design"
+        )
+    return 0.0 if drift is None else float(drift.sigma)
 
 
 def _warnings(done: Iterable[Measured]) -> Iterator[str]:

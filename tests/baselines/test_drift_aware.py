@@ -34,7 +34,7 @@ from crossbar_sim.nn import MLP, LeNet5
 from crossbar_sim.nn.analog.chips import layers as layers_of
 from crossbar_sim.nn.analog.chips import set_chip
 from crossbar_sim.nn.analog.conversion import map_model, to_analog
-from crossbar_sim.nn.seeding import seeded
+from crossbar_sim.nn.seeding import normals, seeded
 from crossbar_sim.nn.training.loop import accuracy, fit
 from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.rng import Key
@@ -497,6 +497,9 @@ def test_which_designs_are_factors() -> None:
         ({"ramp": 1.5}, "ramp=1.5"),
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"parameters": "cube"}, "plain, square"),
+        ({"statistics": "mean"}, "running, population"),
+        ({"censor": float("inf")}, "censor=inf"),
+        ({"censor": 1.0, "hardware": HARSH}, "does more than multiply"),
         ({"hardware": Hardware(drift=NormalDrift(0.1))}, "temperature=False"),
     ],
 )
@@ -601,3 +604,76 @@ def test_a_search_trains_squares(digits: Development) -> None:
         )
         found.append(method.fit(build, digits, Key(0)).model.state_dict())
     assert not torch.equal(found[0]["fc1.weight"], found[1]["fc1.weight"])
+
+
+def convolved() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+
+
+@pytest.mark.parametrize("hardware", [None, Hardware.preset("bayesft", levels=256)])
+def test_population_statistics_are_means_over_chips(digits: Development, hardware: Any) -> None:
+    """Against the mean over 300 chips in plain torch; the variances of the clean weights are smaller."""
+    method = DriftAware(
+        0.4, chips=4, hardware=hardware, statistics="population", training=Training(1, 256, 1e-9)
+    )
+    model = method.fit(convolved, digits, Key(0)).model
+    layer, norm = model[0], model[1]
+    assert not model.training
+    assert norm.momentum == 0.1
+    before = [p.detach().clone() for p in layer.parameters()]
+    images = digits.train.x[
+        torch.randperm(len(digits.train.x), generator=torch.Generator().manual_seed(0))[:200]
+    ]
+    found = []
+    with torch.no_grad(), seeded(Key(9)):
+        for chip in range(301):
+            sigma = 0.0 if chip == 300 else 0.4
+            weight, bias = (p * torch.exp(sigma * normals(p.numel(), p.device).view_as(p)) for p in before)
+            out = functional.conv2d(images, weight, bias)
+            found.append(torch.stack([out.mean((0, 2, 3)), out.var((0, 2, 3))]))
+    clean, (mean, var) = found.pop(), torch.stack(found).mean(0)
+    assert torch.allclose(norm.running_var, var, rtol=0.2)
+    assert torch.allclose(norm.running_mean, mean, atol=0.15 * var.sqrt().max().item())
+    assert (clean[1] / var).mean() < 0.9
+    assert (norm.running_var / var).mean() == pytest.approx(1, abs=0.08)
+    same = method.fit(convolved, digits, Key(0)).model
+    assert torch.equal(same[1].running_var, norm.running_var)
+    assert all(torch.equal(a, b) for a, b in zip(before, layer.parameters(), strict=True))
+
+
+def test_population_statistics_need_a_normalisation(digits: Development) -> None:
+    with pytest.raises(InputError, match="no batch or instance normalisation"):
+        DriftAware(statistics="population").fit(MLP, digits, Key(0))
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_censored_draws_have_a_largest_one(copies: int) -> None:
+    """Right-censored: a share P(z > c) of all draws is c itself, and the others are as without it."""
+    model = nn.Linear(200, 100)
+    drawn = []
+    for censor in (None, 0.5):
+        chips = TrainingChips(model, 2, Key(0), copies, censor)
+        with seeded(Key(1)):
+            chips.draw([0.4, 0.8])
+        drawn.append(chips.all.log() / torch.tensor([[0.4], [0.8]]))
+    free, cut = drawn
+    assert cut.max() == pytest.approx(0.5, abs=1e-5)
+    if copies == 1:
+        assert torch.allclose(cut, free.clamp(max=0.5), atol=1e-5)
+        assert (cut > 0.4999).float().mean() == pytest.approx(
+            0.3085, abs=0.01
+        )  # P(z > 0.5), 4 standard errors
+    else:  # every cell is cut before the mean over cells
+        assert cut.mean() < free.mean()
+        assert not torch.allclose(cut, free.clamp(max=0.5), atol=1e-2)
+
+
+def test_censored_noise_is_a_setting_of_the_step(digits: Development) -> None:
+    step = DriftAware(censor=1.0).step(MLP(inputs=64, classes=10), Key(0))
+    assert isinstance(step, DriftedStep)
+    assert step.censor == 1.0
+    assert "censor" not in repr(DriftAware())
+    with pytest.raises(InputError, match="past their cells"), silenced_warnings():
+        DriftAware(0.5, chips=2, censor=1.0).step(KINDS["closure"][0](), Key(0))(
+            KINDS["closure"][0](), *examples(), 1.0
+        )

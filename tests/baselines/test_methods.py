@@ -11,6 +11,7 @@ from torch import nn
 
 from crossbar_sim.baselines import ALL_METHODS
 from crossbar_sim.baselines.awp import Awp
+from crossbar_sim.baselines.correct_net import CorrectNet
 from crossbar_sim.baselines.drift_aware import DriftAware
 from crossbar_sim.baselines.dropout import Dropout, to_alpha
 from crossbar_sim.baselines.erm import Erm
@@ -29,6 +30,7 @@ METHODS: list[Method] = [
     Dropout(0.3, training=SHORT),
     Dropout((0.1, 0.4), alpha=True, training=SHORT),
     DriftAware(0.6, chips=4, training=SHORT),
+    CorrectNet(0.3, training=SHORT),
     DriftAware((0.2, 0.8), chips=3, dropout=0.1, ramp=0, training=SHORT),
 ]
 

@@ -192,3 +192,25 @@ def test_channels_last_acts(command, tmp_path):
     assert any(not torch.equal(plain[name], last[name]) for name in plain)
     for name in plain:
         torch.testing.assert_close(plain[name], last[name], rtol=1e-2, atol=1e-4)
+
+
+def test_training_takes_a_range_of_sigma_and_given_weights(command, tmp_path):
+    """On factors and on arrays; a method of one sigma refuses a range."""
+    made = ("--network", "mlp", "--network-arguments", '{"hidden": [4]}', "--data", "digits", "--epochs", 1)
+    first, then = tmp_path / "first.pt", tmp_path / "then.pt"
+    assert command("train", *made, "-o", first).code == 0
+    aware = ("--method", "drift-aware", "--sigma", "0.2:0.6", "--set", "chips=2", "--from", first, "-o", then)
+    for design in ((), ("--levels", 16)):
+        done = command("train", *made, *aware, *design)
+        assert done.code == 0, done.err
+        assert "begins with the weights of" in done.out
+        assert "sigma: [0.2, 0.6]" in done.out
+    notes = torch.load(then, weights_only=True)["notes"]
+    assert len(notes["from"]) == 64
+    for method in ("correctnet", "reram-v", "erm"):
+        done = command("train", *made, "--method", method, "--sigma", "0.2:0.6", "-o", then)
+        assert done.code == 2
+        assert "only drift-aware training draws its sigma from a range" in done.err
+    done = command("train", *made, "--from", then, "-o", then)
+    assert done.code == 2
+    assert "it is an input" in done.err

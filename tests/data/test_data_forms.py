@@ -1,14 +1,22 @@
 """Data in every form that Python users give: the same numbers, or one sentence."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SequentialSampler,
+    TensorDataset,
+)
 
 from crossbar_sim import Hardware, InputError, Key, LogNormalDrift
 from crossbar_sim.baselines.drift_aware import DriftAware
@@ -36,6 +44,28 @@ class Tables(Pairs):
         return {"inputs": X[i].numpy(), "labels": Y[i]}
 
 
+@dataclasses.dataclass
+class Batch:
+    x: Any
+    y: Any
+    extra: None = None
+
+
+class Swapped(NamedTuple):
+    label: Any
+    x: Any
+
+
+class Batches(IterableDataset):
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, 30, 8):
+            yield X[start : start + 8], Y[start : start + 8]
+
+
+def in_batches(size: int) -> BatchSampler:
+    return BatchSampler(SequentialSampler(range(30)), size, drop_last=False)
+
+
 FORMS: dict[str, Callable[[], Any]] = {
     "tensors": lambda: (X, Y),
     "arrays": lambda: (X.numpy(), Y.numpy()),
@@ -51,6 +81,16 @@ FORMS: dict[str, Callable[[], Any]] = {
     "Dataset of dictionaries": Tables,
     "loader": lambda: DataLoader(TensorDataset(X, Y), 7),
     "shuffled loader": lambda: DataLoader(Pairs(), 7, shuffle=True),
+    "loader with a batch sampler": lambda: DataLoader(Pairs(), batch_sampler=in_batches(7)),
+    "loader with a batch sampler, equal batches": lambda: DataLoader(Pairs(), batch_sampler=in_batches(10)),
+    "loader that leaves batches as they are": lambda: DataLoader(Batches(), batch_size=None),
+    "loader of dataclasses": lambda: DataLoader(
+        Pairs(),
+        7,
+        collate_fn=lambda items: Batch(*torch.utils.data.default_collate(items)),
+    ),
+    "dataclass": lambda: Batch(X, Y),
+    "named tuple, labels first": lambda: Swapped(Y, X),
     "batch of a loader": lambda: next(iter(DataLoader(TensorDataset(X, Y), 30))),
     "list of pairs": lambda: [(X[i], Y[i]) for i in range(30)],
     "dictionary": lambda: {"x": X, "y": Y},
@@ -141,6 +181,11 @@ def test_bytes_are_pixels_and_doubles_stay_for_a_double_model(model):
         (lambda m: deploy(m, X.cfloat(), Y, HARDWARE), "dense real"),
         (lambda m: deploy(m, iter([1]), None, HARDWARE), "read only once"),
         (lambda m: deploy(m, (X, Y), Y, HARDWARE), "given twice"),
+        (lambda m: deploy(m, {}, None, HARDWARE), "nothing in it"),
+        (
+            lambda m: deploy(m, [{"x": X[0], "y": 1}, {"x": X[1]}], None, HARDWARE),
+            "1 of 2 items have no labels",
+        ),
         (lambda m: deploy(m, (X, Y, Y), None, HARDWARE), "it takes 1 by position and 2 are given"),
         (lambda m: deploy(m, X, Y, HARDWARE, chips=2.5), "number of chips"),
         (lambda m: deploy(m, X, Y, HARDWARE, threshold="0.9"), "threshold='0.9'"),
@@ -167,3 +212,14 @@ def test_what_cannot_be_used_is_one_sentence(model, call, words):
     with pytest.raises(InputError, match=words) as caught:
         call(model)
     assert "\n" not in str(caught.value)
+
+
+def test_a_frame_of_booleans_and_numbers_is_numbers_and_other_columns_are_named(model):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({name: X[:, i].numpy() for i, name in enumerate("abcdef")})
+    frame["c"] = frame["c"] > 0
+    want = torch.cat([X[:, :2], (X[:, 2:3] > 0).float(), X[:, 3:]], 1)
+    assert load_data((frame, pandas.Series(Y.numpy()))).fingerprint == load_data((want, Y)).fingerprint
+    frame["e"] = "text"
+    with pytest.raises(InputError, match="columns e hold no numbers"):
+        load_data((frame, Y))

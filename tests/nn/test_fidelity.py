@@ -282,6 +282,27 @@ def test_other_dependence_on_the_batch_is_warned_of() -> None:
     assert not any("others of its batch" in warning for warning in found.warnings)
 
 
+class TimeFirst(nn.Module):
+    """A tagger of sequences (time, batch, features): its outputs depend on the rows before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.l, self.o = nn.LSTM(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(self.l(x)[0])
+
+
+@pytest.mark.parametrize("count", [4, 5, 9, 20])
+def test_a_model_with_time_first_is_warned_of(count: int) -> None:
+    x, y = (
+        torch.sin(torch.arange(count * 30.0)).reshape(count, 5, 6),
+        torch.arange(count * 5).reshape(count, 5) % 3,
+    )
+    found = deploy(made(TimeFirst), x, y, PLAIN, chips=1, sensitivity_chips=0)
+    assert any("depend on the others of its batch" in warning for warning in found.warnings)
+
+
 class OfLstm(nn.Module):
     """Recurrent layers cannot keep their class."""
 

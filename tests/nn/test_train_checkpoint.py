@@ -62,7 +62,12 @@ def train(
     return model, report
 
 
-@pytest.mark.parametrize("how", [HOW, Training(EPOCHS, 200, 0.05, "sgd"), Training(EPOCHS, 200, patience=1)])
+MUON = Training(EPOCHS, 200, 0.02, "muon", augment=Augment(1, "alternating", "reflect"))
+
+
+@pytest.mark.parametrize(
+    "how", [HOW, Training(EPOCHS, 200, 0.05, "sgd"), Training(EPOCHS, 200, patience=1), MUON]
+)
 def test_it_goes_on_to_the_same_weights(digits: Development, tmp_path: Path, how: Training) -> None:
     whole, report = train(digits, None, training=how)
     path = tmp_path / "run.ckpt"

@@ -1,17 +1,21 @@
 """Every option of a training acts, alone: no setting silently does nothing."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from crossbar_sim.baselines import Awp, DriftAware, Dropout, Erm, Ftna
+from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.data import Development, Split, load_data
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.training.augment import Augment
 from crossbar_sim.nn.training.loop import MOMENTUM, FitReport, accuracy, fit
+from crossbar_sim.nn.training.losses import PLAIN
 from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.rng import Key
 
@@ -60,6 +64,16 @@ def run(digits: Development, **options: Any) -> tuple[torch.Tensor, FitReport]:
         {"augment": Augment(crop=1)},
         {"augment": Augment(flip=True)},
         {"optimiser": "sgd", "weight_decay": 0.1},
+        {"optimiser": "sgd", "nesterov": True},
+        {"optimiser": "sgd", "momentum": 0.5},
+        {"optimiser": "muon"},
+        {"optimiser": "muon", "weight_decay": 0.1},
+        {"optimiser": "muon", "momentum": 0.5},
+        {"optimiser": "muon", "vector_lr": 0.1},
+        {"schedule": "triangular"},
+        {"schedule": "linear"},
+        {"label_smoothing": 0.1},
+        {"augment": Augment(flip="alternating")},
     ],
 )
 def test_every_option_changes_the_weights(digits: Development, option: dict[str, Any]) -> None:
@@ -88,6 +102,69 @@ def test_sgd_steps_as_its_definition_says() -> None:
         v = MOMENTUM * v + 1 + 0.01 * w
         w -= 0.1 * v
     assert model.weight.item() == pytest.approx(w, rel=1e-5)
+
+
+def test_nesterov_steps_as_its_definition_says() -> None:
+    """v <- m v + g; w <- w - lr (g + m v), with a gradient of 1, and a rate that falls in a straight line."""
+    model = nn.Linear(1, 1, bias=False)
+    w, v = model.weight.item(), 0.0
+    training = Training(2, 2, 0.1, "sgd", "linear", momentum=0.8, nesterov=True)
+    examples = Split(torch.ones(4, 1), torch.zeros(4).long())
+    fit(model, examples, key=Key(0), training=training, loss_step=lambda m, x, y: m.weight.sum())
+    for step in range(4):
+        v = 0.8 * v + 1
+        w -= 0.1 * (1 - step / 4) * (1 + 0.8 * v)
+    assert model.weight.item() == pytest.approx(w, rel=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["plain", "channels last", "turned"])
+def test_muon_moves_filters_as_matrices_and_vectors_by_nesterov_sgd(layout: str) -> None:
+    """A step along a gradient U S V' is close to one along U V', whatever S; torch's iteration is off by up to 0.3."""
+    model = nn.Conv2d(3, 2, 2)
+    if layout == "turned":
+        model.weight.data = model.weight.data.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
+    w, bias = model.weight.detach().clone(), model.bias.detach().clone()  # type: ignore[union-attr]
+    u, _, vt = torch.linalg.svd(torch.arange(24.0).reshape(2, 12).sin(), full_matrices=False)
+    slopes = (u * torch.tensor([5.0, 0.2]) @ vt).reshape(2, 3, 2, 2)
+    last = layout == "channels last"
+    training = Training(1, 2, 0.5, "muon", "constant", vector_lr=0.1, weight_decay=0.2, channels_last=last)
+    examples = Split(torch.ones(2, 3, 2, 2), torch.zeros(2).long())
+
+    def loss(m: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (m.weight * slopes).sum() + m.bias.sum()  # type: ignore[operator, union-attr]
+
+    fit(model, examples, key=Key(0), training=training, loss_step=loss)
+    moved = ((w * (1 - 0.5 * 0.2) - model.weight.detach()) / 0.5).flatten(1)
+    assert torch.allclose(u.T @ moved @ vt.T, torch.eye(2), atol=0.35)
+    assert torch.allclose(moved, u @ (u.T @ moved @ vt.T) @ vt, atol=0.02)  # nothing outside U and V
+    assert torch.allclose(bias - model.bias, torch.full((2,), 0.1 * 1.9))
+    assert model.weight.stride() == w.stride()
+
+
+def test_label_smoothing_is_a_mean_over_all_classes() -> None:
+    """(1 - e) of the loss of the label, e of the mean loss of all classes, in every method's own loss."""
+    z, y, e = torch.tensor([[2.0, -1.0, 0.5], [0.0, 0.3, 1.0]]), torch.tensor([0, 2]), 0.3
+    logs = z.log_softmax(1)
+    expected = -((1 - e) * logs[range(2), y] + e * logs.mean(1)).mean()
+    model = nn.Linear(3, 3, bias=False)
+    model.weight.data = torch.eye(3)
+    task = PLAIN.smoothed(model, e)
+    losses = [task(model, z, y)]
+    still = DriftAware(sigma=1e-6, chips=1, ramp=0, temperature=False)
+    losses += [still.step(model, Key(0), task)(model, z, y, 0.5)]
+    losses += [still.step(nn.Sequential(model), Key(0), task)(nn.Sequential(model), z, y, 0.5)]
+    losses += [replace(still, hardware=Hardware.preset("ideal")).step(model, Key(0), task)(model, z, y, 0.5)]
+    losses += [Awp(gamma=1e-9).step(model, z, y, loss=task)]
+    assert [loss.item() for loss in losses] == [pytest.approx(float(expected), rel=1e-4)] * 5
+
+
+def test_label_smoothing_changes_what_every_method_learns(digits: Development) -> None:
+    for method in (Erm, Dropout, Awp, Ftna, DriftAware):
+        found = [
+            method(training=Training(1, 500, 1e-2, label_smoothing=e)).fit(mlp, digits, Key(0)).model
+            for e in (0.0, 0.3)
+        ]
+        assert not torch.equal(*map(weights, found)), method
 
 
 def test_weight_decay_of_adam_is_decoupled() -> None:
@@ -211,13 +288,20 @@ def test_tied_and_double_precision_parameters_train() -> None:
         ({"lr": math.nan}, "lr=nan"),
         ({"lr": "fast"}, "lr='fast'"),
         ({"optimiser": "lion"}, "adam, sgd"),
-        ({"schedule": "step"}, "one-cycle, constant"),
+        ({"schedule": "step"}, "one-cycle, triangular, linear, constant"),
         ({"weight_decay": -1.0}, "weight_decay=-1.0"),
         ({"clip": 0.0}, "clip=0.0"),
         ({"patience": 0}, "patience=0"),
         ({"precision": "float16"}, "float32, bfloat16"),
         ({"channels_last": 1}, "channels_last=1: True or False is needed"),
         ({"augment": "flip"}, "Augment"),
+        ({"momentum": 1.0, "optimiser": "sgd"}, "momentum=1.0"),
+        ({"momentum": 0.5}, "settings of sgd and muon"),
+        ({"nesterov": True}, "settings of sgd and muon"),
+        ({"nesterov": True, "momentum": 0.0, "optimiser": "sgd"}, "no momentum to look ahead with"),
+        ({"vector_lr": 0.1}, "it is a setting of muon"),
+        ({"vector_lr": -0.1, "optimiser": "muon"}, "vector_lr=-0.1"),
+        ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
         ({"device": "tpu!"}, "device='tpu!'"),
         ({"device": "cuda:77"}, "GPUs here"),
     ],
@@ -245,6 +329,15 @@ def test_contradictions_are_refused(digits: Development) -> None:
             step=lambda m, x, y, s: x,
             **some,
         )
+    smooth = Training(label_smoothing=0.1)
+    with pytest.raises(InputError, match="smooth the labels there"):
+        fit(mlp(), digits.train, training=smooth, loss_step=lambda m, x, y: m(x).sum(), **some)
+    real = Split(digits.train.x, digits.train.x.flatten(1)[:, :10].double())
+    with pytest.raises(InputError, match="for the cross-entropy of classes, and not for the loss mse"):
+        fit(mlp(), real, training=smooth, **some)
+    scale = nn.Sequential(nn.Flatten(), nn.Linear(64, 10).requires_grad_(False), nn.LayerNorm(10))
+    with pytest.raises(InputError, match="Muon is for matrices"):
+        fit(scale, digits.train, training=Training(optimiser="muon"), **some)
     flat = Split(digits.train.x.flatten(1), digits.train.y)
     with pytest.raises(InputError, match="cannot be shifted"):
         fit(mlp(), flat, training=Training(augment=Augment(crop=1)), **some)
@@ -293,6 +386,12 @@ def test_a_training_is_known_by_the_text_it_had_before_channels_last() -> None:
         "patience=None, precision='float32', augment=None, device=None)"
     )
     assert "precision='float32', channels_last=True, augment=None" in repr(Training(channels_last=True))
+
+
+def test_torch_without_muon_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(InputError, match=r"has no torch\.optim\.Muon; install torch 2.9 or later"):
+        Training(optimiser="muon")
 
 
 def test_a_model_that_views_is_told_of_channels_last(digits: Development) -> None:

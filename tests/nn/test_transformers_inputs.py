@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from crossbar_sim import Hardware
+from crossbar_sim import Hardware, InputError
 from crossbar_sim.robustness import deploy
 
 transformers = pytest.importorskip("transformers")
@@ -29,6 +29,14 @@ SMALL = {
 def bert(head: str) -> Any:
     return getattr(transformers, f"BertFor{head}")(
         transformers.BertConfig(vocab_size=V, max_position_embeddings=16, **SMALL)
+    )
+
+
+def distil(head: str) -> Any:
+    return getattr(transformers, f"DistilBertFor{head}")(
+        transformers.DistilBertConfig(
+            vocab_size=V, dim=16, n_layers=1, n_heads=2, hidden_dim=16, max_position_embeddings=16
+        )
     )
 
 
@@ -84,4 +92,13 @@ def test_scores_are_those_of_the_model_itself(name):
     assert found.scores[0].output_error < 1e-5
     if name == "GPT-2":
         assert found.judged["next_token"]
+    assert not any(
+        "on no array" in text for text in found.warnings
+    )  # T5's table is looked up by another name
     assert sum(layer.layer.analog for layer in found.layers) >= 4
+
+
+def test_labels_among_the_inputs_make_a_loss_which_is_no_output():
+    places = {"start_positions": CLASSES, "end_positions": CLASSES}
+    with pytest.raises(InputError, match=r"returns a loss first.*start_positions"):
+        deploy(distil("QuestionAnswering").eval(), TEXT | places, hardware="ideal", chips=1)

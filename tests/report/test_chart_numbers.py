@@ -49,12 +49,14 @@ def sign(made: Sweep) -> int:
     return -1 if made.metric == "output_error" else 1
 
 
-def ends(made: Sweep, span: tuple[float, float] | None) -> tuple[float | None, float | None]:
-    """An interval as shown."""
+def ends(
+    made: Sweep, span: tuple[float, float] | None, least: float = 0.0
+) -> tuple[float | None, float | None]:
+    """An interval as shown: cut at the least score (of a difference -1), and at 1 unless it is an error."""
     if span is None:
         return None, None
     low, high = sorted(sign(made) * end for end in span)
-    return low, high
+    return max(low, least), high if sign(made) < 0 else min(high, 1.0)
 
 
 def near(found: Any, wanted: Any, digits: int = 5) -> bool:
@@ -167,7 +169,7 @@ def check_differences(made: Sweep, found: list[Rows]) -> None:
         if made.not_paired(a, b):
             continue
         for (sigma, pair), row in zip(made.paired(a, b), rows, strict=False):
-            low, high = ends(made, pair.interval and (pair.interval.low, pair.interval.high))
+            low, high = ends(made, pair.interval and (pair.interval.low, pair.interval.high), -1.0)
             shown = sign(made) * pair.difference
             assert (row["place"], row["sigma"], row["Chips"]) == (place, sigma, pair.chips)
             assert near(row["diff"], 100 * shown)
@@ -457,7 +459,7 @@ def check_difference_figure(made: Sweep, axes: Axes, unit: float) -> None:
     same([xy(mark)[0, 1] for mark in marks], [100 * sign(made) * pair.difference for _, pair in found])
     step = unit * (max(s for s, _ in found) - min(s for s, _ in found) or 1.0) / 2
     assert all(abs(xy(m)[0, 0] - s * unit) < step for m, (s, _) in zip(marks, found, strict=True))
-    lines = [ends(made, (p.interval.low, p.interval.high)) for _, p in found if p.interval]
+    lines = [ends(made, (p.interval.low, p.interval.high), -1.0) for _, p in found if p.interval]
     same([span[0, 1:] for span in spans(axes)], [[100 * (e or 0) for e in line] for line in lines] or [])
     places = [xy(m)[0, 0] for m, (_, p) in zip(marks, found, strict=True) if p.interval]
     same([span[0, 0] for span in spans(axes)], places)

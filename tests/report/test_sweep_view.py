@@ -1,5 +1,6 @@
 """What a sweep says of itself on a terminal and on its page."""
 
+import csv
 import io
 import json
 
@@ -13,13 +14,18 @@ from crossbar_sim import CrossbarWarning, Hardware, InputError, Key
 from crossbar_sim.data import Split, load_data
 from crossbar_sim.nn import seeded
 from crossbar_sim.nn.networks import build
-from crossbar_sim.report.headline import answer
+from crossbar_sim.report import page_text
+from crossbar_sim.report.headline import answer, shares
+from crossbar_sim.report.page import notes
 from crossbar_sim.report.ranking import ahead
+from crossbar_sim.report.rows import View
+from crossbar_sim.report.tables import downloads, of_points
 from crossbar_sim.report.terminal import show_sweep
 from crossbar_sim.robustness import Point, Sweep, robustness
 from crossbar_sim.robustness.drawn_scores import MOST_CHIPS, Cost
+from crossbar_sim.robustness.metrics import described
 from crossbar_sim.robustness.plans import exact, plan_of
-from crossbar_sim.store.records import Task, canonical
+from crossbar_sim.store.records import Task, Trial, canonical
 
 
 def net(seed: int = 0):
@@ -35,6 +41,114 @@ def shown(sweep: Sweep, threshold: float | None = None) -> str:
 
 def changed(task: Task, **identity) -> Task:
     return Task(task.label, {**task.identity, **identity}, task.clean, task.about)
+
+
+def far_apart(metric: str = "accuracy") -> Sweep:
+    """Three chips whose t interval reaches beyond the scores that there can be."""
+    task = made_sweeps.task("erm", metric)
+    scores = (0.2, 0.95, 0.9) if metric == "accuracy" else (-0.1, -0.2, -1.5)
+    trials = [Trial(0.5, chip, score, 1000) for chip, score in enumerate(scores)]
+    return Sweep({"erm": task}, {"erm": Point.of_trials("erm", task, trials)}, {})
+
+
+def test_intervals_are_printed_and_drawn_within_the_possible_scores_and_kept_in_files_as_computed():
+    sweep = far_apart()
+    mean, (low, high) = sweep.curve("erm")[0].summary.mean, sweep.curve("erm")[0].summary.ci95
+    assert low < 0
+    assert high > 1
+    assert View(sweep).curves["erm"][0].mean.span == (0.0, 1.0)
+    assert "68 % (0 to 100)" in shown(sweep)
+    assert "cut at 0 and 100 %" in shown(sweep)
+    assert "95 % interval 0 to 100 %" in answer(sweep, None)[0]
+    assert sweep.as_dict()["models"][0]["points"][0]["ci95"] == [low, high]
+    (row,) = csv.DictReader(downloads(View(sweep))["curves.csv"].splitlines())
+    assert (float(row["low95"]), float(row["high95"])) == (low, high)
+    assert "cut" in " ".join(notes(View(sweep)))
+    drawn = sweep.plot().axes[0].collections[0]
+    heights = (
+        drawn.get_segments()[0][:, 1]
+        if hasattr(drawn, "get_segments")
+        else drawn.get_paths()[0].vertices[:, 1]
+    )
+    assert (min(heights), max(heights)) == (0, 100)
+    assert (low + high) / 2 == pytest.approx(mean)
+
+
+def test_an_interval_of_errors_begins_at_zero_and_one_inside_is_as_it_is():
+    errors = View(far_apart("output_error")).curves["erm"][0].mean
+    assert errors.low == 0
+    assert errors.high > 1
+    inside = View(made_sweeps.sweep()).curves["erm"][2].mean
+    assert not inside.is_cut
+    assert "(" not in shown(made_sweeps.sweep()).split("sigma", 3)[3].split("±")[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "ends", "value", "cut"),
+    [
+        ("accuracy", (-0.1, 1.2), 0.55, (0, 1)),
+        ("perplexity", (0.5, 9), 2, (1, 9)),
+        ("rmse", (-1, 3), 1, (0, 3)),
+        ("r2", (-2, 1.5), -0.25, (-2, 1)),
+        ("my.module:degrees", (-2, 9), 3, (-2, 9)),
+    ],
+)
+def test_what_is_cut_depends_on_the_metric(name, ends, value, cut):
+    assert described(name).cut(*ends, value) == cut
+
+
+def test_a_declared_share_beyond_one_is_not_cut():
+    assert described("my.module:gain", {"unit": "%"}).cut(0.9, 1.7, 1.3) == (0.9, 1.7)
+
+
+def test_the_share_of_the_work_on_arrays_is_in_the_headlines():
+    made = made_sweeps.sweep()
+    works = {"erm": 1.0, "bayesft": 0.355}
+    tasks = {
+        label: Task(
+            label, t.identity, t.clean, {**t.about, "multiply_adds": {"share_on_arrays": works[label]}}
+        )
+        for label, t in made.tasks.items()
+    }
+    sweep = Sweep(tasks, made.curves, made.details)
+    assert "erm: 100 % of its multiply-adds run on arrays." in answer(sweep, None)
+    little = (
+        "bayesft: only 35.5 % of its multiply-adds run on arrays, so the score says little about the rest."
+    )
+    assert little in answer(sweep, None)
+    assert little in shown(sweep)
+    page = page_text(sweep)
+    assert f'<p class="warn">{little}' in page
+    assert '<p class="lead">erm: 100&nbsp;% of its' in page
+    unreadable = Task("erm", tasks["erm"].identity, 0.9, {"multiply_adds": {"share_on_arrays": "all"}})
+    odd = Sweep({**tasks, "erm": unreadable}, made.curves, {})
+    assert shares(odd)[0] == []
+
+
+def test_a_percentile_is_in_tables_and_files_where_it_is_requested():
+    made = made_sweeps.sweep(chips=80)
+    rows = [dict(p.percentile(5).as_dict()) for points in made.curves.values() for p in points]
+    listed = [p["percentile"] for m in made.as_dict(percent=5)["models"] for p in m["points"]]
+    assert listed == rows
+    assert "percentile" not in json.dumps(made.as_dict())
+    lines = list(csv.DictReader(downloads(View(made, percent=5))["curves.csv"].splitlines()))
+    assert [float(line["percentile_high95"]) for line in lines] == [row["ci95"][1] for row in rows]
+    assert "percentile" not in downloads(View(made))["curves.csv"]
+    table = of_points(View(made, percent=5))
+    assert "all but 5 % of chips reach (95 %)" in table.header
+    assert all(len(row) == len(table.header) for _, group in table.groups for row in group)
+    out = io.StringIO()
+    show_sweep(made, Console(file=out, width=300), percent=5)
+    assert "all but 5 %: the score that 95 % of the chips reach" in out.getvalue()
+
+
+def test_a_percentile_of_errors_is_of_the_largest_ones():
+    made = made_sweeps.sweep(metric="output_error", chips=20)
+    errors = sorted(-value for value in made.curves["erm"][2].values)
+    row = View(made, percent=5).curves["erm"][2].percentile
+    assert errors[-3] < row.value <= errors[-1]
+    assert row.high is None
+    assert row.low < row.value
 
 
 def of_two(**identity) -> Sweep:

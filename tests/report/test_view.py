@@ -188,7 +188,12 @@ def test_no_minus_zero() -> None:
 
 def test_an_interval_beyond_100_per_cent_is_explained() -> None:
     scores = (Score(0.99, None, None), Score(0.5, None, None), Score(0.99, None, None))
-    assert "leaves 0 to 100 %" in joined(shown(deployment(chips=(0, 1, 2), scores=scores)))
+    found = deployment(chips=(0, 1, 2), scores=scores)
+    assert found.main.ci95[1] > 1
+    assert "the interval is cut at 0 and 100 %" in joined(shown(found))
+    assert "to 100 %)" in joined(shown(found))
+    assert ", 1]" in repr(found)
+    assert found.as_dict()["drifted"]["accuracy"]["ci95"] == list(found.main.ci95)
 
 
 def test_equal_chips_have_no_best_and_worst() -> None:

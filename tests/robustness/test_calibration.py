@@ -1,6 +1,7 @@
 """Digital calibration: what a few training images, run on a chip, put right on that chip."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from crossbar_sim import Hardware, Key
 from crossbar_sim.crossbar import threads
 from crossbar_sim.data import Development, Split
-from crossbar_sim.errors import InputError
+from crossbar_sim.errors import CrossbarWarning, InputError
 from crossbar_sim.nn import set_chip, to_analog
 from crossbar_sim.nn.evaluate import outputs
 from crossbar_sim.nn.networks import Coded, build
@@ -307,6 +308,43 @@ def test_test_images_missing_labels_and_too_few_images_are_refused(network, digi
         Calibrator.of(analog, Calibration(images=10), unlabelled)
     with pytest.raises(InputError, match="training images"):
         Calibrator.of(analog, Calibration(images=10**6), digits.development)
+
+
+def test_calibration_images_among_the_scored_examples_are_warned_of(network, digits):
+    half = digits.test.x[:150]
+    mixed = Development(
+        Split(
+            torch.cat([half, digits.train.x[:150]]), torch.cat([digits.test.y[:150], digits.train.y[:150]])
+        ),
+        digits.validation,
+    )
+    for development, share in ((mixed, True), (digits.development, False)):
+        calibrator = Calibrator.of(to_analog(network, PAPER), Calibration(images=300), development)
+        found = [*calibrator.overlap(digits.test.x)]
+        assert [text[:42] for text in found] == ["150 of the 300 images of the calibration a"] * share
+    with pytest.warns(CrossbarWarning, match="are among the examples that are scored"):
+        done = calibrated(network, digits, PAPER, Calibration("affine", 300), mixed)
+    assert any("150 of the 300" in text for text in done.warnings)
+
+
+def test_several_labels_of_an_image_are_no_readout(network, digits):
+    train = digits.train
+    development = Development(Split(train.x, torch.stack([train.y] * 2, 1)), digits.validation)
+    with pytest.raises(InputError, match="one class for each image"):
+        Calibrator.of(to_analog(network, PAPER), Calibration(images=200), development)
+
+
+def test_a_batch_of_nothing_but_padding_does_not_end_a_fit(network, digits):
+    calibrator = Calibrator.of(to_analog(network, PAPER), Calibration("lora:rank=2", 100), digits.development)
+    y = torch.zeros(100, 3, dtype=torch.int64)
+    y[:50] = -100
+    wanted = torch.cos(torch.arange(3000.0)).reshape(100, 10, 3)
+    loss = replace(calibrator, images=Split(calibrator.images.x, y), wanted=wanted)._loss()
+    out = torch.sin(torch.arange(1500.0)).reshape(50, 10, 3).requires_grad_()
+    padding = loss(out, torch.arange(50))
+    (gradient,) = torch.autograd.grad(padding, out)
+    assert (float(padding.detach()), bool(gradient.any())) == (0, False)
+    assert float(loss(out, torch.arange(50, 100)).detach()) > 0
 
 
 def test_an_exported_graph_is_refitted_but_has_no_modules_to_correct(network, digits):

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from crossbar_sim import Hardware, Key
+from crossbar_sim.crossbar.converters import ADC, DAC
+from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.data import Development, Split
-from crossbar_sim.errors import InputError
+from crossbar_sim.errors import CrossbarWarning, InputError
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.analog.chips import locked
 from crossbar_sim.nn.evaluate import outputs
@@ -72,6 +74,38 @@ def test_statistics_are_those_of_torchs_cumulative_average(digits):
     assert not torch.allclose(before, wanted, atol=2e-2 * float(wanted.abs().max()))
     assert torch.equal(outputs(analog, test)[0], before)
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+def test_statistics_of_the_clean_weights_are_warned_of_and_no_others(digits, tmp_path):
+    """Warned of where they fit the clean network and the chip has others; the remedy, and drifted statistics, pass."""
+    model = made(batch_normalised)
+    norms = [module for module in model if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+    def estimated(network):
+        for norm in norms:
+            norm.momentum = None
+            norm.reset_running_stats()
+        with torch.no_grad():
+            network.train()(digits.train.x[:400])
+        network.eval()
+
+    def said(sigma, x=digits.test.x[:60], **more):
+        found = deploy(
+            model, x, None, replace(DRIFT, drift=LogNormalDrift(sigma)), chips=2, sensitivity_chips=0, **more
+        )
+        return [text for text in found.warnings if "running statistics" in text]
+
+    estimated(model)
+    (text,) = said(0.9)
+    assert "2 normalisations divide by running statistics that fit the clean weights" in text
+    assert "--calibrate statistics" in text
+    assert said(0.9, calibrate="statistics", calibration_data=digits.development) == []
+    assert said(0.02) == []
+    assert said(0.9, digits.test.x[:7]) == []
+    with pytest.warns(CrossbarWarning, match="running statistics that fit"):
+        robustness({"a": model}, digits.test, sigmas=[0.0, 0.9], chips=2, sensitivity_chips=0)
+    estimated(to_analog(model, replace(DRIFT, drift=LogNormalDrift(0.9)), chip=0))  # which shares the buffers
+    assert said(0.9) == []
 
 
 def test_an_exported_graph_gets_the_same_statistics_and_corrections(digits):
@@ -159,6 +193,64 @@ def test_a_correction_is_the_product_with_a_changed_weight(digits, variant):
                 values[k]["m"] = m
         corrected = outputs(Corrected(analog, low._change(values)), x)[0]
     with torch.no_grad():
+        wanted = twin(x)
+    assert torch.allclose(corrected, wanted, atol=1e-4 * float(wanted.abs().max()))
+    assert not torch.allclose(outputs(analog, x)[0], wanted, atol=1e-2 * float(wanted.abs().max()))
+
+
+class Attentions(nn.Module):
+    """Attention of rows to themselves, to other rows, of three inputs, and with a matrix for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.two = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.three = nn.MultiheadAttention(8, 2, bias=False)
+        self.apart = nn.MultiheadAttention(8, 2, kdim=4, vdim=4, batch_first=True)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        rows = x.flatten(1, 2)
+        a = self.own(rows, rows, rows, need_weights=False)[0]
+        b = self.two(a, rows, rows)[0]
+        first = b.transpose(0, 1)
+        c = self.three(first, a.transpose(0, 1), rows.transpose(0, 1))[0].transpose(0, 1)
+        return self.head(self.apart(c, rows[..., :4], rows[..., 4:])[0].mean(1))
+
+
+@pytest.mark.parametrize("adc", [None, 8])
+@pytest.mark.parametrize("variant", ["lora", "dora"])
+def test_the_projections_of_attention_are_corrected_each_by_itself(digits, variant, adc):
+    model, x = made(Attentions), digits.test.x[:20]
+    hardware = DRIFT if adc is None else replace(DRIFT, dac=DAC(), adc=ADC(adc, range="max"))
+    analog = to_analog(model, hardware, chip=2)
+    low = LowRank.of(analog, x, variant, 3, 0)
+    assert [p.name.replace("_proj", "").replace("_weight", "") for p in low.products] == [
+        "own.in", "own.out.weight", "two.in[0:8]", "two.in[8:24]", "two.out.weight", "three.in[0:8]", "three.in[8:16]",
+        "three.in[16:24]", "three.out.weight", "apart.q", "apart.k", "apart.v", "apart.out.weight", "head.weight",
+    ]  # fmt: skip
+    assert low.left == ()
+    assert [p.vectors for p in low.products] == [8] * 13 + [1]
+    if adc is not None:
+        return
+    twin, values = copy.deepcopy(model), {name: dict(tensors) for name, tensors in low.start.items()}
+    with locked(analog), torch.no_grad():
+        for name, weight in twin.named_parameters():
+            module, _, own = name.rpartition(".")
+            weight.copy_(getattr(analog.get_submodule(module), own))
+        for p in low.products:
+            of, weight = values[p.name], twin.get_parameter(p.array)[p.first : p.first + p.outputs]
+            of["up"] = 0.1 * torch.linspace(-1, 1, of["up"].numel()).reshape(of["up"].shape)
+            weight.add_(_delta(p, of["down"], of["up"]).reshape(weight.shape))
+            if variant == "dora":
+                of["m"] = torch.linspace(1, 2, p.outputs)
+                weight.mul_((of["m"] / weight.norm(dim=1))[:, None])
+        if variant == "dora":
+            found = {name: of["m"] for name, of in values.items()}
+            low._add_norms(analog, values)
+            for name, m in found.items():
+                values[name]["m"] = m
+        corrected = outputs(Corrected(analog, low._change(values)), x)[0]
         wanted = twin(x)
     assert torch.allclose(corrected, wanted, atol=1e-4 * float(wanted.abs().max()))
     assert not torch.allclose(outputs(analog, x)[0], wanted, atol=1e-2 * float(wanted.abs().max()))
@@ -281,16 +373,18 @@ def test_scored_examples_are_not_calibrated_on(network, digits):
 
 
 class Tokens(nn.Module):
-    """Tokens through attention; the product of its inputs is in one function of torch."""
+    """Tokens through a recurrent layer, whose products are in one function of torch, and attention."""
 
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Embedding(20, 8)
+        self.recurrent = nn.GRU(8, 8, batch_first=True)
         self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
         self.head = nn.Linear(8, 20)
 
     def forward(self, x):
         h = self.table(x)
+        h = h + self.recurrent(h)[0]
         return self.head(h + self.attention(h, h, h)[0])
 
 
@@ -302,8 +396,9 @@ def test_tokens_are_given_as_integers_and_arrays_without_a_correction_are_named(
     )  # fmt: skip
     assert done.gain.mean > 0
     (note,) = (note for note in done.notes if "not corrected by lora" in note)
-    assert "attention.in_proj_weight" in note
+    assert "recurrent.weight_ih_l0" in note
     assert "head" not in note
+    assert "attention" not in note
 
 
 @pytest.mark.parametrize("kind", ["lora:rank=2", "dora:rank=2"])

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import torchmetrics.functional as tm
 from torch import nn
 
 import crossbar_sim
-from crossbar_sim import Hardware, InputError, Key
+from crossbar_sim import CrossbarWarning, Hardware, InputError, Key
 from crossbar_sim.nn import set_chip, to_analog
 from crossbar_sim.nn.evaluate import outputs
 from crossbar_sim.nn.seeding import seeded
@@ -69,6 +70,8 @@ def models():
         "pixels": (pixels, images, maps),
         "line": (line, x, targets),
         "several": (several, x, normal(60, 3).double() * 4 + 7),
+        "whole": (line, x, torch.arange(60.0)),
+        "labels": (plain, x, whole(2, 60, CLASSES).float()),
     }
 
 
@@ -194,6 +197,10 @@ def test_the_interval_of_a_perplexity_covers_and_one_of_the_scores_themselves_do
         ("classes", lambda o, t: "good", "returned the text 'good'"),
         ("classes", lambda o, t: {"a": 1.0}, "returned dict"),
         ("classes", lambda o, t, mask: o[:, mask], "failed on outputs"),
+        ("classes", lambda o, t: sys.exit(2), "SystemExit: 2"),
+        ("classes", lambda o, t, seen=[]: seen.append(1) or len(seen), "gives 1 and then 2 for the same outputs"),
+        ("whole", None, r"shape \(60, 1\): give metric='rmse'"),
+        ("labels", None, r"y has the shape of the model's outputs, \(60, 8\).*a metric of your own"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_one_line(models, kind, name, words):
@@ -262,7 +269,7 @@ def test_a_declared_metric_has_its_unit_in_every_report(models, command, tmp_pat
     swept = command("sweep", "line.pt2", *told, "--sigma", "0,0.2", "--results", "r.db", "--plot", "s.png")
     assert swept.code == 0, swept.err
     assert "0.0" in swept.out
-    assert " %" not in swept.out.replace("95 %", "")
+    assert " %" not in swept.out.replace("95 %", "").replace("100 % of its multiply-adds", "")
     page = command("report", "r.db", "-o", "r.html", "--figures", "figures")
     assert page.code == 0, page.err
     assert "temperature error (K)" in Path("r.html").read_text()
@@ -356,3 +363,24 @@ def test_the_identity_of_a_plain_function_is_what_it_was():
     text = f"{inspect.getsource(function)}\n[0.25]"
     assert find_metric(function).source == hashlib.sha256(text.encode()).hexdigest()
     assert find_metric(functools.partial(function)).source != find_metric(function).source
+
+
+def squared_error(outputs, targets):
+    return (outputs - targets).square().mean()
+
+
+def test_less_is_better_of_torchs_losses_and_a_name_that_says_so_is_doubted(models):
+    model, x, y = models["line"]
+    for loss in (nn.MSELoss(), nn.functional.mse_loss, "torch.nn.functional:mse_loss"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = deploy(model, x, y, PAPER, chips=2, metric=loss, sensitivity_chips=0)
+        assert found.metric.startswith("-")
+        assert found.scores[0].value(found.metric) < 0
+    doubted = find_metric(squared_error)
+    assert "its name suggests the contrary" in (doubted.doubt or "")
+    with pytest.warns(CrossbarWarning, match="more is taken to be better"):
+        deploy(model, x, y, PAPER, chips=2, metric=squared_error, sensitivity_chips=0)
+    declared = crossbar_sim.metric(lambda o, t: squared_error(o, t), higher_is_better=False)
+    assert find_metric(declared).doubt is None
+    assert find_metric("rmse").doubt is None

@@ -10,6 +10,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.robustness.statistics import (
     Interval,
     mean_interval,
+    percentile,
     quantiles,
     summarise,
     tail_caution,
@@ -288,3 +289,35 @@ def test_the_t_interval_of_a_design_with_dead_chips_covers_far_too_little_and_th
     assert 0.58 < held.mean() < 0.68
     assert told[seen].mean() > 0.95
     assert told[~seen].mean() < 0.005, "what no chip shows no rule can see"
+
+
+@pytest.mark.parametrize(
+    ("n", "known"), [(1, (False, False)), (20, (False, True)), (71, (False, True)), (72, (True, True))]
+)
+def test_a_percentile_has_an_end_only_where_there_are_chips_enough(n, known):
+    found = percentile([i / n for i in range(n)], 5)
+    assert tuple(end is not None for end in found.ci95) == known
+    assert found.needed == 72
+    mirrored = percentile([-i / n for i in range(n)], 95)
+    assert mirrored.ci95 == tuple(None if end is None else -end for end in reversed(found.ci95))
+    assert percentile([0.5] * n, 5).value == 0.5
+
+
+@pytest.mark.parametrize(("percent", "n"), [(5, 100), (50, 9), (90, 60)])
+def test_intervals_of_percentiles_contain_the_true_one_in_95_of_100_samples(percent, n):
+    """Of exponential scores: the t interval of the mean would say nothing about them."""
+    samples = np.random.default_rng(n).exponential(size=(2000, n))
+    true = -math.log(1 - percent / 100)
+    hits = sum(low <= true <= high for low, high in (percentile(s, percent).ci95 for s in samples))
+    assert 0.945 <= hits / 2000 <= 0.995
+    # one order statistic narrower at both ends is not enough
+    places = [sorted(s) for s in samples]
+    ends = percentile(range(n), percent).ci95
+    narrower = sum(s[int(ends[0]) + 1] <= true <= s[int(ends[1]) - 1] for s in places)
+    assert narrower / 2000 < 0.95
+
+
+@pytest.mark.parametrize("percent", [0, 100, -5, math.nan, "5", True])
+def test_what_is_no_percentile_is_refused(percent):
+    with pytest.raises(InputError, match="between 0 and 100"):
+        percentile([0.5, 0.6], percent)

@@ -10,14 +10,16 @@ import torch
 from torch import nn
 
 import crossbar_sim
-from crossbar_sim import Hardware, Key
+from crossbar_sim import Hardware, Key, RetentionDrift
 from crossbar_sim.crossbar import cost
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.robustness.array_work import cost_of_model
 from crossbar_sim.robustness.calibration import Calibration
+from crossbar_sim.robustness.sweep import Sweep
 from crossbar_sim.robustness.tradeoff import Choice, candidates, dominates
+from crossbar_sim.store.results import Results
 
 
 @pytest.mark.parametrize(
@@ -135,6 +137,23 @@ def test_the_call_from_python_is_the_command(command, files, tmp_path):
     assert found.plot(tmp_path / "t.svg", ax=ax) is figure
     assert "area" in ax.get_xlabel()
     plt.close(figure)
+
+
+def test_designs_that_differ_in_sigma_alone_are_one_curve_of_a_results_file(tmp_path):
+    model, data = linear()
+    found = crossbar_sim.tradeoff(
+        model, data, vary={"levels": [4, None], "sigma": "0.2:0.6:2"}, chips=2, results=tmp_path / "t.db"
+    )
+    with Results.open(tmp_path / "t.db") as file:
+        curves = Sweep.read(file).curves
+    assert list(curves) == ["levels=4", "levels=none"]
+    assert [p.values for points in curves.values() for p in points] == [
+        each.point.values for each in found.measured
+    ]
+    with pytest.raises(InputError, match="levels=4: a trade-off evaluates each design"):
+        crossbar_sim.tradeoff(
+            model, data, Hardware(drift=RetentionDrift(0.05, 100)), {"levels": [4]}, chips=1
+        )
 
 
 def test_workers_and_their_number_change_nothing():

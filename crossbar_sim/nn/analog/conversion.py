@@ -21,6 +21,7 @@ from crossbar_sim.nn.analog.fidelity import ensure_equivalent
 from crossbar_sim.nn.analog.layers import arrays_of, make_analog, remove_arrays
 from crossbar_sim.nn.analog.matrices import (
     DIGITAL,
+    DIGITAL_BY_TRAINING,
     NORMALISATION,
     RULES,
     Fold,
@@ -434,7 +435,7 @@ class _Builder:
 
     def layer(self, name: str, module: nn.Module, folds: dict[str, tuple[str, Fold]]) -> Layer:
         kind = type(module).__name__
-        why_not = self.choice.why_not(name)
+        why_not = self.choice.why_not(name) or module.__dict__.get(DIGITAL_BY_TRAINING, "")
         if why_not:
             return Layer(name, kind, False, why_not)
         found = self.matrices(module)
@@ -654,6 +655,11 @@ PAST = "its forward takes the clean weight past its array"
 KEPT = "its forward goes on with a weight that an earlier forward kept"
 HANDED = "the model's forward hands another weight to it (functional_call)"
 
+_AFFINE, _NO_MATRIX = "an affine normalisation", "no weight matrix"
+
+NOTHING_TO_MAP = frozenset(f"{why}; {NEVER_READ}" for why in (*DIGITAL.values(), _AFFINE, _NO_MATRIX))
+"""Reasons of layers that no forward reads and that would be on no array if it did: nothing is missing."""
+
 NO_OPERAND = (NEVER_READ, COMPUTED, PAST, KEPT, HANDED, PARAMETRISED, UNUSED, "no operator was seen")
 """What reasons say of a weight that no product of the forward takes; reports warn of such layers."""
 
@@ -678,7 +684,7 @@ def custom_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def why_digital(module: nn.Module) -> str:
     """Why none of the module's own parameters is a matrix on an array."""
     if isinstance(module, NORMALISATION):
-        return "an affine normalisation"
+        return _AFFINE
     for cls, reason in DIGITAL.items():
         if isinstance(module, cls):
             return reason
@@ -691,7 +697,7 @@ def why_digital(module: nn.Module) -> str:
         return (
             "a parameter of a class that is no known layer: export the model, and products with it are found"
         )
-    return "no weight matrix"
+    return _NO_MATRIX
 
 
 def why_no_operand(operand: Operand) -> str:

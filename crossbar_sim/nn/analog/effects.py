@@ -5,6 +5,7 @@ Converters and read noise act on products: of those, the relative change of the 
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.data.inputs import Batch
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.products import Tiled
+from crossbar_sim.nn.analog.programming import Columns
 from crossbar_sim.nn.analog.state import AnalogState, CellMaps, Layer
 from crossbar_sim.nn.evaluate import run_over
 
@@ -64,7 +66,9 @@ def layer_effects(
         if slot.ideal:
             continue
         with torch.no_grad():
-            columns = slot.columns(module).detach().float().cpu().contiguous().numpy()
+            matrix = slot.columns(module).detach().cpu()
+        whole = shared.maps is not None or shared.remap or matrix.dtype == torch.float32
+        columns: Any = matrix.float().contiguous().numpy() if whole else Columns(matrix)
         sums = squares.setdefault(slot.layer, {})
         sizes[slot.layer] = sizes.get(slot.layer, 0.0) + square(columns)
         if shared.maps is not None:
@@ -123,11 +127,10 @@ def product_effects(
         shared.probe = None
     return {
         layer: {
-            name: float(np.sqrt(total[i] / total[-1]))
+            name: float(np.sqrt(total[i] / total[-1])) if total[-1] > 0 else 0.0
             for i, name in enumerate(shared.of(layer).readout_effects)
         }
         for layer, total in squares.items()
-        if total[-1] > 0
     }
 
 
@@ -155,8 +158,7 @@ def _linear(
     sentences = []
     if left:
         sentences += [
-            f"{', '.join(names)} act on linear layers and convolutions: {', '.join(left)} computed with linearly read "
-            "weights"
+            f"{', '.join(names)} do not act on the products of {', '.join(left)}: their weights are read linearly"
         ]
     if partly:
         sentences += [

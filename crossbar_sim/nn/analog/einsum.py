@@ -1,5 +1,6 @@
 """Einsums as matrix products: which indices of a parameter are inputs, outputs and separate matrices."""
 
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,6 +48,24 @@ class Equation:
 
 def _hidden(count: int) -> tuple[Index, ...]:
     return tuple(f".{i}" for i in reversed(range(count)))
+
+
+def of_tensordot(ranks: tuple[int, int], summed: tuple[Sequence[int], Sequence[int]]) -> str:
+    """The equation of a `torch.tensordot`.
+
+    Args:
+        ranks: dimensions of the two operands.
+        summed: those that are summed over, of each.
+
+    >>> of_tensordot((2, 3), ([1], [0]))
+    'ab,bde->ade'
+    """
+    left, right = list(string.ascii_letters[: ranks[0]]), list(string.ascii_letters[ranks[0] : sum(ranks)])
+    for a, b in zip(*summed, strict=True):
+        right[b] = left[a]
+    both = {left[a] for a in summed[0]}
+    out = [i for i in (*left, *right) if i not in both]
+    return f"{''.join(left)},{''.join(right)}->{''.join(out)}"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from crossbar_sim.nn.analog.einsum import Equation, Index, Roles, steps
+from crossbar_sim.nn.analog.einsum import Equation, Index, Roles, of_tensordot, steps
 from crossbar_sim.nn.analog.matrices import Fold, Layout, Matrix
 
 _CONV = {f"aten.conv{d}d.{v}": f"Conv{d}d" for d in "123" for v in ("default", "padding")}
@@ -41,7 +41,7 @@ _ADDED = {"aten.addmm.default": 1, "aten.baddbmm.default": 1}
 """Products, and the place of their left operand."""
 _BILINEAR = {"aten.bilinear.default": 2, "aten._trilinear.default": 1}
 """Products of two inputs with a parameter, and its place: a matrix for each output."""
-EINSUM = "aten.einsum.default"
+EINSUM, TENSORDOT = "aten.einsum.default", "aten.tensordot.default"
 NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
 _SAME = (
     "aten.detach.default",
@@ -472,7 +472,7 @@ def _use(
         return Use(name, short, None, "an affine normalisation", normalisation=True)
     if "embedding" in short and place == 0:
         return Use(name, short, None, "a table look-up, no product")
-    if op == EINSUM:
+    if op in (EINSUM, TENSORDOT):
         return _use_of_einsum(name, shape, node, user, value, stored)
     if op in _VIEWS:
         why = f"its values are put in another order by {short} before they are used: store them in that order"
@@ -483,9 +483,15 @@ def _use(
 def _use_of_einsum(
     name: str, shape: tuple[int, ...], node: fx.Node, user: fx.Node, value: Any, stored: set[fx.Node]
 ) -> Use:
-    text, nodes = str(user.args[0]), list(user.args[1])  # type: ignore[call-overload, arg-type]
+    arguments: Any = user.args
+    nodes = list(arguments[:2] if str(user.target) == TENSORDOT else arguments[1])
     fed = [operand not in stored for operand in nodes]
     operands = [value if operand is node else _shown(operand) for operand in nodes]
+    text = str(arguments[0])
+    if str(user.target) == TENSORDOT:
+        a, b = (t if isinstance(t, Tensor) else torch.empty(()) for t in operands)
+        known = a.dim() and b.dim()
+        text = of_tensordot((a.dim(), b.dim()), (arguments[2], arguments[3])) if known else ""
     found = einsum_at(text, nodes.index(node), fed, operands, value, shape)
     if isinstance(found, Layout):
         return Use(name, "einsum", _matrix(name, None, found, {}))

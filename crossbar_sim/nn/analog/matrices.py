@@ -143,6 +143,10 @@ RULES: dict[type[nn.Module], Callable[[nn.Module], Iterator[Matrix]]] = {
 }
 """The layers that run on arrays, by class; a subclass counts as its base (docs/model.md, "Layers")."""
 
+CONVOLUTIONS = (
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
+
 NORMALISATION = (
     nn.modules.batchnorm._NormBase,
     nn.LayerNorm,
@@ -151,6 +155,9 @@ NORMALISATION = (
     nn.LocalResponseNorm,
 )
 """Layers whose parameters are an affine normalisation."""
+
+DIGITAL_BY_TRAINING = "_crossbar_sim_digital"
+"""The attribute of a layer that was trained to stay digital on every design: the reason, as reports give it."""
 
 DIGITAL: dict[type[nn.Module], str] = {
     nn.Embedding: "a table look-up, no product",
@@ -174,6 +181,18 @@ def matrices(module: nn.Module) -> tuple[Matrix, ...]:
             real = all(module._parameters[m.weight].is_floating_point() for m in found)  # type: ignore[union-attr]
             return found if real else ()
     return ()
+
+
+def trained_weights(model: nn.Module) -> list[nn.Parameter]:
+    """Weight matrices of layers that arrays can carry and that are trained, tied ones once."""
+    found = {
+        id(weight): weight
+        for module in model.modules()
+        if DIGITAL_BY_TRAINING not in vars(module)
+        for matrix in matrices(module)
+        if (weight := module._parameters[matrix.weight]) is not None and weight.requires_grad
+    }
+    return [*found.values()]
 
 
 # Folding a batch normalisation into the layer before it: y = gamma (W x + b - mu)/sqrt(var + eps) + beta.
@@ -303,6 +322,8 @@ def foldable(model: nn.Module) -> dict[str, str]:
             continue
         norm, before = modules[str(node.target)], node.args[0]
         if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_var is None:
+            continue
+        if DIGITAL_BY_TRAINING in vars(norm):
             continue
         carrier = modules.get(str(before.target)) if before.op == "call_module" else None
         if not isinstance(carrier, _CARRIERS) or _intercepted(carrier, norm):

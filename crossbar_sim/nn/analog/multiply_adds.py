@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from crossbar_sim.nn.analog.einsum import Equation, steps
+from crossbar_sim.nn.analog.einsum import Equation, of_tensordot, steps
 from crossbar_sim.nn.analog.state import Layer
 
 LITTLE = 0.5
@@ -90,6 +90,16 @@ class ArrayShare:
         return {"share_on_arrays": self.share, "on_arrays": self.analog, "digital": self.kinds}
 
 
+def share_words(share: float) -> str:
+    """A headline's words: "93.2 % of its multiply-adds run on arrays", with what a small share means.
+
+    >>> share_words(0.355)
+    'only 35.5 % of its multiply-adds run on arrays, so the score says little about the rest'
+    """
+    text = f"{_percent(share)} of its multiply-adds run on arrays"
+    return text if share >= LITTLE else f"only {text}, so the score says little about the rest"
+
+
 def _percent(share: float) -> str:
     """No share that is not all reads as 100 %."""
     text = f"{100 * share:.1f}"
@@ -108,6 +118,9 @@ def work_of(packet: str, args: Sequence[Any], out: Tensor) -> float:
     """
     if packet == "einsum":
         return _of_einsum(str(args[0]), [tuple(t.shape) for t in args[1]])
+    if packet == "tensordot":
+        text = of_tensordot((args[0].dim(), args[1].dim()), (args[2], args[3]))
+        return _of_einsum(text, [tuple(t.shape) for t in args[:2]])
     if packet in ("linear", "mkldnn_linear"):
         return out.numel() * args[1].shape[-1]
     if packet == "bilinear":

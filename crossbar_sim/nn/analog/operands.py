@@ -18,11 +18,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from crossbar_sim.data.inputs import Batch, call, filled, first_of, tensors_of
 from crossbar_sim.nn.analog import chips
+from crossbar_sim.nn.analog.einsum import of_tensordot
 from crossbar_sim.nn.analog.exported_products import (
     MOST_ADDRESSES,
     addresses,
@@ -305,7 +306,8 @@ class _Recorder:
             clean = slot.clean(module)[0 if parameter == slot.weight else 1]
             if clean is None:
                 return None
-            self.copies[name] = copied = clean.detach().clone()
+            with _disable_current_modes():  # which would look at how it is copied
+                self.copies[name] = copied = clean.detach().clone()
             exact = frozenset({_Source(name, "array")})
             self.about[_place(copied)] = _About(False, exact, {}, _memory(copied), name in self.shapes)
         return copied
@@ -329,6 +331,8 @@ class _Recorder:
         self._count(packet, args, abouts, outputs)
         if packet == "einsum":
             self._einsum(args[0], list(args[1]))
+        elif packet == "tensordot":
+            self._einsum(of_tensordot((args[0].dim(), args[1].dim()), (args[2], args[3])), [*args[:2]])
         elif _is_product(packet):
             self._product(packet, abouts)
             if not self.depth:
@@ -532,6 +536,8 @@ class _Mode(TorchDispatchMode):
         whole = _is_product(packet) or _keeps_values(packet)
         if packet == "einsum":
             whole = any(self.recorder.is_fed(t) for t in args[1])
+        if packet == "tensordot":
+            whole = any(self.recorder.is_fed(t) for t in args[:2])
         if not whole and func._can_decompose():
             self.recorder.depth += 1  # an exported graph keeps the operator as it is
             try:

@@ -2,8 +2,9 @@
 
 import math
 import types
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,11 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.readout import EFFECTS, Readout
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.analog import recurrent
+from crossbar_sim.nn.analog.einsum import Equation, Roles, of_tensordot, steps
+from crossbar_sim.nn.analog.exported_products import addresses
 from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, next_read
+from crossbar_sim.nn.analog.stored_matrices import BlockRead, reads_of
 
 # An array of a layer with its converters, and the products of linear layers with it.
 
@@ -34,11 +39,13 @@ class Tiled:
         slot: which parameters it stands for.
         design: what the model shares.
         blocks: one readout for each group.
+        plans: how products read views of the weight, found at the first of them.
     """
 
     slot: ArraySlot
     design: AnalogState
     blocks: tuple[Readout, ...]
+    plans: dict[Hashable, tuple[tuple[BlockRead, ...], ...] | None] = field(default_factory=dict, repr=False)
 
     @property
     def own(self) -> Hardware:
@@ -187,6 +194,44 @@ def _by_patches(
             out[part, g * cols : (g + 1) * cols] = y
 
 
+def spread(x: Tensor, tiled: Tiled, groups: int, gather: Callable[[Tensor], Tensor]) -> Tensor:
+    """A transposed convolution: each place of the images (b, c, *sizes) drives its group's word lines once.
+
+    Args:
+        gather: adds the bit lines of all places (b, groups cols, *sizes) up to the outputs.
+
+    Raises:
+        InputError: as `Readout.product`.
+    """
+    cols, (b, c), sizes = tiled.slot.layout.cols, x.shape[:2], x.shape[2:]
+    event, first = next_read(tiled.design, tiled.slot.name, b, b)
+    places, each = math.prod(sizes), c // groups
+    vectors, driven = tiled.drive(x.reshape(b, math.prod(x.shape[1:])), False)
+    step = max(1, WORKSPACE // max(places * groups * cols, 1))
+    outputs = []
+    for start in range(0, b, step) if b else (0,):
+        part = slice(start, min(start + step, b))
+        n = part.stop - start
+        y = np.empty((n, groups * cols, *sizes), np.float32)
+        unit = driven.unit if len(driven.unit) == 1 else np.repeat(driven.unit[part], places)
+        for g in range(groups):
+            own = slice(g * each, (g + 1) * each)
+
+            def lines(images: Float32, n: int = n, own: slice = own) -> Float32:
+                channels = images.reshape(n, c, places)[:, own]
+                return np.ascontiguousarray(channels.transpose(0, 2, 1)).reshape(n * places, each)
+
+            codes = np.stack([lines(read[part]) for read in driven.codes])
+            seen = lines(vectors[part]) if tiled.design.probe is not None else codes[0]
+            read = tiled.read(
+                g, seen, driven._replace(codes=codes, unit=unit), event, (first + start) * places
+            )
+            columns = read.reshape(n, places, cols).transpose(0, 2, 1)
+            y[:, g * cols : (g + 1) * cols] = columns.reshape(n, cols, *sizes)
+        outputs.append(gather(torch.from_numpy(y)))
+    return torch.cat(outputs).to(x.dtype)
+
+
 # Weights that know their array: products with them go through converters and read noise, tile by tile.
 #
 # The programmed weight of such an array is a tensor that knows its array. Where a linear layer or a convolution
@@ -195,9 +240,13 @@ def _by_patches(
 
 
 class OnTiles(Tensor):
-    """A programmed weight, or a bias that is a row of the same array, with a reference to its array."""
+    """A programmed weight, or a bias that is a row of the same array, with a reference to its array.
+
+    `places` is None, or says where the values lie in the weight's memory, if they are a copy in another order.
+    """
 
     tiled: Tiled
+    places: Tensor | None = None
 
     @classmethod
     def __torch_function__(
@@ -205,7 +254,7 @@ class OnTiles(Tensor):
     ) -> Any:
         """Products through the array; anything else on the plain weight."""
         kwargs = kwargs or {}
-        rule = _RULES.get(func)
+        rule = _RULES.get(func) or _NAMED.get(str(func))
         if rule is not None:
             y = rule(func, args, kwargs)
             if y is not None:
@@ -213,6 +262,8 @@ class OnTiles(Tensor):
         bare, named = torch.utils._pytree.tree_map(plain, (args, kwargs))
         result = func(*bare, **named)
         views = _views(result, args)
+        if views is None:
+            views = _copied(func, result, args, kwargs)
         if views is not None:
             return views
         if isinstance(result, Tensor) and result.is_floating_point():  # and no shape, no device
@@ -236,6 +287,9 @@ def _views(result: Any, args: Any) -> Any:
     if any(v.untyped_storage()._cdata != held or v.dtype != weight.dtype for v in found):
         return None
     kept = [on_tiles(v, weight.tiled) for v in found]
+    for v in kept if weight.places is not None else ():
+        assert weight.places is not None
+        v.places = weight.places.as_strided(v.shape, v.stride(), v.storage_offset())
     return (
         kept[0]
         if isinstance(result, Tensor)
@@ -243,6 +297,31 @@ def _views(result: Any, args: Any) -> Any:
         if type(result) in (list, tuple)
         else None
     )
+
+
+_COPYING = ("contiguous", "clone", "reshape", "flatten", "_unsafe_view")
+"""Operators that may copy a weight into another order."""
+
+
+def _copied(func: Any, result: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """A copy of a weight in another order, with a reference to its array; None for any other result."""
+    weight = args[0] if args and isinstance(args[0], OnTiles) else None
+    name = str(getattr(func, "__name__", "")).split(".")[0]
+    if (
+        weight is None
+        or name not in _COPYING
+        or not isinstance(result, Tensor)
+        or result.dtype != weight.dtype
+    ):
+        return None
+    copied = on_tiles(result, weight.tiled)
+    copied.places = func(_places(weight), *args[1:], **kwargs)
+    return copied if result.storage_offset() == 0 and result.is_contiguous() else None
+
+
+def _places(weight: OnTiles) -> Tensor:
+    """Where the values of a view or a copy lie in the weight's memory."""
+    return addresses(plain(weight)) if weight.places is None else weight.places
 
 
 def _part(weight: OnTiles, into: int, out: int) -> tuple[int, int] | None:
@@ -253,7 +332,12 @@ def _part(weight: OnTiles, into: int, out: int) -> tuple[int, int] | None:
         into, out: its dimensions for inputs and outputs.
     """
     layout = weight.tiled.slot.layout
-    if weight.dim() != 2 or layout.groups != 1 or layout.order not in ("out_in", "in_out"):
+    if (
+        weight.dim() != 2
+        or weight.places is not None
+        or layout.groups != 1
+        or layout.order not in ("out_in", "in_out")
+    ):
         return None
     rows, cols = layout.rows, layout.cols
     by_column = layout.order == "out_in"
@@ -268,7 +352,7 @@ def _part(weight: OnTiles, into: int, out: int) -> tuple[int, int] | None:
     return (row, col) if all(fits) and inside else None
 
 
-def on_tiles(weight: Tensor, tiled: Tiled) -> Tensor:
+def on_tiles(weight: Tensor, tiled: Tiled) -> Any:
     """The programmed weight with its array attached; gradients pass."""
     held = weight.as_subclass(OnTiles)
     held.tiled = tiled
@@ -322,19 +406,37 @@ def _through(
 
 def _linear(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
     named = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
-    return _with_part(named["input"], named["weight"], named.get("bias"), 1, F.linear)
+    x, weight, bias = named["input"], named["weight"], named.get("bias")
+    y = _with_part(x, weight, bias, 1, F.linear)
+    if y is None and isinstance(weight, OnTiles) and not isinstance(x, OnTiles) and weight.dim() == 2:
+        y = _times(x, weight.t())
+        y = y if y is None or bias is None else y + plain(bias)
+    return y
 
 
 def _matmul(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
-    if kwargs or len(args) != 2 or isinstance(args[0], OnTiles):
+    if kwargs or len(args) != 2:
         return None
-    return _with_part(args[0], args[1], None, 0, torch.matmul)
+    left, right = args
+    if isinstance(left, OnTiles):
+        if isinstance(right, OnTiles) or left.dim() < 2 or not right.dim():
+            return None
+        y = _times(right.unsqueeze(0) if right.dim() == 1 else right.mT, left.mT)
+        return y if y is None else y.squeeze(-2) if right.dim() == 1 else y.mT
+    y = _with_part(left, right, None, 0, torch.matmul)
+    return _times(left, right) if y is None else y
 
 
 def _addmm(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
-    if kwargs or len(args) != 3 or isinstance(args[1], OnTiles) or args[0].dim() != 1:
-        return None  # with factors, or with an added matrix
-    return _with_part(args[1], args[2], args[0], 0, torch.matmul)
+    if kwargs or len(args) != 3:
+        return None  # with factors
+    added, left, right = args
+    one_row = not isinstance(left, OnTiles) and added.dim() == 1
+    y = _with_part(left, right, added, 0, torch.matmul) if one_row else None
+    if y is None:
+        y = _matmul(func, (left, right), {})
+        y = y if y is None else y + plain(added)
+    return y
 
 
 def _with_part(x: Tensor, weight: Any, bias: Tensor | None, into: int, linear: Any) -> Tensor | None:
@@ -367,6 +469,228 @@ def _with_part(x: Tensor, weight: Any, bias: Tensor | None, into: int, linear: A
     return _through(x, weight, bias, forward, same, -1)
 
 
+def _times(x: Tensor, weight: Any) -> Tensor | None:
+    """Inputs (..., n, k), or (k,), times matrices (..., k, m), as matmul; None where an array cannot read it."""
+    if not isinstance(weight, OnTiles) or weight.dim() < 2 or not x.dim() or x.shape[-1] != weight.shape[-2]:
+        return None
+    if x.dim() == 1:
+        y = _times(x.unsqueeze(0), weight)
+        return y if y is None else y.squeeze(-2)
+    batch = weight.dim() - 2
+    ones = [d for d in range(batch) if weight.shape[d] == 1]  # those matrices multiply every example
+    own = [f"batch {d - batch}" for d in range(batch) if d not in ones]
+    x = x.reshape(*(1,) * (weight.dim() - x.dim()), *x.shape)
+    leading = [f"batch {d - x.dim() + 2}" for d in range(x.dim() - 2)]
+    sizes = dict(zip(own, (n for n in weight.shape[:-2] if n != 1), strict=True))
+    if any(x.shape[d] not in (1, sizes.get(name, x.shape[d])) for d, name in enumerate(leading)):
+        return None  # torch says what is wrong
+    x = x.expand(*(sizes.get(name, n) for name, n in zip(leading, x.shape, strict=False)), *x.shape[-2:])
+    held = weight.squeeze(ones) if ones else weight
+    return _contract(x, (*leading, "n", "k"), held, (*own, "k", "m"), (*leading, "n", "m"))
+
+
+def _contract(
+    x: Tensor, given: Sequence[Hashable], weight: Any, own: Sequence[Hashable], out: Sequence[Hashable]
+) -> Tensor | None:
+    """The product of inputs with the matrices that a view of a weight holds; None where an array cannot read it.
+
+    Args:
+        x, weight: two operands of an einsum.
+        given, own: the indices of their dimensions; indices in both have the same size.
+        out: the indices of the result.
+    """
+    tiled: Tiled = weight.tiled
+    separate = [i for i in own if i in given and i in out]
+    summed = [i for i in own if i in given and i not in out]
+    outputs = [i for i in own if i not in given]
+    alone = [given.index(i) for i in given if i not in own and i not in out]
+    x = x.sum(alone) if alone else x
+    given = [i for i in given if i in own or i in out]
+    rest = [i for i in given if i not in own]
+    if not summed or not weight.numel() or len(set(given)) < len(given) or len(set(own)) < len(own):
+        return None
+    order = tuple(own.index(i) for i in (*separate, *summed, *outputs))
+    sizes = dict(zip(own, weight.shape, strict=True)) | dict(zip(given, x.shape, strict=True))
+    shape = tuple(math.prod(sizes[i] for i in part) for part in (separate, summed, outputs))
+    tag = (order, shape, weight.shape, weight.stride(), weight.storage_offset())
+    if weight.places is not None or tag not in tiled.plans:
+        places = _places(weight).permute(order).reshape(shape).numpy()
+        reads = [reads_of(matrix, tiled.slot.layout) for matrix in places]
+        found = None if None in reads else tuple(read for read in reads if read is not None)
+        if weight.places is None:
+            tiled.plans[tag] = found
+    else:
+        found = tiled.plans[tag]
+    if found is None:
+        return None
+    every = found
+    n = math.prod(sizes[i] for i in rest)
+
+    def forward(value: Tensor) -> Tensor:
+        y = np.zeros((len(every), n, shape[2]), np.float32)
+        for s, reads in enumerate(every):
+            for read in reads:
+                y[s][:, read.outputs] += _read(value[s], read, tiled, sizes[rest[0]] if rest else 1)
+        return torch.from_numpy(y).to(value.dtype)
+
+    def linear(value: Tensor, w: Tensor, row: None = None) -> Tensor:
+        return torch.matmul(value, w.permute(order).reshape(shape))
+
+    vectors = x.permute([given.index(i) for i in (*separate, *rest, *summed)]).reshape(shape[0], n, shape[1])
+    y = _Product.apply(vectors, plain(weight), None, tiled, forward, linear)
+    kept = (*separate, *rest, *outputs)
+    return y.reshape([sizes[i] for i in kept]).permute([kept.index(i) for i in out])
+
+
+def _read(x: Tensor, read: BlockRead, tiled: Tiled, leading: int) -> Float32:
+    """Outputs (b, outputs) of one read of a block for the inputs (b, k) of its product."""
+    event, first = next_read(tiled.design, tiled.slot.name, len(x), leading)
+    lines = torch.zeros(len(x), tiled.slot.layout.rows)  # the others are not driven
+    lines[:, torch.from_numpy(read.rows)] = x.detach().float()[:, torch.from_numpy(read.inputs)]
+    vectors, driven = tiled.drive(lines, False)
+    return tiled.read(read.group, vectors, driven, event, first)[:, read.cols]  # type: ignore[no-any-return]
+
+
+def _einsum(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+    text, given = args[0], args[1:]
+    operands = list(given[0]) if len(given) == 1 and isinstance(given[0], list | tuple) else list(given)
+    if kwargs or not isinstance(text, str) or not all(isinstance(t, Tensor) for t in operands):
+        return None
+    shapes = [tuple(t.shape) for t in operands]
+    equation = Equation.of(text, [len(shape) for shape in shapes])
+    found = (
+        None if equation is None else steps(equation, [not isinstance(t, OnTiles) for t in operands], shapes)
+    )
+    if equation is None or found is None:
+        return None
+    first, rest = found
+    y, read = operands[first], False
+    for step in rest:
+        other, own = operands[step.operand], equation.terms[step.operand]
+        product = None
+        if isinstance(other, OnTiles) and isinstance(step.roles, Roles):
+            product = _contract(y, step.left, other, own, step.out)
+            read = read or product is not None
+        if product is None:  # torch.einsum marks the layer of a weight that no array can read so
+            product = _plain_einsum(y, step.left, other, own, step.out)
+        y = product
+    return y if read else None
+
+
+def _plain_einsum(
+    a: Tensor, left: Sequence[str], b: Tensor, right: Sequence[str], out: Sequence[str]
+) -> Tensor:
+    numbers = {index: n for n, index in enumerate(dict.fromkeys((*left, *right)))}
+    if isinstance(b, OnTiles):
+        b.tiled.design.bypassed.add(b.tiled.slot.layer)
+    terms = [[numbers[i] for i in term] for term in (left, right, out)]
+    return torch.einsum(a, terms[0], plain(b), terms[1], terms[2])  # type: ignore[no-any-return]
+
+
+def _tensordot(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+    a, b, *rest = args
+    dims: Any = rest if len(rest) > 1 else kwargs.get("dims", rest[0] if rest else 2)
+    dims = dims.tolist() if isinstance(dims, Tensor) else dims
+    one, other = (range(-dims, 0), range(dims)) if isinstance(dims, int) else dims
+    if kwargs.get("out") is not None or any(
+        a.shape[p] != b.shape[q] for p, q in zip(one, other, strict=True)
+    ):
+        return None
+    return _einsum(func, (of_tensordot((a.dim(), b.dim()), (one, other)), a, b), {})
+
+
+def _bilinear(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+    named = dict(zip(("input1", "input2", "weight", "bias"), args, strict=False)) | kwargs
+    x, z, weight, bias = (named.get(name) for name in ("input1", "input2", "weight", "bias"))
+    if not isinstance(weight, OnTiles) or x is None or z is None:
+        return None
+    leading = [f"batch {d}" for d in range(x.dim() - 1)]
+    y = _contract(x, (*leading, "i"), weight, ("o", "i", "j"), (*leading, "o", "j"))
+    if y is None:
+        return None
+    y = torch.matmul(y, z.unsqueeze(-1)).squeeze(-1)  # digital
+    return y if bias is None else y + plain(bias)
+
+
+def _grouped_mm(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+    """Rows of the inputs in groups that end at `ends`, each with a matrix of its own: experts."""
+    x, weight, *rest = args
+    ends = rest[0] if rest else kwargs.get("offs")
+    if not isinstance(ends, Tensor) or len(rest) > 1 or kwargs.get("bias") is not None:
+        return None
+    if not isinstance(weight, OnTiles) or x.dim() != 2 or weight.dim() != 3:
+        return None
+    start, found = 0, []
+    for end, matrix in zip(ends.tolist(), weight.unbind(0), strict=True):
+        y = _times(x[start:end], matrix)
+        if y is None:
+            return None
+        found.append(y)
+        start = end
+    found.append(x.new_zeros(len(x) - start, weight.shape[2]))
+    return torch.cat(found)
+
+
+def _recurrent_layers(kind: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    if kwargs:
+        return None
+    x, second, *rest = args
+    if not isinstance(second, Tensor) or second.dtype != torch.int64:  # no packed sequence
+        return recurrent.layers(kind, x, second, *rest)
+    hx, weights, has_biases, num_layers, dropout, train, bidirectional = rest
+    sizes = second.tolist()
+    return recurrent.layers(
+        kind, x, hx, weights, has_biases, num_layers, dropout, train, bidirectional, sizes=sizes
+    )
+
+
+def _recurrent_cell(kind: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    if kwargs:
+        return None
+    x, hx, *own = args
+    return recurrent.cell(kind, x, hx, own[:2], (*own[2:], None, None)[:2])
+
+
+def _transposed_convolution(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+    names = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+    return _spread(dict(zip(names, args, strict=False)) | kwargs)
+
+
+_SPREADING: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+def _spread(named: dict[str, Any]) -> Tensor | None:
+    x, weight, groups = named["input"], named["weight"], int(named.get("groups", 1))
+    if not isinstance(weight, OnTiles) or weight.places is not None:
+        return None
+    layout = weight.tiled.slot.layout
+    whole = weight.numel() == math.prod(layout.shape) and weight.is_contiguous()
+    if layout.order != "transposed" or layout.groups != groups or not whole:
+        return None
+    dims = weight.dim() - 2
+    if x.dim() == dims + 1:  # one image without a batch
+        y = _spread(named | {"input": x.unsqueeze(0)})
+        return None if y is None else y.squeeze(0)
+    how = [named.get(n, usual) for n, usual in (("stride", 1), ("padding", 0), ("output_padding", 0))]
+    dilation = named.get("dilation", 1)
+    kernel = weight.shape[2:]
+    back = _SPREADING[dims]
+    # every bit line is one output channel at one element of the kernel
+    one = (
+        torch.eye(math.prod(kernel))
+        .reshape(-1, 1, *kernel)
+        .repeat(groups * weight.shape[1], *[1] * (dims + 1))
+    )
+
+    def gather(lines: Tensor) -> Tensor:
+        return back(lines, one, None, *how, groups * weight.shape[1], dilation)  # type: ignore[no-any-return]
+
+    return _through(
+        x, weight, named.get("bias"), lambda value, row: spread(value, weight.tiled, groups, gather),
+        lambda x, w, b=None: back(x, w, None, *how, groups, dilation), 1,
+    )  # fmt: skip
+
+
 def _convolution(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
     named = dict(zip(names, args, strict=False)) | kwargs
@@ -380,7 +704,7 @@ def _general_convolution(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor
     )  # fmt: skip
     named = dict(zip(names, args, strict=False)) | kwargs
     if named["transposed"]:
-        return None
+        return _spread(named)
     return _convolve(named, lambda x, w, b: func(x, w, b, *args[3:], **_rest(kwargs)))
 
 
@@ -426,7 +750,7 @@ def _padding(value: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> 
 
 
 # torch hands the whole of attention to a tensor of another class: with this name replaced, its products come singly.
-_ATTENTION = types.FunctionType(
+attention_by_products = types.FunctionType(
     F.multi_head_attention_forward.__code__,
     {**vars(F), "has_torch_function": lambda _: False},
     argdefs=F.multi_head_attention_forward.__defaults__,
@@ -434,17 +758,24 @@ _ATTENTION = types.FunctionType(
 
 
 def _attention(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    return _ATTENTION(*args, **kwargs)
+    return attention_by_products(*args, **kwargs)
 
 
 _ATEN = torch.ops.aten
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 _RULES: dict[Any, Callable[..., Any]] = {
     F.linear: _linear,
     F.multi_head_attention_forward: _attention,
     **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm), _matmul),
-    **dict.fromkeys((_ATEN.matmul.default, _ATEN.mm.default), _matmul),
+    **dict.fromkeys((Tensor.__rmatmul__, torch.bmm, Tensor.bmm, torch.mv, Tensor.mv), _matmul),
+    **dict.fromkeys((_ATEN.matmul.default, _ATEN.mm.default, _ATEN.bmm.default, _ATEN.mv.default), _matmul),
     **dict.fromkeys((torch.addmm, Tensor.addmm, _ATEN.addmm.default), _addmm),
+    **dict.fromkeys((torch.baddbmm, Tensor.baddbmm, _ATEN.baddbmm.default), _addmm),
     _ATEN.linear.default: _linear,
+    **dict.fromkeys((torch.einsum, _ATEN.einsum.default), _einsum),
+    **dict.fromkeys((torch.tensordot, _ATEN.tensordot.default), _tensordot),
+    **dict.fromkeys((F.bilinear, torch.bilinear, _ATEN.bilinear.default), _bilinear),
+    **dict.fromkeys((torch._grouped_mm, _ATEN._grouped_mm.default), _grouped_mm),
     _ATEN.convolution.default: _general_convolution,
     **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d, F.conv1d, F.conv2d, F.conv3d), _convolution),
     **{
@@ -452,5 +783,26 @@ _RULES: dict[Any, Callable[..., Any]] = {
         for d in (1, 2, 3)
         for kind in ("default", "padding")
     },
+    **dict.fromkeys(
+        (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d, *_SPREADING.values()),
+        _transposed_convolution,
+    ),
+    _ATEN.conv_transpose1d.default: _transposed_convolution,
+    _ATEN.conv_transpose2d.input: _transposed_convolution,
+    _ATEN.conv_transpose3d.input: _transposed_convolution,
+    **{getattr(torch, kind): partial(_recurrent_layers, kind) for kind in _RECURRENT},
+    **{
+        getattr(getattr(_ATEN, kind), form): partial(_recurrent_layers, kind)
+        for kind in _RECURRENT
+        for form in ("input", "data")
+    },
+    **{getattr(torch, f"{kind}_cell"): partial(_recurrent_cell, kind) for kind in _RECURRENT},
+    **{getattr(_ATEN, f"{kind}_cell").default: partial(_recurrent_cell, kind) for kind in _RECURRENT},
 }
 """Operators that go through the array, by what calls them."""
+
+_NAMED = {
+    "transformers.grouped_mm_fallback.default": _grouped_mm,
+    "transformers.grouped_mm_fallback": _grouped_mm,
+}
+"""The same for operators that other libraries define, by their names."""

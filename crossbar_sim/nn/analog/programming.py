@@ -1,9 +1,14 @@
 """Programming the arrays of a model: by Numba kernels on the CPU, by the same formulas in torch on other devices."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.array import multiplying
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.hardware import slope as core_slope
@@ -29,6 +34,41 @@ def check_finite(columns: Tensor, name: str) -> None:
         )
 
 
+class Columns:
+    """A matrix (cols, rows) of any floating type and order in memory, for the simulator: float32, piece by piece.
+
+    It behaves as its array of float32 where that is read in pieces, and becomes it where it is not.
+    """
+
+    def __init__(self, columns: Tensor) -> None:
+        self.columns, self.shape, self.size = columns.detach(), tuple(columns.shape), columns.numel()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        whole = self.columns.float().contiguous().numpy()
+        return whole if dtype is None else whole.astype(dtype)
+
+    def reshape(self, *_: int) -> "Columns":
+        """Flat, as it is read."""
+        return self
+
+    def __getitem__(self, part: slice) -> Float32:
+        rows, stop = self.shape[1], min(part.stop, self.size)
+        first = part.start // rows
+        whole = self.columns[first : -(-stop // rows)].float().reshape(-1)
+        return whole[part.start - first * rows : stop - first * rows].contiguous().numpy()
+
+    def max(self, axis: int | None = None) -> Any:
+        """Of all, or of each column (axis 1)."""
+        return (self.columns.amax() if axis is None else self.columns.amax(axis)).float().numpy()
+
+    def min(self, axis: int | None = None) -> Any:
+        """Of all, or of each column (axis 1)."""
+        return (self.columns.amin() if axis is None else self.columns.amin(axis)).float().numpy()
+
+
 def program_into(
     design: AnalogState,
     slot: ArraySlot,
@@ -43,23 +83,38 @@ def program_into(
     on the clean values alone (that they are finite, their scale) is looked up once per `state` of them.
     """
     assert weight is not None
-    columns = slot.columns(module).detach()
-    direct = (
-        bias is None
-        and design.maps is None
-        and not design.remap
-        and slot.layout.order in ("out_in", "vector")
-        and weight.device.type == "cpu"
-        and weight.dtype == torch.float32
-    )
-    if direct:
-        w, out = columns.contiguous().numpy(), weight.view(columns.shape).numpy()
-        hardware = design.of(slot.layer)
-        scale = _scale(hardware, slot, state, columns, w)
-        hardware.effective_weight(w, design.key(slot.name), design.chip, out, scale, slot.layout.groups)
-        return
+    columns, hardware = slot.columns(module).detach(), design.of(slot.layer)
+    if bias is None and design.maps is None and not design.remap and weight.device.type == "cpu":
+        out, key, groups = slot.layout.columns(weight), design.key(slot.name), slot.layout.groups
+        if slot.layout.order in ("out_in", "vector") and weight.dtype == torch.float32:
+            w = columns.contiguous().numpy()
+            scale = _scale(hardware, slot, state, columns, w)
+            hardware.effective_weight(w, key, design.chip, out.numpy(), scale, groups)
+            return
+        if out.data_ptr() == weight.data_ptr() and columns.numel() and hardware.wires is None:
+            wrapped: Any = Columns(columns)
+            scale = _scale(hardware, slot, state, columns, wrapped)
+            pieces = hardware.pieces(wrapped, scale, key, design.chip, groups)
+            # of a transposed matrix as many columns as lie side by side in a line of the cache
+            size = threads.CHUNK if columns.is_contiguous() else 256 * max(256, -(-columns.shape[1] // 8))
+            threads.run(lambda part: _put(pieces, part, out), threads.chunks(columns.numel(), size))
+            return
     check_finite(columns, slot.name)
     write(slot, program(design, slot, columns, slot.layout.groups), weight, bias)
+
+
+def _put(pieces: Callable[[slice, Float32], None], part: slice, out: Tensor) -> None:
+    """Write a piece of a programmed matrix into `out` (cols, rows), a view of a parameter in its own type."""
+    piece, rows = np.empty(part.stop - part.start, np.float32), out.shape[1]
+    pieces(part, piece)
+    values = torch.from_numpy(piece)
+    (col, row), n = divmod(part.start, rows), len(values)
+    while n:  # the rest of a column, whole columns, and the beginning of one
+        whole = 0 if row else n // rows
+        count = whole * rows or min(rows - row, n)
+        to = out[col : col + whole] if whole else out[col, row : row + count]
+        to.copy_(values[len(values) - n :][:count].view(to.shape))
+        (col, row), n = divmod(col * rows + row + count, rows), n - count
 
 
 def write(slot: ArraySlot, programmed: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:

@@ -51,11 +51,15 @@ def flatten(x: Tensor) -> Tensor:
     return x.flatten(1)
 
 
-def trace_sequential(model: nn.Module) -> list[TracedStep] | None:
+def trace_sequential(model: nn.Module, *more: type[nn.Module]) -> list[TracedStep] | None:
     """The steps of a model that applies linear layers, activations and dropout one after another.
 
     The forward is traced with symbolic inputs, so that a network of any class can qualify; a forward that depends on
     the values of its inputs does not.
+
+    Args:
+        model: of any class.
+        more: classes of modules that may be steps as well.
 
     Returns:
         Modules, activation functions and `flatten`, in order, at least one of them a linear layer; None if the model
@@ -76,7 +80,7 @@ def trace_sequential(model: nn.Module) -> list[TracedStep] | None:
             if not isinstance(node.args[0], fx.Node):
                 return None
             continue
-        step = _step(model, node)
+        step = _step(model, node, more)
         if step is None:
             return None
         steps.append(step)
@@ -87,14 +91,14 @@ def _is_hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
 
 
-def _step(model: nn.Module, node: fx.Node) -> TracedStep | None:
+def _step(model: nn.Module, node: fx.Node, more: tuple[type[nn.Module], ...]) -> TracedStep | None:
     """The step that a node performs; None for an unsupported operation."""
     if node.op == "call_module":
         module = model.get_submodule(str(node.target))
         base = base_of(module)
         if base is nn.Flatten:
             return flatten if (module.start_dim, module.end_dim) == (1, -1) else None
-        return module if base in (nn.Linear, *ACTIVATIONS, *IDENTITIES) else None
+        return module if base in (nn.Linear, *ACTIVATIONS, *IDENTITIES, *more) else None
     arguments = [*node.args[1:], *node.kwargs.values()]
     if node.target in (torch.flatten, "flatten"):
         return flatten if arguments == [1] and "end_dim" not in node.kwargs else None

@@ -5,6 +5,8 @@ of the user, so reading it runs no code.
 
     {"format": "crossbar-sim checkpoint", "format_version": 1, "network": "mlp",
      "arguments": {...}, "data": "digits", "state_dict": {...}, "notes": {...}}
+
+A network that was trained for calibration has "standardised" as well: what `nn.standardised` inserts into it.
 """
 
 import io
@@ -22,6 +24,7 @@ from crossbar_sim.files import replacing
 from crossbar_sim.nn.files.architectures import names_code, user_network
 from crossbar_sim.nn.files.state_dict import check_fit, check_size, fill
 from crossbar_sim.nn.networks import build
+from crossbar_sim.nn.standardised import Standardisation, standardisation_of
 from crossbar_sim.validate import show
 
 FORMAT = "crossbar-sim checkpoint"
@@ -63,6 +66,9 @@ def save_checkpoint(
         "state_dict": state,
         "notes": _plain("notes", dict(notes or {})),
     }
+    inserted = standardisation_of(model)
+    if inserted is not None:
+        content["standardised"] = _plain("standardised", inserted.as_dict())
     # Refuse now what could not be loaded later.
     restore(content, str(network))
     write_tensors(path, content)
@@ -164,18 +170,25 @@ def restore(
             )
         check_size({"": state})
         with torch.random.fork_rng(devices=[]):
-            model = user_network(name, arguments, "network")
+            model = _standardised(user_network(name, arguments, "network"), content)
         check_fit(model, state, whose)
         return model, name, data, fill(model, state, whose)
     # What a file claims is allocated only when the weights have been found to be as large.
     check_size({"": state})
     with torch.device("meta"), _Undrawn():
-        check_fit(_built(name, arguments), state, whose)
+        check_fit(_standardised(_built(name, arguments), content), state, whose)
     # Drawing initial weights that are replaced at once must not move the caller's generator.
     with torch.random.fork_rng(devices=[]):
-        model = _built(name, arguments)
+        model = _standardised(_built(name, arguments), content)
     converted = fill(model, state, whose)
     return model, name, data, converted
+
+
+def _standardised(model: nn.Module, content: Mapping[str, Any]) -> nn.Module:
+    """The network with the normalisations that the checkpoint says it has."""
+    if "standardised" in content:
+        Standardisation.from_dict(content["standardised"]).insert(model)
+    return model
 
 
 class _Undrawn(TorchFunctionMode):

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crossbar_sim.errors import InputError
+from crossbar_sim.errors import InputError, warn
 from crossbar_sim.files import check_outputs, replacing
 from crossbar_sim.nn.analog.layers import arrays_of
+from crossbar_sim.nn.analog.matrices import DIGITAL_BY_TRAINING
 
 
 def export_model(model: nn.Module, x: Any, path: str | os.PathLike[str]) -> Path:
@@ -45,6 +46,16 @@ def export_model(model: nn.Module, x: Any, path: str | os.PathLike[str]) -> Path
     if any(arrays_of(module) is not None for module in model.modules()):
         raise InputError(
             "the model is analog, and an archive holds digital weights: export to_digital(model)"
+        )
+    kept = [name for name, module in model.named_modules() if DIGITAL_BY_TRAINING in vars(module)]
+    if kept:
+        also = f" and {len(kept) - 4} more" if len(kept) > 4 else ""
+        options = " ".join(f"--layer '{name}:digital'" for name in dict.fromkeys(kept))
+        warn(
+            [
+                f"{', '.join(kept[:4])}{also}: trained to stay digital, which an archive does not say: deploy it with "
+                f"{options}, or deploy the checkpoint"
+            ]
         )
     positional, keywords = _inputs(x)
     training = {name: module.training for name, module in model.named_modules()}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import check_regular, memory, reason
 from crossbar_sim.nn.files.state_dict import check_model
-from crossbar_sim.text import parse_json
+from crossbar_sim.text import parse_json, refuse_constant
 
 CONFIG = "config.json"
 
@@ -30,6 +30,9 @@ _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _OTHER_WEIGHTS = {"tf_model.h5": "TensorFlow", "flax_model.msgpack": "Flax"}
 _CONSTANTS = (".attn.masked_bias", ".position_ids", ".rotary_emb.inv_freq")
 """How the names of constants end that earlier versions of transformers saved, and models compute themselves."""
+
+_SHARED = 256
+"""More layers than tensors are no fault up to here: layers may share their weights."""
 
 _SHOWN = 3
 
@@ -44,7 +47,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         if check_regular(path, "a JSON file").st_size > _LARGEST_CONFIG:
             raise InputError(f"{path} is larger than {_LARGEST_CONFIG} bytes: is it the right file?")
-        content = parse_json(path.read_bytes())
+        content = parse_json(path.read_bytes(), _object, _infinite)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({reason(error)}): copy it again") from error
     if not isinstance(content, dict):
@@ -52,6 +55,18 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{path} holds a {type(content).__name__}, expected an object of JSON: copy it again"
         )
     return content
+
+
+def _infinite(name: str) -> float:
+    """The limits of some state-space models are infinite."""
+    return refuse_constant(name) if name == "NaN" else float(name)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Any:
+    """An object of JSON; an infinity, where it is written as {"__float__": "Infinity"}."""
+    found = dict(pairs)
+    kind = found.get("__float__")
+    return float(kind) if len(found) == 1 and kind in ("Infinity", "-Infinity") else found
 
 
 def check_folder(folder: Path, config: Mapping[str, Any]) -> str:
@@ -137,7 +152,7 @@ def build(
         warnings.simplefilter("ignore")
         cls, made = _configured(library, folder, name, config)
         layers = getattr(made, "num_hidden_layers", 0)
-        if isinstance(layers, int) and layers > len(tensors):
+        if isinstance(layers, int) and layers > max(len(tensors), _SHARED):
             raise InputError(
                 f"{folder / CONFIG} says {layers} layers and there are {len(tensors)} tensors: copy both again"
             )

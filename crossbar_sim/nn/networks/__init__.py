@@ -6,6 +6,7 @@ Names with hyphens are this package's: `resnet18`, `vgg11` and the like are torc
 from crossbar_sim.nn.networks.base import NETWORKS, build
 from crossbar_sim.nn.networks.coded import AveragedOutputs, Coded
 from crossbar_sim.nn.networks.detection import MaskRCNN
+from crossbar_sim.nn.networks.fastconv import FastConv
 from crossbar_sim.nn.networks.feedforward import MLP, VGG11, AlexNet, LeNet5, SpatialTransformerNet
 from crossbar_sim.nn.networks.residual import PreActResNet18, PreActResNet50, PreActResNet152, ResNet18
 
@@ -20,6 +21,7 @@ NETWORKS |= {
     "preact-resnet-18": PreActResNet18,
     "preact-resnet-50": PreActResNet50,
     "preact-resnet-152": PreActResNet152,
+    "fastconv": FastConv,
     "stn": SpatialTransformerNet,
     "mask-rcnn": MaskRCNN,
 }
@@ -31,6 +33,7 @@ __all__ = [
     "AlexNet",
     "AveragedOutputs",
     "Coded",
+    "FastConv",
     "LeNet5",
     "MaskRCNN",
     "PreActResNet18",

@@ -21,8 +21,10 @@ from crossbar_sim.files import check_writable
 from crossbar_sim.nn.detection import check_task, task_loss
 from crossbar_sim.nn.evaluate import inputs_for
 from crossbar_sim.nn.files.checkpoint import write_tensors
+from crossbar_sim.nn.networks.fastconv import whiten
 from crossbar_sim.nn.seeding import permutation, seeded
 from crossbar_sim.nn.training.losses import PLAIN, Loss, TaskLoss, task_of
+from crossbar_sim.nn.training.settings import MOMENTUM as MOMENTUM
 from crossbar_sim.nn.training.settings import (
     Step,
     Training,
@@ -104,6 +106,7 @@ def fit(
     step: Step | None = None,
     steps: Callable[[TaskLoss], Step] | None = None,
     squared: Sequence[nn.Parameter] = (),
+    after_epoch: Callable[[nn.Module, Batch], None] | None = None,
     method: str = "",
     progress: Callable[[Epoch], None] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -129,6 +132,7 @@ def fit(
         step: the method, as a whole gradient step, in place of a loss.
         steps: makes such a step that uses the loss of `training`, once that is known.
         squared: parameters w of the model that are trained as w = u |u|: the optimiser moves u (see `Optimiser`).
+        after_epoch: called with the model and all training inputs after each epoch, before it is validated.
         method: what loss_step or step is, settings included, in words: a checkpoint of another is refused.
         progress: called after every epoch.
         checkpoint: a file that is replaced after every epoch. If it is there, training resumes from it and ends
@@ -148,6 +152,10 @@ def fit(
     own = [name for name, each in (("loss_step", loss_step), ("step", step)) if each is not None]
     if len(own) > 1:
         raise InputError("a method is either a loss_step or a step: give one of them")
+    if how.label_smoothing and not method and (loss_step is not None or step is not None):
+        raise InputError(
+            f"label_smoothing={how.label_smoothing} does not reach a loss of your own: smooth the labels there"
+        )
     if own and how.loss is not None:
         raise InputError(f"loss={how.loss} beside a {own[0]}, which computes its own loss: give one of them")
     if how.patience is not None and validation is None:
@@ -174,12 +182,15 @@ def fit(
                 )
         elif not scenes and not own and steps is None:
             check_fits(model, x, max(int(y.max()), -1 if held is None else int(held[1].max())))
+        if not own:
+            task = task.smoothed(model, how.label_smoothing)
         if how.augment is not None:
             if scenes:
                 raise InputError(
                     f"augment={how.augment}: it would move the images and not their objects; leave it out"
                 )
             how.augment.check(one_tensor(x, "augment"))
+        whiten(model, x)
         file = None
         if checkpoint is not None:
             settings = {"training": how, "key": key, "method": method or _name(step or steps or loss_step)}
@@ -193,6 +204,8 @@ def fit(
             spent = state.seconds
             while not _finished(state, how):
                 run.epoch(state)
+                if after_epoch is not None:
+                    after_epoch(model, x)
                 score = None if held is None else task.score(model, *held)
                 state.history[-1] = (*state.history[-1][:2], score)
                 better = score is not None and (state.best is None or score > state.best[1])
@@ -255,7 +268,7 @@ class _Run:
         order = permutation(len(x), self.key.fold("shuffle", str(number)), device)
         augment = training.augment
         if augment is not None:
-            drawn = augment.draw(len(x), self.key.fold("augment", str(number)), device)
+            drawn = augment.draw(len(x), self.key.fold("augment"), number, device)
         # No cache of bfloat16 weights: a method changes them in place within a step.
         half = torch.autocast(
             device.type, torch.bfloat16, enabled=training.precision == "bfloat16", cache_enabled=False
@@ -376,9 +389,6 @@ def accuracy(model: nn.Module, x: Batch, y: torch.Tensor) -> float:
 WARM_UP = 0.3
 """The share of the steps in which the learning rate rises."""
 
-MOMENTUM = 0.9
-"""Of SGD."""
-
 
 def one_cycle(step: int, steps: int) -> float:
     """The learning rate of `step` (0 .. steps - 1) as a share of the highest.
@@ -395,8 +405,27 @@ def one_cycle(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - top) / (steps - top)))
 
 
+def triangular(step: int, steps: int) -> float:
+    """As `one_cycle`, but in a straight line down.
+
+    >>> triangular(3, 10), round(triangular(9, 10), 3)
+    (1.0, 0.143)
+    """
+    top = int(WARM_UP * steps)
+    return one_cycle(step, steps) if step < top else (steps - step) / (steps - top)
+
+
+SCHEDULES: dict[str, Callable[[int, int], float]] = {
+    "one-cycle": one_cycle,
+    "triangular": triangular,
+    "linear": lambda step, steps: 1 - step / steps,
+    "constant": lambda step, steps: 1.0,
+}
+"""(step, steps) -> the learning rate as a share of the highest."""
+
+
 class Optimiser:
-    """Adam (decoupled weight decay) or SGD, by torch, for the parameters of a model that require a gradient.
+    """Adam (decoupled weight decay), SGD or Muon, by torch, for the parameters of a model that require a gradient.
 
     A squared parameter w = u |u| is moved by way of u, whose gradient is 2 |u| that of w: its steps are in proportion
     to sqrt|w|. Rate, decay and clipping act on u. The model holds w, and u is the signed root of it at every step (the
@@ -428,15 +457,36 @@ class Optimiser:
         fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in self.parameters)
         roots = {id(p) for p in squared}
         self.moved = [torch.empty_like(p.data) if id(p) in roots else p for p in self.parameters]
-        decay = training.weight_decay
-        self.torch: torch.optim.Optimizer
-        if training.optimiser == "sgd":
-            self.torch = torch.optim.SGD(
-                self.moved, training.lr, momentum=MOMENTUM, weight_decay=decay, fused=fused
+        lr, decay, momentum = training.lr, training.weight_decay, training.momentum
+        self.matrices: list[_Matrix] = []
+        self.parts: list[torch.optim.Optimizer] = []
+        self.rates: list[float] = []
+        others: Sequence[Tensor] = self.moved
+        if training.optimiser == "muon":
+            self.matrices = [_Matrix(u, shared) for u in self.moved if u.dim() > 1]
+            others = [u for u in self.moved if u.dim() <= 1]
+            if not self.matrices:
+                raise InputError(
+                    "the model has no parameter of two or more dimensions that requires a gradient, and Muon is for "
+                    "matrices: train with optimiser='sgd'"
+                )
+            self._add(torch.optim.Muon([m.value for m in self.matrices], lr, decay, momentum), lr)
+            lr, decay = lr if training.vector_lr is None else training.vector_lr, 0.0
+        if training.optimiser == "adam":
+            self._add(torch.optim.AdamW(others, lr, weight_decay=decay, fused=fused), lr)
+        elif others:
+            nesterov = momentum > 0 and (training.nesterov or training.optimiser == "muon")
+            self._add(
+                torch.optim.SGD(
+                    others, lr, momentum=momentum, weight_decay=decay, nesterov=nesterov, fused=fused
+                ),
+                lr,
             )
-        else:
-            self.torch = torch.optim.AdamW(self.moved, training.lr, weight_decay=decay, fused=fused)
         self.zero_grad()
+
+    def _add(self, part: torch.optim.Optimizer, lr: float) -> None:
+        self.parts.append(part)
+        self.rates.append(lr)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -446,8 +496,7 @@ class Optimiser:
     def step(self, done: int) -> None:
         """Take step number `done` (from 0) along the gradients; a missing gradient counts as zero."""
         training = self.training
-        share = one_cycle(done, self.steps) if training.schedule == "one-cycle" else 1.0
-        self.torch.param_groups[0]["lr"] = training.lr * share
+        share = SCHEDULES[training.schedule](done, self.steps)
         for p, u in zip(self.parameters, self.moved, strict=True):
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
@@ -457,13 +506,26 @@ class Optimiser:
                 u.grad = magnitude.mul_(2).mul_(p.grad)
             if training.clip is not None and u.grad is not None:
                 u.grad.clamp_(-training.clip, training.clip)
-        self.torch.step()
+        for matrix in self.matrices:
+            matrix.take_gradient()
+        for part, rate in zip(self.parts, self.rates, strict=True):
+            part.param_groups[0]["lr"] = rate * share
+            part.step()
         for p, u in zip(self.parameters, self.moved, strict=True):
             if u is not p:
                 torch.mul(u, u.abs(), out=p.data)
 
+    def state(self) -> dict[str, Any]:
+        """The state_dict of torch's optimiser, or those of the two parts of Muon."""
+        states = [part.state_dict() for part in self.parts]
+        return {"parts": states} if self.matrices else states[0]
+
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore a state_dict of `torch`, or one of version 0.1.0, which kept all parameters in one flat tensor."""
+        """Restore a `state`, or one of version 0.1.0, which kept all parameters in one flat tensor."""
+        if self.matrices:
+            for part, its in zip(self.parts, state["parts"], strict=True):
+                part.load_state_dict(its)
+            return
         flat = state["state"].get(0, {})
         sizes = [p.numel() for p in self.parameters]
         if any(value.shape == (sum(sizes),) != self.parameters[0].shape for value in flat.values()):
@@ -480,7 +542,7 @@ class Optimiser:
             }
             groups = [{**state["param_groups"][0], "params": list(states)}]
             state = {"state": states, "param_groups": groups}
-        self.torch.load_state_dict(state)
+        self.parts[0].load_state_dict(state)
 
     def _unflatten(self, part: Tensor, like: Tensor) -> Tensor:
         if not self.training.channels_last or like.dim() != 4:
@@ -500,6 +562,33 @@ class Optimiser:
 def _channels_last(weight: Tensor) -> Tensor:
     """A copy of a convolution's weight with the channels last in memory; any other parameter itself."""
     return weight if weight.dim() != 4 else weight.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+class _Matrix:
+    """A tensor (outputs, ...) that is trained, as the matrix (outputs, inputs) that Muon moves, in its own memory.
+
+    The order of the inputs does not matter to Muon: it is that of the memory, where the channels may be last.
+    """
+
+    def __init__(self, tensor: Tensor, shared: bool) -> None:
+        self.tensor = tensor
+        self.last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+        if not self.last and not tensor.is_contiguous():
+            if shared:
+                raise InputError(
+                    f"a parameter of shape {tuple(tensor.shape)} is a view of another one's memory, which "
+                    "optimiser='muon' cannot move: train with optimiser='sgd'"
+                )
+            tensor.data = tensor.data.contiguous()
+        self.value = self._flat(tensor.data)
+
+    def take_gradient(self) -> None:
+        """Give the matrix the gradient of the tensor."""
+        assert self.tensor.grad is not None
+        self.value.grad = self._flat(self.tensor.grad)
+
+    def _flat(self, value: Tensor) -> Tensor:
+        return (value.permute(0, 2, 3, 1) if self.last else value).flatten(1)
 
 
 # Checkpoints of a training: all that an exact continuation needs.
@@ -555,7 +644,7 @@ class TrainingFile:
             "format_version": FORMAT_VERSION,
             "identity": self.identity,
             "model": snapshot(model),
-            "optimiser": optimiser.torch.state_dict(),
+            "optimiser": optimiser.state(),
             "generators": _generators(),
             "history": state.history,
             "best": state.best,

@@ -193,6 +193,22 @@ class TaskLoss:
         found = self._in_place(logits(model, x))
         return self.loss(found * temperature if temperature != 1.0 else found, y)
 
+    def smoothed(self, model: nn.Module, share: float) -> "TaskLoss":
+        """With smoothed labels, see `Training.label_smoothing`; 0: as it is.
+
+        Raises:
+            InputError: if it is not the cross-entropy of classes.
+        """
+        if not share:
+            return self
+        if detects(model) or (self.loss is not None and self.loss.name != "cross-entropy"):
+            name = "a detector" if self.loss is None else f"the loss {self.loss.name}"
+            raise InputError(
+                f"label_smoothing={share} is for the cross-entropy of classes, and not for {name}: leave it out"
+            )
+        function = functools.partial(functional.cross_entropy, label_smoothing=share)
+        return replace(self, loss=Loss("cross-entropy", function, "classes"))
+
     def weight(self, y: Tensor) -> Any:
         """How much a batch counts beside others: its examples, or its labels that are not ignored."""
         return (y >= 0).sum() if self.places else len(y)

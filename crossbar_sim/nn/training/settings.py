@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args, get_type_hints
 
 import torch
 from torch import nn
@@ -16,6 +16,10 @@ from crossbar_sim.nn.training.losses import Loss, find_loss
 from crossbar_sim.validate import check_integer, is_real
 
 # How to train, as a value: what all methods share.
+
+
+MOMENTUM = 0.9
+"""Of SGD and Muon, by default."""
 
 
 Step = Callable[[nn.Module, Any, torch.Tensor, float], torch.Tensor]
@@ -35,9 +39,12 @@ class Training:
         epochs: passes over the training examples.
         batch: at most so many examples per step.
         lr: the highest learning rate.
-        optimiser: "adam" or "sgd" (momentum 0.9).
-        schedule: "one-cycle" (linear up over 30 % of the steps, cosine down) or "constant".
-        weight_decay: decoupled for Adam (AdamW), in the gradient for SGD.
+        optimiser: "adam", "sgd", or "muon": torch's Muon (Jordan, 2024) for parameters of two and more dimensions (a
+            filter is the matrix of its outputs), Nesterov SGD for the others.
+        schedule: "one-cycle" (linear up over 30 % of the steps, cosine down), "triangular" (the same, linear down),
+            "linear" (linear down from the start) or "constant".
+        weight_decay: decoupled for Adam (AdamW) and for the matrices of Muon, in the gradient for SGD; of Muon's
+            other parameters none decays.
         clip: every component of the gradient is held in -clip .. clip; None: not.
         patience: stop after so many epochs without a better validation accuracy, and keep the best weights; None:
             train to the end and keep the last.
@@ -50,6 +57,11 @@ class Training:
             what a convolution gives cannot be trained so.
         augment: what is done to the training images.
         device: where to train ("cuda"), the model is put back afterwards; None: where the model is.
+        momentum: of SGD and Muon.
+        nesterov: whether the momentum of SGD is Nesterov's; Muon's always is.
+        vector_lr: the highest learning rate of the parameters that Muon leaves to SGD; None: lr.
+        label_smoothing: share of a target's probability that is spread over all classes, in [0, 1) (Szegedy et al.,
+            2016, arXiv:1512.00567). It acts in the losses of this package's methods, not in a loss of your own.
 
     Raises:
         InputError: naming the field, what was given and what is allowed.
@@ -58,8 +70,8 @@ class Training:
     epochs: int = 10
     batch: int = 128
     lr: float = 1e-3
-    optimiser: Literal["adam", "sgd"] = "adam"
-    schedule: Literal["one-cycle", "constant"] = "one-cycle"
+    optimiser: Literal["adam", "sgd", "muon"] = "adam"
+    schedule: Literal["one-cycle", "triangular", "linear", "constant"] = "one-cycle"
     weight_decay: float = 0.0
     clip: float | None = None
     patience: int | None = None
@@ -68,8 +80,18 @@ class Training:
     augment: Augment | None = None
     device: str | None = None
     loss: str | Loss | Callable[..., Any] | None = None
+    momentum: float = MOMENTUM
+    nesterov: bool = False
+    vector_lr: float | None = None
+    label_smoothing: float = 0.0
 
-    later: ClassVar[Mapping[str, object]] = {"loss": None}
+    later: ClassVar[Mapping[str, object]] = {
+        "loss": None,
+        "momentum": MOMENTUM,
+        "nesterov": False,
+        "vector_lr": None,
+        "label_smoothing": 0.0,
+    }
     """Fields that came after records of experiments were written, and the values with which these leave them out."""
 
     def __post_init__(self) -> None:
@@ -84,15 +106,17 @@ class Training:
             raise InputError(f"weight_decay={self.weight_decay!r}: a finite number >= 0 is needed")
         if self.clip is not None and not (is_real(self.clip) and 0 < self.clip < math.inf):
             raise InputError(f"clip={self.clip!r}: a finite number > 0 is needed, or None")
-        for what, words in (
-            ("optimiser", ("adam", "sgd")),
-            ("schedule", ("one-cycle", "constant")),
-            ("precision", ("float32", "bfloat16")),
-        ):
+        for what in ("optimiser", "schedule", "precision"):
+            words = get_args(get_type_hints(Training)[what])
             if getattr(self, what) not in words:
                 raise InputError(f"{what}={getattr(self, what)!r} must be one of {', '.join(words)}")
-        if not isinstance(self.channels_last, bool):
-            raise InputError(f"channels_last={self.channels_last!r}: True or False is needed")
+        for what in ("channels_last", "nesterov"):
+            if not isinstance(getattr(self, what), bool):
+                raise InputError(f"{what}={getattr(self, what)!r}: True or False is needed")
+        for what in ("momentum", "label_smoothing"):
+            if not is_real(getattr(self, what)) or not 0 <= getattr(self, what) < 1:
+                raise InputError(f"{what}={getattr(self, what)!r}: a number in [0, 1) is needed")
+        self._check_optimiser()
         if self.augment is not None and not isinstance(self.augment, Augment):
             raise InputError(f"augment={self.augment!r}: an Augment is needed, or None")
         if self.device is not None:
@@ -100,11 +124,34 @@ class Training:
         if self.loss is not None:
             object.__setattr__(self, "loss", find_loss(self.loss))
 
+    def _check_optimiser(self) -> None:
+        """Refuse settings that the optimiser does not use, and Muon where torch has none."""
+        if self.optimiser == "adam" and (self.momentum != MOMENTUM or self.nesterov):
+            raise InputError(
+                f"momentum={self.momentum!r}, nesterov={self.nesterov} with optimiser='adam': they are settings of sgd "
+                "and muon; choose one of these, or leave them out"
+            )
+        if self.nesterov and not self.momentum:
+            raise InputError("nesterov=True with momentum=0: there is no momentum to look ahead with")
+        if self.vector_lr is not None:
+            if self.optimiser != "muon":
+                raise InputError(
+                    f"vector_lr={self.vector_lr!r} with optimiser={self.optimiser!r}: it is a setting of muon; "
+                    "leave it out"
+                )
+            if not is_real(self.vector_lr) or not 0 < self.vector_lr < math.inf:
+                raise InputError(f"vector_lr={self.vector_lr!r}: a learning rate is a finite number > 0")
+        if self.optimiser == "muon" and not hasattr(torch.optim, "Muon"):
+            raise InputError(
+                f"optimiser='muon': torch {torch.__version__} has no torch.optim.Muon; install torch 2.9 or later, or "
+                "train with optimiser='sgd'"
+            )
+
     def __repr__(self) -> str:
         # Checkpoints, studies and experiments are known by this text: a field that came after them is in it only where
         # it acts, so that they stay what they were.
-        late = ("channels_last", *self.later)
-        named = [f.name for f in fields(self) if f.name not in late or getattr(self, f.name)]
+        late = {"channels_last": False, **self.later}
+        named = [f.name for f in fields(self) if f.name not in late or getattr(self, f.name) != late[f.name]]
         return f"Training({', '.join(f'{name}={getattr(self, name)!r}' for name in named)})"
 
 

@@ -8,7 +8,7 @@ corrections of low rank (see `low_rank`) and `readout` (see `Readout`).
 from crossbar_sim.robustness.calibration.affine import Affine, least_squares
 from crossbar_sim.robustness.calibration.calibrator import Calibrator, Cost
 from crossbar_sim.robustness.calibration.low_rank import LowRank
-from crossbar_sim.robustness.calibration.norm_statistics import NormStatistics
+from crossbar_sim.robustness.calibration.norm_statistics import NormStatistics, stale
 from crossbar_sim.robustness.calibration.readout import Readout, refit
 from crossbar_sim.robustness.calibration.settings import Calibration, calibration_of, parts_of
 
@@ -24,4 +24,5 @@ __all__ = [
     "least_squares",
     "parts_of",
     "refit",
+    "stale",
 ]

@@ -17,14 +17,11 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.chips import layers
 from crossbar_sim.nn.analog.copying import base_of
 from crossbar_sim.nn.analog.layers import InPlace
+from crossbar_sim.nn.analog.matrices import CONVOLUTIONS
 from crossbar_sim.nn.evaluate import outputs
 
 PLACES = 32
 """Pixels (or tokens) of an image that a fit looks at, evenly spaced. More would add little and cost memory."""
-
-_CONVOLUTIONS = (
-    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +116,7 @@ def least_squares(y: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 def _channel(module: nn.Module, y: Tensor) -> int:
     """Which dimension of a layer's output counts its channels: bit lines."""
-    spatial = isinstance(module, _CONVOLUTIONS)
+    spatial = isinstance(module, CONVOLUTIONS)
     return 1 if spatial and y.dim() > 2 else y.dim() - 1
 
 

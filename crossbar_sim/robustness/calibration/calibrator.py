@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from crossbar_sim.data import Development, Split
-from crossbar_sim.data.inputs import Batch
+from crossbar_sim.data.inputs import Batch, first_of
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.chips import only_layers
 from crossbar_sim.nn.evaluate import BLOCK, inputs_for, outputs
@@ -18,6 +18,9 @@ from crossbar_sim.robustness.calibration.low_rank import VARIANTS, LowRank
 from crossbar_sim.robustness.calibration.norm_statistics import NormStatistics
 from crossbar_sim.robustness.calibration.readout import Readout
 from crossbar_sim.robustness.calibration.settings import Calibration
+
+OVERLAP = 0.1
+"""The share of calibration images among the scored examples from which reports warn: small inputs repeat by chance."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,10 @@ class Calibrator:
             clean = wanted[some].to(out).clamp(-1e4, 1e4)
             logs = torch.log_softmax(out.clamp(-1e4, 1e4), axis)
             each = -(torch.softmax(clean, axis) * logs).sum(axis)
-            return each.mean() if judged is None else each[judged[some].to(out.device)].mean()
+            if judged is None:
+                return each.mean()
+            here = judged[some].to(out.device)
+            return each[here].mean() if here.any() else each.sum() * 0  # nothing but padding
 
         return loss
 
@@ -178,6 +184,34 @@ class Calibrator:
             return None
         return self.cost.words / max(self.parameters, 1)
 
+    def overlap(self, x: Batch) -> Iterator[str]:
+        """A sentence where examples that are scored are among the images.
+
+        Args:
+            x: the examples (n, ...).
+        """
+        mine, scored = first_of(self.images.x).flatten(1), first_of(x).flatten(1)
+        if mine.shape[1] != scored.shape[1]:
+            return
+        few = torch.linspace(
+            0, mine.shape[1] - 1, min(mine.shape[1], 64)
+        ).long()  # whole rows only where these agree
+        known: dict[bytes, list[int]] = {}
+        for i, row in enumerate(mine[:, few].cpu().double().numpy()):
+            known.setdefault(row.tobytes(), []).append(i)
+        found = {
+            i
+            for j, row in enumerate(scored[:, few].cpu().double().numpy())
+            for i in known.get(row.tobytes(), ())
+            if torch.equal(mine[i].cpu().double(), scored[j].cpu().double())
+        }
+        if len(found) > OVERLAP * len(mine):
+            yield (
+                f"{len(found)} of the {len(mine)} images of the calibration are among the examples that are scored, so "
+                "scores of calibrated chips are too good: calibrate with other images (x_train in the data, "
+                "calibration_data= in Python)"
+            )
+
     def __str__(self) -> str:
         notes = f"{self.calibration.kind}: {self.cost}"
         return (
@@ -200,6 +234,11 @@ class Calibrator:
 def _readout(analog: nn.Module, x: Batch, y: Tensor | None, fixed: int | None) -> Readout:
     readout = Readout.of(analog, x, fixed)
     assert y is not None
+    if y.dim() != 1:
+        raise InputError(
+            f"a readout is fitted to one class for each image, and these labels have shape {tuple(y.shape)}: calibrate "
+            "with affine or lora"
+        )
     top = int(y.max())
     if top >= readout.classes:
         raise InputError(

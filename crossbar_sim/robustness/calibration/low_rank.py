@@ -26,7 +26,7 @@ from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.layers import arrays_of
-from crossbar_sim.nn.analog.products import OnTiles, plain
+from crossbar_sim.nn.analog.products import OnTiles, attention_by_products, plain
 from crossbar_sim.nn.analog.state import numbered_reads
 from crossbar_sim.nn.evaluate import BLOCK, one_thread, output_of, run_over, torch_threads_kept
 from crossbar_sim.nn.module_state import watched
@@ -60,10 +60,11 @@ _KINDS: dict[Any, Kind] = {
 
 @dataclass(frozen=True)
 class Product:
-    """What a forward multiplies one array with.
+    """What a forward multiplies one array with, or a part of it.
 
     Args:
-        name: of the array.
+        name: of the array; of some of its outputs alone, such as the queries of an attention, with their numbers:
+            "attention.in_proj_weight[0:64]".
         kind: of the operator.
         shape: of the weight.
         groups: of a convolution.
@@ -75,6 +76,16 @@ class Product:
     shape: tuple[int, ...]
     groups: int
     vectors: int
+
+    @property
+    def array(self) -> str:
+        """The name of the array."""
+        return self.name.partition("[")[0]
+
+    @property
+    def first(self) -> int:
+        """The number of its first output in the array."""
+        return int(self.name.partition("[")[2].partition(":")[0] or 0)
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -106,18 +117,41 @@ class _Products(TorchFunctionMode):
     def __init__(self, model: nn.Module, change: Change) -> None:
         super().__init__()
         self.change = change
-        self.names = {
-            id(programmed): slot.name
+        self.arrays = {
+            programmed.untyped_storage()._cdata: (programmed, slot.name)
             for slot, module in chips.slots(model)
             if slot.layout.order != "vector"
             and (programmed := arrays_of(module).programmed.get(slot.weight)) is not None  # type: ignore[union-attr]
         }
+
+    def name(self, weight: Any, kind: Kind) -> str | None:
+        """The array that a weight is on, as `Product` has it; None: it is on none, or another view of one."""
+        if not isinstance(weight, Tensor):
+            return None
+        held, name = self.arrays.get(weight.untyped_storage()._cdata, (None, ""))
+        if isinstance(weight, OnTiles):
+            name, shape = weight.tiled.slot.name, weight.tiled.slot.layout.shape
+            whole = weight.numel() == math.prod(shape)
+        elif held is None:
+            return None
+        else:
+            shape = tuple(held.shape)
+            whole = weight is held or (tuple(weight.shape) == shape and weight.is_contiguous())
+        if whole:
+            return name
+        if kind != "linear" or len(shape) != 2 or weight.shape[1:] != shape[1:] or not weight.is_contiguous():
+            return None
+        first, within = divmod(int(weight.storage_offset()), shape[1])
+        return None if within else f"{name}[{first}:{first + len(weight)}]"
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Call `func`, and change what it gives if it multiplies with an array."""
         kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            with self:
+                return attention_by_products(*args, **kwargs)
         y = func(*args, **kwargs)
         kind = _KINDS.get(func)
         if kind is None:
@@ -129,7 +163,7 @@ class _Products(TorchFunctionMode):
         else:
             named = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
         weight = named["weight"]
-        name = weight.tiled.slot.name if isinstance(weight, OnTiles) else self.names.get(id(weight))
+        name = self.name(weight, kind)
         if name is None:
             return y
         if func is _ATEN.convolution.default and args[6]:
@@ -171,7 +205,9 @@ def products(analog: nn.Module, x: Batch, fixed: int | None = None) -> tuple[Pro
 
     def see(name: str, kind: Kind, again: Any, named: dict[str, Any], y: Tensor) -> Tensor:
         shape = tuple(named["weight"].shape)
-        here = Product(name, kind, shape, groups[name] if kind != "linear" else 1, 0)
+        here = Product(
+            name, kind, shape, groups[name] if kind != "linear" else 1, 0
+        )  # no part of a convolution
         counted = named["input"].numel() // shape[0] if kind == "transposed" else y.numel() // shape[0]
         before = found.setdefault(name, here)
         if before.kind == kind and before.shape == shape:
@@ -250,7 +286,7 @@ class LowRank:
             )
         key = Key(seed).fold(STREAM)
         arrays = [s.name for s, _ in chips.slots(analog) if s.layout.order != "vector" and not s.ideal]
-        left = tuple(dict.fromkeys(name for name in arrays if name not in {p.name for p in found}))
+        left = tuple(dict.fromkeys(name for name in arrays if name not in {p.array for p in found}))
         return cls(variant, rank, found, _start(found, variant, rank, key), seed, fixed, left)
 
     @property
@@ -363,7 +399,7 @@ class LowRank:
                 flipped = slot.layout.order == "in_out" and programmed.dim() == 2
                 held[slot.name] = programmed.float().t() if flipped else programmed.float()
         for p in self.products:
-            weight = _blocks(p, held[p.name])
+            weight = _blocks(p, held[p.array][p.first : p.first + p.shape[0]])
             norms = weight.square().sum((2, 3)).sqrt().reshape(-1)
             values[p.name] |= {"weight": weight, "m": norms.clone()}
 

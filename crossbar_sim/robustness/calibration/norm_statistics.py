@@ -107,7 +107,7 @@ class NormStatistics:
         Raises:
             InputError: if it uses none.
         """
-        found = _estimated(analog, x[: fixed or 4], fixed)
+        found = estimated(analog, x[: fixed or 4], fixed)
         if not found:
             raise InputError(
                 f"{base_of(analog).__name__} has no batch or instance normalisation with running statistics beside its "
@@ -118,7 +118,7 @@ class NormStatistics:
     @contextmanager
     def fitted(self, analog: nn.Module, x: Batch) -> Iterator[nn.Module]:
         """Context in which the model has the statistics of its current chip, estimated on x."""
-        found = _estimated(analog, x, self.fixed)
+        found = estimated(analog, x, self.fixed)
         changed = [
             (module, name, buffer)
             for module in analog.modules()
@@ -134,11 +134,81 @@ class NormStatistics:
                 module._buffers[name] = buffer
 
 
-def _estimated(analog: nn.Module, x: Batch, fixed: int | None) -> dict[int, Tensor]:
-    """The statistics of the model's buffers on x, by the ids of the buffers."""
-    buffers = {id(b): b for b in analog.buffers()}
-    block = -(-len(x) // -(-len(x) // NORM_BATCH))
-    with locked(analog), torch_threads_kept(), _Norms(set(buffers)) as norms:
+FEW = 64
+"""Examples on which statistics are compared."""
+
+_STALE = 0.25
+"""Distance of statistics in standard deviations, from which scores suffer."""
+
+
+def stale(clean: nn.Module, analog: nn.Module, x: Batch, fixed: int | None = None) -> Iterator[str]:
+    """A sentence where running statistics are those of the clean weights, and a chip's features have others.
+
+    Of every channel the distance of two estimates is |difference of means| / standard deviation plus half the |log of
+    the ratio of variances|; the median over channels counts. Statistics of training through drift are not nearer to
+    the clean network than to a chip, and those of other data than these are near to neither: both pass.
+
+    Args:
+        clean: the model.
+        analog: the same on a chip, which shares its buffers.
+        x: examples (n, ...), of which a few are run.
+        fixed: the one batch size that the model accepts, if there is one.
+    """
+    buffers = dict(clean.named_buffers())
+    pairs = [
+        (mean, buffers.get(f"{name[:-4]}var")) for name, mean in buffers.items() if name.endswith("mean")
+    ]
+    if len(x) < 8 or all(var is None for _, var in pairs):
+        return
+    few = x[torch.linspace(0, len(x) - 1, min(len(x), fixed or FEW)).long()]
+    try:
+        with torch_threads_kept():
+            one_thread()
+            own = _sums(clean, few, fixed)
+        found = estimated(analog, few, fixed)
+    except InputError:  # one value per channel
+        return
+    near, far, moved = [], [], []
+    for mean, var in pairs:
+        if var is not None and {id(mean), id(var)} <= own.keys() & found.keys():
+            clear, chip = ((of[id(mean)], of[id(var)]) for of in (own, found))
+            near.append(_distance(clear, (mean, var)))
+            far.append(_distance(chip, (mean, var)))
+            moved.append(_distance(chip, clear))
+    if not far:
+        return
+    off, drifted, by_chip = (float(torch.cat(each).median()) for each in (near, far, moved))
+    if drifted > _STALE and by_chip > _STALE and drifted > 2 * off:
+        yield (
+            f"{len(far)} normalisations divide by running statistics that fit the clean weights, and on this hardware "
+            f"features have others (by {drifted:.2g} standard deviations in the median of channels), which alone can "
+            "cost most of the score: --calibrate statistics estimates them on each chip, without labels "
+            "(docs/methods.md)"
+        )
+
+
+def _distance(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
+    """Of two (means, variances), channel by channel, in standard deviations of the second."""
+    (m, v), (mean, var) = ((m.double(), v.double() + 1e-12) for m, v in (one, other))
+    return (m - mean).abs() / var.sqrt() + (v / var).log().abs() / 2
+
+
+def estimated(analog: nn.Module, x: Batch, fixed: int | None = None) -> dict[int, Tensor]:
+    """The statistics of the model's normalisations on x, on its current chip if it has one, by the ids of the buffers.
+
+    Args:
+        analog: a model in evaluation mode.
+        x: examples, run in batches of at most `NORM_BATCH`.
+        fixed: the one batch size that the model accepts, if there is one.
+    """
+    with locked(analog), torch_threads_kept():
         one_thread()
-        run_over(analog, x, block, fixed)
+        return _sums(analog, x, fixed)
+
+
+def _sums(model: nn.Module, x: Batch, fixed: int | None) -> dict[int, Tensor]:
+    buffers = {id(b): b for b in model.buffers()}
+    block = -(-len(x) // -(-len(x) // NORM_BATCH))
+    with _Norms(set(buffers)) as norms:
+        run_over(model, x, block, fixed)
     return {place: (total / norms.counts[place]).to(buffers[place]) for place, total in norms.sums.items()}

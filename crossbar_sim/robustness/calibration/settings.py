@@ -76,7 +76,10 @@ class Calibration:
         if not labelled and "readout" in self.parts:
             raise InputError("the training images have no labels of classes, and a readout is fitted to them")
         if len(train) < self.images:
-            raise InputError(f"calibration images={self.images}, but there are {len(train)} training images")
+            raise InputError(
+                f"calibration images={self.images}, but there are {len(train)} training images: give fewer, "
+                f"Calibration({self.kind!r}, images={len(train)}) or --calibration-images {len(train)}"
+            )
         order = permutation(len(train), Key(seed).fold(STREAM))
         if train.y is not None and train.y.dim() == 1:
             order = order[torch.argsort(train.y[order], stable=True)]

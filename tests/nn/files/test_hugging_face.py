@@ -125,6 +125,26 @@ def test_names_and_constants_of_other_writers(bert):
     assert torch.equal(loaded.module.classifier.weight, made("bert").classifier.weight)
 
 
+def test_layers_may_share_weights_and_limits_may_be_infinite(tmp_path):
+    config = transformers.AlbertConfig(vocab_size=20, embedding_size=4, max_position_embeddings=8, **SIZES)
+    config.num_hidden_layers = 40  # of 28 tensors
+    config.of_the_user = float("inf")
+    with seeded(Key(1)):
+        saved = transformers.AlbertForMaskedLM(config).eval()
+    saved.save_pretrained(tmp_path)
+    x = inputs("bert")
+    for text in ('{"__float__": "Infinity"}', "Infinity"):
+        (tmp_path / "config.json").write_text(
+            json.dumps(json.loads((tmp_path / "config.json").read_text())).replace(
+                '{"__float__": "Infinity"}', text
+            )
+        )
+        loaded = load_model(tmp_path).module
+        assert loaded.config.of_the_user == float("inf")
+        with torch.inference_mode():
+            assert torch.allclose(few_outputs(loaded, x), saved(x).logits, atol=1e-5)
+
+
 def test_with_arch_the_folder_is_a_file_of_weights(bert, monkeypatch):
     monkeypatch.syspath_prepend(bert)
     (bert / "my_bert.py").write_text(
