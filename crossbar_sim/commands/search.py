@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from crossbar_sim.baselines.method import Trained
     from crossbar_sim.crossbar.layer_designs import Design
     from crossbar_sim.experiments.networks import Named
+    from crossbar_sim.robustness.metrics import Metric
     from crossbar_sim.search import BayesFT, Study, Trial
 
 
@@ -50,6 +51,10 @@ class SearchRequest(NetworkOptions, HardwareOptions, SeedOptions, ClusterOptions
     width: Any = option(
         "Also search a factor on the hidden widths, e.g. 0.5:2 (with --algorithm restart).",
         type=interval("--width"),
+    )
+    metric: str | None = option(
+        "What chips are judged by: perplexity, rmse, f1, ... (docs/metrics.md), or package.module:function.  "
+        "[default: accuracy, of real targets rmse]"
     )
     chips: int = option("Number of chips on which a trial is scored.", default=20)
     images: int = option("Number of validation examples on which a trial is scored.", default=2000)
@@ -111,7 +116,7 @@ def search(request: SearchRequest) -> None:
     from crossbar_sim.nn import save_checkpoint
     from crossbar_sim.report.console import say, say_end, terminal
     from crossbar_sim.rng import Key
-    from crossbar_sim.search.trial import as_text
+    from crossbar_sim.search.trial import as_text, score_text
 
     hardware, warnings = request.hardware()
     output, study, data = request.output, request.study, request.data
@@ -122,6 +127,7 @@ def search(request: SearchRequest) -> None:
     method = _method(request, hardware)
     splits = load_data(data, request.data_dir)
     made = Named.of(request.network, request.network_arguments or {}, splits)
+    judge = method.judge(splits.development)
     console = terminal(stderr=request.json_path == "-")
 
     def say_trial(trial: Trial, opened: Study) -> None:
@@ -129,7 +135,8 @@ def search(request: SearchRequest) -> None:
         say(
             console,
             f"trial {trial.number + 1:>3} of {method.trials}: {_point(trial.point)}  "
-            f"{as_text(trial.notes['scores'])}  best so far: {100 * best.mean:.2f} % (trial {best.trial.number + 1})",
+            f"{as_text(trial.notes['scores'], judge)}  best so far: {score_text(best.mean, None, judge)} "
+            f"(trial {best.trial.number + 1})",
         )
 
     begun = None if request.start is None else started(made, request.start)
@@ -141,7 +148,7 @@ def search(request: SearchRequest) -> None:
     notes = dict(found.notes) if begun is None else {**found.notes, "from": begun.sha256}
     save_checkpoint(output, found.model, request.network, _arguments(made, found), data, notes)
     write_json(request.json_path, notes)
-    _show(found, method, console)
+    _show(found, method, judge, console)
     say_end(console, warnings)
     say(console, f"wrote {output}: crossbar-sim sweep {output}{arch} --data {data}")
     if study is not None:
@@ -168,7 +175,7 @@ def _method(request: SearchRequest, hardware: Design) -> BayesFT:
     settings["parameters"] = request.parameters
     given = {
         name: getattr(request, name)
-        for name in ("rates", "width", "training_sigma", "training_chips", "polish")
+        for name in ("rates", "width", "training_sigma", "training_chips", "polish", "metric")
     }
     recipe = {
         "lr": request.lr,
@@ -226,12 +233,13 @@ def _point(point: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.2f}" for name, value in point.items())
 
 
-def _show(found: Trained, method: BayesFT, console: Console) -> None:
+def _show(found: Trained, method: BayesFT, judge: Metric, console: Console) -> None:
     """The trials as a table, best first, and the winner."""
     from rich.table import Table
 
     from crossbar_sim.report.console import say
     from crossbar_sim.robustness.statistics import half_width
+    from crossbar_sim.search.trial import score_text
 
     notes = found.notes
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -242,25 +250,30 @@ def _show(found: Trained, method: BayesFT, console: Console) -> None:
         mark = "*" if row["number"] == notes["trial"] else ""
         numbers = (f"{value:.3f}" for value in row["point"].values())
         sure = half_width(math.sqrt(row["variance"]), chips) if chips > 1 else 0.0
-        score = f"{100 * row['value']:.2f} % ± {100 * sure:.2f}"
-        table.add_row(f"{mark}{row['number'] + 1}", *numbers, score)
+        table.add_row(f"{mark}{row['number'] + 1}", *numbers, score_text(row["value"], sure, judge))
     console.print()
     console.print(table)
     console.print()
     searched, fresh = notes["searched"], notes["fresh"]
     say(console, f"winner: trial {notes['trial'] + 1}, {_point(notes['rates'])}", "bold")
-    say(console, f"  in the search: {_measured(searched)}")
+    say(console, f"  in the search: {_measured(searched, judge)}")
     after = "" if method.algorithm == "restart" or method.polish is None else ", after its last training"
     say(
         console,
-        f"  on held-out chips{after}: {_measured(fresh)}, sigma {method.sigma:g}, validation examples",
+        f"  on held-out chips{after}: {_measured(fresh, judge)}, sigma {method.sigma:g}, validation examples",
     )
 
 
-def _measured(found: Mapping[str, Any]) -> str:
-    sure = (
-        ""
-        if found["ci95"] is None
-        else f" (95 % {100 * found['ci95'][0]:.2f} to {100 * found['ci95'][1]:.2f})"
-    )
-    return f"{100 * found['mean']:.2f} %{sure} over {found['chips']} chips"
+def _measured(found: Mapping[str, Any], judge: Metric) -> str:
+    from crossbar_sim.robustness.metrics import PER_CENT
+    from crossbar_sim.search.trial import score_text
+
+    sure = ""
+    if found["ci95"] is not None:
+        low, high = sorted(map(judge.shown, found["ci95"]))
+        ends = (
+            f"{100 * low:.2f} to {100 * high:.2f}" if judge.unit == PER_CENT else f"{low:.4g} to {high:.4g}"
+        )
+        sure = f" (95 % {ends})"
+    of = "" if judge.name == "accuracy" else f"{judge.title or judge.name} "
+    return f"{of}{score_text(found['mean'], None, judge)}{sure} over {found['chips']} chips"

@@ -17,7 +17,7 @@ from crossbar_sim.experiments.trainings import PlannedTraining
 from crossbar_sim.nn.files.checkpoint import is_checkpoint
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness.groups import group_curve, group_of, group_tests, groups_of
-from crossbar_sim.robustness.metrics import described
+from crossbar_sim.robustness.metrics import Metric, described
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.sweep import Sweep
 
@@ -129,6 +129,8 @@ def _notes(plan: PlannedTraining) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Metric):
+        return repr(value)
     if is_dataclass(value) and not isinstance(value, type):
         later = getattr(value, "later", {})  # fields that came after files were written
         given = {f.name: getattr(value, f.name) for f in fields(value)}

@@ -34,7 +34,7 @@ from crossbar_sim.nn.pickling import packed, unpacked
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.calibration import Calibrator
 from crossbar_sim.robustness.detection_score import reference_of
-from crossbar_sim.robustness.metrics import described, find_metric, names_code
+from crossbar_sim.robustness.metrics import Metric, described, find_metric, names_code
 from crossbar_sim.robustness.score import Reference, Score, hits, of_operands, of_reference
 from crossbar_sim.store.records import Trial
 from crossbar_sim.validate import is_whole
@@ -477,7 +477,7 @@ class Subject:
         sigma: float | None = None,
         chip: int = 0,
         seed: int = 0,
-        metric: str | Callable[[Tensor, Tensor], Any] | None = None,
+        metric: str | Metric | Callable[[Tensor, Tensor], Any] | None = None,
         only: Iterable[str] | None = None,
         skip: Iterable[str] = (),
         maps: Maps | None = None,

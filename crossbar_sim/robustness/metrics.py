@@ -93,6 +93,10 @@ class Metric:
             "before its path, or declare it with the decorator crossbar_sim.metric"
         )
 
+    def __repr__(self) -> str:
+        # part of what names the trainings of experiments
+        return self.name if self.source is None else f"{self.name} (source {self.source})"
+
     @property
     def identity(self) -> dict[str, str]:
         """What a task's identity holds beside the name; empty for built-in metrics."""

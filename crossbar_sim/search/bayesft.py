@@ -23,10 +23,12 @@ from crossbar_sim.files import check_writable
 from crossbar_sim.nn.analog.chips import layers
 from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.dropout_sites import remove_found
+from crossbar_sim.nn.evaluate import inputs_for
 from crossbar_sim.nn.files.checkpoint import write_tensors
 from crossbar_sim.nn.training.loop import Epoch, FitReport
 from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key
+from crossbar_sim.robustness.metrics import METRICS, PER_CENT, Metric, find_metric
 from crossbar_sim.robustness.score import of_operands
 from crossbar_sim.robustness.tasks import fingerprint
 from crossbar_sim.search.network import SIGMA, WIDTH, SearchedNetwork
@@ -88,13 +90,16 @@ class BayesFT(Method):
         fresh_chips: for the final measurement.
         hardware: the design; None: the preset "bayesft". Its drift law takes sigma.
         parameters: how weight matrices are trained, "plain" or "square", see `DriftAware`.
+        metric: what the objective is the mean of over chips, see `robustness.metrics.find_metric`; None: accuracy, of
+            real targets RMSE, of scenes mAP. Where less is better, minus the score is maximised, and of a perplexity
+            minus its logarithm.
 
     Raises:
         InputError: naming the setting, what was given and what is allowed.
     """
 
     kind: ClassVar[str] = "bayesft"
-    later: ClassVar[Mapping[str, object]] = {"parameters": "plain"}
+    later: ClassVar[Mapping[str, object]] = {"parameters": "plain", "metric": None}
     citation: ClassVar[str] = "Ye et al., BayesFT, DAC 2021, doi 10.1109/DAC18074.2021.9586115"
 
     sigma: float = 0.6
@@ -114,6 +119,7 @@ class BayesFT(Method):
     fresh_chips: int = 100
     hardware: Design | None = None
     parameters: Parameters = "plain"
+    metric: str | Metric | Callable[..., Any] | None = None
 
     def __repr__(self) -> str:
         return shown(self)
@@ -125,6 +131,10 @@ class BayesFT(Method):
         for training in (self.training, self.polish):
             if training is not None:
                 check_training(training)
+        if self.polish is not None and self.polish.loss is None and self.training.loss is not None:
+            object.__setattr__(self, "polish", replace(self.polish, loss=self.training.loss))
+        if self.metric is not None:
+            object.__setattr__(self, "metric", find_metric(self.metric))
         check_integer("trials", self.trials, 1)
         check_acquisition(self.acquisition, self.batch)
         if self.algorithm not in ALGORITHMS:
@@ -163,6 +173,17 @@ class BayesFT(Method):
                 raise InputError(
                     f"training_chips={self.training_chips} with batch={training.batch}: every chip needs an example"
                 )
+
+    def judge(self, development: Development) -> Metric:
+        """The metric of the objective on these data."""
+        y = development.validation.y
+        real = y is not None and y.is_floating_point()
+        return self._metric or METRICS["rmse" if real else "accuracy"]
+
+    @property
+    def _metric(self) -> Metric | None:
+        assert self.metric is None or isinstance(self.metric, Metric)  # since it was made
+        return self.metric
 
     @property
     def design(self) -> Design:
@@ -205,16 +226,20 @@ class BayesFT(Method):
         key = as_key(key)
         check_installed()
         check_workers(workers, scheduler, self.batch)
+        judge = self.judge(development)
+        if workers is not None or scheduler is not None:
+            judge.check_importable()
         study, theta = _files(study, checkpoint)
         sigmas = self.training_sigma if isinstance(self.training_sigma, tuple) else None
         network = SearchedNetwork.of(build, key, self.rates, sigmas, self.width)
         trainer = Trainer(network, development, *self._gradient(), self.design, self.parameters)
         score = DriftedScore.of(
-            development.validation, self.design, self.sigma, self.chips, self.images, key.fold("search")
-        )
+            development.validation, self.design, self.sigma, self.chips, self.images, key.fold("search"),
+            self._metric,
+        )  # fmt: skip
         first = network.make(network.space.point([0.0] * len(network.space)), key)
         analog, seen = map_model(
-            first.eval(), at_sigma(self.design, self.sigma), score.x
+            first.eval(), at_sigma(self.design, self.sigma), inputs_for(first.eval(), score.x, y=score.y)[0]
         )  # warns of what cannot act
         warn(of_operands(layers(analog), seen))
         with silenced_warnings():
@@ -241,10 +266,10 @@ class BayesFT(Method):
                 trial = WarmStartTrial(trainer, self.training, score, key)
                 file = ThetaFile(theta, opened.identity)
                 model, report, best = self._alternate(trial, first, opened, file, pool, on_trial, progress)
-            notes = self._notes(network, best, opened, clean)
+            notes = self._notes(network, best, opened, clean, judge)
         model.to("cpu").eval()
         with silenced_warnings():
-            notes["fresh"] = _told(self._fresh(development, key).measure(model))
+            notes["fresh"] = _told(self._fresh(development, key).measure(model), judge)
         return Trained(model, report, notes)
 
     def _gradient(self) -> tuple[Algorithm, float, int]:
@@ -287,11 +312,12 @@ class BayesFT(Method):
     def _fresh(self, development: Development, key: Key) -> DriftedScore:
         """The objective on held-out chips and all validation examples."""
         return DriftedScore.of(
-            development.validation, self.design, self.sigma, self.fresh_chips, None, key.fold("fresh")
-        )
+            development.validation, self.design, self.sigma, self.fresh_chips, None, key.fold("fresh"),
+            self._metric,
+        )  # fmt: skip
 
     def _notes(
-        self, network: SearchedNetwork, best: Best, study: Study, clean: ScoreSample
+        self, network: SearchedNetwork, best: Best, study: Study, clean: ScoreSample, judge: Metric
     ) -> dict[str, Any]:
         point, trials = dict(best.point), study.trials
         return {
@@ -304,12 +330,13 @@ class BayesFT(Method):
             "trial": best.trial.number,
             "trials": len(trials),
             "untrained": clean.mean,
-            "searched": _told(ScoreSample(_scores(best.trial))),
+            "searched": _told(ScoreSample(_scores(best.trial)), judge),
             "posterior": {"mean": best.mean, "sd": best.sd},
             "history": [
                 {"number": t.number, "point": dict(t.point), "value": t.value, "variance": t.variance}
                 for t in trials
             ],
+            **({} if judge.unit == PER_CENT and self.metric is None else {"metric": repr(judge)}),
         }
 
     def _identity(self) -> dict[str, Any]:
@@ -321,13 +348,18 @@ class BayesFT(Method):
             "hardware": identity_of(at_sigma(self.design, self.sigma)),
             **sources(self.design),
             **({} if self.parameters == "plain" else {"parameters": self.parameters}),
+            **({} if self._metric is None else {"metric": repr(self._metric)}),
         }  # fmt: skip
 
 
-def _told(found: ScoreSample) -> dict[str, Any]:
+def _told(found: ScoreSample, judge: Metric) -> dict[str, Any]:
     interval = found.interval
     ci95 = None if interval is None else [interval.low, interval.high]
-    return {"mean": found.mean, "ci95": ci95, "chips": len(found.scores)}
+    told: dict[str, Any] = {"mean": found.mean, "ci95": ci95, "chips": len(found.scores)}
+    if judge.sign < 0:  # as people read it
+        ends = None if ci95 is None else sorted(map(judge.shown, ci95))
+        told["shown"] = {"mean": judge.shown(found.mean), "ci95": ends}
+    return told
 
 
 def _scores(trial: Trial) -> tuple[float, ...]:

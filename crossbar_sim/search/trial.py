@@ -22,6 +22,7 @@ from crossbar_sim.nn.training.losses import TaskLoss
 from crossbar_sim.nn.training.settings import Step, Training
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.evaluator import Job, Subject
+from crossbar_sim.robustness.metrics import METRICS, PER_CENT, Metric
 from crossbar_sim.robustness.statistics import Interval, mean_interval
 from crossbar_sim.search.network import SIGMA, SearchedNetwork
 from crossbar_sim.validate import check_integer
@@ -65,6 +66,7 @@ class DriftedScore:
         sigma: of the drift.
         chips: how many.
         seed: names the chips: 0 .. chips - 1 of this seed, which is no user's.
+        metric: what chips are judged by; None: accuracy, of real targets RMSE, of scenes mAP.
     """
 
     x: Batch
@@ -73,10 +75,18 @@ class DriftedScore:
     sigma: float
     chips: int
     seed: int
+    metric: Metric | None = None
 
     @classmethod
     def of(
-        cls, split: Split, hardware: Design, sigma: float, chips: int, images: int | None, key: Key
+        cls,
+        split: Split,
+        hardware: Design,
+        sigma: float,
+        chips: int,
+        images: int | None,
+        key: Key,
+        metric: Metric | None = None,
     ) -> "DriftedScore":
         """On `images` examples of a split, drawn by the key, or all (None).
 
@@ -93,15 +103,17 @@ class DriftedScore:
         if images is not None and images < len(x):
             chosen = permutation(len(x), key.fold("images"))[:images].sort().values
             x, y = x[chosen], y[chosen]
-        return cls(x, y, hardware, sigma, chips, key.fold("chips").integer())
+        return cls(x, y, hardware, sigma, chips, key.fold("chips").integer(), metric)
 
     def measure(self, model: nn.Module) -> ScoreSample:
-        """Score a clean model, in evaluation mode, on the chips.
+        """Score a clean model, in evaluation mode, on the chips: more is better, so an error has a minus sign.
 
         Raises:
             InputError: if the model does not take the examples, or its outputs are not finite.
         """
-        subject, _ = Subject.prepared(model, self.hardware, self.x, self.y, sigma=self.sigma, seed=self.seed)
+        subject, _ = Subject.prepared(
+            model, self.hardware, self.x, self.y, sigma=self.sigma, seed=self.seed, metric=self.metric
+        )
         if is_deterministic(at_sigma(self.hardware, self.sigma)):
             (only,) = subject.evaluator.measure(Job(self.sigma, (0,)))
             return ScoreSample((only.value,))
@@ -109,12 +121,25 @@ class DriftedScore:
         return ScoreSample(tuple(trial.value for trial in trials))
 
 
-def as_text(scores: Sequence[float]) -> str:
-    """`93.21 % +- 0.40 (20 chips)`."""
+def as_text(scores: Sequence[float], judge: Metric = METRICS["accuracy"]) -> str:
+    """The mean over chips with its interval: `93.21 % +- 0.40`."""
     found = ScoreSample(tuple(scores))
-    interval = found.interval
-    sure = "" if interval is None else f" +- {100 * interval.half_width:.2f}"
-    return f"{100 * found.mean:.2f} %{sure}"
+    return score_text(found.mean, None if found.interval is None else found.interval.half_width, judge, "+-")
+
+
+def score_text(mean: float, half: float | None, judge: Metric, sign: str = "±") -> str:
+    """A stored score as people read it, with the half-width of its interval; of a logarithm with both ends.
+
+    >>> score_text(-0.25, 0.125, METRICS["rmse"]), score_text(0.9, None, METRICS["f1"])
+    ('0.25 ± 0.12', '90.00 %')
+    """
+    if judge.unit == PER_CENT:
+        return f"{100 * judge.shown(mean):.2f} %" + ("" if half is None else f" {sign} {100 * half:.2f}")
+    if judge.logarithm:
+        ends = "" if half is None else f" ({judge.shown(mean + half):.4g} to {judge.shown(mean - half):.4g})"
+        return f"{judge.shown(mean):.4g}{ends}"
+    unit = f" {judge.unit}" if judge.unit else ""
+    return f"{judge.shown(mean):.4g}{unit}" + ("" if half is None else f" {sign} {half:.2g}")
 
 
 Algorithm = Literal["literal", "clean", "restart"]

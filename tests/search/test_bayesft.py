@@ -351,3 +351,33 @@ def test_networks_and_data_that_do_not_fit_are_refused_before_the_work(developme
     with pytest.raises(InputError, match="rates="):
         dataclasses.replace(QUICK, rates=(0.5, 1.0)).fit(network, development, Key(0), study=study)
     assert not study.exists()
+
+
+@pytest.mark.parametrize(
+    ("metric", "loss", "sign"), [(None, None, -1), ("r2", "huber", 1), ("mae", torch.nn.L1Loss(), -1)]
+)
+def test_the_objective_is_any_metric_in_its_direction(metric, loss, sign):
+    x = torch.sin(torch.arange(320.0) ** 1.3).reshape(80, 4)
+    y = (x @ torch.tensor([1.0, -2.0, 0.5, 0.0])).double()
+    data = Development(Split(x[:50], y[:50]), Split(x[50:], y[50:]))
+    method = BayesFT(
+        sigma=0.4, trials=3, initial=3, chips=3, fresh_chips=3, training_chips=2, polish=None, metric=metric,
+        training=Training(epochs=2, batch=25, lr=0.02, loss=loss),
+    )  # fmt: skip
+    found = method.fit(lambda: build("mlp", inputs=4, hidden=(8,), classes=1), data, Key(0))
+    notes = found.notes
+    assert notes["metric"] == (metric or "rmse")
+    searched = notes["searched"]
+    score = DriftedScore.of(data.validation, method.design, 0.4, 3, None, Key(0).fold("fresh"), method.metric)
+    assert notes["fresh"]["mean"] == score.measure(found.model).mean
+    assert ("shown" in searched) == (sign < 0)
+    assert sign > 0 or searched["shown"]["mean"] == -searched["mean"] > 0
+    values = [row["value"] for row in notes["history"]]  # of what is stored, more is better
+    assert searched["mean"] > min(values)
+
+
+def test_a_metric_that_the_data_do_not_have_is_refused():
+    with pytest.raises(InputError, match="did you mean 'rmse'"):
+        BayesFT(metric="rmsee")
+    assert "metric" not in repr(BayesFT())
+    assert "metric=rmse" in repr(BayesFT(metric="rmse"))
