@@ -61,7 +61,7 @@ def available() -> float:
         (f"{group}/memory.max", f"{group}/memory.current", ""),
         (f"{group}/memory/memory.limit_in_bytes", f"{group}/memory/memory.usage_in_bytes", "total_"),
     ):
-        with suppress(OSError, ValueError, KeyError):  # a limit of "max" is no number
+        with suppress(OSError, ValueError, KeyError):  # a limit of "max" is not a number
             most, taken = (int(Path(path).read_text()) for path in (limit, used))
             parts = _table(str(Path(used).parent / "memory.stat"))
             pages = parts[f"{prefix}inactive_file"] + parts[f"{prefix}active_file"]  # which can be taken back

@@ -91,5 +91,5 @@ _TOO_DEEP = f"nested too deeply (more than {DEEPEST} levels)"
 
 
 def refuse_constant(name: str) -> Any:
-    """Raise ValueError for a word that is no number of JSON: NaN, Infinity or -Infinity."""
+    """Raise ValueError for a word that is not a number of JSON: NaN, Infinity or -Infinity."""
     raise ValueError(f"{name} is not a JSON number, expected a finite one")

@@ -253,9 +253,9 @@ def test_json_goes_to_a_file_to_standard_output_or_nowhere(tmp_path: Path, capsy
 )
 def test_a_table_that_cannot_be_read_is_one_sentence(tmp_path: Path, make, piece):
     make(path := tmp_path / "table.csv")
-    with pytest.raises(InputError, match=piece) as told, opened_table(path, 2**20) as file:
+    with pytest.raises(InputError, match=piece) as refused, opened_table(path, 2**20) as file:
         file.read()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_table_is_read_with_its_lines_as_they_end(tmp_path: Path):

@@ -155,12 +155,12 @@ def test_what_a_training_may_start_from(splits, tmp_path):
     assert not torch.equal(weights[0], train_network("mlp", splits, **how).model.state_dict()["fc1.weight"])
     with pytest.raises(
         InputError, match=r"from this MLP: .*fc1.weight \(4, 16\) instead of \(5, 16\).*same arg"
-    ) as told:
+    ) as refused:
         train_network("mlp", splits, start=before.model, arguments={"hidden": (5,)}, epochs=1)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refused.value)
     with pytest.raises(InputError, match=r"no\.pt.*no such file"):
         train_network("mlp", splits, start=tmp_path / "no.pt", **how)
-    # a training that goes on from its state has begun with what it is told
+    # a training that goes on from its state has begun with its start weights
     state = tmp_path / "state"
     with pytest.raises(KeyboardInterrupt):
         train_network("mlp", splits, start=before, checkpoint=state, progress=_stop, **how)

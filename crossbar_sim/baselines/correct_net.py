@@ -52,7 +52,7 @@ class CorrectNet(Method):
 
     def __post_init__(self) -> None:
         check_training(self.training)
-        LogNormalDrift(self.sigma)  # refuses what is no sigma
+        LogNormalDrift(self.sigma)  # refuses what is not a sigma
         for name in ("beta", "k"):
             value = getattr(self, name)
             if not (is_real(value) and 0 < value < math.inf):

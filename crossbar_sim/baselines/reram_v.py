@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from crossbar_sim.baselines.drift_aware import as_deployed
+from crossbar_sim.baselines.drifted_steps import as_deployed
 from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.layer_designs import Design, as_design

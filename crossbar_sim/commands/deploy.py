@@ -75,7 +75,7 @@ def deploy(request: DeployRequest) -> None:
     """
     from crossbar_sim.nn import to_analog
     from crossbar_sim.report.console import progress, say_end, terminal
-    from crossbar_sim.report.terminal import show
+    from crossbar_sim.report.deployment_terminal import show
     from crossbar_sim.robustness.deploy import deploy, identity_of
     from crossbar_sim.robustness.examples import seen_in
     from crossbar_sim.store import export_chip, read_chip

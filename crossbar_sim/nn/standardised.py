@@ -99,7 +99,7 @@ class Standardisation:
                     f"{type(model).__name__} has no linear layer or convolution {name!r} to put a normalisation behind"
                 )
             if not isinstance(layer, nn.Linear) and dims != layer.weight.dim():
-                raise InputError(f"{name!r} is no convolution with outputs of {dims} dimensions")
+                raise InputError(f"{name!r} is not a convolution with outputs of {dims} dimensions")
             whole = Standardised(layer, dims)
             for parent in [*modules.values()]:
                 for key, child in parent._modules.items():

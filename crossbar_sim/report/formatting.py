@@ -396,3 +396,16 @@ def metric_prefix(value: float, unit: str) -> str:
         if value >= factor:
             return f"{value / factor:.3g} {prefix}{unit}"
     return f"{value:.3g} {unit}"
+
+
+def cut_words(scale: Scale) -> str:
+    """ "cut at 0 and 100 %" """
+    ends = [
+        scale.limit_text(end, 0).removesuffix(scale.unit) for end in scale.judge.bounds if math.isfinite(end)
+    ]
+    return f"cut at {' and '.join(ends)}{scale.unit}"
+
+
+def few_digits(scale: Scale, digits: int) -> int:
+    """The decimals of a table: two at most of per cent."""
+    return min(digits, 2) if scale.per_cent else digits

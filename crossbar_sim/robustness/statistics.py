@@ -235,7 +235,7 @@ class Percentile:
 
 
 def check_percent(percent: object) -> float:
-    """Refuse what is no percentile.
+    """Refuse what is not a percentile.
 
     Raises:
         InputError: unless it is a number between 0 and 100.

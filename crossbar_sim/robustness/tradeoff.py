@@ -341,7 +341,7 @@ def dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
 
 
 def check_against(cost: str) -> str:
-    """Refuse what is no cost.
+    """Refuse what is not a cost.
 
     Raises:
         InputError: naming those that there are.

@@ -269,7 +269,7 @@ class BayesFT(Method):
             notes = self._notes(network, best, opened, clean, judge)
         model.to("cpu").eval()
         with silenced_warnings():
-            notes["fresh"] = _told(self._fresh(development, key).measure(model), judge)
+            notes["fresh"] = _summary(self._fresh(development, key).measure(model), judge)
         return Trained(model, report, notes)
 
     def _gradient(self) -> tuple[Algorithm, float, int]:
@@ -330,7 +330,7 @@ class BayesFT(Method):
             "trial": best.trial.number,
             "trials": len(trials),
             "untrained": clean.mean,
-            "searched": _told(ScoreSample(_scores(best.trial)), judge),
+            "searched": _summary(ScoreSample(_scores(best.trial)), judge),
             "posterior": {"mean": best.mean, "sd": best.sd},
             "history": [
                 {"number": t.number, "point": dict(t.point), "value": t.value, "variance": t.variance}
@@ -352,14 +352,14 @@ class BayesFT(Method):
         }  # fmt: skip
 
 
-def _told(found: ScoreSample, judge: Metric) -> dict[str, Any]:
+def _summary(found: ScoreSample, judge: Metric) -> dict[str, Any]:
     interval = found.interval
     ci95 = None if interval is None else [interval.low, interval.high]
-    told: dict[str, Any] = {"mean": found.mean, "ci95": ci95, "chips": len(found.scores)}
+    summary: dict[str, Any] = {"mean": found.mean, "ci95": ci95, "chips": len(found.scores)}
     if judge.sign < 0:  # as people read it
         ends = None if ci95 is None else sorted(map(judge.shown, ci95))
-        told["shown"] = {"mean": judge.shown(found.mean), "ci95": ends}
-    return told
+        summary["shown"] = {"mean": judge.shown(found.mean), "ci95": ends}
+    return summary
 
 
 def _scores(trial: Trial) -> tuple[float, ...]:

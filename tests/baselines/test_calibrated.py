@@ -9,7 +9,7 @@ from torch import nn
 
 from crossbar_sim import Hardware, Key
 from crossbar_sim.baselines import DriftAware
-from crossbar_sim.baselines.drift_aware import AnalogStep, DriftedStep
+from crossbar_sim.baselines.drifted_steps import AnalogStep, DriftedStep
 from crossbar_sim.data import Development, Split
 from crossbar_sim.errors import CrossbarWarning, InputError
 from crossbar_sim.nn import to_analog

@@ -12,19 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crossbar_sim.baselines.drift_aware import (
+from crossbar_sim.baselines.drift_aware import DriftAware, factor_copies, squared, weight_layers
+from crossbar_sim.baselines.drifted_steps import (
     AnalogStep,
-    DriftAware,
     DriftedStep,
     TrainingChips,
     as_deployed,
     batched,
     chip_by_chip,
-    factor_copies,
-    squared,
-    weight_layers,
 )
-from crossbar_sim.baselines.drift_aware import BatchedSequence as Sequence
+from crossbar_sim.baselines.drifted_steps import BatchedSequence as Sequence
 from crossbar_sim.crossbar.drift import LogNormalDrift, NormalDrift
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.mapping import Differential

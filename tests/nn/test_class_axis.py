@@ -193,11 +193,11 @@ def test_pixels_marked_with_255_are_refused_with_the_remedy_that_works():
     y[:, 0] = 255
     with pytest.raises(
         InputError, match=r"labels go up to 255 but the model has 5 outputs: if 255 marks"
-    ) as told:
+    ) as refused:
         deploy(model, x, y, HARDWARE, chips=1)
-    assert "(16.7% of them here)" in str(told.value)
+    assert "(16.7% of them here)" in str(refused.value)
     remedied = y.clone()
-    assert "y[y == 255] = -100" in str(told.value)
+    assert "y[y == 255] = -100" in str(refused.value)
     remedied[y == 255] = -100
     found = deploy(model, x, remedied, HARDWARE, chips=1)
     assert found.judged is not None

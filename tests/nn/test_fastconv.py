@@ -25,7 +25,7 @@ HOW = Training(
 
 
 def made_images(n: int = 90) -> Split:
-    """Blurred noise of three colours and three classes, told apart by the brightness of a colour."""
+    """Blurred noise of three colours and three classes, which differ by the brightness of a colour."""
     noise = nn.functional.avg_pool2d((numbers(n, 3, 14, 14) * 43758.5).sin(), 3, 1)
     y = torch.arange(n) % 3
     noise[torch.arange(n), y] += 1

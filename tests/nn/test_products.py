@@ -13,7 +13,7 @@ from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.converters import ADC, DAC, GaussianReadNoise
 from crossbar_sim.nn import seeded, to_analog
-from crossbar_sim.nn.analog import chips, products
+from crossbar_sim.nn.analog import chips, tiled_arrays
 from crossbar_sim.nn.analog.effects import idle_effects, layer_effects, read_linearly
 from crossbar_sim.nn.analog.sequential import SequentialChips
 from crossbar_sim.nn.analog.torch_core import effective_weight
@@ -61,8 +61,8 @@ def test_images_as_they_lie_and_unfolded_give_the_same(name, mapping, bias, monk
     case, model = LAYERS[name], made(LAYERS[name].build)
     hardware = replace(COARSE, mapping=mapping, bias=bias)
     usual = run(to_analog(model, hardware), case)
-    monkeypatch.setattr(products.Window, "flat", None)
-    monkeypatch.setattr(products, "WORKSPACE", 1)  # an image at a time
+    monkeypatch.setattr(tiled_arrays.Window, "flat", None)
+    monkeypatch.setattr(tiled_arrays, "WORKSPACE", 1)  # an image at a time
     close(run(to_analog(model, hardware), case), usual, 1e-6)
 
 

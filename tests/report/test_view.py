@@ -12,8 +12,8 @@ from rich.text import Text
 from crossbar_sim.nn.analog.state import Layer
 from crossbar_sim.report import console as consoles
 from crossbar_sim.report.console import progress, say
+from crossbar_sim.report.deployment_terminal import show
 from crossbar_sim.report.formatting import decimals, fixed, shorten
-from crossbar_sim.report.terminal import show
 from crossbar_sim.robustness.deploy import Deployment, LayerReport
 from crossbar_sim.robustness.score import Score
 

@@ -26,9 +26,9 @@ from crossbar_sim.crossbar.remapping import remap_chip
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.data.inputs import Batch
 from crossbar_sim.nn.analog import chips
-from crossbar_sim.nn.analog.products import Tiled
 from crossbar_sim.nn.analog.programming import Columns
 from crossbar_sim.nn.analog.state import AnalogState, CellMaps, Layer
+from crossbar_sim.nn.analog.tiled_arrays import Tiled
 from crossbar_sim.nn.evaluate import run_over
 
 _NOTHING = 1e-6

@@ -19,9 +19,10 @@ from torch import Tensor, fx, nn
 
 from crossbar_sim.nn.analog.copying import Silent, base_of, copy_graph, derive, exchange, restore
 from crossbar_sim.nn.analog.matrices import RANK
-from crossbar_sim.nn.analog.products import Tiled, on_tiles
+from crossbar_sim.nn.analog.products import on_tiles
 from crossbar_sim.nn.analog.programming import gain, program_into, tiled_of, write
 from crossbar_sim.nn.analog.state import AnalogState, ArraySlot
+from crossbar_sim.nn.analog.tiled_arrays import Tiled
 
 
 class _Through(torch.autograd.Function):

@@ -17,8 +17,8 @@ from crossbar_sim.crossbar.remapping import remapped_planes, remapped_weight
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import torch_core
-from crossbar_sim.nn.analog.products import Tiled
 from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, CellMaps
+from crossbar_sim.nn.analog.tiled_arrays import Tiled
 
 
 def check_finite(columns: Tensor, name: str) -> None:

@@ -22,7 +22,7 @@ from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.conversion import map_model
-from crossbar_sim.nn.analog.products import Tiled
+from crossbar_sim.nn.analog.tiled_arrays import Tiled
 from crossbar_sim.nn.evaluate import run_over
 from crossbar_sim.validate import SINGLE, require, show
 

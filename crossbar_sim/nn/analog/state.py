@@ -279,7 +279,7 @@ class AnalogState:
         touched: names of the arrays that have been read, for as long as somebody collects them; None: nobody does.
         recorder: gives what layers read in place of their arrays while `trace_operands` follows a forward.
         reads: how often each array with converters has been read since the chip was set, outside of `numbered_reads`.
-        streamed: names of the arrays that are programmed anew for each use, to save memory; see `chips.fit_memory`.
+        streamed: names of the arrays that are programmed for each use, to save memory; see `chips.fit_memory`.
         held: of those, the one that each thread has read last.
     """
 

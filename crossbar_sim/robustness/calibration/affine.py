@@ -107,7 +107,7 @@ def least_squares(y: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     mean, wanted = a.mean(0), b.mean(0)
     spread = (a - mean).square().mean(0)
     scale = ((a - mean) * (b - wanted)).mean(0) / spread
-    # what rounding alone makes of a constant channel is no signal
+    # what rounding alone makes of a constant channel is not a signal
     usable = scale.isfinite() & (spread > 1e-12 * a.square().mean(0))
     scale = torch.where(usable, scale, torch.zeros_like(scale))
     shift = wanted - torch.where(usable, scale * mean, torch.zeros_like(mean))

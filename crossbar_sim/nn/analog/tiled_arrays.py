@@ -1,0 +1,226 @@
+"""An array of a layer in tiles, with its converters: how it reads vectors, images, and sums over places."""
+
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from crossbar_sim.crossbar.array import read_weight
+from crossbar_sim.crossbar.converters import DrivenInputs
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.readout import EFFECTS, Readout
+from crossbar_sim.crossbar.stream import Float32
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, next_read
+from crossbar_sim.nn.analog.stored_matrices import BlockRead
+
+# An array of a layer with its converters, and the products of linear layers with it.
+
+
+Probe = Callable[["Tiled", int, Float32, DrivenInputs, int], None]
+"""Called with the array, the group, its input vectors (b, rows), what the DACs make of them, the first one's number."""
+
+
+@dataclass(eq=False)
+class Tiled:
+    """One array of a layer with its converters, on one chip.
+
+    Args:
+        slot: which parameters it stands for.
+        design: what the model shares.
+        blocks: one readout for each group.
+        plans: how products read views of the weight, found at the first of them.
+    """
+
+    slot: ArraySlot
+    design: AnalogState
+    blocks: tuple[Readout, ...]
+    plans: dict[Hashable, tuple[tuple[BlockRead, ...], ...] | None] = field(default_factory=dict, repr=False)
+
+    @property
+    def own(self) -> Hardware:
+        """The design of its layer."""
+        return self.design.of(self.slot.layer)
+
+    @property
+    def effects(self) -> tuple[str, ...]:
+        """The currently active effects."""
+        return EFFECTS if self.design.effects is None else self.design.effects
+
+    def weight(self) -> Tensor:
+        """The effective weights that the planes stand for, (groups cols, rows): those of the linear read-out."""
+        found = [read_weight(block.planes, block.mapping, block.scale).T for block in self.blocks]
+        return torch.from_numpy(np.concatenate(found))
+
+    def drive(self, x: Tensor, row: bool) -> tuple[Float32, DrivenInputs]:
+        """Inputs (b, n) as float32, with the 1 (or 0) of a bias row at the end, and the outputs of the DACs."""
+        if x.device.type != "cpu":
+            raise InputError(
+                f"{self.slot.name}: converters and read noise are simulated on the CPU: use --device cpu"
+            )
+        flat = x.detach().float()
+        if self.slot.bias is not None:
+            flat = torch.cat([flat, torch.full((len(flat), 1), 1.0 if row else 0.0)], dim=1)
+        vectors = flat.contiguous().numpy()
+        return vectors, self.blocks[0].drive(vectors, self.effects)
+
+    def read(self, group: int, x: Float32, driven: DrivenInputs, event: int, first: int) -> Float32:
+        """Outputs (b, cols) of one group for input vectors (b, rows)."""
+        if self.design.probe is not None:
+            self.design.probe(self, group, x, driven, first)
+        return self.blocks[group].read(driven, event, first, self.effects)
+
+
+# Convolutions through an array's converters, without unfolding a whole batch.
+
+
+WORKSPACE = 1 << 22
+"""Floats that are unfolded at a time where the kernel cannot read images as they lie: 16 MB."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The arguments of a convolution, one value for each dimension; padding before and after."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    def places(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """Outputs along each dimension for inputs of these sizes."""
+        each = zip(sizes, self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        return tuple((n + sum(p) - (k - 1) * d - 1) // s + 1 for n, k, s, p, d in each)
+
+    @property
+    def flat(self) -> dict[str, tuple[int, int]] | None:
+        """The arguments in two dimensions; None where there are more, or padding is unlike on the two sides."""
+        if len(self.kernel) > 2 or any(before != after for before, after in self.padding):
+            return None
+        missing = 2 - len(self.kernel)
+        return {
+            "kernel": _two(self.kernel, 1, missing), "stride": _two(self.stride, 1, missing),
+            "padding": _two(tuple(p for p, _ in self.padding), 0, missing),
+            "dilation": _two(self.dilation, 1, missing),
+        }  # fmt: skip
+
+    def patches(self, images: Float32) -> Float32:
+        """Input vectors (b places, c kernel) of images (b, c, *sizes), in the order of torch's flattened weight."""
+        padded = F.pad(torch.from_numpy(images), [p for pair in reversed(self.padding) for p in pair])
+        windows, dims = padded, len(self.kernel)
+        for i, (k, s, d) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True)):
+            windows = windows.unfold(2 + i, (k - 1) * d + 1, s)
+        windows = windows[(..., *(slice(None, None, d) for d in self.dilation))]  # type: ignore[index]
+        channels = images.shape[1]
+        vectors = windows.movedim(1, 1 + dims)  # (b, *places, c, *kernel)
+        return np.ascontiguousarray(vectors.reshape(-1, channels * math.prod(self.kernel)).numpy())
+
+
+def _two(values: tuple[int, ...], fill: int, missing: int) -> tuple[int, int]:
+    first, last = (fill,) * missing + tuple(values)
+    return first, last
+
+
+def convolve(x: Tensor, tiled: Tiled, window: Window, row: bool) -> Tensor:
+    """Images (b, c, *sizes) to (b, groups cols, *places), through the converters of every group.
+
+    Raises:
+        InputError: as `Readout.product`.
+    """
+    event, first = next_read(tiled.design, tiled.slot.name, len(x), len(x))
+    sizes, cols = tuple(x.shape[2:]), tiled.slot.layout.cols
+    places = window.places(sizes)
+    out = np.empty((len(x), window.groups * cols, *places), np.float32)
+    if min(places) < 1 or not len(x):  # torch says what is wrong, or gives nothing
+        return x.new_empty(out.shape)
+    vectors, driven = tiled.drive(x.reshape(len(x), -1), row)
+    flat = window.flat
+    if flat is not None and tiled.slot.bias is None and tiled.design.probe is None:
+        lines = sizes if len(sizes) == 2 else (1, *sizes)
+        images = driven._replace(codes=driven.codes.reshape(-1, *x.shape[:2], *lines))
+        result = out.reshape(*out.shape[:2], *(places if len(places) == 2 else (1, *places)))
+        for g in range(window.groups):
+            channels = g * x.shape[1] // window.groups
+            tiled.blocks[g].images(images, flat, channels, event, first, result, g * cols, tiled.effects)
+    else:
+        _by_patches(x, vectors, driven, tiled, window, event, first, out)
+    return torch.from_numpy(out).to(x.dtype)
+
+
+def _by_patches(
+    x: Tensor,
+    vectors: Float32,
+    driven: DrivenInputs,
+    tiled: Tiled,
+    window: Window,
+    event: int,
+    first: int,
+    out: Float32,
+) -> None:
+    """Unfold a few images at a time: for bias rows, three dimensions, uneven padding, and probes."""
+    cols, rows, (b, c) = tiled.slot.layout.cols, tiled.slot.rows, x.shape[:2]
+    places = out.shape[2:]
+    pixels, size, each = math.prod(places), math.prod(x.shape[1:]), c // window.groups
+    has_row = tiled.slot.bias is not None
+    step = max(1, WORKSPACE // max(pixels * rows * len(driven.codes), 1))
+    for start in range(0, b, step):
+        part = slice(start, min(start + step, b))
+        n = part.stop - start
+
+        def unfolded(values: Float32, group: int, n: int = n) -> Float32:
+            images = np.ascontiguousarray(values[:, :size]).reshape(n, c, *x.shape[2:])
+            patches = window.patches(np.ascontiguousarray(images[:, group * each : (group + 1) * each]))
+            if not has_row:
+                return patches
+            return np.concatenate([patches, np.repeat(values[:, size:], pixels, axis=0)], axis=1)
+
+        unit = driven.unit if len(driven.unit) == 1 else np.repeat(driven.unit[part], pixels)
+        for g in range(window.groups):
+            codes = np.stack([unfolded(read[part], g) for read in driven.codes])
+            seen = unfolded(vectors[part], g) if tiled.design.probe is not None else codes[0]
+            y = tiled.read(g, seen, driven._replace(codes=codes, unit=unit), event, (first + start) * pixels)
+            y = np.moveaxis(y.reshape(n, *places, cols), -1, 1)
+            out[part, g * cols : (g + 1) * cols] = y
+
+
+def spread(x: Tensor, tiled: Tiled, groups: int, gather: Callable[[Tensor], Tensor]) -> Tensor:
+    """A transposed convolution: each place of the images (b, c, *sizes) drives its group's word lines once.
+
+    Args:
+        gather: adds the bit lines of all places (b, groups cols, *sizes) up to the outputs.
+
+    Raises:
+        InputError: as `Readout.product`.
+    """
+    cols, (b, c), sizes = tiled.slot.layout.cols, x.shape[:2], x.shape[2:]
+    event, first = next_read(tiled.design, tiled.slot.name, b, b)
+    places, each = math.prod(sizes), c // groups
+    vectors, driven = tiled.drive(x.reshape(b, math.prod(x.shape[1:])), False)
+    step = max(1, WORKSPACE // max(places * groups * cols, 1))
+    outputs = []
+    for start in range(0, b, step) if b else (0,):
+        part = slice(start, min(start + step, b))
+        n = part.stop - start
+        y = np.empty((n, groups * cols, *sizes), np.float32)
+        unit = driven.unit if len(driven.unit) == 1 else np.repeat(driven.unit[part], places)
+        for g in range(groups):
+            own = slice(g * each, (g + 1) * each)
+
+            def lines(images: Float32, n: int = n, own: slice = own) -> Float32:
+                channels = images.reshape(n, c, places)[:, own]
+                return np.ascontiguousarray(channels.transpose(0, 2, 1)).reshape(n * places, each)
+
+            codes = np.stack([lines(read[part]) for read in driven.codes])
+            seen = lines(vectors[part]) if tiled.design.probe is not None else codes[0]
+            read = tiled.read(
+                g, seen, driven._replace(codes=codes, unit=unit), event, (first + start) * places
+            )
+            columns = read.reshape(n, places, cols).transpose(0, 2, 1)
+            y[:, g * cols : (g + 1) * cols] = columns.reshape(n, cols, *sizes)
+        outputs.append(gather(torch.from_numpy(y)))
+    return torch.cat(outputs).to(x.dtype)
