@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from crossbar_sim import Hardware, InputError
+from crossbar_sim import Hardware, InputError, LogNormalDrift, to_analog, to_digital
 from crossbar_sim.robustness import deploy
 
 transformers = pytest.importorskip("transformers")
@@ -96,6 +96,21 @@ def test_scores_are_those_of_the_model_itself(name):
         "on no array" in text for text in found.warnings
     )  # T5's table is looked up by another name
     assert sum(layer.layer.analog for layer in found.layers) >= 4
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_chip_computes_with_the_weights_that_are_read_back_from_it(name):
+    make, head, inputs, _ = MODELS[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(3)
+        model = make(head).eval()
+    if name == "T5":
+        inputs = {**inputs, "decoder_input_ids": IDS}
+    analog = to_analog(model, Hardware(drift=LogNormalDrift(0.3)))
+    with torch.no_grad():
+        clean, chip, read_back = (m(**inputs).logits for m in (model, analog, to_digital(analog)))
+    torch.testing.assert_close(chip, read_back, rtol=0, atol=1e-5 * float(read_back.abs().max()))
+    assert float((chip - clean).abs().max()) > 1e-2 * float(clean.abs().max())
 
 
 def test_labels_among_the_inputs_make_a_loss_which_is_no_output():
