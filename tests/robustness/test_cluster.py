@@ -235,9 +235,14 @@ def test_ctrl_c_while_workers_start_closes_them(monkeypatch, after):
     monkeypatch.setattr(distributed, "LocalCluster", SlowCluster)
     monkeypatch.setattr(distributed, "Client", lambda local: nullcontext("client"))
     timer = threading.Timer(after, signal.raise_signal, [signal.SIGINT])
-    timer.start()
-    with pytest.raises(KeyboardInterrupt), local_client(2):
-        time.sleep(5)
+    # a shell starts a background job with the signal ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt), local_client(2):
+            time.sleep(5)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert SlowCluster.seen == ["starts", "runs", "closed"]
 
 
