@@ -2,8 +2,9 @@
 
 The rounding of a converter is that of the CPU's kernel: the quotient to 48 bits in float64, rounded to single precision
 and then to a code, half to even. Sums over tiles, slices and reads are rounded once each, in the same order.
-The sum over the word lines of a tile is torch's, in an order of its own. So outputs are equal bit for bit where currents are whole
-numbers of levels; elsewhere a current close to the middle between two codes may be rounded to the other one.
+The sum over the word lines of a tile is torch's, in an order of its own. So outputs are equal bit for bit where
+currents are whole numbers of levels; elsewhere a current close to the middle between two codes may be rounded to the
+other one.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from crossbar_sim.crossbar.stream import Float32, Stream
 from crossbar_sim.crossbar.tiled import Quantiser
 from crossbar_sim.crossbar.tiled.planes import Steps
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.analog.torch_core import normals
+from crossbar_sim.nn.tensor_cells.stream import normals
 from crossbar_sim.nn.tensor_tiles.driving import wide
 
 CACHED, RESIDENT = 1 << 16, 1 << 24
