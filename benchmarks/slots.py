@@ -51,6 +51,10 @@ class Part:
     keeps: bool = False
 
 
+class Skipped(Exception):
+    """What a part raises that cannot run here, because data or hardware is missing: no failure."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a part runs.
@@ -165,10 +169,8 @@ def _watch(
     """Wait for the child to end, and note what it began; why it must be stopped, or nothing."""
     expected = {part.name: 60 + PATIENCE * part.seconds for part in todo if not part.keeps}
     while True:
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.1)
-        except subprocess.TimeoutExpired:
-            pass
         states = {part.name: _read(out, part.name) for part in todo}
         running = {name: s for name, s in states.items() if s.get("process") == process.pid}
         begun.update(running)
@@ -209,6 +211,11 @@ def _child(
             with contextlib.redirect_stdout(sys.stderr):
                 machine = about(options) if machine is None else machine
                 result = json.loads(json.dumps(part.work(place)))
+        except Skipped as reason:
+            state |= {"state": "skipped", "seconds": time.time() - began, "error": str(reason), "attempts": 0}
+            _write(out, name, state)
+            _say(name, state)
+            continue
         except (Exception, SystemExit):
             error = traceback.format_exc()
             state |= {"state": "failed", "seconds": time.time() - began, "error": error, "machine": machine}
@@ -256,7 +263,7 @@ def _say(name: str, state: Mapping[str, Any]) -> None:
     line = f"{name:<28} {state['state']:<8} {state['seconds']:7.1f} s"
     if state["state"] == "done":
         line += f"  {json.dumps(state['result'])}"
-    elif state["state"] == "failed":
+    elif state["state"] in ("failed", "skipped"):
         line += "\n  " + "\n  ".join(state["error"].strip().splitlines()[-12:])
     print(line, flush=True)
 

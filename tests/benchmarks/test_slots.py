@@ -15,7 +15,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from slots import Part, arguments, main
+from slots import Part, Skipped, arguments, main
 
 def counted(place, **more):
     with (place.folder / "calls").open("a") as file:
@@ -34,6 +34,9 @@ def leaves(place):
     counted(place)
     sys.exit("left early")
 
+def lacks(place):
+    raise Skipped("no data")
+
 def epochs(place):
     while counted(place)["calls"] < 1000:
         time.sleep(0.02)
@@ -43,6 +46,7 @@ options = arguments(__doc__).parse_args()
 raise SystemExit(main([
     Part("first", 0.1, counted),
     Part("fails", 0.1, fails),
+    Part("lacks", 0.1, lacks),
     Part("dies", 0.1, dies),
     Part("leaves", 0.1, leaves),
     Part("long", 1000, counted),
@@ -87,12 +91,14 @@ def test_every_part_that_fits_runs_whatever_the_others_do(script: Path, tmp_path
     assert process.returncode == 1, printed
     found = states(out)
     assert {name: state["state"] for name, state in found.items()} == {
-        "first": "done", "fails": "failed", "dies": "failed", "leaves": "failed", "last": "done",
+        "first": "done", "fails": "failed", "lacks": "skipped", "dies": "failed", "leaves": "failed", "last": "done",
     }  # fmt: skip
     assert found["last"]["result"] == {"calls": 1, "folder": "last"}
     assert found["last"]["machine"] == {"device": "none"}
     assert "in fails" in str(found["fails"]["error"])
     assert "ValueError: no such luck" in str(found["fails"]["error"])
+    assert found["lacks"]["error"] == "no data"
+    assert found["lacks"]["process"] == found["dies"]["process"]
     assert "SIGABRT" in str(found["dies"]["error"])
     assert "left early" in str(found["leaves"]["error"])
     assert "not begun: long (takes 1000 s)" in printed
