@@ -16,9 +16,9 @@ from crossbar_sim.crossbar.readout import Periphery, Readout
 from crossbar_sim.crossbar.remapping import remapped_planes, remapped_weight
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.analog import torch_core
 from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, CellMaps
 from crossbar_sim.nn.analog.tiled_arrays import Tiled
+from crossbar_sim.nn.tensor_cells import planes as tensor_planes
 
 
 def check_finite(columns: Tensor, name: str) -> None:
@@ -149,7 +149,7 @@ def program(design: AnalogState, slot: ArraySlot, columns: Tensor, groups: int =
         )
         return torch.from_numpy(placed).to(columns)
     if columns.device.type != "cpu":
-        return torch_core.effective_weight(hardware, columns.float(), key, design.chip).to(columns.dtype)
+        return tensor_planes.effective_weight(hardware, columns.float(), key, design.chip).to(columns.dtype)
     w = columns.detach().float().contiguous().numpy()
     effective = hardware.effective_weight(w, key, design.chip, groups=groups)
     return torch.from_numpy(effective).to(columns.dtype)
@@ -168,7 +168,7 @@ def gain(
         return programmed, torch.ones_like(detached)
     hardware = design.of(slot.layer)
     if columns.device.type != "cpu":
-        return programmed, torch_core.slope(hardware, detached.float(), key, design.chip).to(columns.dtype)
+        return programmed, tensor_planes.slope(hardware, detached.float(), key, design.chip).to(columns.dtype)
     w = detached.float().contiguous().numpy()
     return programmed, torch.from_numpy(core_slope(hardware, w, key, design.chip)).to(columns.dtype)
 
