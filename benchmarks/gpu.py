@@ -75,7 +75,7 @@ def agree_words(place: Place) -> Mapping[str, Any]:
     import numpy as np
 
     from crossbar_sim.crossbar.stream import Stream
-    from crossbar_sim.nn.analog.torch_core import normals, words
+    from crossbar_sim.nn.tensor_cells.stream import normals, words
     from crossbar_sim.rng import Key
 
     n, where, different, off = sizes(place).words, of_torch(place), 0, 0.0
@@ -99,7 +99,7 @@ def agree_laws(place: Place) -> Mapping[str, Any]:
     import torch
 
     from crossbar_sim.crossbar.stream import Stream
-    from crossbar_sim.nn.analog import torch_core as laws
+    from crossbar_sim.nn.tensor_cells import laws
     from crossbar_sim.rng import Key
 
     n, where, found = sizes(place).words, of_torch(place), {}
@@ -184,7 +184,7 @@ def bandwidth(place: Place) -> Mapping[str, Any]:
 
     from crossbar_sim import Key, LogNormalDrift
     from crossbar_sim.crossbar.stream import Stream
-    from crossbar_sim.nn.analog import torch_core as laws
+    from crossbar_sim.nn.tensor_cells import laws
 
     n, where = sizes(place).cells, of_torch(place)
     w, law, stream = torch.ones(n, device=where), LogNormalDrift(0.6), Stream.of(Key(0).fold("drift"), 0)
@@ -284,7 +284,7 @@ def product_rate(place: Place) -> dict[str, float]:
 def train(method: str, place: Place) -> Mapping[str, Any]:
     """Seconds of a training of ResNet-18 for 30 epochs; a stopped one goes on from its last epoch."""
     from crossbar_sim.baselines.drift_aware import DriftAware
-    from crossbar_sim.baselines.erm import ERM
+    from crossbar_sim.baselines.erm import Erm
     from crossbar_sim.nn import Training
     from crossbar_sim.nn.training.augment import Augment
     from crossbar_sim.rng import Key
@@ -295,7 +295,7 @@ def train(method: str, place: Place) -> Mapping[str, Any]:
         augment=Augment(crop=4, flip=True), device=place.options.device,
     )  # fmt: skip
     with_drift = DriftAware(training=training, sigma=0.6, chips=4, temperature=False)
-    chosen = ERM(training=training) if method == "erm" else with_drift
+    chosen = Erm(training=training) if method == "erm" else with_drift
     report = chosen.fit(
         partial(made, "resnet-18", place), development(place), Key(0),
         progress=lambda epoch: epochs.append(perf_counter()), checkpoint=place.folder / "training.pt",
