@@ -73,10 +73,8 @@ def check(hardware: Hardware) -> None:
     Raises:
         InputError: naming what is simulated on the CPU only.
     """
-    alone = [*hardware.readout_effects]
-    alone += ["wires"] * (hardware.wires is not None) + ["cell_bits"] * (
-        hardware.mapping.cell_bits is not None
-    )
+    alone = ["wires"] * (hardware.wires is not None)
+    alone += ["cell_bits"] * (hardware.mapping.cell_bits is not None)
     if alone:
         raise InputError(f"{', '.join(alone)}: simulated on the CPU only, use --device cpu")
 

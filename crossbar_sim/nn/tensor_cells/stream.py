@@ -17,9 +17,9 @@ def _times(m: int, x: Tensor) -> tuple[Tensor, Tensor]:
     return high >> 16, ((high & 0xFFFF) << 16) | (low & 0xFFFF)
 
 
-def words(n: int, stream: Stream, device: torch.device | str = "cpu") -> Tensor:
-    """The uint32 of cells 0 .. n as int64, shape (n,); docs/randomness.md."""
-    counters = torch.arange(-(-n // 256) * 64, device=device, dtype=torch.int64)
+def words(n: int, stream: Stream, device: torch.device | str = "cpu", start: int = 0) -> Tensor:
+    """The uint32 of cells start .. start + n as int64, (n,), start a multiple of 256; docs/randomness.md."""
+    counters = start // 4 + torch.arange(-(-n // 256) * 64, device=device, dtype=torch.int64)
     c0 = counters
     c1, c2, c3 = (torch.full_like(counters, value) for value in (stream.plane, stream.chip, stream.event))
     k0, k1 = stream.k0, stream.k1
@@ -38,10 +38,10 @@ def uniform(w: Tensor) -> Tensor:
     return (rounded * 2.0**-32 + 2.0**-33).float().double()
 
 
-def normals(n: int, stream: Stream, device: torch.device | str = "cpu") -> Tensor:
-    """Standard normals of cells 0 .. n, float64, shape (n,)."""
+def normals(n: int, stream: Stream, device: torch.device | str = "cpu", start: int = 0) -> Tensor:
+    """Standard normals of cells start .. start + n, float64, shape (n,); start is a multiple of 256."""
     whole = -(-n // 256) * 256
-    runs = words(whole, stream, device).reshape(-1, 4, 64)
+    runs = words(whole, stream, device, start).reshape(-1, 4, 64)
     a, b = runs[:, 0::2], runs[:, 1::2]
     radius = torch.sqrt(-2 * torch.log(uniform(a)))
     signed = (b << 1) & _LOW
