@@ -1,9 +1,9 @@
 """`robustness.deploy` against a slow and obvious way to the same numbers, and on models of every shape."""
 
-import re
 import copy
 import gc
 import math
+import re
 import resource
 import sys
 from pathlib import Path
