@@ -599,7 +599,7 @@ def write_parquet(table: Iterable[Mapping[str, Any]], path: str | os.PathLike[st
 def listing(results: Results) -> list[str]:
     """What a file holds, a line per task; scores as reports show them."""
     head = ("label", "metric", "sigmas", "chips", "images", "clean", "mean over chips")
-    lines = [head]
+    lines: list[tuple[str, ...]] = [head]
     total = 0
     for task in results.tasks():
         points = results.counts(task.id)
