@@ -16,8 +16,8 @@ from crossbar_sim.nn import seeded, to_analog
 from crossbar_sim.nn.analog import chips, tiled_arrays
 from crossbar_sim.nn.analog.effects import idle_effects, layer_effects, read_linearly
 from crossbar_sim.nn.analog.sequential import SequentialChips
-from crossbar_sim.nn.analog.torch_core import effective_weight
 from crossbar_sim.nn.evaluate import outputs
+from crossbar_sim.nn.tensor_cells.planes import effective_weight
 
 PLAIN = Hardware(Differential(1e-6, 5e-5), LogNormalDrift(0.4), tile=(7, 4))
 IDEAL = replace(PLAIN, dac=DAC(), adc=ADC(range="max"))

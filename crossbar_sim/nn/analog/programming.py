@@ -1,4 +1,4 @@
-"""Programming the arrays of a model: by Numba kernels on the CPU, by the same formulas in torch on other devices."""
+"""Programming the arrays of a model: by Numba kernels on the CPU, or by the same formulas on tensors of any device."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +16,9 @@ from crossbar_sim.crossbar.readout import Periphery, Readout
 from crossbar_sim.crossbar.remapping import remapped_planes, remapped_weight
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.analog import torch_core
 from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, CellMaps
 from crossbar_sim.nn.analog.tiled_arrays import Tiled
+from crossbar_sim.nn.tensor_cells import planes as tensor_planes
 
 
 def check_finite(columns: Tensor, name: str) -> None:
@@ -84,7 +84,7 @@ def program_into(
     """
     assert weight is not None
     columns, hardware = slot.columns(module).detach(), design.of(slot.layer)
-    if bias is None and design.maps is None and not design.remap and weight.device.type == "cpu":
+    if bias is None and design.maps is None and not design.remap and not design.on_tensors(weight):
         out, key, groups = slot.layout.columns(weight), design.key(slot.name), slot.layout.groups
         if slot.layout.order in ("out_in", "vector") and weight.dtype == torch.float32:
             w = columns.contiguous().numpy()
@@ -148,8 +148,8 @@ def program(design: AnalogState, slot: ArraySlot, columns: Tensor, groups: int =
             hardware, columns.detach().float().cpu().contiguous().numpy(), key, design.chip, groups
         )
         return torch.from_numpy(placed).to(columns)
-    if columns.device.type != "cpu":
-        return torch_core.effective_weight(hardware, columns.float(), key, design.chip).to(columns.dtype)
+    if design.on_tensors(columns):
+        return tensor_planes.effective_weight(hardware, columns.float(), key, design.chip).to(columns.dtype)
     w = columns.detach().float().contiguous().numpy()
     effective = hardware.effective_weight(w, key, design.chip, groups=groups)
     return torch.from_numpy(effective).to(columns.dtype)
@@ -167,8 +167,8 @@ def gain(
     if design.maps is not None or design.remap:  # neither has a derivative of its own: straight through
         return programmed, torch.ones_like(detached)
     hardware = design.of(slot.layer)
-    if columns.device.type != "cpu":
-        return programmed, torch_core.slope(hardware, detached.float(), key, design.chip).to(columns.dtype)
+    if design.on_tensors(columns):
+        return programmed, tensor_planes.slope(hardware, detached.float(), key, design.chip).to(columns.dtype)
     w = detached.float().contiguous().numpy()
     return programmed, torch.from_numpy(core_slope(hardware, w, key, design.chip)).to(columns.dtype)
 
@@ -186,7 +186,7 @@ def tiled_of(design: AnalogState, slot: ArraySlot, module: nn.Module) -> Tiled:
             "read the conductances from a chip file"
         )
     columns = slot.columns(module).detach()
-    if columns.device.type != "cpu":
+    if design.on_tensors(columns):
         raise InputError(f"{slot.name}: converters and read noise are simulated on the CPU: use --device cpu")
     check_finite(columns, slot.name)
     w = columns.float().contiguous().numpy()

@@ -58,7 +58,7 @@ class Tiled:
 
     def drive(self, x: Tensor, row: bool) -> tuple[Float32, DrivenInputs]:
         """Inputs (b, n) as float32, with the 1 (or 0) of a bias row at the end, and the outputs of the DACs."""
-        if x.device.type != "cpu":
+        if self.design.on_tensors(x):
             raise InputError(
                 f"{self.slot.name}: converters and read noise are simulated on the CPU: use --device cpu"
             )
