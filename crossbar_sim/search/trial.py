@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from crossbar_sim.baselines.calibrated import estimate_clean
 from crossbar_sim.baselines.drift_aware import DriftAware, Parameters, squared
 from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.layer_designs import Design, at_sigma, designs_of, is_deterministic
@@ -21,6 +22,7 @@ from crossbar_sim.nn.training.loop import Epoch, FitReport, fit
 from crossbar_sim.nn.training.losses import TaskLoss
 from crossbar_sim.nn.training.settings import Step, Training
 from crossbar_sim.rng import Key
+from crossbar_sim.robustness.calibration import Calibration
 from crossbar_sim.robustness.evaluator import Job, Subject
 from crossbar_sim.robustness.metrics import METRICS, PER_CENT, Metric
 from crossbar_sim.robustness.statistics import Interval, mean_interval
@@ -67,6 +69,7 @@ class DriftedScore:
         chips: how many.
         seed: names the chips: 0 .. chips - 1 of this seed, which is no user's.
         metric: what chips are judged by; None: accuracy, of real targets RMSE, of scenes mAP.
+        calibration: of each chip, and the data whose training images it is fitted to; None: none.
     """
 
     x: Batch
@@ -76,6 +79,7 @@ class DriftedScore:
     chips: int
     seed: int
     metric: Metric | None = None
+    calibration: tuple[Calibration, Development] | None = None
 
     @classmethod
     def of(
@@ -87,6 +91,7 @@ class DriftedScore:
         images: int | None,
         key: Key,
         metric: Metric | None = None,
+        calibration: tuple[Calibration, Development] | None = None,
     ) -> "DriftedScore":
         """On `images` examples of a split, drawn by the key, or all (None).
 
@@ -103,7 +108,7 @@ class DriftedScore:
         if images is not None and images < len(x):
             chosen = permutation(len(x), key.fold("images"))[:images].sort().values
             x, y = x[chosen], y[chosen]
-        return cls(x, y, hardware, sigma, chips, key.fold("chips").integer(), metric)
+        return cls(x, y, hardware, sigma, chips, key.fold("chips").integer(), metric, calibration)
 
     def measure(self, model: nn.Module) -> ScoreSample:
         """Score a clean model, in evaluation mode, on the chips: more is better, so an error has a minus sign.
@@ -111,9 +116,11 @@ class DriftedScore:
         Raises:
             InputError: if the model does not take the examples, or its outputs are not finite.
         """
-        subject, _ = Subject.prepared(
+        subject, analog = Subject.prepared(
             model, self.hardware, self.x, self.y, sigma=self.sigma, seed=self.seed, metric=self.metric
         )
+        if self.calibration is not None:
+            subject.calibrate(analog, *self.calibration)
         if is_deterministic(at_sigma(self.hardware, self.sigma)):
             (only,) = subject.evaluator.measure(Job(self.sigma, (0,)))
             return ScoreSample((only.value,))
@@ -194,10 +201,14 @@ class Trainer:
         )
         if self.parameters != "plain":
             method += f", parameters {self.parameters}"
+        own = self.network.calibrated is not None
+        if own:
+            method += ", calibrated"
         try:
             return fit(
                 model, self.development.train, validation, training=training, key=key, method=method,
                 steps=self._steps(model, sigma, training, key), squared=squared(model, self.parameters),
+                after_epoch=estimate_clean if own else None,
                 progress=progress, checkpoint=checkpoint,
             )  # fmt: skip
         finally:
