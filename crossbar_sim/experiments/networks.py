@@ -230,7 +230,8 @@ def started(build: Build, start: Start) -> Started:
         start = start.model
     standardised = standardisation_of(start) if isinstance(start, nn.Module) else None
     if isinstance(start, nn.Module):
-        weights, origin = dict(nn.Module.state_dict(start)), f"this {type(start).__name__}"
+        weights: Mapping[str, Any] = dict(nn.Module.state_dict(start))
+        origin = f"this {type(start).__name__}"
     elif isinstance(start, Mapping):
         weights, origin = dict(start), "these weights"
     else:

@@ -153,8 +153,11 @@ def plan_trainings(
             )
             made = Named.of(given.network, given.arguments, splits)
             made.check_method(given.method)
+            changed = _calibrated(method)
+            start, identity, kept = _start(experiment, label, given, planned, made)
+            if kept:
+                check_keeps(changed)
             with seeded(Key(0)):
-                changed = _calibrated(method)
                 name = canonical([made.network, dict(made.arguments), changed])
                 new = name not in built
                 if new:
@@ -167,9 +170,6 @@ def plan_trainings(
                     check_calibrated(experiment, built[name], test.x, splits.development)
                 _check_rates(method, built[name], made)
             what = [given.network, dict(given.arguments), repr(method), given.seed, splits.fingerprint]
-            start, identity, kept = _start(experiment, label, given, planned, made)
-            if kept:
-                check_keeps(changed)
             what += [] if identity is None else [{"from": identity}]
             digest = hashlib.sha256(canonical(what).encode()).hexdigest()
         planned[label] = PlannedTraining(
