@@ -34,8 +34,9 @@ from crossbar_sim.crossbar.configuration import (
 )
 from crossbar_sim.crossbar.devices import PROGRAMMING
 from crossbar_sim.crossbar.drift import DRIFTS
+from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.experiments.schema import load_experiment
-from crossbar_sim.nn.analog import torch_core
+from crossbar_sim.nn.tensor_cells import laws, planes
 from crossbar_sim.robustness import deploy
 
 DOCS = Path(__file__).parents[1] / "docs" / "extending.md"
@@ -115,19 +116,19 @@ def test_a_registered_law_has_a_short_name_and_keeps_its_path_in_results(monkeyp
 @pytest.mark.parametrize("drift_per", ["cell", "weight"])
 def test_torch_falls_back_to_the_cells_of_the_law(law, drift_per):
     hardware = Hardware(drift=law, drift_per=drift_per)
-    found = torch_core.effective_weight(hardware, torch.from_numpy(W), Key(2), 3).numpy()
+    found = planes.effective_weight(hardware, torch.from_numpy(W), Key(2), 3).numpy()
     core = hardware.effective_weight(W, Key(2), 3)
     np.testing.assert_allclose(found, core, rtol=1e-5, atol=3e-6)
     plain = Hardware(drift=LogNormalDrift(0.3), drift_per=drift_per).effective_weight(W, Key(2), 3)
     assert np.abs(core - plain).max() > 0.1
     g = np.full(70_000, 1e-4, np.float32)  # more than a chunk
-    stream = torch_core.Stream.of(Key(1).fold("drift"), 4)
-    assert np.array_equal(torch_core.drift(law, torch.from_numpy(g), stream).numpy(), law.apply(g, Key(1), 4))
+    stream = Stream.of(Key(1).fold("drift"), 4)
+    assert np.array_equal(laws.drift(law, torch.from_numpy(g), stream).numpy(), law.apply(g, Key(1), 4))
 
 
 def test_torch_falls_back_to_the_cells_of_programming_noise():
     hardware = Hardware(programming=Shifted(0.25), drift=LogNormalDrift(0.3))
-    found = torch_core.effective_weight(hardware, torch.from_numpy(W), Key(2), 3).numpy()
+    found = planes.effective_weight(hardware, torch.from_numpy(W), Key(2), 3).numpy()
     np.testing.assert_allclose(found, hardware.effective_weight(W, Key(2), 3), rtol=1e-5, atol=3e-6)
 
 

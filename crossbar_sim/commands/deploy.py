@@ -9,6 +9,7 @@ from crossbar_sim import __version__
 from crossbar_sim.commands.options import (
     PATH,
     CalibrationOptions,
+    DeviceOptions,
     HardwareOptions,
     ModelOptions,
     command,
@@ -20,7 +21,6 @@ from crossbar_sim.files import check_outputs, write_json
 from crossbar_sim.report.figure_formats import check_format
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from crossbar_sim.crossbar.layer_designs import Design
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DeployRequest(ModelOptions, HardwareOptions, CalibrationOptions):
+class DeployRequest(ModelOptions, HardwareOptions, CalibrationOptions, DeviceOptions):
     """What `deploy` is to do."""
 
     conductances: str | None = option(
@@ -50,7 +50,6 @@ class DeployRequest(ModelOptions, HardwareOptions, CalibrationOptions):
         "Number of chips on which the sensitivity to each layer is measured; 0 turns this off.",
         heading="Statistics", default=5,
     )  # fmt: skip
-    device: str = option("Where to compute: cpu, cuda, cuda:1, ...", heading="Computation", default="cpu")
     plot: str | None = option(
         "Draw the report in this file: .png, .pdf or .svg.", heading="Output", type=PATH
     )
@@ -85,7 +84,7 @@ def deploy(request: DeployRequest) -> None:
     _check(request)
     request.set_threads()
     request.set_memory()
-    device = _device(request.device)
+    device = request.chosen_device()
     chips = request.chips or range(20)
     chip_file = None if request.conductances is None else read_chip(request.conductances)
     if chip_file is not None:
@@ -96,7 +95,7 @@ def deploy(request: DeployRequest) -> None:
     examples = request.examples(loaded)
     hardware, calibrated = request.calibrated(loaded, hardware, request.calibration_data)
     calibration = request.calibration(loaded)
-    model, only, operands = _moved(loaded.module, device), request.only or None, None
+    model, only, operands = loaded.module, request.only or None, None
     if chip_file is not None or request.plot is not None or request.maps is not None:
         operands, _ = seen_in(
             loaded, hardware, examples.x, only, request.skip
@@ -111,7 +110,7 @@ def deploy(request: DeployRequest) -> None:
         deployment = deploy(
             model, examples.x, examples.y, hardware,
             seed=request.seed, chips=chips, threshold=request.threshold, metric=request.metric,
-            class_axis=request.class_axis, only=only, skip=request.skip,
+            class_axis=request.class_axis, device=device, only=only, skip=request.skip,
             sensitivity_chips=request.sensitivity_chips, remap=request.remap, calibration=calibration,
             maps=None if chip_file is None else chip_file.maps(hardware), fixed=loaded.batch,
             identity=identity_of(loaded, examples.identity, chip_file),
@@ -120,7 +119,6 @@ def deploy(request: DeployRequest) -> None:
     percent = request.percentile
     more = {} if percent is None else {"percentile": deployment.percentile(percent).as_dict()}
     write_json(request.json_path, deployment.as_dict() | more)
-    model.cpu()
     if request.plot is not None:
         from crossbar_sim.report.deploy_figure import conductance_maps, draw
 
@@ -195,32 +193,6 @@ def _misfits(chip: ChipFile, analog: nn.Module, hardware: Design, designed: bool
         f"mapped to {spans} uS ({'the design given' if designed else 'of preset bayesft'}); add scale, "
         "in S per weight unit, or give the design with --hardware",
     )
-
-
-def _moved(module: nn.Module, device: torch.device) -> nn.Module:
-    try:
-        return module.to(device)
-    except RuntimeError as error:
-        why = str(error).split("\n", 1)[0]
-        raise InputError(f"--device {device}: the model cannot be moved there ({why})") from error
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise InputError(f"--device {name!r}: expected cpu or cuda, or cuda:1")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {name}: torch sees no GPU on this machine (see crossbar-sim doctor)")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"--device {name}: torch sees {torch.cuda.device_count()} GPUs here, numbered from 0"
-        )
-    return device
 
 
 def _worst(deployment: Deployment) -> str | None:

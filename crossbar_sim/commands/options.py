@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from crossbar_sim.crossbar.cost import Technology
     from crossbar_sim.crossbar.layer_designs import Design
     from crossbar_sim.data import Development
+    from crossbar_sim.nn.device import Device
     from crossbar_sim.nn.files.loading import LoadedModel
     from crossbar_sim.robustness.calibration import Calibration
     from crossbar_sim.robustness.examples import Examples
@@ -592,6 +593,28 @@ class MemoryOptions:
             from crossbar_sim.memory import set_room
 
             set_room(self.memory)
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """Where the work is done."""
+
+    HEADING: ClassVar = "Computation"
+
+    device: str = option(
+        "Where to compute: cpu, cuda, cuda:1, xpu, mps; auto is a GPU if there is one (docs/gpu.md).",
+        default="cpu",
+    )
+
+    def chosen_device(self) -> Device:
+        """The device.
+
+        Raises:
+            InputError: if it is not there.
+        """
+        from crossbar_sim.nn.device import Device
+
+        return Device.of(self.device, "--device")
 
 
 @dataclass(frozen=True)

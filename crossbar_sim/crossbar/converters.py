@@ -102,6 +102,11 @@ class DAC:
         return 1 if self.slice_bits is None else -(-self.magnitude_bits // self.slice_bits)
 
     @property
+    def base(self) -> float:
+        """2^slice_bits: neighbouring slices count for this much more; 2 without slices."""
+        return 2.0 if self.slice_bits is None else 2.0**self.slice_bits
+
+    @property
     def phases(self) -> int:
         """2 where signs take reads of their own."""
         return 2 if self.signed == "two-phase" else 1
@@ -270,7 +275,7 @@ class Ranges:
 # DACs: Eq. (18) to (20) of docs/periphery.md.
 
 
-_NOTHING = np.float32(1 / SINGLE)
+NOTHING = np.float32(1 / SINGLE)
 """Inputs up to this magnitude are driven as 0: their codes would exceed single precision."""
 
 
@@ -310,11 +315,10 @@ def drive(x: Float32, dac: DAC | None, calibrated: LayerRange | None, name: str)
     unit = largest / np.float32(top)
     reads = dac.phases * dac.slices
     codes = np.empty((reads, *x.shape), np.float32)
-    base = 2.0 if dac.slice_bits is None else 2.0**dac.slice_bits
     flat = _flat(x)
     split = codes.reshape(reads, *flat.shape)
-    _codes(flat, largest, f32(top), dac.bits is not None, dac.phases, f32(base), split)
-    weights = np.outer([1.0, -1.0][: dac.phases], base ** np.arange(dac.slices))
+    _codes(flat, largest, f32(top), dac.bits is not None, dac.phases, f32(dac.base), split)
+    weights = np.outer([1.0, -1.0][: dac.phases], dac.base ** np.arange(dac.slices))
     return DrivenInputs(codes, weights.reshape(-1).astype(np.float32), float(dac.full_scale), unit)
 
 
@@ -361,15 +365,27 @@ def _flat(x: Float32) -> Float32:
 
 def full_scale_inputs(x: Float32, dac: DAC, calibrated: LayerRange | None, name: str) -> Float32:
     """The input driven at full scale: (b,) where each example has its own, else (1,)."""
+    fixed = fixed_range(dac, calibrated, name)
+    if fixed is not None:
+        return np.array([fixed], np.float32)
+    flat = _flat(x)
+    largest = np.maximum(flat.max(axis=1, initial=0), -flat.min(axis=1, initial=0))
+    return np.where(largest > NOTHING, largest, np.float32(1))
+
+
+def fixed_range(dac: DAC, calibrated: LayerRange | None, name: str) -> float | None:
+    """The input driven at full scale; None where each example has its own.
+
+    Raises:
+        InputError: if the range is to be calibrated and was not.
+    """
     if dac.range == "dynamic":
-        flat = _flat(x)
-        largest = np.maximum(flat.max(axis=1, initial=0), -flat.min(axis=1, initial=0))
-        return np.where(largest > _NOTHING, largest, np.float32(1))
-    if dac.range == "calibrated":
-        if calibrated is None or calibrated.input is None:
-            raise InputError(not_calibrated(name, "dac"))
-        return np.array([calibrated.input], np.float32)
-    return np.array([dac.range], np.float32)
+        return None
+    if dac.range != "calibrated":
+        return float(dac.range)
+    if calibrated is None or calibrated.input is None:
+        raise InputError(not_calibrated(name, "dac"))
+    return calibrated.input
 
 
 def not_calibrated(name: str, part: str) -> str:

@@ -94,6 +94,14 @@ def slices_of(mapping: Mapping, per: str) -> tuple[int, ...]:
     return tuple(k for _ in range(mapping.copies) for k in range(mapping.slices) for _ in range(sides))
 
 
+def weights_of(mapping: Mapping, per: str) -> Float32:
+    """What each read counts for, (reads,): Eq. (28), and minus for the second column of a pair read by itself."""
+    weights = np.array([2.0 ** (k * (mapping.cell_bits or 0)) for k in slices_of(mapping, per)], np.float32)
+    if per == "column" and mapping.planes_per_copy == 2:
+        weights[1::2] *= -1
+    return weights
+
+
 def read_planes(
     planes: Float32, mapping: Mapping, per: str, noise: GaussianReadNoise | TelegraphNoise | None
 ) -> ReadPlanes:
@@ -107,11 +115,8 @@ def read_planes(
     unit = unit_of(mapping)
     if unit != 1 and variance is not None:
         variance = variance / np.float32(unit) / np.float32(unit)
-    slices = slices_of(mapping, per)
-    weights = np.array([2.0 ** (k * (mapping.cell_bits or 0)) for k in slices], np.float32)
+    weights = weights_of(mapping, per)
     if per == "column":
-        if mapping.planes_per_copy == 2:
-            weights[1::2] *= -1
         return ReadPlanes(_in_levels(mean, mapping), weights, variance)
     if mapping.planes_per_copy == 2:
         return ReadPlanes(
@@ -146,17 +151,131 @@ def _differences(g: Float32, other: Float32, mapping: Mapping) -> Float32:
     return out
 
 
-class Readout:
-    """One block of an array with its converters.
+class Converters:
+    """The converters of one block of an array: what surrounds its planes, in whatever memory those are.
 
     Args:
-        planes: those that multiply, (planes, m, physical columns) in S.
+        shape: of the planes that multiply: (planes, m, physical columns).
         mapping, scale: how they read back; scale is (1,), or (n,) of these columns.
         tile_rows: word lines of a tile.
         periphery: what surrounds them.
         first_column: of these columns among all of the array's: names their converters.
         group: the block's number in the array (groups of a convolution): names its noise.
         reference_column: the number of the reference column, which all groups share; None: behind these columns.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        mapping: Mapping,
+        scale: Float32,
+        tile_rows: int,
+        periphery: Periphery,
+        first_column: int = 0,
+        group: int = 0,
+        reference_column: int | None = None,
+    ) -> None:
+        self.shape, self.mapping, self.scale, self.tile_rows = shape, mapping, scale, tile_rows
+        self.periphery, self.first_column, self.group = periphery, first_column, group
+        self.reference_column = reference_column
+        whole = (mapping.step or 1.0) * mapping.inverse(scale).astype(np.float64)
+        self.inverse = whole.astype(np.float32)
+
+    @property
+    def per(self) -> str:
+        """What one converter reads: a pair of columns or one column."""
+        return "pair" if self.periphery.adc is None else self.periphery.adc.per
+
+    @property
+    def inverse_columns(self) -> Float32:
+        """`inverse` of every column, (n,)."""
+        n = self.shape[2] - (self.mapping.planes_per_copy == 1)
+        return np.broadcast_to(self.inverse, (n,))
+
+    @property
+    def reference(self) -> bool:
+        """Whether the reference column has its own conversions and is subtracted digitally."""
+        return self.mapping.planes_per_copy == 1 and self.per == "column"
+
+    def noisy(self, effects: tuple[str, ...]) -> bool:
+        """Whether reads have noise while these effects act."""
+        return "read_noise" in effects and self.periphery.read_noise is not None
+
+    def converting(self, effects: tuple[str, ...]) -> bool:
+        """Whether currents are converted while these effects act."""
+        return "adc" in effects and self.periphery.adc is not None
+
+    def stream(self, conversions: int, event: int) -> Stream:
+        """The name of a read's noise: every group of a convolution has planes of random numbers of its own.
+
+        Args:
+            conversions: how many one output takes: input slices times reads times tiles.
+            event: the number of this read of the array.
+        """
+        p = self.periphery
+        return Stream.of(p.key.fold("read"), p.chip, self.group * conversions, event)
+
+    @property
+    def largest_cell(self) -> float:
+        """g_min + g_max, in `unit_of` S: a cell and its complement together."""
+        return (self.mapping.g_min + self.mapping.g_max) / unit_of(self.mapping)
+
+    @property
+    def turning(self) -> NDArray[np.float64]:
+        """What the digital side adds to minus the sum of a flipped column, for each input, (reads,)."""
+        adc, mapping = self.periphery.adc, self.mapping
+        whole = self.largest_cell
+        if adc is not None and adc.range == "granular":  # codes are whole levels, without g_min
+            whole = round((mapping.g_max - mapping.g_min) / unit_of(mapping))
+        return weights_of(mapping, self.per).astype(np.float64) * whole
+
+    def quantiser(self, full_scale: float) -> Quantiser | None:
+        """Eq. (22), (23): the ADCs of every read, row tile and column, for currents in code units.
+
+        Raises:
+            InputError: if the range is not calibrated.
+        """
+        p = self.periphery
+        adc, dac = p.adc, p.dac
+        if adc is None or (adc.bits is None and adc.gain_sigma == adc.offset_sigma == 0):
+            return None
+        slices = slices_of(self.mapping, self.per)
+        ranges = np.array([self.output_range(k) for k in slices]) * (full_scale / unit_of(self.mapping))
+        tiles, n = -(-self.shape[1] // self.tile_rows), len(self.inverse_columns) + self.reference
+        reference = self.reference_column if self.reference else None
+        gain, offset = mismatch(adc, p.key, p.chip, (len(slices), tiles, n), self.first_column, reference)
+        # mismatch alone: steps of a millionth of the range, and codes up to 16 times it
+        top, most = (2.0**20, 2.0**24) if adc.bits is None else (float(adc.top(dac)),) * 2
+        low = -most if adc.signed(dac) or adc.bits is None else 0.0
+        ranges = ranges.reshape(-1, 1, 1)
+        return Quantiser(ranges / top, low, most, gain, offset * ranges)
+
+    def output_range(self, k: int) -> float:
+        """Eq. (22): the current of the largest code of weight slice k, in A at 1 V."""
+        p, mapping = self.periphery, self.mapping
+        adc = p.adc
+        assert adc is not None
+        if not isinstance(adc.range, str):
+            return adc.range
+        if adc.range == "max":
+            largest = mapping.g_max if adc.per == "column" else mapping.g_max - mapping.g_min
+            if isinstance(mapping, Offset) and adc.per == "pair" and mapping.cell_bits is None:
+                largest = max(mapping.g_max - mapping.middle, mapping.middle - mapping.g_min)
+            return min(self.tile_rows, self.shape[1]) * largest
+        if adc.range == "granular":
+            assert p.dac is not None
+            return adc.top(p.dac) * mapping.cell_step / p.dac.full_scale
+        if p.ranges is None or len(p.ranges.output) != mapping.slices:
+            raise InputError(not_calibrated(p.name, "adc"))
+        return p.ranges.output[k]
+
+
+class Readout(Converters):
+    """One block of an array with its converters, computed by the kernels of the CPU.
+
+    Args:
+        planes: those that multiply, (planes, m, physical columns) in S.
+        mapping, scale, tile_rows, periphery, first_column, group, reference_column: see `Converters`.
     """
 
     def __init__(
@@ -170,17 +289,11 @@ class Readout:
         group: int = 0,
         reference_column: int | None = None,
     ) -> None:
-        self.planes, self.mapping, self.scale, self.tile_rows = planes, mapping, scale, tile_rows
-        self.periphery, self.first_column, self.group = periphery, first_column, group
-        self.reference_column = reference_column
-        whole = (mapping.step or 1.0) * mapping.inverse(scale).astype(np.float64)
-        self.inverse = whole.astype(np.float32)
+        super().__init__(
+            planes.shape, mapping, scale, tile_rows, periphery, first_column, group, reference_column
+        )
+        self.planes = planes
         self._ready: dict[tuple[bool, float | None], TiledPlanes] = {}
-
-    @property
-    def per(self) -> str:
-        """What one converter reads: a pair of columns or one column."""
-        return "pair" if self.periphery.adc is None else self.periphery.adc.per
 
     @cached_property
     def silent(self) -> ReadPlanes:
@@ -209,8 +322,9 @@ class Readout:
         read = read_planes(self.planes, self.mapping, self.per, noise)
         if self.flipped is None or not flips:
             return read
-        whole = (self.mapping.g_min + self.mapping.g_max) / unit_of(self.mapping)
-        planes = np.where(self._of_rows(self.flipped), whole - read.planes.astype(np.float64), read.planes)
+        planes = np.where(
+            self._of_rows(self.flipped), self.largest_cell - read.planes.astype(np.float64), read.planes
+        )
         return read._replace(planes=planes.astype(np.float32))
 
     def _of_rows(self, tiles: NDArray[Any]) -> NDArray[Any]:
@@ -222,13 +336,7 @@ class Readout:
         """What the digital side adds to minus a flipped column: the largest sum times the inputs, slices added up."""
         if self.flipped is None:
             return None
-        adc, mapping = self.periphery.adc, self.mapping
-        granular = adc is not None and adc.range == "granular"  # codes are whole levels, without g_min
-        whole = ((mapping.g_max - mapping.g_min) if granular else (mapping.g_max + mapping.g_min)) / unit_of(
-            mapping
-        )
-        weights = read_planes(self.planes[:, :0], mapping, self.per, None).weights.astype(np.float64)
-        each = np.einsum("r,rtn->tn", weights * (round(whole) if granular else whole), self.flipped)
+        each = np.einsum("r,rtn->tn", self.turning, self.flipped)
         return TiledPlanes(
             self._of_rows(each[None]).astype(np.float32), tile_rows=max(self.planes.shape[1], 1)
         )
@@ -265,7 +373,7 @@ class Readout:
         y = product(planes, driven.codes, input_weights=driven.weights, stream=stream, first_example=first)
         if planes.converts and self._turning is not None:
             y += product(self._turning, np.tensordot(driven.weights, driven.codes, 1))
-        if self._reference:
+        if self.reference:
             y = y[:, :-1] - y[:, -1:]
         y *= driven.unit[:, None]
         y *= self.inverse
@@ -292,53 +400,36 @@ class Readout:
         """
         planes, n = self.ready(driven.full_scale, effects), len(self.inverse_columns)
         goal, at = out, first_output
-        if self._reference or first_output + n != out.shape[1] or at != 0:
-            goal, at = np.empty((len(out), n + self._reference, *out.shape[2:]), np.float32), 0
+        if self.reference or first_output + n != out.shape[1] or at != 0:
+            goal, at = np.empty((len(out), n + self.reference, *out.shape[2:]), np.float32), 0
         convolution(
             planes, driven.codes, **window, first_channel=first_channel, input_weights=driven.weights,
             stream=self._stream(planes, driven, event, effects), first_example=first, out=goal, first_output=at,
         )  # fmt: skip
         if planes.converts and self._turning is not None:
             codes = np.tensordot(driven.weights, driven.codes, 1)[None]
-            turned = np.empty((len(out), n + self._reference, *out.shape[2:]), np.float32)
+            turned = np.empty((len(out), n + self.reference, *out.shape[2:]), np.float32)
             convolution(
                 self._turning, codes, **window, first_channel=first_channel, input_weights=np.ones(1, np.float32),
                 stream=None, first_example=first, out=turned, first_output=0,
             )  # fmt: skip
-            goal[:, at : at + n + self._reference] += turned
+            goal[:, at : at + n + self.reference] += turned
         factor = driven.unit[:, None] * self.inverse_columns
         if goal is out:
             out *= factor[:, :, None, None]
             return
-        y = goal[:, :-1] - goal[:, -1:] if self._reference else goal
+        y = goal[:, :-1] - goal[:, -1:] if self.reference else goal
         np.multiply(y, factor[:, :, None, None], out=out[:, first_output : first_output + n])
-
-    @property
-    def inverse_columns(self) -> Float32:
-        """`inverse` of every column, (n,)."""
-        n = self.planes.shape[2] - (self.mapping.planes_per_copy == 1)
-        return np.broadcast_to(self.inverse, (n,))
-
-    @property
-    def _reference(self) -> bool:
-        """Whether the reference column has its own conversions and is subtracted digitally."""
-        return self.mapping.planes_per_copy == 1 and self.per == "column"
-
-    def _noisy(self, effects: tuple[str, ...]) -> bool:
-        return "read_noise" in effects and self.periphery.read_noise is not None
 
     def _stream(
         self, planes: TiledPlanes, driven: DrivenInputs, event: int, effects: tuple[str, ...]
     ) -> Stream | None:
-        """The name of a read's noise: every group of a convolution has planes of random numbers of its own."""
-        if not self._noisy(effects):
-            return None
-        p, conversions = self.periphery, len(driven.codes) * planes.reads * planes.tiles
-        return Stream.of(p.key.fold("read"), p.chip, self.group * conversions, event)
+        conversions = len(driven.codes) * planes.reads * planes.tiles
+        return self.stream(conversions, event) if self.noisy(effects) else None
 
     def ready(self, full_scale: float, effects: tuple[str, ...] = EFFECTS) -> TiledPlanes:
         """Planes and converters in the layout of the kernels, for inputs whose code `full_scale` is 1 V; cached."""
-        noisy, converts = self._noisy(effects), "adc" in effects and self.periphery.adc is not None
+        noisy, converts = self.noisy(effects), self.converting(effects)
         name = (noisy, full_scale if converts else None)
         if name not in self._ready:
             noise = self.periphery.read_noise if noisy else None
@@ -356,46 +447,6 @@ class Readout:
             )  # fmt: skip
             self.__dict__.pop("silent", None)  # packed now
         return self._ready[name]
-
-    def quantiser(self, full_scale: float) -> Quantiser | None:
-        """Eq. (22), (23): the ADCs of every read, row tile and column, for currents in code units.
-
-        Raises:
-            InputError: if the range is not calibrated.
-        """
-        p = self.periphery
-        adc, dac = p.adc, p.dac
-        if adc is None or (adc.bits is None and adc.gain_sigma == adc.offset_sigma == 0):
-            return None
-        slices = slices_of(self.mapping, self.per)
-        ranges = np.array([self.output_range(k) for k in slices]) * (full_scale / unit_of(self.mapping))
-        tiles, n = -(-self.planes.shape[1] // self.tile_rows), len(self.inverse_columns) + self._reference
-        reference = self.reference_column if self._reference else None
-        gain, offset = mismatch(adc, p.key, p.chip, (len(slices), tiles, n), self.first_column, reference)
-        # mismatch alone: steps of a millionth of the range, and codes up to 16 times it
-        top, most = (2.0**20, 2.0**24) if adc.bits is None else (float(adc.top(dac)),) * 2
-        low = -most if adc.signed(dac) or adc.bits is None else 0.0
-        ranges = ranges.reshape(-1, 1, 1)
-        return Quantiser(ranges / top, low, most, gain, offset * ranges)
-
-    def output_range(self, k: int) -> float:
-        """Eq. (22): the current of the largest code of weight slice k, in A at 1 V."""
-        p, mapping = self.periphery, self.mapping
-        adc = p.adc
-        assert adc is not None
-        if not isinstance(adc.range, str):
-            return adc.range
-        if adc.range == "max":
-            largest = mapping.g_max if adc.per == "column" else mapping.g_max - mapping.g_min
-            if isinstance(mapping, Offset) and adc.per == "pair" and mapping.cell_bits is None:
-                largest = max(mapping.g_max - mapping.middle, mapping.middle - mapping.g_min)
-            return min(self.tile_rows, self.planes.shape[1]) * largest
-        if adc.range == "granular":
-            assert p.dac is not None
-            return adc.top(p.dac) * mapping.cell_step / p.dac.full_scale
-        if p.ranges is None or len(p.ranges.output) != mapping.slices:
-            raise InputError(not_calibrated(p.name, "adc"))
-        return p.ranges.output[k]
 
 
 # Currents at the converters of an array and the use of their ranges, for calibration. Simple and slow.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 import crossbar_sim
@@ -21,6 +22,7 @@ from crossbar_sim.nn.analog.effects import layer_effects
 from crossbar_sim.nn.analog.multiply_adds import ArrayShare
 from crossbar_sim.nn.analog.state import Layer, Maps
 from crossbar_sim.nn.detection import detects
+from crossbar_sim.nn.device import Device, on_device
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.nn.module_state import left_on
@@ -127,6 +129,7 @@ class Deployment:
         clean, scores: of the clean model and of each chip, in order.
         threshold: of the yield, on the main score (so minus an output error); None: no yield.
         warnings, notes: sentences that the user should read, and may want to know.
+        device: where to compute: "cpu", "cuda", "cuda:1", "auto", ... (docs/gpu.md); None: where the model is.
         identity: what else decides the numbers: model, data, seed, version.
         judged: how outputs with several places (tokens, pixels) are judged; None: one class or output per example.
         declared: what a user's own metric says of itself: its unit and title.
@@ -305,6 +308,7 @@ def deploy(
     block: int = BLOCK,
     fixed: int | None = None,
     class_axis: int | None = None,
+    device: str | torch.device | Device | None = None,
     identity: dict[str, Any] | None = None,
     notes: tuple[str, ...] = (),
     warnings: tuple[str, ...] = (),
@@ -342,6 +346,7 @@ def deploy(
         block, fixed: see `nn.evaluate.outputs`.
         class_axis: of the model's outputs (n, ...), where the classes lie, -1 for the last; None: found from labels,
             operations and shapes (docs/model.md), or refused.
+        device: where to compute: "cpu", "cuda", "cuda:1", "auto", ... (docs/gpu.md); None: where the model is.
         identity: what else decides the numbers, for the report: model, data, version.
         notes, warnings: sentences for the report that are known already.
         progress: called with (done, total, what) along the way; None: a line in notebooks, nothing elsewhere.
@@ -375,75 +380,77 @@ def deploy(
         raise InputError(f"threshold={threshold!r}: expected a score such as 0.9")
     if detects(model):
         raise InputError(NO_DETECTORS)
-    subject, analog = Subject.prepared(
-        model, hardware, x, y,
-        chip=numbers[0], seed=seed, metric=metric, only=only, skip=skip,
-        maps=maps, remap=remap, block=block, fixed=fixed, axis=class_axis,
-    )  # fmt: skip
-    reference, judge = subject.reference, subject.metric
-    known = described(judge, None if reference.function is None else reference.function.about)
-    if threshold is not None:
-        known.check_threshold(threshold)
-    alone = numbers[:sensitivity_chips]
-    total, done = 1 + len(numbers) + len(alone) * len(layers_on_arrays(analog)), 0
+    with on_device(device, model) as where:
+        subject, analog = Subject.prepared(
+            model, hardware, x, y,
+            chip=numbers[0], seed=seed, metric=metric, only=only, skip=skip,
+            maps=maps, remap=remap, block=block, fixed=fixed, axis=class_axis,
+            device=where,
+        )  # fmt: skip
+        reference, judge = subject.reference, subject.metric
+        known = described(judge, None if reference.function is None else reference.function.about)
+        if threshold is not None:
+            known.check_threshold(threshold)
+        alone = numbers[:sensitivity_chips]
+        total, done = 1 + len(numbers) + len(alone) * len(layers_on_arrays(analog)), 0
 
-    def step(what: str) -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total, what)
+        def step(what: str) -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(done, total, what)
 
-    step("clean model")
-    clean = reference.clean_score()
-    few = reference.part(some(len(reference.x), sensitivity_images, seed))
-    effects = layer_effects(analog, few.x, fixed)
-    notes = (*notes, *of_state(left_on(model)), *of_places(reference))
-    limited = analog_chips.memory_notes(analog)
-    found_out = subject.cautions(analog, effects, metric)
-    if calibration is None or "statistics" not in calibration[0].parts:
-        found_out += stale(model, analog, reference.x, fixed)
-    if remap:
-        errors = remap_errors(analog)
-        identity = {**(identity or {}), "remap": {"chip": numbers[0], "layers": errors}}
-        sentence, helped = remap_sentence(analog, errors)
-        notes, found_out = ((*notes, sentence), found_out) if helped else (notes, [*found_out, sentence])
-    if calibration is not None:
-        calibrator = subject.calibrate(analog, *calibration)
-        notes = (*notes, *calibrator.notes)
-        found_out += calibrator.overlap(reference.x)
-    notes = (*notes, *analog_chips.memory_notes(analog, limited))
-    evaluator, details = Evaluator(subject, analog), Details(few=few, alone=alone, step=step)
-    measured = [
-        chip
-        for block in evaluator.in_blocks(numbers, lambda some: evaluator.details(some, details))
-        for chip in block
-    ]
-    scores = tuple(chip.score for chip in measured if chip.score is not None)
-    plain = tuple(chip.uncalibrated for chip in measured if chip.uncalibrated is not None)
-    losses = drops(measured, few, judge)
-    layers = tuple(
-        LayerReport(
-            layer, _own(hardware, layer), effects.get(layer.name, {}),
-            Sensitivity(summarise(losses[layer.name]), len(few.x)) if layer.name in losses else None,
-            hardware.chosen(layer.name) if isinstance(hardware, LayerDesigns) else None,
-        )
-        for layer in analog_chips.layers(analog)
-    )  # fmt: skip
-    if threshold is not None:
-        threshold = known.stored(threshold)
-    elif known.share and known.sign > 0:
-        threshold = max(round(clean.value(judge) - 0.05, 3), 0.0)
-    elif known.easing is not None:
-        threshold = known.stored(known.easing(known.shown(clean.value(judge))))
-    found_out += [*of_scores(scores, numbers), *of_tail(scores, judge)]
-    warn(found_out)
-    return Deployment(
-        judge, hardware, seed, numbers, clean, scores, threshold, layers,
-        (*warnings, *found_out), tuple(notes), identity or {},
-        subject.calibrator, plain, reference.about(),
-        {} if reference.function is None else reference.function.about,
-        work=None if subject.seen is None else ArrayShare.of(analog_chips.layers(analog), subject.seen.work),
-    )  # fmt: skip
+        step("clean model")
+        clean = reference.clean_score()
+        few = reference.part(some(len(reference.x), sensitivity_images, seed))
+        effects = layer_effects(analog, few.x, fixed)
+        notes = (*notes, *of_state(left_on(model)), *of_places(reference))
+        limited = analog_chips.memory_notes(analog)
+        found_out = subject.cautions(analog, effects, metric)
+        if calibration is None or "statistics" not in calibration[0].parts:
+            found_out += stale(model, analog, reference.x, fixed)
+        if remap:
+            errors = remap_errors(analog)
+            identity = {**(identity or {}), "remap": {"chip": numbers[0], "layers": errors}}
+            sentence, helped = remap_sentence(analog, errors)
+            notes, found_out = ((*notes, sentence), found_out) if helped else (notes, [*found_out, sentence])
+        if calibration is not None:
+            calibrator = subject.calibrate(analog, *calibration)
+            notes = (*notes, *calibrator.notes)
+            found_out += calibrator.overlap(reference.x)
+        notes = (*notes, *analog_chips.memory_notes(analog, limited))
+        evaluator, details = Evaluator(subject, analog), Details(few=few, alone=alone, step=step)
+        measured = [
+            chip
+            for block in evaluator.in_blocks(numbers, lambda some: evaluator.details(some, details))
+            for chip in block
+        ]
+        scores = tuple(chip.score for chip in measured if chip.score is not None)
+        plain = tuple(chip.uncalibrated for chip in measured if chip.uncalibrated is not None)
+        losses = drops(measured, few, judge)
+        layers = tuple(
+            LayerReport(
+                layer, _own(hardware, layer), effects.get(layer.name, {}),
+                Sensitivity(summarise(losses[layer.name]), len(few.x)) if layer.name in losses else None,
+                hardware.chosen(layer.name) if isinstance(hardware, LayerDesigns) else None,
+            )
+            for layer in analog_chips.layers(analog)
+        )  # fmt: skip
+        if threshold is not None:
+            threshold = known.stored(threshold)
+        elif known.share and known.sign > 0:
+            threshold = max(round(clean.value(judge) - 0.05, 3), 0.0)
+        elif known.easing is not None:
+            threshold = known.stored(known.easing(known.shown(clean.value(judge))))
+        found_out += [*of_scores(scores, numbers), *of_tail(scores, judge)]
+        warn(found_out)
+        return Deployment(
+            judge, hardware, seed, numbers, clean, scores, threshold, layers,
+            (*warnings, *found_out), tuple(notes), identity or {},
+            subject.calibrator, plain, reference.about(),
+            {} if reference.function is None else reference.function.about,
+            work=None if subject.seen is None else ArrayShare.of(analog_chips.layers(analog), subject.seen.work),
+        )  # fmt: skip
 
 
 def identity_of(loaded: LoadedModel, data: dict[str, Any], chip: "ChipFile | None" = None) -> dict[str, Any]:

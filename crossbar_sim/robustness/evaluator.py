@@ -30,6 +30,7 @@ from crossbar_sim.nn.analog.fidelity import ensure_equivalent, is_copy
 from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.sequential import SequentialChips
 from crossbar_sim.nn.analog.state import CellMaps, Maps
+from crossbar_sim.nn.device import CPU, Device
 from crossbar_sim.nn.evaluate import BLOCK, one_thread, outputs, torch_threads_kept
 from crossbar_sim.nn.pickling import packed, unpacked
 from crossbar_sim.rng import Key
@@ -453,6 +454,7 @@ class Subject:
         maps: conductances from a file instead of simulated ones.
         remap: whether each matrix is placed by its chip's stuck cells.
         calibrator: fits a digital correction to each chip.
+        device: where chips are computed.
     """
 
     module: nn.Module
@@ -466,6 +468,7 @@ class Subject:
     maps: Maps | None = None
     remap: bool = False
     calibrator: Calibrator | None = None
+    device: Device = CPU
 
     @classmethod
     def prepared(
@@ -486,6 +489,7 @@ class Subject:
         block: int = BLOCK,
         fixed: int | None = None,
         axis: int | None = None,
+        device: Device = CPU,
     ) -> tuple["Subject", nn.Module]:
         """Prepare a model for chips: every evaluation begins here.
 
@@ -501,6 +505,7 @@ class Subject:
             seed, only, skip, maps, remap: see the class.
             metric: a name, import path or function, see `find_metric`; None: the first that labels and outputs allow.
             block, fixed, axis: see `Reference`.
+            device: see the class; the module lies there.
 
         Returns:
             The subject, and the analog model.
@@ -516,7 +521,7 @@ class Subject:
         names, left_out = None if only is None else patterns(only), patterns(skip)
 
         def mapped(seen: Operands | None) -> nn.Module:
-            return _mapped(module, design, seed, chip, names, left_out, seen, maps, remap)
+            return _mapped(module, design, seed, chip, names, left_out, seen, maps, remap, device)
 
         with silenced_warnings():  # what it would warn of is among the cautions of a report
             first = mapped(None)  # refuses a design before the model runs
@@ -531,7 +536,9 @@ class Subject:
         if function is None and reference.numbers is not None:
             reference = replace(reference, function=find_metric(chosen))
         reference.check_metric(chosen)
-        subject = cls(module, hardware, reference, chosen, seed, names, left_out, seen, maps, remap)
+        subject = cls(
+            module, hardware, reference, chosen, seed, names, left_out, seen, maps, remap, device=device
+        )
         return subject, analog
 
     def analog(self, hardware: Design) -> nn.Module:
@@ -540,9 +547,8 @@ class Subject:
         Raises:
             InputError: if no analog model is.
         """
-        made = _mapped(
-            self.module, hardware, self.seed, 0, self.only, self.skip, self.seen, self.maps, self.remap
-        )
+        way = self.only, self.skip, self.seen, self.maps, self.remap, self.device
+        made = _mapped(self.module, hardware, self.seed, 0, *way)
         return ensure_equivalent(
             made, self.module, self.reference.x, self.reference.few, self.reference.fixed
         )
@@ -770,9 +776,11 @@ def _mapped(
     seen: Operands | None,
     maps: Maps | None,
     remap: bool,
+    device: Device,
 ) -> nn.Module:
     """The analog model, with conductances from a file, or remapped, where that is requested."""
     analog = to_analog(module, hardware, seed, chip, only, skip, seen)
+    analog_chips.analog_state(analog).tensors = device.tensors
     if maps is not None:
         analog_chips.analog_state(analog).set_maps(maps)
     if remap:
@@ -787,7 +795,7 @@ def _chain(subject: Subject, analog: nn.Module, hardware: Design) -> SequentialC
     one = reference.classes and reference.predicted.dim() == 1 and reference.judged is None
     if subject.metric not in ("accuracy", "agreement") or not one or reference.fixed is not None:
         return None
-    if subject.calibrator is not None:
+    if subject.calibrator is not None or subject.device.tensors:
         return None
     # on a copy of its own: to look for a chain traces the forward, which may leave things on the model
     traced = to_analog(subject.module, hardware, subject.seed, 0, subject.only, subject.skip, subject.seen)

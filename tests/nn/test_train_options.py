@@ -303,7 +303,7 @@ def test_tied_and_double_precision_parameters_train() -> None:
         ({"vector_lr": -0.1, "optimiser": "muon"}, "vector_lr=-0.1"),
         ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
         ({"device": "tpu!"}, "device='tpu!'"),
-        ({"device": "cuda:77"}, "GPUs here"),
+        ({"device": "cuda:77"}, "GPU"),
     ],
 )
 def test_impossible_settings_are_refused_in_one_sentence(options: dict[str, Any], says: str) -> None:

@@ -59,6 +59,55 @@ class Quantiser(NamedTuple):
         )
 
 
+class Steps(NamedTuple):
+    """The numbers of every read, row tile and column, (r, T, n), that turn a current into a code and back.
+
+    code = clip(rint((scale + fine) i + shift)), and it counts for `step`.
+    """
+
+    scale: Float32
+    fine: Float32
+    shift: Float32
+    step: Float32
+
+    @classmethod
+    def of(
+        cls, quantiser: Quantiser, signs: NDArray[np.floating] | float, shape: tuple[int, int, int]
+    ) -> "Steps":
+        """Of converters; `signs` are -1 where a code counts negatively.
+
+        Raises:
+            InputError: for impossible converters, shapes that do not fit, or numbers beyond single precision.
+        """
+
+        def each(values: NDArray[np.floating] | float, what: str) -> NDArray[np.float64]:
+            given = np.asarray(values, np.float64)
+            fits = given.ndim <= 3 and all(
+                g in (1, n) for g, n in zip(given.shape[::-1], shape[::-1], strict=False)
+            )
+            require(
+                fits,
+                f"a converter's {what} of shape {given.shape}: must fit (reads, row tiles, bit lines) = {shape}",
+            )
+            return np.broadcast_to(given, shape)
+
+        def single(values: NDArray[np.float64], what: str) -> Float32:
+            usable = not values.size or float(np.abs(values).max()) <= SINGLE
+            require(usable, f"a converter's {what}, or its share of a step, leaves single precision")
+            return values.astype(np.float32)
+
+        quantiser.check()
+        step = each(quantiser.step, "step")
+        per_step = each(quantiser.gain, "gain") / step
+        scale = single(per_step, "gain")
+        return cls(
+            scale,
+            single(per_step - scale, "gain"),
+            single(each(quantiser.offset, "offset") / step, "offset"),
+            single(step * each(signs, "sign"), "step"),
+        )
+
+
 class Noise(NamedTuple):
     """Read noise: normal, fresh at every conversion, its variance the sum of the cells'.
 
@@ -203,32 +252,12 @@ class TiledPlanes:
         return out
 
     def _set(self, quantiser: Quantiser, signs: NDArray[np.floating] | float) -> None:
-        quantiser.check()
-        step = self._each(quantiser.step, "step")
-        self._step = self._padded(step * self._each(signs, "sign"), "step")
-        per_step = self._each(quantiser.gain, "gain") / step
-        self._scale = self._padded(per_step, "gain")
-        self._fine = self._padded(per_step - per_step.astype(np.float32), "gain")
-        self._shift = self._padded(self._each(quantiser.offset, "offset") / step, "offset")
+        own = Steps.of(quantiser, signs, (self.reads, self.tiles, self.columns))
+        self._scale, self._fine, self._shift, self._step = map(self._padded, own)
         self._low, self._high = np.float32(quantiser.low), np.float32(quantiser.high)
 
-    def _each(self, values: NDArray[np.floating] | float, what: str) -> NDArray[np.float64]:
-        """`values` of every converter, (r, T, n)."""
-        given = np.asarray(values, np.float64)
-        shape = (self.reads, self.tiles, self.columns)
-        fits = given.ndim <= 3 and all(
-            g in (1, n) for g, n in zip(given.shape[::-1], shape[::-1], strict=False)
-        )
-        require(
-            fits,
-            f"a converter's {what} of shape {given.shape}: must fit (reads, row tiles, bit lines) = {shape}",
-        )
-        return np.broadcast_to(given, shape)
-
-    def _padded(self, values: NDArray[np.float64], what: str) -> Float32:
-        """(r, T, whole panels), flat, in single precision."""
-        usable = not values.size or float(np.abs(values).max()) <= SINGLE
-        require(usable, f"a converter's {what}, or its share of a step, leaves single precision")
+    def _padded(self, values: Float32) -> Float32:
+        """(r, T, whole panels), flat."""
         out = np.zeros((self.reads, self.tiles, self.panels * WIDTH), np.float32)
         out[:, :, : self.columns] = values
         return out.reshape(-1)

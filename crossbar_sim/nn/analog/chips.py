@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from crossbar_sim import memory
@@ -14,6 +13,7 @@ from crossbar_sim.crossbar.hardware import Hardware, square
 from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, as_design, design_at, designs_of
 from crossbar_sim.crossbar.remapping import remap_chip
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn import device as devices
 from crossbar_sim.nn.analog.layers import arrays_of
 from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, Layer
 
@@ -111,7 +111,7 @@ def fit_memory(model: nn.Module) -> None:
     for slot, module in slots(model):
         if not slot.ideal and not slot.on_meta(module):
             sizes[slot.name] = sizes.get(slot.name, 0) + _size(shared, slot, module)
-    free = torch.cuda.mem_get_info(device)[0] if device is not None and device.type == "cuda" else None
+    free = None if device is None else devices.free_memory(device)
     left = memory.room(sum(sizes.values()), free)
     kept = set()
     for name in sorted(sizes, key=lambda name: sizes[name]):

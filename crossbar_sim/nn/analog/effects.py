@@ -110,7 +110,7 @@ def product_effects(
 
     def probe(tiled: Tiled, group: int, v: Float32, driven: DrivenInputs, first: int) -> None:
         names = shared.of(tiled.slot.layer).readout_effects
-        block, total = tiled.blocks[group], squares.setdefault(tiled.slot.layer, np.zeros(len(names) + 1))
+        block, total = tiled.block(group), squares.setdefault(tiled.slot.layer, np.zeros(len(names) + 1))
         plain = block.drive(v, ())
         before = block.read(plain, 0, first, ())
         total[-1] += square(before)

@@ -6,12 +6,10 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.nn.analog import recurrent
 from crossbar_sim.nn.analog.einsum import Equation, Roles, of_tensordot, steps
 from crossbar_sim.nn.analog.exported_products import addresses
@@ -245,8 +243,8 @@ def _with_part(x: Tensor, weight: Any, bias: Tensor | None, into: int, linear: A
             flat = F.pad(flat, (first_row, layout.rows - first_row - flat.shape[1]))
         vectors, driven = tiled.drive(flat, row)
         y = tiled.read(0, vectors, driven, event, first)
-        y = y if whole else np.ascontiguousarray(y[:, first_col : first_col + count])
-        return torch.from_numpy(y).to(value.dtype).reshape(*value.shape[:-1], y.shape[1])
+        y = y if whole else y[:, first_col : first_col + count]
+        return y.to(value.dtype).reshape(*value.shape[:-1], y.shape[1])
 
     def same(value: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
         return linear(value, w) if b is None else linear(value, w) + b  # type: ignore[no-any-return]
@@ -299,7 +297,7 @@ def _contract(
     shape = tuple(math.prod(sizes[i] for i in part) for part in (separate, summed, outputs))
     tag = (order, shape, weight.shape, weight.stride(), weight.storage_offset())
     if weight.places is not None or tag not in tiled.plans:
-        places = _places(weight).permute(order).reshape(shape).numpy()
+        places = _places(weight).permute(order).reshape(shape).cpu().numpy()
         reads = [reads_of(matrix, tiled.slot.layout) for matrix in places]
         found = None if None in reads else tuple(read for read in reads if read is not None)
         if weight.places is None:
@@ -312,11 +310,13 @@ def _contract(
     n = math.prod(sizes[i] for i in rest)
 
     def forward(value: Tensor) -> Tensor:
-        y = np.zeros((len(every), n, shape[2]), np.float32)
+        y = torch.zeros(len(every), n, shape[2], device=value.device)
         for s, reads in enumerate(every):
             for read in reads:
-                y[s][:, read.outputs] += _read(value[s], read, tiled, sizes[rest[0]] if rest else 1)
-        return torch.from_numpy(y).to(value.dtype)
+                y[s][:, torch.from_numpy(read.outputs)] += _read(
+                    value[s], read, tiled, sizes[rest[0]] if rest else 1
+                )
+        return y.to(value.dtype)
 
     def linear(value: Tensor, w: Tensor, row: None = None) -> Tensor:
         return torch.matmul(value, w.permute(order).reshape(shape))
@@ -327,13 +327,13 @@ def _contract(
     return y.reshape([sizes[i] for i in kept]).permute([kept.index(i) for i in out])
 
 
-def _read(x: Tensor, read: BlockRead, tiled: Tiled, leading: int) -> Float32:
+def _read(x: Tensor, read: BlockRead, tiled: Tiled, leading: int) -> Tensor:
     """Outputs (b, outputs) of one read of a block for the inputs (b, k) of its product."""
     event, first = next_read(tiled.design, tiled.slot.name, len(x), leading)
-    lines = torch.zeros(len(x), tiled.slot.layout.rows)  # the others are not driven
+    lines = torch.zeros(len(x), tiled.slot.layout.rows, device=x.device)  # the others are not driven
     lines[:, torch.from_numpy(read.rows)] = x.detach().float()[:, torch.from_numpy(read.inputs)]
     vectors, driven = tiled.drive(lines, False)
-    return tiled.read(read.group, vectors, driven, event, first)[:, read.cols]  # type: ignore[no-any-return]
+    return tiled.read(read.group, vectors, driven, event, first)[:, torch.from_numpy(read.cols)]
 
 
 def _einsum(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
@@ -462,7 +462,7 @@ def _spread(named: dict[str, Any]) -> Tensor | None:
     back = _SPREADING[dims]
     # every bit line is one output channel at one element of the kernel
     one = (
-        torch.eye(math.prod(kernel))
+        torch.eye(math.prod(kernel), device=x.device)
         .reshape(-1, 1, *kernel)
         .repeat(groups * weight.shape[1], *[1] * (dims + 1))
     )

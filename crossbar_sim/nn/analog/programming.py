@@ -1,4 +1,4 @@
-"""Programming the arrays of a model: by Numba kernels on the CPU, by the same formulas in torch on other devices."""
+"""Programming the arrays of a model: by Numba kernels on the CPU, or by the same formulas on tensors of any device."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +16,10 @@ from crossbar_sim.crossbar.readout import Periphery, Readout
 from crossbar_sim.crossbar.remapping import remapped_planes, remapped_weight
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
-from crossbar_sim.nn.analog import torch_core
 from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, CellMaps
 from crossbar_sim.nn.analog.tiled_arrays import Tiled
+from crossbar_sim.nn.tensor_cells import planes as tensor_planes
+from crossbar_sim.nn.tensor_tiles.readout import TensorReadout
 
 
 def check_finite(columns: Tensor, name: str) -> None:
@@ -84,7 +85,7 @@ def program_into(
     """
     assert weight is not None
     columns, hardware = slot.columns(module).detach(), design.of(slot.layer)
-    if bias is None and design.maps is None and not design.remap and weight.device.type == "cpu":
+    if bias is None and design.maps is None and not design.remap and not design.on_tensors(weight):
         out, key, groups = slot.layout.columns(weight), design.key(slot.name), slot.layout.groups
         if slot.layout.order in ("out_in", "vector") and weight.dtype == torch.float32:
             w = columns.contiguous().numpy()
@@ -148,8 +149,8 @@ def program(design: AnalogState, slot: ArraySlot, columns: Tensor, groups: int =
             hardware, columns.detach().float().cpu().contiguous().numpy(), key, design.chip, groups
         )
         return torch.from_numpy(placed).to(columns)
-    if columns.device.type != "cpu":
-        return torch_core.effective_weight(hardware, columns.float(), key, design.chip).to(columns.dtype)
+    if design.on_tensors(columns):
+        return tensor_planes.effective_weight(hardware, columns.float(), key, design.chip).to(columns.dtype)
     w = columns.detach().float().contiguous().numpy()
     effective = hardware.effective_weight(w, key, design.chip, groups=groups)
     return torch.from_numpy(effective).to(columns.dtype)
@@ -167,8 +168,8 @@ def gain(
     if design.maps is not None or design.remap:  # neither has a derivative of its own: straight through
         return programmed, torch.ones_like(detached)
     hardware = design.of(slot.layer)
-    if columns.device.type != "cpu":
-        return programmed, torch_core.slope(hardware, detached.float(), key, design.chip).to(columns.dtype)
+    if design.on_tensors(columns):
+        return programmed, tensor_planes.slope(hardware, detached.float(), key, design.chip).to(columns.dtype)
     w = detached.float().contiguous().numpy()
     return programmed, torch.from_numpy(core_slope(hardware, w, key, design.chip)).to(columns.dtype)
 
@@ -177,7 +178,7 @@ def tiled_of(design: AnalogState, slot: ArraySlot, module: nn.Module) -> Tiled:
     """The array of `slot` with its converters on the present chip, one block for each group.
 
     Raises:
-        InputError: for maps that give weights and no conductances, and away from the CPU.
+        InputError: for maps that give weights and no conductances.
     """
     hardware, key, chip, maps = design.of(slot.layer), design.key(slot.name), design.chip, design.maps
     if maps is not None and not isinstance(maps, CellMaps):
@@ -186,10 +187,8 @@ def tiled_of(design: AnalogState, slot: ArraySlot, module: nn.Module) -> Tiled:
             "read the conductances from a chip file"
         )
     columns = slot.columns(module).detach()
-    if columns.device.type != "cpu":
-        raise InputError(f"{slot.name}: converters and read noise are simulated on the CPU: use --device cpu")
     check_finite(columns, slot.name)
-    w = columns.float().contiguous().numpy()
+    w = columns.float().cpu().contiguous().numpy()
     groups, cols = slot.layout.groups, slot.layout.cols
     mapping, tile_rows = hardware.mapping, hardware.tile[0]
     if maps is not None:
@@ -199,13 +198,17 @@ def tiled_of(design: AnalogState, slot: ArraySlot, module: nn.Module) -> Tiled:
         placed = remapped_planes if design.remap else multiplying
         planes = placed(hardware, w, scale, key, chip, groups)
     periphery = Periphery.of(hardware, key, chip)
-    blocks = []
-    for g in range(groups):
-        own = slice(g * cols, (g + 1) * cols)
-        part = planes[:, own]
-        if mapping.planes_per_copy == 1:
-            part = np.concatenate([part, planes[:, -1:]], axis=1)
+    g = torch.from_numpy(planes).to(columns.device)
+
+    def numbers(group: int) -> tuple[Tensor, tuple[Any, ...]]:
+        """The conductances (planes, rows, physical columns) of a group, and what a readout of them needs."""
+        own = slice(group * cols, (group + 1) * cols)
+        part = torch.cat([g[:, own], g[:, -1:]], dim=1) if mapping.planes_per_copy == 1 else g[:, own]
         of_block = scale if scale.size == 1 else scale[own]
-        wide = np.ascontiguousarray(part.transpose(0, 2, 1))
-        blocks.append(Readout(wide, mapping, of_block, tile_rows, periphery, own.start, g, groups * cols))
-    return Tiled(slot, design, tuple(blocks))
+        around = (mapping, of_block, tile_rows, periphery, own.start, group, groups * cols)
+        return part.transpose(1, 2).contiguous(), around
+
+    found = [numbers(group) for group in range(groups)]
+    if design.on_tensors(columns):
+        return Tiled(slot, design, tuple(TensorReadout(part, *around) for part, around in found))
+    return Tiled(slot, design, tuple(Readout(part.numpy(), *around) for part, around in found))

@@ -126,10 +126,10 @@ def calibrate_ranges(
             adc = tiled.own.adc
             if adc is None or adc.range != "calibrated":
                 return
-            slices = tiled.blocks[group].mapping.slices
+            slices = tiled.block(group).mapping.slices
             fresh = adc.percentile, [Magnitudes() for _ in range(slices)]
             seen = outputs.setdefault(tiled.slot.name, fresh)[1]
-            for _, _, k, i in currents(tiled.blocks[group], driven):
+            for _, _, k, i in currents(tiled.block(group), driven):
                 seen[k].add(i)
 
         run(see, ("dac",))
@@ -159,7 +159,7 @@ def _report(analog: nn.Module, run: Callable[..., None]) -> tuple[RangeReport, .
     arrays: dict[str, Tiled] = {}
 
     def count(tiled: Tiled, group: int, v: Float32, driven: DrivenInputs) -> None:
-        name, block = tiled.slot.name, tiled.blocks[group]
+        name, block = tiled.slot.name, tiled.block(group)
         dac, adc = tiled.own.dac, tiled.own.adc
         arrays[name] = tiled
         if dac is not None and dac.bits is not None:
@@ -176,7 +176,7 @@ def _report(analog: nn.Module, run: Callable[..., None]) -> tuple[RangeReport, .
 def _line(
     name: str, tiled: Tiled, hardware: Hardware, inputs: Usage | None, outputs: Usage | None
 ) -> RangeReport:
-    block, dac, adc = tiled.blocks[0], hardware.dac, hardware.adc
+    block, dac, adc = tiled.block(0), hardware.dac, hardware.adc
     given: float | None = None
     if dac is not None and dac.range != "dynamic":
         known = block.periphery.ranges

@@ -281,6 +281,7 @@ class AnalogState:
         reads: how often each array with converters has been read since the chip was set, outside of `numbered_reads`.
         streamed: names of the arrays that are programmed for each use, to save memory; see `chips.fit_memory`.
         held: of those, the one that each thread has read last.
+        tensors: whether arrays in the CPU's memory are computed by operations on tensors too; see `on_tensors`.
     """
 
     hardware: Design
@@ -301,10 +302,15 @@ class AnalogState:
     recorder: Any = None
     streamed: frozenset[str] = frozenset()
     held: dict[int, Any] = field(default_factory=dict)
+    tensors: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave programmed values out of copies and pickles."""
         return {**self.__dict__, "held": {}}
+
+    def on_tensors(self, values: Tensor) -> bool:
+        """Whether an array of these values is computed by operations on tensors, not by the kernels of the CPU."""
+        return self.tensors or values.device.type != "cpu"
 
     def runs(self, layer: str) -> bool:
         """Whether the layer is currently on its arrays."""

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,9 +13,10 @@ from crossbar_sim.crossbar.converters import DrivenInputs
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.readout import EFFECTS, Readout
 from crossbar_sim.crossbar.stream import Float32
-from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, next_read
 from crossbar_sim.nn.analog.stored_matrices import BlockRead
+from crossbar_sim.nn.tensor_tiles.driving import Driven
+from crossbar_sim.nn.tensor_tiles.readout import TensorReadout
 
 # An array of a layer with its converters, and the products of linear layers with it.
 
@@ -32,13 +32,13 @@ class Tiled:
     Args:
         slot: which parameters it stands for.
         design: what the model shares.
-        blocks: one readout for each group.
+        blocks: one readout for each group: for the kernels of the CPU, or on tensors.
         plans: how products read views of the weight, found at the first of them.
     """
 
     slot: ArraySlot
     design: AnalogState
-    blocks: tuple[Readout, ...]
+    blocks: tuple[Readout, ...] | tuple[TensorReadout, ...]
     plans: dict[Hashable, tuple[tuple[BlockRead, ...], ...] | None] = field(default_factory=dict, repr=False)
 
     @property
@@ -51,28 +51,43 @@ class Tiled:
         """The currently active effects."""
         return EFFECTS if self.design.effects is None else self.design.effects
 
+    def block(self, group: int) -> Readout:
+        """The block of a group for the kernels of the CPU, wherever it is computed."""
+        block = self.blocks[group]
+        return block.on_cpu if isinstance(block, TensorReadout) else block
+
     def weight(self) -> Tensor:
         """The effective weights that the planes stand for, (groups cols, rows): those of the linear read-out."""
-        found = [read_weight(block.planes, block.mapping, block.scale).T for block in self.blocks]
-        return torch.from_numpy(np.concatenate(found))
+        return torch.cat(
+            [
+                block.weight()
+                if isinstance(block, TensorReadout)
+                else torch.from_numpy(read_weight(block.planes, block.mapping, block.scale).T)
+                for block in self.blocks
+            ]
+        )
 
-    def drive(self, x: Tensor, row: bool) -> tuple[Float32, DrivenInputs]:
+    def drive(self, x: Tensor, row: bool) -> tuple[Tensor, Driven]:
         """Inputs (b, n) as float32, with the 1 (or 0) of a bias row at the end, and the outputs of the DACs."""
-        if x.device.type != "cpu":
-            raise InputError(
-                f"{self.slot.name}: converters and read noise are simulated on the CPU: use --device cpu"
-            )
-        flat = x.detach().float()
+        vectors, block = x.detach().float(), self.blocks[0]
         if self.slot.bias is not None:
-            flat = torch.cat([flat, torch.full((len(flat), 1), 1.0 if row else 0.0)], dim=1)
-        vectors = flat.contiguous().numpy()
-        return vectors, self.blocks[0].drive(vectors, self.effects)
+            drives = vectors.new_full((len(vectors), 1), 1.0 if row else 0.0)
+            vectors = torch.cat([vectors, drives], dim=1)
+        vectors = vectors.contiguous()
+        if isinstance(block, TensorReadout):
+            return vectors, block.drive(vectors, self.effects)
+        return vectors, Driven.of(block.drive(vectors.numpy(), self.effects))
 
-    def read(self, group: int, x: Float32, driven: DrivenInputs, event: int, first: int) -> Float32:
-        """Outputs (b, cols) of one group for input vectors (b, rows)."""
+    def read(
+        self, group: int, x: Tensor, driven: Driven, event: int, first: int, images: bool = False
+    ) -> Tensor:
+        """Outputs (b, cols) of one group for input vectors (b, rows); see `TensorReadout.read` for `images`."""
         if self.design.probe is not None:
-            self.design.probe(self, group, x, driven, first)
-        return self.blocks[group].read(driven, event, first, self.effects)
+            self.design.probe(self, group, x.cpu().contiguous().numpy(), driven.arrays(), first)
+        block = self.blocks[group]
+        if isinstance(block, TensorReadout):
+            return block.read(driven, event, first, self.effects, images)
+        return torch.from_numpy(block.read(driven.arrays(), event, first, self.effects))
 
 
 # Convolutions through an array's converters, without unfolding a whole batch.
@@ -109,16 +124,16 @@ class Window:
             "dilation": _two(self.dilation, 1, missing),
         }  # fmt: skip
 
-    def patches(self, images: Float32) -> Float32:
+    def patches(self, images: Tensor) -> Tensor:
         """Input vectors (b places, c kernel) of images (b, c, *sizes), in the order of torch's flattened weight."""
-        padded = F.pad(torch.from_numpy(images), [p for pair in reversed(self.padding) for p in pair])
-        windows, dims = padded, len(self.kernel)
+        windows = F.pad(images, [p for pair in reversed(self.padding) for p in pair])
+        dims = len(self.kernel)
         for i, (k, s, d) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True)):
             windows = windows.unfold(2 + i, (k - 1) * d + 1, s)
         windows = windows[(..., *(slice(None, None, d) for d in self.dilation))]  # type: ignore[index]
         channels = images.shape[1]
         vectors = windows.movedim(1, 1 + dims)  # (b, *places, c, *kernel)
-        return np.ascontiguousarray(vectors.reshape(-1, channels * math.prod(self.kernel)).numpy())
+        return vectors.reshape(-1, channels * math.prod(self.kernel))
 
 
 def _two(values: tuple[int, ...], fill: int, missing: int) -> tuple[int, int]:
@@ -135,34 +150,38 @@ def convolve(x: Tensor, tiled: Tiled, window: Window, row: bool) -> Tensor:
     event, first = next_read(tiled.design, tiled.slot.name, len(x), len(x))
     sizes, cols = tuple(x.shape[2:]), tiled.slot.layout.cols
     places = window.places(sizes)
-    out = np.empty((len(x), window.groups * cols, *places), np.float32)
+    shape = (len(x), window.groups * cols, *places)
     if min(places) < 1 or not len(x):  # torch says what is wrong, or gives nothing
-        return x.new_empty(out.shape)
+        return x.new_empty(shape)
     vectors, driven = tiled.drive(x.reshape(len(x), -1), row)
-    flat = window.flat
-    if flat is not None and tiled.slot.bias is None and tiled.design.probe is None:
-        lines = sizes if len(sizes) == 2 else (1, *sizes)
-        images = driven._replace(codes=driven.codes.reshape(-1, *x.shape[:2], *lines))
-        result = out.reshape(*out.shape[:2], *(places if len(places) == 2 else (1, *places)))
-        for g in range(window.groups):
-            channels = g * x.shape[1] // window.groups
-            tiled.blocks[g].images(images, flat, channels, event, first, result, g * cols, tiled.effects)
-    else:
-        _by_patches(x, vectors, driven, tiled, window, event, first, out)
-    return torch.from_numpy(out).to(x.dtype)
+    out, flat = torch.empty(shape, device=x.device), window.flat
+    whole = flat is not None and tiled.slot.bias is None and tiled.design.probe is None
+    blocks = [block for block in tiled.blocks if isinstance(block, Readout)]
+    if not (whole and blocks):
+        _by_patches(x, vectors, driven, tiled, window, event, first, out, whole)
+        return out.to(x.dtype)
+    assert flat is not None
+    arrays, lines = driven.arrays(), sizes if len(sizes) == 2 else (1, *sizes)
+    images = arrays._replace(codes=arrays.codes.reshape(-1, *x.shape[:2], *lines))
+    result = out.numpy().reshape(*shape[:2], *(places if len(places) == 2 else (1, *places)))
+    for g, block in enumerate(blocks):
+        channels = g * x.shape[1] // window.groups
+        block.images(images, flat, channels, event, first, result, g * cols, tiled.effects)
+    return out.to(x.dtype)
 
 
 def _by_patches(
     x: Tensor,
-    vectors: Float32,
-    driven: DrivenInputs,
+    vectors: Tensor,
+    driven: Driven,
     tiled: Tiled,
     window: Window,
     event: int,
     first: int,
-    out: Float32,
+    out: Tensor,
+    whole: bool,
 ) -> None:
-    """Unfold a few images at a time: for bias rows, three dimensions, uneven padding, and probes."""
+    """Unfold a few images at a time: for bias rows, three dimensions, uneven padding, probes, and on tensors."""
     cols, rows, (b, c) = tiled.slot.layout.cols, tiled.slot.rows, x.shape[:2]
     places = out.shape[2:]
     pixels, size, each = math.prod(places), math.prod(x.shape[1:]), c // window.groups
@@ -172,20 +191,20 @@ def _by_patches(
         part = slice(start, min(start + step, b))
         n = part.stop - start
 
-        def unfolded(values: Float32, group: int, n: int = n) -> Float32:
-            images = np.ascontiguousarray(values[:, :size]).reshape(n, c, *x.shape[2:])
-            patches = window.patches(np.ascontiguousarray(images[:, group * each : (group + 1) * each]))
+        def unfolded(values: Tensor, group: int, n: int = n) -> Tensor:
+            images = values[:, :size].reshape(n, c, *x.shape[2:])
+            patches = window.patches(images[:, group * each : (group + 1) * each])
             if not has_row:
                 return patches
-            return np.concatenate([patches, np.repeat(values[:, size:], pixels, axis=0)], axis=1)
+            return torch.cat([patches, values[:, size:].repeat_interleave(pixels, dim=0)], dim=1)
 
-        unit = driven.unit if len(driven.unit) == 1 else np.repeat(driven.unit[part], pixels)
+        unit = driven.unit if len(driven.unit) == 1 else driven.unit[part].repeat_interleave(pixels)
         for g in range(window.groups):
-            codes = np.stack([unfolded(read[part], g) for read in driven.codes])
+            codes = torch.stack([unfolded(read[part], g) for read in driven.codes])
             seen = unfolded(vectors[part], g) if tiled.design.probe is not None else codes[0]
-            y = tiled.read(g, seen, driven._replace(codes=codes, unit=unit), event, (first + start) * pixels)
-            y = np.moveaxis(y.reshape(n, *places, cols), -1, 1)
-            out[part, g * cols : (g + 1) * cols] = y
+            part_of = driven._replace(codes=codes, unit=unit)
+            y = tiled.read(g, seen, part_of, event, (first + start) * pixels, whole)
+            out[part, g * cols : (g + 1) * cols] = y.reshape(n, *places, cols).movedim(-1, 1)
 
 
 def spread(x: Tensor, tiled: Tiled, groups: int, gather: Callable[[Tensor], Tensor]) -> Tensor:
@@ -206,21 +225,20 @@ def spread(x: Tensor, tiled: Tiled, groups: int, gather: Callable[[Tensor], Tens
     for start in range(0, b, step) if b else (0,):
         part = slice(start, min(start + step, b))
         n = part.stop - start
-        y = np.empty((n, groups * cols, *sizes), np.float32)
-        unit = driven.unit if len(driven.unit) == 1 else np.repeat(driven.unit[part], places)
+        y = torch.empty(n, groups * cols, *sizes, device=x.device)
+        unit = driven.unit if len(driven.unit) == 1 else driven.unit[part].repeat_interleave(places)
         for g in range(groups):
             own = slice(g * each, (g + 1) * each)
 
-            def lines(images: Float32, n: int = n, own: slice = own) -> Float32:
-                channels = images.reshape(n, c, places)[:, own]
-                return np.ascontiguousarray(channels.transpose(0, 2, 1)).reshape(n * places, each)
+            def lines(images: Tensor, n: int = n, own: slice = own) -> Tensor:
+                return images.reshape(n, c, places)[:, own].transpose(1, 2).reshape(n * places, each)
 
-            codes = np.stack([lines(read[part]) for read in driven.codes])
+            codes = torch.stack([lines(read[part]) for read in driven.codes])
             seen = lines(vectors[part]) if tiled.design.probe is not None else codes[0]
             read = tiled.read(
                 g, seen, driven._replace(codes=codes, unit=unit), event, (first + start) * places
             )
-            columns = read.reshape(n, places, cols).transpose(0, 2, 1)
+            columns = read.reshape(n, places, cols).transpose(1, 2)
             y[:, g * cols : (g + 1) * cols] = columns.reshape(n, cols, *sizes)
-        outputs.append(gather(torch.from_numpy(y)))
+        outputs.append(gather(y))
     return torch.cat(outputs).to(x.dtype)

@@ -19,6 +19,7 @@ from crossbar_sim.data.load import to_split
 from crossbar_sim.errors import InputError, warn
 from crossbar_sim.files import check_writable
 from crossbar_sim.nn.detection import check_task, task_loss
+from crossbar_sim.nn.device import Device
 from crossbar_sim.nn.evaluate import inputs_for
 from crossbar_sim.nn.files.checkpoint import write_tensors
 from crossbar_sim.nn.networks.fastconv import whiten
@@ -354,7 +355,7 @@ def _training(training: Training | None, **short: Any) -> Training:
 def _on_device(model: nn.Module, name: str | None) -> Iterator[torch.device]:
     """Train on another device, and bring the model back."""
     before = next((p.device for p in model.parameters()), torch.device("cpu"))
-    device = before if name is None else torch.device(name)
+    device = before if name is None else Device.of(name).where
     if device != before:
         model.to(device)
     try:

@@ -10,6 +10,7 @@ from torch import nn
 
 from crossbar_sim.data.inputs import Batch, Inputs, call, described
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.device import Device
 from crossbar_sim.nn.evaluate import answer_of
 from crossbar_sim.nn.training.augment import Augment
 from crossbar_sim.nn.training.losses import Loss, find_loss
@@ -120,7 +121,7 @@ class Training:
         if self.augment is not None and not isinstance(self.augment, Augment):
             raise InputError(f"augment={self.augment!r}: an Augment is needed, or None")
         if self.device is not None:
-            _check_device(self.device)
+            Device.of(self.device)
         if self.loss is not None:
             object.__setattr__(self, "loss", find_loss(self.loss))
 
@@ -153,15 +154,6 @@ class Training:
         late = {"channels_last": False, **self.later}
         named = [f.name for f in fields(self) if f.name not in late or getattr(self, f.name) != late[f.name]]
         return f"Training({', '.join(f'{name}={getattr(self, name)!r}' for name in named)})"
-
-
-def _check_device(name: object) -> None:
-    try:
-        device = torch.device(name)  # type: ignore[call-overload]
-    except (RuntimeError, TypeError) as error:
-        raise InputError(f"device={name!r} is no device: cpu, cuda or cuda:1, say") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device={name!r}: torch sees {torch.cuda.device_count()} GPUs here")
 
 
 # What a training looks at before it begins: examples that have labels and fit the model.

@@ -1,4 +1,4 @@
-"""The torch twin: the core's words bit for bit, its conductances to float32 rounding."""
+"""Cells on tensors: the core's words bit for bit, its conductances to float32 rounding."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,8 @@ from crossbar_sim import (
 from crossbar_sim.crossbar import hardware as gradient
 from crossbar_sim.crossbar.drift import DriftModel
 from crossbar_sim.crossbar.stream import Stream
-from crossbar_sim.nn.analog import torch_core
+from crossbar_sim.nn.tensor_cells import laws, planes
+from crossbar_sim.nn.tensor_cells import stream as tensors
 
 SIZES = (1, 63, 64, 255, 256, 257, 1000)
 
@@ -37,14 +38,14 @@ SIZES = (1, 63, 64, 255, 256, 257, 1000)
 )  # fmt: skip
 def test_words_are_the_cores(n, key, chip, plane, event):
     stream = Stream.of(key, chip, plane, event)
-    assert np.array_equal(torch_core.words(n, stream).numpy(), stream.words(n).astype(np.int64))
+    assert np.array_equal(tensors.words(n, stream).numpy(), stream.words(n).astype(np.int64))
     other = Stream.of(key.fold("other"), chip, plane, event)
-    assert not np.array_equal(torch_core.words(n, other).numpy(), stream.words(n).astype(np.int64))
+    assert not np.array_equal(tensors.words(n, other).numpy(), stream.words(n).astype(np.int64))
 
 
 def test_normals_are_the_cores_to_their_accuracy():
     stream = Stream.of(Key(1), 2)
-    exact, single = torch_core.normals(100_000, stream).numpy(), stream.normals(100_000)
+    exact, single = tensors.normals(100_000, stream).numpy(), stream.normals(100_000)
     assert np.abs(exact - single).max() < 2e-6
 
 
@@ -56,7 +57,7 @@ def test_every_law_is_the_cores(law: DriftModel):
     g = np.ones(50_000, np.float32)
     stream = Stream.of(Key(4).fold("drift"), 2)
     core = law.apply(g, Key(4), 2)
-    ours = torch_core.drift(law, torch.from_numpy(g), stream).numpy()
+    ours = laws.drift(law, torch.from_numpy(g), stream).numpy()
     assert ours.dtype == np.float32
     # Draws are good to 2e-6 of a sigma below 1, the gamma table to the same once more.
     np.testing.assert_allclose(ours, core, rtol=4e-6, atol=2e-6)
@@ -66,7 +67,7 @@ def test_every_law_is_the_cores(law: DriftModel):
 def test_the_lognormal_law_to_the_accuracy_that_the_docs_state():
     g = np.ones(50_000, np.float32)
     core = LogNormalDrift(0.6).apply(g, Key(4), 2)
-    ours = torch_core.drift(LogNormalDrift(0.6), torch.from_numpy(g), Stream.of(Key(4).fold("drift"), 2))
+    ours = laws.drift(LogNormalDrift(0.6), torch.from_numpy(g), Stream.of(Key(4).fold("drift"), 2))
     np.testing.assert_allclose(ours.numpy(), core, rtol=5e-7)
 
 
@@ -99,11 +100,11 @@ W = numbers(37, 29) * 0.3
 def test_effective_weights_and_slopes_are_the_cores(mapping, effect):
     hardware, key = Hardware(mapping, **_EFFECTS[effect]), Key(2).fold("w")
     core = hardware.effective_weight(W.numpy(), key, 3)
-    ours = torch_core.effective_weight(hardware, W, key, 3).numpy()
+    ours = planes.effective_weight(hardware, W, key, 3).numpy()
     # Rounding of the larger conductances of a pair: 1e-6 of the largest weight they can stand for.
     np.testing.assert_allclose(ours, core, rtol=1e-5, atol=3e-6)
     slope = gradient.slope(hardware, W.numpy(), key, 3)
-    np.testing.assert_allclose(torch_core.slope(hardware, W, key, 3).numpy(), slope, rtol=1e-5, atol=3e-6)
+    np.testing.assert_allclose(planes.slope(hardware, W, key, 3).numpy(), slope, rtol=1e-5, atol=3e-6)
     if effect != "ideal":
         assert np.abs(core - W.numpy()).max() > 1e-3
 
@@ -114,5 +115,5 @@ def test_odd_shapes(shape):
     w = numbers(*shape) if 0 not in shape else torch.empty(shape)
     core = hardware.effective_weight(w.numpy(), Key(2), 3)
     np.testing.assert_allclose(
-        torch_core.effective_weight(hardware, w, Key(2), 3).numpy(), core, rtol=1e-5, atol=1e-5
+        planes.effective_weight(hardware, w, Key(2), 3).numpy(), core, rtol=1e-5, atol=1e-5
     )

@@ -1,0 +1,139 @@
+"""Where a model is computed: on the CPU by Numba kernels, or by operations on tensors, on any device of torch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from crossbar_sim.errors import InputError
+
+KINDS = {"cuda": "GPU", "xpu": "Intel GPU", "mps": "Apple GPU"}
+"""The types of torch devices that have memory of their own, and what they are called."""
+
+EXPECTED = "cpu, cuda, cuda:1, xpu, mps, auto or torch:cpu"
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where tensors lie, and which code computes the arrays.
+
+    Args:
+        where: the torch device of model and data.
+        tensors: whether arrays are computed by operations on tensors; False: by Numba kernels, on the CPU alone.
+    """
+
+    where: torch.device
+    tensors: bool
+
+    @classmethod
+    def of(cls, given: "str | torch.device | Device | None", flag: str = "") -> "Device":
+        """The device of that name.
+
+        Args:
+            given: `cpu` (Numba kernels), `cuda`, `cuda:1`, `xpu` or `mps`; `auto`: the first CUDA or Intel GPU, else
+                `cpu`; `torch:cpu`: operations on tensors, in the CPU's memory. None: `cpu`.
+            flag: the option that named it, for messages; "": the argument `device` of a function.
+
+        Raises:
+            InputError: if there is no such device on this machine.
+        """
+        if isinstance(given, Device):
+            return given
+        if given is None or given == "cpu":
+            return CPU
+        shown = f"{flag} {given}" if flag else f"device={given!r}"
+        name = str(given).strip() if isinstance(given, str | torch.device) else ""
+        if name == "auto":
+            return next((cls.of(kind) for kind in ("cuda", "xpu") if count(kind)), CPU)
+        if name == "torch:cpu":
+            return cls(torch.device("cpu"), True)
+        try:
+            where = torch.device(name)
+        except RuntimeError:
+            where = torch.device("meta")
+        if where.type == "cpu":
+            return CPU
+        if where.type not in KINDS:
+            raise InputError(f"{shown}: expected {EXPECTED}")
+        kind, found = KINDS[where.type], count(where.type)
+        if not found:
+            raise InputError(f"{shown}: torch sees no {kind} on this machine (see crossbar-sim doctor)")
+        if (where.index or 0) >= found:
+            raise InputError(f"{shown}: torch sees {found} {kind}s here, numbered from 0")
+        return cls(torch.device(where.type, where.index or 0), True)
+
+    @property
+    def name(self) -> str:
+        """As `of` takes it."""
+        if self.where.type == "cpu":
+            return "torch:cpu" if self.tensors else "cpu"
+        return str(self.where).removesuffix(":0")
+
+    @classmethod
+    def of_model(cls, model: nn.Module) -> "Device":
+        """Where the parameters of a model are."""
+        first = next((p.device for p in model.parameters()), CPU.where)
+        return CPU if first.type == "cpu" else cls(first, True)
+
+    def put(self, model: nn.Module) -> None:
+        """Move a model there, in place.
+
+        Raises:
+            InputError: if it cannot be moved.
+        """
+        if all(t.device == self.where for t in (*model.parameters(), *model.buffers())):
+            return
+        try:
+            model.to(self.where)
+        except (RuntimeError, TypeError) as error:  # no memory, or a type that the device does not have
+            why = str(error).split("\n", 1)[0]
+            raise InputError(f"device {self.name}: the model cannot be moved there ({why})") from error
+
+
+CPU = Device(torch.device("cpu"), False)
+
+
+@contextmanager
+def on_device(given: str | torch.device | Device | None, *models: nn.Module) -> Iterator[Device]:
+    """Context in which models are on a device; afterwards they are where they were.
+
+    Args:
+        given: as `Device.of` takes it; None: where the first model is, and nothing is moved.
+        models: whose parameters and buffers are moved, in place.
+
+    Raises:
+        InputError: if there is no such device, or a model cannot be moved there.
+    """
+    device = Device.of_model(models[0]) if given is None and models else Device.of(given)
+    moved: list[tuple[nn.Module, Device]] = []
+    try:
+        for model in models if given is not None else ():
+            moved.append((model, Device.of_model(model)))
+            device.put(model)
+        yield device
+    finally:
+        for model, before in reversed(moved):
+            before.put(model)
+
+
+def count(kind: str) -> int:
+    """How many devices of a type torch can use here."""
+    with suppress(RuntimeError, AttributeError):  # of a torch that was built without that type
+        module: Any = torch.get_device_module(kind)
+        return int(module.device_count()) if module.is_available() else 0
+    return 0
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that tensors on a device may still take; None: not known, or of the CPU (see `crossbar_sim.memory`)."""
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    if device.type in KINDS:
+        module: Any = torch.get_device_module(device.type)
+        # what torch keeps for itself
+        unused = module.memory_reserved(device) - module.memory_allocated(device)
+        return int(module.mem_get_info(device)[0] + unused)
+    return None

@@ -1,0 +1,81 @@
+"""Where a model is computed: names of devices, models that are moved there and back, operations on tensors."""
+
+import pytest
+import torch
+from torch import nn
+
+from crossbar_sim import deploy
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn import device as devices
+from crossbar_sim.nn.device import CPU, Device, on_device
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with two GPUs of NVIDIA and none of other kinds."""
+    monkeypatch.setattr(devices, "count", lambda kind: 2 if kind == "cuda" else 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "where", "tensors", "name"),
+    [
+        ("cpu", "cpu", False, "cpu"),
+        (None, "cpu", False, "cpu"),
+        (torch.device("cpu"), "cpu", False, "cpu"),
+        ("torch:cpu", "cpu", True, "torch:cpu"),
+        ("cuda", "cuda:0", True, "cuda"),
+        ("cuda:1", "cuda:1", True, "cuda:1"),
+        ("auto", "cuda:0", True, "cuda"),
+        (torch.device("cuda", 1), "cuda:1", True, "cuda:1"),
+    ],
+)
+def test_names(gpus: None, given: object, where: str, tensors: bool, name: str) -> None:
+    found = Device.of(given)  # type: ignore[arg-type]
+    assert (str(found.where), found.tensors, found.name) == (where, tensors, name)
+    assert Device.of(found.name) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("tpu", "--device tpu: expected cpu, cuda"),
+        ("meta", "--device meta: expected cpu, cuda"),
+        ("torch:cuda", "--device torch:cuda: expected cpu, cuda"),
+        ("cuda:2", "--device cuda:2: torch sees 2 GPUs here, numbered from 0"),
+        ("xpu", "--device xpu: torch sees no Intel GPU on this machine"),
+        ("mps", "--device mps: torch sees no Apple GPU on this machine"),
+        ("", "--device : expected"),
+    ],
+)
+def test_a_device_that_is_not_there(gpus: None, given: str, line: str) -> None:
+    with pytest.raises(InputError, match=line):
+        Device.of(given, "--device")
+
+
+def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "count", lambda kind: 0)
+    assert Device.of("auto") == CPU
+
+
+def test_a_model_comes_back() -> None:
+    model = nn.Linear(3, 2)
+    before = [p.clone() for p in model.parameters()]
+    with on_device("torch:cpu", model) as where:
+        assert where.tensors
+    assert all(map(torch.equal, before, model.parameters()))
+    with on_device(None, model) as where:
+        assert where == CPU
+
+
+def test_the_same_chips_by_operations_on_tensors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 4))
+    x = torch.rand(300, 20, generator=generator)
+    hardware = Hardware.preset("bayesft", sigma=0.5)
+    scores = {}
+    for device in ("cpu", "torch:cpu"):
+        found = deploy(model, x, hardware=hardware, chips=3, metric="output_error", device=device)
+        scores[device] = [score.output_error for score in found.scores]
+    assert scores["torch:cpu"] == pytest.approx(scores["cpu"], rel=1e-5)
+    assert scores["torch:cpu"] != scores["cpu"], "operations on tensors round otherwise: did they run?"
