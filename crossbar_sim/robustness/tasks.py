@@ -211,8 +211,8 @@ def prepare(
     limited = memory_notes(analog)
     if model.calibration is not None:
         how, development = model.calibration
-        subject.calibrate(analog, how, development)
-        corrected = {"calibration": {**how.as_dict(), "data": development.fingerprint}}
+        calibrator = subject.calibrate(analog, how, development)
+        corrected = {"calibration": {**calibrator.identity, "data": development.fingerprint}}
     design = identity_of(at_sigma(hardware, 0.0))
     design["drift"] = {**design["drift"], "sigma": None}
     own: tuple[str, ...] = ()
