@@ -290,7 +290,7 @@ def _weights(integers, cell, weights, KIND: tl.constexpr, ALIGNED: tl.constexpr)
 @triton.jit
 def _scale(integers, cell, i: tl.constexpr, PER_COLUMN: tl.constexpr, mask):
     scale = tl.load(integers + i).to(tl.pointer_type(tl.float32))
-    if PER_COLUMN:
+    if PER_COLUMN:  # noqa: SIM108 - decided when it is compiled
         found = tl.load(scale + cell // tl.load(integers + _ROWS), mask=mask, other=1.0)
     else:
         found = tl.load(scale)
