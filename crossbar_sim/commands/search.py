@@ -70,6 +70,11 @@ class SearchRequest(NetworkOptions, HardwareOptions, SeedOptions, ClusterOptions
     parameters: Literal["plain", "square"] = option(
         "square: train weight matrices as w = u|u| (docs/methods.md).", heading="Training", default="plain"
     )
+    noise: Literal["dropout", "multinomial"] = option(
+        "multinomial: dropout that also halves values, as BayesMulti does (docs/methods.md).",
+        heading="Training",
+        default="dropout",
+    )
     epochs: int | None = option(
         "Epochs of each trial.  [default: 1; 10 with --algorithm restart]", heading="Training"
     )
@@ -172,7 +177,7 @@ def _method(request: SearchRequest, hardware: Design) -> BayesFT:
         name: getattr(request, name) for name in ("trials", "algorithm", "acquisition", "chips", "images")
     }
     settings |= {"fresh_chips": request.fresh_chips, "sigma": _sigma(hardware), "batch": _batch(request)}
-    settings["parameters"] = request.parameters
+    settings |= {"parameters": request.parameters, "noise": request.noise}
     given = {
         name: getattr(request, name)
         for name in ("rates", "width", "training_sigma", "training_chips", "polish", "metric")
