@@ -62,7 +62,7 @@ def test_images_as_they_lie_and_unfolded_give_the_same(name, mapping, bias, monk
     hardware = replace(COARSE, mapping=mapping, bias=bias)
     usual = run(to_analog(model, hardware), case)
     monkeypatch.setattr(tiled_arrays.Window, "flat", None)
-    monkeypatch.setattr(tiled_arrays, "WORKSPACE", 1)  # an image at a time
+    monkeypatch.setattr(tiled_arrays, "CACHED", 1)  # an image at a time
     close(run(to_analog(model, hardware), case), usual, 1e-6)
 
 
