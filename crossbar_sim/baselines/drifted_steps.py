@@ -368,18 +368,13 @@ class DriftedStep:
         """Run the normalisations' statistics over new chips of the last sigma, one for each part of the inputs."""
         drawn, _, arrays = self._prepared(model, parts[0])
         if arrays is not None:
-            return arrays.forward(model, parts)
+            arrays.forward(model, parts)
+            return
         drawn.draw(self.sigmas(1.0, len(parts)))
-        clean = [p.detach().clone() for p in drawn.parameters]
-        try:
-            with _averaging(model):
-                for chip, x in enumerate(parts):
-                    _drift(drawn, clean, chip)
-                    call(model, x)
-        finally:
-            with torch.no_grad():
-                for p, before in zip(drawn.parameters, clean, strict=True):
-                    p.copy_(before)
+        with _averaging(model), ChipByChip(drawn) as each:
+            for chip, x in enumerate(parts):
+                each.program(chip)
+                call(model, x)
 
     def _prepared(
         self, model: nn.Module, x: Batch
@@ -492,11 +487,44 @@ class _Drifted(torch.autograd.Function):
         return total, None
 
 
-def _drift(drawn: TrainingChips, clean: Sequence[Tensor], chip: int) -> None:
-    """Give the parameters the values of a chip."""
-    with torch.no_grad():
-        for p, before, factors in zip(drawn.parameters, clean, drawn.factors, strict=True):
-            torch.mul(before, factors[chip], out=p.detach())
+class ChipByChip:
+    """Context in which parameters have the values of one chip after another; they are restored bit for bit.
+
+    Args:
+        drawn: the factors of the chips.
+    """
+
+    def __init__(self, drawn: TrainingChips) -> None:
+        self.drawn = drawn
+        self.clean = [p.detach().clone() for p in drawn.parameters]
+        self.gradients = [torch.zeros_like(p) for p in drawn.parameters]
+
+    def __enter__(self) -> "ChipByChip":
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        with torch.no_grad():
+            for p, before in zip(self.drawn.parameters, self.clean, strict=True):
+                p.copy_(before)
+        if error is None:
+            for p, gradient in zip(self.drawn.parameters, self.gradients, strict=True):
+                if p.grad is not None:
+                    p.grad.copy_(gradient)
+
+    def program(self, chip: int) -> None:
+        """Give the parameters the values of a chip."""
+        with torch.no_grad():
+            for p, before, factors in zip(self.drawn.parameters, self.clean, self.drawn.factors, strict=True):
+                torch.mul(before, factors[chip], out=p.detach())
+
+    def gather(self, chip: int) -> None:
+        """Add the gradients of the chip's values, each times its factor, to those that the parameters will have."""
+        for p, gradient, factors in zip(
+            self.drawn.parameters, self.gradients, self.drawn.factors, strict=True
+        ):
+            if p.grad is not None:
+                gradient.addcmul_(p.grad, factors[chip])
+                p.grad.zero_()
 
 
 def chip_by_chip(
@@ -509,27 +537,14 @@ def chip_by_chip(
 ) -> Tensor:
     """Run any model with the parameters of one chip after another. Sets the gradients and returns the loss."""
     chips = len(temperatures)
-    parameters = drawn.parameters
-    clean = [p.detach().clone() for p in parameters]
-    gradients = [torch.zeros_like(p) for p in parameters]
     total = torch.zeros((), device=y.device)
-    try:
+    with ChipByChip(drawn) as each:
         parts = zip(split(x, chips), y.tensor_split(chips), temperatures, strict=True)
         for chip, (images, labels, temperature) in enumerate(parts):
-            _drift(drawn, clean, chip)
+            each.program(chip)
             share = task.weight(labels) / task.weight(y)
             loss = task(model, images, labels, temperature) * share
             loss.backward()
             total += loss.detach()
-            for p, gradient, factors in zip(parameters, gradients, drawn.factors, strict=True):
-                if p.grad is not None:
-                    gradient.addcmul_(p.grad, factors[chip])
-                    p.grad.zero_()
-    finally:
-        with torch.no_grad():
-            for p, before in zip(parameters, clean, strict=True):
-                p.copy_(before)
-    for p, gradient in zip(parameters, gradients, strict=True):
-        if p.grad is not None:
-            p.grad.copy_(gradient)
+            each.gather(chip)
     return total

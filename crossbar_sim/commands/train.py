@@ -30,7 +30,7 @@ class MethodOptions:
     HEADING: ClassVar = "Training"
 
     method: str = option(
-        "Training method: erm, dropout, awp, ftna, reram-v, drift-aware or correctnet (docs/methods.md).",
+        "Training method: erm, dropout, awp, ftna, reram-v, drift-aware, correctnet or neft (docs/methods.md).",
         default="erm",
     )  # fmt: skip
     settings: tuple[str, ...] = option(

@@ -310,16 +310,27 @@ def _takes_one(model: nn.Module, piece: Batch) -> bool:
 
 
 class _Lookups(TorchDispatchMode):
-    """Context that finds a look-up beyond the end of its table."""
+    """Context that finds a look-up beyond the end of its table, and the tables in which some tokens are looked up.
 
-    def __init__(self) -> None:
+    Args:
+        tokens: the numbers to look out for; None: none.
+    """
+
+    def __init__(self, tokens: Tensor | None = None) -> None:
         super().__init__()
         self.found = ""
+        self.tokens, self.tables = tokens, list[int]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket.__name__ in ("embedding", "embedding_bag", "_embedding_bag", "index_select"):
             table, index = args[0], args[2 if func.overloadpacket.__name__ == "index_select" else 1]
             low, high = int(index.min()), int(index.max())
+            if (
+                self.tokens is not None
+                and index.numel() == self.tokens.numel()
+                and torch.equal(index.flatten().long(), self.tokens)
+            ):
+                self.tables.append(len(table))
             if not self.found and (high >= len(table) or low < 0):
                 self.found = (
                     f"the inputs hold the token {high if high >= len(table) else low}, and the model's table has "
@@ -334,6 +345,23 @@ def _beyond_vocabulary(model: nn.Module, piece: Batch) -> str:
     with _Lookups() as lookups, suppress(Exception):
         call(model, piece)
     return lookups.found
+
+
+def vocabulary(module: nn.Module, x: Tensor) -> int | None:
+    """How many tokens a model knows: the entries of the shortest table that its inputs are looked up in.
+
+    Args:
+        module: in evaluation mode; a copy of it is run.
+        x: integers (n, ...) to run it on, of any value.
+
+    Returns:
+        The number, or None where the inputs are not looked up as they are.
+    """
+    tried = torch.ones_like(x)
+    tried[..., 1::2] = 0  # unlike places, which rise, and unlike a second input of zeros
+    with _Lookups(tried.flatten().long()) as lookups:
+        refusal(module, tried)
+    return min(lookups.tables, default=None)
 
 
 def _unchanged(model: nn.Module, piece: Batch) -> Any:
@@ -580,7 +608,7 @@ def refusal(module: nn.Module, x: Batch) -> BaseException | None:
     tried = copy.deepcopy(module, memo | {id(t): t for t in tensors})  # type: ignore[arg-type]
     device = next((p.device for p in module.parameters()), tensors_of(x)[0].device)
     try:
-        run_over(tried, x.to(device), 1)
+        run_over(tried, x.to(device), len(x))
     except InputError as error:
         return error.__cause__ or error
     return None
