@@ -65,6 +65,8 @@ class TensorPlanes:
         self.quantiser = quantiser
         self.step = np.ones((self.tiles, self.reads, self.columns), np.float32)
         self.quotient = self.shift = None
+        self._factors: dict[bytes, Tensor] = {}
+        self.split: tuple[Tensor, Tensor] | None = None  # as fused.py reads them
         if quantiser is not None:
             own = Steps.of(quantiser, signs, (self.reads, self.tiles, self.columns))
             scale, fine, shift, step = (a.transpose(1, 0, 2) for a in own)
@@ -78,8 +80,11 @@ class TensorPlanes:
 
     def factors(self, input_weights: Float32) -> Tensor:
         """What one code of each conversion counts for, (T, s, r, n), rounded to single precision as in the kernel."""
-        of_read = (input_weights[:, None] * self.weights).astype(np.float32)
-        return self._put(of_read[None, :, :, None] * self.step[:, None])
+        name = input_weights.tobytes()
+        if name not in self._factors:
+            of_read = (input_weights[:, None] * self.weights).astype(np.float32)
+            self._factors[name] = self._put(of_read[None, :, :, None] * self.step[:, None])
+        return self._factors[name]
 
 
 def _side_by_side(planes: Tensor) -> Tensor:
@@ -186,4 +191,4 @@ def _noise(
 def _cells(first: int, count: int, stream: Stream, device: torch.device) -> Tensor:
     """Standard normals of cells first .. first + count, float32."""
     skip = first % 256
-    return normals(skip + count, stream, device, first - skip)[skip:].float()
+    return normals(skip + count, stream, device, first - skip)[skip:]
