@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import ClassVar, Literal, get_args
 
-import torch
 from torch import nn
 
 from crossbar_sim.baselines.calibrated import OwnStatistics, calibrated, estimate_clean
@@ -31,6 +30,7 @@ from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.matrices import matrices, trained_weights
 from crossbar_sim.nn.detection import detects
+from crossbar_sim.nn.device import Device
 from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates
 from crossbar_sim.nn.seeding import permutation, seeded, uniforms
 from crossbar_sim.nn.standardised import standardisation_of
@@ -228,7 +228,7 @@ class DriftAware(Method):
         """Set the statistics of all normalisations to their mean over chips."""
         step = self.step(model, key)
         assert not isinstance(step, OwnStatistics)  # refused
-        device = torch.device(self.training.device or "cpu")
+        device = Device.of(self.training.device).where
         model.to(device)
         rows = min(self.training.batch, len(x))
         order = [permutation(len(x), key.fold(str(i)))[:rows] for i in range(POPULATION)]

@@ -601,9 +601,8 @@ class DeviceOptions:
 
     HEADING: ClassVar = "Computation"
 
-    device: str = option(
-        "Where to compute: cpu, cuda, cuda:1, xpu, mps; auto is a GPU if there is one (docs/gpu.md).",
-        default="cpu",
+    device: str | None = option(
+        "Where to compute: cpu, cuda, cuda:1, xpu; auto is a GPU if there is one (docs/gpu.md).  [default: cpu]"
     )
 
     def chosen_device(self) -> Device:

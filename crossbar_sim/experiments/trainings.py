@@ -148,7 +148,9 @@ def plan_trainings(
             method = any_method(
                 given.method,
                 given.settings,
-                given.training,
+                given.training
+                if experiment.device is None
+                else {"device": experiment.device, **given.training},
                 needed_hardware(given.method, experiment.hardware),
             )
             made = Named.of(given.network, given.arguments, splits)
