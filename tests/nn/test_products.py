@@ -12,6 +12,7 @@ from torch import nn
 from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift, Offset
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.converters import ADC, DAC, GaussianReadNoise
+from crossbar_sim.crossbar.wires import Wires
 from crossbar_sim.nn import seeded, to_analog
 from crossbar_sim.nn.analog import chips, tiled_arrays
 from crossbar_sim.nn.analog.effects import idle_effects, layer_effects, read_linearly
@@ -301,9 +302,8 @@ def test_what_cannot_be_is_refused_in_one_line():
     chips.analog_state(analog).set_maps(lambda name, columns: columns)
     with pytest.raises((InputError, RuntimeError), match="read linearly for now"), torch.no_grad():
         analog(IMAGES)
-    sliced = Hardware(Differential(levels=16, cell_bits=2))
     with pytest.raises(InputError, match="simulated on the CPU only"):
-        effective_weight(sliced, torch.ones(2, 3), chips.analog_state(analog).key("w"), 0)
+        effective_weight(Hardware(wires=Wires(2.0)), torch.ones(2, 3), chips.analog_state(analog).key("w"), 0)
     with pytest.raises(InputError, match="needs ranges"), torch.no_grad():
         to_analog(model, replace(COARSE, adc=ADC(bits=6)))(IMAGES)
 

@@ -93,7 +93,8 @@ def parts(planes: Tensor) -> tuple[Tensor, float]:
     """  # fmt: skip
     largest = float(planes.abs().max()) if planes.numel() else 0.0
     power = 2.0 ** (15 - math.frexp(largest)[1]) if largest else 1.0
-    found, left = [], planes.double() * power
+    found: list[Tensor] = []
+    left = planes.double() * power
     while not found or (len(found) < 3 and bool(left.any())):
         found.append(left.half())
         left = left - found[-1].double()
