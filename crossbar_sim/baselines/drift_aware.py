@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import ClassVar, Literal, get_args
 
-import torch
 from torch import nn
 
 from crossbar_sim.baselines.calibrated import OwnStatistics, calibrated, estimate_clean
@@ -31,6 +30,7 @@ from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.matrices import matrices, trained_weights
 from crossbar_sim.nn.detection import detects
+from crossbar_sim.nn.device import Device
 from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates
 from crossbar_sim.nn.seeding import permutation, seeded, uniforms
 from crossbar_sim.nn.standardised import standardisation_of
@@ -228,7 +228,7 @@ class DriftAware(Method):
         """Set the statistics of all normalisations to their mean over chips."""
         step = self.step(model, key)
         assert not isinstance(step, OwnStatistics)  # refused
-        device = torch.device(self.training.device or "cpu")
+        device = Device.of(self.training.device).where
         model.to(device)
         rows = min(self.training.batch, len(x))
         order = [permutation(len(x), key.fold(str(i)))[:rows] for i in range(POPULATION)]
@@ -254,17 +254,18 @@ class DriftAware(Method):
             raise InputError(f"temperature multiplies logits, and {of}: set temperature=false")
         layers = weight_layers(model) if self.temperature and not own else 0
         copies = factor_copies(self.hardware)
+        tensors = Device.of(self.training.device).tensors
         step: DriftedStep | AnalogStep
         if copies is not None:
             design = Hardware.preset("bayesft") if self.hardware is None else self.hardware
             step = DriftedStep(
                 self.sigmas, self.chips, layers, key,
-                copies=copies, hardware=design, loss=loss, censor=self.censor,
+                copies=copies, hardware=design, loss=loss, censor=self.censor, tensors=tensors,
             )  # fmt: skip
         else:
             assert self.hardware is not None
             sigmas = None if self.sigma is None else self.sigmas
-            step = AnalogStep(self.hardware, sigmas, self.chips, layers, key, loss)
+            step = AnalogStep(self.hardware, sigmas, self.chips, layers, key, loss, tensors)
         return OwnStatistics(step, self.chips) if own else step
 
     def sigmas(self, share: float, chips: int) -> Sequence[float]:
