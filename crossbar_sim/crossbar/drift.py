@@ -329,7 +329,7 @@ class GammaDrift(DriftModel):
 
     def cells(self, g: Float32, out: Float32, stream: Stream, start: int) -> None:
         """See `DriftModel`."""
-        table = _gamma_table(self)
+        table = gamma_table(self)
         per_unit = np.float32(self.PIECES / (2 * self.Z))
         z = stream.normals(g.size, start)
         kernels.by_quantile(g, z, table, np.float32(-self.Z), per_unit, out)
@@ -338,7 +338,7 @@ class GammaDrift(DriftModel):
 _TABLES: dict[GammaDrift, Float32] = {}
 
 
-def _gamma_table(law: GammaDrift) -> Float32:
+def gamma_table(law: GammaDrift) -> Float32:
     """The law's table, computed once per process."""
     if law not in _TABLES:
         _TABLES[law] = law.table().ravel()

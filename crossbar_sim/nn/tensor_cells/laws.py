@@ -1,6 +1,10 @@
-"""Drift laws and programming noise on tensors; one without a form here is computed on the CPU by its `cells`."""
+"""Drift laws and programming noise on tensors, chunk by chunk: `cells` of `crossbar.drift` and `crossbar.devices`.
 
-from collections.abc import Callable
+Everything is float32, in the core's order. A law or noise without a form here is computed on the CPU by its `cells`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,58 +15,71 @@ from crossbar_sim.crossbar import drift as laws
 from crossbar_sim.crossbar.devices import MeasuredNoise, PolynomialNoise, ProgrammingModel, ProgrammingNoise
 from crossbar_sim.crossbar.drift import DriftModel
 from crossbar_sim.crossbar.stream import Stream
-from crossbar_sim.nn.tensor_cells.stream import laplace, normals, symmetric_uniform, uniform, words
+from crossbar_sim.nn.tensor_cells.stream import in_parts, laplace, normals, symmetric_uniform, uniform, words
+
+Law = Callable[[Any, Tensor, Stream, int], Tensor]
+"""(law, conductances (n,), stream, number of the first cell) to conductances (n,)."""
 
 
-def _lognormal(law: laws.LogNormalDrift, g: Tensor, stream: Stream) -> Tensor:
-    return g * torch.exp(law.sigma * normals(g.numel(), stream, g.device)).float()
+def _lognormal(
+    law: laws.LogNormalDrift | laws.RetentionDrift, g: Tensor, stream: Stream, start: int
+) -> Tensor:
+    factor, high, low = (float(rate) for rate in law.rates)
+    z = normals(g.numel(), stream, g.device, start)
+    z = z.mul_((high + low) * math.log(2)).exp_()
+    return z.mul_(g) if factor == 1 else z.mul_(g * factor)
 
 
-def _retention(law: laws.RetentionDrift, g: Tensor, stream: Stream) -> Tensor:
-    exponent = law.nu + law.nu_sigma * normals(g.numel(), stream, g.device)
-    return g * torch.pow(torch.tensor(law.time / law.t0, device=g.device).double(), -exponent).float()
+def _polynomial(coefficients: Sequence[float], r: Tensor) -> Tensor:
+    """sum_k coefficients[k] r^k, lowest power first."""
+    total = torch.full_like(r, coefficients[-1])
+    for c in reversed(coefficients[:-1]):
+        total.mul_(r).add_(c)
+    return total
 
 
-def _relaxation(law: laws.RelaxationShift, g: Tensor, stream: Stream) -> Tensor:
-    return (g + law.mean + law.spread * normals(g.numel(), stream, g.device)).clamp(min=0).float()
+def _relaxation(law: laws.RelaxationShift, g: Tensor, stream: Stream, start: int) -> Tensor:
+    z = normals(g.numel(), stream, g.device, start)
+    return z.mul_(law.spread).add_(law.mean).add_(g).clamp_(min=0)
 
 
-def _measured_relaxation(law: laws.MeasuredRelaxation, g: Tensor, stream: Stream) -> Tensor:
-    r = g.double() / law.reference
-    mean, spread = (sum(c * r**k for k, c in enumerate(part)) for part in law.at_time)
-    z = normals(g.numel(), stream, g.device)
-    return (g + mean + torch.as_tensor(spread).abs() * z).clamp(min=0).float()
+def _measured_relaxation(law: laws.MeasuredRelaxation, g: Tensor, stream: Stream, start: int) -> Tensor:
+    r = g * (1 / law.reference)
+    mean, spread = (_polynomial(part, r) for part in law.at_time)
+    z = normals(g.numel(), stream, g.device, start)
+    return z.mul_(spread.abs_()).add_(mean).add_(g).clamp_(min=0)
 
 
-def _gamma(law: laws.GammaDrift, g: Tensor, stream: Stream) -> Tensor:
-    table = torch.from_numpy(law.table()).to(g.device)
-    position = (normals(g.numel(), stream, g.device) + law.Z) * (law.PIECES / (2 * law.Z))
-    piece = position.long().clamp(0, law.PIECES - 1)
-    c, t = table[piece].double(), position - piece
-    return g * torch.exp2(c[:, 0] + t * (c[:, 1] + t * (c[:, 2] + t * c[:, 3]))).float()
+def _gamma(law: laws.GammaDrift, g: Tensor, stream: Stream, start: int) -> Tensor:
+    table = torch.from_numpy(laws.gamma_table(law)).to(g.device).view(-1, 4)
+    position = normals(g.numel(), stream, g.device, start).add_(law.Z).mul_(law.PIECES / (2 * law.Z))
+    piece = position.long().clamp_(0, law.PIECES - 1)
+    c, t = table[piece], position.sub_(piece)
+    q = c[:, 0] + t * (c[:, 1] + t * (c[:, 2] + t * c[:, 3]))
+    return q.clamp_(-120, 120).exp2_().mul_(g)
 
 
-def _pareto(law: laws.ParetoDrift, g: Tensor, stream: Stream) -> Tensor:
-    w = words(g.numel(), stream, g.device)
-    x = (1 - 1 / law.alpha) * uniform(w) ** (-1 / law.alpha)
-    return g * torch.where(w == 0, torch.full_like(x, 2.0 ** (32 / law.alpha)), x).float()
+def _pareto(law: laws.ParetoDrift, g: Tensor, stream: Stream, start: int) -> Tensor:
+    w = words(g.numel(), stream, g.device, start)
+    x = uniform(w).pow_(-1 / law.alpha).mul_(1 - 1 / law.alpha)
+    return x.masked_fill_(w == 0, 2.0 ** (32 / law.alpha)).mul_(g)
 
 
-def _bernoulli(law: laws.BernoulliDrift, g: Tensor, stream: Stream) -> Tensor:
-    return torch.where(words(g.numel(), stream, g.device) < int(law.p * 2**32), torch.zeros_like(g), g)
+def _bernoulli(law: laws.BernoulliDrift, g: Tensor, stream: Stream, start: int) -> Tensor:
+    return g.masked_fill(words(g.numel(), stream, g.device, start) < int(law.p * 2**32), 0)
 
 
-def _spread(draws: Callable[[int, Stream, torch.device], Tensor]) -> Callable[[Any, Tensor, Stream], Tensor]:
+def _spread(draws: Callable[[int, Stream, torch.device, int], Tensor]) -> Law:
     """Eq. (9) or (10) with these draws."""
 
-    def drifted(law: Any, g: Tensor, stream: Stream) -> Tensor:
-        d = law.sigma * draws(g.numel(), stream, g.device)
-        return (g * (1 + d) if law.multiplicative else g + d).clamp(min=0).float()
+    def drifted(law: Any, g: Tensor, stream: Stream, start: int) -> Tensor:
+        d = draws(g.numel(), stream, g.device, start).mul_(law.sigma)
+        return (d.add_(1).mul_(g) if law.multiplicative else d.add_(g)).clamp_(min=0)
 
     return drifted
 
 
-_DRIFTS: dict[type[DriftModel], Callable[[Any, Tensor, Stream], Tensor]] = {
+_DRIFTS: dict[type[DriftModel], Law] = {
     laws.LogNormalDrift: _lognormal,
     laws.NormalDrift: _spread(normals),
     laws.NormalShift: _spread(normals),
@@ -73,33 +90,45 @@ _DRIFTS: dict[type[DriftModel], Callable[[Any, Tensor, Stream], Tensor]] = {
     laws.GammaDrift: _gamma,
     laws.ParetoDrift: _pareto,
     laws.BernoulliDrift: _bernoulli,
-    laws.RetentionDrift: _retention,
+    laws.RetentionDrift: _lognormal,
     laws.RelaxationShift: _relaxation,
     laws.MeasuredRelaxation: _measured_relaxation,
 }
 """Laws that are computed on the device of the weights; all others by their `cells`, on the CPU."""
 
 
-def drift(law: DriftModel, g: Tensor, stream: Stream) -> Tensor:
-    """Conductances (n,) after drift, as `law.cells` computes them for a whole plane."""
+def drifted(law: DriftModel, g: Tensor, stream: Stream, start: int) -> Tensor:
+    """Conductances of a chunk of cells after drift, as `law.cells` computes them; g is (n,) float32."""
     if type(law) in _DRIFTS:  # a subclass has its own `cells`
-        return _DRIFTS[type(law)](law, g, stream)
-    before = g.detach().cpu().contiguous().numpy()
+        return _DRIFTS[type(law)](law, g, stream, start)
+    before = g.cpu().contiguous().numpy()
     after = np.empty_like(before)
-    law.apply_plane(before, after, stream)
+    law.cells(before, after, stream, start)
     return torch.from_numpy(after).to(g.device)
 
 
-def program(noise: ProgrammingModel, g: Tensor, z: Tensor, g_max: float) -> Tensor:
-    """Eq. (6) for a whole plane, or the `cells` of a noise that has no form in torch, on the CPU."""
+def drift(law: DriftModel, g: Tensor, stream: Stream) -> Tensor:
+    """Conductances (n,) of a whole plane after drift."""
+    out = torch.empty_like(g)
+
+    def part(cells: slice) -> None:
+        out[cells] = drifted(law, g[cells], stream, cells.start)
+
+    in_parts(g.numel(), g.device, part)
+    return out
+
+
+def programmed(noise: ProgrammingModel, g: Tensor, z: Tensor, g_max: float) -> Tensor:
+    """Eq. (6) for a chunk: targets g and standard normals z, both (n,), to conductances; z is overwritten."""
     if type(noise) is ProgrammingNoise:
-        return (g + noise.sigma * g_max * z).clamp(min=0).float()
+        return z.mul_(noise.sigma * g_max).add_(g).clamp_(min=0)
     if type(noise) in (PolynomialNoise, MeasuredNoise):
         assert isinstance(noise, PolynomialNoise)
-        r = g.double() / noise.reference
-        sigma = sum(c * r**k for k, c in enumerate(noise.coefficients))
-        mean = sum(c * r**k for k, c in enumerate(getattr(noise, "mean", ())))  # of MeasuredNoise alone
-        return (g + mean + torch.as_tensor(sigma).clamp(min=0) * z).clamp(min=0).float()
+        r = g * (1 / noise.reference)
+        moved = z.mul_(_polynomial(noise.coefficients, r).clamp_(min=0)).add_(g)
+        if isinstance(noise, MeasuredNoise):
+            moved.add_(_polynomial(noise.mean, r))
+        return moved.clamp_(min=0)
     after = np.empty(g.numel(), np.float32)
-    noise.cells(g.detach().cpu().contiguous().numpy(), z.float().cpu().numpy(), g_max, after)
+    noise.cells(g.cpu().contiguous().numpy(), z.cpu().numpy(), g_max, after)
     return torch.from_numpy(after).to(g.device)
