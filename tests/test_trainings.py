@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_made_is_named(planned, splits, tmp_path):
 START = {"inputs": 16, "hidden": (4,), "classes": 3}
 SEARCH = {"trials": 1, "training_chips": 2, "chips": 2, "images": 10, "fresh_chips": 2, "polish": 0}
 METHODS = {
-    "erm": {}, "dropout": {"rate": 0.1}, "awp": {}, "drift-aware": {"chips": 2}, "ftna": {},
+    "erm": {}, "dropout": {"rate": 0.1}, "awp": {}, "drift-aware": {"chips": 2}, "ftna": {}, "neft": {},
     "reram-v": {"hardware": "bayesft", "retraining": {"lr": 1e-9, "epochs": 1}}, "bayesft": SEARCH,
 }  # fmt: skip
 

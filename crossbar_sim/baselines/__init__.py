@@ -7,9 +7,12 @@ from crossbar_sim.baselines.dropout import Dropout
 from crossbar_sim.baselines.erm import Erm
 from crossbar_sim.baselines.ftna import Ftna
 from crossbar_sim.baselines.method import Method, Trained
+from crossbar_sim.baselines.negative_feedback import NegativeFeedback
 from crossbar_sim.baselines.reram_v import ReramV
 
-ALL_METHODS: tuple[type[Method], ...] = (Erm, Dropout, Awp, Ftna, ReramV, DriftAware, CorrectNet)
+ALL_METHODS: tuple[type[Method], ...] = (
+    Erm, Dropout, Awp, Ftna, ReramV, DriftAware, CorrectNet, NegativeFeedback,
+)  # fmt: skip
 """Every method: drives the tests, the command line and the help."""
 
 __all__ = [
@@ -21,6 +24,7 @@ __all__ = [
     "Erm",
     "Ftna",
     "Method",
+    "NegativeFeedback",
     "ReramV",
     "Trained",
 ]

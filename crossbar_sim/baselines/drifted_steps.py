@@ -380,17 +380,13 @@ class DriftedStep:
         """Run the normalisations' statistics over new chips of the last sigma, one for each part of the inputs."""
         drawn, _, arrays = self._prepared(model, parts[0])
         if arrays is not None:
-            return arrays.forward(model, parts)
+            arrays.forward(model, parts)
+            return
         drawn.draw(self.sigmas(1.0, len(parts)))
-        clean = [p.detach().clone() for p in drawn.parameters]
-        try:
-            with _averaging(model):
-                for chip, x in enumerate(parts):
-                    _drift(drawn, clean, chip)
-                    call(model, x)
-        finally:
-            with torch.no_grad():
-                torch._foreach_copy_(drawn.parameters, clean)
+        with _averaging(model), ChipByChip(drawn) as each:
+            for chip, x in enumerate(parts):
+                each.program(chip)
+                call(model, x)
 
     def _prepared(
         self, model: nn.Module, x: Batch
@@ -504,11 +500,43 @@ class _Drifted(torch.autograd.Function):
         return total, None
 
 
-def _drift(drawn: TrainingChips, clean: list[Tensor], chip: int) -> None:
-    """Give the parameters the values of a chip."""
-    with torch.no_grad():
-        torch._foreach_copy_(drawn.parameters, clean)
-        torch._foreach_mul_(drawn.parameters, [factors[chip] for factors in drawn.factors])
+class ChipByChip:
+    """Context in which parameters have the values of one chip after another; they are restored bit for bit.
+
+    Args:
+        drawn: the factors of the chips.
+    """
+
+    def __init__(self, drawn: TrainingChips) -> None:
+        self.drawn = drawn
+        self.clean = [p.detach().clone() for p in drawn.parameters]
+        self.gradients = [torch.zeros_like(p) for p in drawn.parameters]
+
+    def __enter__(self) -> "ChipByChip":
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        with torch.no_grad():
+            torch._foreach_copy_(self.drawn.parameters, self.clean)
+        if error is None:
+            for p, gradient in zip(self.drawn.parameters, self.gradients, strict=True):
+                if p.grad is not None:
+                    p.grad.copy_(gradient)
+
+    def program(self, chip: int) -> None:
+        """Give the parameters the values of a chip."""
+        with torch.no_grad():
+            torch._foreach_copy_(self.drawn.parameters, self.clean)
+            torch._foreach_mul_(self.drawn.parameters, [factors[chip] for factors in self.drawn.factors])
+
+    def gather(self, chip: int) -> None:
+        """Add the gradients of the chip's values, each times its factor, to those that the parameters will have."""
+        each = zip(self.drawn.parameters, self.gradients, self.drawn.factors, strict=True)
+        found = [(gradient, p.grad, factors[chip]) for p, gradient, factors in each if p.grad is not None]
+        if found:
+            sums, gradients, factors = ([*column] for column in zip(*found, strict=True))
+            torch._foreach_addcmul_(sums, gradients, factors)
+            torch._foreach_zero_(gradients)
 
 
 def chip_by_chip(
@@ -521,28 +549,14 @@ def chip_by_chip(
 ) -> Tensor:
     """Run any model with the parameters of one chip after another. Sets the gradients and returns the loss."""
     chips = len(temperatures)
-    parameters = drawn.parameters
-    clean = [p.detach().clone() for p in parameters]
-    gradients = [torch.zeros_like(p) for p in parameters]
     total = torch.zeros((), device=y.device)
-    try:
+    with ChipByChip(drawn) as each:
         parts = zip(split(x, chips), y.tensor_split(chips), temperatures, strict=True)
         for chip, (images, labels, temperature) in enumerate(parts):
-            _drift(drawn, clean, chip)
+            each.program(chip)
             share = task.weight(labels) / task.weight(y)
             loss = task(model, images, labels, temperature) * share
             loss.backward()
             total += loss.detach()
-            each = zip(gradients, parameters, drawn.factors, strict=True)
-            sums, of_chip, by = zip(
-                *((g, p.grad, f[chip]) for g, p, f in each if p.grad is not None), strict=True
-            )
-            torch._foreach_addcmul_(sums, of_chip, by)
-            torch._foreach_zero_(of_chip)
-    finally:
-        with torch.no_grad():
-            torch._foreach_copy_(parameters, clean)
-    for p, gradient in zip(parameters, gradients, strict=True):
-        if p.grad is not None:
-            p.grad.copy_(gradient)
+            each.gather(chip)
     return total

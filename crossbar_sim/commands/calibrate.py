@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from crossbar_sim.commands.options import (
     PATH,
     DataOptions,
+    DeviceOptions,
     HardwareOptions,
     JsonOptions,
     LayerOptions,
@@ -30,7 +31,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CalibrateRequest(
-    ModelOptions, HardwareOptions, LayerOptions, DataOptions, SeedOptions, ThreadOptions, JsonOptions
+    ModelOptions,
+    HardwareOptions,
+    LayerOptions,
+    DataOptions,
+    SeedOptions,
+    ThreadOptions,
+    DeviceOptions,
+    JsonOptions,
 ):
     """What `calibrate` is to do."""
 
@@ -71,6 +79,7 @@ def calibrate(request: CalibrateRequest) -> None:
     if not output.lower().endswith((".toml", ".json")):
         raise InputError(f"{output}: a design file ends in .toml or .json")
     request.set_threads()
+    device = request.chosen_device()
     x, source = calibration_inputs(
         loaded, request.data, request.data_dir, request.images, request.input_shape, request.seed
     )
@@ -85,12 +94,19 @@ def calibrate(request: CalibrateRequest) -> None:
     write_json(request.json_path, {"data": source, "arrays": [asdict(r) for r in reports]})
     console = terminal(stderr=request.json_path == "-")
     say_end(console, warnings)
+    if device.tensors:
+        say(console, f"note: {_ON_CPU}")
     say(console, f"converters calibrated on {source}")
     console.print(_table(reports))
     converters = [part for own in designs_of(hardware) for part in (own.dac, own.adc)]
     unused = not any(part is not None and part.range == "calibrated" for part in converters)
     say_end(console, (*([_UNUSED] if unused else []), *cautions(reports)), output)
 
+
+_ON_CPU = (
+    "converter ranges are chosen on the CPU, whatever --device says: they are part of the design, which is to be the "
+    "same on every machine"
+)
 
 _UNUSED = (
     "no converter of this design has the range 'calibrated': these are its own ranges, and nothing was chosen; give "

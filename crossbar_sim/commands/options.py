@@ -601,9 +601,8 @@ class DeviceOptions:
 
     HEADING: ClassVar = "Computation"
 
-    device: str = option(
-        "Where to compute: cpu, cuda, cuda:1, xpu, mps; auto is a GPU if there is one (docs/gpu.md).",
-        default="cpu",
+    device: str | None = option(
+        "Where to compute: cpu, cuda, cuda:1, xpu; auto is a GPU if there is one (docs/gpu.md).  [default: cpu]"
     )
 
     def chosen_device(self) -> Device:
@@ -658,8 +657,15 @@ class EvaluationOptions(LayerOptions, DataOptions, SeedOptions, ThreadOptions, M
     def examples(self, loaded: LoadedModel) -> Examples:
         """What a model is evaluated on."""
         from crossbar_sim.robustness.examples import find_examples
+        from crossbar_sim.robustness.metrics import built_in
 
-        return find_examples(loaded, self.data, self.data_dir, self.images, self.input_shape, self.seed)
+        found = find_examples(loaded, self.data, self.data_dir, self.images, self.input_shape, self.seed)
+        judge = built_in(self.metric)
+        if judge is not None and judge.targets == "classes" and found.identity["fingerprint"] is None:
+            raise InputError(
+                f"--metric {self.metric} needs labels or text, and random inputs have none: give --data mine.npz"
+            )
+        return found
 
     def calibrated(
         self, loaded: LoadedModel, hardware: Design, calibration_data: str | None = None

@@ -3,11 +3,19 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from crossbar_sim.commands.options import PATH, ClusterOptions, argument, command, data_dir_option, option
+from crossbar_sim.commands.options import (
+    PATH,
+    ClusterOptions,
+    DeviceOptions,
+    argument,
+    command,
+    data_dir_option,
+    option,
+)
 
 
 @dataclass(frozen=True)
-class RunRequest(ClusterOptions):
+class RunRequest(ClusterOptions, DeviceOptions):
     """What `run` is to do."""
 
     experiment: str = argument(type=PATH)
@@ -51,4 +59,5 @@ def run(request: RunRequest) -> None:
         scheduler=request.scheduler,
         page=request.page,
         trust_code=request.trust_code,
+        device=None if request.device is None else request.chosen_device().name,
     )

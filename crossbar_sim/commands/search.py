@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from crossbar_sim.commands.options import (
     PATH,
     ClusterOptions,
+    DeviceOptions,
     HardwareOptions,
     JsonOptions,
     NetworkOptions,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SearchRequest(NetworkOptions, HardwareOptions, SeedOptions, ClusterOptions, JsonOptions):
+class SearchRequest(NetworkOptions, HardwareOptions, SeedOptions, ClusterOptions, DeviceOptions, JsonOptions):
     """What `search` is to do."""
 
     HEADING: ClassVar = "Search"
@@ -183,6 +184,7 @@ def _method(request: SearchRequest, hardware: Design) -> BayesFT:
         "clip": request.clip_gradient,
         "epochs": request.epochs,
         "loss": request.loss,
+        "device": None if request.device is None else request.chosen_device().name,
     }
     if detects(NETWORKS.get(request.network)):
         defaults = dict(DETECTION_SEARCH)

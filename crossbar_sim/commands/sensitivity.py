@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from crossbar_sim.commands.options import (
+    DeviceOptions,
     EvaluationOptions,
     ModelOptions,
     SigmasOptions,
@@ -13,7 +14,7 @@ from crossbar_sim.files import check_outputs, write_json
 
 
 @dataclass(frozen=True)
-class SensitivityRequest(ModelOptions, SigmasOptions, EvaluationOptions):
+class SensitivityRequest(ModelOptions, SigmasOptions, EvaluationOptions, DeviceOptions):
     """What `sensitivity` is to do."""
 
     sigma: tuple[float, ...] = sigmas_option("0.6")
@@ -31,6 +32,7 @@ def sensitivity(request: SensitivityRequest) -> None:
       crossbar-sim sensitivity model.pt --sigma 0.6
       crossbar-sim sensitivity model.pt --data mnist --sigma 0.3,0.6,0.9 --chips 50 --json drops.json
     """
+    from crossbar_sim.nn.device import on_device
     from crossbar_sim.report.console import progress, say_end, terminal
     from crossbar_sim.report.terminal import show_notes, show_sensitivity
     from crossbar_sim.robustness.plans import EveryImage
@@ -43,16 +45,17 @@ def sensitivity(request: SensitivityRequest) -> None:
     check_outputs((request.json_path,), inputs, stream=request.json_path)
     request.set_threads()
     request.set_memory()
+    device = request.chosen_device()
     examples = request.examples(loaded)
     hardware, calibrated = request.calibrated(loaded, hardware)
     about = {"loading": [*loaded.notes, *calibrated]}
     model = Model(loaded.name, loaded.module, examples, {"sha256": loaded.sha256}, loaded.batch, about)
     chips = request.chips or range(20)
-    task, subject = prepare(
-        model, hardware, request.seed, request.metric, request.only or None, request.skip,
-        EveryImage(tuple(chips)).images, max(request.sigma), request.class_axis,
-    )  # fmt: skip
-    with progress(terminal(stderr=True)) as step:
+    with on_device(device, model.module) as where, progress(terminal(stderr=True)) as step:
+        task, subject = prepare(
+            model, hardware, request.seed, request.metric, request.only or None, request.skip,
+            EveryImage(tuple(chips)).images, max(request.sigma), request.class_axis, where,
+        )  # fmt: skip
         drops = sensitivity(subject, request.sigma, chips, step)
     report = {
         "metric": subject.metric,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from crossbar_sim.commands.options import (
     PATH,
+    DeviceOptions,
     ReadOptions,
     SigmasOptions,
     SweepOptions,
@@ -29,7 +30,7 @@ SENSITIVITY_CHIPS = 5
 
 
 @dataclass(frozen=True)
-class SweepRequest(ReadOptions, SigmasOptions, SweepOptions):
+class SweepRequest(ReadOptions, SigmasOptions, SweepOptions, DeviceOptions):
     """What `sweep` is to do."""
 
     models: tuple[str, ...] = argument(nargs=-1, required=True)
@@ -79,6 +80,7 @@ def sweep(request: SweepRequest) -> None:
     from crossbar_sim.store.results import MEMORY, Results
 
     hardware, warnings = request.hardware()
+    device = request.chosen_device()
     models = _models(request, hardware)
     chips = request.sensitivity_chips
     console = terminal(stderr=request.json_path == "-")
@@ -87,7 +89,7 @@ def sweep(request: SweepRequest) -> None:
             models, None, hardware, request.sigma,
             chips=request.chips, half_width=request.half_width, seed=request.seed, metric=request.metric,
             class_axis=request.class_axis, only=request.only or None, skip=request.skip, results=file,
-            workers=request.workers, scheduler=request.scheduler, progress=step,
+            workers=request.workers, scheduler=request.scheduler, device=device, progress=step,
             sensitivity_chips=0 if request.results is None else SENSITIVITY_CHIPS if chips is None else chips,
         )  # fmt: skip
     threshold = request.threshold

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from crossbar_sim.commands.options import (
     PATH,
+    DeviceOptions,
     HardwareOptions,
     ModelOptions,
     SweepOptions,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TradeoffRequest(ModelOptions, HardwareOptions, TechnologyOptions, SweepOptions):
+class TradeoffRequest(ModelOptions, HardwareOptions, TechnologyOptions, SweepOptions, DeviceOptions):
     """What `tradeoff` is to do."""
 
     vary: tuple[str, ...] = option(
@@ -64,6 +65,7 @@ def tradeoff(request: TradeoffRequest) -> None:
     found = candidates(hardware, [Choice.of(text) for text in request.vary])
     technology = request.chosen_technology(request.preset)
     request.check_budget()
+    device = request.chosen_device()
     check_outputs(
         (request.json_path, request.csv, request.plot),
         (request.model, request.hardware_file, request.data, request.technology, request.results),
@@ -92,7 +94,7 @@ def tradeoff(request: TradeoffRequest) -> None:
             loaded, model, found, technology, ranged,
             against=request.against, plan=plan_from(request.chips, request.half_width, None), seed=request.seed,
             metric=request.metric, only=request.only or None, skip=request.skip, axis=request.class_axis,
-            results=file, workers=request.workers, scheduler=request.scheduler, progress=step,
+            results=file, workers=request.workers, scheduler=request.scheduler, device=device, progress=step,
         )  # fmt: skip
     view = TradeOffView(result)
     write_json(request.json_path, view.as_dict())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from crossbar_sim.commands.options import (
     PATH,
+    DeviceOptions,
     HardwareOptions,
     NetworkOptions,
     ThreadOptions,
@@ -30,7 +31,7 @@ class MethodOptions:
     HEADING: ClassVar = "Training"
 
     method: str = option(
-        "Training method: erm, dropout, awp, ftna, reram-v, drift-aware or correctnet (docs/methods.md).",
+        "Training method: erm, dropout, awp, ftna, reram-v, drift-aware, correctnet or neft (docs/methods.md).",
         default="erm",
     )  # fmt: skip
     settings: tuple[str, ...] = option(
@@ -78,7 +79,9 @@ class RecipeOptions:
 
 
 @dataclass(frozen=True)
-class TrainRequest(NetworkOptions, HardwareOptions, MethodOptions, RecipeOptions, ThreadOptions):
+class TrainRequest(
+    NetworkOptions, HardwareOptions, MethodOptions, RecipeOptions, ThreadOptions, DeviceOptions
+):
     """What `train` is to do."""
 
     sigma: Any = option(
@@ -88,7 +91,6 @@ class TrainRequest(NetworkOptions, HardwareOptions, MethodOptions, RecipeOptions
     seed: int = option(
         "Random seed of initialisation, shuffling, dropout and training noise.", heading="Training", default=0
     )
-    device: str | None = option("Where to train, e.g. cuda.  [default: cpu]", heading="Computation")
     output: str = option(
         "Write the trained network to this file.",
         "--output",
@@ -225,7 +227,9 @@ def _recipe(request: TrainRequest) -> dict[str, Any]:
     from crossbar_sim.validate import show
 
     names = [f.name for f in fields(RecipeOptions)]
-    given = {name: value for name in (*names, "device") if (value := getattr(request, name)) is not None}
+    given = {name: value for name in names if (value := getattr(request, name)) is not None}
+    if request.device is not None:
+        given["device"] = request.chosen_device().name
     if not given["channels_last"]:
         del given["channels_last"]
     crop, flip = given.pop("crop", None), given.pop("flip")

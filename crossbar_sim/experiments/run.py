@@ -54,6 +54,7 @@ def run_experiment(
     scheduler: str | None,
     page: bool,
     trust_code: bool = False,
+    device: str | None = None,
 ) -> None:
     """Run what is missing of an experiment, print the results, and write the files; see `crossbar-sim run --help`.
 
@@ -62,6 +63,8 @@ def run_experiment(
     """
     check_cluster(workers, scheduler)
     experiment = load_experiment(Path(path), budget, trust_code)
+    if device is not None:
+        experiment = replace(experiment, device=device)
     if not trust_code:
         _refuse_code(experiment)
     folder = Path(output)
@@ -88,7 +91,7 @@ def run_experiment(
         sweep = robustness(
             models, None, experiment.hardware, experiment.sigmas, plan=experiment.plan, seed=experiment.seed,
             metric=experiment.metric, results=results, workers=workers, scheduler=scheduler,
-            sensitivity_chips=experiment.sensitivity_chips, progress=step,
+            sensitivity_chips=experiment.sensitivity_chips, device=experiment.device, progress=step,
         )  # fmt: skip
     show_sweep(sweep, console, experiment.threshold, grouped=seeded(sweep.labels))
     show_groups(sweep, console, experiment.reference, experiment.threshold)

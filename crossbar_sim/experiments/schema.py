@@ -21,6 +21,7 @@ from crossbar_sim.crossbar.layer_designs import (
     with_table,
 )
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.device import Device
 from crossbar_sim.nn.training.augment import Augment
 from crossbar_sim.nn.training.losses import check_loss_name
 from crossbar_sim.nn.training.settings import Training
@@ -313,6 +314,7 @@ class Experiment:
         train_limit, validation_limit, test_limit: how many examples of each are used; None: all.
         boundaries: sigmas at which decision boundaries are drawn, for data of two features; None: not drawn.
         calibration: a digital correction of every chip, fitted to training images; None: none.
+        device: where networks are trained, unless their own table says it, and chips are computed; None: the CPU.
     """
 
     name: str
@@ -335,6 +337,7 @@ class Experiment:
     test_limit: int | None = None
     boundaries: tuple[float, ...] | None = None
     calibration: Calibration | None = None
+    device: str | None = None
 
 
 _SIGMAS = "a list such as [0, 0.3, 0.6], or {from = 0, to = 1.5, points = 31}"
@@ -369,6 +372,7 @@ class _File(_Table):
     calibrate: _Text | None = Field(None, description="a text such as 'lora:rank=4' or 'statistics+readout'")
     calibration_images: int | None = Field(None, ge=2, le=10**9, description="an integer >= 2")
     reference: _Text | None = Field(None, description="a text")
+    device: _Text | None = Field(None, description="a text such as 'cuda'")
     train_limit: _Limit | None = Field(None, description="a positive integer")
     validation_limit: _Limit | None = Field(None, description="a positive integer")
     test_limit: _Limit | None = Field(None, description="a positive integer")
@@ -439,6 +443,7 @@ def _experiment(path: Path, given: dict[str, Any], budget: str, trust_code: bool
         test_limit=file.test_limit,
         boundaries=None if file.boundaries is None else _sigmas(file.boundaries, "boundaries"),
         calibration=_calibration(file.calibrate, file.calibration_images),
+        device=None if file.device is None else Device.of(file.device).name,
     )
 
 

@@ -148,7 +148,9 @@ def plan_trainings(
             method = any_method(
                 given.method,
                 given.settings,
-                given.training,
+                given.training
+                if experiment.device is None
+                else {"device": experiment.device, **given.training},
                 needed_hardware(given.method, experiment.hardware),
             )
             made = Named.of(given.network, given.arguments, splits)
@@ -273,8 +275,8 @@ def train_network(
             function that makes a fresh one.
         data: a data set's name or path, `Splits`, `Development`, or {"train": ..., "validation": ...}; test examples
             are never read.
-        method: a name ("erm", "dropout", "awp", "ftna", "reram-v", "drift-aware", "correctnet", "bayesft"), or a
-            `Method` with its settings.
+        method: a name ("erm", "dropout", "awp", "ftna", "reram-v", "drift-aware", "correctnet", "neft", "bayesft"), or
+            a `Method` with its settings.
         hardware: the design to train for, a preset's name, a hardware file, or a design per layer (see `deploy`); for
             methods that have one.
         seed: of initialisation, shuffling, dropout and training noise.

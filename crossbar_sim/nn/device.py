@@ -75,7 +75,7 @@ class Device:
     @classmethod
     def of_model(cls, model: nn.Module) -> "Device":
         """Where the parameters of a model are."""
-        first = next((p.device for p in model.parameters()), CPU.where)
+        first = next((t.device for t in (*model.parameters(), *model.buffers())), CPU.where)
         return CPU if first.type == "cpu" else cls(first, True)
 
     def put(self, model: nn.Module) -> None:
@@ -125,6 +125,50 @@ def count(kind: str) -> int:
         module: Any = torch.get_device_module(kind)
         return int(module.device_count()) if module.is_available() else 0
     return 0
+
+
+def numbers(values: torch.Tensor) -> list[Any]:
+    """Numbers of a tensor on any device, as Python has them: the one place where scores come back from a device."""
+    found: list[Any] = values.cpu().tolist()
+    return found
+
+
+LARGEST = 8192
+"""Examples of a block at most: a GPU is at full speed by then."""
+
+
+def block_size(block: int, each: float, free: int | None) -> int:
+    """Examples of a block on a device with memory of its own: a multiple of `block`.
+
+    Args:
+        block: what the first block had.
+        each: bytes that an example took there at its peak.
+        free: bytes that are free; None: not known.
+
+    Returns:
+        So many that a quarter of the free memory stays untouched, at most `LARGEST`; `block` if nothing is known.
+    """
+    if free is None or each <= 0:
+        return block
+    most = min(0.75 * free / each, max(LARGEST, block))
+    return max(int(most) // block, 1) * block
+
+
+def peak_memory(device: torch.device, reset: bool = False) -> int | None:
+    """Bytes that tensors on a device took at most since the last reset; None: not known."""
+    if device.type not in ("cuda", "xpu"):
+        return None
+    module: Any = torch.get_device_module(device.type)
+    if reset:
+        module.reset_peak_memory_stats(device)
+        return int(module.memory_allocated(device))
+    return int(module.max_memory_allocated(device))
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what torch keeps for later, after a lack of memory."""
+    if device.type in KINDS:
+        torch.get_device_module(device.type).empty_cache()
 
 
 def free_memory(device: torch.device) -> int | None:

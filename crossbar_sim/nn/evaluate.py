@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import functools
 import inspect
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossbar_sim.crossbar import threads
 from crossbar_sim.data.inputs import Batch, Inputs, call, described, filled, tensors_of
-from crossbar_sim.errors import InputError
+from crossbar_sim.errors import CrossbarWarning, InputError
+from crossbar_sim.nn import device as devices
 from crossbar_sim.nn.analog.chips import locked
 from crossbar_sim.nn.analog.copying import unwrapped
 from crossbar_sim.nn.analog.state import numbered_reads
@@ -55,34 +58,88 @@ def outputs(
     Raises:
         InputError: if the model cannot take the inputs, or returns no tensor with one row per input.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    parts = threads.chunks(len(x), fixed or block)
-    results: list[Any] = [None] * len(parts)
+    device = _place_of(model)
+    results: dict[int, Any] = {}
 
-    def one(i: int) -> None:
+    def one(part: slice) -> None:
         if device.type == "cpu":
             one_thread()
-        part = parts[i]
         rows = x[part].to(device)
         piece = filled(rows, fixed or 0)
         with torch.inference_mode(), numbered_reads(part.start, len(piece)):
             y = _forward(model, piece, fast and device.type == "cpu")
         y = y[: len(rows)]
-        results[i] = y if reduce is None else reduce(y, part)
+        results[part.start] = y if reduce is None else reduce(y, part)
 
     with torch_threads_kept(), locked(model), watched(model) as watch:
-        rest = list(range(len(parts)))
-        if rest and not watch.known:
-            watch.first(lambda: one(rest.pop(0)))
-        if device.type == "cpu" and not watch.alone:
-            threads.run(one, rest)
-        else:
-            for i in rest:
-                one(i)
-    shapes = {tuple(y.shape[1:]) for y in results if isinstance(y, Tensor)}
+        rest = threads.chunks(len(x), fixed or min(block, _sizes.get(model, block)))
+        while rest:
+            try:
+                if not watch.known:
+                    part, *others = rest
+                    watch.first(functools.partial(one, part))
+                    rest = others
+                elif device.type == "cpu" and not watch.alone:
+                    threads.run(one, rest)
+                    rest = []
+                else:
+                    if fixed is None:
+                        rest = _larger(model, rest, device, one)
+                    for part in rest:
+                        one(part)
+                    rest = []
+            except MemoryError as error:
+                rest = _halved(model, [part for part in rest if part.start not in results], fixed, error)
+                devices.release_memory(device)
+    ordered = [results[start] for start in sorted(results)]
+    shapes = {tuple(y.shape[1:]) for y in ordered if isinstance(y, Tensor)}
     if reduce is None and len(shapes) > 1:
         raise InputError(_of_batch(shapes))
-    return results
+    return ordered
+
+
+_sizes: "weakref.WeakKeyDictionary[nn.Module, int]" = weakref.WeakKeyDictionary()
+"""Examples of a block that fit into memory, of models that ran on a GPU or had too little memory."""
+
+
+def _place_of(model: nn.Module) -> torch.device:
+    """The device that inputs have to be on."""
+    return next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+
+def _larger(
+    model: nn.Module, rest: list[slice], device: torch.device, one: Callable[[slice], None]
+) -> list[slice]:
+    """The blocks that are left, as large as the device's memory allows; the first shows what an example takes."""
+    if len(rest) < 2 or device.type == "cpu":
+        return rest
+    start, stop, block = rest[0].start, rest[-1].stop, rest[0].stop - rest[0].start
+    if model not in _sizes:
+        before = devices.peak_memory(device, reset=True)
+        one(rest[0])
+        start, after = rest[0].stop, devices.peak_memory(device)
+        each = 0.0 if before is None or after is None else (after - before) / block
+        _sizes[model] = devices.block_size(block, each, devices.free_memory(device))
+    return [slice(start + p.start, start + p.stop) for p in threads.chunks(stop - start, _sizes[model])]
+
+
+def _halved(model: nn.Module, rest: list[slice], fixed: int | None, error: MemoryError) -> list[slice]:
+    """Blocks that did not fit into memory, each as two; said in a warning.
+
+    Raises:
+        MemoryError: if a block is of one example, or the model accepts no other size.
+    """
+    size = max(part.stop - part.start for part in rest)
+    if fixed is not None or size < 2:
+        raise error
+    half = _sizes[model] = -(-size // 2)
+    sentence = f"the memory is full with {size} examples at a time: they are run {half} at a time"
+    warnings.warn(sentence, CrossbarWarning, stacklevel=2)
+    return [
+        slice(part.start + piece.start, part.start + piece.stop)
+        for part in rest
+        for piece in threads.chunks(part.stop - part.start, half)
+    ]
 
 
 def _of_batch(shapes: Iterable[tuple[int, ...]]) -> str:
@@ -184,7 +241,7 @@ def run_over(model: nn.Module, x: Batch, block: int, fixed: int | None = None) -
 
     Args:
         model: in evaluation mode.
-        x: inputs (n, ...), on the model's device.
+        x: inputs (n, ...), moved batch by batch to the device of the model's parameters.
         block: inputs per forward.
         fixed: the one batch size that the model accepts; the last block is filled up from the first inputs, which
             are then seen twice.
@@ -192,12 +249,13 @@ def run_over(model: nn.Module, x: Batch, block: int, fixed: int | None = None) -
     Raises:
         InputError: if the model cannot take the inputs.
     """
-    size = fixed or block
+    size, device = fixed or block, _place_of(model)
     with watched(model):
         for start in range(0, len(x), size):
             piece = x[start : start + size]
             if fixed is not None and len(piece) < fixed:
                 piece = x[torch.arange(start, start + fixed, device=tensors_of(x)[0].device) % len(x)]
+            piece = piece.to(device)
             with torch.inference_mode(), numbered_reads(start, len(piece)):
                 _answer(model, piece)
 
@@ -310,16 +368,27 @@ def _takes_one(model: nn.Module, piece: Batch) -> bool:
 
 
 class _Lookups(TorchDispatchMode):
-    """Context that finds a look-up beyond the end of its table."""
+    """Context that finds a look-up beyond the end of its table, and the tables in which some tokens are looked up.
 
-    def __init__(self) -> None:
+    Args:
+        tokens: the numbers to look out for; None: none.
+    """
+
+    def __init__(self, tokens: Tensor | None = None) -> None:
         super().__init__()
         self.found = ""
+        self.tokens, self.tables = tokens, list[int]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket.__name__ in ("embedding", "embedding_bag", "_embedding_bag", "index_select"):
             table, index = args[0], args[2 if func.overloadpacket.__name__ == "index_select" else 1]
             low, high = int(index.min()), int(index.max())
+            if (
+                self.tokens is not None
+                and index.numel() == self.tokens.numel()
+                and torch.equal(index.flatten().long(), self.tokens)
+            ):
+                self.tables.append(len(table))
             if not self.found and (high >= len(table) or low < 0):
                 self.found = (
                     f"the inputs hold the token {high if high >= len(table) else low}, and the model's table has "
@@ -334,6 +403,23 @@ def _beyond_vocabulary(model: nn.Module, piece: Batch) -> str:
     with _Lookups() as lookups, suppress(Exception):
         call(model, piece)
     return lookups.found
+
+
+def vocabulary(module: nn.Module, x: Tensor) -> int | None:
+    """How many tokens a model knows: the entries of the shortest table that its inputs are looked up in.
+
+    Args:
+        module: in evaluation mode; a copy of it is run.
+        x: integers (n, ...) to run it on, of any value.
+
+    Returns:
+        The number, or None where the inputs are not looked up as they are.
+    """
+    tried = torch.ones_like(x)
+    tried[..., 1::2] = 0  # unlike places, which rise, and unlike a second input of zeros
+    with _Lookups(tried.flatten().long()) as lookups:
+        refusal(module, tried)
+    return min(lookups.tables, default=None)
 
 
 def _unchanged(model: nn.Module, piece: Batch) -> Any:
@@ -580,7 +666,7 @@ def refusal(module: nn.Module, x: Batch) -> BaseException | None:
     tried = copy.deepcopy(module, memo | {id(t): t for t in tensors})  # type: ignore[arg-type]
     device = next((p.device for p in module.parameters()), tensors_of(x)[0].device)
     try:
-        run_over(tried, x.to(device), 1)
+        run_over(tried, x.to(device), len(x))
     except InputError as error:
         return error.__cause__ or error
     return None

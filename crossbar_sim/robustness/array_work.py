@@ -23,7 +23,7 @@ from crossbar_sim.nn.analog.multiply_adds import ArrayShare
 from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.evaluate import inputs_for, run_over
 from crossbar_sim.nn.files.loading import LoadedModel
-from crossbar_sim.robustness.examples import find_examples, seen_in
+from crossbar_sim.robustness.examples import TOKENS, find_examples, seen_in
 
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "linear", "mkldnn_linear", "_addmm_activation"}
 
@@ -129,7 +129,9 @@ def count(
 ) -> tuple[list[tuple[cost.Work, Hardware]], tuple[str, ...]]:
     """The work of every matrix on arrays with the design of its layer, and what was left out."""
     examples = find_examples(loaded, data, data_dir, loaded.batch or 1, input_shape, 0)
-    return works_of(loaded, hardware, examples.x, only or None, skip)
+    works, notes = works_of(loaded, hardware, examples.x, only or None, skip)
+    # the work of a language model is that of a sequence, whose length its file does not say
+    return works, (*notes, *(examples.notes if examples.identity["name"] == TOKENS else ()))
 
 
 def works_of(

@@ -20,6 +20,7 @@ from crossbar_sim.data.load import FORMS, to_examples
 from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog import chips as analog_chips
 from crossbar_sim.nn.analog.conversion import patterns
+from crossbar_sim.nn.device import Device, on_device
 from crossbar_sim.robustness import sensitivity
 from crossbar_sim.robustness.calibration import Calibration, calibration_of
 from crossbar_sim.robustness.cluster import check_cluster, cluster, leave_if_importing
@@ -182,6 +183,7 @@ def robustness(
     class_axis: int | None = None,
     calibrate: str | Calibration | None = None,
     calibration_data: Any = None,
+    device: str | torch.device | Device | None = None,
     progress: Progress | None = None,
 ) -> Sweep:
     """Score models over sigmas and chips.
@@ -216,6 +218,7 @@ def robustness(
         calibrate: a digital correction of each chip, such as "lora:rank=4" (docs/methods.md); None: none.
         calibration_data: what it is fitted to: `Development`, {"train": ..., "validation": ...}, or a data set's name
             or path; None: the training images of a data set that `data` names.
+        device: where to compute: "cpu", "cuda", "cuda:1", "auto", ... (docs/gpu.md); None: where the first model is.
         progress: called with (done, total, what); None: a line in notebooks, nothing elsewhere.
 
     Returns:
@@ -233,6 +236,8 @@ def robustness(
     [3]
     """
     check_workers(workers, scheduler, metric)
+    if device is not None:
+        device = Device.of(device)
     progress = progress or crossbar_sim.notebook_progress()
     numbers = check_sigmas(sigmas)
     design = as_design(hardware)
@@ -248,7 +253,8 @@ def robustness(
     with opened(results) as file, executors(file, workers, scheduler, progress) as executor:
         return measured(
             given, design, numbers, plan, file, executor,
-            seed=seed, metric=metric, only=selected, skip=left_out, axis=class_axis, few=few, progress=progress,
+            seed=seed, metric=metric, only=selected, skip=left_out, axis=class_axis, few=few, device=device,
+            progress=progress,
         )  # fmt: skip
 
 
@@ -308,6 +314,7 @@ def measured(
     skip: tuple[str, ...],
     axis: int | None,
     few: int = 0,
+    device: str | torch.device | Device | None = None,
     progress: Progress | None = None,
 ) -> Sweep:
     """The sweep of these models, with what is missing of it measured first; arguments as checked by `robustness`.
@@ -316,23 +323,25 @@ def measured(
         InputError: as `robustness`.
     """
     given, tasks = list(models), []
-    for model in given:
-        with (
-            naming(model.label, len(given) > 1),
-            silenced_warnings(),
-        ):  # said below, with the model's name
-            tasks.append(prepare(model, design, seed, metric, only, skip, plan.images, sigmas[-1], axis))
-    for task, _ in tasks:
-        label = f"{task.label}: " if len(tasks) > 1 else ""
-        warn(f"{label}{sentence}" for sentence in warnings_of(task))
-    _check_distinct([task for task, _ in tasks])
-    chosen = executor()
-    with silenced_warnings():
-        run_plan(tasks, sigmas, plan, results, chosen, progress)
-    if few:
-        for task, subject in tasks:
-            with naming(task.label, len(tasks) > 1), silenced_warnings():
-                add_details(task, subject, results, sigmas, few)
+    with on_device(device, *(model.module for model in given)) as where:
+        for model in given:
+            with (
+                naming(model.label, len(given) > 1),
+                silenced_warnings(),
+            ):  # said below, with the model's name
+                way = seed, metric, only, skip, plan.images, sigmas[-1], axis
+                tasks.append(prepare(model, design, *way, where))
+        for task, _ in tasks:
+            label = f"{task.label}: " if len(tasks) > 1 else ""
+            warn(f"{label}{sentence}" for sentence in warnings_of(task))
+        _check_distinct([task for task, _ in tasks])
+        chosen = executor()
+        with silenced_warnings():
+            run_plan(tasks, sigmas, plan, results, chosen, progress)
+        if few:
+            for task, subject in tasks:
+                with naming(task.label, len(tasks) > 1), silenced_warnings():
+                    add_details(task, subject, results, sigmas, few)
     return Sweep.read(results, {task.id: task.label for task, _ in tasks}, plan.chips, sigmas)
 
 

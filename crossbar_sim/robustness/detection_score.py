@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection import BLOCK, check_task, detects, precision, truth
+from crossbar_sim.nn.device import Device
 from crossbar_sim.nn.evaluate import outputs
 from crossbar_sim.robustness.metrics import Metric, names_of
 from crossbar_sim.robustness.score import Reference, Score
@@ -71,6 +72,10 @@ class DetectionReference(Reference):
         return DetectionReference(
             self.x[indices], self.y[indices], self.clean[indices], self.block, self.fixed
         )
+
+    def on(self, device: Device) -> "DetectionReference":
+        """The same: images go to the device block by block, and boxes are compared on the CPU."""
+        return self
 
     @property
     def classes(self) -> bool:

@@ -29,7 +29,7 @@ from crossbar_sim.nn.analog.fidelity import ensure_equivalent, is_copy
 from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.sequential import SequentialChips
 from crossbar_sim.nn.analog.state import CellMaps, Maps
-from crossbar_sim.nn.device import CPU, Device
+from crossbar_sim.nn.device import CPU, Device, on_device
 from crossbar_sim.nn.evaluate import BLOCK, one_thread, outputs, torch_threads_kept
 from crossbar_sim.nn.pickling import packed, unpacked
 from crossbar_sim.rng import Key
@@ -591,7 +591,7 @@ class Subject:
             classes is not None and classes.dim() > 1
         ):  # an example of many tokens or pixels is of no one class
             classes = None
-        return Strata.of(None if classes is None else classes.numpy(), len(reference.x))
+        return Strata.of(None if classes is None else classes.cpu().numpy(), len(reference.x))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the evaluator: each process makes its own.
@@ -600,7 +600,8 @@ class Subject:
             InputError: if the model cannot be pickled.
         """
         own = {k: v for k, v in self.__dict__.items() if k not in ("evaluator", "strata")}
-        return {**own, "module": packed(self.module)}
+        with on_device(CPU, self.module):  # the receiver may have other devices
+            return {**own, "module": packed(self.module)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """In another process.
@@ -652,6 +653,10 @@ class Evaluator:
     """
 
     def __init__(self, subject: Subject, analog: nn.Module | None = None) -> None:
+        device = subject.device
+        if device.where.type != "cpu":  # a worker has received it on the CPU
+            device.put(subject.module)
+            subject = replace(subject, reference=subject.reference.on(device))
         self.subject = subject
         self.analog = subject.analog(at_sigma(subject.hardware, 0.0)) if analog is None else analog
         parameters = list(subject.module.parameters())
@@ -707,6 +712,8 @@ class Evaluator:
             InputError: if a chip's score does not exist.
         """
         hardware, lock = self.subject.hardware, Lock()
+        if details.few is not None:
+            details = replace(details, few=details.few.on(self.subject.device))
         if details.sigma is not None:
             hardware = at_sigma(hardware, details.sigma)
         return self.models.run(

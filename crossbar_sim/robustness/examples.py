@@ -1,9 +1,11 @@
 """The examples that a model is evaluated on: test images of a data set, the user's own, or random inputs."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +17,8 @@ from crossbar_sim.errors import InputError, silenced_warnings
 from crossbar_sim.nn.analog.chips import layers
 from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.analog.operands import Operands
-from crossbar_sim.nn.evaluate import bound, needed_inputs, tokens, whole_numbers
+from crossbar_sim.nn.evaluate import bound, needed_inputs, refusal, tokens, vocabulary, whole_numbers
+from crossbar_sim.nn.files.hugging_face import sequence_shape
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.rng import Key
@@ -29,6 +32,12 @@ UNSEEN = (
 
 RANDOM = 1000
 """Random inputs where there are no data."""
+
+TOKENS = "random tokens"
+"""The name of random inputs of a model that takes tokens."""
+
+SEQUENCES = 100
+"""So many of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +77,7 @@ def find_examples(
         raise InputError("--data and --input-shape (of random inputs) both name inputs: give one of them")
     name = data or loaded.data
     if name is None or input_shape is not None:
-        return _random(loaded, images or RANDOM, input_shape, seed)
+        return _random(loaded, images, input_shape, seed)
     splits = (
         name if isinstance(name, Splits) else load_data(name, data_dir, inputs=needed_inputs(loaded.module))
     )
@@ -127,36 +136,64 @@ def seen_in(
     return seen, tuple(score.of_operands(layers(analog), seen))
 
 
-def _random(loaded: LoadedModel, n: int, shape: tuple[int, ...] | None, seed: int) -> Examples:
-    """Standard normal inputs from the stream: the same on every machine."""
-    several = needed_inputs(loaded.module)
+def _random(loaded: LoadedModel, n: int | None, shape: tuple[int, ...] | None, seed: int) -> Examples:
+    """Standard normal inputs, or uniform tokens, from the stream: the same on every machine."""
+    module = loaded.module
+    several = needed_inputs(module)
     if len(several) > 1:
         raise InputError(
             f"the model takes {', '.join(several)}, and no random inputs are drawn for several: give --data mine.npz "
             "with arrays of these names"
         )
-    shape = shape or loaded.input_shape or _guess(loaded.module)
+    shape = shape or loaded.input_shape or _guess(module)
     if shape is None:
         raise InputError(
             "the model's file does not give the shape of an input: give --data mine.npz (of integers, if the model "
             "takes integers, such as tokens), or --input-shape 3,32,32"
         )
-    size = 1
-    for side in shape:
-        size *= side
-    values = Stream.of(Key(seed).fold("random inputs"), 0).normals(n * size)
-    x = torch.from_numpy(values).reshape(n, *shape)
-    if whole_numbers(loaded.module, x) is not None:
+    language = sequence_shape(module) is not None
+    whole = torch.int64 if language else whole_numbers(module, torch.zeros(1, *shape))
+    if whole is not None:
+        return _random_tokens(module, n or SEQUENCES, loaded.batch or 2, shape, whole, seed)
+    n = n or RANDOM
+    values = Stream.of(Key(seed).fold("random inputs"), 0).normals(n * math.prod(shape))
+    note = f"no data given: {n} standard normal inputs of shape {'x'.join(map(str, shape))}"
+    return Examples(torch.from_numpy(values).reshape(n, *shape), None, _drawn("random inputs", n), (note,))
+
+
+def _random_tokens(
+    module: nn.Module, n: int, batch: int, shape: tuple[int, ...], dtype: torch.dtype, seed: int
+) -> Examples:
+    """Tokens that are drawn from all that the model knows, each with the same probability; tried in one batch."""
+    known = vocabulary(module, torch.zeros(batch, *shape, dtype=dtype))
+    if known is None:
         raise InputError(
-            "the model takes integers, such as tokens, and those are not drawn at random: "
+            "the model takes integers, and how many of them it knows cannot be seen, so none are drawn at random: "
             "give --data mine.npz with x of integers"
         )
-    identity = {"name": "random inputs", "fingerprint": None, "images": n, "labelled": False}
-    note = f"no data given: {n} standard normal inputs of shape {'x'.join(map(str, shape))}"
-    return Examples(x, None, identity, (note,))
+    size = max(n, batch)
+    words = Stream.of(Key(seed).fold(TOKENS), 0).words(size * math.prod(shape))
+    drawn = ((words.astype(np.uint64) * known) >> 32).astype(np.int64).reshape(size, *shape)
+    x = torch.from_numpy(drawn).to(dtype)
+    failed = refusal(module, x[:batch])
+    if failed is not None:
+        why = (str(failed).splitlines() or [""])[0] or type(failed).__name__
+        raise InputError(
+            f"no data given, and the model does not run on random tokens ({why.rstrip('.')[:200]}): give --data "
+            "mine.npz with arrays named as the inputs of its forward"
+        )
+    note = (
+        f"no data given: {n} sequences of {'x'.join(map(str, shape))} random tokens, out of the {known:,} that the "
+        "model knows; on text the effect of a chip may be another (give --data)"
+    )
+    return Examples(x[:n], None, _drawn(TOKENS, n), (note,))
+
+
+def _drawn(name: str, n: int) -> dict[str, Any]:
+    return {"name": name, "fingerprint": None, "images": n, "labelled": False}
 
 
 def _guess(module: nn.Module) -> tuple[int, ...] | None:
-    """The input shape of a model that begins with a linear layer."""
+    """The input shape of a language model of transformers, or of a model that begins with a linear layer."""
     first = next((m for m in module.modules() if any(True for _ in m.parameters(recurse=False))), None)
-    return (first.in_features,) if isinstance(first, nn.Linear) else None
+    return (first.in_features,) if isinstance(first, nn.Linear) else sequence_shape(module)

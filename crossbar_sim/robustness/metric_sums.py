@@ -93,7 +93,7 @@ def errors(power: int) -> Sums:
 def residuals(outputs: Tensor, targets: Tensor) -> Float64:
     """The squared error of each output (of one example), summed over examples."""
     square = (outputs.double() - targets.double()).square().reshape(len(outputs), -1)
-    found: Float64 = square.sum(0).numpy()
+    found: Float64 = square.sum(0).cpu().numpy()
     return found
 
 
@@ -102,7 +102,7 @@ def class_counts(outputs: Tensor, targets: Tensor) -> Float64:
     classes, judged = outputs.shape[1], targets >= 0
     meant, given = targets[judged], predictions(outputs)[judged]
     counts = (meant[given == meant], given[given >= 0], meant)
-    return np.stack([torch.bincount(each, minlength=classes).double().numpy() for each in counts])
+    return np.stack([torch.bincount(each, minlength=classes).double().cpu().numpy() for each in counts])
 
 
 def mean(sums: Float64, targets: Tensor) -> float:
@@ -122,7 +122,7 @@ def determination(sums: Float64, targets: Tensor) -> float:
         InputError: if an output's target is the same in every example.
     """
     y = targets.double().reshape(len(targets), -1)
-    spread = (y - y.mean(0)).square().sum(0).numpy()
+    spread = (y - y.mean(0)).square().sum(0).cpu().numpy()
     if not (spread > 0).all():
         raise InputError(
             f"metric='r2' does not exist where a target is the same in all {len(y)} examples: it is relative to the "

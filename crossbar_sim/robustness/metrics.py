@@ -169,8 +169,8 @@ class Metric:
         """What is kept of a block of examples.
 
         Args:
-            outputs: (b, ...), classes on the second axis, on the CPU; outputs of a chip may be infinite or NaN.
-            targets: (b, ...).
+            outputs: (b, ...), classes on the second axis; outputs of a chip may be infinite or NaN.
+            targets: (b, ...), on the same device.
             mask: (b, ...) bool, True where a target is judged; None: everywhere.
 
         Raises:
@@ -179,6 +179,7 @@ class Metric:
         if self.sums is not None:
             return self.sums(outputs, targets)
         found = _torchmetric(self.function)
+        outputs, targets = outputs.cpu(), targets.cpu()
         outputs = _like(outputs, targets)
         if found is None:
             return outputs.clone()
@@ -197,7 +198,7 @@ class Metric:
             assert self.total is not None
             return self.total(of.in_order(parts), targets)
         if _torchmetric(self.function) is None:
-            return self.value(torch.cat(list(parts)), targets, mask)
+            return self.value(torch.cat(list(parts)), targets.cpu(), None if mask is None else mask.cpu())
         first, *rest = parts
         for part in rest:
             first.merge_state(part)

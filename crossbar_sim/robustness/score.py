@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crossbar_sim.crossbar import threads
-from crossbar_sim.data.inputs import Batch, first_of
+from crossbar_sim.data.inputs import Batch, first_of, tensors_of
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn import device as devices
 from crossbar_sim.nn.analog.conversion import NO_OPERAND, NOTHING_TO_MAP
 from crossbar_sim.nn.analog.effects import of_design as of_design
 from crossbar_sim.nn.analog.multiply_adds import LITTLE, ArrayShare
@@ -21,6 +22,7 @@ from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.state import Layer
 from crossbar_sim.nn.class_axis import class_axis, traced_axis, undecided
 from crossbar_sim.nn.detection import detects
+from crossbar_sim.nn.device import Device
 from crossbar_sim.nn.evaluate import (
     BLOCK,
     check_alone,
@@ -264,6 +266,33 @@ class Reference:
         return replace(self, x=self.x[indices], y=y, clean=clean, numbers=numbers, found=found, mask=mask)
 
     @property
+    def where(self) -> torch.device:
+        """Where outputs are compared: on the device of the clean model's."""
+        return self.clean.device if self.found is None else self.found[0].device
+
+    def on(self, device: Device) -> "Reference":
+        """The same with inputs, targets and clean outputs on a device, if they take at most half of its memory."""
+        if device.where == self.where:
+            return self
+        tensors = [*tensors_of(self.x), *(t for t in (self.y, self.numbers, self.mask) if t is not None)]
+        size = sum(t.numel() * t.element_size() for t in (*tensors, self.clean))
+        free = devices.free_memory(device.where)
+        if free is not None and size > free / 2:
+            return self
+
+        def there(t: Tensor | None) -> Any:
+            return None if t is None else t.to(device.where)
+
+        moved = replace(
+            self,
+            x=self.x.to(device.where), y=there(self.y), numbers=there(self.numbers), mask=there(self.mask),
+            clean=self.clean if self.found is not None else there(self.clean),
+            found=None if self.found is None else (there(self.found[0]), self.found[1]),
+        )  # fmt: skip
+        vars(moved)["norm"] = self.norm  # summed on the CPU, as for every device
+        return moved
+
+    @property
     def classes(self) -> bool:
         """Whether outputs are scores of classes, of which the largest counts."""
         return self.axis is not None and self.clean.dim() >= 2 and self.clean.shape[1] >= 2
@@ -279,7 +308,7 @@ class Reference:
         if self.clean.is_meta:
             return math.nan
         # by NumPy, which never splits a sum over threads: the bits must not depend on their number
-        return float(np.sum(np.square(self.clean.numpy(), dtype=np.float64)))
+        return float(np.sum(np.square(self.clean.cpu().numpy(), dtype=np.float64)))
 
     @functools.cached_property
     def judged(self) -> Tensor | None:
@@ -320,7 +349,8 @@ class Reference:
         """A block's outputs with the classes in the second place, and the clean ones where nothing is judged."""
         if self.axis is not None and self.axis != 1:
             out = out.movedim(self.axis, 1)
-        return out if self.judged is None else torch.where(self.judged[part].unsqueeze(1), out, 0.0)
+        mask = self.mask_of(part)
+        return out if mask is None else torch.where(mask.to(out.device).unsqueeze(1), out, 0.0)
 
     def mask_of(self, part: slice | Tensor) -> Tensor | None:
         """Which targets of a block are judged; None: all."""
@@ -443,28 +473,34 @@ class Reference:
 
         kept: dict[int, list[Any]] = {}  # for a metric that is a function
 
-        def reduce(y: Tensor, part: slice) -> tuple[float, float, float, float]:
-            out, right, agree = self._in_place(y.cpu(), part), 0.0, 0.0
+        def reduce(y: Tensor, part: slice) -> Tensor:
+            out = self._in_place(y.to(self.where), part)
+            right = agree = out.new_zeros((), dtype=torch.int64)
             if self.function is not None:
                 kept[part.start] = self._kept(out, part)
-            if self.clean.is_meta:  # the sum tells what is not finite
-                square = float(out.sum(dtype=torch.float64))
-            else:
-                square = float((out - self.clean[part]).square_().sum(dtype=torch.float64))
-            broken = None if math.isfinite(square) else ~out.reshape(len(out), -1).isfinite().all(1)
+            # where there are no clean outputs, the sum tells what is not finite
+            away = out if self.clean.is_meta else (out - self.clean[part]).square_()
+            square = away.sum(dtype=torch.float64)
+            broken: Tensor | None = None
+            # on a GPU looking at a number would wait for all that is queued
+            if out.device.type != "cpu" or not math.isfinite(float(square)):
+                broken = ~out.reshape(len(out), -1).isfinite().all(1)
             if self.classes:
                 predicted = out.argmax(1)
-                if broken is not None:
-                    predicted[broken] = -1  # outputs that are not finite belong to no class
+                if broken is not None:  # outputs that are not finite belong to no class
+                    predicted = torch.where(broken.view(-1, *[1] * (predicted.dim() - 1)), -1, predicted)
                 alike = predicted == self.predicted[part]
                 judged = None if self.judged is None else self.judged[part]
-                agree = float(torch.count_nonzero(alike if judged is None else alike & judged)) / self._places
+                agree = torch.count_nonzero(alike if judged is None else alike & judged)
                 if self.y is not None:
                     hit = predicted == self.y[part]
-                    right = float(torch.count_nonzero(hit if judged is None else hit & judged)) / self._places
-            return right, agree, square, 0.0 if broken is None else float(torch.count_nonzero(broken))
+                    right = torch.count_nonzero(hit if judged is None else hit & judged)
+            lost = torch.zeros_like(right) if broken is None else torch.count_nonzero(broken)
+            return torch.stack([right.double(), agree.double(), square, lost.double()])
 
-        rows = outputs(model, self.x, self.block, self.fixed, reduce)
+        rows = devices.numbers(torch.stack(outputs(model, self.x, self.block, self.fixed, reduce)))
+        places = self._places if self.classes else 1.0
+        rows = [(right / places, agree / places, square, broken) for right, agree, square, broken in rows]
         right, agree, square, broken = (math.fsum(column) for column in zip(*rows, strict=True))
         error = math.sqrt(square / self.norm) if self.norm > 0 and math.isfinite(square) else None
         return Score(
@@ -491,22 +527,23 @@ class Reference:
             (m,); an output that is not finite is wrong. Where some places are not judged, an image counts by how many
             of its places are: the mean over all images is the share of the judged places.
         """
+        # no more than a few outputs of each chip: counted on the CPU
         y = torch.cat([t.cpu() for t in outputs(model, self.x[images], self.block, self.fixed)])
         if self.function is not None and self.function.function is not None and metric == self.function.name:
             values = self.function.evaluate(
-                self._in_place(y, images), self.targets[images], self.mask_of(images)
+                self._in_place(y, images), _some(self.targets, images), self.mask_of(images)
             )
             check_shares(metric, values)
             return self.function.sign * values
         out, judge = self._in_place(y, images), self.function
         if judge is not None and judge.each is not None and metric == judge.name:
-            found = judge.each(out, self.targets[images])
+            found = judge.each(out, _some(self.targets, images))
         else:
             meant = self.y if metric == "accuracy" else self.predicted
             assert meant is not None
-            found = hits(out, meant[images])
+            found = hits(out, _some(meant, images))
         if self.judged is not None:
-            found &= self.judged[images]
+            found &= _some(self.judged, images)
         each = found.reshape(len(y), -1).double()
         shares: NDArray[np.float64] = (
             each.mean(1) if self.judged is None else each.sum(1) / self._places
@@ -530,6 +567,11 @@ class Reference:
         if self.judged is not None:
             return float((hits & self.judged).sum()) / int(self.judged.sum())
         return float(hits.sum()) / hits.numel()
+
+
+def _some(values: Tensor, images: Tensor) -> Tensor:
+    """Those of some of the images, on the CPU."""
+    return values[images.to(values.device)].cpu()
 
 
 def check_shares(metric: str, values: NDArray[np.float64]) -> None:

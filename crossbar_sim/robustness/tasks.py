@@ -26,6 +26,7 @@ from crossbar_sim.nn.analog.chips import layers, memory_notes
 from crossbar_sim.nn.analog.conversion import SKIPPED
 from crossbar_sim.nn.analog.effects import layer_effects
 from crossbar_sim.nn.analog.multiply_adds import LITTLE, ArrayShare
+from crossbar_sim.nn.device import CPU, Device
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.rng import STREAM_VERSION
@@ -180,6 +181,7 @@ def prepare(
     images: Callable[[Subject], Mapping[str, Any]],
     sigma: float,
     axis: int | None = None,
+    device: Device = CPU,
 ) -> tuple[Task, Subject]:
     """The task of a model on a design, and its subject; the clean model runs once.
 
@@ -192,6 +194,7 @@ def prepare(
         images: how they are taken: of a plan.
         sigma: at which effects that do not act are looked for; not part of the identity.
         axis: of the classes in the model's outputs; None: found as `Reference.of` does.
+        device: where the model is, and chips are computed; no part of the identity.
 
     Raises:
         InputError: if model, examples, design and metric do not go together.
@@ -201,7 +204,7 @@ def prepare(
     examples = model.examples
     subject, analog = Subject.prepared(
         model.module, hardware, examples.x, examples.y,
-        sigma=sigma, seed=seed, metric=metric, only=only, skip=skip, fixed=model.fixed, axis=axis,
+        sigma=sigma, seed=seed, metric=metric, only=only, skip=skip, fixed=model.fixed, axis=axis, device=device,
     )  # fmt: skip
     reference, chosen = subject.reference, subject.metric
     corrected: dict[str, Any] = {}

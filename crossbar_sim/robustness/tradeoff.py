@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
+import torch
 from torch import Tensor, nn
 
 import crossbar_sim
@@ -20,6 +21,7 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, as_design, override
 from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog.conversion import patterns
+from crossbar_sim.nn.device import Device
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.robustness.array_work import works_of
 from crossbar_sim.robustness.benchmark import (
@@ -371,6 +373,7 @@ def tradeoff(
     class_axis: int | None = None,
     calibrate: str | Calibration | None = None,
     calibration_data: Any = None,
+    device: str | torch.device | Device | None = None,
     progress: Progress | None = None,
 ) -> TradeOff:
     """Compare designs: the score of a model against the energy, latency and area of one inference (docs/cost.md).
@@ -380,8 +383,8 @@ def tradeoff(
 
     Args:
         model: trained; it is left in evaluation mode.
-        data, hardware, chips, half_width, seed, metric, only, skip, results, workers, scheduler, class_axis: as for
-            `sweep`, which see.
+        data, hardware, chips, half_width, seed, metric, only, skip, results, workers, scheduler, class_axis, device: as
+            for `sweep`, which see.
         vary: parameter of the design -> values, such as {"adc_bits": [4, 6, 8], "tile": ["64x64", "128x128"]} or
             {"adc_bits": "4:8", "sigma": "0:0.4:5"}.
         technology: "isaac", "prime", or the path of a .toml file; None: that of a preset `hardware`, else "isaac".
@@ -399,6 +402,8 @@ def tradeoff(
     >>> tradeoff(mlp, "digits", vary={"levels": [4, 16]}, chips=2)
     TradeOff(levels: 2 combinations, 1 on the front of accuracy against energy)
     """
+    if device is not None:
+        device = Device.of(device)
     progress = progress or crossbar_sim.notebook_progress()
     base = as_design(hardware)
     if not isinstance(vary, Mapping):
@@ -423,7 +428,7 @@ def tradeoff(
             loaded, replace(given, calibration=correction), found, technology, ranged,
             against=check_against(against), plan=plan_from(chips, half_width, None), seed=seed, metric=metric,
             only=selected, skip=left_out, axis=class_axis, results=file, workers=workers, scheduler=scheduler,
-            progress=progress,
+            device=device, progress=progress,
         )  # fmt: skip
     warn(result.cautions)
     return result
@@ -446,6 +451,7 @@ def measure_candidates(
     results: Results,
     workers: int | None = None,
     scheduler: str | None = None,
+    device: str | torch.device | Device | None = None,
     progress: Progress | None = None,
 ) -> TradeOff:
     """Score and cost of every combination, each at the sigma of its drift law.
@@ -459,7 +465,7 @@ def measure_candidates(
         plan: which chips, on which images.
         results: where each combination is a task: what is there is not measured again.
         progress: called with (done, total, what).
-        seed, metric, only, skip, axis, workers, scheduler: as for `robustness`, checked.
+        seed, metric, only, skip, axis, workers, scheduler, device: as for `robustness`, checked.
 
     Raises:
         InputError: if model, examples and a design do not go together.
@@ -486,7 +492,7 @@ def measure_candidates(
                     of_it = replace(model, label=candidate.curve or model.label, ranges=design.ranges)
                     sweep = measured(
                         [of_it], design, check_sigmas([_sigma(design)]), plan, results, executor,
-                        seed=seed, metric=metric, only=only, skip=skip, axis=axis, progress=step,
+                        seed=seed, metric=metric, only=only, skip=skip, axis=axis, device=device, progress=step,
                     )  # fmt: skip
             except InputError as error:
                 raise InputError(f"{label}: {error}") from error

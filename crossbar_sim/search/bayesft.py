@@ -201,6 +201,7 @@ class BayesFT(Method):
         checkpoint: Path | None = None,
         workers: int | None = None,
         scheduler: str | None = None,
+        device: str | None = None,
         on_trial: TrialCallback | None = None,
     ) -> Trained:
         """Search, and train the winner.
@@ -214,6 +215,7 @@ class BayesFT(Method):
             progress: called after every epoch of the final training.
             checkpoint: a study without that name, as for other methods; beside `study`, where theta is kept.
             workers, scheduler: Dask, for the trials of a batch.
+            device: where to train and to compute chips, in place of that of the trainings ("cuda", docs/gpu.md).
             on_trial: called after every trial.
 
         Returns:
@@ -222,6 +224,13 @@ class BayesFT(Method):
         Raises:
             InputError: if a setting, the network and the data do not go together, or a file cannot be used.
         """
+        if device is not None:
+            polish = None if self.polish is None else replace(self.polish, device=device)
+            there = replace(self, training=replace(self.training, device=device), polish=polish)
+            return there.fit(
+                build, development, key, study=study, progress=progress, checkpoint=checkpoint,
+                workers=workers, scheduler=scheduler, on_trial=on_trial,
+            )  # fmt: skip
         development = check_development(development, detection=True)
         key = as_key(key)
         check_installed()
@@ -235,7 +244,7 @@ class BayesFT(Method):
         trainer = Trainer(network, development, *self._gradient(), self.design, self.parameters)
         score = DriftedScore.of(
             development.validation, self.design, self.sigma, self.chips, self.images, key.fold("search"),
-            self._metric,
+            self._metric, self.training.device,
         )  # fmt: skip
         first = network.make(network.space.point([0.0] * len(network.space)), key)
         analog, seen = map_model(
@@ -313,7 +322,7 @@ class BayesFT(Method):
         """The objective on held-out chips and all validation examples."""
         return DriftedScore.of(
             development.validation, self.design, self.sigma, self.fresh_chips, None, key.fold("fresh"),
-            self._metric,
+            self._metric, self.training.device,
         )  # fmt: skip
 
     def _notes(

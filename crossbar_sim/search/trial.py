@@ -15,6 +15,7 @@ from crossbar_sim.data import Development, Split
 from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection import detects
+from crossbar_sim.nn.device import on_device
 from crossbar_sim.nn.dropout_sites import remove_found
 from crossbar_sim.nn.seeding import permutation
 from crossbar_sim.nn.training.loop import Epoch, FitReport, fit
@@ -67,6 +68,7 @@ class DriftedScore:
         chips: how many.
         seed: names the chips: 0 .. chips - 1 of this seed, which is no user's.
         metric: what chips are judged by; None: accuracy, of real targets RMSE, of scenes mAP.
+        device: where chips are computed; None: where the network is.
     """
 
     x: Batch
@@ -76,6 +78,7 @@ class DriftedScore:
     chips: int
     seed: int
     metric: Metric | None = None
+    device: str | None = None
 
     @classmethod
     def of(
@@ -87,6 +90,7 @@ class DriftedScore:
         images: int | None,
         key: Key,
         metric: Metric | None = None,
+        device: str | None = None,
     ) -> "DriftedScore":
         """On `images` examples of a split, drawn by the key, or all (None).
 
@@ -103,7 +107,7 @@ class DriftedScore:
         if images is not None and images < len(x):
             chosen = permutation(len(x), key.fold("images"))[:images].sort().values
             x, y = x[chosen], y[chosen]
-        return cls(x, y, hardware, sigma, chips, key.fold("chips").integer(), metric)
+        return cls(x, y, hardware, sigma, chips, key.fold("chips").integer(), metric, device)
 
     def measure(self, model: nn.Module) -> ScoreSample:
         """Score a clean model, in evaluation mode, on the chips: more is better, so an error has a minus sign.
@@ -111,13 +115,13 @@ class DriftedScore:
         Raises:
             InputError: if the model does not take the examples, or its outputs are not finite.
         """
-        subject, _ = Subject.prepared(
-            model, self.hardware, self.x, self.y, sigma=self.sigma, seed=self.seed, metric=self.metric
-        )
-        if is_deterministic(at_sigma(self.hardware, self.sigma)):
-            (only,) = subject.evaluator.measure(Job(self.sigma, (0,)))
-            return ScoreSample((only.value,))
-        trials = subject.evaluator.measure(Job(self.sigma, tuple(range(self.chips))))
+        with on_device(self.device, model) as where:
+            subject, _ = Subject.prepared(
+                model, self.hardware, self.x, self.y,
+                sigma=self.sigma, seed=self.seed, metric=self.metric, device=where,
+            )  # fmt: skip
+            once = is_deterministic(at_sigma(self.hardware, self.sigma))
+            trials = subject.evaluator.measure(Job(self.sigma, tuple(range(1 if once else self.chips))))
         return ScoreSample(tuple(trial.value for trial in trials))
 
 

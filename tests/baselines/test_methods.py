@@ -16,6 +16,7 @@ from crossbar_sim.baselines.drift_aware import DriftAware
 from crossbar_sim.baselines.dropout import Dropout, to_alpha
 from crossbar_sim.baselines.erm import Erm
 from crossbar_sim.baselines.method import Method, check_development
+from crossbar_sim.baselines.negative_feedback import NegativeFeedback
 from crossbar_sim.baselines.settings import method_of, setting
 from crossbar_sim.data import Development, load_data
 from crossbar_sim.errors import InputError
@@ -31,6 +32,7 @@ METHODS: list[Method] = [
     Dropout((0.1, 0.4), alpha=True, training=SHORT),
     DriftAware(0.6, chips=4, training=SHORT),
     CorrectNet(0.3, training=SHORT),
+    NegativeFeedback(0.3, training=SHORT),
     DriftAware((0.2, 0.8), chips=3, dropout=0.1, ramp=0, training=SHORT),
 ]
 

@@ -67,8 +67,20 @@ def test_tokens_are_whole_numbers_wherever_the_table_is(model):
     assert found(model, tokens + 1000).x.dtype == torch.int64  # unknown words: the model itself says so
     with pytest.raises(InputError, match=r"x holds other numbers: save x\.astype"):
         found(model, tokens / 2)
-    with pytest.raises(InputError, match="not drawn at random"):
-        found(model, None, (5,))
+    drawn = found(model, None, (5,)).x  # of the model's 30, all of them, and the same with each run
+    assert drawn.shape == (20, 5)
+    assert set(drawn.flatten().tolist()) <= set(range(30))
+    assert len(drawn.unique()) > 20
+    assert torch.equal(drawn, found(model, None, (5,)).x)
+
+
+def test_integers_that_are_not_looked_up_are_not_drawn():
+    class Shifted(Words):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x // 2)
+
+    with pytest.raises(InputError, match="how many of them it knows cannot be seen"):
+        found(Shifted(), None, (5,))
 
 
 def test_a_draw_of_the_examples_says_of_how_many():

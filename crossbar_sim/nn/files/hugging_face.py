@@ -368,3 +368,19 @@ def image_shape(model: nn.Module) -> tuple[int, ...] | None:
     if isinstance(sides, list | tuple) and len(sides) == 2 and all(isinstance(s, int) for s in sides):
         return (channels, *sides)
     return None
+
+
+_TOKENS = 64
+
+
+def sequence_shape(model: nn.Module) -> tuple[int] | None:
+    """The shape of one sequence of tokens to try a model of `transformers` on: 64 of them, if it takes so many.
+
+    None for models that take something else.
+    """
+    config: Any = getattr(model, "config", None)
+    if getattr(model, "main_input_name", "") != "input_ids" or config is None:
+        return None
+    # a table of places may begin at 2, behind those of padding (RoBERTa)
+    places = getattr(config, "max_position_embeddings", None)
+    return (max(min(_TOKENS, places - 2), 1) if isinstance(places, int) and places > 0 else _TOKENS,)

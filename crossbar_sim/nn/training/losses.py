@@ -190,8 +190,15 @@ class TaskLoss:
         """
         if self.loss is None:
             return task_loss(model, x, y, temperature)
-        found = self._in_place(logits(model, x))
+        found = self.judged(model, x)
         return self.loss(found * temperature if temperature != 1.0 else found, y)
+
+    def judged(self, model: nn.Module, x: Batch) -> Tensor:
+        """What the loss compares with its targets: (b, classes, places...), or the outputs as they are."""
+        return self._in_place(logits(model, x))
+
+    def _in_place(self, found: Tensor) -> Tensor:
+        return found if self.axis in (None, 1) else found.movedim(self.axis, 1)
 
     def smoothed(self, model: nn.Module, share: float) -> "TaskLoss":
         """With smoothed labels, see `Training.label_smoothing`; 0: as it is.
@@ -229,9 +236,7 @@ class TaskLoss:
         with torch.no_grad():
             for i in range(0, len(x), block):
                 meant = y[i : i + block]
-                found = self._in_place(
-                    logits(model, x[i : i + block].clone())
-                )  # a forward may write to its input
+                found = self.judged(model, x[i : i + block].clone())  # a forward may write to its input
                 if self.axis is None:
                     total += (found.double() - meant.double()).square().sum()
                     count += meant.numel()
@@ -240,9 +245,6 @@ class TaskLoss:
                     count += self.weight(meant)
         share = float(total) / float(count)  # asked once: reading a number back stalls a GPU
         return share if self.axis is not None else -(share**0.5)
-
-    def _in_place(self, found: Tensor) -> Tensor:
-        return found if self.axis in (None, 1) else found.movedim(self.axis, 1)
 
 
 PLAIN = TaskLoss()

@@ -121,7 +121,7 @@ class Training:
         if self.augment is not None and not isinstance(self.augment, Augment):
             raise InputError(f"augment={self.augment!r}: an Augment is needed, or None")
         if self.device is not None:
-            Device.of(self.device)
+            object.__setattr__(self, "device", Device.of(self.device).name)  # auto is one of them
         if self.loss is not None:
             object.__setattr__(self, "loss", find_loss(self.loss))
 

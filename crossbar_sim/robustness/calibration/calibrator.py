@@ -12,6 +12,7 @@ from crossbar_sim.data import Development, Split
 from crossbar_sim.data.inputs import Batch, first_of
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.chips import only_layers
+from crossbar_sim.nn.device import Device
 from crossbar_sim.nn.evaluate import BLOCK, inputs_for, outputs
 from crossbar_sim.robustness.calibration.affine import Affine
 from crossbar_sim.robustness.calibration.low_rank import VARIANTS, LowRank
@@ -95,7 +96,8 @@ class Calibrator:
             InputError: if the model has no layer that can be calibrated like this, or `draw` refuses.
         """
         images, parts = calibration.draw(development, seed), calibration.parts
-        x, _ = inputs_for(analog, images.x)  # tokens are kept as floats
+        inputs, _ = inputs_for(analog, images.x)  # tokens are kept as floats
+        x = inputs.to(Device.of_model(analog).where)
         affine = readout = statistics = low_rank = wanted = None
         variants: list[Any] = [name for name in VARIANTS if name in parts]
         with only_layers(analog, ()):
@@ -113,7 +115,17 @@ class Calibrator:
             low_rank = LowRank.of(analog, x, name, rank, seed, fixed)
         parameters = sum(p.numel() for p in analog.parameters())
         return cls(
-            calibration, images, affine, readout, fixed, statistics, low_rank, wanted, axis, parameters, x
+            calibration,
+            images,
+            affine,
+            readout,
+            fixed,
+            statistics,
+            low_rank,
+            wanted,
+            axis,
+            parameters,
+            inputs,
         )
 
     @contextmanager
@@ -123,6 +135,7 @@ class Calibrator:
         Neither the clean parameters nor the arrays change, and at the end nothing is left of it.
         """
         x, y = self.images.x if self.inputs is None else self.inputs, self.images.y
+        x = x.to(Device.of_model(analog).where)
         with ExitStack() as stack:
             model = analog
             if self.statistics is not None:

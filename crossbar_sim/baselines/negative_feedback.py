@@ -1,0 +1,164 @@
+"""NeFT: outputs of chips that vary more than the one to be trained for are subtracted from its output."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import PathLike
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crossbar_sim.baselines.awp import statistics_kept
+from crossbar_sim.baselines.drifted_steps import ChipByChip, TrainingChips
+from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
+from crossbar_sim.crossbar.drift import LogNormalDrift
+from crossbar_sim.data import Development
+from crossbar_sim.data.inputs import Batch
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.training.loop import Epoch
+from crossbar_sim.nn.training.losses import PLAIN, TaskLoss
+from crossbar_sim.nn.training.settings import Step, Training, check_training
+from crossbar_sim.rng import Key, as_key
+from crossbar_sim.validate import is_real
+
+
+@dataclass(frozen=True)
+class NegativeFeedback(Method):
+    """Minimise the loss of (y - beta sum_i 10^-i y_i) / (n + 1), i = 0 .. n - 1: oriented variational forward of NeFT.
+
+    y are the outputs for the batch on a new chip of `sigma`, and y_i those of another new chip of the larger sigma
+    `sigma + further[i]`; gradients go through all of them. A chip multiplies every parameter by exp(sigma z), and the
+    gradient goes through that factor. Every chip runs the whole batch.
+
+    Args:
+        sigma: of the drift to train for.
+        further: what is added to sigma for each further forward, the one of the largest weight first.
+        beta: strength of the feedback.
+        training: how.
+
+    Raises:
+        InputError: if a setting is out of range, or the feedback would outweigh the output.
+    """
+
+    sigma: float = 0.6
+    further: tuple[float, ...] = (0.15, 0.1, 0.05)
+    beta: float = 1e-3
+    training: Training = Training()  # noqa: RUF009 - frozen
+    kind: ClassVar[str] = "neft"
+    citation: ClassVar[str] = (
+        "Qin et al., NeFT: negative feedback training to improve robustness of compute-in-memory DNN accelerators, "
+        "IEEE TCAD 2025, arXiv 2305.14561 (its oriented variational forward)"
+    )
+
+    def __post_init__(self) -> None:
+        check_training(self.training)
+        LogNormalDrift(self.sigma)  # refuses what is not a sigma
+        further = self.further if isinstance(self.further, tuple) else (self.further,)
+        if not further or not all(is_real(each) and 0 < each < math.inf for each in further):
+            raise InputError(
+                f"further={self.further!r}: one or several finite numbers > 0, each of which sigma is raised by"
+            )
+        object.__setattr__(self, "further", further)
+        if not (is_real(self.beta) and 0 < self.beta < math.inf):
+            raise InputError(f"beta={self.beta!r}: a finite number > 0 is needed")
+        if sum(self.weights) >= 1:
+            raise InputError(
+                f"beta={self.beta!r}: with {len(further)} further forwards the feedback has the weight "
+                f"{sum(self.weights):.4g} and outweighs the output, whose weight is 1; give a smaller beta"
+            )
+
+    @property
+    def weights(self) -> list[float]:
+        """What each further output is multiplied by, before it is subtracted.
+
+        >>> NegativeFeedback(beta=0.5).weights
+        [0.5, 0.05, 0.005]
+        """
+        return [self.beta * 10.0**-i for i in range(len(self.further))]
+
+    @property
+    def sigmas(self) -> list[float]:
+        """Of the chip to train for, and of the further ones."""
+        return [self.sigma, *(self.sigma + each for each in self.further)]
+
+    def fit(
+        self,
+        build: Build,
+        development: Development,
+        key: Key,
+        *,
+        progress: Callable[[Epoch], None] | None = None,
+        checkpoint: str | PathLike[str] | None = None,
+    ) -> Trained:
+        """See `Method.fit`."""
+        known = check_development(development)
+        key = as_key(key)
+        model = fresh(build, key)
+        return trained(
+            self,
+            model,
+            known,
+            key,
+            steps=lambda loss: self.step(key, loss),
+            progress=progress,
+            checkpoint=checkpoint,
+            notes={"sigmas": self.sigmas, "weights": self.weights},
+        )
+
+    def step(self, key: Key, loss: TaskLoss = PLAIN) -> Step:
+        """The gradient step for `nn.fit`.
+
+        Args:
+            key: names the chips.
+            loss: of the model's outputs.
+
+        Raises:
+            InputError: if the outputs are compared with numbers.
+        """
+        if loss.axis is None:
+            raise InputError(
+                "neft subtracts logits of classes from logits, and these targets are real numbers"
+            )
+        return _Step(self, key, loss)
+
+
+class _Step:
+    """See `NegativeFeedback`; a `Step`.
+
+    The chips run one after another and twice: first for the slope of the loss in the combined output, then for their
+    gradients, with the same dropout and the same statistics.
+    """
+
+    def __init__(self, method: NegativeFeedback, key: Key, loss: TaskLoss) -> None:
+        self.key, self.loss = key, loss
+        self.sigmas = method.sigmas
+        self.weights = [1 / len(self.sigmas), *(-w / len(self.sigmas) for w in method.weights)]
+        self._of: tuple[nn.Module, TrainingChips] | None = None
+
+    def __call__(self, model: nn.Module, x: Batch, y: Tensor, share: float) -> Tensor:
+        drawn = self._chips(model)
+        drawn.draw(self.sigmas)
+        cuda = [drawn.device] if drawn.device.type == "cuda" else []
+        with ChipByChip(drawn) as each:
+            with torch.random.fork_rng(devices=cuda), statistics_kept(model), torch.no_grad():
+                combined = torch.zeros(())
+                for chip, weight in enumerate(self.weights):
+                    each.program(chip)
+                    combined = combined.to(y.device) + weight * self.loss.judged(model, x.clone())
+            combined.requires_grad_()
+            loss = (self.loss.loss or functional.cross_entropy)(combined, y)
+            (slope,) = torch.autograd.grad(loss, combined)
+            for chip, weight in enumerate(self.weights):
+                each.program(chip)
+                self.loss.judged(model, x.clone()).backward(weight * slope)
+                each.gather(chip)
+        return loss.detach()
+
+    def _chips(self, model: nn.Module) -> TrainingChips:
+        """Memory for the draws, made once per model and device."""
+        known = self._of
+        if known is None or known[0] is not model or known[1].device != next(model.parameters()).device:
+            known = self._of = (model, TrainingChips(model, len(self.sigmas), self.key))
+        return known[1]

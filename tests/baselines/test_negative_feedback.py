@@ -1,0 +1,129 @@
+"""NeFT's oriented variational forward: loss and gradient against plain torch, and what it refuses."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crossbar_sim.baselines.drifted_steps import TrainingChips
+from crossbar_sim.baselines.negative_feedback import NegativeFeedback
+from crossbar_sim.data.load import to_development
+from crossbar_sim.errors import InputError
+from crossbar_sim.nn.seeding import seeded
+from crossbar_sim.nn.training.losses import LOSSES, TaskLoss
+from crossbar_sim.nn.training.settings import Training
+from crossbar_sim.rng import Key
+
+
+class Net(nn.Module):
+    """One matrix used twice, a frozen one, a normalisation and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.norm = nn.Linear(6, 6), nn.Linear(6, 3), nn.BatchNorm1d(6)
+        self.again = self.first
+        self.last.bias.requires_grad_(False)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.again(torch.tanh(self.first(x)))
+        return self.last(self.drop(torch.tanh(self.norm(hidden))))
+
+
+def plain(x: Tensor, w: list[Tensor]) -> Tensor:
+    """`Net` with parameters in their order."""
+    first, first_bias, last, last_bias, scale, shift = w
+    hidden = torch.tanh(x @ first.T + first_bias) @ first.T + first_bias
+    hidden = (hidden - hidden.mean(0)) / (hidden.var(0, unbiased=False) + 1e-5).sqrt() * scale + shift
+    return functional.dropout(torch.tanh(hidden), 0.5) @ last.T + last_bias
+
+
+@pytest.fixture
+def batch() -> tuple[nn.Module, Tensor, Tensor]:
+    with seeded(Key(0)):
+        return Net().train(), nn.init.normal_(torch.empty(8, 6)), torch.arange(8) % 3
+
+
+def test_loss_and_gradient_are_those_of_the_formula(batch: tuple[nn.Module, Tensor, Tensor]) -> None:
+    model, x, y = batch
+    sigmas = [0.4, 0.9, 0.5]
+    method = NegativeFeedback(0.4, further=(0.5, 0.1), beta=0.3)
+    parameters = list(model.parameters())
+    before = [p.detach().clone() for p in parameters]
+    with seeded(Key(1)):
+        loss = method.step(Key(7))(model, x, y, 0.5)
+    assert all(torch.equal(p, old) for p, old in zip(parameters, before, strict=True))
+    found = [None if p.grad is None else p.grad.clone() for p in parameters]
+    model.zero_grad()
+    with seeded(Key(1)):
+        chips = TrainingChips(model, 3, Key(7))
+        chips.draw(sigmas)
+        outs = [
+            plain(x, [p * f[i] for p, f in zip(parameters, chips.factors, strict=True)]) for i in range(3)
+        ]
+        direct = functional.cross_entropy((outs[0] - 0.3 * outs[1] - 0.03 * outs[2]) / 3, y)
+    direct.backward()
+    spread = [math.log(chips.all[i].std()) for i in range(3)]
+    assert spread[0] < spread[2] < spread[1]
+    assert loss.item() == pytest.approx(direct.item(), rel=1e-5)
+    for gradient, p in zip(found, parameters, strict=True):
+        assert (gradient is None) == (p.grad is None)
+        if gradient is not None:
+            torch.testing.assert_close(gradient, p.grad, rtol=1e-4, atol=1e-6)
+    assert found[3] is None  # it is frozen, and drifts all the same
+
+
+def test_every_chip_updates_the_statistics(batch: tuple[nn.Module, Tensor, Tensor]) -> None:
+    model, x, y = batch
+    NegativeFeedback(further=(0.5, 0.1)).step(Key(7))(model, x, y, 0.5)
+    assert int(model.get_buffer("norm.num_batches_tracked")) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"sigma": -1.0}, "sigma"),
+        ({"beta": 0.0}, "beta=0.0: a finite number > 0"),
+        ({"beta": math.inf}, "beta=inf: a finite number > 0"),
+        ({"beta": 0.95}, r"weight 1.054 and outweighs the output.*smaller beta"),
+        ({"further": ()}, r"further=\(\)"),
+        ({"further": (0.1, -0.1)}, r"further=\(0.1, -0.1\)"),
+        ({"further": "0.1"}, r"further='0.1'"),
+    ],
+)
+def test_bad_settings_are_one_sentence(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        NegativeFeedback(**settings)
+
+
+def test_real_targets_are_refused_in_one_sentence() -> None:
+    with pytest.raises(InputError, match="targets are real numbers"):
+        NegativeFeedback().step(Key(0), TaskLoss(LOSSES["mse"], None))
+
+
+def test_one_further_forward_may_be_a_number() -> None:
+    assert NegativeFeedback(further=0.2).further == (0.2,)  # type: ignore[arg-type]
+
+
+def test_it_trains_a_network_that_keeps_its_weights_in_a_list_and_computes_by_tokens() -> None:
+    """Any torch model: an LSTM, whose weights are read from a list, and logits of shape (b, places, classes)."""
+
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.out = nn.LSTM(3, 8, batch_first=True), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.out(self.lstm(x)[0])
+            return found
+
+    with seeded(Key(3)):
+        x = nn.init.normal_(torch.empty(96, 5, 3))
+    data = {"train": (x, (x.sum(2) > 0).long()), "validation": (x[:32], (x[:32].sum(2) > 0).long())}
+    done = NegativeFeedback(0.2, training=Training(8, 24, 4e-2)).fit(Tagger, to_development(data), Key(0))
+    assert done.report.validation_accuracy is not None
+    assert done.report.validation_accuracy > 0.8
+    assert done.notes["sigmas"] == pytest.approx([0.2, 0.35, 0.3, 0.25])
