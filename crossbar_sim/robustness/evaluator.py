@@ -273,6 +273,10 @@ class ChipScores:
     alone: dict[str, Score] = field(default_factory=dict)
 
 
+ALONE = " alone"
+"""How the text of a progress line ends while one layer alone is on its arrays."""
+
+
 class AnyModel:
     """Chip by chip, by the model's own forward."""
 
@@ -318,7 +322,7 @@ class AnyModel:
         if details.few is not None and chip in details.alone:
             for name in layers_on_arrays(self.analog):
                 with analog_chips.only_layers(self.analog, [name]):
-                    alone[name] = measured(details.few.score(self.analog), f"chip {chip}, {name} alone")
+                    alone[name] = measured(details.few.score(self.analog), f"chip {chip}, {name}{ALONE}")
         return ChipScores(chip, score, plain, alone)
 
     def _program(self, hardware: Design, chip: int) -> None:

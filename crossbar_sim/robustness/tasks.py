@@ -213,7 +213,7 @@ def prepare(
         how, development = model.calibration
         axis = reference.axis if reference.classes else None
         subject.calibrator = Calibrator.of(analog, how, development, seed, model.fixed, axis)
-        corrected = {"calibration": {**how.as_dict(), "data": development.fingerprint}}
+        corrected = {"calibration": {**subject.calibrator.identity, "data": development.fingerprint}}
     design = identity_of(at_sigma(hardware, 0.0))
     design["drift"] = {**design["drift"], "sigma": None}
     own: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog import chips, exported_products
 from crossbar_sim.nn.analog.copying import base_of, copy_module, restore, unwrapped
-from crossbar_sim.nn.analog.effects import of_design
+from crossbar_sim.nn.analog.effects import ON_ARRAYS_ANYWAY, of_design
 from crossbar_sim.nn.analog.exported_products import UNUSED, Use, is_unflattened
 from crossbar_sim.nn.analog.fidelity import ensure_equivalent
 from crossbar_sim.nn.analog.layers import arrays_of, make_analog, remove_arrays
@@ -238,7 +238,7 @@ def map_traced(
         return analog, operands
     again = trace_operands(analog, x, fixed)  # a parameter that has an array only now may be taken past it
     if again is not None:
-        operands = replace(operands, by_name={**operands.by_name, **again.by_name})
+        operands = replace(operands, by_name={**operands.by_name, **again.by_name}, work=again.work)
         if not all(operand.way in ("product", "operand") for operand in again.by_name.values()):
             analog = make(operands)
     return analog, operands
@@ -583,9 +583,13 @@ class _GraphBuilder(_Builder):
         self.names = {id(module): name for name, module in self.model.named_modules()}
         named = dict(self.model.named_parameters(remove_duplicate=False))
         read = {id(named[name]): name for name, use in self.uses.items() if not use.unused}
+        self.read_as: dict[str, str] = {}
         for name, use in self.uses.items():
             if use.unused and id(named[name]) in read:
-                reason = f"its {name.rpartition('.')[2]} is {read[id(named[name])]}, by which name the graph reads it"
+                self.read_as[name] = read[id(named[name])]
+                reason = (
+                    f"its {name.rpartition('.')[2]} is {self.read_as[name]}, by which name the graph reads it"
+                )
                 self.uses[name] = exported_products.Use(name, TIED, None, reason)
             elif use.matrix is not None and id(named[name]) in self.first:
                 layout = self.tied.get(id(named[name]), use.matrix.layout)
@@ -614,7 +618,10 @@ class _GraphBuilder(_Builder):
         kind = (found or uses or [unused])[0].kind
         why_not = self.choice.why_not(name)
         if why_not:
-            return Layer(name, kind, False, why_not)
+            against = [use.reason for use in uses if self.is_read_on_arrays(use.parameter)]
+            return Layer(
+                name, kind, False, f"{why_not}, but {against[0]}, {ON_ARRAYS_ANYWAY}" if against else why_not
+            )
         fold = folds.get(name, (None, None))[1]
         slots = [self.slot(name, module, use.matrix, fold) for use in found if use.matrix]
         taken = {p for slot in slots for p in (slot.weight, slot.bias)}
@@ -639,6 +646,15 @@ class _GraphBuilder(_Builder):
         computed = any(is_computed(use.parameter, use.kind) for use in uses)
         reason = PARAMETRISED if computed else (uses or [unused])[0].reason
         return self.digital(name, module, kind, rest, normalisation, reason)
+
+    def is_read_on_arrays(self, parameter: str) -> bool:
+        """Whether the graph reads a parameter by another name, whose layer is on arrays."""
+        read = self.read_as.get(parameter, "")
+        return (
+            bool(read)
+            and self.uses[read].matrix is not None
+            and not self.choice.why_not(read.rpartition(".")[0] or read)
+        )
 
     def is_bias(self, module: nn.Module, parameter: str) -> bool:
         """By the operator that takes it."""

@@ -192,6 +192,9 @@ def _idle(effects: dict[str, dict[str, float]], hardware: Hardware, chip: int, e
 
 # Sentences on requests of a design that cannot act on a model: for reports, and for those who call `to_analog`.
 
+ON_ARRAYS_ANYWAY = "which is on arrays"
+"""How the reason ends of a layer that was to be digital and runs on the arrays of another one."""
+
 
 def of_design(design: Design, layers: tuple[Layer, ...]) -> Iterator[str]:
     """Warnings about settings without effect on this design or model, and about fits used outside their range."""
@@ -201,6 +204,9 @@ def of_design(design: Design, layers: tuple[Layer, ...]) -> Iterator[str]:
             "only digital parameters drift" if any(layer.slots for layer in layers) else "and nothing drifts"
         )
         yield f"no layer is on an array, {only} ({why})"
+    for layer in layers:
+        if layer.reason.endswith(ON_ARRAYS_ANYWAY):
+            yield f"{layer.name}: {layer.reason}: choose both layers to be digital, or none"
     if isinstance(design, Hardware):
         yield from _of_one(design, layers)
         return
