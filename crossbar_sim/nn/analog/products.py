@@ -243,7 +243,7 @@ def _with_part(x: Tensor, weight: Any, bias: Tensor | None, into: int, linear: A
             flat = F.pad(flat, (first_row, layout.rows - first_row - flat.shape[1]))
         vectors, driven = tiled.drive(flat, row)
         y = tiled.read(0, vectors, driven, event, first)
-        y = y if whole else y[:, first_col : first_col + count]
+        y = y if whole else y[:, first_col : first_col + count].contiguous()  # forwards take views of it
         return y.to(value.dtype).reshape(*value.shape[:-1], y.shape[1])
 
     def same(value: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
