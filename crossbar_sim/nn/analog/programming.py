@@ -161,7 +161,8 @@ def gain(
 ) -> tuple[Tensor, Tensor | None]:
     """The programmed matrix and, if `trained`, its derivative by each weight, both (cols, rows)."""
     key, detached = design.key(slot.name), columns.detach()
-    check_finite(detached, slot.name)
+    if not trained or detached.device.type == "cpu":  # a training's loss says it, and a GPU would be stalled
+        check_finite(detached, slot.name)
     programmed = program(design, slot, detached, groups)
     if not trained:
         return programmed, None
