@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -330,6 +330,8 @@ class _Choice:
     only: tuple[str, ...] | None
     skip: tuple[str, ...]
     hardware: Design
+    unfolded: dict[str, str] = field(default_factory=dict)
+    """Normalisations that would be folded, and why the layer before each is digital."""
 
     def of(self, name: str) -> Hardware:
         """The design of a layer that may be on arrays or drift."""
@@ -365,8 +367,11 @@ class _Choice:
         Not if `skip` names the normalisation.
         """
         own = design_at(self.hardware, norm)
-        folded = own is not None and own.normalisation == "folded" and not self.why_not(layer)
-        return folded and not any(fnmatchcase(norm, p) for p in self.skip)
+        if own is None or own.normalisation != "folded" or any(fnmatchcase(norm, p) for p in self.skip):
+            return False
+        if why_not := self.why_not(layer):
+            self.unfolded[norm] = f"{layer} before it is {why_not}"
+        return not why_not
 
     def check(self, layers: list[Layer]) -> None:
         """Refuse a pattern that matches no layer, and two designs of one set of cells."""
@@ -534,7 +539,7 @@ class _Builder:
         if drifting:
             return Layer(name, kind, False, f"{reason}; drifts per parameter", tuple(drifting))
         if normalisation and choice == "folded":
-            reason += "; no layer alone before it to fold into"
+            reason += f"; {self.choice.unfolded.get(name, 'no layer alone before it to fold into')}"
         return Layer(name, kind, False, reason)
 
     def is_bias(self, module: nn.Module, parameter: str) -> bool:
