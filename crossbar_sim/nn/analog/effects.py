@@ -213,7 +213,8 @@ def of_design(design: Design, layers: tuple[Layer, ...]) -> Iterator[str]:
     yield from _idle_patterns(design, layers)
     for hardware, names in design.of_layers(layer.name for layer in layers):
         own = tuple(layer for layer in layers if layer.name in names)
-        folds = any(map(_is_normalisation, own))
+        folds = any(map(_is_batch_norm, own))  # or no other design has one
+        folds = folds or (any(map(_is_normalisation, own)) and not any(map(_is_batch_norm, layers)))
         plain = hardware if folds else replace(hardware, normalisation="digital")  # none to fold
         if any(layer.slots for layer in own):
             yield from (f"{', '.join(names)}: {sentence}" for sentence in _of_one(plain, own))
