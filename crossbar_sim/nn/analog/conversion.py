@@ -323,6 +323,11 @@ _ADAPTERS = ("lora_", "vera_lambda_", "hada_", "lokr_", "oft_", "ia3_")
 BY_DESIGN = "digital by its design"
 
 
+def is_adapter(name: str) -> bool:
+    """Whether a layer is an adapter by its name."""
+    return any(part.startswith(_ADAPTERS) for part in name.split("."))
+
+
 @dataclass
 class _Choice:
     """What the user chose by the names of layers: `only`, `skip` and designs per layer."""
@@ -343,8 +348,7 @@ class _Choice:
         """The reason to leave the layer digital; "" if there is none."""
         if self.only is not None and not any(fnmatchcase(name, p) for p in self.only):
             return NOT_CHOSEN
-        adapter = self.only is None and any(part.startswith(_ADAPTERS) for part in name.split("."))
-        if adapter and not self.names_adapter(name):
+        if self.only is None and is_adapter(name) and not self.names_adapter(name):
             return ADAPTER
         if any(fnmatchcase(name, p) for p in self.skip):
             return SKIPPED
@@ -551,7 +555,8 @@ class _Builder:
         bias = ("bias" if fold is not None else matrix.bias) if row else None
         place = id(module._parameters[matrix.weight])
         layout = matrix.layout if fold is not None else self.tied.get(place, matrix.layout)
-        return ArraySlot(self.first[place], layer, layout, matrix.weight, bias, fold)
+        in_parts = matrix.in_parts and bias is not None
+        return ArraySlot(self.first[place], layer, layout, matrix.weight, bias, fold, in_parts=in_parts)
 
     def folded_bias(self, layer: str, module: nn.Module, fold: Fold) -> ArraySlot:
         weight = module._parameters["weight"]
