@@ -35,7 +35,7 @@ def scale_of(mapping: Mapping, columns: Tensor) -> Tensor:
     return torch.from_numpy(mapping.scale(small.float().cpu().contiguous().numpy())).to(columns.device)
 
 
-def _has_double(device: torch.device) -> bool:
+def has_double(device: torch.device) -> bool:
     """Whether the device computes in float64."""
     if device.type == "xpu":
         return bool(getattr(torch.xpu.get_device_properties(device), "has_fp64", False))
@@ -44,7 +44,7 @@ def _has_double(device: torch.device) -> bool:
 
 def _double(x: Tensor) -> Tensor:
     """In float64, on the CPU where the device has none."""
-    return (x if _has_double(x.device) else x.cpu()).double()
+    return (x if has_double(x.device) else x.cpu()).double()
 
 
 def _inverse(mapping: Mapping, scale: Tensor) -> Tensor:
@@ -135,6 +135,28 @@ def check(hardware: Hardware) -> None:
     """
     if hardware.wires is not None:
         raise InputError("wires: simulated on the CPU only, use --device cpu")
+
+
+def conductances(hardware: Hardware, columns: Tensor, key: Key, chip: int, scale: Tensor) -> Tensor:
+    """Every plane of the array of `columns` (cols, rows) after drift: (planes, physical columns, rows) in S.
+
+    Args:
+        hardware, key, chip, scale: as `program`.
+
+    Raises:
+        InputError: for effects that only the CPU simulates.
+    """
+    check(hardware)
+    mapping, w, rows = hardware.mapping, columns.detach().reshape(-1), columns.shape[1]
+    n = w.numel() + (rows if mapping.planes_per_copy == 1 else 0)
+    out = torch.empty(mapping.planes, n, device=w.device)
+    for plane, own in enumerate(out):
+
+        def piece(part: slice, plane: int = plane, own: Tensor = own) -> None:
+            own[part] = _cells(hardware, w, scale, rows, key, chip, plane, part)[0]
+
+        in_parts(n, w.device, piece)
+    return out.view(mapping.planes, -1, rows)
 
 
 def program(
