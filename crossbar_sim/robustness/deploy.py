@@ -420,11 +420,9 @@ def deploy(
             sentence, helped = remap_sentence(analog, errors)
             notes, found_out = ((*notes, sentence), found_out) if helped else (notes, [*found_out, sentence])
         if calibration is not None:
-            subject.calibrator = Calibrator.of(
-                analog, *calibration, seed, fixed, reference.axis if reference.classes else None
-            )
-            notes = (*notes, *subject.calibrator.notes)
-            found_out += subject.calibrator.overlap(reference.x)
+            calibrator = subject.calibrate(analog, *calibration)
+            notes = (*notes, *calibrator.notes)
+            found_out += calibrator.overlap(reference.x)
         notes = (*notes, *analog_chips.memory_notes(analog, limited))
         evaluator, details = Evaluator(subject, analog), Details(few=few, alone=alone, step=step)
         measured = [

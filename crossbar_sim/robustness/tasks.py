@@ -30,7 +30,7 @@ from crossbar_sim.nn.device import CPU, Device
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.rng import STREAM_VERSION
-from crossbar_sim.robustness.calibration import Calibration, Calibrator, stale
+from crossbar_sim.robustness.calibration import Calibration, stale
 from crossbar_sim.robustness.detection_score import reference_of
 from crossbar_sim.robustness.evaluator import Subject, evaluation_mode
 from crossbar_sim.robustness.examples import Examples
@@ -211,9 +211,8 @@ def prepare(
     limited = memory_notes(analog)
     if model.calibration is not None:
         how, development = model.calibration
-        axis = reference.axis if reference.classes else None
-        subject.calibrator = Calibrator.of(analog, how, development, seed, model.fixed, axis)
-        corrected = {"calibration": {**subject.calibrator.identity, "data": development.fingerprint}}
+        calibrator = subject.calibrate(analog, how, development)
+        corrected = {"calibration": {**calibrator.identity, "data": development.fingerprint}}
     design = identity_of(at_sigma(hardware, 0.0))
     design["drift"] = {**design["drift"], "sigma": None}
     own: tuple[str, ...] = ()

@@ -14,7 +14,9 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.mapping import Differential, Mapping
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.tensor_cells import fused
 from crossbar_sim.nn.tensor_cells.laws import drifted, programmed
+from crossbar_sim.nn.tensor_cells.segments import Job
 from crossbar_sim.nn.tensor_cells.stream import in_parts, normals, words
 from crossbar_sim.rng import Key
 
@@ -148,6 +150,10 @@ def effective_weight(
     scale = scale_of(mapping, columns) if scale is None else scale
     inverse = _inverse(mapping, scale)
     out = torch.empty_like(w)
+    job = Job(hardware, w.view(columns.shape), key, chip, scale, inverse, out)
+    if fused.usable(job):
+        fused.program_arrays([job])
+        return out.view(columns.shape)
     step, n, device = mapping.planes_per_copy, w.numel(), w.device
     one_pass = _one_pass(hardware, scale)
     references = []
