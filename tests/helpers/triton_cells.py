@@ -17,6 +17,7 @@ from triton.runtime import interpreter
 
 from crossbar_sim import (
     Differential,
+    DriftModel,
     Hardware,
     Key,
     LogNormalDrift,
@@ -27,6 +28,7 @@ from crossbar_sim import (
     ProgrammingNoise,
     StuckCells,
 )
+from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.nn import program, to_analog
 from crossbar_sim.nn.analog.chips import analog_state
 from crossbar_sim.nn.tensor_cells import fused
@@ -87,6 +89,15 @@ def compare(
     }
 
 
+def flat(law: DriftModel) -> dict[str, int]:
+    """Conductances that only drift, from a stream whose every number counts."""
+    g, stream = np.linspace(1e-6, 1, 1001, dtype=np.float32), Stream(2**32 - 1, 5, 7, 2**32 - 2, 9)
+    core, out = np.empty_like(g), torch.full((1001,), torch.nan)
+    law.apply_plane(g, core, stream)
+    fused.drift(law, torch.from_numpy(g), stream, out)
+    return {"weights": g.size, "differ": int((out.numpy().view(np.int32) != core.view(np.int32)).sum())}
+
+
 def one_launch() -> dict[str, int]:
     """All layers of a model, as `chips.program` programs them on a card: one launch, the bits of the CPU kernels."""
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8, 8))
@@ -126,4 +137,8 @@ if __name__ == "__main__":
     chosen = designs() if sys.argv[2] == "designs" else drift_alone
     others = {"everything": ((5, 8), (300, 9)), "offset, everything": ((5, 8),)}
     found = {k: compare(v, int(sys.argv[1]), others.get(k, ())) for k, v in chosen.items()}
+    if sys.argv[2] == "designs":
+        found |= {
+            f"{law.kind}, flat": flat(law) for law in LAWS if law.kind in ("lognormal", "pareto", "gamma")
+        }
     print(json.dumps({**found, "one launch": one_launch()} if sys.argv[2] == "designs" else found))

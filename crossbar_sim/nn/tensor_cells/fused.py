@@ -6,16 +6,30 @@ form that fails, or cannot be compiled, is computed by the plain path (`planes.p
 
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from crossbar_sim.crossbar import drift as laws
-from crossbar_sim.nn.tensor_cells.segments import GROUPS, INTEGERS, Form, Job, form_of, has_kernel, rows_of
+from crossbar_sim.crossbar.drift import DriftModel
+from crossbar_sim.crossbar.stream import Stream
+from crossbar_sim.nn.tensor_cells.segments import (
+    GROUPS,
+    INTEGERS,
+    Form,
+    Job,
+    form_of,
+    form_of_cells,
+    has_kernel,
+    law_has_kernel,
+    rows_of,
+    rows_of_cells,
+)
 from crossbar_sim.rng import Key
 
 _KINDS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -84,16 +98,37 @@ def _launch(form: Form, segments: list[tuple[dict[str, int], list[float]]], devi
     kernel[(sum(blocks),)](whole, real, owners, **constants(form), enable_fp_fusion=False)
 
 
+def drift(law: DriftModel, g: Tensor, stream: Stream, out: Tensor) -> None:
+    """Write conductances g (n,) after drift into `out`; both C-contiguous."""
+    if g.numel():
+        table = _table(law, g.device)
+        made = rows_of_cells(law, g, out, stream, table.data_ptr())
+        with torch.cuda.device(g.device) if g.device.type == "cuda" else nullcontext():
+            _launch(form_of_cells(law, g, out), [made], g.device)
+
+
+def _on_card(values: Tensor) -> bool:
+    """Whether kernels can read the values: on a card, not a fake tensor, of a type that they know."""
+    return values.device.type == "cuda" and type(values) is Tensor and values.dtype in _KINDS and _installed()
+
+
 def usable(job: Job) -> bool:
     """Whether an array is to be programmed by a kernel: on a card, with Triton, and its form computed right there."""
-    device = job.columns.device
-    if device.type != "cuda" or type(job.columns) is not Tensor or not _installed():
+    if not (_on_card(job.columns) and has_kernel(job.hardware)):
         return False
-    if job.columns.dtype not in _KINDS or not has_kernel(job.hardware):
-        return False
-    place = (device, form_of(job, ""))
+    place = (job.columns.device, form_of(job, ""))
     if place not in _trusted:
         _trusted[place] = _check(job)
+    return _trusted[place]
+
+
+def usable_for(law: DriftModel, g: Tensor, out: Tensor) -> bool:
+    """Whether `drift` is to be used: as `usable`."""
+    if not (_on_card(g) and law_has_kernel(law) and g.is_contiguous()):
+        return False
+    place = (g.device, form_of_cells(law, g, out))
+    if place not in _trusted:
+        _trusted[place] = _check_cells(law, g, place[1].aligned)
     return _trusted[place]
 
 
@@ -106,19 +141,34 @@ def _check(job: Job) -> bool:
     scale = hardware.mapping.scale(columns.numpy())
     own, inverse = (torch.from_numpy(t).to(device) for t in (scale, hardware.mapping.inverse(scale)))
     there = columns.to(device, kind)
+    out = torch.empty_like(there)
+    jobs = [Job(hardware, there, Key(5).fold("check"), 3, own, inverse, out)]
+    return _agrees(lambda: program_arrays(jobs), out, core)
+
+
+def _check_cells(law: DriftModel, g: Tensor, aligned: bool) -> bool:
+    """Whether `drift` computes a few thousand cells as the CPU does."""
+    before = torch.linspace(0.5, 1, 3096 if aligned else 3095).to(g.dtype).float().numpy()
+    core, there = np.empty_like(before), torch.from_numpy(before).to(g.device, g.dtype)
+    stream, out = Stream(1, 2, 3, 4, 5), torch.empty_like(there)
+    law.apply_plane(before, core, stream)
+    return _agrees(lambda: drift(law, there, stream, out), out, torch.from_numpy(core))
+
+
+def _agrees(compute: Callable[[], None], out: Tensor, core: Tensor) -> bool:
+    """Whether `compute` writes what the CPU has computed into `out`; otherwise warn."""
     try:
-        out = torch.empty_like(there)
-        program_arrays([Job(hardware, there, Key(5).fold("check"), 3, own, inverse, out)])
+        compute()
         gap = (out.float().cpu() - core).abs().max().item()
         why = f"differ by {gap:.3g}"
     except Exception as error:  # whatever a compiler or a driver may raise: there is another way to compute
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         gap, why = float("inf"), f"fail: {said[:200]}"
-    close = 1e-5 if kind == torch.float32 else 2e-2
+    close = 1e-5 if out.dtype == torch.float32 else 2e-2
     if gap <= close * core.abs().max().item():
         return True
     warnings.warn(
-        f"Triton kernels on {device} {why}: conductances are computed by plain torch operations, which takes longer",
-        RuntimeWarning, stacklevel=2,
+        f"Triton kernels on {out.device} {why}: conductances are computed by plain torch operations, which takes "
+        "longer", RuntimeWarning, stacklevel=2,
     )  # fmt: skip
     return False
