@@ -4,13 +4,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.dropout_sites import sites
-from crossbar_sim.nn.evaluate import inputs_for, logits
+from crossbar_sim.nn.evaluate import inputs_for, outputs
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.rng import Key
 
@@ -30,7 +29,8 @@ class WithHeads(nn.Module):
         key: of the heads' initialisation.
 
     Raises:
-        InputError: if there is no such layer, or its values or the outputs have another shape.
+        InputError: if there is no such layer, its values or the outputs have another shape, or the network does not
+            take x.
     """
 
     def __init__(self, network: nn.Module, x: Batch, key: Key) -> None:
@@ -46,8 +46,7 @@ class WithHeads(nn.Module):
                 f"{missing[0]} is no module of the network: snapshots need modules, not an exported graph"
             )
         self._handles = [modules[name].register_forward_hook(self._keep(name)) for name in names]
-        with torch.no_grad():
-            out = logits(network.eval(), inputs_for(network, x[:1])[0])
+        out = outputs(network.eval(), inputs_for(network, x[:1])[0], 1, fast=False)[0]
         if out.dim() != 2:
             raise InputError(
                 f"snapshots: logits of shape (b, classes) are needed, not {('b', *out.shape[1:])}: use "
