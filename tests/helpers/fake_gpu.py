@@ -51,8 +51,9 @@ class _Numbers(TorchDispatchMode):
             return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
         if name in ("equal", "allclose"):
             return args[0].shape == args[1].shape
-        if name == "nonzero":
-            return args[0].new_zeros((1, args[0].dim()), dtype=torch.int64)
+        if name == "index" and args[1][0].dtype == torch.bool:  # how many there are is a value: half of them
+            assert args[1][0].device == args[0].device
+            return args[0][: max(len(args[0]) // 2, 1)].clone()
         found = func(*args, **kwargs)
         if name in ("_to_copy", "copy_") and isinstance(found, Tensor):
             source = args[1] if name == "copy_" else args[0]

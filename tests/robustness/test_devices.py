@@ -20,7 +20,7 @@ from crossbar_sim.data import Development, Split
 from crossbar_sim.nn import evaluate
 from crossbar_sim.nn.device import Device, block_size
 from crossbar_sim.robustness.benchmark import robustness
-from crossbar_sim.robustness.calibration import Calibrator, low_rank
+from crossbar_sim.robustness.calibration import Calibration, Calibrator, low_rank
 from crossbar_sim.robustness.score import Reference
 
 
@@ -82,8 +82,6 @@ PLAIN = Hardware.preset("bayesft", sigma=0.5)
 CELLS = Hardware.preset(
     "bayesft",
     sigma=0.5,
-    g_min=1e-6,
-    g_max=1e-4,
     levels=16,
     programming_sigma=0.1,
     stuck_off=0.05,
@@ -169,7 +167,7 @@ def test_corrections_without_a_mix(kind: str, monkeypatch: pytest.MonkeyPatch) -
         data = Development(Split(x[:64], y[:64]), Split(x[64:128], y[64:128]))
         found = deploy(
             model, x, y, hardware=hardware, chips=1, sensitivity_chips=0, device="cuda",
-            calibrate=kind, calibration_data=data,
+            calibrate=Calibration(kind, 64), calibration_data=data,
         )  # fmt: skip
         assert found.scores[0].accuracy is not None
 
