@@ -3,6 +3,7 @@
 import copy
 import gc
 import math
+import re
 import resource
 import sys
 from pathlib import Path
@@ -311,6 +312,26 @@ def test_progress_counts_up_to_its_total(network: nn.Module, digits: Splits):
         )  # fmt: skip
         total = 1 + 4 + min(wanted, 4) * 3
         assert seen == [(done, total) for done in range(1, total + 1)]
+
+
+def test_progress_says_how_long_layers_take_and_how_to_leave_them_out(
+    network: nn.Module, digits: Splits, monkeypatch
+):
+    def said(least: float) -> list[str]:
+        monkeypatch.setattr("crossbar_sim.robustness.sensitivity.LONG", least)
+        seen: list[str] = []
+        deploy(
+            network, digits.test.x[:20], None, ON_ARRAYS, chips=range(2), sensitivity_chips=1,
+            progress=lambda done, total, what: seen.append(what),
+        )  # fmt: skip
+        return seen
+
+    alone = [what for what in said(0.0) if " alone" in what]
+    assert len(alone) == 3
+    assert all(
+        re.search(r" alone\n.* about \d+ min more \(--sensitivity-chips 0 leaves it out\)", w) for w in alone
+    )
+    assert not any("\n" in what for what in said(1e9))
 
 
 def test_chips_are_the_same_ones_in_any_order_and_company(network: nn.Module, digits: Splits):

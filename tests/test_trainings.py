@@ -16,6 +16,7 @@ from crossbar_sim.experiments.trainings import plan_trainings, train, train_netw
 from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.nn.networks import MLP
 from crossbar_sim.nn.seeding import seeded
+from crossbar_sim.nn.standardised import standardisation_of
 from crossbar_sim.rng import Key
 
 FILE = """
@@ -204,6 +205,24 @@ def test_a_training_starts_from_another_of_the_file(planned, splits, tmp_path):
     names = [planned(SEEDS + way)["aware, seed 0"].path.name for way in ways]
     assert len(set(names)) == 3
     assert names[2] == names[3]
+
+
+CALIBRATED = FILE.replace(
+    "epochs", 'method = "drift-aware"\n    settings = { chips = 2, calibrated = true }\n    epochs'
+)
+FURTHER = THEN.replace("ramp = 0", "ramp = 0, calibrated = true")
+
+
+def test_a_training_continues_one_for_calibrated_chips(planned, splits, tmp_path):
+    plans = planned(CALIBRATED + FURTHER)
+    for plan in (plans["plain"], plans["aware, seed 0"]):
+        train(plan, splits, "digits", Console(file=io.StringIO()))
+    found = [load_model(plans[label].path).module for label in ("plain", "aware, seed 0")]
+    assert [standardisation_of(model).readout for model in found] == ["fc2", "fc2"]
+    (tmp_path / "net.pt").write_bytes(plans["plain"].path.read_bytes())
+    for way in (THEN, THEN.replace('"plain"', '"net.pt"')):
+        with pytest.raises(InputError, match=r"aware, seed 0: .* trained for calibrated chips"):
+            planned(CALIBRATED + way)
 
 
 @pytest.mark.parametrize(

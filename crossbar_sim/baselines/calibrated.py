@@ -9,9 +9,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.detection import detects
 from crossbar_sim.nn.evaluate import inputs_for
 from crossbar_sim.nn.networks.fastconv import whiten
-from crossbar_sim.nn.standardised import Standardisation, norms, standardise
+from crossbar_sim.nn.standardised import Standardisation, norms, standardisation_of, standardise
 from crossbar_sim.nn.training.settings import Step
 from crossbar_sim.robustness.calibration.norm_statistics import estimated
 
@@ -20,15 +21,20 @@ EXAMPLES = 2000
 
 
 def calibrated(model: nn.Module, x: Batch) -> Standardisation:
-    """Change a network for calibrated training, in place; see `standardise`.
+    """Change a network for calibrated training, in place; see `standardise`. One that has been changed stays as it is.
 
     Args:
         model: fresh, or with weights to begin with.
         x: the training examples.
 
     Raises:
-        InputError: as `standardise`.
+        InputError: as `standardise`, and if it is a detector.
     """
+    if detects(model):
+        raise InputError("calibrated is for classifiers: a detector's read-out is several layers")
+    found = standardisation_of(model)
+    if found is not None:
+        return found
     whiten(model, x)
     return standardise(model, inputs_for(model.eval(), _some(x, 500))[0])
 
@@ -52,6 +58,19 @@ def estimate_clean(model: nn.Module, x: Batch) -> None:
 def _some(x: Batch, n: int) -> Batch:
     """At most n examples, evenly spaced."""
     return x[torch.arange(min(n, len(x))) * len(x) // min(n, len(x))] if len(x) > n else x
+
+
+def check_shares(name: str, chips: int, batch: int) -> None:
+    """Refuse a step that leaves a chip a single example.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    if batch < 2 * chips:
+        raise InputError(
+            f"calibrated: {name}={chips} with batch={batch}: every chip needs two examples at least for statistics of "
+            "its own"
+        )
 
 
 class OwnStatistics:

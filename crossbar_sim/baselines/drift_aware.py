@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, get_args
 
 from torch import nn
 
-from crossbar_sim.baselines.calibrated import OwnStatistics, calibrated, estimate_clean
+from crossbar_sim.baselines.calibrated import OwnStatistics, calibrated, check_shares, estimate_clean
 from crossbar_sim.baselines.drifted_steps import AnalogStep, DriftedStep, normalisations
 from crossbar_sim.baselines.dropout import check_rates
 from crossbar_sim.baselines.method import (
@@ -127,11 +127,8 @@ class DriftAware(Method):
         if self.statistics not in STATISTICS:
             raise InputError(f"statistics={self.statistics!r} must be one of {', '.join(STATISTICS)}")
         check_switch("calibrated", self.calibrated)
-        if self.calibrated and self.training.batch < 2 * self.chips:
-            raise InputError(
-                f"calibrated: chips={self.chips} with batch={self.training.batch}: every chip needs two examples at "
-                "least for statistics of its own"
-            )
+        if self.calibrated:
+            check_shares("chips", self.chips, self.training.batch)
         if self.calibrated and self.statistics != "running":
             raise InputError(
                 f"calibrated with statistics={self.statistics!r}: every chip gets statistics of its own, and the saved "
@@ -189,11 +186,9 @@ class DriftAware(Method):
         """See `Method.fit`."""
         known = check_development(development, detection=True)
         key = as_key(key)
-        model = fresh(build, key)
+        model = fresh(build, key, self.calibrated)
         notes: dict[str, object] = {"sigma": self.sigma, "chips": self.chips}
         if self.calibrated:
-            if detects(model):
-                raise InputError("calibrated is for classifiers: a detector's read-out is several layers")
             made = calibrated(model, known.train.x)
             notes |= {"standardised": [*made.layers], "read-out": made.readout}
             if made.left:
@@ -254,17 +249,18 @@ class DriftAware(Method):
             raise InputError(f"temperature multiplies logits, and {of}: set temperature=false")
         layers = weight_layers(model) if self.temperature and not own else 0
         copies = factor_copies(self.hardware)
+        tensors = Device.of(self.training.device).tensors
         step: DriftedStep | AnalogStep
         if copies is not None:
             design = Hardware.preset("bayesft") if self.hardware is None else self.hardware
             step = DriftedStep(
                 self.sigmas, self.chips, layers, key,
-                copies=copies, hardware=design, loss=loss, censor=self.censor,
+                copies=copies, hardware=design, loss=loss, censor=self.censor, tensors=tensors,
             )  # fmt: skip
         else:
             assert self.hardware is not None
             sigmas = None if self.sigma is None else self.sigmas
-            step = AnalogStep(self.hardware, sigmas, self.chips, layers, key, loss)
+            step = AnalogStep(self.hardware, sigmas, self.chips, layers, key, loss, tensors)
         return OwnStatistics(step, self.chips) if own else step
 
     def sigmas(self, share: float, chips: int) -> Sequence[float]:

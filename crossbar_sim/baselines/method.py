@@ -15,6 +15,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn.detection import check_task
 from crossbar_sim.nn.evaluate import inputs_for
 from crossbar_sim.nn.seeding import seeded
+from crossbar_sim.nn.standardised import standardisation_of
 from crossbar_sim.nn.training.loop import Epoch, FitReport, LossStep
 from crossbar_sim.nn.training.loop import fit as train_network
 from crossbar_sim.nn.training.losses import TaskLoss
@@ -123,11 +124,16 @@ def check_switch(name: str, given: object) -> None:
         raise InputError(f"{name}={show(given)}: true or false is needed")
 
 
-def fresh(build: Build, key: Key) -> nn.Module:
+def fresh(build: Build, key: Key, calibrated: bool = False) -> nn.Module:
     """A network whose initialisation is determined by the key.
 
+    Args:
+        build: makes it.
+        key: of its random weights.
+        calibrated: whether the method can continue the training of a network that was trained for calibration.
+
     Raises:
-        InputError: if `build` makes no network.
+        InputError: if `build` makes no network, or one that the method cannot continue with.
     """
     if isinstance(build, nn.Module) or not callable(build):
         what = (
@@ -143,7 +149,23 @@ def fresh(build: Build, key: Key) -> nn.Module:
             raise InputError(f"build cannot make a network without arguments: {error}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"build made {type(model).__name__}, expected a torch.nn.Module")
+    if standardisation_of(model) is not None:
+        check_keeps(calibrated)
     return model
+
+
+def check_keeps(calibrated: bool) -> None:
+    """Refuse to continue the training of a network that was trained for calibration with a method that is not for it.
+
+    Raises:
+        InputError: naming the methods that are.
+    """
+    if not calibrated:
+        raise InputError(
+            "the weights to begin with are of a network that was trained for calibrated chips (--calibrated), and this "
+            "training would not keep it so: continue with train --method drift-aware --calibrated or search "
+            "--calibrated (calibrated=True in Python and in settings)"
+        )
 
 
 def trained(

@@ -71,6 +71,15 @@ class SearchRequest(NetworkOptions, HardwareOptions, SeedOptions, ClusterOptions
     parameters: Literal["plain", "square"] = option(
         "square: train weight matrices as w = u|u| (docs/methods.md).", heading="Training", default="plain"
     )
+    calibrated: bool = option(
+        "Train for chips that are calibrated: digital normalisation by each chip's own statistics behind every array, "
+        "and a digital last layer. Trials are scored so. Evaluate with --calibrate statistics.", heading="Training",
+    )  # fmt: skip
+    noise: Literal["dropout", "multinomial"] = option(
+        "multinomial: dropout that also halves values, as BayesMulti does (docs/methods.md).",
+        heading="Training",
+        default="dropout",
+    )
     epochs: int | None = option(
         "Epochs of each trial.  [default: 1; 10 with --algorithm restart]", heading="Training"
     )
@@ -151,7 +160,8 @@ def search(request: SearchRequest) -> None:
     write_json(request.json_path, notes)
     _show(found, method, judge, console)
     say_end(console, warnings)
-    say(console, f"wrote {output}: crossbar-sim sweep {output}{arch} --data {data}")
+    then = " --calibrate statistics" if request.calibrated else ""
+    say(console, f"wrote {output}: crossbar-sim sweep {output}{arch} --data {data}{then}")
     if study is not None:
         say(console, f"the trials are in {study}")
 
@@ -173,7 +183,7 @@ def _method(request: SearchRequest, hardware: Design) -> BayesFT:
         name: getattr(request, name) for name in ("trials", "algorithm", "acquisition", "chips", "images")
     }
     settings |= {"fresh_chips": request.fresh_chips, "sigma": _sigma(hardware), "batch": _batch(request)}
-    settings["parameters"] = request.parameters
+    settings |= {"parameters": request.parameters, "calibrated": request.calibrated, "noise": request.noise}
     given = {
         name: getattr(request, name)
         for name in ("rates", "width", "training_sigma", "training_chips", "polish", "metric")

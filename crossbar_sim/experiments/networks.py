@@ -21,6 +21,7 @@ from crossbar_sim.nn.files.loading import weights_of_file
 from crossbar_sim.nn.files.state_dict import fill
 from crossbar_sim.nn.networks import NETWORKS, build
 from crossbar_sim.nn.seeding import seeded
+from crossbar_sim.nn.standardised import Standardisation, standardisation_of
 from crossbar_sim.nn.training.augment import Augment
 from crossbar_sim.nn.training.loop import Epoch, FitReport
 from crossbar_sim.rng import Key
@@ -188,12 +189,14 @@ class Started:
         weights: all its parameters and buffers, by name.
         sha256: of the network with these weights, without its dropout rates.
         origin: where they are from, for messages.
+        standardised: what calibrated training inserted into the network that they are of; None: nothing.
     """
 
     build: Build
     weights: Mapping[str, Any]
     sha256: str
     origin: str
+    standardised: Standardisation | None = None
 
     def __call__(self, **more: Any) -> nn.Module:
         """A network with these weights.
@@ -207,6 +210,8 @@ class Started:
             else "train the network that they are of, with the same arguments"
         )  # fmt: skip
         try:
+            if self.standardised is not None:
+                self.standardised.insert(model)
             fill(model, self.weights, f"the {type(model).__name__} to be trained", remedy=remedy)
         except InputError as error:
             raise InputError(f"from {self.origin}: {error}") from error
@@ -223,21 +228,23 @@ def started(build: Build, start: Start) -> Started:
         model = build()
     if isinstance(start, Trained):
         start = start.model
+    standardised = standardisation_of(start) if isinstance(start, nn.Module) else None
     if isinstance(start, nn.Module):
-        weights, origin = dict(nn.Module.state_dict(start)), f"this {type(start).__name__}"
+        weights: Mapping[str, Any] = dict(nn.Module.state_dict(start))
+        origin = f"this {type(start).__name__}"
     elif isinstance(start, Mapping):
         weights, origin = dict(start), "these weights"
     else:
         origin = os.fspath(start)
         try:
-            weights = dict(weights_of_file(start, model))
+            weights, standardised = weights_of_file(start, model)
         except InputError as error:
             said = str(error)
             raise InputError(said if said.startswith(origin) else f"from {origin}: {said}") from error
     kept = {name: w.detach().cpu().clone() if isinstance(w, Tensor) else w for name, w in weights.items()}
     with seeded(Key(0)):
-        tried = Started(build, kept, "", origin)()
-    return Started(build, kept, fingerprint(tried), origin)
+        tried = Started(build, kept, "", origin, standardised)()
+    return Started(build, kept, fingerprint(tried), origin, standardised)
 
 
 def save_network(

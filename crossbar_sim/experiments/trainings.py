@@ -17,7 +17,7 @@ from torch import nn
 from crossbar_sim.baselines.calibrated import calibrated
 from crossbar_sim.baselines.drift_aware import DriftAware
 from crossbar_sim.baselines.ftna import Ftna
-from crossbar_sim.baselines.method import Build, Method, Trained
+from crossbar_sim.baselines.method import Build, Method, Trained, check_keeps
 from crossbar_sim.baselines.reram_v import ReramV
 from crossbar_sim.baselines.settings import METHODS, TRAINING
 from crossbar_sim.crossbar.layer_designs import Design, as_design
@@ -155,8 +155,11 @@ def plan_trainings(
             )
             made = Named.of(given.network, given.arguments, splits)
             made.check_method(given.method)
+            changed = _calibrated(method)
+            start, identity, kept = _start(experiment, label, given, planned, made)
+            if kept:
+                check_keeps(changed)
             with seeded(Key(0)):
-                changed = isinstance(method, DriftAware) and method.calibrated
                 name = canonical([made.network, dict(made.arguments), changed])
                 new = name not in built
                 if new:
@@ -169,7 +172,6 @@ def plan_trainings(
                     check_calibrated(experiment, built[name], test.x, splits.development)
                 _check_rates(method, built[name], made)
             what = [given.network, dict(given.arguments), repr(method), given.seed, splits.fingerprint]
-            start, identity = _start(experiment, label, given, planned, made)
             what += [] if identity is None else [{"from": identity}]
             digest = hashlib.sha256(canonical(what).encode()).hexdigest()
         planned[label] = PlannedTraining(
@@ -180,8 +182,8 @@ def plan_trainings(
 
 def _start(
     experiment: Experiment, label: str, given: ToTrain, planned: Mapping[str, PlannedTraining], made: Named
-) -> tuple[Path | None, str | None]:
-    """The file of the weights that a training begins with, and what tells them from others.
+) -> tuple[Path | None, str | None, bool]:
+    """The file of the weights that a training begins with, what tells them from others, and whether it is calibrated.
 
     A label, or the group of networks of several seeds of which that of the same seed is taken, goes before a path.
 
@@ -189,7 +191,7 @@ def _start(
         InputError: if there is no such file or model, it is trained later, or its weights do not fit.
     """
     if given.start is None:
-        return None, None
+        return None, None, False
     names = (f"{given.start}, seed {given.seed}", given.start)
     name = next((name for name in names if name in experiment.models and name != label), None)
     if name is None:
@@ -199,10 +201,10 @@ def _start(
                 f"from={given.start!r} is neither a file beside the experiment nor a model of it: "
                 f"{', '.join(each for each in experiment.models if each != label) or 'it has no other'}"
             )
-        return path, started(made, path).sha256
+        return _of_file(made, path)
     model = experiment.models[name]
     if isinstance(model, ModelFile):
-        return experiment.folder / model.path, started(made, experiment.folder / model.path).sha256
+        return _of_file(made, experiment.folder / model.path)
     if name not in planned:
         raise InputError(
             f"from={given.start!r} is trained after it: put [train.{given.start}] before it in the file"
@@ -214,7 +216,17 @@ def _start(
         )
     with seeded(Key(0)):
         started(made, before.made())
-    return before.path, before.path.stem.rpartition("-")[2]
+    return before.path, before.path.stem.rpartition("-")[2], _calibrated(before.method)
+
+
+def _of_file(made: Named, path: Path) -> tuple[Path, str, bool]:
+    begun = started(made, path)
+    return path, begun.sha256, begun.standardised is not None
+
+
+def _calibrated(method: Method) -> bool:
+    """Whether it trains for chips that are calibrated."""
+    return isinstance(method, DriftAware | BayesFT) and method.calibrated
 
 
 def train(planned: PlannedTraining, splits: Splits, data: str, console: Console) -> Path:

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderHook, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderHook, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
+from rich.text import Text
 
 from crossbar_sim.report.formatting import shorten
 from crossbar_sim.text import visible, visible_lines
@@ -97,12 +98,24 @@ PATIENCE = 1.0
 """Seconds of work before a progress bar appears."""
 
 
+class _Bar(Progress):
+    """A progress bar with a line of advice below it."""
+
+    advice = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """See `Progress`."""
+        yield from super().get_renderables()
+        if self.advice:
+            yield Text(self.advice, "dim")
+
+
 @contextmanager
 def progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
     """Give a callback (done, total, what) that moves a bar, on a terminal and for work of over a second.
 
     Args:
-        console: of standard error; the bar is gone at the end.
+        console: of standard error; the bar is gone at the end. A second line of `what` is shown below the bar.
     """
     if not console.is_terminal or console.is_dumb_terminal:
         yield lambda done, total, what: None
@@ -113,7 +126,7 @@ def progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
         TimeRemainingColumn(),
         TextColumn("{task.description}", markup=False),
     )
-    bar = Progress(*columns, console=console, transient=True)
+    bar = _Bar(*columns, console=console, transient=True)
     task, pen, lock, over = (
         bar.add_task("clean model", total=None),
         Pen(console.encoding),
@@ -127,6 +140,8 @@ def progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
                 bar.start()
 
     def step(done: int, total: int, what: str) -> None:
+        what, _, advice = what.partition("\n")
+        bar.advice = pen(advice)
         bar.update(task, completed=done, total=total, description=pen(shorten([what], 36)[0]))
 
     timer = threading.Timer(PATIENCE, begin)
@@ -155,7 +170,7 @@ def notebook_progress() -> Callable[[int, int, str], None] | None:
         now = time.monotonic()
         if done >= total or now - shown > SHOWN_EVERY:
             shown = now
-            text = "" if done >= total else f"{done} of {total}: {visible(what)}"
+            text = "" if done >= total else f"{done} of {total}: {visible(what.replace(chr(10), '; '))}"
             line.update({"text/plain": text}, raw=True)
 
     return step

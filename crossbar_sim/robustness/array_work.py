@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn import layers as layers_of
 from crossbar_sim.nn import to_analog
 from crossbar_sim.nn.analog.chips import analog_state, slots
-from crossbar_sim.nn.analog.multiply_adds import ArrayShare
+from crossbar_sim.nn.analog.multiply_adds import ArrayShare, paths_of
 from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.evaluate import inputs_for, run_over
 from crossbar_sim.nn.files.loading import LoadedModel
@@ -156,10 +157,18 @@ def works_of(
     }
     clean: Any = {name: pair for name, pair in weights.items() if pair[0] is not None}
     reads = reads_per_inference(model, _holders(model, clean), x[: loaded.batch or 1])
+    paths: dict[str, set[str]] = {}
+    for layer in layers_of(analog):
+        for slot in layer.matrices:
+            paths.setdefault(slot.name, set()).update(paths_of(layer, slot))
+    named = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     works, notes = [], list(sentences)
     for layer in layers_of(analog):
         for slot in layer.counted:
-            read = reads.get(slot.name) or _traced(operands, slot.name, weights[slot.name][0])
+            weight = weights[slot.name][0]
+            tied = named[id(weight)] > 1  # then products of its digital layers take it too
+            read = None if tied else reads.get(slot.name)
+            read = read or _traced(operands, paths[slot.name], weight) or reads.get(slot.name)
             if read is None:
                 read = Reads(1, True)
                 notes.append(f"{slot.name}: no product with it was seen in one inference; counted once")
@@ -180,14 +189,16 @@ def works_of(
     return works, tuple(notes)
 
 
-def _traced(operands: Operands | None, name: str, weight: Tensor | None) -> Reads | None:
+def _traced(operands: Operands | None, names: set[str], weight: Tensor | None) -> Reads | None:
     """Reads by the multiply-adds of operators that copy a weight first (bilinear, einsum, tensordot, grouped_mm).
+
+    Those are counted whose weight has one of the names.
 
     An input vector drives the matrices of all groups: of those that are chosen for an input, the mean counts.
     """
     if operands is None or weight is None:
         return None
-    found = sum(one.multiply_adds for one in operands.work if name in one.names)
+    found = sum(one.multiply_adds for one in operands.work if names.intersection(one.names))
     return Reads(math.ceil(round(found / weight.numel(), 6)), True) if found else None
 
 

@@ -24,7 +24,7 @@ from crossbar_sim.nn.device import Device, on_device
 from crossbar_sim.robustness import sensitivity
 from crossbar_sim.robustness.calibration import Calibration, calibration_of
 from crossbar_sim.robustness.cluster import check_cluster, cluster, leave_if_importing
-from crossbar_sim.robustness.evaluator import Subject
+from crossbar_sim.robustness.evaluator import Subject, layers_on_arrays
 from crossbar_sim.robustness.examples import Examples
 from crossbar_sim.robustness.metrics import find_metric
 from crossbar_sim.robustness.plans import PROTOCOL, EveryImage, HalfWidth, Plan, chip_numbers
@@ -341,7 +341,7 @@ def measured(
         if few:
             for task, subject in tasks:
                 with naming(task.label, len(tasks) > 1), silenced_warnings():
-                    add_details(task, subject, results, sigmas, few)
+                    add_details(task, subject, results, sigmas, few, progress)
     return Sweep.read(results, {task.id: task.label for task, _ in tasks}, plan.chips, sigmas)
 
 
@@ -378,7 +378,12 @@ def _check_distinct(tasks: list[Task]) -> None:
 
 
 def add_details(
-    task: Task, subject: Subject, results: Results, sigmas: tuple[float, ...], chips: int
+    task: Task,
+    subject: Subject,
+    results: Results,
+    sigmas: tuple[float, ...],
+    chips: int,
+    progress: Progress | None = None,
 ) -> None:
     """Keep per-layer sensitivity and conductance histograms at the middle sigma, unless they are there."""
     sigma = sigmas[len(sigmas) // 2]
@@ -393,5 +398,12 @@ def add_details(
     results.set_detail(task.id, histogram_name, histograms)
     few = subject.reference.part(sensitivity.some(len(subject.reference.x), sensitivity.IMAGES, subject.seed))
     numbers = range(chips)
-    drops = sensitivity.layer_drops(subject.evaluator, few, sigma, numbers)
+    countdown = sensitivity.Countdown(chips * len(layers_on_arrays(analog)))
+
+    def step(what: str) -> None:
+        what = countdown(what)
+        if progress is not None:
+            progress(countdown.done, countdown.total, what)
+
+    drops = sensitivity.layer_drops(subject.evaluator, few, sigma, numbers, step)
     results.set_detail(task.id, drops_name, sensitivity.as_detail(drops, sigma, numbers, len(few.x)))

@@ -28,7 +28,7 @@ from crossbar_sim.nn.files.loading import LoadedModel
 from crossbar_sim.nn.module_state import left_on
 from crossbar_sim.rng import STREAM_VERSION
 from crossbar_sim.robustness.calibration import Calibration, Calibrator, calibration_of, stale
-from crossbar_sim.robustness.evaluator import Details, Evaluator, Subject, layers_on_arrays
+from crossbar_sim.robustness.evaluator import ALONE, Details, Evaluator, Subject, layers_on_arrays
 from crossbar_sim.robustness.metrics import Metric, described
 from crossbar_sim.robustness.plans import EveryImage, chip_numbers
 from crossbar_sim.robustness.score import (
@@ -41,7 +41,7 @@ from crossbar_sim.robustness.score import (
     of_state,
     of_tail,
 )
-from crossbar_sim.robustness.sensitivity import drops, some
+from crossbar_sim.robustness.sensitivity import Countdown, drops, some
 from crossbar_sim.robustness.statistics import Percentile, Summary, Yield, percentile, summarise, yield_at
 from crossbar_sim.tables import data_frame
 from crossbar_sim.validate import finite
@@ -392,11 +392,16 @@ def deploy(
         if threshold is not None:
             known.check_threshold(threshold)
         alone = numbers[:sensitivity_chips]
-        total, done = 1 + len(numbers) + len(alone) * len(layers_on_arrays(analog)), 0
+        countdown = Countdown(len(alone) * len(layers_on_arrays(analog)))
+        total, done = 1 + len(numbers) + countdown.total, 0
 
         def step(what: str) -> None:
             nonlocal done
             done += 1
+            if what.endswith(ALONE):
+                what = countdown(what)
+            else:
+                countdown.skip()
             if progress is not None:
                 progress(done, total, what)
 
@@ -415,11 +420,9 @@ def deploy(
             sentence, helped = remap_sentence(analog, errors)
             notes, found_out = ((*notes, sentence), found_out) if helped else (notes, [*found_out, sentence])
         if calibration is not None:
-            subject.calibrator = Calibrator.of(
-                analog, *calibration, seed, fixed, reference.axis if reference.classes else None
-            )
-            notes = (*notes, *subject.calibrator.notes)
-            found_out += subject.calibrator.overlap(reference.x)
+            calibrator = subject.calibrate(analog, *calibration)
+            notes = (*notes, *calibrator.notes)
+            found_out += calibrator.overlap(reference.x)
         notes = (*notes, *analog_chips.memory_notes(analog, limited))
         if where.tensors:
             notes = (*notes, f"computed on {where.described}")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.layer_designs import Design, at_sigma, is_deterministic
 from crossbar_sim.crossbar.stream import Stream
+from crossbar_sim.data import Development
 from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError, silenced_warnings
 from crossbar_sim.nn.analog import chips as analog_chips
@@ -33,7 +34,7 @@ from crossbar_sim.nn.device import CPU, Device, on_device
 from crossbar_sim.nn.evaluate import BLOCK, one_thread, outputs, torch_threads_kept
 from crossbar_sim.nn.pickling import packed, unpacked
 from crossbar_sim.rng import Key
-from crossbar_sim.robustness.calibration import Calibrator
+from crossbar_sim.robustness.calibration import Calibration, Calibrator
 from crossbar_sim.robustness.detection_score import reference_of
 from crossbar_sim.robustness.metrics import Metric, described, find_metric, names_code
 from crossbar_sim.robustness.score import Reference, Score, hits, of_operands, of_reference
@@ -273,6 +274,10 @@ class ChipScores:
     alone: dict[str, Score] = field(default_factory=dict)
 
 
+ALONE = " alone"
+"""How the text of a progress line ends while one layer alone is on its arrays."""
+
+
 class AnyModel:
     """Chip by chip, by the model's own forward."""
 
@@ -318,7 +323,7 @@ class AnyModel:
         if details.few is not None and chip in details.alone:
             for name in layers_on_arrays(self.analog):
                 with analog_chips.only_layers(self.analog, [name]):
-                    alone[name] = measured(details.few.score(self.analog), f"chip {chip}, {name} alone")
+                    alone[name] = measured(details.few.score(self.analog), f"chip {chip}, {name}{ALONE}")
         return ChipScores(chip, score, plain, alone)
 
     def _program(self, hardware: Design, chip: int) -> None:
@@ -551,6 +556,22 @@ class Subject:
         return ensure_equivalent(
             made, self.module, self.reference.x, self.reference.few, self.reference.fixed
         )
+
+    def calibrate(self, analog: nn.Module, calibration: Calibration, development: Development) -> Calibrator:
+        """Correct every chip from now on.
+
+        Args:
+            analog: the analog model, on some chip.
+            calibration: how.
+            development: whose training images are drawn from, by the seed of the chips.
+
+        Raises:
+            InputError: as `Calibrator.of`.
+        """
+        reference = self.reference
+        axis = reference.axis if reference.classes else None
+        self.calibrator = Calibrator.of(analog, calibration, development, self.seed, reference.fixed, axis)
+        return self.calibrator
 
     def cautions(
         self, analog: nn.Module, effects: dict[str, dict[str, float]], requested: object

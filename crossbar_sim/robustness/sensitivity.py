@@ -1,5 +1,7 @@
 """Per-layer sensitivity: the drop of the score when one layer alone is on its arrays."""
 
+import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +18,36 @@ from crossbar_sim.robustness.statistics import Summary, summarise
 
 CHIPS, IMAGES = 5, 1000
 """The default numbers of chips and examples for per-layer sensitivity."""
+
+
+LONG = 120.0
+"""Seconds that the layers alone take from which on a progress line says how long, and how to leave them out."""
+
+
+class Countdown:
+    """The text of a progress line while layers are measured alone, with the time that they still take.
+
+    Args:
+        total: layers times chips.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.spent, self.last = total, 0, 0.0, time.monotonic()
+
+    def skip(self) -> None:
+        """What has just ended was something else: it does not count."""
+        self.last = time.monotonic()
+
+    def __call__(self, what: str) -> str:
+        """The text, with a second line once a layer has been measured, if all of them take long."""
+        now = time.monotonic()
+        self.done, self.spent, self.last = self.done + 1, self.spent + now - self.last, now
+        each = self.spent / self.done
+        if each * self.total < LONG:
+            return what
+        minutes = math.ceil(each * (self.total - self.done) / 60)
+        left = f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+        return f"{what}\nsensitivity to each layer: about {left} more (--sensitivity-chips 0 leaves it out)"
 
 
 def some(n: int, wanted: int, seed: int) -> Tensor:

@@ -8,13 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from os import PathLike
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import nn
 
+from crossbar_sim.baselines.calibrated import check_shares
 from crossbar_sim.baselines.drift_aware import Parameters, check_parameters
-from crossbar_sim.baselines.method import Build, Method, Trained, check_development, shown
+from crossbar_sim.baselines.method import (
+    Build,
+    Method,
+    Trained,
+    check_development,
+    check_switch,
+    shown,
+)
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.layer_designs import Design, as_design, at_sigma, identity_of, sources
 from crossbar_sim.data import Development
@@ -25,9 +33,11 @@ from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.dropout_sites import remove_found
 from crossbar_sim.nn.evaluate import inputs_for
 from crossbar_sim.nn.files.checkpoint import write_tensors
+from crossbar_sim.nn.multinomial import from_multinomial, to_multinomial
 from crossbar_sim.nn.training.loop import Epoch, FitReport
 from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key
+from crossbar_sim.robustness.calibration import Calibration
 from crossbar_sim.robustness.metrics import METRICS, PER_CENT, Metric, find_metric
 from crossbar_sim.robustness.score import of_operands
 from crossbar_sim.robustness.tasks import fingerprint
@@ -61,6 +71,13 @@ TRIAL = Training(epochs=1, batch=256, lr=3e-3, clip=0.1)
 
 POLISH = replace(TRIAL, epochs=10)
 
+CALIBRATION = 500
+"""Training images, without labels, whose statistics each chip gets in the objective of a calibrated search."""
+
+
+Noise = Literal["dropout", "multinomial"]
+NOISES: tuple[str, ...] = get_args(Noise)
+
 
 @dataclass(frozen=True)
 class BayesFT(Method):
@@ -90,16 +107,22 @@ class BayesFT(Method):
         fresh_chips: for the final measurement.
         hardware: the design; None: the preset "bayesft". Its drift law takes sigma.
         parameters: how weight matrices are trained, "plain" or "square", see `DriftAware`.
+        calibrated: train for chips that are calibrated, see `DriftAware`: in the objective every chip has statistics of
+            its own, from CALIBRATION training images without labels.
         metric: what the objective is the mean of over chips, see `robustness.metrics.find_metric`; None: accuracy, of
             real targets RMSE, of scenes mAP. Where less is better, minus the score is maximised, and of a perplexity
             minus its logarithm.
+        noise: "dropout", or "multinomial": dropout that also halves values (`nn.multinomial`), whose rates are then
+            searched as BayesMulti does (arXiv:2412.02779).
 
     Raises:
         InputError: naming the setting, what was given and what is allowed.
     """
 
     kind: ClassVar[str] = "bayesft"
-    later: ClassVar[Mapping[str, object]] = {"parameters": "plain", "metric": None}
+    later: ClassVar[Mapping[str, object]] = {
+        "parameters": "plain", "metric": None, "calibrated": False, "noise": "dropout",
+    }  # fmt: skip
     citation: ClassVar[str] = "Ye et al., BayesFT, DAC 2021, doi 10.1109/DAC18074.2021.9586115"
 
     sigma: float = 0.6
@@ -120,6 +143,8 @@ class BayesFT(Method):
     hardware: Design | None = None
     parameters: Parameters = "plain"
     metric: str | Metric | Callable[..., Any] | None = None
+    calibrated: bool = False
+    noise: Noise = "dropout"
 
     def __repr__(self) -> str:
         return shown(self)
@@ -128,6 +153,9 @@ class BayesFT(Method):
         if self.hardware is not None:
             object.__setattr__(self, "hardware", as_design(self.hardware))
         check_parameters(self.parameters)
+        check_switch("calibrated", self.calibrated)
+        if self.noise not in NOISES:
+            raise InputError(f"noise={self.noise!r} must be one of {', '.join(NOISES)}")
         for training in (self.training, self.polish):
             if training is not None:
                 check_training(training)
@@ -173,6 +201,8 @@ class BayesFT(Method):
                 raise InputError(
                     f"training_chips={self.training_chips} with batch={training.batch}: every chip needs an example"
                 )
+            if training is not None and self.calibrated:
+                check_shares("training_chips", self.training_chips, training.batch)
 
     def judge(self, development: Development) -> Metric:
         """The metric of the objective on these data."""
@@ -240,11 +270,13 @@ class BayesFT(Method):
             judge.check_importable()
         study, theta = _files(study, checkpoint)
         sigmas = self.training_sigma if isinstance(self.training_sigma, tuple) else None
-        network = SearchedNetwork.of(build, key, self.rates, sigmas, self.width)
+        examples = development.train.x if self.calibrated else None
+        made = build if self.noise == "dropout" else _WithMultinomial(build)
+        network = SearchedNetwork.of(made, key, self.rates, sigmas, self.width, examples)
         trainer = Trainer(network, development, *self._gradient(), self.design, self.parameters)
         score = DriftedScore.of(
             development.validation, self.design, self.sigma, self.chips, self.images, key.fold("search"),
-            self._metric, self.training.device,
+            self._metric, self.training.device, self._calibration(development),
         )  # fmt: skip
         first = network.make(network.space.point([0.0] * len(network.space)), key)
         analog, seen = map_model(
@@ -277,6 +309,7 @@ class BayesFT(Method):
                 model, report, best = self._alternate(trial, first, opened, file, pool, on_trial, progress)
             notes = self._notes(network, best, opened, clean, judge)
         model.to("cpu").eval()
+        from_multinomial(model)
         with silenced_warnings():
             notes["fresh"] = _summary(self._fresh(development, key).measure(model), judge)
         return Trained(model, report, notes)
@@ -322,8 +355,14 @@ class BayesFT(Method):
         """The objective on held-out chips and all validation examples."""
         return DriftedScore.of(
             development.validation, self.design, self.sigma, self.fresh_chips, None, key.fold("fresh"),
-            self._metric, self.training.device,
+            self._metric, self.training.device, self._calibration(development),
         )  # fmt: skip
+
+    def _calibration(self, development: Development) -> tuple[Calibration, Development] | None:
+        """Of the chips that a network is scored on."""
+        if not self.calibrated:
+            return None
+        return Calibration("statistics", min(CALIBRATION, len(development.train))), development
 
     def _notes(
         self, network: SearchedNetwork, best: Best, study: Study, clean: ScoreSample, judge: Metric
@@ -357,8 +396,20 @@ class BayesFT(Method):
             "hardware": identity_of(at_sigma(self.design, self.sigma)),
             **sources(self.design),
             **({} if self.parameters == "plain" else {"parameters": self.parameters}),
+            **({"calibrated": True} if self.calibrated else {}),
             **({} if self._metric is None else {"metric": repr(self._metric)}),
+            **({} if self.noise == "dropout" else {"noise": self.noise}),
         }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _WithMultinomial:
+    """Makes the network with multinomial dropout."""
+
+    build: Any
+
+    def __call__(self, **width: float) -> nn.Module:
+        return to_multinomial(self.build(**width))
 
 
 def _summary(found: ScoreSample, judge: Metric) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from crossbar_sim.baselines.calibrated import calibrated
 from crossbar_sim.baselines.method import Build, fresh
+from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn import dropout_sites
 from crossbar_sim.rng import Key
@@ -24,11 +26,13 @@ class SearchedNetwork:
         build: makes it; called with `width=...` where the width is searched.
         sites: names of its dropout sites.
         space: a dimension for each site, and the joint ones.
+        calibrated: training examples, on which networks are changed for calibrated training; None: they are not.
     """
 
     build: Build
     sites: tuple[str, ...]
     space: Space
+    calibrated: Batch | None = None
 
     @classmethod
     def of(
@@ -38,6 +42,7 @@ class SearchedNetwork:
         bounds: tuple[float, float],
         sigma: tuple[float, float] | None,
         width: tuple[float, float] | None,
+        calibrated: Batch | None = None,
     ) -> "SearchedNetwork":
         """Find the dropout sites of the network that `build` makes.
 
@@ -48,18 +53,18 @@ class SearchedNetwork:
         if not LOW <= low < high < 1:
             raise InputError(f"rates={bounds!r}: dropout rates lie in 0 <= low < high < 1, e.g. (0, {HIGH})")
         point = {} if width is None else {WIDTH: (width[0] + width[1]) / 2}
-        model = build_network(build, point, key)
+        model = build_network(build, point, key, calibrated)
         sites = site_names(model)
         dimensions = [Dimension(name, low, high) for name in sites]
         if sigma is not None:
             dimensions.append(Dimension(SIGMA, *sigma))
         if width is not None:
             dimensions.append(Dimension(WIDTH, *width))
-        return cls(build, sites, Space(tuple(dimensions)))
+        return cls(build, sites, Space(tuple(dimensions)), calibrated)
 
     def make(self, point: Mapping[str, float], key: Key) -> nn.Module:
         """A fresh network at a point, its rates set."""
-        model = build_network(self.build, point, key)
+        model = build_network(self.build, point, key, self.calibrated)
         if site_names(model) != self.sites:
             raise InputError(
                 f"the network has the dropout sites {', '.join(site_names(model))} at this point and "
@@ -77,12 +82,19 @@ class SearchedNetwork:
         return {name: point[name] for name in self.sites}
 
 
-def build_network(build: Build, point: Mapping[str, float], key: Key) -> nn.Module:
-    """The network that `build` makes, initialised by the key, with the point's width if it has one."""
-    if WIDTH not in point:
-        return fresh(build, key)
+def build_network(
+    build: Build, point: Mapping[str, float], key: Key, examples: Batch | None = None
+) -> nn.Module:
+    """The network that `build` makes, initialised by the key, with the point's width if it has one.
+
+    With training examples it is changed for calibrated training.
+    """
     anything: Any = build
-    return fresh(lambda: anything(width=point[WIDTH]), key)
+    made = build if WIDTH not in point else lambda: anything(width=point[WIDTH])
+    model = fresh(made, key, examples is not None)
+    if examples is not None:
+        calibrated(model, examples)
+    return model
 
 
 def site_names(model: nn.Module) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from crossbar_sim.baselines.calibrated import estimate_clean
 from crossbar_sim.baselines.drift_aware import DriftAware, Parameters, squared
 from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.crossbar.layer_designs import Design, at_sigma, designs_of, is_deterministic
@@ -22,6 +23,7 @@ from crossbar_sim.nn.training.loop import Epoch, FitReport, fit
 from crossbar_sim.nn.training.losses import TaskLoss
 from crossbar_sim.nn.training.settings import Step, Training
 from crossbar_sim.rng import Key
+from crossbar_sim.robustness.calibration import Calibration
 from crossbar_sim.robustness.evaluator import Job, Subject
 from crossbar_sim.robustness.metrics import METRICS, PER_CENT, Metric
 from crossbar_sim.robustness.statistics import Interval, mean_interval
@@ -69,6 +71,7 @@ class DriftedScore:
         seed: names the chips: 0 .. chips - 1 of this seed, which is no user's.
         metric: what chips are judged by; None: accuracy, of real targets RMSE, of scenes mAP.
         device: where chips are computed; None: where the network is.
+        calibration: of each chip, and the data whose training images it is fitted to; None: none.
     """
 
     x: Batch
@@ -79,6 +82,7 @@ class DriftedScore:
     seed: int
     metric: Metric | None = None
     device: str | None = None
+    calibration: tuple[Calibration, Development] | None = None
 
     @classmethod
     def of(
@@ -91,6 +95,7 @@ class DriftedScore:
         key: Key,
         metric: Metric | None = None,
         device: str | None = None,
+        calibration: tuple[Calibration, Development] | None = None,
     ) -> "DriftedScore":
         """On `images` examples of a split, drawn by the key, or all (None).
 
@@ -107,7 +112,7 @@ class DriftedScore:
         if images is not None and images < len(x):
             chosen = permutation(len(x), key.fold("images"))[:images].sort().values
             x, y = x[chosen], y[chosen]
-        return cls(x, y, hardware, sigma, chips, key.fold("chips").integer(), metric, device)
+        return cls(x, y, hardware, sigma, chips, key.fold("chips").integer(), metric, device, calibration)
 
     def measure(self, model: nn.Module) -> ScoreSample:
         """Score a clean model, in evaluation mode, on the chips: more is better, so an error has a minus sign.
@@ -116,10 +121,12 @@ class DriftedScore:
             InputError: if the model does not take the examples, or its outputs are not finite.
         """
         with on_device(self.device, model) as where:
-            subject, _ = Subject.prepared(
+            subject, analog = Subject.prepared(
                 model, self.hardware, self.x, self.y,
                 sigma=self.sigma, seed=self.seed, metric=self.metric, device=where,
             )  # fmt: skip
+            if self.calibration is not None:
+                subject.calibrate(analog, *self.calibration)
             once = is_deterministic(at_sigma(self.hardware, self.sigma))
             trials = subject.evaluator.measure(Job(self.sigma, tuple(range(1 if once else self.chips))))
         return ScoreSample(tuple(trial.value for trial in trials))
@@ -198,10 +205,14 @@ class Trainer:
         )
         if self.parameters != "plain":
             method += f", parameters {self.parameters}"
+        own = self.network.calibrated is not None
+        if own:
+            method += ", calibrated"
         try:
             return fit(
                 model, self.development.train, validation, training=training, key=key, method=method,
                 steps=self._steps(model, sigma, training, key), squared=squared(model, self.parameters),
+                after_epoch=estimate_clean if own else None,
                 progress=progress, checkpoint=checkpoint,
             )  # fmt: skip
         finally:

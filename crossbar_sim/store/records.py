@@ -26,6 +26,27 @@ def canonical(value: Any) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+_LESS = frozenset({"output_error", "cross-entropy", "perplexity", "rmse", "mae"})
+_LOGARITHMS = frozenset({"perplexity"})
+
+
+def is_stored_otherwise(metric: str) -> bool:
+    """Whether scores of a metric, by its name, are stored with a minus sign or as a logarithm: more is better then."""
+    return metric in _LESS or metric.startswith("-")
+
+
+def shown(metric: str, score: float) -> float:
+    """A stored score as reports show it: `Metric.shown` by the name of the metric, without torch.
+
+    >>> shown("rmse", -0.25), shown("accuracy", 0.9)
+    (0.25, 0.9)
+    """
+    value = -score if is_stored_otherwise(metric) else score
+    if metric not in _LOGARITHMS:
+        return value + 0.0  # no minus zero
+    return math.exp(value) if value < 709 else math.inf
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """One model on one data set and one design, scored by one metric: what trials belong to.

@@ -10,6 +10,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import operator
 import os
 import sqlite3
@@ -22,7 +23,16 @@ from typing import Any, NamedTuple
 from crossbar_sim.errors import InputError
 from crossbar_sim.files import replacing
 from crossbar_sim.store import results_file
-from crossbar_sim.store.records import APART, CPU, Task, Trial, apart, canonical
+from crossbar_sim.store.records import (
+    APART,
+    CPU,
+    Task,
+    Trial,
+    apart,
+    canonical,
+    is_stored_otherwise,
+    shown,
+)
 from crossbar_sim.store.results_file import KIND
 from crossbar_sim.store.sqlite import input_errors, transaction
 from crossbar_sim.text import parse_json, spreadsheet_cell, visible
@@ -556,6 +566,9 @@ COLUMNS = (
 )  # fmt: skip
 """Of every table, in this order."""
 
+SHOWN = "shown"
+"""One more column where the scores of a metric are stored with a minus sign or as a logarithm: as reports show them."""
+
 
 GROUP = 100_000
 """Rows of a Parquet file that are in memory at a time."""
@@ -563,11 +576,21 @@ GROUP = 100_000
 
 def rows(results: Results) -> Iterator[dict[str, Any]]:
     """One flat row per trial: by task in order of insertion, then by (sigma, chip, images)."""
-    for task in results.tasks():
+    tasks = results.tasks()
+    otherwise = any(is_stored_otherwise(task.metric) for task in tasks)
+    for task in tasks:
         named = (task.label, task.id, _model(task), task.metric)
         for t in results.each_trial(task.id):
             values = (t.sigma, t.chip, t.value, t.images, t.variance, t.seconds)
-            yield dict(zip(COLUMNS, named + values, strict=True))
+            row = dict(zip(COLUMNS, named + values, strict=True))
+            yield row | {SHOWN: shown(task.metric, t.value)} if otherwise else row
+
+
+def _peeked(table: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, ...], Iterator[Mapping[str, Any]]]:
+    """The columns of a table, and its rows."""
+    waiting = iter(table)
+    first = next(waiting, None)
+    return (COLUMNS, waiting) if first is None else (tuple(first), itertools.chain([first], waiting))
 
 
 def csv_lines(table: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -578,8 +601,9 @@ def csv_lines(table: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """
     line = io.StringIO()
     writer = csv.writer(line, lineterminator="\n")
+    columns, table = _peeked(table)
     for cells in itertools.chain(
-        [COLUMNS], ([spreadsheet_cell(row[name]) for name in COLUMNS] for row in table)
+        [columns], ([spreadsheet_cell(row[name]) for name in columns] for row in table)
     ):
         writer.writerow(cells)
         yield line.getvalue()
@@ -591,6 +615,8 @@ def json_lines(table: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """A JSON array with one object per line, an object at a time."""
     before = "[\n"
     for row in table:
+        if row.get(SHOWN) == math.inf:
+            row = {**row, SHOWN: None}  # JSON has no infinity
         yield before + json.dumps(dict(row), allow_nan=False)
         before = ",\n"
     yield "[]\n" if before == "[\n" else "\n]\n"
@@ -611,23 +637,20 @@ def write_parquet(table: Iterable[Mapping[str, Any]], path: str | os.PathLike[st
         ) from None
     kinds = {"chip": pyarrow.int64(), "images": pyarrow.int64()}
     texts = COLUMNS[: COLUMNS.index("sigma")]
+    names, waiting = _peeked(table)
     schema = pyarrow.schema(
-        [
-            (name, pyarrow.string() if name in texts else kinds.get(name, pyarrow.float64()))
-            for name in COLUMNS
-        ]
+        [(name, pyarrow.string() if name in texts else kinds.get(name, pyarrow.float64())) for name in names]
     )
-    waiting = iter(table)
     with replacing(path) as temporary, parquet.ParquetWriter(str(temporary), schema) as file:
         while block := list(itertools.islice(waiting, GROUP)):
-            columns = {name: [row[name] for row in block] for name in COLUMNS}
+            columns = {name: [row[name] for row in block] for name in names}
             file.write_table(pyarrow.table(columns, schema=schema))
 
 
 def listing(results: Results) -> list[str]:
-    """What a file holds, a line per task."""
+    """What a file holds, a line per task; scores as reports show them."""
     head = ("label", "metric", "sigmas", "chips", "images", "clean", "mean over chips")
-    lines = [head]
+    lines: list[tuple[str, ...]] = [head]
     total = 0
     for task in results.tasks():
         points = results.counts(task.id)
@@ -638,9 +661,9 @@ def listing(results: Results) -> list[str]:
         span = f" ({_range(sigmas, 'g')})" if len(sigmas) > 1 else f" ({sigmas[0]:g})" if sigmas else ""
         lines.append(
             (
-                visible(task.label), visible(task.metric), f"{len(sigmas)}{span}",
+                visible(task.label), visible(task.metric.removeprefix("-")), f"{len(sigmas)}{span}",
                 _range([p.chips for p in latest], "d"), _range([p.images for p in latest], "d"),
-                f"{task.clean:.4f}", _range([p.mean for p in latest], ".4f"),
+                *(_scores(task, scores) for scores in ([task.clean], [p.mean for p in latest])),
             )
         )  # fmt: skip
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
@@ -652,6 +675,16 @@ def listing(results: Results) -> list[str]:
         "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
     ]
     return [summary, "", *table]
+
+
+def _scores(task: Task, scores: Iterable[float]) -> str:
+    """The least and the largest of some scores, in the unit that the task's metric declares."""
+    values = [shown(task.metric, score) for score in scores]
+    small = is_stored_otherwise(task.metric) and any(values) and all(abs(value) < 0.1 for value in values)
+    text = _range(values, ".4g" if small else ".4f")
+    about = task.about.get("metric")
+    unit = about.get("unit", "") if isinstance(about, Mapping) and values else ""
+    return text if unit in ("", "%") else f"{text} {visible(str(unit))}"
 
 
 def _range(values: Iterable[float], form: str) -> str:

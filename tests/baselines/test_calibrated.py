@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from crossbar_sim import Hardware, Key
+from crossbar_sim import Hardware, Key, train
 from crossbar_sim.baselines import DriftAware
 from crossbar_sim.baselines.drifted_steps import AnalogStep, DriftedStep
 from crossbar_sim.data import Development, Split
@@ -22,6 +22,7 @@ from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.standardised import NORM, READOUT, standardisation_of, standardise
 from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.robustness import deploy
+from crossbar_sim.search import BayesFT
 
 SHORT = Training(epochs=2, batch=64, lr=3e-3, clip=0.1)
 
@@ -304,3 +305,55 @@ def test_a_damaged_checkpoint_is_one_sentence(digits, tmp_path):
         torch.save({**content, "standardised": field}, path)
         with pytest.raises(InputError, match=words):
             load_model(path)
+
+
+def test_a_training_continues_from_a_calibrated_network(digits, tmp_path, command):
+    common = ("train", "--network", "mlp", "--data", "digits", "--set", "chips=4", "--batch", 64)
+    aware = ("--method", "drift-aware", "--sigma", 1.0, "--calibrated")
+    first, then = tmp_path / "a.pt", tmp_path / "b.pt"
+    assert command(*common, *aware, "--epochs", 6, "-o", first).code == 0
+    begun = ("--from", first)
+    done = command(*common, *aware, *begun, "--lr", 1e-9, "--epochs", 1, "-o", then)
+    assert done.code == 0, done.err
+    a, b = (load_model(path).module for path in (first, then))
+    assert standardisation_of(b) == standardisation_of(a)
+    for name, weight in a.named_parameters():
+        assert torch.allclose(b.get_parameter(name), weight, atol=1e-5), name
+    model = DriftAware(sigma=1.0, chips=4, training=SHORT, calibrated=True)
+    further = train("mlp", digits, model, start=a)
+    assert further.report.validation_accuracy > 0.85
+    for method in (("--method", "erm"), ("--method", "drift-aware", "--sigma", 1.0), ("--method", "ftna")):
+        done = command(
+            "train", "--network", "mlp", "--data", "digits", *method, *begun, "-o", tmp_path / "c.pt"
+        )
+        assert done.code == 2
+        assert "trained for calibrated chips" in done.err
+    done = command(
+        "train", "--network", "lenet5", "--data", "digits", *aware, *begun, "-o", tmp_path / "c.pt"
+    )
+    assert done.code == 2
+    assert "LeNet5 has no layer 'fc3'" in done.err
+    assert not (tmp_path / "c.pt").exists()
+
+
+@pytest.mark.parametrize("algorithm", ["literal", "restart"])
+def test_bayesft_trains_and_scores_calibrated_networks(algorithm, digits):
+    pytest.importorskip("botorch")
+    training = Training(epochs=12, batch=64, lr=3e-3, clip=0.1)
+    polish = None if algorithm == "restart" else training
+    method = BayesFT(
+        sigma=1.0, trials=2, initial=2, algorithm=algorithm, training_chips=4, chips=3, images=200, fresh_chips=3,
+        training=training, polish=polish, calibrated=True, rates=(0, 0.3),
+    )  # fmt: skip
+    assert "calibrated=True" in repr(method)
+    done = train(NETWORKS["mlp"][0], digits, method)
+    assert standardisation_of(done.model).readout == "fc3"
+    found = {
+        kind: deploy(
+            copy.deepcopy(done.model), digits.validation.x, digits.validation.y, Hardware.preset("bayesft", sigma=1.0),
+            chips=3, sensitivity_chips=0, calibrate=kind, calibration_data=kind and digits.development,
+        ).main.mean
+        for kind in (None, "statistics")
+    }  # fmt: skip
+    assert found["statistics"] > found[None] + 0.1
+    assert done.notes["fresh"]["mean"] == pytest.approx(found["statistics"], abs=0.06)

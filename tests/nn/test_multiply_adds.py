@@ -1,6 +1,7 @@
 """Multiply-adds on arrays and digital ones, against counts by hand."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from helpers.analog_models import numbers
 from torch import nn
 
-from crossbar_sim import Hardware
+from crossbar_sim import Hardware, cost
 from crossbar_sim.crossbar.layer_designs import LayerDesigns
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.conversion import map_model
@@ -101,6 +102,71 @@ def test_an_adapter_is_on_arrays_where_a_design_names_it(pattern):
     general = LayerDesigns.of({"*a*": replace(HARDWARE, tile=(4, 4)), "*": HARDWARE})
     everything = chips.layers(map_model(Low().eval(), general, X)[0])
     assert [layer.name for layer in everything if layer.analog] == ["base"]
+
+
+class Tied(nn.Module):
+    """One matrix of 8 x 8 in two places, in another order of names."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.c = kind, nn.Linear(8, 3, bias=False)
+        self.b = nn.Embedding(8, 8) if kind == "embedding" else nn.Linear(8, 8, bias=False)
+        self.a = Taken(self.b.weight) if kind == "function" else nn.Linear(8, 8, bias=False)
+        if kind != "function":
+            self.a.weight = self.b.weight
+        if kind == "root":
+            self.w = self.a.weight
+
+    def forward(self, x):
+        if self.kind == "embedding":
+            x = x.argmax(-1)
+        x = torch.relu(self.a(torch.relu(self.b(x))))
+        return self.c(torch.relu(F.linear(x, self.w)) if self.kind == "root" else x)[:, 0]
+
+
+class Taken(nn.Module):
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x):
+        return x @ self.weight.t()
+
+
+@pytest.mark.parametrize(
+    ("kind", "left", "digital"),
+    [
+        ("layers", "a", 1), ("layers", "b", 1), ("function", "a", 1), ("function", "b", 1), ("embedding", "a", 1),
+        ("embedding", "b", 0), ("root", "a", 1), ("root", "Tied", 1), ("root", "[ab]", 2), ("layers", "[ab]", 2),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("way", ["skip", "design"])
+def test_of_tied_layers_only_those_on_arrays_count_as_such(kind, left, digital, way):
+    model = Tied(kind).eval()
+    design = LayerDesigns.of({left: "digital", "*": HARDWARE}) if way == "design" else HARDWARE
+    mapped, seen = map_model(model, design, X, skip=[left] if way == "skip" else ())
+    share = ArrayShare.of(chips.layers(mapped), seen.work)
+    each, uses = 6 * 64, 1 if kind == "embedding" else 3 if kind == "root" else 2
+    assert (share.analog, share.digital) == ((uses - digital) * each + 6 * 24, digital * each)
+    chosen = {layer.name for layer in chips.layers(mapped) if layer.analog}
+    assert chosen == {"layers": {"a", "b", "c"}, "function": {"a", "b", "c"}, "embedding": {"a", "c"},
+                      "root": {"a", "b", "c", "Tied"}}[kind] - set(re.findall("Tied|[ab]", left))  # fmt: skip
+    cycles = {
+        one.name: one.work.cycles
+        for one in cost(model, design, X, skip=[left] if way == "skip" else ()).layers
+    }
+    unit = cycles.pop("c.weight") // 6
+    assert [*cycles.values()] == [6 * unit * (uses - digital)] * (uses > digital)
+
+
+def test_a_graph_that_reads_a_tied_layer_by_another_name_says_that_it_stays_on_arrays():
+    graph = torch.export.export(Tied("layers").eval(), (X,)).module()
+    said = [deploy(graph, X, None, HARDWARE, chips=1, sensitivity_chips=0, skip=[name]) for name in "ab"]
+    anyway = [
+        any("by which name the graph reads it, which is on arrays" in w for w in d.warnings) for d in said
+    ]
+    assert sorted(anyway) == [False, True]
+    assert {d.work.digital for d in said} == {0, 2 * 6 * 64}
 
 
 def test_a_small_share_is_warned_of_and_in_the_report():

@@ -226,9 +226,10 @@ def test_progress_is_silent_for_short_work_and_speaks_for_long(
     assert console.file.getvalue().strip() == ""  # type: ignore[attr-defined]
     monkeypatch.setattr(consoles, "PATIENCE", 0.0)
     with progress(console) as step:
-        step(1, 2, "chip 0, [fc1] alone")
+        step(1, 2, "chip 0, [fc1] alone\nabout 3 h more (--sensitivity-chips 0 leaves it out)")
         time.sleep(0.3)
     assert "chip 0, [fc1] alone" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "about 3 h more (--sensitivity-chips 0 leaves it out)" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 EVIL = "a\x1b[31m\x07[red]b[/]:smile:\u202e\x9b2J\u2028c"

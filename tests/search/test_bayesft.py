@@ -1,5 +1,6 @@
 """BayesFT on the embedded digits: its algorithms, what it may see, and what it reports."""
 
+import copy
 import dataclasses
 import hashlib
 import warnings
@@ -15,6 +16,8 @@ from crossbar_sim.nn.training.settings import Training
 from crossbar_sim.robustness.tasks import fingerprint
 from crossbar_sim.search import BayesFT, Dimension, DriftedScore, Space, Study
 from crossbar_sim.search.bayesft import Theta, ThetaFile, _agreed
+from crossbar_sim.search.network import SearchedNetwork
+from crossbar_sim.search.trial import Trainer
 
 QUICK = BayesFT(
     sigma=0.5, trials=5, chips=6, images=200, fresh_chips=10, training_chips=4, initial=3, rates=(0.0, 0.5),
@@ -381,3 +384,46 @@ def test_a_metric_that_the_data_do_not_have_is_refused():
         BayesFT(metric="rmsee")
     assert "metric" not in repr(BayesFT())
     assert "metric=rmse" in repr(BayesFT(metric="rmse"))
+
+
+@pytest.mark.parametrize("parameters", ["plain", "square"])
+def test_theta_moves_by_its_weights_or_by_their_signed_roots(parameters, development):
+    """One SGD step, computed with plain torch in float64."""
+    x, y = development.train.x[:32], development.train.y[:32]
+    searched = SearchedNetwork.of(network, Key(0), (0.0, 0.5), None, None)
+    point = dict.fromkeys(searched.sites, 0.0)
+    model = searched.make(point, Key(0))
+    plain = copy.deepcopy(model).double()
+    nn.functional.cross_entropy(plain(x.double()), y).backward()
+    trainer = Trainer(
+        searched, Development(Split(x, y), development.validation), "clean", 0.0, 1, Hardware.preset("bayesft"),
+        parameters,
+    )  # fmt: skip
+    step = Training(1, 32, lr=0.1, optimiser="sgd", momentum=0.0, schedule="constant")
+    trainer.train(model, point, step, Key(1))
+    for name, p in plain.named_parameters():
+        w, gradient = p.detach(), p.grad
+        if parameters == "square" and p.dim() == 2:
+            u = w.sign() * w.abs().sqrt()
+            u = u - 0.1 * 2 * u.abs() * gradient
+            moved = u * u.abs()
+        else:
+            moved = w - 0.1 * gradient
+        assert torch.allclose(model.get_parameter(name).double(), moved, atol=1e-6), name
+        assert not torch.allclose(moved, w, atol=1e-6), name
+
+
+@pytest.mark.parametrize("changed", [{"parameters": "square"}, {"calibrated": True}])
+def test_how_weights_are_trained_tells_studies_apart(changed):
+    other = dataclasses.replace(QUICK, **changed)
+    (name,) = changed
+    assert other._identity() == {**QUICK._identity(), **changed}
+    assert name in repr(other)
+    assert name not in repr(QUICK)
+
+
+def test_a_calibrated_search_refuses_chips_with_a_single_example():
+    with pytest.raises(InputError, match="training_chips=20 with batch=32: every chip needs two examples"):
+        dataclasses.replace(QUICK, calibrated=True, training_chips=20)
+    with pytest.raises(InputError, match="calibrated='yes'"):
+        dataclasses.replace(QUICK, calibrated="yes")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import sys
 import tracemalloc
 from pathlib import Path
@@ -12,8 +13,9 @@ from helpers.results_files import SHA, task, trials
 
 from crossbar_sim import InputError
 from crossbar_sim.files import write_text
+from crossbar_sim.robustness.metrics import METRICS, described
 from crossbar_sim.store import results as results_merge
-from crossbar_sim.store.records import Task, Trial
+from crossbar_sim.store.records import Task, Trial, is_stored_otherwise, shown
 from crossbar_sim.store.results import (
     COLUMNS,
     Results,
@@ -148,6 +150,51 @@ def test_no_label_is_a_formula(label: str) -> None:
         assert row["label"][0] not in "=+-@|%\t\r "
         assert row["metric"][0] not in "=+-@|%\t\r "
         assert json.loads("".join(json_lines(rows(results))))[0]["label"] == label
+
+
+SCORES = {
+    "perplexity": (-math.log(12.5), 12.5, "12.5000", {}),
+    "output_error": (-0.25, 0.25, "0.2500", {}),
+    "mae": (-0.00125, 0.00125, "0.00125", {}),
+    "cross-entropy": (0.0, 0.0, "0.0000", {}),
+    "-mine:error": (-300.0, 300.0, "300.0000 K", {"metric": {"unit": "K"}}),
+    "mine:share": (0.5, 0.5, "0.5000", {"metric": {"unit": "%"}}),
+    "r2": (-0.5, -0.5, "-0.5000", {}),
+}
+
+
+@pytest.mark.parametrize("metric", SCORES)
+def test_scores_are_listed_and_exported_as_reports_show_them(metric: str, tmp_path: Path) -> None:
+    stored, value, text, about = SCORES[metric]
+    with Results.open(":memory:") as results:
+        one = Task("m", task(metric=metric).identity, stored, about)
+        results.add_task(one)
+        results.add(one.id, [Trial(0.1, 0, stored, 10), Trial(0.2, 0, stored, 10)])
+        line = " ".join(listing(results)[-1].split())
+        assert line == f"m {metric.removeprefix('-')} 2 (0.1 to 0.2) 1 10 {text} {text}"
+        found = json.loads("".join(json_lines(rows(results))))
+        (row, _) = csv.DictReader(io.StringIO("".join(csv_lines(rows(results)))))
+        if pytest.importorskip("pyarrow"):
+            from pyarrow import parquet
+
+            write_parquet(rows(results), tmp_path / "t.parquet")
+            assert parquet.read_table(tmp_path / "t.parquet").to_pylist() == found
+    assert found[0]["value"] == stored
+    assert found[0].get("shown", stored) == pytest.approx(value)
+    assert ("shown" in found[0]) == ("shown" in row) == (metric not in ("mine:share", "r2"))
+    assert float(row.get("shown", stored)) == pytest.approx(value)
+
+
+def test_scores_are_shown_as_their_metric_shows_them() -> None:
+    for name in (*METRICS, "top3", "-mine:error", "mine:share"):
+        for score in (-800.0, -0.5, 0.0, 0.75):
+            assert shown(name, score) == described(name).shown(score)
+            assert is_stored_otherwise(name) == (described(name).sign < 0)
+
+
+def test_a_perplexity_beyond_all_numbers_is_none_in_json() -> None:
+    row = {"shown": math.inf, "value": -800.0}
+    assert json.loads("".join(json_lines([row]))) == [{"shown": None, "value": -800.0}]
 
 
 def test_the_listing() -> None:

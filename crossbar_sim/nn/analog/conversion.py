@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -15,7 +15,7 @@ from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog import chips, exported_products
 from crossbar_sim.nn.analog.copying import base_of, copy_module, restore, unwrapped
-from crossbar_sim.nn.analog.effects import of_design
+from crossbar_sim.nn.analog.effects import ON_ARRAYS_ANYWAY, of_design
 from crossbar_sim.nn.analog.exported_products import UNUSED, Use, is_unflattened
 from crossbar_sim.nn.analog.fidelity import ensure_equivalent
 from crossbar_sim.nn.analog.layers import arrays_of, make_analog, remove_arrays
@@ -238,7 +238,7 @@ def map_traced(
         return analog, operands
     again = trace_operands(analog, x, fixed)  # a parameter that has an array only now may be taken past it
     if again is not None:
-        operands = replace(operands, by_name={**operands.by_name, **again.by_name})
+        operands = replace(operands, by_name={**operands.by_name, **again.by_name}, work=again.work)
         if not all(operand.way in ("product", "operand") for operand in again.by_name.values()):
             analog = make(operands)
     return analog, operands
@@ -323,6 +323,11 @@ _ADAPTERS = ("lora_", "vera_lambda_", "hada_", "lokr_", "oft_", "ia3_")
 BY_DESIGN = "digital by its design"
 
 
+def is_adapter(name: str) -> bool:
+    """Whether a layer is an adapter by its name."""
+    return any(part.startswith(_ADAPTERS) for part in name.split("."))
+
+
 @dataclass
 class _Choice:
     """What the user chose by the names of layers: `only`, `skip` and designs per layer."""
@@ -330,6 +335,8 @@ class _Choice:
     only: tuple[str, ...] | None
     skip: tuple[str, ...]
     hardware: Design
+    unfolded: dict[str, str] = field(default_factory=dict)
+    """Normalisations that would be folded, and why the layer before each is digital."""
 
     def of(self, name: str) -> Hardware:
         """The design of a layer that may be on arrays or drift."""
@@ -341,8 +348,7 @@ class _Choice:
         """The reason to leave the layer digital; "" if there is none."""
         if self.only is not None and not any(fnmatchcase(name, p) for p in self.only):
             return NOT_CHOSEN
-        adapter = self.only is None and any(part.startswith(_ADAPTERS) for part in name.split("."))
-        if adapter and not self.names_adapter(name):
+        if self.only is None and is_adapter(name) and not self.names_adapter(name):
             return ADAPTER
         if any(fnmatchcase(name, p) for p in self.skip):
             return SKIPPED
@@ -365,8 +371,11 @@ class _Choice:
         Not if `skip` names the normalisation.
         """
         own = design_at(self.hardware, norm)
-        folded = own is not None and own.normalisation == "folded" and not self.why_not(layer)
-        return folded and not any(fnmatchcase(norm, p) for p in self.skip)
+        if own is None or own.normalisation != "folded" or any(fnmatchcase(norm, p) for p in self.skip):
+            return False
+        if why_not := self.why_not(layer):
+            self.unfolded[norm] = f"{layer} before it is {why_not}"
+        return not why_not
 
     def check(self, layers: list[Layer]) -> None:
         """Refuse a pattern that matches no layer, and two designs of one set of cells."""
@@ -534,7 +543,7 @@ class _Builder:
         if drifting:
             return Layer(name, kind, False, f"{reason}; drifts per parameter", tuple(drifting))
         if normalisation and choice == "folded":
-            reason += "; no layer alone before it to fold into"
+            reason += f"; {self.choice.unfolded.get(name, 'no layer alone before it to fold into')}"
         return Layer(name, kind, False, reason)
 
     def is_bias(self, module: nn.Module, parameter: str) -> bool:
@@ -546,7 +555,8 @@ class _Builder:
         bias = ("bias" if fold is not None else matrix.bias) if row else None
         place = id(module._parameters[matrix.weight])
         layout = matrix.layout if fold is not None else self.tied.get(place, matrix.layout)
-        return ArraySlot(self.first[place], layer, layout, matrix.weight, bias, fold)
+        in_parts = matrix.in_parts and bias is not None
+        return ArraySlot(self.first[place], layer, layout, matrix.weight, bias, fold, in_parts=in_parts)
 
     def folded_bias(self, layer: str, module: nn.Module, fold: Fold) -> ArraySlot:
         weight = module._parameters["weight"]
@@ -583,9 +593,13 @@ class _GraphBuilder(_Builder):
         self.names = {id(module): name for name, module in self.model.named_modules()}
         named = dict(self.model.named_parameters(remove_duplicate=False))
         read = {id(named[name]): name for name, use in self.uses.items() if not use.unused}
+        self.read_as: dict[str, str] = {}
         for name, use in self.uses.items():
             if use.unused and id(named[name]) in read:
-                reason = f"its {name.rpartition('.')[2]} is {read[id(named[name])]}, by which name the graph reads it"
+                self.read_as[name] = read[id(named[name])]
+                reason = (
+                    f"its {name.rpartition('.')[2]} is {self.read_as[name]}, by which name the graph reads it"
+                )
                 self.uses[name] = exported_products.Use(name, TIED, None, reason)
             elif use.matrix is not None and id(named[name]) in self.first:
                 layout = self.tied.get(id(named[name]), use.matrix.layout)
@@ -614,7 +628,10 @@ class _GraphBuilder(_Builder):
         kind = (found or uses or [unused])[0].kind
         why_not = self.choice.why_not(name)
         if why_not:
-            return Layer(name, kind, False, why_not)
+            against = [use.reason for use in uses if self.is_read_on_arrays(use.parameter)]
+            return Layer(
+                name, kind, False, f"{why_not}, but {against[0]}, {ON_ARRAYS_ANYWAY}" if against else why_not
+            )
         fold = folds.get(name, (None, None))[1]
         slots = [self.slot(name, module, use.matrix, fold) for use in found if use.matrix]
         taken = {p for slot in slots for p in (slot.weight, slot.bias)}
@@ -639,6 +656,15 @@ class _GraphBuilder(_Builder):
         computed = any(is_computed(use.parameter, use.kind) for use in uses)
         reason = PARAMETRISED if computed else (uses or [unused])[0].reason
         return self.digital(name, module, kind, rest, normalisation, reason)
+
+    def is_read_on_arrays(self, parameter: str) -> bool:
+        """Whether the graph reads a parameter by another name, whose layer is on arrays."""
+        read = self.read_as.get(parameter, "")
+        return (
+            bool(read)
+            and self.uses[read].matrix is not None
+            and not self.choice.why_not(read.rpartition(".")[0] or read)
+        )
 
     def is_bias(self, module: nn.Module, parameter: str) -> bool:
         """By the operator that takes it."""

@@ -8,7 +8,15 @@ from typing import Any
 from torch import Tensor
 
 from crossbar_sim.nn.analog.einsum import Equation, of_tensordot, steps
-from crossbar_sim.nn.analog.state import Layer
+from crossbar_sim.nn.analog.state import ArraySlot, Layer
+
+
+def paths_of(layer: Layer, slot: ArraySlot) -> set[str]:
+    """Names of a slot's weight in its own layer: of a tied weight, each layer has others."""
+    # parameters of the model itself are a layer called by its class, or in a graph by the parameter
+    alone = slot.layer in (layer.kind, slot.weight)
+    return {f"{slot.layer}.{slot.weight}", *([slot.weight] if alone else [])}
+
 
 LITTLE = 0.5
 """A smaller share of the multiply-adds on arrays is warned of."""
@@ -48,12 +56,7 @@ class ArrayShare:
     @classmethod
     def of(cls, layers: Iterable[Layer], work: Sequence[ProductWork]) -> "ArrayShare | None":
         """The share of a model that is mapped so; None where no product was seen."""
-        names = {
-            name
-            for layer in layers
-            for slot in layer.matrices
-            for name in (slot.name, f"{slot.layer}.{slot.weight}", slot.weight * (slot.layer == layer.kind))
-        }
+        names = {name for layer in layers for slot in layer.matrices for name in paths_of(layer, slot)}
         analog, kinds = 0.0, dict[str, float]()
         for one in work:
             if names.intersection(one.names):

@@ -11,8 +11,8 @@ import copy
 import math
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -75,6 +75,7 @@ class Operands:
         agrees: whether the arrays of the model that was looked at hold these so.
         refused: {name of such a parameter: why an einsum that takes it does not multiply with it as a matrix}.
         work: the multiply-adds of every product.
+        apart: whether a tied parameter of one layer is no matrix only because the layer that runs was told apart.
     """
 
     by_name: Mapping[str, Operand] = field(default_factory=dict)
@@ -82,6 +83,7 @@ class Operands:
     agrees: bool = True
     refused: Mapping[str, str] = field(default_factory=dict)
     work: tuple[ProductWork, ...] = ()
+    apart: bool = False
 
     @property
     def is_standard(self) -> bool:
@@ -144,7 +146,9 @@ def _seen(analog: nn.Module, design: AnalogState, x: Batch) -> Operands:
         recorder.run(analog, x)
     agrees = {name: matrix.layout for name, matrix in recorder.matrices.items()} == recorder.held
     refused = {name: why for name, why in recorder.refused.items() if name not in recorder.matrices}
-    return Operands(recorder.result(), recorder.matrices, agrees, refused, recorder.work_of_each(len(x)))
+    apart = bool(recorder.apart - set(recorder.matrices))
+    work = recorder.work_of_each(len(x))
+    return Operands(recorder.result(), recorder.matrices, agrees, refused, work, apart)
 
 
 def _release(analog: nn.Module) -> None:
@@ -190,6 +194,7 @@ class _About:
         memory: of the tensor; once that is freed, the record is of no tensor.
         base: whether it is a parameter, or a copy of it as it is.
         addresses: where its values lie in the parameter, if it is a copy of one in another order.
+        others: the same tied parameters by the names of layers that do not run.
     """
 
     fed: bool = False
@@ -198,6 +203,7 @@ class _About:
     memory: StorageWeakRef | Tensor | None = None
     base: bool = False
     addresses: Tensor | None = None
+    others: frozenset[_Source] = frozenset()
 
     @property
     def stored(self) -> bool:
@@ -229,6 +235,10 @@ class _Recorder:
         self.refused: dict[str, str] = {}
         self.work: dict[tuple[frozenset[_Source], str, bool], float] = {}
         self.depth = 0
+        self.apart: set[str] = set()
+        self.inside: list[str] = []
+        self.readers: dict[str, nn.Module] = {}
+        holders: dict[int, dict[str, nn.Module]] = {}
         # an original that is analog while it runs has its arrays from its copy, with the same names
         roots = [analog.copied, analog.original] if isinstance(analog, InPlace) else [analog]
         for name, module in (pair for root in roots for pair in root.named_modules()):
@@ -244,6 +254,7 @@ class _Recorder:
                 self.names[id(module), parameter] = full
                 known = self.about.setdefault(_place(value), _About(memory=_memory(value)))
                 known.exact |= {_Source(full, "clean")}
+                holders.setdefault(id(value), {})[name] = module
                 plain = value.is_contiguous() and value.is_floating_point()
                 if plain and not self.known(module, parameter):
                     self.shapes[full] = tuple(value.shape)
@@ -251,14 +262,33 @@ class _Recorder:
                 if arrays is not None and parameter in arrays.slots:
                     self.provided[full] = parameter
                     slot = arrays.slots[parameter]
-                    if slot.weight == parameter and full in self.shapes and slot.layout.order != "vector":
+                    mapped = any(slot in layer.matrices for layer in arrays.design.layers)
+                    if slot.weight == parameter and full in self.shapes and mapped:
                         self.held[full] = slot.layout
                     if parameter in arrays.programmed:  # by a run before
                         held = arrays.programmed[parameter]
                         self.about[_place(held)] = _About(
                             exact=frozenset({_Source(full, "kept")}), memory=_memory(held)
                         )
+        for of_one in holders.values():
+            if len(of_one) > 1:  # of a tied parameter, the layer that runs says which one reads it
+                self.readers |= of_one
         self.about.update(kept or {})
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Context in which it is known which of the layers with a tied parameter run."""
+        handles = []
+        for name, module in self.readers.items():
+            handles += [
+                module.register_forward_pre_hook(lambda *_, name=name: self.inside.append(name)),
+                module.register_forward_hook(lambda *_: self.inside.pop() and None, always_call=True),
+            ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     @staticmethod
     def known(module: nn.Module, parameter: str) -> bool:
@@ -277,6 +307,7 @@ class _Recorder:
             watched(analog),
             torch.inference_mode(),
             numbered_reads(0, len(given)),
+            self.followed(),
             _Mode(self),
         ):
             one_thread()  # of two examples: threads would wait for one another
@@ -296,7 +327,14 @@ class _Recorder:
     def of(self, t: Tensor) -> _About:
         """What is known of a tensor."""
         found = self.about.get(_place(t))
-        return _About() if found is None or found.freed else found
+        if found is None or found.freed:
+            return _About()
+        if len(found.exact) > 1:
+            for holder in reversed(self.inside):
+                own = {s for s in found.exact if s.way != "clean" or s.name.rpartition(".")[0] == holder}
+                if any(source.way == "clean" for source in own):
+                    return replace(found, exact=frozenset(own), others=found.exact - own)
+        return found
 
     def read(self, module: nn.Module, slot: ArraySlot, parameter: str) -> Tensor | None:
         """A copy of the clean parameter, identified by its memory, in place of the programmed one."""
@@ -400,8 +438,7 @@ class _Recorder:
             names = {
                 s.name
                 for s in exact
-                if s.way == "array"
-                or (s.way == "clean" and (s.name in self.matrices or s.name not in self.provided))
+                if s.way == "array" or (s.way == "clean" and s.name not in self.provided)
             }
             found.append(ProductWork(tuple(sorted(names)), packet, fed, count / max(examples, 1)))
         return tuple(found)
@@ -462,10 +499,13 @@ class _Recorder:
 
     def _undefined(self, about: _About) -> Iterator[str]:
         """The parameters that a tensor is, of those that no class says the use of."""
-        for source in about.exact:
+        for source in (*about.exact, *about.others):
             way = "array" if source.name in self.provided else "clean"
             if source.way == way and source.name in self.shapes:
-                yield source.name
+                if source in about.others:
+                    self.apart.add(source.name)
+                else:
+                    yield source.name
 
     def _found(self, name: str, new: Matrix) -> None:
         old = self.matrices.get(name, new)
@@ -500,7 +540,7 @@ class _Recorder:
         for source in () if about is None else about.exact:
             shape = self.shapes.get(source.name)
             if source.name.rpartition(".")[0] == holder and joins_as_row(layout, taken, bias, shape):
-                return Matrix(weight, source.name.rpartition(".")[2], layout)
+                return Matrix(weight, source.name.rpartition(".")[2], layout, tuple(bias.shape) != shape)
         return Matrix(weight, None, layout)
 
     def result(self) -> dict[str, Operand]:

@@ -218,6 +218,9 @@ def _addmm(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
     y = _with_part(left, right, added, 0, torch.matmul) if one_row else None
     if y is None:
         y = _matmul(func, (left, right), {})
+        for weight in (left, right):
+            if y is not None and isinstance(weight, OnTiles):
+                weight.tiled.design.later.add(weight.tiled.slot.layer)
         y = y if y is None else y + plain(added)
     return y
 
@@ -243,7 +246,7 @@ def _with_part(x: Tensor, weight: Any, bias: Tensor | None, into: int, linear: A
             flat = F.pad(flat, (first_row, layout.rows - first_row - flat.shape[1]))
         vectors, driven = tiled.drive(flat, row)
         y = tiled.read(0, vectors, driven, event, first)
-        y = y if whole else y[:, first_col : first_col + count]
+        y = y if whole else y[:, first_col : first_col + count].contiguous()  # forwards take views of it
         return y.to(value.dtype).reshape(*value.shape[:-1], y.shape[1])
 
     def same(value: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
@@ -307,6 +310,7 @@ def _contract(
     if found is None:
         return None
     every = found
+    tiled.design.later.add(tiled.slot.layer)
     n = math.prod(sizes[i] for i in rest)
 
     def forward(value: Tensor) -> Tensor:
@@ -548,6 +552,19 @@ def _attention(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 _ATEN = torch.ops.aten
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+STEP_BY_STEP: dict[Any, Callable[..., Any]] = {
+    **{getattr(torch, kind): partial(_recurrent_layers, kind) for kind in _RECURRENT},
+    **{
+        getattr(getattr(_ATEN, kind), form): partial(_recurrent_layers, kind)
+        for kind in _RECURRENT
+        for form in ("input", "data")
+    },
+    **{getattr(torch, f"{kind}_cell"): partial(_recurrent_cell, kind) for kind in _RECURRENT},
+    **{getattr(_ATEN, f"{kind}_cell").default: partial(_recurrent_cell, kind) for kind in _RECURRENT},
+}
+"""Recurrent operators, with a function (operator, args, kwargs) that computes the same with a `linear` for each product
+of each step; it gives None where it does not know the arguments."""
+
 _RULES: dict[Any, Callable[..., Any]] = {
     F.linear: _linear,
     F.multi_head_attention_forward: _attention,
@@ -575,14 +592,7 @@ _RULES: dict[Any, Callable[..., Any]] = {
     _ATEN.conv_transpose1d.default: _transposed_convolution,
     _ATEN.conv_transpose2d.input: _transposed_convolution,
     _ATEN.conv_transpose3d.input: _transposed_convolution,
-    **{getattr(torch, kind): partial(_recurrent_layers, kind) for kind in _RECURRENT},
-    **{
-        getattr(getattr(_ATEN, kind), form): partial(_recurrent_layers, kind)
-        for kind in _RECURRENT
-        for form in ("input", "data")
-    },
-    **{getattr(torch, f"{kind}_cell"): partial(_recurrent_cell, kind) for kind in _RECURRENT},
-    **{getattr(_ATEN, f"{kind}_cell").default: partial(_recurrent_cell, kind) for kind in _RECURRENT},
+    **STEP_BY_STEP,
 }
 """Operators that go through the array, by what calls them."""
 

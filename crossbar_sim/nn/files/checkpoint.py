@@ -66,9 +66,9 @@ def save_checkpoint(
         "state_dict": state,
         "notes": _plain("notes", dict(notes or {})),
     }
-    inserted = standardisation_of(model)
-    if inserted is not None:
-        content["standardised"] = _plain("standardised", inserted.as_dict())
+    standardised = standardisation_of(model)
+    if standardised is not None:
+        content["standardised"] = _plain("standardised", standardised.as_dict())
     # Refuse now what could not be loaded later.
     restore(content, str(network))
     write_tensors(path, content)
@@ -186,9 +186,19 @@ def restore(
 
 def _standardised(model: nn.Module, content: Mapping[str, Any]) -> nn.Module:
     """The network with the normalisations that the checkpoint says it has."""
-    if "standardised" in content:
-        Standardisation.from_dict(content["standardised"]).insert(model)
+    found = inserted(content)
+    if found is not None:
+        found.insert(model)
     return model
+
+
+def inserted(content: Mapping[str, Any]) -> Standardisation | None:
+    """What calibrated training inserted into the network of a checkpoint; None: nothing.
+
+    Raises:
+        InputError: if the field is damaged.
+    """
+    return Standardisation.from_dict(content["standardised"]) if "standardised" in content else None
 
 
 class _Undrawn(TorchFunctionMode):

@@ -43,6 +43,7 @@ from crossbar_sim.nn.files.state_dict import check_model, check_size, conversion
 from crossbar_sim.nn.files.trial_evaluation import try_first
 from crossbar_sim.nn.files.weight_tables import Table, chosen, likely, selected, tables
 from crossbar_sim.nn.networks import NETWORKS
+from crossbar_sim.nn.standardised import Standardisation
 from crossbar_sim.text import check_depth
 
 # What a file is, from its first bytes and zip members, and what to do if it is no model.
@@ -252,8 +253,12 @@ def load_model(
         raise InputError(message) from error
 
 
-def weights_of_file(path: str | os.PathLike[str], network: nn.Module) -> Mapping[str, Any]:
+def weights_of_file(
+    path: str | os.PathLike[str], network: nn.Module
+) -> tuple[Mapping[str, Any], Standardisation | None]:
     """The weights in a model file of any kind, by name, for a network that is there already: no other one is built.
+
+    With what calibrated training inserted into the network that they are of, as a checkpoint says.
 
     Args:
         path: see `load_model`; a pickled module is refused.
@@ -264,20 +269,20 @@ def weights_of_file(path: str | os.PathLike[str], network: nn.Module) -> Mapping
     """
     path = Path(path)
     if path.is_dir() or is_named_safetensors(path):
-        return _chosen(read_tensors(weight_files(path)), network)
+        return _chosen(read_tensors(weight_files(path)), network), None
     content = read_file(path)
     if is_safetensors(content):
-        return _chosen(read_tensors([path]), network)
+        return _chosen(read_tensors([path]), network), None
     file = io.BytesIO(content)
     kind, _ = _identify(file, path)
     if kind == "archive":
         program, _ = load_archive(file)
-        return dict(program.state_dict)
+        return dict(program.state_dict), None
     loaded = _torch_load(file, False)
     _check_nesting(loaded)
     if checkpoint.is_checkpoint(loaded):
-        return checkpoint.state_of(loaded)
-    return _chosen(loaded, network)
+        return checkpoint.state_of(loaded), checkpoint.inserted(loaded)
+    return _chosen(loaded, network), None
 
 
 def _chosen(content: object, network: nn.Module) -> Table:

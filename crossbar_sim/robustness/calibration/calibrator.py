@@ -232,6 +232,12 @@ class Calibrator:
         )
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What decides its numbers; recurrent layers were not always corrected."""
+        recurrent = self.low_rank is not None and any(p.recurrent for p in self.low_rank.products)
+        return {**self.calibration.as_dict(), **({"recurrent": True} if recurrent else {})}
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """A sentence on arrays that a correction of low rank leaves as they are."""
         if self.low_rank is None or not self.low_rank.left:

@@ -1,7 +1,8 @@
 """Low-rank digital corrections beside the arrays, fitted to one chip by gradient descent: LoRA, DoRA and VeRA.
 
 The arrays stay as they are. Beside the product of an array, W x, a digital product of low rank is computed from the
-same inputs and added: the rank decides how many numbers a chip keeps.
+same inputs and added: the rank decides how many numbers a chip keeps. Of recurrent layers these are the products of
+every step with the inputs and with the hidden state.
 
 * `lora`: W x + B A x with A (rank, rows) and B (cols, rank) (Hu et al., arXiv 2106.09685).
 * `dora`: s (W x + B A x) with s = m / |W + B A| for each column, and m trained too (Liu et al., arXiv 2402.09353),
@@ -11,8 +12,9 @@ same inputs and added: the rank decides how many numbers a chip keeps.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +28,7 @@ from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog import chips
 from crossbar_sim.nn.analog.layers import arrays_of
-from crossbar_sim.nn.analog.products import OnTiles, attention_by_products, plain
+from crossbar_sim.nn.analog.products import STEP_BY_STEP, OnTiles, attention_by_products, plain
 from crossbar_sim.nn.analog.state import numbered_reads
 from crossbar_sim.nn.evaluate import BLOCK, one_thread, output_of, run_over, torch_threads_kept
 from crossbar_sim.nn.module_state import watched
@@ -69,6 +71,7 @@ class Product:
         shape: of the weight.
         groups: of a convolution.
         vectors: input vectors of each example.
+        recurrent: whether it is one of every step of a recurrent layer.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Product:
     shape: tuple[int, ...]
     groups: int
     vectors: int
+    recurrent: bool = False
 
     @property
     def array(self) -> str:
@@ -116,7 +120,7 @@ class _Products(TorchFunctionMode):
 
     def __init__(self, model: nn.Module, change: Change) -> None:
         super().__init__()
-        self.change = change
+        self.change, self.recurrent = change, False
         self.arrays = {
             programmed.untyped_storage()._cdata: (programmed, slot.name)
             for slot, module in chips.slots(model)
@@ -144,6 +148,14 @@ class _Products(TorchFunctionMode):
         first, within = divmod(int(weight.storage_offset()), shape[1])
         return None if within else f"{name}[{first}:{first + len(weight)}]"
 
+    @contextmanager
+    def _steps(self) -> Iterator[None]:
+        self.recurrent = True
+        try:
+            yield
+        finally:
+            self.recurrent = False
+
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -152,6 +164,13 @@ class _Products(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             with self:
                 return attention_by_products(*args, **kwargs)
+        if func in STEP_BY_STEP and any(
+            self.name(w, "linear") for w in torch.utils._pytree.tree_leaves(args)
+        ):
+            with self, self._steps():
+                y = STEP_BY_STEP[func](func, args, kwargs)
+            if y is not None:
+                return y
         y = func(*args, **kwargs)
         kind = _KINDS.get(func)
         if kind is None:
@@ -176,6 +195,7 @@ class _Products(TorchFunctionMode):
             found: Tensor = func(x, w, None, *args[3:], **rest)
             return found
 
+        named["recurrent"] = self.recurrent
         return self.change(name, kind, again, named, y)
 
 
@@ -206,12 +226,12 @@ def products(analog: nn.Module, x: Batch, fixed: int | None = None) -> tuple[Pro
     def see(name: str, kind: Kind, again: Any, named: dict[str, Any], y: Tensor) -> Tensor:
         shape = tuple(named["weight"].shape)
         here = Product(
-            name, kind, shape, groups[name] if kind != "linear" else 1, 0
+            name, kind, shape, groups[name] if kind != "linear" else 1, 0, named["recurrent"]
         )  # no part of a convolution
         counted = named["input"].numel() // shape[0] if kind == "transposed" else y.numel() // shape[0]
         before = found.setdefault(name, here)
         if before.kind == kind and before.shape == shape:
-            found[name] = Product(name, kind, shape, here.groups, before.vectors + counted)
+            found[name] = replace(before, vectors=before.vectors + counted)
         return y
 
     few = x[: fixed or 2]
@@ -219,9 +239,7 @@ def products(analog: nn.Module, x: Batch, fixed: int | None = None) -> tuple[Pro
     with chips.locked(analog), torch_threads_kept():
         one_thread()
         run_over(Corrected(analog, see), few, len(few), fixed)
-    return tuple(
-        Product(p.name, p.kind, p.shape, p.groups, -(-p.vectors // len(few))) for p in found.values()
-    )
+    return tuple(replace(p, vectors=-(-p.vectors // len(few))) for p in found.values())
 
 
 # The corrections of one chip, and their fit.
