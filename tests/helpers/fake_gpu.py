@@ -51,7 +51,9 @@ class _Numbers(TorchDispatchMode):
             return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
         if name in ("equal", "allclose"):
             return args[0].shape == args[1].shape
-        if name == "index" and args[1][0].dtype == torch.bool:  # how many there are is a value: half of them
+        if (
+            name == "index" and getattr(args[1][0], "dtype", None) == torch.bool
+        ):  # how many there are is a value: half of them
             assert args[1][0].device == args[0].device
             return args[0][: max(len(args[0]) // 2, 1)].clone()
         found = func(*args, **kwargs)
