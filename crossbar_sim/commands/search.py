@@ -79,6 +79,11 @@ class SearchRequest(NetworkOptions, HardwareOptions, SeedOptions, ClusterOptions
         "A setting of the training, e.g. optimiser=muon or label_smoothing=0.2 (docs/methods.md; may be repeated).",
         "--set", metavar="NAME=VALUE", heading="Training",
     )  # fmt: skip
+    noise: Literal["dropout", "multinomial"] = option(
+        "multinomial: dropout that also halves values, as BayesMulti does (docs/methods.md).",
+        heading="Training",
+        default="dropout",
+    )
     epochs: int | None = option(
         "Epochs of each trial.  [default: 1; 10 with --algorithm restart]", heading="Training"
     )
@@ -185,7 +190,7 @@ def _method(request: SearchRequest, hardware: Design) -> BayesFT:
         name: getattr(request, name) for name in ("trials", "algorithm", "acquisition", "chips", "images")
     }
     settings |= {"fresh_chips": request.fresh_chips, "sigma": _sigma(hardware), "batch": _batch(request)}
-    settings |= {"parameters": request.parameters, "calibrated": request.calibrated}
+    settings |= {"parameters": request.parameters, "calibrated": request.calibrated, "noise": request.noise}
     given = {
         name: getattr(request, name)
         for name in ("rates", "width", "training_sigma", "training_chips", "polish", "metric")

@@ -29,7 +29,7 @@ def any_method(
     Raises:
         InputError: for an unknown method or setting (with the nearest), a value out of range, or what would mislead.
     """
-    if kind in ("drift-aware", BayesFT.kind) and training.get("patience") is not None:
+    if kind in ("drift-aware", "neft", BayesFT.kind) and training.get("patience") is not None:
         raise InputError(
             f"patience with {kind}: it would stop on the accuracy of clean weights, which says nothing about chips "
             "that drift (and most before sigma has risen); leave it out and give epochs"

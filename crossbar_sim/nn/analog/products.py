@@ -218,6 +218,9 @@ def _addmm(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
     y = _with_part(left, right, added, 0, torch.matmul) if one_row else None
     if y is None:
         y = _matmul(func, (left, right), {})
+        for weight in (left, right):
+            if y is not None and isinstance(weight, OnTiles):
+                weight.tiled.design.later.add(weight.tiled.slot.layer)
         y = y if y is None else y + plain(added)
     return y
 
@@ -243,7 +246,7 @@ def _with_part(x: Tensor, weight: Any, bias: Tensor | None, into: int, linear: A
             flat = F.pad(flat, (first_row, layout.rows - first_row - flat.shape[1]))
         vectors, driven = tiled.drive(flat, row)
         y = tiled.read(0, vectors, driven, event, first)
-        y = y if whole else y[:, first_col : first_col + count]
+        y = y if whole else y[:, first_col : first_col + count].contiguous()  # forwards take views of it
         return y.to(value.dtype).reshape(*value.shape[:-1], y.shape[1])
 
     def same(value: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
@@ -307,6 +310,7 @@ def _contract(
     if found is None:
         return None
     every = found
+    tiled.design.later.add(tiled.slot.layer)
     n = math.prod(sizes[i] for i in rest)
 
     def forward(value: Tensor) -> Tensor:

@@ -14,7 +14,9 @@ from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.mapping import Differential, Mapping
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.tensor_cells import fused
 from crossbar_sim.nn.tensor_cells.laws import drifted, programmed
+from crossbar_sim.nn.tensor_cells.segments import Job
 from crossbar_sim.nn.tensor_cells.stream import in_parts, normals, words
 from crossbar_sim.rng import Key
 
@@ -37,7 +39,7 @@ def _inverse(mapping: Mapping, scale: Tensor) -> Tensor:
     return torch.from_numpy(mapping.inverse(scale.cpu().numpy())).to(scale.device)
 
 
-def _has_double(device: torch.device) -> bool:
+def has_double(device: torch.device) -> bool:
     """Whether the device computes in float64."""
     if device.type == "xpu":
         return bool(getattr(torch.xpu.get_device_properties(device), "has_fp64", False))
@@ -50,7 +52,7 @@ def _target(mapping: Mapping, w: Tensor, scale: Tensor, plane: int) -> Tensor:
     if mapping.levels is None:
         return (w * (sign * scale)).add_(mapping.middle).clamp_(mapping.g_min, mapping.g_max)
     # Double precision and the rounding rule of the core: a tie rounded differently would be a whole step off.
-    there = w.device if _has_double(w.device) else torch.device("cpu")
+    there = w.device if has_double(w.device) else torch.device("cpu")
     x = w.to(there).double().mul_(scale.to(there).double() * (sign / mapping.step))
     x = torch.maximum(x, x * (1 + 2**-23 + 2**-40)).add_(mapping.middle_level)
     level = x.add_(0.5).floor_().clamp_(0, mapping.levels - 1)
@@ -130,6 +132,28 @@ def check(hardware: Hardware) -> None:
         raise InputError("wires: simulated on the CPU only, use --device cpu")
 
 
+def conductances(hardware: Hardware, columns: Tensor, key: Key, chip: int, scale: Tensor) -> Tensor:
+    """Every plane of the array of `columns` (cols, rows) after drift: (planes, physical columns, rows) in S.
+
+    Args:
+        hardware, key, chip, scale: as `effective_weight`.
+
+    Raises:
+        InputError: for effects that only the CPU simulates.
+    """
+    check(hardware)
+    mapping, w, rows = hardware.mapping, columns.detach().reshape(-1), columns.shape[1]
+    n = w.numel() + (rows if mapping.planes_per_copy == 1 else 0)
+    out = torch.empty(mapping.planes, n, device=w.device)
+    for plane, own in enumerate(out):
+
+        def piece(part: slice, plane: int = plane, own: Tensor = own) -> None:
+            own[part] = _cells(hardware, w, scale, rows, key, chip, plane, part)[0]
+
+        in_parts(n, w.device, piece)
+    return out.view(mapping.planes, -1, rows)
+
+
 def effective_weight(
     hardware: Hardware, columns: Tensor, key: Key, chip: int, scale: Tensor | None = None
 ) -> Tensor:
@@ -148,6 +172,10 @@ def effective_weight(
     scale = scale_of(mapping, columns) if scale is None else scale
     inverse = _inverse(mapping, scale)
     out = torch.empty_like(w)
+    job = Job(hardware, w.view(columns.shape), key, chip, scale, inverse, out)
+    if fused.usable(job):
+        fused.program_arrays([job])
+        return out.view(columns.shape)
     step, n, device = mapping.planes_per_copy, w.numel(), w.device
     one_pass = _one_pass(hardware, scale)
     references = []

@@ -118,7 +118,8 @@ def fit(
     `training.patience` asks for it. Batches are as equal as they can be (no small last one).
     The same key gives the same weights, bit for bit on one kind of processor: a network below a million
     parameters trains on one thread, which is also the fastest; a larger one on torch's threads, whose
-    number then matters. Afterwards the model is in eval mode.
+    number then matters. On a GPU data, augmentation and chips stay there, and the same kind of GPU gives the same
+    weights (docs/gpu.md). Afterwards the model is in eval mode.
 
     Args:
         model: maps (b, ...) to logits (b, classes), or one for each token or pixel, or to numbers that are compared
@@ -162,7 +163,12 @@ def fit(
     if how.patience is not None and validation is None:
         raise InputError(f"patience={how.patience} needs validation examples to judge by")
     started = time.perf_counter()
-    with seeded(key.fold("fit")), _few_threads(model), _on_device(model, how.device) as device:
+    with (
+        seeded(key.fold("fit")),
+        _few_threads(model),
+        _on_device(model, how.device) as device,
+        _repeatable(device),
+    ):
         x, y = labelled("train", train, device)
         held = None if validation is None else labelled("validation", validation, device)
         scenes = check_task(model, y)
@@ -363,6 +369,33 @@ def _on_device(model: nn.Module, name: str | None) -> Iterator[torch.device]:
     finally:
         if device != before:
             model.to(before)
+
+
+@contextmanager
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """On a CUDA GPU: algorithms that give the same bits every time, and float32 that is not rounded to TF32.
+
+    An operation of the model that has no such algorithm makes torch warn, with its name.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    memory: Any = torch.utils.deterministic
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    tf32, fill = products.allow_tf32, memory.fill_uninitialized_memory
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        products.allow_tf32 = memory.fill_uninitialized_memory = False
+        with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        products.allow_tf32, memory.fill_uninitialized_memory = tf32, fill
 
 
 @contextmanager

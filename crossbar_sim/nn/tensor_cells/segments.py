@@ -1,0 +1,182 @@
+"""The tables of a launch of `triton_kernels`: one row for each array, so that all arrays of a chip are one launch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crossbar_sim.crossbar import drift as laws
+from crossbar_sim.crossbar.devices import MeasuredNoise, PolynomialNoise, ProgrammingNoise
+from crossbar_sim.crossbar.hardware import Hardware
+from crossbar_sim.crossbar.mapping import Differential, Offset
+from crossbar_sim.rng import Key, check_chip
+
+INTEGERS = (
+    "w", "out", "scale", "inverse", "reference", "table", "first", "end", "weights", "rows", "plane", "copies", "chip",
+    "programming", "programming1", "stuck", "stuck1", "drift", "drift1", "off_below", "on_from", "drop_below", "block",
+)  # fmt: skip
+"""Columns of the table of int64: addresses, cell numbers, key words (two columns each), thresholds."""
+
+REALS = {
+    "middle": 0, "low": 1, "high": 2, "step": 3, "top": 4, "level": 5, "per_step": 6, "law": 7, "noise": 10,
+    "sigma": 11, "mean": 27, "relax": 43, "drifted_mean": 44, "spread": 60, "end": 76,
+}  # fmt: skip
+"""First columns of the table of float64: the mapping, 3 of the law, and polynomials of up to 16 coefficients."""
+
+GROUPS = 8
+"""Groups of 256 cells that one program computes."""
+
+_SPREADS: dict[type, tuple[str, str]] = {
+    laws.NormalDrift: ("factor", "normal"),
+    laws.NormalShift: ("shift", "normal"),
+    laws.UniformDrift: ("factor", "uniform"),
+    laws.UniformShift: ("shift", "uniform"),
+    laws.LaplaceDrift: ("factor", "laplace"),
+    laws.LaplaceShift: ("shift", "laplace"),
+    laws.LogNormalDrift: ("lognormal", "normal"),
+    laws.RetentionDrift: ("lognormal", "normal"),
+    laws.RelaxationShift: ("shift", "normal"),
+    laws.MeasuredRelaxation: ("relax", "normal"),
+    laws.GammaDrift: ("gamma", "normal"),
+    laws.ParetoDrift: ("pareto", "word"),
+    laws.BernoulliDrift: ("bernoulli", "word"),
+    type(None): ("", ""),
+}
+"""Laws that have a kernel: what it calls their equation, and what they draw."""
+
+_NOISES: dict[type, str] = {
+    ProgrammingNoise: "constant",
+    PolynomialNoise: "constant",
+    MeasuredNoise: "measured",
+    type(None): "",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """An array to be programmed: everything but the weights' own memory is on their device.
+
+    Args:
+        hardware, key, chip: as for `Hardware.effective_weight`.
+        columns: the transposed matrix (cols, rows), C-contiguous: float32, bfloat16 or float16.
+        scale, inverse: of the mapping, (1,) or (cols,) float32.
+        out: where to write, as `columns`.
+    """
+
+    hardware: Hardware
+    columns: Tensor
+    key: Key
+    chip: int
+    scale: Tensor
+    inverse: Tensor
+    out: Tensor
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a kernel is compiled for; arrays of one form share a launch. The fields are the kernel's constants."""
+
+    form: str
+    per_column: bool
+    levels: bool
+    noise: str
+    sigma: int
+    mean: int
+    stuck: bool
+    law: str
+    draw: str
+    drifted_mean: int
+    spread: int
+    per_weight: bool
+    kind: torch.dtype
+    aligned: bool = field(default=True)
+
+
+def has_kernel(hardware: Hardware) -> bool:
+    """Whether the kernels can program this design."""
+    return (
+        type(hardware.mapping) in (Differential, Offset)
+        and hardware.mapping.cell_bits is None
+        and hardware.wires is None
+        and type(hardware.drift) in _SPREADS  # a subclass has its own `cells`
+        and type(hardware.programming) in _NOISES
+    )
+
+
+def form_of(job: Job, form: str) -> Form:
+    """The form of an array; `form` is one of `triton_kernels.program_arrays`."""
+    hardware, noise, law = job.hardware, job.hardware.programming, job.hardware.drift
+    degrees = [0, 0, 0, 0]
+    if isinstance(noise, PolynomialNoise):
+        degrees[:2] = len(noise.coefficients) - 1, len(getattr(noise, "mean", (0,))) - 1
+    if isinstance(law, laws.MeasuredRelaxation):
+        degrees[2:] = [len(part) - 1 for part in law.at_time]
+    aligned = job.columns.numel() % 8 == 0 and all(t.data_ptr() % 16 == 0 for t in (job.columns, job.out))
+    return Form(
+        form, job.scale.numel() > 1, hardware.mapping.levels is not None, _NOISES[type(noise)], degrees[0], degrees[1],
+        hardware.stuck is not None, *_SPREADS[type(law)], degrees[2], degrees[3], hardware.drift_per == "weight",
+        job.columns.dtype, aligned,
+    )  # fmt: skip
+
+
+def rows_of(
+    job: Job, first: int, end: int, plane: int, out: int, reference: int, table: int
+) -> tuple[dict[str, int], list[float]]:
+    """The two rows of an array: whole numbers by name, real numbers in order.
+
+    Args:
+        job: the array.
+        first, end: its cells.
+        plane: for the form "plane".
+        out, reference, table: addresses.
+    """
+    hardware, mapping = job.hardware, job.hardware.mapping
+    stuck, law = hardware.stuck, hardware.drift
+    integers = {
+        "w": job.columns.data_ptr(), "out": out, "scale": job.scale.data_ptr(), "inverse": job.inverse.data_ptr(),
+        "reference": reference, "table": table, "first": first, "end": end, "weights": job.columns.numel(),
+        "rows": job.columns.shape[1], "plane": plane, "copies": mapping.copies, "chip": check_chip(job.chip),
+        "off_below": 0 if stuck is None else int(stuck.off * 2**32),
+        "on_from": 2**32 if stuck is None else 2**32 - int(stuck.on * 2**32),
+        "drop_below": int(law.p * 2**32) if isinstance(law, laws.BernoulliDrift) else 0,
+    }  # fmt: skip
+    for name in ("programming", "stuck", "drift"):
+        integers[name], integers[f"{name}1"] = job.key.fold(name).words()
+    reals = [0.0] * REALS["end"]
+
+    def put(name: str, values: Sequence[Any]) -> None:
+        reals[REALS[name] : REALS[name] + len(values)] = [float(v) for v in values]
+
+    put("middle", (mapping.middle, mapping.g_min, mapping.g_max, mapping.step))
+    if mapping.levels is not None:
+        put("top", (mapping.levels - 1, mapping.middle_level, 1 / mapping.step))
+    put("law", _law(law))
+    noise = hardware.programming
+    if isinstance(noise, ProgrammingNoise):
+        put("noise", (1.0, noise.sigma * mapping.g_max))
+    elif isinstance(noise, PolynomialNoise):
+        put("noise", (1 / noise.reference, *noise.coefficients))
+        put("mean", getattr(noise, "mean", (0.0,)))
+    if isinstance(law, laws.MeasuredRelaxation):
+        put("relax", (1 / law.reference,))
+        for name, part in zip(("drifted_mean", "spread"), law.at_time, strict=True):
+            put(name, part)
+    return integers, reals
+
+
+def _law(law: Any) -> Sequence[Any]:
+    """The law's parameters, rounded where its `cells` rounds them."""
+    if isinstance(law, laws.LogNormalDrift | laws.RetentionDrift):
+        return law.rates
+    if isinstance(law, laws.RelaxationShift):
+        return law.mean, law.spread
+    if isinstance(law, laws.GammaDrift):
+        return -law.Z, law.PIECES / (2 * law.Z)
+    if isinstance(law, laws.ParetoDrift):
+        return 1 - 1 / law.alpha, np.log2(np.e) / (2 * law.alpha)
+    if _SPREADS[type(law)][0] == "factor":
+        return (law.sigma,)
+    return (0.0, law.sigma) if _SPREADS[type(law)][0] == "shift" else ()
