@@ -62,6 +62,11 @@ class RecipeOptions:
         "What is minimised: cross-entropy, mse, l1, huber or package.module:function (docs/methods.md).  [default: "
         "cross-entropy, of real targets mse]"
     )
+    metric: str | None = option(
+        "What validation examples are judged by after every epoch, and by which --patience keeps the best weights: "
+        "accuracy, top5, f1, miou, perplexity, cross-entropy, rmse, mae, r2 (docs/metrics.md) or "
+        "package.module:function.  [default: accuracy, of real targets rmse]"
+    )
     optimiser: str | None = option("Optimiser: adam, sgd or muon.  [default: adam]")
     schedule: Literal["one-cycle", "triangular", "linear", "constant"] | None = option(
         "Learning rate schedule.  [default: one-cycle]"
@@ -71,8 +76,8 @@ class RecipeOptions:
         "Clip each component of the gradient to the interval from -VALUE to VALUE.", metavar="VALUE"
     )
     patience: int | None = option(
-        "Stop after this many epochs without a better validation accuracy. It is measured on the undisturbed weights, "
-        "so this does not go with drift-aware."
+        "Stop after this many epochs without a better validation accuracy (or --metric). It is measured on the "
+        "undisturbed weights, so this does not go with drift-aware."
     )
     crop: int | None = option("Shift training images at random by up to this many pixels, e.g. 4.")
     flip: bool = option("Mirror training images at random.")
@@ -147,7 +152,7 @@ def train(request: TrainRequest) -> None:
     console = terminal()
 
     def say_epoch(epoch: Epoch) -> None:
-        held = validation_in_words(NETWORKS.get(request.network), epoch, places)
+        held = validation_in_words(NETWORKS.get(request.network), epoch, places, method.training.metric)
         say(console, f"epoch {epoch.number}: loss {epoch.loss:.4g}{'' if held is None else f', {held}'}")
 
     say(console, f"{request.method}: {method.citation}", "dim")

@@ -23,19 +23,25 @@ from crossbar_sim.nn.networks import NETWORKS, build
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.standardised import Standardisation, standardisation_of
 from crossbar_sim.nn.training.loop import Epoch, FitReport
+from crossbar_sim.nn.training.settings import Judge
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.tasks import fingerprint
 from crossbar_sim.validate import unknown
 
 
-def validation_in_words(network: object, found: Epoch | FitReport, places: bool = False) -> str | None:
+def validation_in_words(
+    network: object, found: Epoch | FitReport, places: bool = False, judge: Judge | None = None
+) -> str | None:
     """What `nn.fit` reports on validation examples; None: nothing.
 
     Args:
         network: or its class.
         found: the report, or an epoch of it.
         places: whether there are several labels per example.
+        judge: the metric of the training.
     """
+    if judge is not None and found.validation_score is not None:
+        return f"{judge.in_words(found.validation_score)} on validation"
     if found.validation_error is not None:
         return f"RMSE {found.validation_error:.4g} on validation"
     score = found.validation_accuracy
