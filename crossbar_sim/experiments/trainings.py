@@ -33,6 +33,7 @@ from crossbar_sim.experiments.networks import (
     started,
     validation_in_words,
 )
+from crossbar_sim.experiments.recipes import with_recipe
 from crossbar_sim.experiments.schema import Experiment, ModelFile, ToTrain
 from crossbar_sim.nn.detection import check_task
 from crossbar_sim.nn.dropout_sites import set_rates
@@ -304,7 +305,8 @@ def train_network(
         settings: of the method (rate=0.3, sigma=0.6, ...) and of `Training` (epochs=20, lr=1e-3, ...); `loss` is a
             name, a function of outputs and targets, or a torch loss. `metric`, a name or a function of outputs and
             targets, judges the validation examples after every epoch, and by it `patience` keeps the best weights; of
-            "bayesft" it judges the chips of a trial.
+            "bayesft" it judges the chips of a trial. What is not given is the recipe's of a built-in network that has
+            one (docs/methods.md), else the method's own.
 
     Returns:
         The network in evaluation mode with the report of its training.
@@ -338,6 +340,7 @@ def train_network(
         for name in settings:
             if known and name not in known:
                 raise InputError(unknown(f"the setting of {method}", name, known))
+        settings, training = with_recipe(network, method, settings, training)
         method = any_method(method, settings, training, design)
     if isinstance(data, str | os.PathLike):
         data = load_data(data)

@@ -562,7 +562,8 @@ class Optimiser:
                 torch.copysign(magnitude, p.data, out=u)
                 u.grad = magnitude.mul_(2).mul_(p.grad)
             if training.clip is not None and u.grad is not None:
-                u.grad.clamp_(-training.clip, training.clip)
+                parts = torch.view_as_real(u.grad) if u.is_complex() else u.grad
+                parts.clamp_(-training.clip, training.clip)
         for matrix in self.matrices:
             matrix.take_gradient()
         for part, rate in zip(self.parts, self.rates, strict=True):
