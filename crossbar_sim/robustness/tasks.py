@@ -22,10 +22,11 @@ from crossbar_sim.crossbar.layer_designs import (
 )
 from crossbar_sim.data.dataset import Development, add_tensor
 from crossbar_sim.data.inputs import first_of
-from crossbar_sim.nn.analog.chips import layers, memory_notes
-from crossbar_sim.nn.analog.conversion import SKIPPED
+from crossbar_sim.nn.analog.chips import analog_state, layers, memory_notes
+from crossbar_sim.nn.analog.conversion import SKIPPED, is_adapter
 from crossbar_sim.nn.analog.effects import layer_effects
 from crossbar_sim.nn.analog.multiply_adds import LITTLE, ArrayShare
+from crossbar_sim.nn.analog.state import Layer
 from crossbar_sim.nn.device import CPU, Device
 from crossbar_sim.nn.evaluate import BLOCK
 from crossbar_sim.nn.files.loading import LoadedModel
@@ -81,7 +82,11 @@ def _converts_more(subject: Subject, analog: nn.Module) -> bool:
     work = () if subject.seen is None else subject.seen.work
     slots = [slot for layer in layers(analog) for slot in layer.matrices]
     spread = any(slot.layout.order == "transposed" for slot in slots)
-    return spread or any(one.names and any(kind in one.operator for kind in _LATER) for one in work)
+    return (
+        spread
+        or bool(analog_state(analog).later)
+        or any(one.names and any(kind in one.operator for kind in _LATER) for one in work)
+    )
 
 
 def _leaves_norms(subject: Subject, analog: nn.Module) -> bool:
@@ -90,6 +95,11 @@ def _leaves_norms(subject: Subject, analog: nn.Module) -> bool:
     return folded and any(
         layer.reason == SKIPPED and "norm" in layer.kind.lower() for layer in layers(analog)
     )
+
+
+def _on_arrays(layer: Layer) -> bool:
+    """Whether a layer is an adapter on arrays, where a design per layer names it."""
+    return layer.analog and is_adapter(layer.name)
 
 
 def model_of_file(
@@ -213,6 +223,9 @@ def prepare(
         how, development = model.calibration
         calibrator = subject.calibrate(analog, how, development)
         corrected = {"calibration": {**calibrator.identity, "data": development.fingerprint}}
+    effects = layer_effects(
+        analog, reference.x, reference.fixed
+    )  # which shows products through converters too
     design = identity_of(at_sigma(hardware, 0.0))
     design["drift"] = {**design["drift"], "sigma": None}
     own: tuple[str, ...] = ()
@@ -240,6 +253,13 @@ def prepare(
         # absent where only products are converted that always were, so that such tasks keep their identity
         **({"converted": "every product"} if _converts_more(subject, analog) else {}),
         **({"unfolded": True} if _leaves_norms(subject, analog) else {}),
+        **(
+            {"bias_rows": "in parts"}
+            if any(s.in_parts for layer in layers(analog) for s in layer.slots)
+            else {}
+        ),
+        **({"adapters": "on arrays"} if only is None and any(map(_on_arrays, layers(analog))) else {}),
+        **({"tied": "told apart"} if subject.seen is not None and subject.seen.apart else {}),
     }
     judged = reference.about()
     calibrated = (
@@ -259,7 +279,7 @@ def prepare(
             # a small share is a warning instead
             *([share.sentence] if share and share.sentence and share.share >= LITTLE else []),
         ],
-        "warnings": _warnings(subject, analog, sigma, metric),
+        "warnings": _warnings(subject, analog, effects, sigma, metric),
         **({} if share is None else {"multiply_adds": share.as_dict()}),
         **({} if judged is None else {"judged": judged}),
         **(
@@ -272,9 +292,10 @@ def prepare(
     return Task(model.label, identity, reference.clean_score().value(chosen), about), subject
 
 
-def _warnings(subject: Subject, analog: nn.Module, sigma: float, metric: object) -> list[str]:
+def _warnings(
+    subject: Subject, analog: nn.Module, effects: dict[str, dict[str, float]], sigma: float, metric: object
+) -> list[str]:
     """What the report should warn of, found on chip 0."""
-    effects = layer_effects(analog, subject.reference.x, subject.reference.fixed)
     found = subject.cautions(analog, effects, metric)
     if sigma == 0:  # then no drift was requested
         found = [sentence for sentence in found if not sentence.startswith("drift ")]

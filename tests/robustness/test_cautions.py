@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift, Offset, PolynomialNoise
+from crossbar_sim import (
+    Differential,
+    GaussianReadNoise,
+    Hardware,
+    InputError,
+    Key,
+    LogNormalDrift,
+    Offset,
+    PolynomialNoise,
+)
 from crossbar_sim.crossbar import threads
 from crossbar_sim.nn import seeded, to_analog
 from crossbar_sim.robustness import deploy
@@ -50,6 +59,69 @@ WAN = PolynomialNoise((3.48e-07, 1.603e-05, -4.3853e-05, 4.5393e-05, -1.6815e-05
 )
 def test_a_request_that_cannot_act_is_named(hardware: Hardware, says: str):
     assert says in warned(linear(), hardware, inputs(50, 6))
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        with seeded(Key(5)):
+            self.conv, self.bn, self.fc = nn.Conv1d(2, 3, 2), nn.BatchNorm1d(3), nn.Linear(9, 3)
+            self.ln = nn.LayerNorm(9)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.ln(self.bn(self.conv(x)).flatten(1)))
+
+
+FOLDED = Hardware(drift=DRIFT, normalisation="folded")
+BY_DESIGN = {"conv": "digital", "*": FOLDED}
+
+
+@pytest.mark.parametrize("exported", [False, True], ids=["eager", "exported"])
+@pytest.mark.parametrize(
+    ("hardware", "ways", "says"),
+    [
+        (FOLDED, {}, None),
+        (FOLDED, {"skip": ["bn"]}, "nothing is folded: bn (skipped as asked)"),
+        (FOLDED, {"only": ["fc"]}, "nothing is folded: bn (not among those chosen with only)"),
+        (
+            FOLDED,
+            {"skip": ["conv"]},
+            "nothing is folded: bn (an affine normalisation; conv before it is skipped as",
+        ),
+        (
+            BY_DESIGN,
+            {},
+            "nothing is folded: bn (an affine normalisation; conv before it is digital by its design)",
+        ),
+        ({"bn": "digital", "*": FOLDED}, {}, None),
+        ({"bn": replace(FOLDED, normalisation="digital"), "*": FOLDED}, {}, None),
+    ],
+)
+def test_why_nothing_is_folded_is_said(hardware, ways, says, exported):
+    model, x = Normed().eval(), inputs(20, 2, 4)
+    shapes = ({0: torch.export.Dim("n")},)
+    model = torch.export.export(model, (x,), dynamic_shapes=shapes).module() if exported else model
+    said = warned(model, hardware, x, **ways)
+    assert says in said if says else "normalisation=folded" not in said and "no effect" not in said
+    assert "alone follows" not in said
+
+
+DRIFTING = Hardware(drift=DRIFT, normalisation="drifting")
+
+
+@pytest.mark.parametrize(
+    ("of_norm", "base", "says"),
+    [
+        ({"read_noise": "gaussian:sigma=0.02"}, DRIFTING, "read_noise of 'ln' does not act"),
+        ({"levels": 4}, replace(DRIFTING, read_noise=GaussianReadNoise(0.02)), None),
+        ({"programming": "constant:sigma=0.1"}, DRIFTING, None),
+        ({"levels": 4}, Hardware(drift=DRIFT), "the design of 'ln' has no effect"),
+        ("digital", replace(DRIFTING, read_noise=GaussianReadNoise(0.02)), None),
+    ],
+)
+def test_what_a_design_requests_of_a_normalisation_is_named_where_it_cannot_act(of_norm, base, says):
+    said = warned(Normed().eval(), {"ln": of_norm, "*": base}, inputs(20, 2, 4))
+    assert says in said if says else "not act" not in said and "no effect" not in said
 
 
 def test_a_sensible_design_is_not_warned_of():

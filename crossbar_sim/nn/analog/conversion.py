@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -323,6 +323,11 @@ _ADAPTERS = ("lora_", "vera_lambda_", "hada_", "lokr_", "oft_", "ia3_")
 BY_DESIGN = "digital by its design"
 
 
+def is_adapter(name: str) -> bool:
+    """Whether a layer is an adapter by its name."""
+    return any(part.startswith(_ADAPTERS) for part in name.split("."))
+
+
 @dataclass
 class _Choice:
     """What the user chose by the names of layers: `only`, `skip` and designs per layer."""
@@ -330,6 +335,8 @@ class _Choice:
     only: tuple[str, ...] | None
     skip: tuple[str, ...]
     hardware: Design
+    unfolded: dict[str, str] = field(default_factory=dict)
+    """Normalisations that would be folded, and why the layer before each is digital."""
 
     def of(self, name: str) -> Hardware:
         """The design of a layer that may be on arrays or drift."""
@@ -341,8 +348,7 @@ class _Choice:
         """The reason to leave the layer digital; "" if there is none."""
         if self.only is not None and not any(fnmatchcase(name, p) for p in self.only):
             return NOT_CHOSEN
-        adapter = self.only is None and any(part.startswith(_ADAPTERS) for part in name.split("."))
-        if adapter and not self.names_adapter(name):
+        if self.only is None and is_adapter(name) and not self.names_adapter(name):
             return ADAPTER
         if any(fnmatchcase(name, p) for p in self.skip):
             return SKIPPED
@@ -365,8 +371,11 @@ class _Choice:
         Not if `skip` names the normalisation.
         """
         own = design_at(self.hardware, norm)
-        folded = own is not None and own.normalisation == "folded" and not self.why_not(layer)
-        return folded and not any(fnmatchcase(norm, p) for p in self.skip)
+        if own is None or own.normalisation != "folded" or any(fnmatchcase(norm, p) for p in self.skip):
+            return False
+        if why_not := self.why_not(layer):
+            self.unfolded[norm] = f"{layer} before it is {why_not}"
+        return not why_not
 
     def check(self, layers: list[Layer]) -> None:
         """Refuse a pattern that matches no layer, and two designs of one set of cells."""
@@ -534,7 +543,7 @@ class _Builder:
         if drifting:
             return Layer(name, kind, False, f"{reason}; drifts per parameter", tuple(drifting))
         if normalisation and choice == "folded":
-            reason += "; no layer alone before it to fold into"
+            reason += f"; {self.choice.unfolded.get(name, 'no layer alone before it to fold into')}"
         return Layer(name, kind, False, reason)
 
     def is_bias(self, module: nn.Module, parameter: str) -> bool:
@@ -546,7 +555,8 @@ class _Builder:
         bias = ("bias" if fold is not None else matrix.bias) if row else None
         place = id(module._parameters[matrix.weight])
         layout = matrix.layout if fold is not None else self.tied.get(place, matrix.layout)
-        return ArraySlot(self.first[place], layer, layout, matrix.weight, bias, fold)
+        in_parts = matrix.in_parts and bias is not None
+        return ArraySlot(self.first[place], layer, layout, matrix.weight, bias, fold, in_parts=in_parts)
 
     def folded_bias(self, layer: str, module: nn.Module, fold: Fold) -> ArraySlot:
         weight = module._parameters["weight"]

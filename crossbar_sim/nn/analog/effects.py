@@ -213,14 +213,21 @@ def of_design(design: Design, layers: tuple[Layer, ...]) -> Iterator[str]:
     yield from _idle_patterns(design, layers)
     for hardware, names in design.of_layers(layer.name for layer in layers):
         own = tuple(layer for layer in layers if layer.name in names)
-        folds = any(map(_is_normalisation, own))
+        folds = any(map(_is_batch_norm, own))  # or no other design has one
+        folds = folds or (any(map(_is_normalisation, own)) and not any(map(_is_batch_norm, layers)))
         plain = hardware if folds else replace(hardware, normalisation="digital")  # none to fold
         if any(layer.slots for layer in own):
             yield from (f"{', '.join(names)}: {sentence}" for sentence in _of_one(plain, own))
 
 
 def _is_normalisation(layer: Layer) -> bool:
-    return "normalisation" in layer.reason or layer.reason.startswith("folded into")
+    by_reason = "normalisation" in layer.reason or layer.reason.startswith("folded into")
+    return by_reason or _is_batch_norm(layer)
+
+
+def _is_batch_norm(layer: Layer) -> bool:
+    """Of a kind that could be folded, also where it was chosen to be digital."""
+    return "batchnorm" in layer.kind.lower().replace("_", "")
 
 
 def _idle_patterns(designs: LayerDesigns, layers: tuple[Layer, ...]) -> Iterator[str]:
@@ -229,6 +236,21 @@ def _idle_patterns(designs: LayerDesigns, layers: tuple[Layer, ...]) -> Iterator
         own = [layer for layer in layers if designs.first(layer.name) == i]
         given = {name for name, _ in design.values} if isinstance(design, Overrides) else set()
         choices = bool(given) and given <= {"bias", "normalisation", "other"}
+        whole = None if not own else designs.at(own[0].name)
+        if isinstance(design, Hardware) and any(map(_is_normalisation, own)):
+            choices = design.normalisation != designs.base.normalisation  # which left a digital one digital
+        if (
+            whole is not None
+            and any(layer.slots for layer in own)
+            and not any(layer.matrices for layer in own)
+        ):
+            idle = [e for e in whole.readout_effects if getattr(whole, e) != getattr(designs.base, e)]
+            if idle:
+                named, act = ", ".join(layer.name for layer in own[:3]), "do" if len(idle) > 1 else "does"
+                yield (
+                    f"{', '.join(idle)} of {pattern!r} {act} not act: converters and read noise act on products with "
+                    f"a matrix, and {named} {'have' if len(own) > 1 else 'has'} none"
+                )
         if own and design != DIGITAL and not choices and not any(layer.slots for layer in own):
             named = ", ".join(f"{layer.name} ({layer.reason})" for layer in own[:3])
             yield f"the design of {pattern!r} has no effect: nothing of {named} is on an array"
@@ -244,7 +266,15 @@ def _of_one(hardware: Hardware, layers: tuple[Layer, ...]) -> Iterator[str]:
     if mapping.copies > 1 and not hardware.effects and not hardware.readout_effects:
         yield f"copies={mapping.copies} does nothing where no effect acts on a cell"
     if hardware.normalisation == "folded" and not any("folded into" in layer.reason for layer in layers):
-        yield "normalisation=folded was requested, but no batch normalisation alone follows a mapped layer"
+        norms = [layer for layer in layers if _is_batch_norm(layer) and "no layer alone" not in layer.reason]
+        named = ", ".join(f"{layer.name} ({layer.reason})" for layer in norms[:3])
+        more = f" and {len(norms) - 3} more" if len(norms) > 3 else ""
+        why = (
+            f"nothing is folded: {named}{more}"
+            if norms
+            else "no batch normalisation alone follows a mapped layer"
+        )
+        yield f"normalisation=folded was requested, but {why}"
     if hardware.drift_per == "weight" and mapping.planes_per_copy == 1:
         yield "drift_per=weight does nothing with the offset mapping: a weight is one cell there"
     if hardware.bias == "row":

@@ -511,7 +511,8 @@ def _matrix(
     holder, _, weight = name.rpartition(".")
     full, part = _parameter_of(bias, shapes) or ("", None)
     joins = full.rpartition(".")[0] == holder and joins_as_row(layout, value, part, shapes.get(full))
-    return Matrix(weight, full.rpartition(".")[2] if joins else None, layout)
+    in_parts = joins and isinstance(bias, fx.Node) and bias.op != "get_attr"
+    return Matrix(weight, full.rpartition(".")[2] if joins else None, layout, in_parts)
 
 
 def joins_as_row(layout: Layout, weight: Any, bias: Any, shape: tuple[int, ...] | None) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -83,11 +83,15 @@ class Layout:
 
 @dataclass(frozen=True)
 class Matrix:
-    """One crossbar matrix of a module: its weight, and the bias that may join it as one more row."""
+    """One crossbar matrix of a module: its weight, and the bias that may join it as one more row.
+
+    `in_parts` says whether products take the bias by a view.
+    """
 
     weight: str
     bias: str | None
     layout: Layout
+    in_parts: bool = field(default=False, compare=False)
 
 
 def _weight(module: nn.Module, weight: str, bias: str | None, groups: int = 1) -> Matrix:

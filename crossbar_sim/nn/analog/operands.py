@@ -75,6 +75,7 @@ class Operands:
         agrees: whether the arrays of the model that was looked at hold these so.
         refused: {name of such a parameter: why an einsum that takes it does not multiply with it as a matrix}.
         work: the multiply-adds of every product.
+        apart: whether a tied parameter of one layer is no matrix only because the layer that runs was told apart.
     """
 
     by_name: Mapping[str, Operand] = field(default_factory=dict)
@@ -82,6 +83,7 @@ class Operands:
     agrees: bool = True
     refused: Mapping[str, str] = field(default_factory=dict)
     work: tuple[ProductWork, ...] = ()
+    apart: bool = False
 
     @property
     def is_standard(self) -> bool:
@@ -144,7 +146,9 @@ def _seen(analog: nn.Module, design: AnalogState, x: Batch) -> Operands:
         recorder.run(analog, x)
     agrees = {name: matrix.layout for name, matrix in recorder.matrices.items()} == recorder.held
     refused = {name: why for name, why in recorder.refused.items() if name not in recorder.matrices}
-    return Operands(recorder.result(), recorder.matrices, agrees, refused, recorder.work_of_each(len(x)))
+    apart = bool(recorder.apart - set(recorder.matrices))
+    work = recorder.work_of_each(len(x))
+    return Operands(recorder.result(), recorder.matrices, agrees, refused, work, apart)
 
 
 def _release(analog: nn.Module) -> None:
@@ -190,6 +194,7 @@ class _About:
         memory: of the tensor; once that is freed, the record is of no tensor.
         base: whether it is a parameter, or a copy of it as it is.
         addresses: where its values lie in the parameter, if it is a copy of one in another order.
+        others: the same tied parameters by the names of layers that do not run.
     """
 
     fed: bool = False
@@ -198,6 +203,7 @@ class _About:
     memory: StorageWeakRef | Tensor | None = None
     base: bool = False
     addresses: Tensor | None = None
+    others: frozenset[_Source] = frozenset()
 
     @property
     def stored(self) -> bool:
@@ -229,6 +235,7 @@ class _Recorder:
         self.refused: dict[str, str] = {}
         self.work: dict[tuple[frozenset[_Source], str, bool], float] = {}
         self.depth = 0
+        self.apart: set[str] = set()
         self.inside: list[str] = []
         self.readers: dict[str, nn.Module] = {}
         holders: dict[int, dict[str, nn.Module]] = {}
@@ -326,7 +333,7 @@ class _Recorder:
             for holder in reversed(self.inside):
                 own = {s for s in found.exact if s.way != "clean" or s.name.rpartition(".")[0] == holder}
                 if any(source.way == "clean" for source in own):
-                    return replace(found, exact=frozenset(own))
+                    return replace(found, exact=frozenset(own), others=found.exact - own)
         return found
 
     def read(self, module: nn.Module, slot: ArraySlot, parameter: str) -> Tensor | None:
@@ -492,10 +499,13 @@ class _Recorder:
 
     def _undefined(self, about: _About) -> Iterator[str]:
         """The parameters that a tensor is, of those that no class says the use of."""
-        for source in about.exact:
+        for source in (*about.exact, *about.others):
             way = "array" if source.name in self.provided else "clean"
             if source.way == way and source.name in self.shapes:
-                yield source.name
+                if source in about.others:
+                    self.apart.add(source.name)
+                else:
+                    yield source.name
 
     def _found(self, name: str, new: Matrix) -> None:
         old = self.matrices.get(name, new)
@@ -530,7 +540,7 @@ class _Recorder:
         for source in () if about is None else about.exact:
             shape = self.shapes.get(source.name)
             if source.name.rpartition(".")[0] == holder and joins_as_row(layout, taken, bias, shape):
-                return Matrix(weight, source.name.rpartition(".")[2], layout)
+                return Matrix(weight, source.name.rpartition(".")[2], layout, tuple(bias.shape) != shape)
         return Matrix(weight, None, layout)
 
     def result(self) -> dict[str, Operand]:

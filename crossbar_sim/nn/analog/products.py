@@ -218,6 +218,9 @@ def _addmm(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor | None:
     y = _with_part(left, right, added, 0, torch.matmul) if one_row else None
     if y is None:
         y = _matmul(func, (left, right), {})
+        for weight in (left, right):
+            if y is not None and isinstance(weight, OnTiles):
+                weight.tiled.design.later.add(weight.tiled.slot.layer)
         y = y if y is None else y + plain(added)
     return y
 
@@ -307,6 +310,7 @@ def _contract(
     if found is None:
         return None
     every = found
+    tiled.design.later.add(tiled.slot.layer)
     n = math.prod(sizes[i] for i in rest)
 
     def forward(value: Tensor) -> Tensor:

@@ -77,6 +77,7 @@ class ArraySlot:
         weight, bias: parameter names in the module; `bias` only where it is one more row of the array.
         fold: gives the weight and bias with the normalisation behind them folded in.
         ideal: no array at all, the clean (folded) value: a digital bias that folding has changed.
+        in_parts: whether products take the bias by a view, as a part of it.
     """
 
     name: str
@@ -86,6 +87,7 @@ class ArraySlot:
     bias: str | None = None
     fold: Fold | None = None
     ideal: bool = False
+    in_parts: bool = False
     scale: tuple[Any, Any] | None = field(default=None, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -276,6 +278,7 @@ class AnalogState:
         effects: of converters and read noise, those that act for the moment; None: all of the design's.
         probe: called before every product through converters; see `products`.
         bypassed: layers with converters from whose weights something was computed past them.
+        later: layers with converters that act on a product on which they did not act in earlier versions.
         touched: names of the arrays that have been read, for as long as somebody collects them; None: nobody does.
         recorder: gives what layers read in place of their arrays while `trace_operands` follows a forward.
         reads: how often each array with converters has been read since the chip was set, outside of `numbered_reads`.
@@ -297,6 +300,7 @@ class AnalogState:
     probe: Any = None
     reads: dict[str, int] = field(default_factory=dict)
     bypassed: set[str] = field(default_factory=set)
+    later: set[str] = field(default_factory=set)
     remap: bool = False
     touched: set[str] | None = None
     recorder: Any = None
