@@ -33,6 +33,7 @@ from crossbar_sim.experiments.networks import (
     started,
     validation_in_words,
 )
+from crossbar_sim.experiments.recipes import with_recipe
 from crossbar_sim.experiments.schema import Experiment, ModelFile, ToTrain
 from crossbar_sim.nn.detection import check_task
 from crossbar_sim.nn.dropout_sites import set_rates
@@ -304,7 +305,8 @@ def train_network(
         settings: of the method (rate=0.3, sigma=0.6, ...) and of `Training` (epochs=20, lr=1e-3, ...); `loss` is a
             name, a function of outputs and targets, or a torch loss. `metric`, a name or a function of outputs and
             targets, judges the validation examples after every epoch, and by it `patience` keeps the best weights; of
-            "bayesft" it judges the chips of a trial.
+            "bayesft" it judges the chips of a trial. What is not given is the recipe's of a built-in network that has
+            one (docs/methods.md), else the method's own.
 
     Returns:
         The network in evaluation mode with the report of its training.
@@ -330,7 +332,8 @@ def train_network(
             )
     else:
         kind: Any = BayesFT if method == BayesFT.kind else METHODS.get(method)
-        own = () if kind is None else {f.name for f in fields(kind)}  # the metric of BayesFT judges chips
+        # the metric of BayesFT judges chips, and its batch is, here, one of examples
+        own = {"metric"} if kind is BayesFT else set()
         training = {n: settings.pop(n) for n in [*settings] if n in TRAINING and n not in own}
         known = (
             [*TRAINING, *(f.name for f in fields(kind) if f.name != "training")] if kind is not None else []
@@ -338,6 +341,7 @@ def train_network(
         for name in settings:
             if known and name not in known:
                 raise InputError(unknown(f"the setting of {method}", name, known))
+        settings, training = with_recipe(network, method, settings, training)
         method = any_method(method, settings, training, design)
     if isinstance(data, str | os.PathLike):
         data = load_data(data)

@@ -72,6 +72,11 @@ class Device:
             return "torch:cpu" if self.tensors else "cpu"
         return str(self.where).removesuffix(":0")
 
+    @property
+    def described(self) -> str:
+        """The name with that of the GPU, for results: "cuda: NVIDIA H200"."""
+        return describe(self) if self.where.type in KINDS else self.name
+
     @classmethod
     def of_model(cls, model: nn.Module) -> "Device":
         """Where the parameters of a model are."""
@@ -119,6 +124,13 @@ def on_device(given: str | torch.device | Device | None, *models: nn.Module) -> 
             before.put(model)
 
 
+def describe(device: Device) -> str:
+    """Type and product name of a GPU."""
+    module: Any = torch.get_device_module(device.where.type)
+    name = module.get_device_name(device.where) if hasattr(module, "get_device_name") else ""
+    return f"{device.where.type}: {name}" if name else device.where.type
+
+
 def count(kind: str) -> int:
     """How many devices of a type torch can use here."""
     with suppress(RuntimeError, AttributeError):  # of a torch that was built without that type
@@ -131,6 +143,24 @@ def numbers(values: torch.Tensor) -> list[Any]:
     """Numbers of a tensor on any device, as Python has them: the one place where scores come back from a device."""
     found: list[Any] = values.cpu().tolist()
     return found
+
+
+@contextmanager
+def in_float32(device: torch.device) -> Iterator[None]:
+    """Context in which a CUDA GPU multiplies float32 as such: torch's convolutions round it to TF32 by default.
+
+    `torch.set_float32_matmul_precision("high")` asks torch for TF32: then nothing is changed.
+    """
+    cudnn = torch.backends.cudnn
+    if device.type != "cuda" or torch.get_float32_matmul_precision() != "highest":
+        yield
+        return
+    before = cudnn.allow_tf32
+    cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = before
 
 
 LARGEST = 8192
@@ -173,8 +203,6 @@ def release_memory(device: torch.device) -> None:
 
 def free_memory(device: torch.device) -> int | None:
     """Bytes that tensors on a device may still take; None: not known, or of the CPU (see `crossbar_sim.memory`)."""
-    if device.type == "mps":
-        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     if device.type in KINDS:
         module: Any = torch.get_device_module(device.type)
         # what torch keeps for itself

@@ -100,7 +100,8 @@ def program_into(
             size = threads.CHUNK if columns.is_contiguous() else 256 * max(256, -(-columns.shape[1] // 8))
             threads.run(lambda part: _put(pieces, part, out), threads.chunks(columns.numel(), size))
             return
-    if design.maps is not None or design.remap or not design.on_tensors(weight):
+    by_tensors = design.on_tensors(weight) and hardware.wires is None
+    if design.maps is not None or design.remap or not by_tensors:
         check_finite(columns, slot.name)
         write(slot, program(design, slot, columns, slot.layout.groups), weight, bias)
         return
@@ -170,11 +171,11 @@ def program(design: AnalogState, slot: ArraySlot, columns: Tensor, groups: int =
             hardware, columns.detach().float().cpu().contiguous().numpy(), key, design.chip, groups
         )
         return torch.from_numpy(placed).to(columns)
-    if design.on_tensors(columns):
+    if design.on_tensors(columns) and hardware.wires is None:
         return tensor_planes.effective_weight(hardware, columns, key, design.chip)
-    w = columns.detach().float().contiguous().numpy()
+    w = columns.detach().float().cpu().contiguous().numpy()
     effective = hardware.effective_weight(w, key, design.chip, groups=groups)
-    return torch.from_numpy(effective).to(columns.dtype)
+    return torch.from_numpy(effective).to(columns)
 
 
 def gain(
