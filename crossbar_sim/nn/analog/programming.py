@@ -149,11 +149,11 @@ def program(design: AnalogState, slot: ArraySlot, columns: Tensor, groups: int =
             hardware, columns.detach().float().cpu().contiguous().numpy(), key, design.chip, groups
         )
         return torch.from_numpy(placed).to(columns)
-    if design.on_tensors(columns):
+    if design.on_tensors(columns) and hardware.wires is None:
         return tensor_planes.effective_weight(hardware, columns.float(), key, design.chip).to(columns.dtype)
-    w = columns.detach().float().contiguous().numpy()
+    w = columns.detach().float().cpu().contiguous().numpy()
     effective = hardware.effective_weight(w, key, design.chip, groups=groups)
-    return torch.from_numpy(effective).to(columns.dtype)
+    return torch.from_numpy(effective).to(columns)
 
 
 def gain(

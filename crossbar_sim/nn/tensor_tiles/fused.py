@@ -28,7 +28,7 @@ ROWS, COLUMNS, LINES, WARPS, STAGES = 128, 64, 32, 8, 3
 
 def usable(device: torch.device) -> bool:
     """Whether the kernels are to be used on a device: a card, with Triton, that computes them right."""
-    return device.type == "cuda" and _right(device)
+    return device.type == "cuda" and torch.cuda.is_available() and _right(device)
 
 
 @functools.cache

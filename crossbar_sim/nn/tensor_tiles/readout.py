@@ -4,6 +4,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from crossbar_sim.crossbar.mapping import Mapping
 from crossbar_sim.crossbar.readout import EFFECTS, Converters, Periphery, Readout, unit_of, weights_of
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.nn.tensor_tiles import fused
-from crossbar_sim.nn.tensor_tiles.driving import Driven, check_inputs, drive
+from crossbar_sim.nn.tensor_tiles.driving import Driven, check_inputs, drive, wide
 from crossbar_sim.nn.tensor_tiles.product import TensorPlanes, product
 
 # The conductances that converters read: Eq. (21), (25) to (27) of docs/periphery.md, as in crossbar/readout.py.
@@ -99,7 +100,12 @@ class TensorReadout(Converters):
         """Which columns of which tiles are stored as their complement, (reads, tiles, n); None: none are."""
         if self.periphery.adc is None or self.periphery.adc.encoding is None:
             return None
-        return self.on_cpu.flipped
+        planes, rows, n = self.shape
+        tiles = -(-rows // self.tile_rows)
+        g = F.pad(self.planes.to(wide(self.planes.device)), (0, 0, 0, tiles * self.tile_rows - rows))
+        sums = g.view(planes, tiles, self.tile_rows, n).sum(2)
+        found = (sums > torch.from_numpy(self.half_of_tiles()).to(sums)[:, None]).cpu().numpy()
+        return found if bool(found.any()) else None
 
     def _of_rows(self, tiles: NDArray[np.generic]) -> Tensor:
         """Values of each tile (reads, tiles, n), repeated for each word line (reads, m, n)."""
