@@ -185,8 +185,6 @@ def release_memory(device: torch.device) -> None:
 
 def free_memory(device: torch.device) -> int | None:
     """Bytes that tensors on a device may still take; None: not known, or of the CPU (see `crossbar_sim.memory`)."""
-    if device.type == "mps":
-        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     if device.type in KINDS:
         module: Any = torch.get_device_module(device.type)
         # what torch keeps for itself
