@@ -19,12 +19,10 @@ from crossbar_sim.nn.device import Device
 
 TILE = (32, 32)
 DESIGNS = {
-    "pairs": Hardware(
-        Differential(1e-6, 1e-4, levels=64), drift=LogNormalDrift(0.3), dac=DAC(8), adc=ADC(8, range=2e-4), tile=TILE
-    ),
     "columns, noise": Hardware(
-        Differential(1e-6, 1e-4), dac=DAC(3, signed="two-phase"), read_noise=GaussianReadNoise(0.02),
-        adc=ADC(8, range=2e-4, per="column", gain_sigma=0.01, offset_sigma=0.01), tile=TILE, bias="row",
+        Differential(1e-6, 1e-4), drift=LogNormalDrift(0.3), read_noise=GaussianReadNoise(0.02), tile=TILE, bias="row",
+        dac=DAC(3, signed="two-phase"),
+        adc=ADC(8, range=2e-4, per="column", gain_sigma=0.01, offset_sigma=0.01),
     ),
     "flipped": Hardware(
         Offset(1e-6, 1e-4, levels=64, cell_bits=2), dac=DAC(8), tile=TILE,
