@@ -425,7 +425,7 @@ def notes(view: View) -> Iterator[str]:
         if view.costs.ended:
             yield _spent(view.costs)
     if view.percent is not None:
-        yield percentile_words(view)
+        yield percentile_words(view.percent, view.scale, any(row.drawn for row in view.points))
     kind = "an approximate 95 % interval" if drawn else "a 95 % Wilson interval"
     yield f"Yield: the share of chips at the threshold or better, with {kind}."
     if len(view.sigmas) > 1:
