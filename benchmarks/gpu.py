@@ -139,8 +139,10 @@ def agree_scores(name: str, place: Place) -> Mapping[str, Any]:
     x, y = data.x[:n], data.y[:n]
     chips = sizes(place).chips
     both = [
-        robustness({"it": network}, (x, y), "bayesft", [0.0, 0.3, 0.6], chips=chips, **on).curve("it")
-        for on in (device(place), {})
+        robustness({"it": network}, (x, y), "bayesft", [0.0, 0.3, 0.6], chips=chips, device=device).curve(
+            "it"
+        )
+        for device in (place.options.device, "cpu")
     ]
     off = [
         round(abs(a - b) * n)
@@ -163,8 +165,7 @@ def agree_tiles(place: Place) -> Mapping[str, Any]:
     x = torch.linspace(-1, 1, 64 * linear.in_features).sin().view(64, -1)
     with torch.inference_mode():
         theirs = analog(x)
-        analog.to(of_torch(place))
-        ours = analog(x.to(of_torch(place))).cpu()
+        ours = moved(in_tiles(place)[1], place)(x.to(of_torch(place))).cpu()
     off = (ours - theirs).abs() / theirs.abs().max()
     found = {
         "outputs": off.numel(),
@@ -211,7 +212,7 @@ def tiles(place: Place) -> Mapping[str, Any]:
 
     linear, analog = in_tiles(place)
     where, side = of_torch(place), linear.in_features
-    analog.to(where)
+    analog = moved(analog, place)
     w, x = linear.weight.detach().to(where), torch.ones(sizes(place).batch, side, device=where)
     with torch.inference_mode():
         plain = {
@@ -238,6 +239,14 @@ def in_tiles(place: Place) -> tuple["nn.Linear", "nn.Module"]:
     return linear, to_analog(linear, hardware, seed=0).eval()
 
 
+def moved(analog: "nn.Module", place: Place) -> "nn.Module":
+    """To the device, where arrays are computed by operations on tensors."""
+    from crossbar_sim.nn.analog.chips import analog_state
+
+    analog_state(analog).tensors = True
+    return analog.to(of_torch(place))
+
+
 # 3. Sweeps.
 
 
@@ -251,10 +260,10 @@ def sweep(name: str, place: Place) -> Mapping[str, Any]:
     size, network = sizes(place), made(name, place)
     x, y = images(name, size.images, place)
     sigmas = PROTOCOL[: size.sigmas]
-    robustness({name: network}, (x[:100], y[:100]), "bayesft", [0.5], chips=2, **device(place))
+    robustness({name: network}, (x[:100], y[:100]), "bayesft", [0.5], chips=2, device=place.options.device)
     synchronise(place)
     began = perf_counter()
-    robustness({name: network}, (x, y), "bayesft", sigmas, chips=size.chips, **device(place))
+    robustness({name: network}, (x, y), "bayesft", sigmas, chips=size.chips, device=place.options.device)
     synchronise(place)
     took = perf_counter() - began
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
@@ -324,7 +333,7 @@ def experiment(file: Path, place: Place) -> Mapping[str, Any]:
         load_data(tomllib.loads(file.read_text())["data"], place.options.data_dir)
     except InputError as error:
         raise Skipped(str(error)) from error
-    device = [] if place.options.device == "cpu" else ["--device", place.options.device]
+    device = ["--device", place.options.device]
     code = run(["run", str(file), "-o", str(place.folder), "--no-page", *device, *more])
     assert code == 0, f"exit code {code}; its message is in log.txt"
     return {"files": sorted(path.name for path in place.folder.iterdir() if path.is_file())}
@@ -343,13 +352,9 @@ def tiny_experiment(place: Place) -> Path:
 
 
 def of_torch(place: Place) -> "torch.device":
-    import torch
+    from crossbar_sim.nn.device import Device
 
-    return torch.device(place.options.device.removeprefix("torch:"))
-
-
-def device(place: Place) -> dict[str, str]:
-    return {} if place.options.device == "cpu" else {"device": place.options.device}
+    return Device.of(place.options.device, "--device").where
 
 
 def synchronise(place: Place) -> None:

@@ -249,17 +249,18 @@ class DriftAware(Method):
             raise InputError(f"temperature multiplies logits, and {of}: set temperature=false")
         layers = weight_layers(model) if self.temperature and not own else 0
         copies = factor_copies(self.hardware)
+        tensors = Device.of(self.training.device).tensors
         step: DriftedStep | AnalogStep
         if copies is not None:
             design = Hardware.preset("bayesft") if self.hardware is None else self.hardware
             step = DriftedStep(
                 self.sigmas, self.chips, layers, key,
-                copies=copies, hardware=design, loss=loss, censor=self.censor,
+                copies=copies, hardware=design, loss=loss, censor=self.censor, tensors=tensors,
             )  # fmt: skip
         else:
             assert self.hardware is not None
             sigmas = None if self.sigma is None else self.sigmas
-            step = AnalogStep(self.hardware, sigmas, self.chips, layers, key, loss)
+            step = AnalogStep(self.hardware, sigmas, self.chips, layers, key, loss, tensors)
         return OwnStatistics(step, self.chips) if own else step
 
     def sigmas(self, share: float, chips: int) -> Sequence[float]:

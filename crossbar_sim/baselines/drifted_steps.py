@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,13 +17,13 @@ from crossbar_sim.crossbar.layer_designs import Design, at_sigma
 from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.data.inputs import Batch, call, first_of, split
 from crossbar_sim.errors import InputError, silenced_warnings, warn
-from crossbar_sim.nn.analog.chips import layers, set_chip, set_hardware, slots
+from crossbar_sim.nn.analog.chips import analog_state, layers, set_chip, set_hardware, slots
 from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.analog.matrices import DIGITAL_BY_TRAINING, matrices
 from crossbar_sim.nn.analog.operands import Operands
 from crossbar_sim.nn.analog.sequential import TracedStep, flatten, trace_sequential
-from crossbar_sim.nn.seeding import normals
 from crossbar_sim.nn.standardised import digital_parameters
+from crossbar_sim.nn.tensor_cells.laws import drift
 from crossbar_sim.nn.training.losses import PLAIN, TaskLoss
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.score import of_operands
@@ -107,9 +106,9 @@ class BatchedSequence:
 
 # Training chips: newly drawn in every step, and different from those of every evaluation.
 #
-# A chip multiplies every parameter by exp(sigma z), z standard normal (Eq. (1) of BayesFT, DAC 2021). On the CPU z
-# comes from the counter stream, under a key of its own and with a number that the step draws from torch's generator:
-# the loop seeds that generator, and its checkpoints keep it. On GPUs z comes from the device's generator.
+# A chip multiplies every parameter by exp(sigma z), z standard normal (Eq. (1) of BayesFT, DAC 2021). z comes from the
+# counter stream, under a key of its own and with a number that the step draws from torch's generator on the CPU: the
+# loop seeds that generator, and its checkpoints keep it. A GPU draws the same numbers itself (docs/randomness.md).
 
 
 def numbers(n: int) -> list[int]:
@@ -127,13 +126,20 @@ class TrainingChips:
         key: of the training.
         copies: cells per weight: its factor is the mean of so many.
         censor: of `DriftAware`; of each cell.
+        tensors: whether they are drawn by operations on tensors on the CPU too.
     """
 
     def __init__(
-        self, model: nn.Module, chips: int, key: Key, copies: int = 1, censor: float | None = None
+        self,
+        model: nn.Module,
+        chips: int,
+        key: Key,
+        copies: int = 1,
+        censor: float | None = None,
+        tensors: bool = False,
     ) -> None:
         digital = digital_parameters(model)
-        self.parameters = [p for p in model.parameters() if id(p) not in digital]
+        self.parameters: list[Tensor] = [p for p in model.parameters() if id(p) not in digital]
         self.censor = censor
         self.key, self.chips, self.copies = key.fold("training chips"), chips, copies
         self.count = sum(p.numel() for p in self.parameters)
@@ -146,28 +152,23 @@ class TrainingChips:
         for p in self.parameters:
             self.factors.append(self.all[:, start : start + p.numel()].view(chips, *p.shape))
             start += p.numel()
-        self.ones = np.ones(min(self.count, threads.CHUNK), np.float32)
+        on_tensors = tensors or self.device.type != "cpu"
+        self.draws = self._draw_on_tensors if on_tensors else self._draw_by_kernels
+        self.ones = torch.ones(
+            self.count if on_tensors else min(self.count, threads.CHUNK), device=self.device
+        )
 
     def draw(self, sigmas: Sequence[float]) -> None:
-        """Fill `all`, and so `factors`, for one chip per sigma; the remaining rows are undefined."""
-        if self.device.type != "cpu":
-            sigma = torch.ones(self.chips, 1, device=self.device)
-            sigma[: len(sigmas), 0] = torch.tensor(sigmas, device=self.device)
-            self._mean(
-                lambda out: torch.exp(normals(out.numel(), self.device).view_as(out).mul_(sigma), out=out),
-                sigmas,
-            )
-            return
-        self._mean(lambda out: self._draw_on_cpu(out, sigmas), sigmas)
+        """Fill `all`, and so `factors`, for one chip per sigma; the remaining rows are undefined.
 
-    def _mean(self, draw: Callable[[Tensor], object], sigmas: Sequence[float]) -> None:
-        """The mean of as many draws as there are copies, into the first rows of `all`."""
-        draw(self.all)
+        The mean of as many draws as there are copies.
+        """
+        self.draws(self.all, sigmas)
         self._cut(self.all, sigmas)
         if self.copies > 1:
             more = torch.empty_like(self.all)
             for _ in range(self.copies - 1):
-                draw(more)
+                self.draws(more, sigmas)
                 self._cut(more, sigmas)
                 self.all.add_(more)
             self.all.div_(self.copies)
@@ -178,15 +179,21 @@ class TrainingChips:
             for row, sigma in zip(factors, sigmas, strict=False):  # the remaining rows are undefined
                 row.clamp_(max=math.exp(sigma * self.censor))
 
-    def _draw_on_cpu(self, target: Tensor, sigmas: Sequence[float]) -> None:
-        out = target.numpy()
+    def _draw_on_tensors(self, target: Tensor, sigmas: Sequence[float]) -> None:
+        plane, event = numbers(2)
+        for chip, sigma in enumerate(sigmas):
+            stream = Stream.of(self.key, chip, plane, event)
+            target[chip] = drift(LogNormalDrift(sigma), self.ones, stream)
+
+    def _draw_by_kernels(self, target: Tensor, sigmas: Sequence[float]) -> None:
+        out, ones = target.numpy(), self.ones.numpy()
         plane, event = numbers(2)
         for chip, sigma in enumerate(sigmas):
             rates = LogNormalDrift(sigma).rates
             name = Stream.of(self.key, chip, plane, event).name
             for part in threads.chunks(self.count):
                 row = out[chip, part]
-                kernels.lognormal(self.ones[: row.size], row, *rates, part.start, *name)
+                kernels.lognormal(ones[: row.size], row, *rates, part.start, *name)
 
 
 # Gradient steps through simulated arrays: hardware-aware training for any design.
@@ -237,6 +244,7 @@ class AnalogStep:
         layers: as in `DriftedStep`.
         key: its seed and names tell training chips from all others.
         loss: of the model's outputs.
+        tensors: whether arrays are computed by operations on tensors on the CPU too.
     """
 
     def __init__(
@@ -247,9 +255,10 @@ class AnalogStep:
         layers: int,
         key: Key,
         loss: TaskLoss = PLAIN,
+        tensors: bool = False,
     ) -> None:
         self.hardware, self.sigmas, self.chips, self.layers = hardware, sigmas, chips, layers
-        self.loss = loss
+        self.loss, self.tensors = loss, tensors
         self.seed = key.fold("training chips").integer()
         self._of: tuple[nn.Module, torch.device, nn.Module, int] | None = None
 
@@ -294,6 +303,7 @@ class AnalogStep:
         if self._of is None or self._of[0] is not model or self._of[1] != device:
             hardware = self.hardware if self.sigmas is None else at_sigma(self.hardware, 0.0)
             analog, _ = as_deployed(model, hardware, x, self.seed)
+            analog_state(analog).tensors = self.tensors
             self._of = (model, device, analog, max(0, self.layers - _digital(model, analog)))
         return self._of[2:]
 
@@ -331,6 +341,7 @@ class DriftedStep:
             their cells (a copy kept in a cache, `functional_call`); None: the factors are all there is.
         loss: of the model's outputs.
         censor: of `DriftAware`.
+        tensors: whether chips are drawn by operations on tensors on the CPU too.
     """
 
     def __init__(
@@ -344,8 +355,9 @@ class DriftedStep:
         hardware: Design | None = None,
         loss: TaskLoss = PLAIN,
         censor: float | None = None,
+        tensors: bool = False,
     ) -> None:
-        self.censor = censor
+        self.censor, self.tensors = censor, tensors
         self.sigmas, self.chips, self.layers, self.key, self.loss = sigmas, chips, layers, key, loss
         self.batched, self.copies, self.hardware = batched, copies, hardware
         self._of: tuple[nn.Module, TrainingChips, BatchedSequence | None, AnalogStep | None] | None = None
@@ -394,10 +406,11 @@ class DriftedStep:
                         "censor cuts the factors of parameters, and this network takes some of its parameters past "
                         "their cells, so that it is trained on arrays: leave it out"
                     )
-                arrays = AnalogStep(self.hardware, self.sigmas, self.chips, self.layers, self.key, self.loss)
+                how = self.sigmas, self.chips, self.layers, self.key, self.loss, self.tensors
+                arrays = AnalogStep(self.hardware, *how)
             known = self._of = (
                 model,
-                TrainingChips(model, self.chips, self.key, self.copies, self.censor),
+                TrainingChips(model, self.chips, self.key, self.copies, self.censor, self.tensors),
                 sequence,
                 arrays,
             )
@@ -504,8 +517,7 @@ class ChipByChip:
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         with torch.no_grad():
-            for p, before in zip(self.drawn.parameters, self.clean, strict=True):
-                p.copy_(before)
+            torch._foreach_copy_(self.drawn.parameters, self.clean)
         if error is None:
             for p, gradient in zip(self.drawn.parameters, self.gradients, strict=True):
                 if p.grad is not None:
@@ -514,17 +526,17 @@ class ChipByChip:
     def program(self, chip: int) -> None:
         """Give the parameters the values of a chip."""
         with torch.no_grad():
-            for p, before, factors in zip(self.drawn.parameters, self.clean, self.drawn.factors, strict=True):
-                torch.mul(before, factors[chip], out=p.detach())
+            torch._foreach_copy_(self.drawn.parameters, self.clean)
+            torch._foreach_mul_(self.drawn.parameters, [factors[chip] for factors in self.drawn.factors])
 
     def gather(self, chip: int) -> None:
         """Add the gradients of the chip's values, each times its factor, to those that the parameters will have."""
-        for p, gradient, factors in zip(
-            self.drawn.parameters, self.gradients, self.drawn.factors, strict=True
-        ):
-            if p.grad is not None:
-                gradient.addcmul_(p.grad, factors[chip])
-                p.grad.zero_()
+        each = zip(self.drawn.parameters, self.gradients, self.drawn.factors, strict=True)
+        found = [(gradient, p.grad, factors[chip]) for p, gradient, factors in each if p.grad is not None]
+        if found:
+            sums, gradients, factors = ([*column] for column in zip(*found, strict=True))
+            torch._foreach_addcmul_(sums, gradients, factors)
+            torch._foreach_zero_(gradients)
 
 
 def chip_by_chip(

@@ -1,6 +1,6 @@
 """Dropout at fixed rates, given by the user."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import ClassVar
@@ -14,11 +14,13 @@ from crossbar_sim.baselines.method import (
     check_development,
     check_switch,
     fresh,
+    shown,
     trained,
 )
 from crossbar_sim.data import Development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.dropout_sites import rates, remove_found, set_rates
+from crossbar_sim.nn.multinomial import from_multinomial, to_multinomial
 from crossbar_sim.nn.training.loop import Epoch
 from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key
@@ -35,21 +37,31 @@ class Dropout(Method):
             constant rather than 0, and mean and variance are kept. For networks with nn.Dropout of their own;
             sites that drop whole channels must have the rate 0.
         training: how.
+        multinomial: multinomial dropout in place of dropout: a value is set to 0 with the rate, else halved or kept,
+            each as likely, and the mean is kept. For networks with dropout layers of their own.
 
     Raises:
-        InputError: if a rate is out of range.
+        InputError: if a rate is out of range, or both alpha and multinomial are asked for.
     """
 
     rate: float | tuple[float, ...] = 0.5
     alpha: bool = False
     training: Training = Training()  # noqa: RUF009 - frozen
+    multinomial: bool = False
     kind: ClassVar[str] = "dropout"
+    later: ClassVar[Mapping[str, object]] = {"multinomial": False}
     citation: ClassVar[str] = "Srivastava et al., Dropout, JMLR 15 (2014) 1929"
 
     def __post_init__(self) -> None:
         check_training(self.training)
         check_rates("rate", self.rate)
         check_switch("alpha", self.alpha)
+        check_switch("multinomial", self.multinomial)
+        if self.alpha and self.multinomial:
+            raise InputError("alpha and multinomial are two kinds of dropout: give one of them")
+
+    def __repr__(self) -> str:
+        return shown(self)
 
     def fit(
         self,
@@ -68,8 +80,11 @@ class Dropout(Method):
         notes = {"rates": rates(model)}
         if self.alpha:
             to_alpha(model)
+        if self.multinomial:
+            to_multinomial(model)
         done = trained(self, model, known, key, progress=progress, checkpoint=checkpoint, notes=notes)
         remove_found(model)  # they do nothing any more but keep a model from faster routes
+        from_multinomial(model)
         return done
 
 

@@ -45,6 +45,8 @@ class Trained:
         score, error = self.report.validation_accuracy, self.report.validation_error
         found = "" if score is None else f", validation {score:.4g}"
         found = found if error is None else f", validation RMSE {error:.4g}"
+        own = self.report.validation_score
+        found = found if own is None else f", validation {own:.4g} by its metric"
         return f"Trained({type(self.model).__name__} after {self.report.epochs} epochs{found})"
 
 

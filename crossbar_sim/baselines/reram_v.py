@@ -83,6 +83,8 @@ class ReramV(Method):
             )
         if self.retraining.loss is None and self.training.loss is not None:
             object.__setattr__(self, "retraining", replace(self.retraining, loss=self.training.loss))
+        if self.retraining.metric is None and self.training.metric is not None:
+            object.__setattr__(self, "retraining", replace(self.retraining, metric=self.training.metric))
         if self.retraining.weight_decay:
             raise InputError(
                 f"retraining.weight_decay={self.retraining.weight_decay:g} would move frozen weights: it must be 0"

@@ -10,6 +10,7 @@ from crossbar_sim.baselines.method import Method
 from crossbar_sim.crossbar.layer_designs import Design
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.training.settings import Training
+from crossbar_sim.robustness.validation import with_metric
 from crossbar_sim.text import parse_json
 from crossbar_sim.validate import show, unknown
 
@@ -58,7 +59,7 @@ def method_of(
         if isinstance(f.default, Training) and isinstance(given.get(f.name), Mapping):
             given[f.name] = _recipe(f.name, f.default, given[f.name])
     recipe: Any = next((f.default for f in fields(method) if f.name == "training"), Training())
-    given["training"] = replace(recipe, **training)
+    given["training"] = replace(recipe, **with_metric(training))
     takes = {f.name for f in fields(method)}
     if hardware is not None:
         if "hardware" not in takes:
@@ -100,7 +101,7 @@ def _recipe(field: str, default: Training, given: Mapping[str, Any]) -> Training
         if name not in TRAINING:
             raise InputError(unknown(f"the training setting {field}.", name, TRAINING))
     try:
-        return replace(default, **given)
+        return replace(default, **with_metric(given))
     except InputError as error:
         raise InputError(f"{field}.{error}") from None
 

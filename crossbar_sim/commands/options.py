@@ -620,8 +620,17 @@ class DeviceOptions:
 class ClusterOptions(ThreadOptions):
     """Processes, on this machine or others."""
 
-    workers: int | None = option("Number of worker processes on this machine (Dask), instead of threads.")
+    workers: int | None = option(
+        "Number of worker processes on this machine (Dask), instead of threads.  [default: with --device cuda and "
+        "several GPUs, one per GPU]"
+    )
     scheduler: str | None = option("Address of a Dask cluster, e.g. tcp://head:8786.")
+
+    def processes(self, device: str | None) -> int | None:
+        """Number of worker processes: as given, else one per GPU where there are several and `device` names none."""
+        from crossbar_sim.robustness.cluster import processes
+
+        return processes(self.workers, self.scheduler, device)
 
 
 @dataclass(frozen=True)

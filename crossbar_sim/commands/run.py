@@ -55,7 +55,7 @@ def run(request: RunRequest) -> None:
         output=request.output,
         budget=request.budget,
         data_dir=request.data_dir,
-        workers=request.workers,
+        workers=request.processes(request.device),
         scheduler=request.scheduler,
         page=request.page,
         trust_code=request.trust_code,

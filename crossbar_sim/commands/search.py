@@ -75,6 +75,15 @@ class SearchRequest(NetworkOptions, HardwareOptions, SeedOptions, ClusterOptions
         "Train for chips that are calibrated: digital normalisation by each chip's own statistics behind every array, "
         "and a digital last layer. Trials are scored so. Evaluate with --calibrate statistics.", heading="Training",
     )  # fmt: skip
+    settings: tuple[str, ...] = option(
+        "A setting of the training, e.g. optimiser=muon or label_smoothing=0.2 (docs/methods.md; may be repeated).",
+        "--set", metavar="NAME=VALUE", heading="Training",
+    )  # fmt: skip
+    noise: Literal["dropout", "multinomial"] = option(
+        "multinomial: dropout that also halves values, as BayesMulti does (docs/methods.md).",
+        heading="Training",
+        default="dropout",
+    )
     epochs: int | None = option(
         "Epochs of each trial.  [default: 1; 10 with --algorithm restart]", heading="Training"
     )
@@ -82,13 +91,15 @@ class SearchRequest(NetworkOptions, HardwareOptions, SeedOptions, ClusterOptions
         "Epochs of the final training with the winner's rates; 0 turns this off.  [default: 10]",
         heading="Training",
     )
-    lr: float | None = option("Peak learning rate.  [default: 0.003]", heading="Training")
+    lr: float | None = option("Peak learning rate.  [default: 0.003, or the recipe's]", heading="Training")
     loss: str | None = option(
         "What is minimised: cross-entropy, mse, l1, huber or package.module:function.  [default: cross-entropy, of "
         "real targets mse]",
         heading="Training",
     )
-    batch: int | None = option("Examples per training step.  [default: 256]", heading="Training")
+    batch: int | None = option(
+        "Examples per training step.  [default: 256, or the recipe's]", heading="Training"
+    )
     clip_gradient: float | None = option(
         "Clip each component of the gradient to the interval from -VALUE to VALUE.  [default: 0.1]",
         heading="Training", metavar="VALUE",
@@ -167,10 +178,11 @@ def _method(request: SearchRequest, hardware: Design) -> BayesFT:
     Raises:
         InputError: for settings that are impossible or have no effect.
     """
-    from crossbar_sim.experiments.networks import DETECTION_SEARCH
-    from crossbar_sim.nn.detection import detects
-    from crossbar_sim.nn.networks import NETWORKS
+    from crossbar_sim.baselines.settings import TRAINING, setting
+    from crossbar_sim.experiments.recipes import given_training, with_recipe
+    from crossbar_sim.search import BayesFT
     from crossbar_sim.search.by_name import bayesft_of
+    from crossbar_sim.validate import unknown
 
     if request.algorithm == "restart" and request.polish is not None:
         raise InputError("--polish has no effect: with --algorithm restart each trial is trained to its end")
@@ -178,12 +190,15 @@ def _method(request: SearchRequest, hardware: Design) -> BayesFT:
         name: getattr(request, name) for name in ("trials", "algorithm", "acquisition", "chips", "images")
     }
     settings |= {"fresh_chips": request.fresh_chips, "sigma": _sigma(hardware), "batch": _batch(request)}
-    settings |= {"parameters": request.parameters, "calibrated": request.calibrated}
+    settings |= {"parameters": request.parameters, "calibrated": request.calibrated, "noise": request.noise}
     given = {
         name: getattr(request, name)
         for name in ("rates", "width", "training_sigma", "training_chips", "polish", "metric")
     }
-    recipe = {
+    for name, _ in map(setting, request.settings):
+        if name not in TRAINING:
+            raise InputError(unknown("--set: the training setting", name, TRAINING))
+    training = {
         "lr": request.lr,
         "batch": request.batch,
         "clip": request.clip_gradient,
@@ -191,16 +206,9 @@ def _method(request: SearchRequest, hardware: Design) -> BayesFT:
         "loss": request.loss,
         "device": None if request.device is None else request.chosen_device().name,
     }
-    if detects(NETWORKS.get(request.network)):
-        defaults = dict(DETECTION_SEARCH)
-        if given["training_chips"] is None:
-            given["training_chips"] = defaults.pop("training_chips")
-        recipe = {name: defaults.get(name) if value is None else value for name, value in recipe.items()}
-    return bayesft_of(settings | _set(given), _set(recipe), hardware)
-
-
-def _set(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
+    settings |= {name: value for name, value in given.items() if value is not None}
+    found = with_recipe(request.network, BayesFT.kind, settings, given_training(training, request.settings))
+    return bayesft_of(*found, hardware)
 
 
 def _arguments(made: Named, found: Trained) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def sweep(request: SweepRequest) -> None:
             models, None, hardware, request.sigma,
             chips=request.chips, half_width=request.half_width, seed=request.seed, metric=request.metric,
             class_axis=request.class_axis, only=request.only or None, skip=request.skip, results=file,
-            workers=request.workers, scheduler=request.scheduler, device=device, progress=step,
+            workers=request.processes(request.device), scheduler=request.scheduler, device=device, progress=step,
             sensitivity_chips=0 if request.results is None else SENSITIVITY_CHIPS if chips is None else chips,
         )  # fmt: skip
     threshold = request.threshold

@@ -96,7 +96,8 @@ def tradeoff(request: TradeoffRequest) -> None:
             loaded, model, found, technology, ranged,
             against=request.against, plan=plan_from(request.chips, request.half_width, None), seed=request.seed,
             metric=request.metric, only=request.only or None, skip=request.skip, axis=request.class_axis,
-            results=file, workers=request.workers, scheduler=request.scheduler, device=device, progress=step,
+            results=file, workers=request.processes(request.device), scheduler=request.scheduler, device=device,
+            progress=step,
         )  # fmt: skip
     view = TradeOffView(result, request.percentile)
     write_json(request.json_path, view.as_dict())

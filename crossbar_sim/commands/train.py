@@ -51,12 +51,21 @@ class RecipeOptions:
 
     HEADING: ClassVar = "Training"
 
-    epochs: int | None = option("Number of passes over the training examples.  [default: set by the method]")
-    batch: int | None = option("Examples per training step.  [default: set by the method]")
-    lr: float | None = option("Peak learning rate.  [default: set by the method]")
+    epochs: int | None = option(
+        "Number of passes over the training examples.  [default: of the network's recipe, else the method's]"
+    )
+    batch: int | None = option(
+        "Examples per training step.  [default: of the network's recipe, else the method's]"
+    )
+    lr: float | None = option("Peak learning rate.  [default: of the network's recipe, else the method's]")
     loss: str | None = option(
         "What is minimised: cross-entropy, mse, l1, huber or package.module:function (docs/methods.md).  [default: "
         "cross-entropy, of real targets mse]"
+    )
+    metric: str | None = option(
+        "What validation examples are judged by after every epoch, and by which --patience keeps the best weights: "
+        "accuracy, top5, f1, miou, perplexity, cross-entropy, rmse, mae, r2 (docs/metrics.md) or "
+        "package.module:function.  [default: accuracy, of real targets rmse]"
     )
     optimiser: str | None = option("Optimiser: adam, sgd or muon.  [default: adam]")
     schedule: Literal["one-cycle", "triangular", "linear", "constant"] | None = option(
@@ -67,8 +76,8 @@ class RecipeOptions:
         "Clip each component of the gradient to the interval from -VALUE to VALUE.", metavar="VALUE"
     )
     patience: int | None = option(
-        "Stop after this many epochs without a better validation accuracy. It is measured on the undisturbed weights, "
-        "so this does not go with drift-aware."
+        "Stop after this many epochs without a better validation accuracy (or --metric). It is measured on the "
+        "undisturbed weights, so this does not go with drift-aware."
     )
     crop: int | None = option("Shift training images at random by up to this many pixels, e.g. 4.")
     flip: bool = option("Mirror training images at random.")
@@ -119,6 +128,7 @@ def train(request: TrainRequest) -> None:
     """
     from crossbar_sim.data import load_data
     from crossbar_sim.experiments.networks import Named, save_network, started, validation_in_words
+    from crossbar_sim.experiments.recipes import with_recipe
     from crossbar_sim.nn.detection import detects
     from crossbar_sim.nn.networks import NETWORKS
     from crossbar_sim.report.console import say, say_end, terminal
@@ -131,7 +141,8 @@ def train(request: TrainRequest) -> None:
     if request.method == BayesFT.kind:
         raise InputError("bayesft is a search: use crossbar-sim search, whose options are its settings")
     settings, hardware, warnings = _settings(request)
-    method = any_method(request.method, settings, _recipe(request), hardware)
+    settings, training = with_recipe(request.network, request.method, settings, _training(request))
+    method = any_method(request.method, settings, training, hardware)
     splits = load_data(request.data, request.data_dir)
     made = Named.of(request.network, request.network_arguments or {}, splits)
     made.check_method(request.method)
@@ -141,7 +152,7 @@ def train(request: TrainRequest) -> None:
     console = terminal()
 
     def say_epoch(epoch: Epoch) -> None:
-        held = validation_in_words(NETWORKS.get(request.network), epoch, places)
+        held = validation_in_words(NETWORKS.get(request.network), epoch, places, method.training.metric)
         say(console, f"epoch {epoch.number}: loss {epoch.loss:.4g}{'' if held is None else f', {held}'}")
 
     say(console, f"{request.method}: {method.citation}", "dim")
@@ -173,14 +184,10 @@ def _settings(request: TrainRequest) -> tuple[dict[str, Any], Design | None, tup
     --sigma is a setting of the methods that have one, and part of the design for the others.
     """
     from crossbar_sim.baselines.drift_aware import DriftAware
-    from crossbar_sim.baselines.settings import METHODS, setting
+    from crossbar_sim.baselines.settings import METHODS, TRAINING, setting
     from crossbar_sim.validate import show
 
-    settings = {
-        name: value
-        for name, value in map(setting, request.settings)
-        if name not in _training_settings(request)
-    }
+    settings = {name: value for name, value in map(setting, request.settings) if name not in TRAINING}
     if request.calibrated:
         if request.method != DriftAware.kind:
             raise InputError(
@@ -218,40 +225,19 @@ def _shown(sigma: float | tuple[float, float]) -> str:
     return ":".join(f"{each:g}" for each in sigma) if isinstance(sigma, tuple) else f"{sigma:g}"
 
 
-def _recipe(request: TrainRequest) -> dict[str, Any]:
+def _training(request: TrainRequest) -> dict[str, Any]:
     """The fields of `Training` that the options give."""
-    from crossbar_sim.experiments.networks import DETECTION, RECIPES
-    from crossbar_sim.nn.detection import detects
-    from crossbar_sim.nn.networks import NETWORKS
+    from crossbar_sim.experiments.recipes import given_training
     from crossbar_sim.nn.training.augment import Augment
-    from crossbar_sim.validate import show
 
-    names = [f.name for f in fields(RecipeOptions)]
-    given = {name: value for name in names if (value := getattr(request, name)) is not None}
+    options = {f.name: getattr(request, f.name) for f in fields(RecipeOptions)}
     if request.device is not None:
-        given["device"] = request.chosen_device().name
-    if not given["channels_last"]:
-        del given["channels_last"]
-    crop, flip = given.pop("crop", None), given.pop("flip")
-    if crop is not None or flip:
-        given["augment"] = Augment(crop or 0, flip)
-    if "clip_gradient" in given:
-        given["clip"] = given.pop("clip_gradient")
-    for name, value in _training_settings(request).items():
-        if name in given:
-            raise InputError(
-                f"--set {name}={show(value)} and the option of the same setting ({show(given[name])}): give one of them"
-            )
-        given[name] = Augment.of(value, "augment") if name == "augment" and value is not None else value
-    defaults = DETECTION if detects(NETWORKS.get(request.network)) else RECIPES.get(request.network, {})
-    return {**defaults, **given}
-
-
-def _training_settings(request: TrainRequest) -> dict[str, Any]:
-    """Those of --set that are fields of `Training`, which all methods share."""
-    from crossbar_sim.baselines.settings import TRAINING, setting
-
-    return {name: value for name, value in map(setting, request.settings) if name in TRAINING}
+        options["device"] = request.chosen_device().name
+    options["channels_last"] = options["channels_last"] or None
+    crop, flip = options.pop("crop"), options.pop("flip")
+    options["augment"] = Augment(crop or 0, flip) if crop is not None or flip else None
+    options["clip"] = options.pop("clip_gradient")
+    return given_training(options, request.settings)
 
 
 def _require_lognormal(hardware: Design) -> None:

@@ -220,6 +220,14 @@ class Converters:
         """g_min + g_max, in `unit_of` S: a cell and its complement together."""
         return (self.mapping.g_min + self.mapping.g_max) / unit_of(self.mapping)
 
+    def half_of_tiles(self) -> NDArray[np.float64]:
+        """Half of the largest sum of conductances of a column in each tile of word lines, (tiles,) in S.
+
+        Exactly half does not count as more than half, however cells are rounded.
+        """
+        rows = np.minimum(self.tile_rows, self.shape[1] - np.arange(0, self.shape[1], self.tile_rows))
+        return rows * ((self.mapping.g_min + self.mapping.g_max) / 2) * (1 + 1e-6)
+
     @property
     def turning(self) -> NDArray[np.float64]:
         """What the digital side adds to minus the sum of a flipped column, for each input, (reads,)."""
@@ -310,11 +318,7 @@ class Readout(Converters):
             return None
         starts = np.arange(0, self.planes.shape[1], self.tile_rows)
         sums = np.add.reduceat(self.planes.astype(np.float64), starts, axis=1)
-        rows = np.minimum(self.tile_rows, self.planes.shape[1] - starts)
-        half = rows[:, None] * ((self.mapping.g_min + self.mapping.g_max) / 2)
-        found = sums > half * (
-            1 + 1e-6
-        )  # exactly half does not count as more than half, however cells are rounded
+        found = sums > self.half_of_tiles()[:, None]
         return found if bool(found.any()) else None
 
     def _reads(self, noise: GaussianReadNoise | TelegraphNoise | None, flips: bool = True) -> ReadPlanes:

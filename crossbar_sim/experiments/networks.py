@@ -22,37 +22,26 @@ from crossbar_sim.nn.files.state_dict import fill
 from crossbar_sim.nn.networks import NETWORKS, build
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.standardised import Standardisation, standardisation_of
-from crossbar_sim.nn.training.augment import Augment
 from crossbar_sim.nn.training.loop import Epoch, FitReport
+from crossbar_sim.nn.training.settings import Judge
 from crossbar_sim.rng import Key
 from crossbar_sim.robustness.tasks import fingerprint
 from crossbar_sim.validate import unknown
 
-DETECTION: dict[str, Any] = {"epochs": 20, "batch": 8, "lr": 3e-3}
-"""Default training of a detector: data sets of scenes are small, and each image has several objects."""
 
-
-DETECTION_SEARCH: dict[str, Any] = {"epochs": 3, "batch": 8, "training_chips": 4}
-"""The same for one trial of a search."""
-
-
-RECIPES: dict[str, dict[str, Any]] = {
-    "fastconv": {
-        "epochs": 8, "batch": 1000, "optimiser": "muon", "lr": 0.1, "schedule": "linear", "label_smoothing": 0.2,
-        "channels_last": True, "augment": Augment(2, "alternating", "reflect"),
-    }
-}  # fmt: skip
-"""Default training of a network by name, whatever the method, in `train`: experiment files say all of theirs."""
-
-
-def validation_in_words(network: object, found: Epoch | FitReport, places: bool = False) -> str | None:
+def validation_in_words(
+    network: object, found: Epoch | FitReport, places: bool = False, judge: Judge | None = None
+) -> str | None:
     """What `nn.fit` reports on validation examples; None: nothing.
 
     Args:
         network: or its class.
         found: the report, or an epoch of it.
         places: whether there are several labels per example.
+        judge: the metric of the training.
     """
+    if judge is not None and found.validation_score is not None:
+        return f"{judge.in_words(found.validation_score)} on validation"
     if found.validation_error is not None:
         return f"RMSE {found.validation_error:.4g} on validation"
     score = found.validation_accuracy

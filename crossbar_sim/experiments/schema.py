@@ -282,7 +282,9 @@ def _to_train(label: str, given: Any) -> dict[str, ToTrain]:
     with _within(f"{where}."):
         if "loss" in training:  # of code that is named here nothing is imported yet
             check_loss_name(training["loss"])
-        Training(**{name: value for name, value in training.items() if name != "loss"})
+        if "metric" in training:
+            check_name(training["metric"])
+        Training(**{name: value for name, value in training.items() if name not in ("loss", "metric")})
     return {
         name: ToTrain(
             table.network, table.arguments, table.method, table.settings, training, seed, table.start

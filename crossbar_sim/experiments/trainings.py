@@ -33,6 +33,7 @@ from crossbar_sim.experiments.networks import (
     started,
     validation_in_words,
 )
+from crossbar_sim.experiments.recipes import with_recipe
 from crossbar_sim.experiments.schema import Experiment, ModelFile, ToTrain
 from crossbar_sim.nn.detection import check_task
 from crossbar_sim.nn.dropout_sites import set_rates
@@ -252,6 +253,8 @@ def train(planned: PlannedTraining, splits: Splits, data: str, console: Console)
         )
         report = done.report
         notes: dict[str, Any] = {"validation_accuracy": report.validation_accuracy, **done.notes}
+        if report.validation_score is not None:
+            notes = {"validation_score": report.validation_score, **done.notes}
         if report.validation_error is not None:
             notes = {"validation_error": report.validation_error, **done.notes}
         if begun is not None:
@@ -260,7 +263,9 @@ def train(planned: PlannedTraining, splits: Splits, data: str, console: Console)
     if searched:
         rates = ", ".join(f"{name} {rate:.2f}" for name, rate in done.notes["rates"].items())
         say(console, f"  found {rates}; the trials are in {state}")
-    elif (held := validation_in_words(done.model, done.report)) is not None:
+    elif (
+        held := validation_in_words(done.model, done.report, judge=planned.method.training.metric)
+    ) is not None:
         say(console, f"  {held}")
     if not searched:
         state.unlink(missing_ok=True)
@@ -298,7 +303,10 @@ def train_network(
         progress: called after every epoch.
         checkpoint: a file from which an interrupted training resumes, with the same final weights.
         settings: of the method (rate=0.3, sigma=0.6, ...) and of `Training` (epochs=20, lr=1e-3, ...); `loss` is a
-            name, a function of outputs and targets, or a torch loss.
+            name, a function of outputs and targets, or a torch loss. `metric`, a name or a function of outputs and
+            targets, judges the validation examples after every epoch, and by it `patience` keeps the best weights; of
+            "bayesft" it judges the chips of a trial. What is not given is the recipe's of a built-in network that has
+            one (docs/methods.md), else the method's own.
 
     Returns:
         The network in evaluation mode with the report of its training.
@@ -323,14 +331,16 @@ def train_network(
                 f"{given[0]} is given beside a {type(method).__name__} that has its own: give it there"
             )
     else:
-        training = {name: settings.pop(name) for name in [*settings] if name in TRAINING}
         kind: Any = BayesFT if method == BayesFT.kind else METHODS.get(method)
+        own = () if kind is None else {f.name for f in fields(kind)}  # the metric of BayesFT judges chips
+        training = {n: settings.pop(n) for n in [*settings] if n in TRAINING and n not in own}
         known = (
             [*TRAINING, *(f.name for f in fields(kind) if f.name != "training")] if kind is not None else []
         )
         for name in settings:
             if known and name not in known:
                 raise InputError(unknown(f"the setting of {method}", name, known))
+        settings, training = with_recipe(network, method, settings, training)
         method = any_method(method, settings, training, design)
     if isinstance(data, str | os.PathLike):
         data = load_data(data)

@@ -72,6 +72,11 @@ class Device:
             return "torch:cpu" if self.tensors else "cpu"
         return str(self.where).removesuffix(":0")
 
+    @property
+    def described(self) -> str:
+        """The name with that of the GPU, for results: "cuda: NVIDIA H200"."""
+        return describe(self) if self.where.type in KINDS else self.name
+
     @classmethod
     def of_model(cls, model: nn.Module) -> "Device":
         """Where the parameters of a model are."""
@@ -117,6 +122,13 @@ def on_device(given: str | torch.device | Device | None, *models: nn.Module) -> 
     finally:
         for model, before in reversed(moved):
             before.put(model)
+
+
+def describe(device: Device) -> str:
+    """Type and product name of a GPU."""
+    module: Any = torch.get_device_module(device.where.type)
+    name = module.get_device_name(device.where) if hasattr(module, "get_device_name") else ""
+    return f"{device.where.type}: {name}" if name else device.where.type
 
 
 def count(kind: str) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from crossbar_sim.data.inputs import Batch, call
+from crossbar_sim.data.inputs import Batch, call, described
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.analog.matrices import CONVOLUTIONS, DIGITAL_BY_TRAINING, matrices
 
@@ -105,6 +105,13 @@ class Standardisation:
                 for key, child in parent._modules.items():
                     if child is layer:
                         parent._modules[key] = whole
+                        if isinstance(parent, nn.TransformerEncoderLayer):
+                            parent.activation_relu_or_gelu = (
+                                0  # no fused kernel, which would skip the normalisation
+                            )
+        for module in modules.values():
+            if isinstance(module, nn.TransformerEncoder):
+                module.use_nested_tensor = False  # of the fused kernel
         if self.readout not in modules:
             raise InputError(f"{type(model).__name__} has no layer {self.readout!r} to be its read-out")
         modules[self.readout].__dict__[DIGITAL_BY_TRAINING] = READOUT
@@ -166,7 +173,8 @@ def standardise(model: nn.Module, x: Batch) -> Standardisation:
         x: examples, on which the normalisations begin; two at least.
 
     Raises:
-        InputError: if it has no two layers to be standardised and read out, or one that is called twice.
+        InputError: if it has no two layers to be standardised and read out, one that is called twice, a read-out whose
+            weight is another layer's too, or does not take the examples.
     """
     found, own, order = _run(model, x)
     name = type(model).__name__
@@ -183,6 +191,16 @@ def standardise(model: nn.Module, x: Batch) -> Standardisation:
             "does not serve several places: give each place a layer of its own"
         )
     readout = order[-1]
+    read = {id(p) for p in model.get_submodule(readout)._parameters.values() if p is not None}
+    tied = [
+        key for key, module in model.named_modules()
+        if key != readout and matrices(module) and any(id(p) in read for p in module._parameters.values())
+    ]  # fmt: skip
+    if tied:
+        raise InputError(
+            f"calibrated: the last layer, {readout}, is to be digital, and its weight is also that of {tied[0]}, which "
+            "is on arrays: give them weights of their own"
+        )
     inserted = {layer: found[layer] for layer in called if layer != readout and layer not in own}
     left = [
         key for key, module in model.named_modules()
@@ -237,12 +255,15 @@ def _run(model: nn.Module, x: Batch) -> tuple[dict[str, _Outputs], set[str], lis
     modes = [(module, module.training) for module in model.modules()]
     try:
         for name, module in model.eval().named_modules():
-            if isinstance(module, LAYERS):
+            if isinstance(module, LAYERS) and not module.weight.is_complex():
                 handles.append(module.register_forward_hook(layer_hook(name)))
             elif isinstance(module, _BatchNorm) and module.running_mean is not None:
                 handles.append(module.register_forward_pre_hook(norm_hook))
         with torch.no_grad():
             call(model, x.clone())
+    except RuntimeError as error:
+        line = (str(error).splitlines() or ["no reason given"])[0]
+        raise InputError(f"the model does not take examples of {described(x)}: {line[:160]}") from error
     finally:
         for handle in handles:
             handle.remove()

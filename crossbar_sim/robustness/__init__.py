@@ -17,6 +17,7 @@ from crossbar_sim.robustness.statistics import (
     yield_at,
 )
 from crossbar_sim.robustness.sweep import Sweep
+from crossbar_sim.robustness.validation import Validation
 
 __all__ = [
     "PROTOCOL",
@@ -29,6 +30,7 @@ __all__ = [
     "Score",
     "Summary",
     "Sweep",
+    "Validation",
     "Yield",
     "area",
     "crossing",

@@ -6,6 +6,7 @@ a pure function of its place, it does not matter how often it is tried.
 
 import logging
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from numbers import Integral
 from threading import Event, Thread
@@ -21,6 +23,7 @@ from typing import Any
 from crossbar_sim import memory
 from crossbar_sim.crossbar import threads
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.device import count
 from crossbar_sim.robustness.evaluator import Job, Subject
 from crossbar_sim.robustness.runner import Progress, Work, naming, several
 from crossbar_sim.store.records import Trial
@@ -144,6 +147,9 @@ CLOSING, STOPPING = 20.0, 2.5
 def local_client(workers: int) -> Iterator[Any]:
     """A `distributed.Client` of so many processes of this machine with one thread each, closed at the end.
 
+    Where there are GPUs, every process has one of its own as `cuda` (`visible_gpus`), by dask-cuda's cluster where that
+    is installed.
+
     Ctrl-C reaches every process of a terminal. Only the command should react to it and close its workers: they
     are started by a thread that blocks SIGINT, for threads and processes inherit that from the one that makes them.
     Python raises KeyboardInterrupt in the main thread alone, so that neither the start nor the end, which are in that
@@ -153,7 +159,7 @@ def local_client(workers: int) -> Iterator[Any]:
         InputError: if they do not start.
     """
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     if hasattr(signal, "pthread_sigmask"):
         # before the worker that would start it: Python 3.11 lifts the block in the thread that does
@@ -166,12 +172,7 @@ def local_client(workers: int) -> Iterator[Any]:
 
     def start(opened: ExitStack) -> Any:
         with dask.config.set({"distributed.nanny.pre-spawn-environ": environment}):
-            local = opened.enter_context(
-                LocalCluster(
-                    n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None,
-                    silence_logs=logging.CRITICAL,
-                )
-            )  # fmt: skip
+            local = opened.enter_context(_local_cluster(workers))
         return opened.enter_context(Client(local))
 
     opened, begun, over = ExitStack(), Future[Any](), Event()
@@ -203,6 +204,52 @@ def local_client(workers: int) -> Iterator[Any]:
         thread.join(patience)
         if thread.is_alive():
             kill_workers()
+
+
+def _local_cluster(workers: int) -> Any:
+    """Dask's cluster of processes of this machine."""
+    from distributed import LocalCluster, Nanny
+
+    settings = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+    gpus = count("cuda")
+    if not gpus:
+        return LocalCluster(**settings, processes=True, silence_logs=logging.CRITICAL)
+    if workers <= gpus:
+        with suppress(ImportError):
+            from dask_cuda import LocalCUDACluster
+
+            return LocalCUDACluster(**settings, silence_logs=logging.CRITICAL)
+
+    class OnGpu(Nanny):  # type: ignore[misc]
+        def __init__(self, address: str, **more: Any) -> None:
+            more["env"] = {
+                **(more.get("env") or {}),
+                "CUDA_VISIBLE_DEVICES": visible_gpus(more["name"], gpus),
+            }
+            super().__init__(address, **more)
+
+    return LocalCluster(**settings, processes=True, worker_class=OnGpu, silence_logs=logging.CRITICAL)
+
+
+def visible_gpus(worker: int, gpus: int) -> str:
+    """`CUDA_VISIBLE_DEVICES` of a worker: all GPUs of this process, its own first; workers beyond them share.
+
+    >>> visible_gpus(1, 3)
+    '1,2,0'
+    """
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name][:gpus]
+    names = names or [str(i) for i in range(gpus)]
+    first = worker % len(names)
+    return ",".join(names[first:] + names[:first])
+
+
+def processes(workers: int | None, scheduler: str | None, device: str | None) -> int | None:
+    """How many worker processes a command uses: as given; else one per GPU, where `cuda` without a number is given.
+
+    None: no worker, as there is one GPU at most, or Dask is not installed.
+    """
+    several = workers is None and scheduler is None and device in ("cuda", "auto") and count("cuda") > 1
+    return count("cuda") if several and find_spec("distributed") is not None else workers
 
 
 def kill_workers() -> None:

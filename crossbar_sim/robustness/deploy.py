@@ -424,6 +424,8 @@ def deploy(
             notes = (*notes, *calibrator.notes)
             found_out += calibrator.overlap(reference.x)
         notes = (*notes, *analog_chips.memory_notes(analog, limited))
+        if where.tensors:
+            notes = (*notes, f"computed on {where.described}")
         evaluator, details = Evaluator(subject, analog), Details(few=few, alone=alone, step=step)
         measured = [
             chip

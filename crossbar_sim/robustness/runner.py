@@ -107,8 +107,8 @@ def run_plan(
         InputError: if a chip has no score, or results cannot be written or disagree.
     """
     numbers = tuple(sigmas)
-    for task, _ in tasks:
-        results.add_task(task)
+    for task, subject in tasks:
+        results.add_task(task, (subject.device.described,) if subject.device.tensors else ())
     spent = 0
     while True:
         work = []

@@ -15,7 +15,7 @@ from crossbar_sim.robustness.curves import Crossing, area, crossing
 from crossbar_sim.robustness.metrics import Metric, described
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.statistics import Interval
-from crossbar_sim.store.records import Task, canonical
+from crossbar_sim.store.records import APART, Task, canonical
 from crossbar_sim.store.results import Results
 from crossbar_sim.tables import data_frame
 from crossbar_sim.validate import unknown
@@ -61,6 +61,12 @@ def _settings(name: str) -> tuple[str, tuple[float, ...]]:
 def notes_of(task: Task) -> list[str]:
     """How the model's file and its data were taken."""
     return [*_texts(task.about.get("loading")), *_texts(task.about.get("notes"))]
+
+
+def computed_on(devices: Sequence[str]) -> str:
+    """A sentence on where chips were computed."""
+    together = "" if len(devices) < 2 else f"; {APART} (docs/gpu.md)"
+    return f"computed on {' and '.join(devices)}{together}"
 
 
 def warnings_of(task: Task) -> list[str]:
@@ -225,7 +231,12 @@ class Sweep:
                 if (numbers is None or trial.chip in numbers) and (places is None or trial.sigma in places)
             ]
             curves[label] = Point.of_trials(label, task, trials)
-            details[label] = results.details(task.id)
+            devices = results.devices(task.id)
+            if devices:
+                notes = [*_texts(task.about.get("notes")), computed_on(devices)]
+                named[label] = replace(task, about={**task.about, "notes": notes})
+            kept = results.details(task.id).items()
+            details[label] = {name: content for name, content in kept if not name.startswith("device ")}
         return cls(named, curves, comparable_details(details))
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from os import PathLike
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import nn
@@ -33,6 +33,7 @@ from crossbar_sim.nn.analog.conversion import map_model
 from crossbar_sim.nn.dropout_sites import remove_found
 from crossbar_sim.nn.evaluate import inputs_for
 from crossbar_sim.nn.files.checkpoint import write_tensors
+from crossbar_sim.nn.multinomial import from_multinomial, to_multinomial
 from crossbar_sim.nn.training.loop import Epoch, FitReport
 from crossbar_sim.nn.training.settings import Training, check_training
 from crossbar_sim.rng import Key, as_key
@@ -74,6 +75,10 @@ CALIBRATION = 500
 """Training images, without labels, whose statistics each chip gets in the objective of a calibrated search."""
 
 
+Noise = Literal["dropout", "multinomial"]
+NOISES: tuple[str, ...] = get_args(Noise)
+
+
 @dataclass(frozen=True)
 class BayesFT(Method):
     """Search for dropout rates that make the network robust to drift (Algorithm 1 of the paper).
@@ -107,13 +112,17 @@ class BayesFT(Method):
         metric: what the objective is the mean of over chips, see `robustness.metrics.find_metric`; None: accuracy, of
             real targets RMSE, of scenes mAP. Where less is better, minus the score is maximised, and of a perplexity
             minus its logarithm.
+        noise: "dropout", or "multinomial": dropout that also halves values (`nn.multinomial`), whose rates are then
+            searched as BayesMulti does (arXiv:2412.02779).
 
     Raises:
         InputError: naming the setting, what was given and what is allowed.
     """
 
     kind: ClassVar[str] = "bayesft"
-    later: ClassVar[Mapping[str, object]] = {"parameters": "plain", "metric": None, "calibrated": False}
+    later: ClassVar[Mapping[str, object]] = {
+        "parameters": "plain", "metric": None, "calibrated": False, "noise": "dropout",
+    }  # fmt: skip
     citation: ClassVar[str] = "Ye et al., BayesFT, DAC 2021, doi 10.1109/DAC18074.2021.9586115"
 
     sigma: float = 0.6
@@ -135,6 +144,7 @@ class BayesFT(Method):
     parameters: Parameters = "plain"
     metric: str | Metric | Callable[..., Any] | None = None
     calibrated: bool = False
+    noise: Noise = "dropout"
 
     def __repr__(self) -> str:
         return shown(self)
@@ -144,6 +154,8 @@ class BayesFT(Method):
             object.__setattr__(self, "hardware", as_design(self.hardware))
         check_parameters(self.parameters)
         check_switch("calibrated", self.calibrated)
+        if self.noise not in NOISES:
+            raise InputError(f"noise={self.noise!r} must be one of {', '.join(NOISES)}")
         for training in (self.training, self.polish):
             if training is not None:
                 check_training(training)
@@ -259,7 +271,8 @@ class BayesFT(Method):
         study, theta = _files(study, checkpoint)
         sigmas = self.training_sigma if isinstance(self.training_sigma, tuple) else None
         examples = development.train.x if self.calibrated else None
-        network = SearchedNetwork.of(build, key, self.rates, sigmas, self.width, examples)
+        made = build if self.noise == "dropout" else _WithMultinomial(build)
+        network = SearchedNetwork.of(made, key, self.rates, sigmas, self.width, examples)
         trainer = Trainer(network, development, *self._gradient(), self.design, self.parameters)
         score = DriftedScore.of(
             development.validation, self.design, self.sigma, self.chips, self.images, key.fold("search"),
@@ -296,6 +309,7 @@ class BayesFT(Method):
                 model, report, best = self._alternate(trial, first, opened, file, pool, on_trial, progress)
             notes = self._notes(network, best, opened, clean, judge)
         model.to("cpu").eval()
+        from_multinomial(model)
         with silenced_warnings():
             notes["fresh"] = _summary(self._fresh(development, key).measure(model), judge)
         return Trained(model, report, notes)
@@ -384,7 +398,18 @@ class BayesFT(Method):
             **({} if self.parameters == "plain" else {"parameters": self.parameters}),
             **({"calibrated": True} if self.calibrated else {}),
             **({} if self._metric is None else {"metric": repr(self._metric)}),
+            **({} if self.noise == "dropout" else {"noise": self.noise}),
         }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _WithMultinomial:
+    """Makes the network with multinomial dropout."""
+
+    build: Any
+
+    def __call__(self, **width: float) -> nn.Module:
+        return to_multinomial(self.build(**width))
 
 
 def _summary(found: ScoreSample, judge: Metric) -> dict[str, Any]:

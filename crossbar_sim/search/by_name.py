@@ -8,6 +8,7 @@ from crossbar_sim.baselines.method import Method
 from crossbar_sim.baselines.settings import METHODS, TRAINING, method_of
 from crossbar_sim.crossbar.layer_designs import Design
 from crossbar_sim.errors import InputError
+from crossbar_sim.robustness.validation import with_metric
 from crossbar_sim.search.bayesft import POLISH, TRIAL, BayesFT
 from crossbar_sim.validate import is_real, is_whole, show, unknown
 
@@ -29,7 +30,7 @@ def any_method(
     Raises:
         InputError: for an unknown method or setting (with the nearest), a value out of range, or what would mislead.
     """
-    if kind in ("drift-aware", BayesFT.kind) and training.get("patience") is not None:
+    if kind in ("drift-aware", "neft", BayesFT.kind) and training.get("patience") is not None:
         raise InputError(
             f"patience with {kind}: it would stop on the accuracy of clean weights, which says nothing about chips "
             "that drift (and most before sigma has risen); leave it out and give epochs"
@@ -70,7 +71,7 @@ def bayesft_of(
             raise InputError(f"{name}={show(value)}: expected an integer of at least {least}")
     restart = given.get("algorithm") == "restart"
     base = replace(TRIAL, epochs=RESTART_EPOCHS) if restart else TRIAL
-    base = replace(base, **training)
+    base = replace(base, **with_metric(training))
     polish = given.pop("polish", None)
     if restart and polish:
         raise InputError("polish would do nothing: with algorithm='restart' each trial is trained to its end")

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,6 +104,30 @@ class Task:
     def drawn(self) -> bool:
         """Whether each chip sees images of its own (the interval budget) and not all of them."""
         return bool(self.identity["images"]["drawn"])
+
+
+# One chip on several devices. Its integer random words are the same everywhere; logarithms, exponentials and sums round
+# in the last places, which may turn the decision on an example that lies between two classes.
+
+CPU = "cpu"
+"""The device of the Numba kernels, whose results are equal to the bit on every machine and are not marked."""
+
+_COUNTED = re.compile(r"accuracy|agreement|top\d+|f1|miou|map|map50")
+"""Metrics that count examples."""
+
+
+def apart(value: float, images: int, metric: str) -> float:
+    """By how much a chip's score may differ between devices.
+
+    One example and a thousandth of them, for scores that count examples; a thousandth of the value for others.
+    """
+    if _COUNTED.fullmatch(metric):
+        return (1.5 + images // 1000) / images  # half an example for the rounding of shares
+    return abs(value) / 1000
+
+
+APART = "a chip's score may differ between devices by one example and 0.1 % of them, or by 0.1 % of an error"
+"""`apart` in words."""
 
 
 @dataclass(frozen=True)

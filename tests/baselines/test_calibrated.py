@@ -10,6 +10,7 @@ from torch import nn
 from crossbar_sim import Hardware, Key, train
 from crossbar_sim.baselines import DriftAware
 from crossbar_sim.baselines.drifted_steps import AnalogStep, DriftedStep
+from crossbar_sim.baselines.method import fresh
 from crossbar_sim.data import Development, Split
 from crossbar_sim.errors import CrossbarWarning, InputError
 from crossbar_sim.nn import to_analog
@@ -217,9 +218,67 @@ class Twice(nn.Module):
         return self.head(self.fc(self.fc(x.flatten(1))))
 
 
+class Tied(nn.Module):
+    """A residual block of torch's between two layers, of which `tied` share their weight."""
+
+    def __init__(self, tied: bool = False) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, 8)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True)
+        self.last = nn.Linear(8, 8)
+        if tied:
+            self.last.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.last(self.block(self.embed(x.flatten(1, 2))).mean(1))
+
+
+class Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(64, 12, dtype=torch.cfloat)
+        self.middle, self.last = nn.Linear(12, 12), nn.Linear(12, 10)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.middle(self.first(x.flatten(1).to(torch.cfloat)).abs())))
+
+
+def test_normalisations_in_a_block_of_torch_act_in_evaluation_too(digits):
+    """Its fused kernel reads the weights of its linear layers and would leave them out."""
+    x = digits.train.x[:64]
+    for stacked in (False, True):
+        model = made(Tied)
+        if stacked:
+            model.block = nn.TransformerEncoder(model.block, 1).eval()
+        before = outputs(model, x)[0]
+        found = standardise(model, x)
+        name = "block.layers.0.linear1" if stacked else "block.linear1"
+        assert {name, name.replace("1", "2") if not stacked else "block.layers.0.linear2"} <= set(
+            found.layers
+        )
+        with torch.no_grad():
+            assert torch.allclose(model(x), before, atol=1e-4)
+            model.get_submodule(name).norm.weight.mul_(3)
+            assert not torch.allclose(model(x), before, atol=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore:only .* of the multiply-adds")
+def test_complex_layers_stay_digital_and_learn(digits):
+    for way in ({"calibrated": True}, {"parameters": "square"}):
+        method = DriftAware(sigma=0.3, chips=4, training=SHORT, temperature=False, **way)
+        done = method.fit(Complex, digits.development, Key(0))
+        assert done.notes.get("standardised", ["middle"]) == ["middle"]
+        assert not torch.equal(done.model.first.weight, fresh(Complex, Key(0)).first.weight)
+
+
 @pytest.mark.parametrize(
     ("network", "words"),
     [
+        (
+            lambda: Tied(tied=True),
+            "the last layer, last, is to be digital, and its weight is also that of embed",
+        ),
+        (lambda: NETWORKS["mlp"][0]().bfloat16(), "does not take examples of .*: mat1 and mat2"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), "calls 1 linear layers and convolutions"),
         (Twice, "fc is called 2 times"),
     ],

@@ -9,7 +9,17 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks/gpu.py"
 
 
 def test_every_part_runs_on_the_cpu(tmp_path: Path) -> None:
-    call = [sys.executable, str(SCRIPT), "--limit", "600", "-o", str(tmp_path), "--device", "cpu", "--tiny"]
+    call = [
+        sys.executable,
+        str(SCRIPT),
+        "--limit",
+        "600",
+        "-o",
+        str(tmp_path),
+        "--device",
+        "torch:cpu",
+        "--tiny",
+    ]
     done = subprocess.run(call, capture_output=True, text=True)
     found = json.loads((tmp_path / "report.json").read_text())
     assert done.returncode == 0, done.stdout

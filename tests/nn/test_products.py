@@ -12,6 +12,7 @@ from torch import nn
 from crossbar_sim import Differential, Hardware, InputError, Key, LogNormalDrift, Offset
 from crossbar_sim.crossbar import threads
 from crossbar_sim.crossbar.converters import ADC, DAC, GaussianReadNoise
+from crossbar_sim.crossbar.wires import Wires
 from crossbar_sim.nn import seeded, to_analog
 from crossbar_sim.nn.analog import chips, tiled_arrays
 from crossbar_sim.nn.analog.effects import idle_effects, layer_effects, read_linearly
@@ -62,7 +63,7 @@ def test_images_as_they_lie_and_unfolded_give_the_same(name, mapping, bias, monk
     hardware = replace(COARSE, mapping=mapping, bias=bias)
     usual = run(to_analog(model, hardware), case)
     monkeypatch.setattr(tiled_arrays.Window, "flat", None)
-    monkeypatch.setattr(tiled_arrays, "WORKSPACE", 1)  # an image at a time
+    monkeypatch.setattr(tiled_arrays, "CACHED", 1)  # an image at a time
     close(run(to_analog(model, hardware), case), usual, 1e-6)
 
 
@@ -301,9 +302,8 @@ def test_what_cannot_be_is_refused_in_one_line():
     chips.analog_state(analog).set_maps(lambda name, columns: columns)
     with pytest.raises((InputError, RuntimeError), match="read linearly for now"), torch.no_grad():
         analog(IMAGES)
-    sliced = Hardware(Differential(levels=16, cell_bits=2))
     with pytest.raises(InputError, match="simulated on the CPU only"):
-        effective_weight(sliced, torch.ones(2, 3), chips.analog_state(analog).key("w"), 0)
+        effective_weight(Hardware(wires=Wires(2.0)), torch.ones(2, 3), chips.analog_state(analog).key("w"), 0)
     with pytest.raises(InputError, match="needs ranges"), torch.no_grad():
         to_analog(model, replace(COARSE, adc=ADC(bits=6)))(IMAGES)
 

@@ -149,11 +149,11 @@ def program(design: AnalogState, slot: ArraySlot, columns: Tensor, groups: int =
             hardware, columns.detach().float().cpu().contiguous().numpy(), key, design.chip, groups
         )
         return torch.from_numpy(placed).to(columns)
-    if design.on_tensors(columns):
+    if design.on_tensors(columns) and hardware.wires is None:
         return tensor_planes.effective_weight(hardware, columns.float(), key, design.chip).to(columns.dtype)
-    w = columns.detach().float().contiguous().numpy()
+    w = columns.detach().float().cpu().contiguous().numpy()
     effective = hardware.effective_weight(w, key, design.chip, groups=groups)
-    return torch.from_numpy(effective).to(columns.dtype)
+    return torch.from_numpy(effective).to(columns)
 
 
 def gain(
@@ -161,7 +161,8 @@ def gain(
 ) -> tuple[Tensor, Tensor | None]:
     """The programmed matrix and, if `trained`, its derivative by each weight, both (cols, rows)."""
     key, detached = design.key(slot.name), columns.detach()
-    check_finite(detached, slot.name)
+    if not trained or detached.device.type == "cpu":  # a training's loss says it, and a GPU would be stalled
+        check_finite(detached, slot.name)
     programmed = program(design, slot, detached, groups)
     if not trained:
         return programmed, None
@@ -188,17 +189,22 @@ def tiled_of(design: AnalogState, slot: ArraySlot, module: nn.Module) -> Tiled:
         )
     columns = slot.columns(module).detach()
     check_finite(columns, slot.name)
-    w = columns.float().cpu().contiguous().numpy()
     groups, cols = slot.layout.groups, slot.layout.cols
     mapping, tile_rows = hardware.mapping, hardware.tile[0]
-    if maps is not None:
-        planes, mapping, scale, tile_rows, key, chip = maps.array(slot.name, w, groups, design)
+    if design.on_tensors(columns) and maps is None and not design.remap and hardware.wires is None:
+        clean = columns.float()
+        there = tensor_planes.scale_of(mapping, clean)
+        g, scale = tensor_planes.conductances(hardware, clean, key, chip, there), there.cpu().numpy()
     else:
-        scale = mapping.scale(w)
-        placed = remapped_planes if design.remap else multiplying
-        planes = placed(hardware, w, scale, key, chip, groups)
+        w = columns.float().cpu().contiguous().numpy()
+        if maps is not None:
+            planes, mapping, scale, tile_rows, key, chip = maps.array(slot.name, w, groups, design)
+        else:
+            scale = mapping.scale(w)
+            placed = remapped_planes if design.remap else multiplying
+            planes = placed(hardware, w, scale, key, chip, groups)
+        g = torch.from_numpy(planes).to(columns.device)
     periphery = Periphery.of(hardware, key, chip)
-    g = torch.from_numpy(planes).to(columns.device)
 
     def numbers(group: int) -> tuple[Tensor, tuple[Any, ...]]:
         """The conductances (planes, rows, physical columns) of a group, and what a readout of them needs."""

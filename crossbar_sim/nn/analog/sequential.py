@@ -29,6 +29,7 @@ from crossbar_sim.nn.analog.layers import arrays_of
 from crossbar_sim.nn.analog.programming import check_finite
 from crossbar_sim.nn.analog.state import AnalogState, ArraySlot
 from crossbar_sim.nn.fast_operators import product
+from crossbar_sim.nn.multinomial import MultinomialDropout
 from crossbar_sim.rng import Key, check_chip
 
 TracedStep = nn.Module | Callable[[Tensor], Tensor]
@@ -39,7 +40,7 @@ ACTIVATIONS = (
 )  # fmt: skip
 """Elementwise, without parameters or randomness."""
 
-IDENTITIES = (nn.Identity, nn.Dropout, nn.AlphaDropout)
+IDENTITIES = (nn.Identity, nn.Dropout, nn.AlphaDropout, MultinomialDropout)
 """Layers that are the identity in evaluation mode."""
 
 FUNCTIONS = (F.relu, torch.relu, F.tanh, torch.tanh, F.sigmoid, torch.sigmoid, F.gelu, F.silu)

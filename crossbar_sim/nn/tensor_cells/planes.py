@@ -39,7 +39,7 @@ def _inverse(mapping: Mapping, scale: Tensor) -> Tensor:
     return torch.from_numpy(mapping.inverse(scale.cpu().numpy())).to(scale.device)
 
 
-def _has_double(device: torch.device) -> bool:
+def has_double(device: torch.device) -> bool:
     """Whether the device computes in float64."""
     if device.type == "xpu":
         return bool(getattr(torch.xpu.get_device_properties(device), "has_fp64", False))
@@ -52,7 +52,7 @@ def _target(mapping: Mapping, w: Tensor, scale: Tensor, plane: int) -> Tensor:
     if mapping.levels is None:
         return (w * (sign * scale)).add_(mapping.middle).clamp_(mapping.g_min, mapping.g_max)
     # Double precision and the rounding rule of the core: a tie rounded differently would be a whole step off.
-    there = w.device if _has_double(w.device) else torch.device("cpu")
+    there = w.device if has_double(w.device) else torch.device("cpu")
     x = w.to(there).double().mul_(scale.to(there).double() * (sign / mapping.step))
     x = torch.maximum(x, x * (1 + 2**-23 + 2**-40)).add_(mapping.middle_level)
     level = x.add_(0.5).floor_().clamp_(0, mapping.levels - 1)
@@ -130,6 +130,28 @@ def check(hardware: Hardware) -> None:
     """
     if hardware.wires is not None:
         raise InputError("wires: simulated on the CPU only, use --device cpu")
+
+
+def conductances(hardware: Hardware, columns: Tensor, key: Key, chip: int, scale: Tensor) -> Tensor:
+    """Every plane of the array of `columns` (cols, rows) after drift: (planes, physical columns, rows) in S.
+
+    Args:
+        hardware, key, chip, scale: as `effective_weight`.
+
+    Raises:
+        InputError: for effects that only the CPU simulates.
+    """
+    check(hardware)
+    mapping, w, rows = hardware.mapping, columns.detach().reshape(-1), columns.shape[1]
+    n = w.numel() + (rows if mapping.planes_per_copy == 1 else 0)
+    out = torch.empty(mapping.planes, n, device=w.device)
+    for plane, own in enumerate(out):
+
+        def piece(part: slice, plane: int = plane, own: Tensor = own) -> None:
+            own[part] = _cells(hardware, w, scale, rows, key, chip, plane, part)[0]
+
+        in_parts(n, w.device, piece)
+    return out.view(mapping.planes, -1, rows)
 
 
 def effective_weight(

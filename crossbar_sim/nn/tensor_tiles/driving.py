@@ -10,6 +10,7 @@ from torch import Tensor
 from crossbar_sim.crossbar.converters import DAC, NOTHING, DrivenInputs, LayerRange, fixed_range
 from crossbar_sim.crossbar.stream import Float32
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.tensor_cells.planes import has_double
 
 # Eq. (18) to (20) of docs/periphery.md. Codes are exactly those of the CPU's kernel wherever the device has float64.
 
@@ -44,11 +45,11 @@ class Driven(NamedTuple):
 
 def wide(device: torch.device) -> torch.dtype:
     """The precision in which a converter's quotient is computed: float64, where the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    return torch.float64 if has_double(device) else torch.float32
 
 
 def check_inputs(largest: Tensor) -> None:
-    """Refuse inputs of which the largest magnitudes are NaN or infinite: clipped codes would hide it.
+    """Refuse inputs if `largest`, their largest magnitudes, hold NaN or infinite values: clipped codes would hide it.
 
     Raises:
         InputError: if one is.

@@ -65,6 +65,8 @@ class TensorPlanes:
         self.quantiser = quantiser
         self.step = np.ones((self.tiles, self.reads, self.columns), np.float32)
         self.quotient = self.shift = None
+        self._factors: dict[bytes, Tensor] = {}
+        self.split: tuple[Tensor, Tensor] | None = None  # as fused.py reads them
         if quantiser is not None:
             own = Steps.of(quantiser, signs, (self.reads, self.tiles, self.columns))
             scale, fine, shift, step = (a.transpose(1, 0, 2) for a in own)
@@ -78,8 +80,11 @@ class TensorPlanes:
 
     def factors(self, input_weights: Float32) -> Tensor:
         """What one code of each conversion counts for, (T, s, r, n), rounded to single precision as in the kernel."""
-        of_read = (input_weights[:, None] * self.weights).astype(np.float32)
-        return self._put(of_read[None, :, :, None] * self.step[:, None])
+        name = input_weights.tobytes()
+        if name not in self._factors:
+            of_read = (input_weights[:, None] * self.weights).astype(np.float32)
+            self._factors[name] = self._put(of_read[None, :, :, None] * self.step[:, None])
+        return self._factors[name]
 
 
 def _side_by_side(planes: Tensor) -> Tensor:
@@ -138,16 +143,16 @@ def _read(
     planes: TensorPlanes, codes: Tensor, factors: Tensor, stream: Stream | None, first: int, out: Tensor
 ) -> None:
     """Eq. (21) to (29) of one block."""
-    slices, batch, rows = codes.shape
+    slices, batch, _ = codes.shape
     shape = (slices, batch, planes.reads, planes.columns)
-    x = codes.reshape(slices * batch, rows)
     total = torch.zeros_like(out, dtype=factors.dtype)
-    values, exact = x.new_empty(shape), torch.empty(shape, dtype=factors.dtype, device=x.device)
+    values, exact = codes.new_empty(shape), torch.empty(shape, dtype=factors.dtype, device=codes.device)
     for t in range(planes.tiles):
         tile = slice(t * planes.tile_rows, (t + 1) * planes.tile_rows)
-        torch.mm(x[:, tile], planes.planes[tile], out=values.view(slices * batch, -1))
+        for s in range(slices):
+            torch.mm(codes[s, :, tile], planes.planes[tile], out=values[s].view(batch, -1))
         if stream is not None:
-            values += _noise(planes, x[:, tile], tile, shape, stream, t, first)
+            values += _noise(planes, codes[:, :, tile], tile, shape, stream, t, first)
         exact.copy_(values)
         if planes.quantiser is not None and planes.quotient is not None:
             exact *= planes.quotient[t]
@@ -162,17 +167,23 @@ def _read(
 
 
 def _noise(
-    planes: TensorPlanes, x: Tensor, tile: slice, shape: tuple[int, ...], stream: Stream, t: int, first: int
+    planes: TensorPlanes,
+    codes: Tensor,
+    tile: slice,
+    shape: tuple[int, ...],
+    stream: Stream,
+    t: int,
+    first: int,
 ) -> Tensor:
     """Eq. (24): a normal number for each conversion of a tile, (s, b, r, n)."""
     assert planes.variance is not None
     slices, batch, reads, columns = shape
-    spread = ((x * x) @ planes.variance[tile]).sqrt_().view(shape)
+    spread = ((codes * codes) @ planes.variance[tile]).sqrt_().view(shape)
     for s in range(slices):
         for r in range(reads):
             plane = stream.plane + (s * reads + r) * planes.tiles + t
             own = Stream(stream.k0, stream.k1, plane, stream.chip, stream.event)
-            z = _cells(first * columns, batch * columns, own, x.device)
+            z = _cells(first * columns, batch * columns, own, codes.device)
             spread[s, :, r] *= z.view(batch, columns)
     return spread
 
@@ -180,4 +191,4 @@ def _noise(
 def _cells(first: int, count: int, stream: Stream, device: torch.device) -> Tensor:
     """Standard normals of cells first .. first + count, float32."""
     skip = first % 256
-    return normals(skip + count, stream, device, first - skip)[skip:].float()
+    return normals(skip + count, stream, device, first - skip)[skip:]

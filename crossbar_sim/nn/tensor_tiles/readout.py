@@ -4,14 +4,16 @@ from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crossbar_sim.crossbar.converters import GaussianReadNoise, TelegraphNoise
+from crossbar_sim.crossbar.converters import GaussianReadNoise, TelegraphNoise, fixed_range
 from crossbar_sim.crossbar.mapping import Mapping
 from crossbar_sim.crossbar.readout import EFFECTS, Converters, Periphery, Readout, unit_of, weights_of
 from crossbar_sim.crossbar.stream import Float32
-from crossbar_sim.nn.tensor_tiles.driving import Driven, drive
+from crossbar_sim.nn.tensor_tiles import fused
+from crossbar_sim.nn.tensor_tiles.driving import Driven, check_inputs, drive, wide
 from crossbar_sim.nn.tensor_tiles.product import TensorPlanes, product
 
 # The conductances that converters read: Eq. (21), (25) to (27) of docs/periphery.md, as in crossbar/readout.py.
@@ -98,7 +100,12 @@ class TensorReadout(Converters):
         """Which columns of which tiles are stored as their complement, (reads, tiles, n); None: none are."""
         if self.periphery.adc is None or self.periphery.adc.encoding is None:
             return None
-        return self.on_cpu.flipped
+        planes, rows, n = self.shape
+        tiles = -(-rows // self.tile_rows)
+        g = F.pad(self.planes.to(wide(self.planes.device)), (0, 0, 0, tiles * self.tile_rows - rows))
+        sums = g.view(planes, tiles, self.tile_rows, n).sum(2)
+        found = (sums > torch.from_numpy(self.half_of_tiles()).to(sums)[:, None]).cpu().numpy()
+        return found if bool(found.any()) else None
 
     def _of_rows(self, tiles: NDArray[np.generic]) -> Tensor:
         """Values of each tile (reads, tiles, n), repeated for each word line (reads, m, n)."""
@@ -149,7 +156,26 @@ class TensorReadout(Converters):
     def drive(self, x: Tensor, effects: tuple[str, ...] = EFFECTS) -> Driven:
         """Inputs (b, n) after the DACs."""
         p = self.periphery
-        return drive(x, p.dac if "dac" in effects else None, p.ranges, p.name)
+        dac = p.dac if "dac" in effects else None
+        if dac is not None and dac.bits is not None and len(x) and self._fuses(x.device, effects):
+            full = fixed_range(dac, p.ranges, p.name)
+            codes, unit, finite = fused.drive(x, float(dac.top), full)
+            check_inputs(finite)
+            return Driven(codes[None], np.ones(1, np.float32), float(dac.full_scale), unit)
+        return drive(x, dac, p.ranges, p.name)
+
+    def _fuses(self, device: torch.device, effects: tuple[str, ...]) -> bool:
+        """Whether a Triton kernel computes the products of inputs behind the DACs."""
+        dac, adc = self.periphery.dac, self.periphery.adc
+        plain = (
+            dac is not None
+            and "dac" in effects
+            and dac.phases == dac.slices == 1
+            and 1 <= dac.top <= fused.LARGEST
+        )
+        converted = adc is not None and self.converting(effects) and adc.bits is not None and adc.bits <= 20
+        special = self.noisy(effects) or self.reference or self.flipped is not None
+        return plain and converted and not special and fused.usable(device)
 
     def read(
         self,
@@ -174,6 +200,8 @@ class TensorReadout(Converters):
         if not self.shape[1]:  # no word lines, no current, and no range for one
             return driven.codes.new_zeros(driven.codes.shape[1], len(self.inverse_columns))
         planes = self.ready(driven.full_scale, effects)
+        if self._fuses(driven.codes.device, effects):
+            return fused.read(planes, driven.codes[0], driven.unit, self._unscale, images)
         conversions = len(driven.codes) * planes.reads * planes.tiles
         stream = self.stream(conversions, event) if self.noisy(effects) else None
         y = product(planes, driven.codes, driven.weights, stream, first)

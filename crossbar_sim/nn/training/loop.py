@@ -27,6 +27,7 @@ from crossbar_sim.nn.seeding import permutation, seeded
 from crossbar_sim.nn.training.losses import PLAIN, Loss, TaskLoss, task_of
 from crossbar_sim.nn.training.settings import MOMENTUM as MOMENTUM
 from crossbar_sim.nn.training.settings import (
+    Judge,
     Step,
     Training,
     check_fits,
@@ -51,12 +52,15 @@ class Epoch:
         validation_accuracy: after it, of a detector the mean average precision; None without validation examples, and
             of real targets.
         validation_error: of real targets the root of the mean squared error after it; None of all others.
+        validation_score: by the metric of the training, as people read it; None without one, and then the two above
+            are known.
     """
 
     number: int
     loss: float
     validation_accuracy: float | None
     validation_error: float | None = None
+    validation_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,11 @@ class FitReport:
     def validation_error(self) -> float | None:
         """Validation error (RMSE) of the weights that were kept, where targets are real."""
         return self.history[-1 if self.kept is None else self.kept - 1].validation_error
+
+    @property
+    def validation_score(self) -> float | None:
+        """Validation score of the weights that were kept, by the metric of the training if it has one."""
+        return self.history[-1 if self.kept is None else self.kept - 1].validation_score
 
 
 def cross_entropy(model: nn.Module, x: Batch, y: torch.Tensor) -> torch.Tensor:
@@ -118,7 +127,8 @@ def fit(
     `training.patience` asks for it. Batches are as equal as they can be (no small last one).
     The same key gives the same weights, bit for bit on one kind of processor: a network below a million
     parameters trains on one thread, which is also the fastest; a larger one on torch's threads, whose
-    number then matters. Afterwards the model is in eval mode.
+    number then matters. On a GPU data, augmentation and chips stay there, and the same kind of GPU gives the same
+    weights (docs/gpu.md). Afterwards the model is in eval mode.
 
     Args:
         model: maps (b, ...) to logits (b, classes), or one for each token or pixel, or to numbers that are compared
@@ -161,14 +171,26 @@ def fit(
         raise InputError(f"loss={how.loss} beside a {own[0]}, which computes its own loss: give one of them")
     if how.patience is not None and validation is None:
         raise InputError(f"patience={how.patience} needs validation examples to judge by")
+    if how.metric is not None and validation is None:
+        raise InputError(f"metric={how.metric!r} needs validation examples to judge")
     started = time.perf_counter()
-    with seeded(key.fold("fit")), _few_threads(model), _on_device(model, how.device) as device:
+    with (
+        seeded(key.fold("fit")),
+        _few_threads(model),
+        _on_device(model, how.device) as device,
+        _repeatable(device),
+    ):
         x, y = labelled("train", train, device)
         held = None if validation is None else labelled("validation", validation, device)
         scenes = check_task(model, y)
         if not scenes:
             x = inputs_for(model.eval(), x, y=y)[0]
             held = None if held is None else (inputs_for(model, held[0], y=held[1])[0], held[1])
+        if how.metric is not None and scenes:
+            raise InputError(
+                f"metric={how.metric!r}: a detector is judged by its mean average precision; leave it out"
+            )
+        judged = None if held is None else (held[0], held[1].cpu())  # by a metric, with their own labels
         task = PLAIN
         if how.loss is not None or not (scenes or (y.dim() == 1 and not y.is_floating_point())):
             if own:
@@ -176,7 +198,7 @@ def fit(
             else:
                 assert how.loss is None or isinstance(how.loss, Loss)  # Training sees to it
                 task, (x, y), held = task_of(model, how.loss, (x, y), held)
-            if how.patience is not None and task.axis is None and not task.error:
+            if how.patience is not None and how.metric is None and task.axis is None and not task.error:
                 raise InputError(
                     f"patience={how.patience} needs a validation score, and these targets have none with this loss: "
                     "leave it out"
@@ -191,6 +213,8 @@ def fit(
                     f"augment={how.augment}: it would move the images and not their objects; leave it out"
                 )
             how.augment.check(one_tensor(x, "augment"))
+        if how.metric is not None and judged is not None:
+            how.metric.score(model.eval(), *judged)  # what does not fit is refused before the training
         whiten(model, x)
         file = None
         if checkpoint is not None:
@@ -207,7 +231,10 @@ def fit(
                 run.epoch(state)
                 if after_epoch is not None:
                     after_epoch(model, x)
-                score = None if held is None else task.score(model, *held)
+                if how.metric is not None and judged is not None:
+                    score: float | None = how.metric.score(model.eval(), *judged)
+                else:
+                    score = None if held is None else task.score(model, *held)
                 state.history[-1] = (*state.history[-1][:2], score)
                 better = score is not None and (state.best is None or score > state.best[1])
                 if how.patience is not None and score is not None and better:
@@ -216,22 +243,24 @@ def fit(
                 if file is not None:
                     file.write(model, run.optimiser, state)
                 if progress is not None:
-                    progress(_epoch(task, *state.history[-1]))
+                    progress(_epoch(task, how.metric, *state.history[-1]))
             if state.best is not None:
                 put_back(model, state.best[2])
         finally:
             run.optimiser.close()
             model.eval()
-    if held is not None and not scenes and task.axis is not None and state.history:
+    if held is not None and not scenes and how.metric is None and task.axis is not None and state.history:
         score = state.history[-1 if state.best is None else state.best[0] - 1][2]
         warn(near_chance(score, held[1], first_of(x)))
-    history = tuple(_epoch(task, *each) for each in state.history)
+    history = tuple(_epoch(task, how.metric, *each) for each in state.history)
     kept = None if state.best is None else state.best[0]
     seconds = spent + time.perf_counter() - started
     return FitReport(history, len(history) * run.per_epoch, seconds, kept)
 
 
-def _epoch(task: TaskLoss, number: int, loss: float, score: float | None) -> Epoch:
+def _epoch(task: TaskLoss, metric: Judge | None, number: int, loss: float, score: float | None) -> Epoch:
+    if metric is not None and score is not None:
+        return Epoch(number, loss, None, None, metric.shown(score))
     if task.axis is None:
         return Epoch(number, loss, None, None if score is None else -score)
     return Epoch(number, loss, score)
@@ -363,6 +392,33 @@ def _on_device(model: nn.Module, name: str | None) -> Iterator[torch.device]:
     finally:
         if device != before:
             model.to(before)
+
+
+@contextmanager
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """On a CUDA GPU: algorithms that give the same bits every time, and float32 that is not rounded to TF32.
+
+    An operation of the model that has no such algorithm makes torch warn, with its name.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    memory: Any = torch.utils.deterministic
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    tf32, fill = products.allow_tf32, memory.fill_uninitialized_memory
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        products.allow_tf32 = memory.fill_uninitialized_memory = False
+        with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        products.allow_tf32, memory.fill_uninitialized_memory = tf32, fill
 
 
 @contextmanager
@@ -506,7 +562,8 @@ class Optimiser:
                 torch.copysign(magnitude, p.data, out=u)
                 u.grad = magnitude.mul_(2).mul_(p.grad)
             if training.clip is not None and u.grad is not None:
-                u.grad.clamp_(-training.clip, training.clip)
+                parts = torch.view_as_real(u.grad) if u.is_complex() else u.grad
+                parts.clamp_(-training.clip, training.clip)
         for matrix in self.matrices:
             matrix.take_gradient()
         for part, rate in zip(self.parts, self.rates, strict=True):

@@ -231,18 +231,20 @@ class TaskLoss:
         if self.axis is None and not self.error:
             return None
         block = max(1, min(1024, 2**24 // self.size))
-        total, count = 0.0, 0
+        first = y.new_zeros((), dtype=torch.float64 if self.axis is None else torch.int64)
+        total, count = first, first.clone()
         with torch.no_grad():
             for i in range(0, len(x), block):
                 meant = y[i : i + block]
                 found = self.judged(model, x[i : i + block].clone())  # a forward may write to its input
                 if self.axis is None:
-                    total += float((found.double() - meant.double()).square().sum())
+                    total += (found.double() - meant.double()).square().sum()
                     count += meant.numel()
                 else:
-                    total += int((found.argmax(1) == meant).sum())
-                    count += int(self.weight(meant))
-        return total / count if self.axis is not None else -((total / count) ** 0.5)
+                    total += (found.argmax(1) == meant).sum()
+                    count += self.weight(meant)
+        share = float(total) / float(count)  # asked once: reading a number back stalls a GPU
+        return share if self.axis is not None else -(share**0.5)
 
 
 PLAIN = TaskLoss()

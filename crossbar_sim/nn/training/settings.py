@@ -32,6 +32,19 @@ which the loop seeds and its checkpoints keep, or from keys; a step keeps nothin
 """
 
 
+class Judge(Protocol):
+    """What judges validation examples, in place of accuracy or error: `robustness.validation.Validation`."""
+
+    def score(self, model: nn.Module, x: Batch, y: torch.Tensor) -> float:
+        """The score of a model in evaluation mode, more being better; y is on the CPU."""
+
+    def shown(self, score: float) -> float:
+        """A score as people read it."""
+
+    def in_words(self, shown: float) -> str:
+        """Such a number with the name of the metric."""
+
+
 @dataclass(frozen=True)
 class Training:
     """How to train: everything but the method, the model and the data.
@@ -63,6 +76,9 @@ class Training:
         vector_lr: the highest learning rate of the parameters that Muon leaves to SGD; None: lr.
         label_smoothing: share of a target's probability that is spread over all classes, in [0, 1) (Szegedy et al.,
             2016, arXiv:1512.00567). It acts in the losses of this package's methods, not in a loss of your own.
+        metric: what validation examples are judged by after every epoch, and by which `patience` chooses the weights
+            that are kept: `robustness.Validation.of("f1")`; `crossbar_sim.train(metric="f1")` makes it. None: accuracy,
+            of real targets the root of the mean squared error, of detectors the mean average precision.
 
     Raises:
         InputError: naming the field, what was given and what is allowed.
@@ -85,6 +101,7 @@ class Training:
     nesterov: bool = False
     vector_lr: float | None = None
     label_smoothing: float = 0.0
+    metric: Judge | None = None
 
     later: ClassVar[Mapping[str, object]] = {
         "loss": None,
@@ -92,6 +109,7 @@ class Training:
         "nesterov": False,
         "vector_lr": None,
         "label_smoothing": 0.0,
+        "metric": None,
     }
     """Fields that came after records of experiments were written, and the values with which these leave them out."""
 
@@ -124,6 +142,11 @@ class Training:
             object.__setattr__(self, "device", Device.of(self.device).name)  # auto is one of them
         if self.loss is not None:
             object.__setattr__(self, "loss", find_loss(self.loss))
+        if self.metric is not None and not hasattr(self.metric, "in_words"):
+            raise InputError(
+                f"metric={self.metric!r}: Training takes robustness.Validation.of(...) of it; crossbar_sim.train, "
+                "experiment files and --metric take the name itself"
+            )
 
     def _check_optimiser(self) -> None:
         """Refuse settings that the optimiser does not use, and Muon where torch has none."""
