@@ -95,7 +95,7 @@ def run_experiment(
         )  # fmt: skip
     percent = experiment.percentile
     show_sweep(sweep, console, experiment.threshold, grouped=seeded(sweep.labels), percent=percent)
-    show_groups(sweep, console, experiment.reference, experiment.threshold)
+    show_groups(sweep, console, experiment.reference, experiment.threshold, percent)
     for warning in experiment.warnings:
         say(console, f"warning: {warning}", "yellow")
     say(console, f"results are in {database}")

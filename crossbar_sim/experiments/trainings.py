@@ -332,7 +332,8 @@ def train_network(
             )
     else:
         kind: Any = BayesFT if method == BayesFT.kind else METHODS.get(method)
-        own = () if kind is None else {f.name for f in fields(kind)}  # the metric of BayesFT judges chips
+        # the metric of BayesFT judges chips, and its batch is, here, one of examples
+        own = {"metric"} if kind is BayesFT else set()
         training = {n: settings.pop(n) for n in [*settings] if n in TRAINING and n not in own}
         known = (
             [*TRAINING, *(f.name for f in fields(kind) if f.name != "training")] if kind is not None else []

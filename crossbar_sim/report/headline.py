@@ -111,6 +111,14 @@ def percentile_words(percent: float, scale: Scale, drawn: bool) -> str:
     return text
 
 
+def group_percentile_words(percent: float) -> str:
+    """What the percentile in a table of groups is."""
+    return (
+        f"all but {percent:g} %: the score that {100 - percent:g} % of a network's chips reach, its mean over networks "
+        "and its 95 % Student-t interval over networks"
+    )
+
+
 def sentence(share: float) -> str:
     """ "93.2 % of its multiply-adds run on arrays." """
     words = share_words(share)

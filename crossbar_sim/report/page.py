@@ -17,7 +17,13 @@ from crossbar_sim.nn.analog.multiply_adds import share_words
 from crossbar_sim.report import tables
 from crossbar_sim.report.charts import CONFIG, curves, differences, histograms, library, sensitivity, yields
 from crossbar_sim.report.formatting import Scale, counted, law_of, range_text, sigma_text
-from crossbar_sim.report.headline import headline, mixed_words, percentile_words, shares
+from crossbar_sim.report.headline import (
+    group_percentile_words,
+    headline,
+    mixed_words,
+    percentile_words,
+    shares,
+)
 from crossbar_sim.report.ranking import differing, narrowed
 from crossbar_sim.report.rows import Costs, View, check_threshold, default_threshold
 from crossbar_sim.robustness.drawn_scores import MOST_CHIPS
@@ -426,6 +432,8 @@ def notes(view: View) -> Iterator[str]:
             yield _spent(view.costs)
     if view.percent is not None:
         yield percentile_words(view.percent, view.scale, any(row.drawn for row in view.points))
+        if grouped:
+            yield f"Of ways to train: {group_percentile_words(view.percent)}."
     kind = "an approximate 95 % interval" if drawn else "a 95 % Wilson interval"
     yield f"Yield: the share of chips at the threshold or better, with {kind}."
     if len(view.sigmas) > 1:

@@ -15,6 +15,7 @@ from crossbar_sim.robustness.groups import (
     GroupPoint,
     boundless,
     group_curve,
+    group_percentile,
     group_tests,
     groups_in,
     seeded,
@@ -148,6 +149,7 @@ class GroupRow:
     worst: float
     passing: float | None
     chips: int
+    percentile: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -429,12 +431,19 @@ class View:
                 GroupRow(
                     group, p.sigma, p.networks, self.estimate(p.mean, p.ci95),
                     self.estimate(p.mean, p.ci95_chips), *self.ends(p.lowest, p.highest), p.spread,
-                    self.score(p.worst), p.passing, p.chips,
+                    self.score(p.worst), p.passing, p.chips, self._group_percentile(group, p.sigma),
                 )
                 for p in points
             )
             for group, points in self.group_points.items()
         }  # fmt: skip
+
+    def _group_percentile(self, group: str, sigma: float) -> Estimate | None:
+        if self.percent is None:
+            return None
+        points = [p for label in self.groups[group] for p in self.sweep.curve(label) if p.sigma == sigma]
+        found = group_percentile(points, self.percent)
+        return None if found is None else self.estimate(*found)
 
     @functools.cached_property
     def tests(self) -> tuple[DifferenceRow, ...]:

@@ -146,6 +146,8 @@ def of_groups(view: View) -> Table:
     ]  # fmt: skip
     if view.threshold is not None:
         header.append(f"yield at {view.scale.limit_text(view.threshold, 0)}")
+    if view.percent is not None:
+        header.append(f"all but {view.percent:g} % of chips reach (95 %, over seeds)")
     groups = [
         (f"{names[group]} ({_count(len(view.groups[group]))})", [_group(row, view.scale) for row in rows])
         for group, rows in view.group_curves.items()
@@ -165,7 +167,12 @@ def _group(row: GroupRow, scale: Scale) -> list[str]:
         scale.span_text(row.lowest, row.highest) if row.networks > 1 else "",
         "" if row.spread is None else scale.number(row.spread, row.spread), scale.number(row.worst),
     ]  # fmt: skip
-    return cells if row.passing is None else [*cells, fixed(row.passing, 0)]
+    if row.passing is not None:
+        cells.append(fixed(row.passing, 0))
+    if row.percentile is not None:
+        found = row.percentile
+        cells.append(f"{scale.number(found.value, found.half)} ({_span(found, scale, 'one network')})")
+    return cells
 
 
 def of_group_tests(view: View) -> Table | None:
@@ -265,11 +272,15 @@ def downloads(view: View) -> dict[str, str]:
     }  # fmt: skip
     if seeded(view.sweep):
         files["groups.csv"] = (
-            _GROUPS,
+            (
+                *_GROUPS,
+                *(() if view.percent is None else ("percentile", "percentile_low95", "percentile_high95")),
+            ),
             (
                 (
                     r.group, r.sigma, r.networks, *_triple(r.mean), r.lowest, r.highest, r.spread, r.worst,
                     view.limit, r.passing, r.chips,
+                    *(() if view.percent is None else _triple(r.percentile)),
                 )
                 for rows in view.group_curves.values()
                 for r in rows

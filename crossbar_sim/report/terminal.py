@@ -21,7 +21,14 @@ from crossbar_sim.report.formatting import (
     range_text,
     shorten,
 )
-from crossbar_sim.report.headline import crossing_words, listed_sigmas, percentile_words, sentence, shares
+from crossbar_sim.report.headline import (
+    crossing_words,
+    group_percentile_words,
+    listed_sigmas,
+    percentile_words,
+    sentence,
+    shares,
+)
 from crossbar_sim.report.rows import (
     ALPHA,
     Costs,
@@ -66,7 +73,13 @@ NOTEBOOK = 100
 # Groups of training seeds for a terminal: their curves, and their tests against the reference.
 
 
-def show_groups(sweep: Sweep, console: Console, reference: str, threshold: float | None = None) -> None:
+def show_groups(
+    sweep: Sweep,
+    console: Console,
+    reference: str,
+    threshold: float | None = None,
+    percent: float | None = None,
+) -> None:
     """Print every group's curve, and the tests; nothing where no way to train has several seeds.
 
     Args:
@@ -74,10 +87,11 @@ def show_groups(sweep: Sweep, console: Console, reference: str, threshold: float
         console: where to.
         reference: the group that the others are tested against.
         threshold: for the yield, as shown.
+        percent: of a percentile of the chips' scores beside the mean; None: none.
     """
     if not seeded(sweep):
         return
-    pen, view = Pen(console.encoding), View(sweep, threshold, reference=reference)
+    pen, view = Pen(console.encoding), View(sweep, threshold, reference=reference, percent=percent)
 
     def footnote(text: str) -> None:
         console.print(Text(filled(pen(text), console.width), "dim"))
@@ -88,7 +102,7 @@ def show_groups(sweep: Sweep, console: Console, reference: str, threshold: float
         console.print()
         count = f"{len(members)} training seeds" if len(members) > 1 else "1 network: no interval"
         console.print(Text(pen(f"{group} ({count})")))
-        console.print(_group_table(view.group_curves[group], threshold, pen, view.scale))
+        console.print(_group_table(view.group_curves[group], threshold, pen, view.scale, percent))
     console.print()
     for line in _group_footnotes(view):
         footnote(line)
@@ -118,9 +132,15 @@ def _table(*headers: str | Text, **first: Any) -> Table:
     return table
 
 
-def _group_table(rows: Sequence[GroupRow], threshold: float | None, pen: Pen, scale: Scale) -> Table:
+def _group_table(
+    rows: Sequence[GroupRow], threshold: float | None, pen: Pen, scale: Scale, percent: float | None = None
+) -> Table:
     headers = ["sigma", pen("mean ± 95 %"), "range over seeds", "sd of chips", "worst"]
-    table = _table(*headers, *([] if threshold is None else ["yield"]))
+    table = _table(
+        *headers,
+        *([] if threshold is None else ["yield"]),
+        *([] if percent is None else [f"all but {percent:g} %"]),
+    )
     for row in rows:
         digits, spread = scale.decimals(row.mean.half, row.mean.value), 2
         if scale.per_cent:
@@ -137,6 +157,8 @@ def _group_table(rows: Sequence[GroupRow], threshold: float | None, pen: Pen, sc
         ]
         if row.passing is not None:
             cells.append(f"{fixed(row.passing, 0)} %")
+        if percent is not None:
+            cells.append("" if row.percentile is None else _half(row.percentile, digits, scale, scale.unit))
         table.add_row(f"{row.sigma:g}", *map(pen, cells))
     return table
 
@@ -169,6 +191,8 @@ def _group_footnotes(view: View) -> Iterator[str]:
         yield "the worst chip is the one with the largest error"
     if view.threshold is not None:
         yield "yield: the share of chips of all networks that pass the threshold"
+    if view.percent is not None:
+        yield group_percentile_words(view.percent)
 
 
 def _tests(rows: Sequence[DifferenceRow], pen: Pen, scale: Scale) -> Table:

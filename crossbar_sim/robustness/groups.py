@@ -213,6 +213,25 @@ def _point(group: str, sigma: float, points: Sequence[Point], threshold: float |
     )
 
 
+def group_percentile(
+    points: Sequence[Point], percent: float
+) -> tuple[float, tuple[float, float] | None] | None:
+    """The percentile over chips of a group at one sigma: the mean of its networks', with Student's t over networks.
+
+    Args:
+        points: of its networks.
+        percent: of a network's chips that may be worse.
+
+    Returns:
+        The mean as stored, and its 95 % interval (None for one network); None where each chip has its own images.
+    """
+    found = [point.percentile(percent) for point in points]
+    values = [each.value for each in found if each is not None]
+    if len(values) < len(points):
+        return None
+    return math.fsum(values) / len(values), _ends(mean_interval(values))
+
+
 def _over_chips(points: Sequence[Point]) -> Interval | None:
     """Chips as the unit: every chip's mean over the networks, for these networks."""
     scores = [dict(zip(point.chips, point.values, strict=True)) for point in points]

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
 import torch
 from helpers import made_sweeps
@@ -19,8 +20,8 @@ from crossbar_sim.report.headline import answer, shares
 from crossbar_sim.report.page import notes
 from crossbar_sim.report.ranking import ahead
 from crossbar_sim.report.rows import View
-from crossbar_sim.report.tables import downloads, of_points
-from crossbar_sim.report.terminal import show_sweep
+from crossbar_sim.report.tables import downloads, of_groups, of_points
+from crossbar_sim.report.terminal import show_groups, show_sweep
 from crossbar_sim.robustness import Point, Sweep, robustness
 from crossbar_sim.robustness.drawn_scores import MOST_CHIPS, Cost
 from crossbar_sim.robustness.metrics import described
@@ -140,6 +141,39 @@ def test_a_percentile_is_in_tables_and_files_where_it_is_requested():
     out = io.StringIO()
     show_sweep(made, Console(file=out, width=300), percent=5)
     assert "all but 5 %: the score that 95 % of the chips reach" in out.getvalue()
+
+
+def test_a_percentile_of_training_seeds_is_the_mean_over_networks():
+    labels = (
+        "plain, seed 0",
+        "plain, seed 1",
+        "plain, seed 2",
+        "aware, seed 0",
+        "aware, seed 1",
+        "aware, seed 2",
+    )
+    made = made_sweeps.sweep(labels, chips=40)
+    view = View(made, percent=5)
+    for group, rows in view.group_curves.items():
+        for at, row in enumerate(rows):
+            found = [np.quantile(made.curves[f"{group}, seed {n}"][at].values, 0.05) for n in range(3)]
+            half = 4.302653 * np.std(found, ddof=1) / 3**0.5  # Student's t, two degrees of freedom
+            assert row.percentile.value == pytest.approx(np.mean(found))
+            assert row.percentile.low == pytest.approx(max(0.0, np.mean(found) - half), abs=1e-6)
+    (line, *_) = csv.DictReader(downloads(view)["groups.csv"].splitlines())
+    assert float(line["percentile"]) == pytest.approx(view.group_curves["plain"][0].percentile.value)
+    table = of_groups(view)
+    assert table.header[-1] == "all but 5 % of chips reach (95 %, over seeds)"
+    assert all(len(row) == len(table.header) for _, group in table.groups for row in group)
+    out = io.StringIO()
+    show_groups(made, Console(file=out, width=300), "plain", percent=5)
+    assert (
+        "all but 5 %: the score that 95 % of a network's chips reach, its mean over networks"
+        in out.getvalue()
+    )
+    assert "reach, its mean over networks" in page_text(made, percentile=5)
+    assert "percentile" not in downloads(View(made))["groups.csv"]
+    assert "all but 5 %" not in page_text(made)
 
 
 def test_a_percentile_of_errors_is_of_the_largest_ones():
