@@ -36,7 +36,8 @@ class Device:
 
         Args:
             given: `cpu` (Numba kernels), `cuda`, `cuda:1`, `xpu` or `mps`; `auto`: the first CUDA or Intel GPU, else
-                `cpu`; `torch:cpu`: operations on tensors, in the CPU's memory; `cuda+tf32`: a GPU with products in TF32. None: `cpu`.
+                `cpu`; `torch:cpu`: operations on tensors, in the CPU's memory; `cuda+tf32`: products in TF32.
+                None: `cpu`.
             flag: the option that named it, for messages; "": the argument `device` of a function.
 
         Raises:
