@@ -1,10 +1,10 @@
-"""NeFT: outputs of chips that vary more than the one to be trained for are subtracted from its output."""
+"""NeFT: outputs of chips that vary more, or of intermediate layers, are subtracted from a drifted chip's output."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from os import PathLike
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from crossbar_sim.baselines.awp import statistics_kept
 from crossbar_sim.baselines.drifted_steps import ChipByChip, TrainingChips
-from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, trained
+from crossbar_sim.baselines.method import Build, Method, Trained, check_development, fresh, shown, trained
+from crossbar_sim.baselines.snapshots import WithHeads
 from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.data import Development
 from crossbar_sim.data.inputs import Batch
@@ -23,6 +24,12 @@ from crossbar_sim.nn.training.settings import Step, Training, check_training
 from crossbar_sim.rng import Key, as_key
 from crossbar_sim.validate import is_real
 
+Feedback = Literal["forwards", "snapshots"]
+FEEDBACKS: tuple[str, ...] = get_args(Feedback)
+
+FURTHER = (0.15, 0.1, 0.05)
+"""What the authors' release adds to sigma."""
+
 
 @dataclass(frozen=True)
 class NegativeFeedback(Method):
@@ -32,24 +39,30 @@ class NegativeFeedback(Method):
     `sigma + further[i]`; gradients go through all of them. A chip multiplies every parameter by exp(sigma z), and the
     gradient goes through that factor. Every chip runs the whole batch.
 
+    With feedback="snapshots", the intermediate representation snapshots of NeFT, there is one chip, and y_i are the
+    logits of a head on the i-th layer (`baselines.snapshots`); heads drift too, and are not part of the result.
+
     Args:
         sigma: of the drift to train for.
         further: what is added to sigma for each further forward, the one of the largest weight first.
         beta: strength of the feedback.
         training: how.
+        feedback: where y_i come from, "forwards" or "snapshots".
 
     Raises:
-        InputError: if a setting is out of range, or the feedback would outweigh the output.
+        InputError: if a setting is out of range or has no effect.
     """
 
     sigma: float = 0.6
-    further: tuple[float, ...] = (0.15, 0.1, 0.05)
+    further: tuple[float, ...] = FURTHER
     beta: float = 1e-3
     training: Training = Training()  # noqa: RUF009 - frozen
+    feedback: Feedback = "forwards"
     kind: ClassVar[str] = "neft"
+    later: ClassVar[Mapping[str, object]] = {"feedback": "forwards"}
     citation: ClassVar[str] = (
         "Qin et al., NeFT: negative feedback training to improve robustness of compute-in-memory DNN accelerators, "
-        "IEEE TCAD 2025, arXiv 2305.14561 (its oriented variational forward)"
+        "IEEE TCAD 2025, arXiv 2305.14561"
     )
 
     def __post_init__(self) -> None:
@@ -61,22 +74,26 @@ class NegativeFeedback(Method):
                 f"further={self.further!r}: one or several finite numbers > 0, each of which sigma is raised by"
             )
         object.__setattr__(self, "further", further)
-        if not (is_real(self.beta) and 0 < self.beta < math.inf):
-            raise InputError(f"beta={self.beta!r}: a finite number > 0 is needed")
-        if sum(self.weights) >= 1:
+        if not (is_real(self.beta) and 0 < self.beta < 0.9):
             raise InputError(
-                f"beta={self.beta!r}: with {len(further)} further forwards the feedback has the weight "
-                f"{sum(self.weights):.4g} and outweighs the output, whose weight is 1; give a smaller beta"
+                f"beta={self.beta!r}: a number above 0 and below 0.9 is needed, where the feedback, beta (1 + 1/10 + "
+                "...), would outweigh the output"
             )
+        if self.feedback not in FEEDBACKS:
+            raise InputError(f"feedback={self.feedback!r} must be one of {', '.join(FEEDBACKS)}")
+        if self.feedback == "snapshots" and further != FURTHER:
+            raise InputError(f"further={further!r} has no effect with feedback=snapshots: leave it out")
 
-    @property
-    def weights(self) -> list[float]:
-        """What each further output is multiplied by, before it is subtracted.
+    def __repr__(self) -> str:
+        return shown(self)
 
-        >>> NegativeFeedback(beta=0.5).weights
+    def weights(self, n: int) -> list[float]:
+        """What each of n further outputs is multiplied by, before it is subtracted.
+
+        >>> NegativeFeedback(beta=0.5).weights(3)
         [0.5, 0.05, 0.005]
         """
-        return [self.beta * 10.0**-i for i in range(len(self.further))]
+        return [self.beta * 10.0**-i for i in range(n)]
 
     @property
     def sigmas(self) -> list[float]:
@@ -96,7 +113,11 @@ class NegativeFeedback(Method):
         known = check_development(development)
         key = as_key(key)
         model = fresh(build, key)
-        return trained(
+        notes: dict[str, Any] = {"sigmas": self.sigmas, "weights": self.weights(len(self.further))}
+        if self.feedback == "snapshots":
+            model = WithHeads(model, known.train.x, key)
+            notes = {"sigma": self.sigma, "weights": self.weights(len(model.names)), "heads": model.names}
+        done = trained(
             self,
             model,
             known,
@@ -104,15 +125,16 @@ class NegativeFeedback(Method):
             steps=lambda loss: self.step(key, loss),
             progress=progress,
             checkpoint=checkpoint,
-            notes={"sigmas": self.sigmas, "weights": self.weights},
+            notes=notes,
         )
+        return done if not isinstance(model, WithHeads) else replace(done, model=model.remove())
 
     def step(self, key: Key, loss: TaskLoss = PLAIN) -> Step:
         """The gradient step for `nn.fit`.
 
         Args:
             key: names the chips.
-            loss: of the model's outputs.
+            loss: of the model's outputs; with snapshots the model is one `WithHeads`.
 
         Raises:
             InputError: if the outputs are compared with numbers.
@@ -121,7 +143,7 @@ class NegativeFeedback(Method):
             raise InputError(
                 "neft subtracts logits of classes from logits, and these targets are real numbers"
             )
-        return _Step(self, key, loss)
+        return _Snapshots(self, key, loss) if self.feedback == "snapshots" else _Step(self, key, loss)
 
 
 class _Step:
@@ -134,7 +156,10 @@ class _Step:
     def __init__(self, method: NegativeFeedback, key: Key, loss: TaskLoss) -> None:
         self.key, self.loss = key, loss
         self.sigmas = method.sigmas
-        self.weights = [1 / len(self.sigmas), *(-w / len(self.sigmas) for w in method.weights)]
+        self.weights = [
+            1 / len(self.sigmas),
+            *(-w / len(self.sigmas) for w in method.weights(len(method.further))),
+        ]
         self._of: tuple[nn.Module, TrainingChips] | None = None
 
     def __call__(self, model: nn.Module, x: Batch, y: Tensor, share: float) -> Tensor:
@@ -162,3 +187,29 @@ class _Step:
         if known is None or known[0] is not model or known[1].device != next(model.parameters()).device:
             known = self._of = (model, TrainingChips(model, len(self.sigmas), self.key))
         return known[1]
+
+
+class _Snapshots:
+    """The step of a `WithHeads`: one chip, and the logits of its heads as feedback."""
+
+    def __init__(self, method: NegativeFeedback, key: Key, loss: TaskLoss) -> None:
+        self.method, self.key, self.loss = method, key, loss
+        self._of: tuple[nn.Module, TrainingChips] | None = None
+
+    def __call__(self, model: nn.Module, x: Batch, y: Tensor, share: float) -> Tensor:
+        assert isinstance(model, WithHeads)
+        known = self._of
+        if known is None or known[0] is not model or known[1].device != next(model.parameters()).device:
+            known = self._of = (model, TrainingChips(model, 1, self.key))
+        known[1].draw([self.method.sigma])
+        with ChipByChip(known[1]) as each:
+            each.program(0)
+            own = self.loss.judged(model, x)
+            others = model.snapshots()
+            for weight, other in zip(self.method.weights(len(others)), others, strict=True):
+                own = own - weight * other
+            loss = (self.loss.loss or functional.cross_entropy)(own / (1 + len(others)), y)
+            loss.backward()
+            each.gather(0)
+        model.seen.clear()
+        return loss.detach()

@@ -33,6 +33,7 @@ METHODS: list[Method] = [
     DriftAware(0.6, chips=4, training=SHORT),
     CorrectNet(0.3, training=SHORT),
     NegativeFeedback(0.3, training=SHORT),
+    NegativeFeedback(0.3, training=SHORT, feedback="snapshots"),
     DriftAware((0.2, 0.8), chips=3, dropout=0.1, ramp=0, training=SHORT),
 ]
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from crossbar_sim.baselines.drifted_steps import TrainingChips
 from crossbar_sim.baselines.negative_feedback import NegativeFeedback
+from crossbar_sim.baselines.snapshots import WithHeads
 from crossbar_sim.data.load import to_development
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.seeding import seeded
@@ -86,9 +87,9 @@ def test_every_chip_updates_the_statistics(batch: tuple[nn.Module, Tensor, Tenso
     ("settings", "says"),
     [
         ({"sigma": -1.0}, "sigma"),
-        ({"beta": 0.0}, "beta=0.0: a finite number > 0"),
-        ({"beta": math.inf}, "beta=inf: a finite number > 0"),
-        ({"beta": 0.95}, r"weight 1.054 and outweighs the output.*smaller beta"),
+        ({"beta": 0.0}, "beta=0.0: a number above 0 and below 0.9"),
+        ({"beta": math.nan}, "beta=nan: a number above 0"),
+        ({"beta": 0.9}, "beta=0.9: .*outweigh the output"),
         ({"further": ()}, r"further=\(\)"),
         ({"further": (0.1, -0.1)}, r"further=\(0.1, -0.1\)"),
         ({"further": "0.1"}, r"further='0.1'"),
@@ -127,3 +128,64 @@ def test_it_trains_a_network_that_keeps_its_weights_in_a_list_and_computes_by_to
     assert done.report.validation_accuracy is not None
     assert done.report.validation_accuracy > 0.8
     assert done.notes["sigmas"] == pytest.approx([0.2, 0.35, 0.3, 0.25])
+
+
+def test_snapshots_are_the_formula_with_heads_on_layers() -> None:
+    """Against plain torch, heads drifting too."""
+    with seeded(Key(0)):
+        network = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+        x, y = nn.init.normal_(torch.empty(8, 6)), torch.arange(8) % 3
+    method = NegativeFeedback(0.5, beta=0.4, feedback="snapshots")
+    model = WithHeads(network, x, Key(2)).train()
+    assert model.names == ["1", "3"]
+    parameters = list(model.parameters())
+    with seeded(Key(1)):
+        loss = method.step(Key(7))(model, x, y, 0.5)
+    found = [p.grad.clone() for p in parameters if p.grad is not None]
+    model.zero_grad()
+    with seeded(Key(1)):
+        chips = TrainingChips(model, 1, Key(7))
+        chips.draw([0.5])
+    w = [p * f[0] for p, f in zip(parameters, chips.factors, strict=True)]
+    first = torch.tanh(x @ w[0].T + w[1])
+    second = torch.relu(first @ w[2].T + w[3])
+    heads = [torch.relu(h @ a.T + b) @ c.T + d for h, (a, b, c, d) in ((first, w[6:10]), (second, w[10:14]))]
+    direct = functional.cross_entropy((second @ w[4].T + w[5] - 0.4 * heads[0] - 0.04 * heads[1]) / 3, y)
+    direct.backward()
+    assert loss.item() == pytest.approx(direct.item(), rel=1e-5)
+    assert len(found) == len(parameters) == 14
+    for gradient, p in zip(found, parameters, strict=True):
+        torch.testing.assert_close(gradient, p.grad, rtol=1e-4, atol=1e-6)
+    assert not model.seen
+
+
+def test_the_network_comes_back_without_heads() -> None:
+    with seeded(Key(3)):
+        x = nn.init.normal_(torch.empty(60, 1, 6, 6))
+    y = (x.sum((1, 2, 3)) > 0).long()
+
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2))
+
+    data = to_development({"train": (x, y), "validation": (x[:30], y[:30])})
+    method = NegativeFeedback(0.1, training=Training(8, 20, 1e-2), feedback="snapshots")
+    done = method.fit(build, data, Key(0))
+    assert list(done.model.state_dict()) == list(build().state_dict())
+    assert not any(module._forward_hooks for module in done.model.modules())
+    assert done.notes["heads"] == ["1"]
+    assert done.notes["weights"] == [1e-3]
+    assert done.report.validation_accuracy is not None
+    assert done.report.validation_accuracy > 0.7
+
+
+def test_what_snapshots_cannot_do_is_one_sentence() -> None:
+    with pytest.raises(InputError, match="feedback='heads' must be one of forwards, snapshots"):
+        NegativeFeedback(feedback="heads")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"logits of shape \(b, classes\) are needed"):
+        WithHeads(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.ones(2, 5, 3), Key(0))
+    tokens = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Flatten(), nn.Linear(20, 2))
+    with pytest.raises(InputError, match=r"1 gives \(1, 5, 4\), and a head takes"):
+        WithHeads(tokens, torch.ones(2, 5, 3), Key(0))
+    with pytest.raises(InputError, match=r"further=\(0.1,\) has no effect with feedback=snapshots"):
+        NegativeFeedback(further=(0.1,), feedback="snapshots")
+    assert "feedback" not in repr(NegativeFeedback())
