@@ -94,20 +94,20 @@ class Device:
     def arithmetic(self) -> Iterator[None]:
         """Context in which float32 products on NVIDIA's GPUs are exact to rounding, or in TF32 if the device says so.
 
-        torch's own default is TF32 for convolutions and recurrent layers, and not for other products.
+        torch's own default is TF32 for convolutions and recurrent layers (see `in_float32`).
         """
-        if self.where.type != "cuda":
-            yield
+        if not self.tf32:
+            with in_float32(self.where):
+                yield
             return
-        switches = _switches()
-        before = [getattr(owner, name) for owner, name, _ in switches]
+        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
         try:
-            for owner, name, values in switches:
-                setattr(owner, name, values[self.tf32])
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.allow_tf32 = True
             yield
         finally:
-            for (owner, name, _), value in zip(switches, before, strict=True):
-                setattr(owner, name, value)
+            torch.set_float32_matmul_precision(before[0])
+            torch.backends.cudnn.allow_tf32 = before[1]
 
     @classmethod
     def of_model(cls, model: nn.Module) -> "Device":
@@ -155,15 +155,6 @@ def on_device(given: str | torch.device | Device | None, *models: nn.Module) -> 
     finally:
         for model, before in reversed(moved):
             before.put(model)
-
-
-def _switches() -> list[tuple[Any, str, tuple[Any, Any]]]:
-    """Where torch keeps how it multiplies on NVIDIA's GPUs: owner, attribute, and its values without and with TF32."""
-    backends: Any = torch.backends
-    if hasattr(backends.cuda.matmul, "fp32_precision"):  # from torch 2.9 on
-        owners = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
-        return [(owner, "fp32_precision", ("ieee", "tf32")) for owner in owners]
-    return [(owner, "allow_tf32", (False, True)) for owner in (backends.cuda.matmul, backends.cudnn)]
 
 
 def describe(device: Device) -> str:

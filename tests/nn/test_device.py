@@ -63,12 +63,14 @@ def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda+tf32"])
 def test_products_are_exact_unless_tf32_is_named(gpus: None, name: str) -> None:
-    def state() -> list[object]:
-        return [getattr(owner, attribute) for owner, attribute, _ in devices._switches()]
+    def state() -> tuple[bool, str]:
+        return torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
 
     before, device = state(), Device.of(name)
     with device.arithmetic():
-        assert state() == [values[name == "cuda+tf32"] for _, _, values in devices._switches()]
+        assert state() == ((True, "high") if name == "cuda+tf32" else (False, "highest"))
+        with devices.in_float32(device.where):  # of every evaluation
+            assert state()[0] == (name == "cuda+tf32")
     assert state() == before
 
 
