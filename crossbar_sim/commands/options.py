@@ -602,7 +602,8 @@ class DeviceOptions:
     HEADING: ClassVar = "Computation"
 
     device: str | None = option(
-        "Where to compute: cpu, cuda, cuda:1, xpu; auto is a GPU if there is one (docs/gpu.md).  [default: cpu]"
+        "Where to compute: cpu, cuda, cuda:1, xpu, mps, or auto, a GPU if there is one; cuda+tf32 multiplies in TF32 "
+        "(docs/gpu.md).  [default: cpu]"
     )
 
     def chosen_device(self) -> Device:
@@ -621,8 +622,8 @@ class ClusterOptions(ThreadOptions):
     """Processes, on this machine or others."""
 
     workers: int | None = option(
-        "Number of worker processes on this machine (Dask), instead of threads.  [default: with --device cuda and "
-        "several GPUs, one per GPU]"
+        "Number of worker processes on this machine (Dask), instead of threads.  [default: none; sweep, "
+        "tradeoff and run take one per GPU with --device cuda]"
     )
     scheduler: str | None = option("Address of a Dask cluster, e.g. tcp://head:8786.")
 
