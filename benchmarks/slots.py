@@ -97,7 +97,7 @@ def main(
     Args:
         parts: in order of worth.
         options: the parsed command line, of a parser made by `arguments`.
-        about: the machine, recorded with each part; called in the child.
+        about: the machine, recorded with each part; called in the child. If it fails, no part can run.
     """
     if options.child:
         return _child(parts, options, about)
@@ -194,7 +194,8 @@ def _child(
     until, names = options.child.split(" ")
     deadline, out = float(until), options.output
     by_name = {part.name: part for part in parts}
-    machine: Mapping[str, Any] | None = None
+    with contextlib.redirect_stdout(sys.stderr):
+        machine = about(options)
     for name in names.split(","):
         part, state = by_name[name], _read(out, name)
         if _need(part, state) > deadline - time.monotonic():
@@ -209,7 +210,6 @@ def _child(
         place.folder.mkdir(exist_ok=True)
         try:
             with contextlib.redirect_stdout(sys.stderr):
-                machine = about(options) if machine is None else machine
                 result = json.loads(json.dumps(part.work(place)))
         except Skipped as reason:
             state |= {"state": "skipped", "seconds": time.time() - began, "error": str(reason), "attempts": 0}

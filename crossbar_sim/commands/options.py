@@ -621,8 +621,8 @@ class ClusterOptions(ThreadOptions):
     """Processes, on this machine or others."""
 
     workers: int | None = option(
-        "Number of worker processes on this machine (Dask), instead of threads.  [default: with --device cuda and "
-        "several GPUs, one per GPU]"
+        "Number of worker processes on this machine (Dask), instead of threads.  [default: none; sweep, "
+        "tradeoff and run take one per GPU with --device cuda]"
     )
     scheduler: str | None = option("Address of a Dask cluster, e.g. tcp://head:8786.")
 

@@ -145,6 +145,24 @@ def numbers(values: torch.Tensor) -> list[Any]:
     return found
 
 
+@contextmanager
+def in_float32(device: torch.device) -> Iterator[None]:
+    """Context in which a CUDA GPU multiplies float32 as such: torch's convolutions round it to TF32 by default.
+
+    `torch.set_float32_matmul_precision("high")` asks torch for TF32: then nothing is changed.
+    """
+    cudnn = torch.backends.cudnn
+    if device.type != "cuda" or torch.get_float32_matmul_precision() != "highest":
+        yield
+        return
+    before = cudnn.allow_tf32
+    cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = before
+
+
 LARGEST = 8192
 """Examples of a block at most: a GPU is at full speed by then."""
 

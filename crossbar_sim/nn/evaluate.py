@@ -71,7 +71,7 @@ def outputs(
         y = y[: len(rows)]
         results[part.start] = y if reduce is None else reduce(y, part)
 
-    with torch_threads_kept(), locked(model), watched(model) as watch:
+    with torch_threads_kept(), devices.in_float32(device), locked(model), watched(model) as watch:
         rest = threads.chunks(len(x), fixed or min(block, _sizes.get(model, block)))
         while rest:
             try:

@@ -150,3 +150,12 @@ def test_a_call_killed_in_the_middle_leaves_no_process_and_goes_on(script: Path,
 def test_a_name_that_no_part_has_is_refused(script: Path, tmp_path: Path) -> None:
     printed, _ = start(script, tmp_path / "out", "--only", "frist").communicate()
     assert "no part is called frist: first, fails" in printed
+
+
+def test_a_machine_on_which_nothing_can_run_is_said_once(script: Path, tmp_path: Path) -> None:
+    script.write_text(SCRIPT.replace('{"device": "none"}', "1 / 0"))
+    process = start(script, tmp_path / "out")
+    printed, _ = process.communicate()
+    assert process.returncode == 1
+    assert "no part could begin: exit code 1" in printed
+    assert printed.count("ZeroDivisionError") == 1

@@ -67,6 +67,12 @@ def test_a_gpu_trains_by_repeatable_algorithms_in_float32() -> None:
     assert flags() == before
     with loop._repeatable(torch.device("cpu")):
         assert flags() == before
+    torch.set_float32_matmul_precision("high")  # whoever asks torch for TF32 gets it
+    try:
+        with loop._repeatable(torch.device("cuda")):
+            assert torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from crossbar_sim.data.load import to_split
 from crossbar_sim.errors import InputError, warn
 from crossbar_sim.files import check_writable
 from crossbar_sim.nn.detection import check_task, task_loss
-from crossbar_sim.nn.device import Device
+from crossbar_sim.nn.device import Device, in_float32
 from crossbar_sim.nn.evaluate import inputs_for
 from crossbar_sim.nn.files.checkpoint import write_tensors
 from crossbar_sim.nn.networks.fastconv import whiten
@@ -404,21 +404,25 @@ def _repeatable(device: torch.device) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    memory: Any = torch.utils.deterministic
-    before = (
+    cudnn, memory = torch.backends.cudnn, torch.utils.deterministic
+    flags: list[tuple[Any, str, bool]] = [
+        (cudnn, "deterministic", True), (cudnn, "benchmark", False), (memory, "fill_uninitialized_memory", False)
+    ]  # fmt: skip
+    before = [getattr(owner, name) for owner, name, _ in flags]
+    strict = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    tf32, fill = products.allow_tf32, memory.fill_uninitialized_memory
     try:
         torch.use_deterministic_algorithms(True, warn_only=True)
-        products.allow_tf32 = memory.fill_uninitialized_memory = False
-        with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
+        for owner, name, value in flags:
+            setattr(owner, name, value)
+        with in_float32(device):
             yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        products.allow_tf32, memory.fill_uninitialized_memory = tf32, fill
+        for (owner, name, _), value in zip(flags, before, strict=True):
+            setattr(owner, name, value)
+        torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
 
 
 @contextmanager
