@@ -68,7 +68,7 @@ def record_of(
                 "group": group_of(label, sweep.labels),
                 "task": sweep.tasks[label].id,
                 "clean": _short(sweep.tasks[label].clean),
-                "points": [_short(_point(point, stored)) for point in sweep.curve(label)],
+                "points": [_short(_point(point, stored, experiment.percentile)) for point in sweep.curve(label)],
             }
             for label in sweep.labels
         },
@@ -90,7 +90,8 @@ def record_of(
     return compact(content) + "\n"
 
 
-def _point(point: Point, threshold: float | None) -> dict[str, Any]:
+def _point(point: Point, threshold: float | None, percent: float | None) -> dict[str, Any]:
+    low = None if percent is None else point.percentile(percent)
     return {
         "sigma": point.sigma,
         "mean": point.summary.mean,
@@ -100,6 +101,7 @@ def _point(point: Point, threshold: float | None) -> dict[str, Any]:
         "chips": len(point.chips),
         "images": point.images,
         "yield": None if threshold is None else point.passing(threshold).value,
+        **({} if percent is None else {"percentile": None if low is None else low.as_dict()}),
     }
 
 
