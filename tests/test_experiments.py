@@ -81,6 +81,9 @@ def test_a_quick_budget_trains_searches_and_compares_groups_once(command, experi
     means = [found["models"][f"found, seed {s}"]["points"][1]["mean"] for s in (0, 1)]
     assert points[1]["mean"] == pytest.approx(sum(means) / 2, abs=1e-5)
     assert points[1]["networks"] == 2
+    group, of = found["groups"]["found"]["points"][1]["percentile"], found["groups"]["found"]["networks"]
+    values = [found["models"][label]["points"][1]["percentile"]["value"] for label in of]
+    assert group["value"] == pytest.approx(sum(values) / len(values), abs=1e-5)
     low = [found["models"]["found, seed 0"]["points"][1][name] for name in ("percentile", "worst", "mean")]
     assert low[1] <= low[0]["value"] <= low[2]
     assert found["tests"]["reference"] == "plain"
