@@ -21,6 +21,7 @@ GROUPS = """
     sigmas = [0.0, 0.5]
     chips = 3
     threshold = 0.5
+    percentile = 10
     sensitivity_chips = 0
     [quick]
     chips = 2
@@ -80,6 +81,11 @@ def test_a_quick_budget_trains_searches_and_compares_groups_once(command, experi
     means = [found["models"][f"found, seed {s}"]["points"][1]["mean"] for s in (0, 1)]
     assert points[1]["mean"] == pytest.approx(sum(means) / 2, abs=1e-5)
     assert points[1]["networks"] == 2
+    group, of = found["groups"]["found"]["points"][1]["percentile"], found["groups"]["found"]["networks"]
+    values = [found["models"][label]["points"][1]["percentile"]["value"] for label in of]
+    assert group["value"] == pytest.approx(sum(values) / len(values), abs=1e-5)
+    low = [found["models"]["found, seed 0"]["points"][1][name] for name in ("percentile", "worst", "mean")]
+    assert low[1] <= low[0]["value"] <= low[2]
     assert found["tests"]["reference"] == "plain"
     assert [d["group"] for d in found["tests"]["differences"]] == ["found", "found"]
     page = (out / "two-quick.html").read_text()
@@ -87,6 +93,7 @@ def test_a_quick_budget_trains_searches_and_compares_groups_once(command, experi
     assert "Differences between ways to train" in page
     assert "found minus plain" in page
     assert "range over seeds" in page
+    assert "all but 10&nbsp;% of chips reach" in page
     assert (
         "Differences on the same chips" not in page
     )  # chips of single networks say nothing of ways to train
@@ -119,6 +126,7 @@ REFUSED = [
     (("method = \"bayesft\"", "method = \"bayesfit\""), "did you mean 'bayesft'?"),
     (("threshold = 0.5", "threshold = 1.5"), "0 .. 1"),
     (("threshold = 0.5", "threshold = nan"), "threshold=nan"),
+    (("percentile = 10", "percentile = 100"), "percentile=100"),
     (("data = \"digits\"", "data = \"\""), "data=''"),
     (("title = \"Two ways\"", "reference = \"plan\""), "did you mean 'plain'?"),
     (("title = \"Two ways\"", "test_limit = 0"), "test_limit=0"),

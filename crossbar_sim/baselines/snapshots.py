@@ -21,7 +21,7 @@ class WithHeads(nn.Module):
     """A network whose intermediate values (b, features) or (b, channels, h, w) go to a head each while it trains.
 
     A head is average pooling of images, a linear layer, ReLU and a linear layer. Heads stand at the dropout sites:
-    behind every layer with weights but the last, and its activation.
+    the network's own dropout layers, or behind every layer with weights but the last, and its activation.
 
     Args:
         network: a classifier, logits (b, classes).
@@ -36,7 +36,7 @@ class WithHeads(nn.Module):
     def __init__(self, network: nn.Module, x: Batch, key: Key) -> None:
         super().__init__()
         self.network = network
-        names = list(dict.fromkeys(site.after for site in sites(network, everywhere=True)))
+        names = list(dict.fromkeys(site.after for site in sites(network)))
         self.seen: dict[str, Tensor] = {}
         self._looking = True
         modules = dict(network.named_modules())

@@ -602,7 +602,8 @@ class DeviceOptions:
     HEADING: ClassVar = "Computation"
 
     device: str | None = option(
-        "Where to compute: cpu, cuda, cuda:1, xpu; auto is a GPU if there is one (docs/gpu.md).  [default: cpu]"
+        "Where to compute: cpu, cuda, cuda:1, xpu, mps, or auto, a GPU if there is one; cuda+tf32 multiplies in TF32 "
+        "(docs/gpu.md).  [default: cpu]"
     )
 
     def chosen_device(self) -> Device:

@@ -14,6 +14,7 @@ from crossbar_sim.commands.options import (
     TechnologyOptions,
     command,
     option,
+    percentile_option,
 )
 from crossbar_sim.files import check_outputs, write_json, write_text
 
@@ -30,6 +31,7 @@ class TradeoffRequest(ModelOptions, HardwareOptions, TechnologyOptions, SweepOpt
         "every combination is evaluated).",
         heading="Hardware",
     )
+    percentile: float | None = percentile_option()
     against: Literal["energy", "latency", "area"] = option(
         "Cost that the front and the figure are of.", heading="Output", default="energy"
     )
@@ -97,12 +99,12 @@ def tradeoff(request: TradeoffRequest) -> None:
             results=file, workers=request.processes(request.device), scheduler=request.scheduler, device=device,
             progress=step,
         )  # fmt: skip
-    view = TradeOffView(result)
+    view = TradeOffView(result, request.percentile)
     write_json(request.json_path, view.as_dict())
     if request.csv is not None:
         write_text(request.csv, trade_off_csv(view))
     if request.plot is not None:
         result.plot(request.plot)
     console = terminal(stderr=request.json_path == "-")
-    show_trade_off(result, console)
+    show_trade_off(result, console, request.percentile)
     say_end(console, warnings, request.json_path, request.csv, request.plot)

@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -16,7 +16,14 @@ from crossbar_sim.experiments.schema import Experiment
 from crossbar_sim.experiments.trainings import PlannedTraining
 from crossbar_sim.nn.files.checkpoint import is_checkpoint
 from crossbar_sim.rng import STREAM_VERSION
-from crossbar_sim.robustness.groups import group_curve, group_of, group_tests, groups_of
+from crossbar_sim.robustness.groups import (
+    GroupPoint,
+    group_curve,
+    group_of,
+    group_percentile,
+    group_tests,
+    groups_of,
+)
 from crossbar_sim.robustness.metrics import Metric, described
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.sweep import Sweep
@@ -68,14 +75,17 @@ def record_of(
                 "group": group_of(label, sweep.labels),
                 "task": sweep.tasks[label].id,
                 "clean": _short(sweep.tasks[label].clean),
-                "points": [_short(_point(point, stored)) for point in sweep.curve(label)],
+                "points": [_short(_point(point, stored, experiment.percentile)) for point in sweep.curve(label)],
             }
             for label in sweep.labels
         },
         "groups": {
             group: {
                 "networks": list(members),
-                "points": [_short(_without(p.as_dict(), "group")) for p in group_curve(sweep, group, stored)],
+                "points": [
+                    _short({**_without(p.as_dict(), "group"), **_percentile(sweep, members, p, experiment.percentile)})
+                    for p in group_curve(sweep, group, stored)
+                ],
             }
             for group, members in groups.items()
         },
@@ -90,7 +100,8 @@ def record_of(
     return compact(content) + "\n"
 
 
-def _point(point: Point, threshold: float | None) -> dict[str, Any]:
+def _point(point: Point, threshold: float | None, percent: float | None) -> dict[str, Any]:
+    low = None if percent is None else point.percentile(percent)
     return {
         "sigma": point.sigma,
         "mean": point.summary.mean,
@@ -100,7 +111,20 @@ def _point(point: Point, threshold: float | None) -> dict[str, Any]:
         "chips": len(point.chips),
         "images": point.images,
         "yield": None if threshold is None else point.passing(threshold).value,
+        **({} if percent is None else {"percentile": None if low is None else low.as_dict()}),
     }
+
+
+def _percentile(
+    sweep: Sweep, members: Sequence[str], at: GroupPoint, percent: float | None
+) -> dict[str, Any]:
+    """Of a group at one sigma: the mean over its networks, if a percentile is requested."""
+    if percent is None:
+        return {}
+    points = [p for label in members for p in sweep.curve(label) if p.sigma == at.sigma]
+    found = group_percentile(points, percent)
+    value = None if found is None else {"percent": percent, "value": found[0], "ci95": found[1]}
+    return {"percentile": value}
 
 
 def _training(plan: PlannedTraining) -> dict[str, Any]:

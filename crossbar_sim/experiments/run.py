@@ -93,8 +93,9 @@ def run_experiment(
             metric=experiment.metric, results=results, workers=workers, scheduler=scheduler,
             sensitivity_chips=experiment.sensitivity_chips, device=experiment.device, progress=step,
         )  # fmt: skip
-    show_sweep(sweep, console, experiment.threshold, grouped=seeded(sweep.labels))
-    show_groups(sweep, console, experiment.reference, experiment.threshold)
+    percent = experiment.percentile
+    show_sweep(sweep, console, experiment.threshold, grouped=seeded(sweep.labels), percent=percent)
+    show_groups(sweep, console, experiment.reference, experiment.threshold, percent)
     for warning in experiment.warnings:
         say(console, f"warning: {warning}", "yellow")
     say(console, f"results are in {database}")
@@ -114,6 +115,7 @@ def run_experiment(
         write_page(
             sweep, written[-1],
             title=experiment.title, threshold=experiment.threshold, reference=experiment.reference,
+            percentile=percent,
         )  # fmt: skip
     for file in written:
         say(console, f"wrote {file}")

@@ -312,6 +312,7 @@ class Experiment:
         models: by label.
         hardware, warnings: the design, and what it leaves out.
         sigmas, plan, seed, metric, threshold, sensitivity_chips: of the sweep.
+        percentile: of the chips' scores, in tables beside the mean; None: none.
         reference: the group of networks that the others are tested against.
         train_limit, validation_limit, test_limit: how many examples of each are used; None: all.
         boundaries: sigmas at which decision boundaries are drawn, for data of two features; None: not drawn.
@@ -333,6 +334,7 @@ class Experiment:
     seed: int = 0
     metric: str | None = None
     threshold: float | None = None
+    percentile: float | None = None
     sensitivity_chips: int = 5
     train_limit: int | None = None
     validation_limit: int | None = None
@@ -370,6 +372,7 @@ class _File(_Table):
     seed: _Seed = 0
     metric: _Text | None = Field(None, description="a text")
     threshold: float | None = Field(None, ge=0, description="a score in 0 .. 1, such as 0.9 for 90 %")
+    percentile: float | None = Field(None, gt=0, lt=100, description="a number between 0 and 100, such as 5")
     sensitivity_chips: int = Field(5, ge=0, le=10_000, description="an integer from 0 to 10000")
     calibrate: _Text | None = Field(None, description="a text such as 'lora:rank=4' or 'statistics+readout'")
     calibration_images: int | None = Field(None, ge=2, le=10**9, description="an integer >= 2")
@@ -439,6 +442,7 @@ def _experiment(path: Path, given: dict[str, Any], budget: str, trust_code: bool
         seed=file.seed,
         metric=file.metric,
         threshold=file.threshold,
+        percentile=file.percentile,
         sensitivity_chips=file.sensitivity_chips,
         train_limit=file.train_limit,
         validation_limit=file.validation_limit,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,10 +23,12 @@ class Device:
     Args:
         where: the torch device of model and data.
         tensors: whether arrays are computed by operations on tensors; False: by Numba kernels, on the CPU alone.
+        tf32: whether products may round their float32 inputs to 10 bits, as the matrix units of NVIDIA's GPUs do.
     """
 
     where: torch.device
     tensors: bool
+    tf32: bool = False
 
     @classmethod
     def of(cls, given: "str | torch.device | Device | None", flag: str = "") -> "Device":
@@ -34,7 +36,8 @@ class Device:
 
         Args:
             given: `cpu` (Numba kernels), `cuda`, `cuda:1`, `xpu` or `mps`; `auto`: the first CUDA or Intel GPU, else
-                `cpu`; `torch:cpu`: operations on tensors, in the CPU's memory. None: `cpu`.
+                `cpu`; `torch:cpu`: operations on tensors, in the CPU's memory; `cuda+tf32`: products in TF32.
+                None: `cpu`.
             flag: the option that named it, for messages; "": the argument `device` of a function.
 
         Raises:
@@ -46,6 +49,14 @@ class Device:
             return CPU
         shown = f"{flag} {given}" if flag else f"device={given!r}"
         name = str(given).strip() if isinstance(given, str | torch.device) else ""
+        name, plus, products = name.partition("+")
+        if plus:
+            found = cls.of(name, flag) if name else CPU
+            if products != "tf32" or found.where.type != "cuda":
+                raise InputError(
+                    f"{shown}: products are changed by +tf32 on a CUDA device: expected cuda+tf32"
+                )
+            return replace(found, tf32=True)
         if name == "auto":
             return next((cls.of(kind) for kind in ("cuda", "xpu") if count(kind)), CPU)
         if name == "torch:cpu":
@@ -58,11 +69,11 @@ class Device:
             return CPU
         if where.type not in KINDS:
             raise InputError(f"{shown}: expected {EXPECTED}")
-        kind, found = KINDS[where.type], count(where.type)
-        if not found:
+        kind, number = KINDS[where.type], count(where.type)
+        if not number:
             raise InputError(f"{shown}: torch sees no {kind} on this machine (see crossbar-sim doctor)")
-        if (where.index or 0) >= found:
-            raise InputError(f"{shown}: torch sees {found} {kind}s here, numbered from 0")
+        if (where.index or 0) >= number:
+            raise InputError(f"{shown}: torch sees {number} {kind}s here, numbered from 0")
         return cls(torch.device(where.type, where.index or 0), True)
 
     @property
@@ -70,12 +81,33 @@ class Device:
         """As `of` takes it."""
         if self.where.type == "cpu":
             return "torch:cpu" if self.tensors else "cpu"
-        return str(self.where).removesuffix(":0")
+        return str(self.where).removesuffix(":0") + "+tf32" * self.tf32
 
     @property
     def described(self) -> str:
         """The name with that of the GPU, for results: "cuda: NVIDIA H200"."""
-        return describe(self) if self.where.type in KINDS else self.name
+        if self.where.type not in KINDS:
+            return self.name
+        return describe(self) + (", products in TF32" if self.tf32 else "")
+
+    @contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """Context in which float32 products on NVIDIA's GPUs are exact to rounding, or in TF32 if the device says so.
+
+        torch's own default is TF32 for convolutions and recurrent layers (see `in_float32`).
+        """
+        if not self.tf32:
+            with in_float32(self.where):
+                yield
+            return
+        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        try:
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.allow_tf32 = True
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before[0])
+            torch.backends.cudnn.allow_tf32 = before[1]
 
     @classmethod
     def of_model(cls, model: nn.Module) -> "Device":
@@ -103,7 +135,7 @@ CPU = Device(torch.device("cpu"), False)
 
 @contextmanager
 def on_device(given: str | torch.device | Device | None, *models: nn.Module) -> Iterator[Device]:
-    """Context in which models are on a device; afterwards they are where they were.
+    """Context in which models are on a device, with exact products; afterwards they are where they were.
 
     Args:
         given: as `Device.of` takes it; None: where the first model is, and nothing is moved.
@@ -118,7 +150,8 @@ def on_device(given: str | torch.device | Device | None, *models: nn.Module) -> 
         for model in models if given is not None else ():
             moved.append((model, Device.of_model(model)))
             device.put(model)
-        yield device
+        with replace(device, tf32=False).arithmetic():
+            yield device
     finally:
         for model, before in reversed(moved):
             before.put(model)

@@ -253,6 +253,8 @@ def _run(model: nn.Module, x: Batch) -> tuple[dict[str, _Outputs], set[str], lis
 
     handles = []
     modes = [(module, module.training) for module in model.modules()]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it leaves out padding, and what layers are called
     try:
         for name, module in model.eval().named_modules():
             if isinstance(module, LAYERS) and not module.weight.is_complex():
@@ -265,6 +267,7 @@ def _run(model: nn.Module, x: Batch) -> tuple[dict[str, _Outputs], set[str], lis
         line = (str(error).splitlines() or ["no reason given"])[0]
         raise InputError(f"the model does not take examples of {described(x)}: {line[:160]}") from error
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for handle in handles:
             handle.remove()
         for module, training in modes:

@@ -9,7 +9,7 @@ from crossbar_sim.report.ranking import Overall, ahead, differing, once, overall
 from crossbar_sim.report.rows import ALPHA, View, default_threshold
 from crossbar_sim.robustness.curves import Crossing
 from crossbar_sim.robustness.groups import compared, groups_in, seeded, unlike_tasks
-from crossbar_sim.robustness.statistics import Interval, mean_interval
+from crossbar_sim.robustness.statistics import Interval, mean_interval, percentile
 from crossbar_sim.robustness.sweep import Sweep, share_on_arrays
 
 MOST = 4
@@ -99,15 +99,14 @@ MOST_SIGMAS = 6
 """Sigmas that are listed one by one."""
 
 
-def percentile_words(view: View) -> str:
-    """What the percentile in a table is."""
-    percent = view.percent or 0.0
-    which = "" if view.scale.more_is_better else f", the {100 - percent:g} % quantile of the errors"
+def percentile_words(percent: float, scale: Scale, drawn: bool) -> str:
+    """What the percentile in a table is; `drawn`: whether a score is of images drawn for each chip."""
+    which = "" if scale.more_is_better else f", the {100 - percent:g} % quantile of the errors"
     text = (
         f"All but {percent:g} %: the score that {100 - percent:g} % of the chips reach{which}, with its 95 % interval "
-        f"by order statistics; it has both ends from {view.percentile_needs:,} chips on."
+        f"by order statistics; it has both ends from {percentile((0.0,), percent).needed:,} chips on."
     )
-    if any(row.drawn for row in view.points):
+    if drawn:
         text += " Of scores on drawn images it is not given."
     return text
 

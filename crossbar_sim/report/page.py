@@ -431,7 +431,7 @@ def notes(view: View) -> Iterator[str]:
         if view.costs.ended:
             yield _spent(view.costs)
     if view.percent is not None:
-        yield percentile_words(view)
+        yield percentile_words(view.percent, view.scale, any(row.drawn for row in view.points))
         if grouped:
             yield f"Of ways to train: {group_percentile_words(view.percent)}."
     kind = "an approximate 95 % interval" if drawn else "a 95 % Wilson interval"

@@ -22,7 +22,7 @@ from crossbar_sim.robustness.groups import (
 )
 from crossbar_sim.robustness.metrics import described
 from crossbar_sim.robustness.point import Point
-from crossbar_sim.robustness.statistics import Interval, percentile, summarise
+from crossbar_sim.robustness.statistics import Interval, summarise
 from crossbar_sim.robustness.sweep import Sweep
 
 MARGIN = 0.05
@@ -328,11 +328,6 @@ class View:
         low, high = (None if end is None else self.score(end) for end in found.ci95)
         turned = not self.stored and self.scale.measure.sign < 0
         return Estimate(self.score(found.value), *((high, low) if turned else (low, high)))
-
-    @property
-    def percentile_needs(self) -> int:
-        """The number of chips from which on the interval of the percentile has both ends."""
-        return 0 if self.percent is None else percentile((0.0,), self.percent).needed
 
     def chips(self, most: int | None = None) -> Iterator[ChipRow]:
         """The scores of the first `most` chips of each point; None: of all."""

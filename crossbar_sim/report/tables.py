@@ -339,6 +339,7 @@ def trade_off_csv(view: TradeOffView) -> str:
         view.scale.name,
         "low",
         "high",
+        *(() if view.percent is None else ("percentile", "percentile_low95", "percentile_high95")),
         "energy_J",
         "latency_s",
         "area_m2",
@@ -348,6 +349,7 @@ def trade_off_csv(view: TradeOffView) -> str:
     lines = [
         (
             *row.values.values(), *(_triple(row.computed) if row.computed is not None else ("", "", "")),
+            *(() if view.percent is None else _triple(row.percentile)),
             *(("", "", "") if row.impossible else (row.energy, row.latency, row.area)), int(row.front), row.impossible,
         )
         for row in view.rows

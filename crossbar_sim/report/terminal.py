@@ -297,10 +297,15 @@ def _cell(row: PointRow, scale: Scale) -> str:
         ends = " to ".join(fixed(end, 0) for end in row.passing.span or ())
         text += f"  {fixed(row.passing.value, 0)} % ({ends})"
     if row.percentile is not None:
-        digits = scale.decimals(row.mean.half, row.mean.value)
-        ends = scale.open_span_text(row.percentile.low, row.percentile.high, digits)
-        text += f"  {scale.fixed(row.percentile.value, digits)} ({ends})"
+        text += f"  {_percentile(row.percentile, scale, scale.decimals(row.mean.half, row.mean.value))}"
     return text
+
+
+def _percentile(found: Estimate | None, scale: Scale, digits: int) -> str:
+    """`81.20 (79.10 to 84.00)`; an end for which there are too few chips is open."""
+    if found is None:
+        return "-"
+    return f"{scale.fixed(found.value, digits)} ({scale.open_span_text(found.low, found.high, digits)})"
 
 
 def _sweep_footnotes(view: View, grouped: bool) -> Iterator[str]:
@@ -330,7 +335,7 @@ def _sweep_footnotes(view: View, grouped: bool) -> Iterator[str]:
             f"{view.scale.limit_text(view.threshold, 1)}, and its 95 % interval ({kind})"
         )
     if view.percent is not None and not grouped:
-        words = percentile_words(view)
+        words = percentile_words(view.percent, view.scale, any(row.drawn for row in view.points))
         yield f"then {words[:1].lower()}{words[1:].rstrip('.')}"
     yield from _costs(view.costs)
     if not grouped:
@@ -425,9 +430,14 @@ def _level(scale: Scale, value: float, half: float | None = None) -> str:
     return f"{fixed(value, 1)} %" if scale.per_cent else scale.text(value, half)
 
 
-def show_trade_off(result: TradeOff, console: Console) -> None:
-    """Print a trade-off: one line per combination, those on the front with a star."""
-    view = TradeOffView(result)
+def show_trade_off(result: TradeOff, console: Console, percent: float | None = None) -> None:
+    """Print a trade-off: one line per combination, those on the front with a star.
+
+    Args:
+        result, console: what is printed, and where.
+        percent: also print the score that all but so many per cent of the chips reach.
+    """
+    view = TradeOffView(result, percent)
     pen, scale, rows = Pen(console.encoding), view.scale, view.rows
     there = [row for row in rows if row.score is not None]
     front = [row for row in there if row.front]
@@ -445,16 +455,21 @@ def show_trade_off(result: TradeOff, console: Console) -> None:
         text = f"{text[:-1]} (of other combinations up to {100 * known[-1]:.1f} %)."
     console.print(Text(filled(pen(text), console.width)))
     console.print()
-    table = _table(*result.names, scale.name, "energy", "latency", "area mm2", "")
+    low = [] if percent is None else [f"all but {percent:g} %"]
+    table = _table(*result.names, scale.name, *low, "energy", "latency", "area mm2", "")
     for row in there:
         assert row.score is not None
         digits = scale.decimals(row.score.half, row.score.value)
         table.add_row(
             *row.values.values(), pen(_half(row.score, digits, scale, scale.unit)),
+            *([] if percent is None else [pen(_percentile(row.percentile, scale, digits))]),
             metric_prefix(row.energy, "J"), metric_prefix(row.latency, "s"), f"{row.cost('area'):.3g}",
             "*" if row.front else "",
         )  # fmt: skip
     console.print(table)
+    if percent is not None:
+        any_drawn = any(each.point is not None and each.point.drawn for each in result.measured)
+        console.print(Text(filled(pen(percentile_words(percent, scale, any_drawn)), console.width), "dim"))
     for line in _cut_footnote((row.score for row in there if row.score is not None), scale):
         console.print(Text(filled(pen(line), console.width), "dim"))
     for row in rows:

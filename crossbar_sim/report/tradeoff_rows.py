@@ -17,7 +17,7 @@ COSTS = {"energy": ("J", 1.0), "latency": ("s", 1.0), "area": ("mm2", 1e6)}
 @dataclass(frozen=True)
 class TradeOffRow:
     """One combination: its values, its score as shown (`computed`: with the interval as computed), its costs in SI
-    units, whether it is on the front.
+    units, whether it is on the front, and what all but some per cent of its chips reach.
 
     A combination is on the Pareto front if no other has a score and a cost that are both at least as good and one of
     them better.
@@ -31,6 +31,7 @@ class TradeOffRow:
     area: float = math.nan
     front: bool = False
     impossible: str = ""
+    percentile: Estimate | None = None
 
     def cost(self, name: str) -> float:
         """A cost as shown: J, s or mm2."""
@@ -40,9 +41,10 @@ class TradeOffRow:
 
 @dataclass(frozen=True, eq=False)
 class TradeOffView:
-    """The rows of a trade-off."""
+    """The rows of a trade-off, with a percentile of the chips' scores where that is requested."""
 
     result: TradeOff
+    percent: float | None = None
 
     @property
     def against(self) -> str:
@@ -65,8 +67,15 @@ class TradeOffView:
                 score = Estimate(computed.value, *self.scale.judge.cut(*computed.span, computed.value))
             values, impossible = each.candidate.values, each.candidate.impossible
             energy, latency, area = map(each.cost_of, COSTS)
-            rows.append(TradeOffRow(values, score, computed, energy, latency, area, front, impossible))
+            found = None if self.percent is None else each.percentile(self.percent)
+            low = None if found is None else Estimate(*found)
+            rows.append(TradeOffRow(values, score, computed, energy, latency, area, front, impossible, low))
         return rows
+
+    def _percentile(self, found: Estimate | None) -> dict[str, Any] | None:
+        if found is None:
+            return None
+        return {"percent": self.percent, "value": found.value, "ci95": [found.low, found.high]}
 
     def as_dict(self) -> dict[str, Any]:
         """The rows as JSON, in SI units."""
@@ -85,6 +94,7 @@ class TradeOffView:
                     **{name: None if row.impossible else getattr(row, name) for name in COSTS},
                     "front": row.front,
                     "impossible": row.impossible or None,
+                    **({} if self.percent is None else {"percentile": self._percentile(row.percentile)}),
                 }
                 for row in self.rows
             ],

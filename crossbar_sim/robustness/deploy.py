@@ -425,7 +425,7 @@ def deploy(
             found_out += calibrator.overlap(reference.x)
         notes = (*notes, *analog_chips.memory_notes(analog, limited))
         if where.tensors:
-            notes = (*notes, f"computed on {where.described}")
+            notes = (*notes, f"computed on {where.described}", *subject.rounding())
         evaluator, details = Evaluator(subject, analog), Details(few=few, alone=alone, step=step)
         measured = [
             chip

@@ -596,6 +596,18 @@ class Subject:
             found += [*self.maps.cautions, *read_linearly(analog, effects)]
         return found
 
+    def rounding(self) -> Iterator[str]:
+        """A sentence on what products in TF32 change of the clean model's outputs, if the device has them."""
+        if not self.device.tf32:
+            return
+        with self.device.arithmetic():
+            found = self.reference.on(self.device).score(self.module)
+        parts = [] if found.agreement is None else [f"{1 - found.agreement:.2%} of its decisions"]
+        parts += (
+            [] if found.output_error is None else [f"its outputs by {found.output_error:.1e} of their size"]
+        )
+        yield f"products are in TF32, which changes of the clean model {' and '.join(parts) or 'the boxes'}"
+
     @functools.cached_property
     def evaluator(self) -> "Evaluator":
         """Made once per process, when first needed."""
@@ -717,10 +729,11 @@ class Evaluator:
         """
         hardware = at_sigma(self.subject.hardware, job.sigma)
         once = is_deterministic(hardware) and job.images is None
-        found = self.measurers.run(
-            job.chips[:1] if once else job.chips,
-            lambda measurer, chips: measurer.trials(hardware, job.sigma, chips, job.images),
-        )
+        with self.subject.device.arithmetic():
+            found = self.measurers.run(
+                job.chips[:1] if once else job.chips,
+                lambda measurer, chips: measurer.trials(hardware, job.sigma, chips, job.images),
+            )
         if not once:
             return found
         (first,) = found
@@ -737,9 +750,10 @@ class Evaluator:
             details = replace(details, few=details.few.on(self.subject.device))
         if details.sigma is not None:
             hardware = at_sigma(hardware, details.sigma)
-        return self.models.run(
-            chips, lambda model, some: [model.details(hardware, chip, details, lock) for chip in some]
-        )
+        with self.subject.device.arithmetic():
+            return self.models.run(
+                chips, lambda model, some: [model.details(hardware, chip, details, lock) for chip in some]
+            )
 
     def in_blocks(
         self,

@@ -252,6 +252,7 @@ def prepare(
         **({"next_token": True} if reference.shifted else {}),
         # absent where only products are converted that always were, so that such tasks keep their identity
         **({"converted": "every product"} if _converts_more(subject, analog) else {}),
+        **({"products": "tf32"} if device.tf32 else {}),
         **({"unfolded": True} if _leaves_norms(subject, analog) else {}),
         **(
             {"bias_rows": "in parts"}
@@ -276,6 +277,7 @@ def prepare(
             *(_OWN_DRIFT.format(pattern) for pattern in own),
             *calibrated,
             *memory_notes(analog, limited),
+            *subject.rounding(),
             # a small share is a warning instead
             *([share.sentence] if share and share.sentence and share.share >= LITTLE else []),
         ],

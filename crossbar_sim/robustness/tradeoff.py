@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -18,7 +18,7 @@ from crossbar_sim.crossbar.configuration import FAMILIES, from_text, overrides
 from crossbar_sim.crossbar.cost import Cost, Estimate, Technology, technology_names
 from crossbar_sim.crossbar.cost import technology as read_technology
 from crossbar_sim.crossbar.hardware import Hardware
-from crossbar_sim.crossbar.layer_designs import Design, LayerDesigns, as_design, override
+from crossbar_sim.crossbar.layer_designs import REST, Design, LayerDesigns, as_design, override
 from crossbar_sim.errors import InputError, silenced_warnings, warn
 from crossbar_sim.nn.analog.conversion import patterns
 from crossbar_sim.nn.device import Device
@@ -250,6 +250,21 @@ class Measured:
         ends = (None, None) if summary.ci95 is None else sorted(map(shown, summary.ci95))
         return shown(summary.mean), *ends
 
+    def percentile(self, percent: float) -> tuple[float, float | None, float | None] | None:
+        """The score that all but so many per cent of the chips reach and its 95 % interval, in the units of reports.
+
+        None where the combination is impossible or scores are of drawn images; see `Point.percentile`.
+
+        Raises:
+            InputError: if it is not between 0 and 100.
+        """
+        found = None if self.point is None else self.point.percentile(percent)
+        if self.sweep is None or found is None:
+            return None
+        judge = self.sweep.judge
+        low, high = (None if end is None else judge.shown(end) for end in found.ci95)
+        return judge.shown(found.value), *((low, high) if judge.sign > 0 else (high, low))
+
     def cost_of(self, name: str) -> float:
         """Energy in J, latency in s or area in m2; NaN where it is impossible."""
         if self.cost is None:
@@ -294,12 +309,15 @@ class TradeOff:
             for place in places
         )
 
-    def to_dataframe(self) -> "pandas.DataFrame":
+    def to_dataframe(self, percentile: float | None = None) -> "pandas.DataFrame":
         """One row per combination: its values, then metric, value, low, high, clean, chips, energy_J, latency_s,
         area_m2, front, impossible; scores in the units of reports.
 
+        Args:
+            percentile: of the chips' scores, such as 5, which is then there too, with its interval.
+
         Raises:
-            InputError: if pandas is not installed.
+            InputError: if pandas is not installed, or the percentile is not between 0 and 100.
         """
         rows = []
         for each, front in zip(self.measured, self.front, strict=True):
@@ -311,6 +329,11 @@ class TradeOff:
                     **dict(zip(("value", "low", "high"), each.score or (), strict=True)),
                 }
                 row |= {"clean": each.sweep.judge.shown(point.clean), "chips": len(point.chips)}
+                if percentile is not None:
+                    found = each.percentile(percentile) or (None, None, None)
+                    row |= dict(
+                        zip(("percentile", "percentile_low95", "percentile_high95"), found, strict=True)
+                    )
             costs = {"energy_J": "energy", "latency_s": "latency", "area_m2": "area"}
             row |= {column: each.cost_of(name) for column, name in costs.items()}
             rows.append(row | {"front": front, "impossible": each.candidate.impossible})
@@ -490,8 +513,9 @@ def measure_candidates(
                     estimate = Estimate.of(works, technology, said)
                     design = ranged(candidate.design)
                     of_it = replace(model, label=candidate.curve or model.label, ranges=design.ranges)
+                    fixed, sigma = _at_one_sigma(design)
                     sweep = measured(
-                        [of_it], design, check_sigmas([_sigma(design)]), plan, results, executor,
+                        [of_it], fixed, check_sigmas([sigma]), plan, results, executor,
                         seed=seed, metric=metric, only=only, skip=skip, axis=axis, device=device, progress=step,
                     )  # fmt: skip
             except InputError as error:
@@ -504,14 +528,18 @@ def measure_candidates(
     return TradeOff(names, tuple(done), technology, against, tuple(notes), cautions)
 
 
-def _sigma(design: Design) -> float:
-    drift: Any = (design.base if isinstance(design, LayerDesigns) else design).drift
-    if drift is not None and not hasattr(drift, "sigma"):
-        raise InputError(
-            f"a trade-off evaluates each design at the sigma of its drift law, and {drift.kind} drift has none: use "
-            "another law, such as --drift lognormal:sigma=0.3, or crossbar-sim deploy for each design"
-        )
-    return 0.0 if drift is None else float(drift.sigma)
+def _at_one_sigma(design: Design) -> tuple[Design, float]:
+    """A design that a sweep of one sigma evaluates as it is, and that sigma: of its drift law.
+
+    A law without sigma becomes that of a design per layer, which no sweep changes.
+    """
+    base = design.base if isinstance(design, LayerDesigns) else design
+    drift: Any = base.drift
+    if drift is None or any(f.name == "sigma" for f in fields(drift)):
+        return design, 0.0 if drift is None else float(drift.sigma)
+    whole = design.each(lambda one: one).layers if isinstance(design, LayerDesigns) else ()
+    rest = () if any(pattern == REST for pattern, _ in whole) else ((REST, base),)
+    return LayerDesigns(replace(base, drift=None), (*whole, *rest), design.ranges), 0.0
 
 
 def _warnings(done: Iterable[Measured]) -> Iterator[str]:

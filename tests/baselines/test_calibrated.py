@@ -230,7 +230,9 @@ class Tied(nn.Module):
             self.last.weight = self.embed.weight
 
     def forward(self, x):
-        return self.last(self.block(self.embed(x.flatten(1, 2))).mean(1))
+        x = self.embed(x.flatten(1, 2))
+        kept = torch.zeros(x.shape[:2], dtype=torch.bool)  # no row is padding
+        return self.last(self.block(x, src_key_padding_mask=kept).mean(1))
 
 
 class Complex(nn.Module):

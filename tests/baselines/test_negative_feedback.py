@@ -13,6 +13,7 @@ from crossbar_sim.baselines.negative_feedback import NegativeFeedback
 from crossbar_sim.baselines.snapshots import WithHeads
 from crossbar_sim.data.load import to_development
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.networks import build as build_network
 from crossbar_sim.nn.seeding import seeded
 from crossbar_sim.nn.training.losses import LOSSES, TaskLoss
 from crossbar_sim.nn.training.settings import Training
@@ -157,6 +158,11 @@ def test_snapshots_are_the_formula_with_heads_on_layers() -> None:
     for gradient, p in zip(found, parameters, strict=True):
         torch.testing.assert_close(gradient, p.grad, rtol=1e-4, atol=1e-6)
     assert not model.seen
+
+
+def test_a_network_with_dropout_of_its_own_has_one_head_at_each() -> None:
+    network = build_network("lenet5", size=28)
+    assert WithHeads(network, torch.zeros(1, 1, 28, 28), Key(0)).names == [f"dropout{i}" for i in range(1, 5)]
 
 
 def test_the_network_comes_back_without_heads() -> None:

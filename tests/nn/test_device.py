@@ -26,6 +26,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         ("torch:cpu", "cpu", True, "torch:cpu"),
         ("cuda", "cuda:0", True, "cuda"),
         ("cuda:1", "cuda:1", True, "cuda:1"),
+        ("cuda:1+tf32", "cuda:1", True, "cuda:1+tf32"),
         ("auto", "cuda:0", True, "cuda"),
         (torch.device("cuda", 1), "cuda:1", True, "cuda:1"),
     ],
@@ -46,6 +47,8 @@ def test_names(gpus: None, given: object, where: str, tensors: bool, name: str) 
         ("xpu", "--device xpu: torch sees no Intel GPU on this machine"),
         ("mps", "--device mps: torch sees no Apple GPU on this machine"),
         ("", "--device : expected"),
+        ("cuda+fp8", r"--device cuda\+fp8: products are changed by \+tf32"),
+        ("cpu+tf32", r"--device cpu\+tf32: products are changed by \+tf32 on a CUDA device"),
     ],
 )
 def test_a_device_that_is_not_there(gpus: None, given: str, line: str) -> None:
@@ -56,6 +59,19 @@ def test_a_device_that_is_not_there(gpus: None, given: str, line: str) -> None:
 def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "count", lambda kind: 0)
     assert Device.of("auto") == CPU
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda+tf32"])
+def test_products_are_exact_unless_tf32_is_named(gpus: None, name: str) -> None:
+    def state() -> tuple[bool, str]:
+        return torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+
+    before, device = state(), Device.of(name)
+    with device.arithmetic():
+        assert state() == ((True, "high") if name == "cuda+tf32" else (False, "highest"))
+        with devices.in_float32(device.where):  # of every evaluation
+            assert state()[0] == (name == "cuda+tf32")
+    assert state() == before
 
 
 def test_a_model_comes_back() -> None:

@@ -1,5 +1,8 @@
 """The network behind a whitening convolution."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from helpers.small_networks import numbers
@@ -111,3 +114,28 @@ def test_methods_train_it(data: Development, method) -> None:
     done = method.fit(network, data, Key(1))
     filters = next(p for name, p in done.model.named_parameters() if name.endswith("whitening.weight"))
     assert torch.equal(filters, whitening(data.train.x))
+
+
+def test_the_augmentation_of_the_recipe_is_turned_off_by_null(command, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (24, 3, 32, 32)).astype(np.uint8)
+    y = np.arange(24) % 2
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=x[:6], y_test=y[:6])
+    common = (
+        "train",
+        "--data",
+        tmp_path / "d.npz",
+        "--network",
+        "fastconv",
+        "--network-arguments",
+        '{"width": 4}',
+    )
+    found = []
+    for i, given in enumerate(((), ("--set", "augment=null"), ("--set", 'augment={"crop": 2}'))):
+        done = command(*common, "--epochs", 1, *given, "-o", tmp_path / f"{i}.pt")
+        assert done.code == 0, done.err
+        state = torch.load(tmp_path / f"{i}.pt", weights_only=True)["state_dict"]
+        found.append(torch.cat([v.flatten().float() for v in state.values()]))
+    assert not any(torch.equal(found[a], found[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+    refused = command(*common, "--set", "augment=none", "-o", tmp_path / "no.pt")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "expected a table such as {crop = 2, flip = true}" in refused.err

@@ -184,6 +184,20 @@ def test_metrics_without_a_mix(metric: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_tf32_is_another_task_and_is_said() -> None:
+    with fake_gpu():
+        model, x, y, hardware = without_values("layers")
+        tasks = []
+        for device in ("cuda", "cuda+tf32"):
+            swept = robustness({"m": model}, (x, y), hardware, [0.5], chips=1, device=device)
+            tasks += swept.tasks.values()
+        assert tasks[1].identity == {**tasks[0].identity, "products": "tf32"}
+        notes = tasks[1].about["notes"]
+        assert "computed on cuda: none, products in TF32" in notes
+        assert any("TF32, which changes of the clean model" in note and "decisions" in note for note in notes)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_weights_and_data_go_to_the_gpu_once() -> None:
     with fake_gpu() as bus:
         model, x = mlp(hidden=256), rows(2000)

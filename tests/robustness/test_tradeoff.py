@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import crossbar_sim
-from crossbar_sim import Hardware, Key, RetentionDrift
+from crossbar_sim import GammaDrift, Hardware, Key, LogNormalDrift, MeasuredRelaxation, RetentionDrift
 from crossbar_sim.crossbar import cost
+from crossbar_sim.crossbar.layer_designs import LayerDesigns, Overrides
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.nn.seeding import seeded
@@ -150,10 +151,6 @@ def test_designs_that_differ_in_sigma_alone_are_one_curve_of_a_results_file(tmp_
     assert [p.values for points in curves.values() for p in points] == [
         each.point.values for each in found.measured
     ]
-    with pytest.raises(InputError, match="levels=4: a trade-off evaluates each design"):
-        crossbar_sim.tradeoff(
-            model, data, Hardware(drift=RetentionDrift(0.05, 100)), {"levels": [4]}, chips=1
-        )
 
 
 def test_workers_and_their_number_change_nothing():
@@ -200,6 +197,74 @@ def test_converters_of_all_widths_are_of_one_model(preset):
         assert ratios == pytest.approx([ratios[0]] * 7)
     energies = [each.cost.joules for each in found.measured]
     assert energies == sorted(energies)
+
+
+MEASURED = MeasuredRelaxation(
+    time=10, reference=1e-5, mean_per_ln=(1e-8,), spread=(1e-6,), spread_per_ln=(1e-7,)
+)
+RETENTION = RetentionDrift(time=100, nu=0.05, nu_sigma=0.05)
+
+
+@pytest.mark.parametrize(
+    ("design", "vary"),
+    [
+        (Hardware(drift=GammaDrift(0.3)), {"levels": [4]}),
+        (Hardware(drift=RETENTION), {"time": [10, 1e4]}),
+        (Hardware(drift=RETENTION), {"adc_bits": [4], "adc_range": ["max"], "dac_bits": [6]}),
+        (Hardware(drift=MEASURED), {"levels": [4]}),
+        (LayerDesigns(Hardware(drift=RETENTION), (("0", Overrides((("levels", 4),))),)), {"copies": [2]}),
+        (LayerDesigns(Hardware(drift=RETENTION), (("2", "digital"),)), {"levels": [4]}),
+    ],
+)
+def test_a_design_is_evaluated_with_any_drift_law_as_it_is(design, vary):
+    with seeded(Key(0)):
+        model = nn.Sequential(nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10)).eval()
+    _, (x, y) = linear()
+    found = crossbar_sim.tradeoff(model, (x, y), design, vary, chips=3)
+    for each in found.measured:
+        alone = crossbar_sim.deploy(model, x, y, each.candidate.design, chips=3, sensitivity_chips=0)
+        assert each.point.values == tuple(score.accuracy for score in alone.scores)
+
+
+def test_a_percentile_of_the_chips_is_in_the_table_the_csv_and_the_json(command, files, tmp_path):
+    chosen = [
+        "--sigma",
+        0.4,
+        "--vary",
+        "levels=4,8",
+        "--chips",
+        4,
+        "--images",
+        60,
+        "--csv",
+        tmp_path / "t.csv",
+    ]
+    done = command("tradeoff", files.checkpoint, *chosen, "--percentile", 20, "--json", "-")
+    assert "all but 20 %" in done.err
+    assert "the score that 80 % of the chips reach" in done.err
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
+    for row, found in zip(rows, done.report["combinations"], strict=True):
+        alone = command(
+            "deploy", files.checkpoint, "--sigma", 0.4, "--levels", row["levels"], "--chips", 4, "--images", 60,
+            "--sensitivity-chips", 0, "--percentile", 20, "--json", "-",
+        ).report["percentile"]  # fmt: skip
+        assert found["percentile"] == {name: alone[name] for name in ("percent", "value", "ci95")}
+        assert float(row["percentile"]) == alone["value"]
+    plain = command("tradeoff", files.checkpoint, *chosen, "--json", "-")
+    assert "percentile" not in plain.report["combinations"][0]
+    assert "all but" not in plain.err
+
+
+def test_a_percentile_of_an_error_is_its_upper_quantile():
+    (model, (x, _)) = linear()
+    found = crossbar_sim.tradeoff(
+        model, x, Hardware(drift=LogNormalDrift(0.3)), {"levels": [4]}, chips=5, metric="output_error"
+    )
+    value, low, high = found.measured[0].percentile(20)
+    errors = sorted(-score for score in found.measured[0].point.values)
+    assert value == pytest.approx(statistics.quantiles(errors, n=5, method="inclusive")[3])
+    assert low is None or high is None or low <= value <= high
+    assert found.to_dataframe(20)["percentile"][0] == value
 
 
 @pytest.mark.parametrize(

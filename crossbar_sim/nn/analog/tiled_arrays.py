@@ -200,17 +200,19 @@ def _by_patches(
         part = slice(start, min(start + step, b))
         n = part.stop - start
 
-        def unfolded(values: Tensor, group: int, n: int = n) -> Tensor:
-            images = values[:, :size].reshape(n, c, *x.shape[2:])
+        def unfolded(values: Tensor, group: int) -> Tensor:
+            """Input vectors (reads, places, rows) of images (reads, n, size), the bias row's number at their end."""
+            images = values[..., :size].reshape(-1, c, *x.shape[2:])
             patches = window.patches(images[:, group * each : (group + 1) * each])
-            if not has_row:
-                return patches
-            return torch.cat([patches, values[:, size:].repeat_interleave(pixels, dim=0).T])
+            if has_row:
+                row = values[..., size:].reshape(1, -1).repeat_interleave(pixels, dim=1)
+                patches = torch.cat([patches, row])
+            return patches.view(len(patches), len(values), -1).permute(1, 2, 0)
 
         unit = driven.unit if len(driven.unit) == 1 else driven.unit[part].repeat_interleave(pixels)
         for g in range(window.groups):
-            codes = torch.stack([unfolded(read[part], g) for read in driven.codes]).mT
-            seen = unfolded(vectors[part], g).T if tiled.design.probe is not None else codes[0]
+            codes = unfolded(driven.codes[:, part], g)
+            seen = unfolded(vectors[None, part], g)[0] if tiled.design.probe is not None else codes[0]
             part_of = driven._replace(codes=codes, unit=unit)
             y = tiled.read(g, seen, part_of, event, (first + start) * pixels, whole)
             out[part, g * cols : (g + 1) * cols] = y.reshape(n, *places, cols).movedim(-1, 1)

@@ -35,7 +35,7 @@ DESIGNS = {
         drift=LogNormalDrift(0.3),
     ),
     "columns, mismatch": Hardware(
-        Differential(1e-6, 1e-4, levels=16, copies=2), dac=DAC(6), tile=(48, 32),
+        Differential(1e-6, 1e-4, levels=16), dac=DAC(6), tile=(48, 32),
         adc=ADC(8, range=5e-4, per="column", gain_sigma=0.02, offset_sigma=0.01),
     ),
     "offset, sliced cells": Hardware(
