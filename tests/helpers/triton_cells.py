@@ -17,6 +17,7 @@ from triton.runtime import interpreter
 
 from crossbar_sim import (
     Differential,
+    DriftModel,
     Hardware,
     Key,
     LogNormalDrift,
@@ -27,6 +28,9 @@ from crossbar_sim import (
     ProgrammingNoise,
     StuckCells,
 )
+from crossbar_sim.crossbar.stream import Stream
+from crossbar_sim.nn import program, to_analog
+from crossbar_sim.nn.analog.chips import analog_state
 from crossbar_sim.nn.tensor_cells import fused
 from crossbar_sim.nn.tensor_cells.segments import Job
 from helpers.law_examples import LAWS
@@ -85,9 +89,56 @@ def compare(
     }
 
 
+def flat(law: DriftModel) -> dict[str, int]:
+    """Conductances that only drift, from a stream whose every number counts."""
+    g, stream = np.linspace(1e-6, 1, 1001, dtype=np.float32), Stream(2**32 - 1, 5, 7, 2**32 - 2, 9)
+    core, out = np.empty_like(g), torch.full((1001,), torch.nan)
+    law.apply_plane(g, core, stream)
+    fused.drift(law, torch.from_numpy(g), stream, out)
+    return {"weights": g.size, "differ": int((out.numpy().view(np.int32) != core.view(np.int32)).sum())}
+
+
+def one_launch() -> dict[str, int]:
+    """All layers of a model, as `chips.program` programs them on a card: one launch, the bits of the CPU kernels."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8, 8))
+    hardware = Hardware.preset("bayesft", sigma=0.5)
+    launches = []
+    alone, launch = fused.usable, fused._launch
+    fused.usable = lambda job: True
+    fused._launch = lambda form, segments, device: (
+        launches.append(len(segments)),
+        launch(form, segments, device),
+    )
+    values = []
+    for tensors in (False, True):
+        analog = to_analog(model, hardware, seed=3, chip=2)
+        analog_state(analog).tensors = tensors
+        program(analog)
+        with torch.no_grad():
+            read = [getattr(layer, name) for layer in (analog[0], analog[2]) for name in ("weight", "bias")]
+        values.append(torch.cat([value.ravel() for value in read]))
+    fused.usable, fused._launch = alone, launch
+    one = torch.ones(1, 1)
+    assert fused._check(Job(hardware, one, Key(0), 0, one[0], one[0], one))
+    differ = int((values[0] != values[1]).sum())
+    return {
+        "weights": values[0].numel(),
+        "differ": differ,
+        "launches": len(launches),
+        "arrays": sum(launches),
+    }
+
+
 if __name__ == "__main__":
     interpreter.InterpreterBuilder.create_fma = _rounded_once
+    if int(sys.argv[1]) > 100_000:
+        fused.GROUPS = 512  # the interpreter takes its time for each block, however large
     drift_alone = {"drift": Hardware(Differential(1e-6, 1e-4), drift=LogNormalDrift(0.6))}
     chosen = designs() if sys.argv[2] == "designs" else drift_alone
     others = {"everything": ((5, 8), (300, 9)), "offset, everything": ((5, 8),)}
-    print(json.dumps({k: compare(v, int(sys.argv[1]), others.get(k, ())) for k, v in chosen.items()}))
+    found = {k: compare(v, int(sys.argv[1]), others.get(k, ())) for k, v in chosen.items()}
+    if sys.argv[2] == "designs":
+        found |= {
+            f"{law.kind}, flat": flat(law) for law in LAWS if law.kind in ("lognormal", "pareto", "gamma")
+        }
+    print(json.dumps({**found, "one launch": one_launch()} if sys.argv[2] == "designs" else found))

@@ -16,6 +16,8 @@ from crossbar_sim.errors import InputError
 from crossbar_sim.nn import device as devices
 from crossbar_sim.nn.analog.layers import arrays_of
 from crossbar_sim.nn.analog.state import AnalogState, ArraySlot, Layer
+from crossbar_sim.nn.tensor_cells.fused import program_arrays
+from crossbar_sim.nn.tensor_cells.segments import Job
 
 
 def analog_state(model: nn.Module) -> AnalogState:
@@ -92,12 +94,15 @@ def slots(model: nn.Module) -> Iterator[tuple[ArraySlot, nn.Module]]:
 
 
 def program(model: nn.Module) -> None:
-    """Program every active array now instead of at its first read."""
-    for slot, module in slots(model):
-        arrays = arrays_of(module)
-        assert arrays is not None
-        if not slot.ideal and arrays.design.runs(slot.layer):
-            arrays.refresh(module, slot)
+    """Program every active array now instead of at its first read, those that kernels of a GPU program together."""
+    pending: list[Job] = []
+    with _setting(_designs(model), "pending", pending):
+        for slot, module in slots(model):
+            arrays = arrays_of(module)
+            assert arrays is not None
+            if not slot.ideal and arrays.design.runs(slot.layer):
+                arrays.refresh(module, slot)
+    program_arrays(pending)
 
 
 # Memory: arrays whose weights do not fit are programmed for each use. A chip is a function of names, so that the next

@@ -100,8 +100,19 @@ def program_into(
             size = threads.CHUNK if columns.is_contiguous() else 256 * max(256, -(-columns.shape[1] // 8))
             threads.run(lambda part: _put(pieces, part, out), threads.chunks(columns.numel(), size))
             return
-    check_finite(columns, slot.name)
-    write(slot, program(design, slot, columns, slot.layout.groups), weight, bias)
+    by_tensors = design.on_tensors(weight) and hardware.wires is None
+    if design.maps is not None or design.remap or not by_tensors:
+        check_finite(columns, slot.name)
+        write(slot, program(design, slot, columns, slot.layout.groups), weight, bias)
+        return
+    out = slot.layout.columns(weight)
+    in_place = bias is None and out.data_ptr() == weight.data_ptr()
+    to = out if in_place else torch.empty_like(columns, memory_format=torch.contiguous_format)
+    own = _tensor_scale(hardware, slot, state, columns)
+    pending = design.pending if in_place else None
+    tensor_planes.program(hardware, columns, design.key(slot.name), design.chip, own, to, pending)
+    if not in_place:
+        write(slot, to, weight, bias)
 
 
 def _put(pieces: Callable[[slice, Float32], None], part: slice, out: Tensor) -> None:
@@ -137,6 +148,17 @@ def _scale(
     return known[1]
 
 
+def _tensor_scale(hardware: Hardware, slot: ArraySlot, state: tuple[object, ...], columns: Tensor) -> Tensor:
+    """`_scale` on the device of the matrix, so that nothing of it is read back for the next chip."""
+    tag = (hardware.mapping, columns.device, *state)
+    known = slot.scale
+    if known is None or known[0] != tag:
+        check_finite(columns, slot.name)
+        known = slot.scale = (tag, tensor_planes.scale_of(hardware.mapping, columns))
+    found: Tensor = known[1]
+    return found
+
+
 def program(design: AnalogState, slot: ArraySlot, columns: Tensor, groups: int = 1) -> Tensor:
     """The programmed matrix of `columns` (groups cols, rows), on its device, in its dtype."""
     name, key, hardware = slot.name, design.key(slot.name), design.of(slot.layer)
@@ -150,7 +172,7 @@ def program(design: AnalogState, slot: ArraySlot, columns: Tensor, groups: int =
         )
         return torch.from_numpy(placed).to(columns)
     if design.on_tensors(columns) and hardware.wires is None:
-        return tensor_planes.effective_weight(hardware, columns.float(), key, design.chip).to(columns.dtype)
+        return tensor_planes.effective_weight(hardware, columns, key, design.chip)
     w = columns.detach().float().cpu().contiguous().numpy()
     effective = hardware.effective_weight(w, key, design.chip, groups=groups)
     return torch.from_numpy(effective).to(columns)

@@ -285,6 +285,7 @@ class AnalogState:
         streamed: names of the arrays that are programmed for each use, to save memory; see `chips.fit_memory`.
         held: of those, the one that each thread has read last.
         tensors: whether arrays in the CPU's memory are computed by operations on tensors too; see `on_tensors`.
+        pending: arrays on a GPU that are to be programmed by one launch; None: each by its own. See `chips.program`.
     """
 
     hardware: Design
@@ -307,6 +308,7 @@ class AnalogState:
     streamed: frozenset[str] = frozenset()
     held: dict[int, Any] = field(default_factory=dict)
     tensors: bool = False
+    pending: list[Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave programmed values out of copies and pickles."""

@@ -15,6 +15,7 @@ from crossbar_sim.crossbar import drift as laws
 from crossbar_sim.crossbar.devices import MeasuredNoise, PolynomialNoise, ProgrammingModel, ProgrammingNoise
 from crossbar_sim.crossbar.drift import DriftModel
 from crossbar_sim.crossbar.stream import Stream
+from crossbar_sim.nn.tensor_cells import fused
 from crossbar_sim.nn.tensor_cells.stream import in_parts, laplace, normals, symmetric_uniform, uniform, words
 
 Law = Callable[[Any, Tensor, Stream, int], Tensor]
@@ -108,8 +109,11 @@ def drifted(law: DriftModel, g: Tensor, stream: Stream, start: int) -> Tensor:
 
 
 def drift(law: DriftModel, g: Tensor, stream: Stream) -> Tensor:
-    """Conductances (n,) of a whole plane after drift."""
+    """Conductances (n,) of a whole plane after drift: by a kernel where there is one."""
     out = torch.empty_like(g)
+    if fused.usable_for(law, g, out):
+        fused.drift(law, g, stream, out)
+        return out
 
     def part(cells: slice) -> None:
         out[cells] = drifted(law, g[cells], stream, cells.start)

@@ -35,15 +35,21 @@ def scale_of(mapping: Mapping, columns: Tensor) -> Tensor:
     return torch.from_numpy(mapping.scale(small.float().cpu().contiguous().numpy())).to(columns.device)
 
 
-def _inverse(mapping: Mapping, scale: Tensor) -> Tensor:
-    return torch.from_numpy(mapping.inverse(scale.cpu().numpy())).to(scale.device)
-
-
 def has_double(device: torch.device) -> bool:
     """Whether the device computes in float64."""
     if device.type == "xpu":
         return bool(getattr(torch.xpu.get_device_properties(device), "has_fp64", False))
     return device.type != "mps"
+
+
+def _double(x: Tensor) -> Tensor:
+    """In float64, on the CPU where the device has none."""
+    return (x if has_double(x.device) else x.cpu()).double()
+
+
+def _inverse(mapping: Mapping, scale: Tensor) -> Tensor:
+    """`mapping.inverse` on the device of `scale`."""
+    return (1 / (_double(scale) * mapping.copies)).float().to(scale.device)
 
 
 def _target(mapping: Mapping, w: Tensor, scale: Tensor, plane: int) -> Tensor:
@@ -52,8 +58,7 @@ def _target(mapping: Mapping, w: Tensor, scale: Tensor, plane: int) -> Tensor:
     if mapping.levels is None:
         return (w * (sign * scale)).add_(mapping.middle).clamp_(mapping.g_min, mapping.g_max)
     # Double precision and the rounding rule of the core: a tie rounded differently would be a whole step off.
-    there = w.device if has_double(w.device) else torch.device("cpu")
-    x = w.to(there).double().mul_(scale.to(there).double() * (sign / mapping.step))
+    x = _double(w) * (_double(scale) * (sign / mapping.step))
     x = torch.maximum(x, x * (1 + 2**-23 + 2**-40)).add_(mapping.middle_level)
     level = x.add_(0.5).floor_().clamp_(0, mapping.levels - 1)
     low, step = mapping.g_min, mapping.step
@@ -136,7 +141,7 @@ def conductances(hardware: Hardware, columns: Tensor, key: Key, chip: int, scale
     """Every plane of the array of `columns` (cols, rows) after drift: (planes, physical columns, rows) in S.
 
     Args:
-        hardware, key, chip, scale: as `effective_weight`.
+        hardware, key, chip, scale: as `program`.
 
     Raises:
         InputError: for effects that only the CPU simulates.
@@ -154,28 +159,54 @@ def conductances(hardware: Hardware, columns: Tensor, key: Key, chip: int, scale
     return out.view(mapping.planes, -1, rows)
 
 
-def effective_weight(
-    hardware: Hardware, columns: Tensor, key: Key, chip: int, scale: Tensor | None = None
-) -> Tensor:
-    """`Hardware.effective_weight` on the device of `columns` (cols, rows) float32.
+def program(
+    hardware: Hardware,
+    columns: Tensor,
+    key: Key,
+    chip: int,
+    scale: Tensor,
+    out: Tensor,
+    pending: list[Job] | None = None,
+) -> None:
+    """Write `Hardware.effective_weight` of `columns` (cols, rows) into `out`, of their shape, device and type.
 
     Args:
-        hardware, key, chip: as there.
-        columns: the transposed matrix.
-        scale: `scale_of` it, if already known.
+        hardware, columns, key, chip: as there; any floating type and any strides.
+        scale: `scale_of` the columns.
+        out: where to write; it may not overlap `columns`.
+        pending: takes an array that a kernel will program together with others, by `fused.program_arrays`.
 
     Raises:
         InputError: for effects that only the CPU simulates.
     """
     check(hardware)
-    mapping, w, rows = hardware.mapping, columns.detach().reshape(-1), columns.shape[1]
-    scale = scale_of(mapping, columns) if scale is None else scale
-    inverse = _inverse(mapping, scale)
-    out = torch.empty_like(w)
-    job = Job(hardware, w.view(columns.shape), key, chip, scale, inverse, out)
-    if fused.usable(job):
-        fused.program_arrays([job])
-        return out.view(columns.shape)
+    if columns.is_contiguous() and out.is_contiguous():
+        job = Job(hardware, columns, key, chip, scale, _inverse(hardware.mapping, scale), out)
+        if fused.usable(job):
+            if pending is None:
+                fused.program_arrays([job])
+            else:
+                pending.append(job)
+            return
+    out.copy_(_plain(hardware, columns.float(), key, chip, scale))
+
+
+def effective_weight(
+    hardware: Hardware, columns: Tensor, key: Key, chip: int, scale: Tensor | None = None
+) -> Tensor:
+    """`Hardware.effective_weight` on the device of `columns` (cols, rows); `scale` and errors as for `program`."""
+    columns = columns.detach().contiguous()
+    out = torch.empty_like(columns)
+    program(
+        hardware, columns, key, chip, scale_of(hardware.mapping, columns) if scale is None else scale, out
+    )
+    return out
+
+
+def _plain(hardware: Hardware, columns: Tensor, key: Key, chip: int, scale: Tensor) -> Tensor:
+    """`program` by torch operations: float32."""
+    mapping, w, rows = hardware.mapping, columns.reshape(-1), columns.shape[1]
+    inverse, out = _inverse(mapping, scale), torch.empty_like(w)
     step, n, device = mapping.planes_per_copy, w.numel(), w.device
     one_pass = _one_pass(hardware, scale)
     references = []

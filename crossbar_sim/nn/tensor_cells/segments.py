@@ -10,13 +10,16 @@ from torch import Tensor
 
 from crossbar_sim.crossbar import drift as laws
 from crossbar_sim.crossbar.devices import MeasuredNoise, PolynomialNoise, ProgrammingNoise
+from crossbar_sim.crossbar.drift import DriftModel
 from crossbar_sim.crossbar.hardware import Hardware
 from crossbar_sim.crossbar.mapping import Differential, Offset
+from crossbar_sim.crossbar.stream import Stream
 from crossbar_sim.rng import Key, check_chip
 
 INTEGERS = (
     "w", "out", "scale", "inverse", "reference", "table", "first", "end", "weights", "rows", "plane", "copies", "chip",
     "programming", "programming1", "stuck", "stuck1", "drift", "drift1", "off_below", "on_from", "drop_below", "block",
+    "event",
 )  # fmt: skip
 """Columns of the table of int64: addresses, cell numbers, key words (two columns each), thresholds."""
 
@@ -95,13 +98,18 @@ class Form:
     aligned: bool = field(default=True)
 
 
+def law_has_kernel(law: DriftModel | None) -> bool:
+    """Whether the kernels have the law; a subclass of one has its own `cells`."""
+    return type(law) in _SPREADS
+
+
 def has_kernel(hardware: Hardware) -> bool:
     """Whether the kernels can program this design."""
     return (
         type(hardware.mapping) in (Differential, Offset)
         and hardware.mapping.cell_bits is None
         and hardware.wires is None
-        and type(hardware.drift) in _SPREADS  # a subclass has its own `cells`
+        and law_has_kernel(hardware.drift)
         and type(hardware.programming) in _NOISES
     )
 
@@ -141,11 +149,11 @@ def rows_of(
         "rows": job.columns.shape[1], "plane": plane, "copies": mapping.copies, "chip": check_chip(job.chip),
         "off_below": 0 if stuck is None else int(stuck.off * 2**32),
         "on_from": 2**32 if stuck is None else 2**32 - int(stuck.on * 2**32),
-        "drop_below": int(law.p * 2**32) if isinstance(law, laws.BernoulliDrift) else 0,
+        "drop_below": _drop_below(law), "event": 0,
     }  # fmt: skip
     for name in ("programming", "stuck", "drift"):
         integers[name], integers[f"{name}1"] = job.key.fold(name).words()
-    reals = [0.0] * REALS["end"]
+    reals = _reals(law)
 
     def put(name: str, values: Sequence[Any]) -> None:
         reals[REALS[name] : REALS[name] + len(values)] = [float(v) for v in values]
@@ -153,18 +161,51 @@ def rows_of(
     put("middle", (mapping.middle, mapping.g_min, mapping.g_max, mapping.step))
     if mapping.levels is not None:
         put("top", (mapping.levels - 1, mapping.middle_level, 1 / mapping.step))
-    put("law", _law(law))
     noise = hardware.programming
     if isinstance(noise, ProgrammingNoise):
         put("noise", (1.0, noise.sigma * mapping.g_max))
     elif isinstance(noise, PolynomialNoise):
         put("noise", (1 / noise.reference, *noise.coefficients))
         put("mean", getattr(noise, "mean", (0.0,)))
-    if isinstance(law, laws.MeasuredRelaxation):
-        put("relax", (1 / law.reference,))
-        for name, part in zip(("drifted_mean", "spread"), law.at_time, strict=True):
-            put(name, part)
     return integers, reals
+
+
+def form_of_cells(law: DriftModel, g: Tensor, out: Tensor) -> Form:
+    """The form of cells that only drift."""
+    mean, spread = law.at_time if isinstance(law, laws.MeasuredRelaxation) else ((0.0,), (0.0,))
+    aligned = g.numel() % 8 == 0 and all(t.data_ptr() % 16 == 0 for t in (g, out))
+    equation, draw = _SPREADS[type(law)]
+    degrees = len(mean) - 1, len(spread) - 1
+    return Form("cells", False, False, "", 0, 0, False, equation, draw, *degrees, False, g.dtype, aligned)
+
+
+def rows_of_cells(
+    law: DriftModel, g: Tensor, out: Tensor, stream: Stream, table: int
+) -> tuple[dict[str, int], list[float]]:
+    """`rows_of` cells that only drift: conductances g and out (n,), C-contiguous."""
+    integers = dict.fromkeys(INTEGERS, 0) | {
+        "w": g.data_ptr(), "out": out.data_ptr(), "table": table, "end": g.numel(), "weights": g.numel(), "rows": 1,
+        "plane": stream.plane, "chip": stream.chip, "event": stream.event, "drift": stream.k0, "drift1": stream.k1,
+        "drop_below": _drop_below(law),
+    }  # fmt: skip
+    return integers, _reals(law)
+
+
+def _drop_below(law: DriftModel | None) -> int:
+    return int(law.p * 2**32) if isinstance(law, laws.BernoulliDrift) else 0
+
+
+def _reals(law: DriftModel | None) -> list[float]:
+    """A row of real numbers with those of the law."""
+    reals = [0.0] * REALS["end"]
+    found = {"law": _law(law)}
+    if isinstance(law, laws.MeasuredRelaxation):
+        found |= dict(zip(("drifted_mean", "spread"), law.at_time, strict=True)) | {
+            "relax": (1 / law.reference,)
+        }
+    for name, values in found.items():
+        reals[REALS[name] : REALS[name] + len(values)] = [float(v) for v in values]
+    return reals
 
 
 def _law(law: Any) -> Sequence[Any]:

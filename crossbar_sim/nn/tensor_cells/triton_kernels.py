@@ -20,7 +20,7 @@ _FIRST, _END, _WEIGHTS, _ROWS = (tl.constexpr(INTEGERS.index(k)) for k in ("firs
 _PLANE, _COPIES, _CHIP = (tl.constexpr(INTEGERS.index(name)) for name in ("plane", "copies", "chip"))
 _PROGRAMMING, _STUCK, _DRIFT = (tl.constexpr(INTEGERS.index(k)) for k in ("programming", "stuck", "drift"))
 _OFF, _ON, _DROP = (tl.constexpr(INTEGERS.index(name)) for name in ("off_below", "on_from", "drop_below"))
-_BLOCK = tl.constexpr(INTEGERS.index("block"))
+_BLOCK, _EVENT = tl.constexpr(INTEGERS.index("block")), tl.constexpr(INTEGERS.index("event"))
 _MIDDLE, _LOW, _HIGH = (tl.constexpr(REALS[name]) for name in ("middle", "low", "high"))
 _STEP, _TOP, _LEVEL, _PER_STEP = (tl.constexpr(REALS[k]) for k in ("step", "top", "level", "per_step"))
 _LAW0, _LAW1, _LAW2 = (
@@ -224,8 +224,38 @@ def _words(integers, key, counter, plane):
     k0 = tl.load(integers + key).to(tl.uint32)
     k1 = tl.load(integers + key + 1).to(tl.uint32)
     chip = tl.load(integers + _CHIP).to(tl.uint32)
+    event = tl.load(integers + _EVENT).to(tl.uint32)
     zero = counter * 0
-    return philox(counter, zero + plane, zero + chip, zero, zero + k0, zero + k1)
+    return philox(counter, zero + plane, zero + chip, zero + event, zero + k0, zero + k1)
+
+
+@triton.jit
+def _moved(
+    g0, g1, g2, g3, counter, together, integers, reals,
+    LAW: tl.constexpr, DRAW: tl.constexpr, DRIFTED_MEAN: tl.constexpr, SPREAD: tl.constexpr,
+):  # fmt: skip
+    """Conductances after drift, by runs of 64 cells."""
+    a, b, c, d = _words(integers, _DRIFT, counter, together)
+    if DRAW == "word":
+        drop = tl.load(integers + _DROP)
+        g0, g1 = _by_word(g0, a, drop, reals, LAW), _by_word(g1, b, drop, reals, LAW)
+        g2, g3 = _by_word(g2, c, drop, reals, LAW), _by_word(g3, d, drop, reals, LAW)
+    else:
+        if DRAW == "normal":
+            z0, z1 = pair(a, b)
+            z2, z3 = pair(c, d)
+        elif DRAW == "uniform":
+            z0, z1 = (uniform(a) - 0.5) * 3.4641016, (uniform(b) - 0.5) * 3.4641016
+            z2, z3 = (uniform(c) - 0.5) * 3.4641016, (uniform(d) - 0.5) * 3.4641016
+        else:
+            tl.static_assert(DRAW == "laplace")
+            z0, z1, z2, z3 = laplace(a), laplace(b), laplace(c), laplace(d)
+        table = tl.load(integers + _TABLE).to(tl.pointer_type(tl.float32))
+        g0 = _by_draw(g0, z0, reals, table, LAW, DRIFTED_MEAN, SPREAD)
+        g1 = _by_draw(g1, z1, reals, table, LAW, DRIFTED_MEAN, SPREAD)
+        g2 = _by_draw(g2, z2, reals, table, LAW, DRIFTED_MEAN, SPREAD)
+        g3 = _by_draw(g3, z3, reals, table, LAW, DRIFTED_MEAN, SPREAD)
+    return g0, g1, g2, g3
 
 
 @triton.jit
@@ -249,26 +279,9 @@ def _plane(
         g0, g1 = _stuck(g0, a, off, on, reals), _stuck(g1, b, off, on, reals)
         g2, g3 = _stuck(g2, c, off, on, reals), _stuck(g3, d, off, on, reals)
     if LAW != "":
-        a, b, c, d = _words(integers, _DRIFT, counter, together)
-        if DRAW == "word":
-            drop = tl.load(integers + _DROP)
-            g0, g1 = _by_word(g0, a, drop, reals, LAW), _by_word(g1, b, drop, reals, LAW)
-            g2, g3 = _by_word(g2, c, drop, reals, LAW), _by_word(g3, d, drop, reals, LAW)
-        else:
-            if DRAW == "normal":
-                z0, z1 = pair(a, b)
-                z2, z3 = pair(c, d)
-            elif DRAW == "uniform":
-                z0, z1 = (uniform(a) - 0.5) * 3.4641016, (uniform(b) - 0.5) * 3.4641016
-                z2, z3 = (uniform(c) - 0.5) * 3.4641016, (uniform(d) - 0.5) * 3.4641016
-            else:
-                tl.static_assert(DRAW == "laplace")
-                z0, z1, z2, z3 = laplace(a), laplace(b), laplace(c), laplace(d)
-            table = tl.load(integers + _TABLE).to(tl.pointer_type(tl.float32))
-            g0 = _by_draw(g0, z0, reals, table, LAW, DRIFTED_MEAN, SPREAD)
-            g1 = _by_draw(g1, z1, reals, table, LAW, DRIFTED_MEAN, SPREAD)
-            g2 = _by_draw(g2, z2, reals, table, LAW, DRIFTED_MEAN, SPREAD)
-            g3 = _by_draw(g3, z3, reals, table, LAW, DRIFTED_MEAN, SPREAD)
+        g0, g1, g2, g3 = _moved(
+            g0, g1, g2, g3, counter, together, integers, reals, LAW, DRAW, DRIFTED_MEAN, SPREAD
+        )
     return g0, g1, g2, g3
 
 
@@ -322,7 +335,8 @@ def program_arrays(
     """Program, drift and read back the weights of every segment.
 
     FORM: "pair": weights of pairs of cells; "reference": weights against a reference column, whose conductances are
-    there; "plane": conductances of one plane of an array with a reference column (cells past the weights).
+    there; "plane": conductances of one plane of an array with a reference column (cells past the weights); "cells":
+    conductances as they are, which only drift.
     """
     block = tl.program_id(0)
     segment = tl.load(segment_of + block)
@@ -340,12 +354,21 @@ def program_arrays(
     w1 = _weights(integers, cell + 64, weights, KIND, ALIGNED)
     w2 = _weights(integers, cell + 128, weights, KIND, ALIGNED)
     w3 = _weights(integers, cell + 192, weights, KIND, ALIGNED)
-    s0 = _scale(integers, cell, _SCALE, PER_COLUMN, cell < weights)
-    s1 = _scale(integers, cell + 64, _SCALE, PER_COLUMN, cell + 64 < weights)
-    s2 = _scale(integers, cell + 128, _SCALE, PER_COLUMN, cell + 128 < weights)
-    s3 = _scale(integers, cell + 192, _SCALE, PER_COLUMN, cell + 192 < weights)
-    plane = tl.load(integers + _PLANE).to(tl.int32)
-    if FORM == "plane":
+    plane = tl.load(integers + _PLANE).to(tl.uint32)
+    if FORM != "cells":
+        s0 = _scale(integers, cell, _SCALE, PER_COLUMN, cell < weights)
+        s1 = _scale(integers, cell + 64, _SCALE, PER_COLUMN, cell + 64 < weights)
+        s2 = _scale(integers, cell + 128, _SCALE, PER_COLUMN, cell + 128 < weights)
+        s3 = _scale(integers, cell + 192, _SCALE, PER_COLUMN, cell + 192 < weights)
+    if FORM == "cells":
+        g0, g1, g2, g3 = _moved(
+            w0, w1, w2, w3, counter, plane, integers, reals, LAW, DRAW, DRIFTED_MEAN, SPREAD
+        )
+        tl.store(_address(integers, _OUT, cell, KIND, ALIGNED), g0.to(KIND), mask=cell < end)
+        tl.store(_address(integers, _OUT, cell + 64, KIND, ALIGNED), g1.to(KIND), mask=cell + 64 < end)
+        tl.store(_address(integers, _OUT, cell + 128, KIND, ALIGNED), g2.to(KIND), mask=cell + 128 < end)
+        tl.store(_address(integers, _OUT, cell + 192, KIND, ALIGNED), g3.to(KIND), mask=cell + 192 < end)
+    elif FORM == "plane":
         g0, g1, g2, g3 = _plane(
             w0, w1, w2, w3, s0, s1, s2, s3, 1.0, counter, plane, plane, integers, reals,
             LEVELS, NOISE, SIGMA, MEAN, STUCK, LAW, DRAW, DRIFTED_MEAN, SPREAD,

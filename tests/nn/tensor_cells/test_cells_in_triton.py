@@ -22,8 +22,30 @@ def test_every_law_mapping_and_noise_has_the_bits_of_the_cpu_kernels():
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
+    model = found.pop("one launch")
+    assert model["differ"] == 0
+    assert (model["launches"], model["arrays"]) == (1, 4)  # weights and drifting biases of two layers
     assert len(found) > 20
     assert {name: row for name, row in found.items() if row["differ"] or row["weights"] < 900} == {}
+
+
+def _wrong(jobs):
+    for job in jobs:
+        job.out.copy_(job.columns)
+
+
+def _failing(jobs):
+    raise RuntimeError("ptxas: no such target")
+
+
+@pytest.mark.parametrize(("broken", "said"), [(_wrong, "differ by"), (_failing, "fail: ptxas")])
+def test_a_card_that_computes_otherwise_is_warned_of_and_not_used(monkeypatch, broken, said):
+    monkeypatch.setattr(fused, "program_arrays", broken)
+    one, job = torch.ones(1), torch.zeros(2, 4)
+    with pytest.warns(RuntimeWarning, match=f"Triton kernels on cpu {said}.*plain torch"):
+        assert not fused._check(
+            Job(Hardware(drift=LogNormalDrift(0.5)), job, Key(0), 0, one, one, torch.zeros(2, 4))
+        )
 
 
 def compiled_for(form: Form) -> str:
