@@ -332,6 +332,7 @@ CODE = """
         '[models]\nm = {{ path = "w.pt", arch = "{}" }}',
         '[models.m]\npath = "w.pt"\narch = "{}"',
         'models.m.path = "w.pt"\nmodels.m.arch = "{}"',
+        '[train.m]\nnetwork = "mlp"\nmetric = "{}"',
     ],
 )
 def test_a_file_names_code_only_by_a_flag(command, tmp_path, monkeypatch, models):

@@ -22,6 +22,7 @@ MATRIX = ("lr", "schedule")
         ("erm", {}, {"optimiser": "muon"}, ()),
         ("erm", {}, {"loss": "mse"}, ("label_smoothing",)),
         ("erm", {}, {"loss": "cross-entropy"}, ()),
+        ("erm", {}, {"loss": None}, ()),
         ("bayesft", {}, {}, ("epochs",)),
         ("bayesft", {"algorithm": "clean"}, {"epochs": 2}, ()),
         ("bayesft", {"algorithm": "restart"}, {}, ()),
@@ -76,20 +77,17 @@ def test_commands_and_python_train_alike(method, given, monkeypatch, command, tm
     assert all(getattr(found[0], key) == value for key, value in expected.items())
 
 
-def test_a_setting_of_a_search_that_is_none_of_a_training(command, tmp_path):
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("epoch=3", "'epoch' is unknown: did you mean 'epochs'"),
+        ("metric=f1", "search --metric"),
+        ("patience=3", "patience with bayesft"),
+    ],
+)
+def test_a_setting_that_a_search_cannot_use_is_one_sentence(command, tmp_path, given, words):
     done = command(
-        "search",
-        "--network",
-        "mlp",
-        "--data",
-        "digits",
-        "--sigma",
-        0.6,
-        "--set",
-        "epoch=3",
-        "-o",
-        tmp_path / "n.pt",
-    )
+        "search", "--network", "mlp", "--data", "digits", "--sigma", 0.6, "--set", given, "-o", tmp_path / "n.pt"
+    )  # fmt: skip
     assert done.code == 2
-    assert "epoch" in done.err
-    assert "epochs" in done.err
+    assert words in done.err

@@ -108,7 +108,7 @@ class Ftna(Method):
     def _confusion(self, build: Build, train: Split, key: Key) -> NDArray[np.float64]:
         """Probability that a plain network predicts class j for training images of class i, (classes, classes)."""
         model = fresh(build, key)
-        short = replace(self.training, epochs=self.confusion_epochs, patience=None)
+        short = replace(self.training, epochs=self.confusion_epochs, patience=None, metric=None)
         fit(model, train, training=short, key=key)
         assert train.y is not None
         # Probabilities rather than decisions: a good network decides wrongly too rarely to be counted.

@@ -53,6 +53,11 @@ class WithHeads(nn.Module):
                 "feedback=forwards"
             )
         self.names = [name for name in names if name in self.seen]
+        if not self.names:
+            raise InputError(
+                f"snapshots: the forward of {type(network).__name__} calls none of {', '.join(names)}: use "
+                "feedback=forwards"
+            )
         with seeded(key.fold("heads")):
             self.heads = nn.ModuleList(_head(name, self.seen[name], out.shape[1]) for name in self.names)
         self.seen.clear()

@@ -259,7 +259,8 @@ class LayerDesigns:
         known = list(names)
         winners = {self.first(name) for name in known}
         for i, (pattern, _) in enumerate(self.layers):
-            if i in winners:
+            # of all other layers there may be none
+            if i in winners or (pattern == REST and i == len(self.layers) - 1):
                 continue
             matched = [name for name in known if fnmatchcase(name, pattern)]
             if not matched:

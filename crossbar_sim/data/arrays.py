@@ -26,6 +26,15 @@ _PLAIN_KINDS = "biuf"
 _CHUNK = 2**20
 
 
+def _remedy(dtype: np.dtype[Any]) -> str:
+    if dtype.kind == "c":
+        return (
+            "real numbers are needed: save real and imaginary parts as two features, such as "
+            "np.stack([x.real, x.imag], axis=1)"
+        )
+    return "numbers are needed: save x.astype('f4')"
+
+
 def _read_array(
     path: Path, name: str, open_file: Callable[[], IO[bytes]], size: int, write: str
 ) -> np.ndarray:
@@ -55,7 +64,7 @@ def _read_array(
             raise InputError(text) from None
         if dtype.kind not in _PLAIN_KINDS or dtype.fields is not None or dtype.subdtype is not None:
             what = "Python objects, which are not loaded" if dtype.hasobject else f"{str(dtype)[:60]}"
-            raise InputError(f"{path}: {name} holds {what}; numbers are needed: save x.astype('f4')")
+            raise InputError(f"{path}: {name} holds {what}; {_remedy(dtype)}")
         if any(length <= 0 for length in shape):
             raise InputError(f"{path}: {name} has shape {shape}; at least one example is needed")
         count = math.prod(shape)

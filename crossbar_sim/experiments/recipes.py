@@ -56,7 +56,7 @@ def with_recipe(
     left = set()
     if training.get("optimiser", recipe.get("optimiser")) != recipe.get("optimiser"):
         left |= set(_OF_OPTIMISER)
-    if training.get("loss", "cross-entropy") != "cross-entropy":
+    if training.get("loss") not in (None, "cross-entropy"):
         left.add("label_smoothing")
     if searched and settings.get("algorithm") != "restart":
         left.add("epochs")

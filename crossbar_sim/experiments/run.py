@@ -139,7 +139,8 @@ def _refuse_code(experiment: Experiment) -> None:
     }
     for label, given in experiment.models.items():
         if isinstance(given, ToTrain):
-            chosen = {"loss": given.training.get("loss"), "settings.metric": given.settings.get("metric")}
+            chosen = {name: given.training.get(name) for name in ("loss", "metric")}
+            chosen["settings.metric"] = given.settings.get("metric")
             named |= {f"train.{label}.{key}": path for key, path in chosen.items() if is_function(path)}
     if is_function(experiment.metric):
         named["metric"] = experiment.metric

@@ -32,7 +32,7 @@ class MultinomialDropout(OWN):
         if not is_rate(p):
             raise InputError(f"dropout rate {p!r}: a number in [0, 1) is needed")
         super().__init__(p)
-        self.before = None if before is None else type(before)
+        self.before = () if before is None else (before,)  # in a tuple it is no layer of the model
 
     def forward(self, x: Tensor) -> Tensor:
         """Values (...) in training mode: 0, 2/3 x / (1 - p) or 4/3 x / (1 - p)."""
@@ -60,7 +60,13 @@ def to_multinomial(model: nn.Module) -> nn.Module:
 
 def from_multinomial(model: nn.Module) -> None:
     """Put the dropout layers back, with the rates of those that stand in their places."""
-    _replace(model, MultinomialDropout, lambda old: (old.before or nn.Dropout)(old.p))
+
+    def before(now: Any) -> nn.Module:
+        old = now.before[0] if now.before else nn.Dropout()
+        old.p = now.p
+        return old  # type: ignore[no-any-return]
+
+    _replace(model, MultinomialDropout, before)
 
 
 def _replace(model: nn.Module, kind: type[nn.Module], made: Callable[[Any], nn.Module]) -> int:

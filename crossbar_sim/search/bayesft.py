@@ -159,6 +159,12 @@ class BayesFT(Method):
         for training in (self.training, self.polish):
             if training is not None:
                 check_training(training)
+                if training.metric is not None:
+                    raise InputError(
+                        f"metric={training.metric!r} of a training of bayesft: trials are judged on chips, by the "
+                        "metric of the method: give it there (search --metric, settings.metric in a file, "
+                        "BayesFT(metric=...))"
+                    )
         if self.polish is not None and self.polish.loss is None and self.training.loss is not None:
             object.__setattr__(self, "polish", replace(self.polish, loss=self.training.loss))
         if self.metric is not None:

@@ -30,16 +30,22 @@ def any_method(
     Raises:
         InputError: for an unknown method or setting (with the nearest), a value out of range, or what would mislead.
     """
-    if kind in ("drift-aware", "neft", BayesFT.kind) and training.get("patience") is not None:
+    if kind == BayesFT.kind:
+        return bayesft_of(settings, training, hardware)
+    if kind in ("drift-aware", "neft"):
+        _check_patience(kind, training)
+    if kind not in METHODS:
+        raise InputError(unknown("the method", kind, (*METHODS, BayesFT.kind)))
+    return method_of(kind, settings, training, hardware)
+
+
+def _check_patience(kind: str, training: Mapping[str, Any]) -> None:
+    """Refuse to stop a training through drift by its validation score."""
+    if training.get("patience") is not None:
         raise InputError(
             f"patience with {kind}: it would stop on the accuracy of clean weights, which says nothing about chips "
             "that drift (and most before sigma has risen); leave it out and give epochs"
         )
-    if kind == BayesFT.kind:
-        return bayesft_of(settings, training, hardware)
-    if kind not in METHODS:
-        raise InputError(unknown("the method", kind, (*METHODS, BayesFT.kind)))
-    return method_of(kind, settings, training, hardware)
 
 
 def bayesft_of(
@@ -57,6 +63,7 @@ def bayesft_of(
     for name in training:
         if name not in TRAINING:
             raise InputError(unknown("the training setting", name, TRAINING))
+    _check_patience(BayesFT.kind, training)
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
     }

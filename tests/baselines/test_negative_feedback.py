@@ -192,6 +192,11 @@ def test_what_snapshots_cannot_do_is_one_sentence() -> None:
     tokens = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Flatten(), nn.Linear(20, 2))
     with pytest.raises(InputError, match=r"1 gives \(1, 5, 4\), and a head takes"):
         WithHeads(tokens, torch.ones(2, 5, 3), Key(0))
+    idle = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    idle.never = nn.Dropout(0.1)
+    idle.forward = lambda x: idle[1](idle[0](x))  # type: ignore[method-assign]
+    with pytest.raises(InputError, match="the forward of Sequential calls none of never"):
+        WithHeads(idle, torch.ones(2, 3), Key(0))
     with pytest.raises(InputError, match=r"further=\(0.1,\) has no effect with feedback=snapshots"):
         NegativeFeedback(further=(0.1,), feedback="snapshots")
     assert "feedback" not in repr(NegativeFeedback())

@@ -45,9 +45,9 @@ class Net(nn.Module):
 def net() -> nn.Module:
     with seeded(Key(0)):
         made = Net()
-    with torch.no_grad():
-        made.norm.running_mean.uniform_(-1, 1)
-        made.norm.weight.uniform_(0.5, 2)
+        with torch.no_grad():
+            made.norm.running_mean.uniform_(-1, 1)
+            made.norm.weight.uniform_(0.5, 2)
     return made.eval()
 
 

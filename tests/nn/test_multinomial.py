@@ -68,6 +68,23 @@ def test_layers_come_back_with_their_rates_and_kinds() -> None:
     assert rates(model) == {"channels": 0.2, "values": 0.6}
 
 
+class Own(nn.Dropout):
+    """A dropout layer whose arguments are others."""
+
+    def __init__(self, first: float, second: float) -> None:
+        super().__init__(first + second, inplace=True)
+
+
+def test_a_layer_of_a_class_of_ones_own_comes_back() -> None:
+    layer = Own(0.1, 0.3)
+    model = to_multinomial(nn.Sequential(nn.Linear(3, 3), layer))
+    assert rates(model) == {"1": 0.4}
+    model[1].p = 0.2
+    from_multinomial(model)
+    assert model[1] is layer
+    assert layer.p == 0.2
+
+
 def test_it_trains_like_dropout_but_is_another_noise() -> None:
     digits = load_data("digits").development
 

@@ -226,6 +226,18 @@ def test_a_design_is_evaluated_with_any_drift_law_as_it_is(design, vary):
         assert each.point.values == tuple(score.accuracy for score in alone.scores)
 
 
+@pytest.mark.parametrize("middle", [nn.ReLU(), nn.LayerNorm(12)])
+def test_a_law_without_sigma_names_no_pattern_that_nobody_wrote(middle):
+    with seeded(Key(0)):  # with and without a layer that no pattern names
+        model = nn.Sequential(nn.Linear(64, 12), middle, nn.Linear(12, 10)).eval()
+    layers = tuple((name, Overrides((("levels", 4),))) for name in ("0", "2"))
+    found = crossbar_sim.tradeoff(
+        model, linear()[1], LayerDesigns(Hardware(drift=RETENTION), layers), {"copies": [2]}, chips=1
+    )
+    assert found.measured[0].point is not None
+    assert not [sentence for sentence in found.cautions if "'*'" in sentence]
+
+
 def test_a_percentile_of_the_chips_is_in_the_table_the_csv_and_the_json(command, files, tmp_path):
     chosen = [
         "--sigma",

@@ -64,6 +64,12 @@ def test_a_language_model_is_judged_by_its_perplexity():
     assert done.report.kept is not None
 
 
+def test_code_words_are_judged_by_the_classes_that_they_mean(digits):
+    given = {**QUICK, "confusion_epochs": 1}
+    plain, judged = (train("mlp", digits, "ftna", **given, **more) for more in ({}, {"metric": "accuracy"}))
+    assert judged.report.validation_score == plain.report.validation_accuracy
+
+
 class Scripted:
     """Scores that are known beforehand; the first is asked for before the training."""
 

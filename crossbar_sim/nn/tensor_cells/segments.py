@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -217,7 +218,7 @@ def _law(law: Any) -> Sequence[Any]:
     if isinstance(law, laws.GammaDrift):
         return -law.Z, law.PIECES / (2 * law.Z)
     if isinstance(law, laws.ParetoDrift):
-        return 1 - 1 / law.alpha, math.log2(math.e) / (2 * law.alpha)
+        return 1 - 1 / law.alpha, np.log2(math.e) / (2 * law.alpha)
     if _SPREADS[type(law)][0] == "factor":
         return (law.sigma,)
     return (0.0, law.sigma) if _SPREADS[type(law)][0] == "shift" else ()
