@@ -129,7 +129,6 @@ class Deployment:
         clean, scores: of the clean model and of each chip, in order.
         threshold: of the yield, on the main score (so minus an output error); None: no yield.
         warnings, notes: sentences that the user should read, and may want to know.
-        device: where to compute: "cpu", "cuda", "cuda:1", "auto", ... (docs/gpu.md); None: where the model is.
         identity: what else decides the numbers: model, data, seed, version.
         judged: how outputs with several places (tokens, pixels) are judged; None: one class or output per example.
         declared: what a user's own metric says of itself: its unit and title.
