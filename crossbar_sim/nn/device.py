@@ -95,12 +95,21 @@ class Device:
         """Context in which float32 products on NVIDIA's GPUs are exact to rounding, or in TF32 if the device says so.
 
         torch's own default is TF32 for convolutions and recurrent layers (see `in_float32`).
+
+        Raises:
+            InputError: for TF32, if the script has set torch's precision by its newer names.
         """
         if not self.tf32:
             with in_float32(self.where):
                 yield
             return
-        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        precision = matmul_precision()
+        if precision is None:
+            raise InputError(
+                f"device {self.name} beside torch.backends.fp32_precision, which the script has set: name the device "
+                "without +tf32, or leave that setting out"
+            )
+        before = precision, torch.backends.cudnn.allow_tf32
         try:
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.allow_tf32 = True
@@ -178,14 +187,23 @@ def numbers(values: torch.Tensor) -> list[Any]:
     return found
 
 
+def matmul_precision() -> str | None:
+    """torch's precision of float32 products; None: set by its newer names (`torch.backends.fp32_precision`)."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch does not tell one name's setting by the other
+        return None
+
+
 @contextmanager
 def in_float32(device: torch.device) -> Iterator[None]:
     """Context in which a CUDA GPU multiplies float32 as such: torch's convolutions round it to TF32 by default.
 
-    `torch.set_float32_matmul_precision("high")` asks torch for TF32: then nothing is changed.
+    `torch.set_float32_matmul_precision("high")` asks torch for TF32: then nothing is changed, nor where a script has
+    set `torch.backends.fp32_precision`.
     """
     cudnn = torch.backends.cudnn
-    if device.type != "cuda" or torch.get_float32_matmul_precision() != "highest":
+    if device.type != "cuda" or matmul_precision() != "highest":
         yield
         return
     before = cudnn.allow_tf32
@@ -236,9 +254,9 @@ def release_memory(device: torch.device) -> None:
 
 def free_memory(device: torch.device) -> int | None:
     """Bytes that tensors on a device may still take; None: not known, or of the CPU (see `crossbar_sim.memory`)."""
-    if device.type in KINDS:
-        module: Any = torch.get_device_module(device.type)
-        # what torch keeps for itself
-        unused = module.memory_reserved(device) - module.memory_allocated(device)
-        return int(module.mem_get_info(device)[0] + unused)
-    return None
+    module: Any = torch.get_device_module(device.type) if device.type in KINDS else None
+    if not hasattr(module, "mem_get_info"):  # Apple's GPUs share the memory of the CPU
+        return None
+    # what torch keeps for itself
+    unused = module.memory_reserved(device) - module.memory_allocated(device)
+    return int(module.mem_get_info(device)[0] + unused)

@@ -88,7 +88,7 @@ def outputs(
                     for part in rest:
                         one(part)
                     rest = []
-            except MemoryError as error:
+            except (MemoryError, torch.OutOfMemoryError) as error:  # of the forward, and of what surrounds it
                 rest = _halved(model, [part for part in rest if part.start not in results], fixed, error)
                 devices.release_memory(device)
     ordered = [results[start] for start in sorted(results)]
@@ -123,7 +123,7 @@ def _larger(
     return [slice(start + p.start, start + p.stop) for p in threads.chunks(stop - start, _sizes[model])]
 
 
-def _halved(model: nn.Module, rest: list[slice], fixed: int | None, error: MemoryError) -> list[slice]:
+def _halved(model: nn.Module, rest: list[slice], fixed: int | None, error: Exception) -> list[slice]:
     """Blocks that did not fit into memory, each as two; said in a warning.
 
     Raises:
@@ -131,7 +131,7 @@ def _halved(model: nn.Module, rest: list[slice], fixed: int | None, error: Memor
     """
     size = max(part.stop - part.start for part in rest)
     if fixed is not None or size < 2:
-        raise error
+        raise MemoryError(str(error)) from error
     half = _sizes[model] = -(-size // 2)
     sentence = f"the memory is full with {size} examples at a time: they are run {half} at a time"
     warnings.warn(sentence, CrossbarWarning, stacklevel=2)

@@ -218,7 +218,7 @@ def robustness(
         calibrate: a digital correction of each chip, such as "lora:rank=4" (docs/methods.md); None: none.
         calibration_data: what it is fitted to: `Development`, {"train": ..., "validation": ...}, or a data set's name
             or path; None: the training images of a data set that `data` names.
-        device: where to compute: "cpu", "cuda", "cuda:1", "auto", ... (docs/gpu.md); None: where the first model is.
+        device: where to compute: "cpu", "cuda", "cuda:1", "auto", ... (docs/gpu.md); None: where each model is.
         progress: called with (done, total, what); None: a line in notebooks, nothing elsewhere.
 
     Returns:
@@ -330,7 +330,8 @@ def measured(
                 silenced_warnings(),
             ):  # said below, with the model's name
                 way = seed, metric, only, skip, plan.images, sigmas[-1], axis
-                tasks.append(prepare(model, design, *way, where))
+                own = Device.of_model(model.module) if device is None else where
+                tasks.append(prepare(model, design, *way, own))
         for task, _ in tasks:
             label = f"{task.label}: " if len(tasks) > 1 else ""
             warn(f"{label}{sentence}" for sentence in warnings_of(task))

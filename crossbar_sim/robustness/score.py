@@ -34,6 +34,7 @@ from crossbar_sim.nn.evaluate import (
 )
 from crossbar_sim.nn.next_tokens import NOTE as NEXT_TOKENS
 from crossbar_sim.nn.next_tokens import attended, judged_labels
+from crossbar_sim.nn.tensor_cells.planes import has_double
 from crossbar_sim.nn.training.settings import near_chance
 from crossbar_sim.robustness.metric_sums import nats
 from crossbar_sim.robustness.metrics import (
@@ -272,7 +273,7 @@ class Reference:
 
     def on(self, device: Device) -> "Reference":
         """The same with inputs, targets and clean outputs on a device, if they take at most half of its memory."""
-        if device.where == self.where or device.where.type == "mps":  # which has no float64
+        if device.where == self.where or not has_double(device.where):  # errors are summed in float64
             return self
         tensors = [*tensors_of(self.x), *(t for t in (self.y, self.numbers, self.mask) if t is not None)]
         size = sum(t.numel() * t.element_size() for t in (*tensors, self.clean))

@@ -386,7 +386,7 @@ class Results:
                     "SELECT content FROM details WHERE task = ? AND name = ?", task.id, name
                 )
                 near = there != text and self.devices(task.id)
-                if there != text and not (near and _alike(parse_json(there), content, task.metric)):
+                if there != text and not (near and _alike(parse_json(there), content, task)):
                     raise Disagreement(
                         f"task {task.label!r} ({task.id[:12]}): {name} is {short(there)} "
                         f"and now {short(text)}",
@@ -513,16 +513,20 @@ def _add(source: Results, results: Results) -> None:
             results.set_detail(task.id, name, content)
 
 
-def _alike(one: Any, other: Any, metric: str, images: int = 1) -> bool:
-    """Whether two details are the same, up to differences of scores between devices."""
+def _alike(one: Any, other: Any, task: Task, images: int | None = None, drops: bool = False) -> bool:
+    """Whether two details are the same, up to differences between devices of the scores whose drops they hold."""
     if isinstance(one, dict) and isinstance(other, dict):
         images = one.get("images", images)
-        return one.keys() == other.keys() and all(_alike(one[k], other[k], metric, images) for k in one)
+        return one.keys() == other.keys() and all(
+            _alike(one[k], other[k], task, images, k == "drops") for k in one
+        )
     if isinstance(one, list) and isinstance(other, list):
         pairs = zip(one, other, strict=False)
-        return len(one) == len(other) and all(_alike(a, b, metric, images) for a, b in pairs)
-    if isinstance(one, float) and isinstance(other, float):
-        return abs(one - other) <= 2 * apart(one, images, metric)  # a drop is the difference of two scores
+        return len(one) == len(other) and all(_alike(a, b, task, images, drops) for a, b in pairs)
+    if drops and images and isinstance(one, float) and isinstance(other, float):
+        # a drop is the clean score minus another one, and each of them may differ
+        scores = task.clean, task.clean - one
+        return abs(one - other) <= sum(apart(score, images, task.metric) for score in scores)
     return bool(one == other)
 
 

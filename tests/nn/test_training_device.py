@@ -15,6 +15,7 @@ from crossbar_sim.baselines.drift_aware import DriftAware
 from crossbar_sim.baselines.drifted_steps import TrainingChips
 from crossbar_sim.data import Development, Split, Splits
 from crossbar_sim.nn import Augment, Training, seeded, to_analog
+from crossbar_sim.nn import device as devices
 from crossbar_sim.nn.networks import build
 from crossbar_sim.nn.training import loop
 from crossbar_sim.nn.training.losses import LOSSES, PLAIN, TaskLoss
@@ -73,6 +74,15 @@ def test_a_gpu_trains_by_repeatable_algorithms_in_float32() -> None:
             assert torch.backends.cudnn.allow_tf32
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_a_training_rounds_to_tf32_where_its_device_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "count", lambda kind: 1)
+    for name, precision in (("cuda", "highest"), ("cuda+tf32", "high")):
+        with loop._repeatable(torch.device("cuda"), name):
+            assert torch.get_float32_matmul_precision() == precision
+            assert torch.backends.cudnn.allow_tf32 == (precision == "high")
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from crossbar_sim import Hardware, InputError, deploy, tradeoff
 from crossbar_sim.data import Development, Split
 from crossbar_sim.nn import evaluate
 from crossbar_sim.nn.device import Device, block_size
+from crossbar_sim.robustness import benchmark
 from crossbar_sim.robustness.benchmark import robustness
 from crossbar_sim.robustness.calibration import Calibration, Calibrator, low_rank
 from crossbar_sim.robustness.score import Reference
@@ -286,3 +287,22 @@ def test_a_block_that_does_not_fit_is_halved() -> None:
     none: Any = Full(0).eval()
     with pytest.raises(MemoryError), pytest.warns(UserWarning, match="memory is full"):
         evaluate.outputs(none, rows(3))
+
+
+def test_each_model_is_computed_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Device] = []
+
+    def prepared(model: Any, design: Any, *way: Any) -> Any:
+        seen.append(way[-1])
+        if len(seen) == 2:
+            raise InputError("far enough")
+        return None, None
+
+    monkeypatch.setattr(benchmark, "prepare", prepared)
+    models = {"here": nn.Linear(3, 2), "there": nn.Linear(2, 3)}
+    there = Device(torch.device("cpu"), True)
+    places = {models["here"]: Device.of("cpu"), models["there"]: there}
+    monkeypatch.setattr(Device, "of_model", places.get)
+    with pytest.raises(InputError, match="far enough"):
+        robustness(models, (torch.rand(4, 3), torch.zeros(4, dtype=torch.int64)), "bayesft", [0.5], chips=2)
+    assert seen == [*places.values()]

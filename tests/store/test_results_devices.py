@@ -79,3 +79,27 @@ def test_going_on_elsewhere_is_said(tmp_path: Path) -> None:
         assert told.about["notes"][0].startswith(f"computed on cpu and {GPU}; a chip's score may differ")
         with pytest.raises(InputError, match=r"clean score 0\.9 and now 0\.91; a chip's score may differ"):
             results.add_task(task(clean=0.91), (GPU,))
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other", "of", "fine"),
+    [
+        # a layer that does next to nothing: its drop is what rounding leaves of two scores
+        ("drops", {"images": 1000, "drops": [1e-7]}, {"images": 1000, "drops": [3e-7]}, task("rmse", -0.5), True),
+        ("drops", {"images": 1000, "drops": [0.1]}, {"images": 1000, "drops": [0.102]}, task("rmse", -0.5), False),
+        ("drops", {"images": 1000, "drops": [0.1]}, {"images": 1000, "drops": [0.105]}, task(), True),
+        ("drops", {"images": 1000, "drops": [0.1]}, {"images": 1000, "drops": [0.106]}, task(), False),
+        ("edges", {"sigma": 0.5, "edges": [0.0, 1e-4]}, {"sigma": 0.5, "edges": [0.0, 2e-4]}, task(), False),
+    ],
+)  # fmt: skip
+def test_details_differ_by_their_scores_alone(
+    tmp_path: Path, name: str, one: object, other: object, of: Task, fine: bool
+) -> None:
+    with Results.open(tmp_path / "a.db") as results:
+        results.add_task(of, (GPU,))
+        results.set_detail(of.id, name, one)
+        if fine:
+            results.set_detail(of.id, name, other)
+            return
+        with pytest.raises(InputError, match="and now"):
+            results.set_detail(of.id, name, other)

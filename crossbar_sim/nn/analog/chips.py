@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from crossbar_sim import memory
@@ -94,15 +95,30 @@ def slots(model: nn.Module) -> Iterator[tuple[ArraySlot, nn.Module]]:
 
 
 def program(model: nn.Module) -> None:
-    """Program every active array now instead of at its first read, those that kernels of a GPU program together."""
+    """Program every active array now instead of at its first read, those that kernels of a GPU program together.
+
+    Raises:
+        InputError: if weights are not finite.
+        MemoryError: if a GPU's memory is full.
+    """
     pending: list[Job] = []
-    with _setting(_designs(model), "pending", pending):
-        for slot, module in slots(model):
-            arrays = arrays_of(module)
-            assert arrays is not None
-            if not slot.ideal and arrays.design.runs(slot.layer):
-                arrays.refresh(module, slot)
-    program_arrays(pending)
+    found = _designs(model)
+    try:
+        with _setting(found, "pending", pending):
+            for slot, module in slots(model):
+                arrays = arrays_of(module)
+                assert arrays is not None
+                if not slot.ideal and arrays.design.runs(slot.layer):
+                    arrays.refresh(module, slot)
+        program_arrays(pending)
+    except BaseException as error:
+        for shared in (
+            found if pending else ()
+        ):  # those arrays are taken for programmed, and have not been written
+            shared.generation += 1
+        if isinstance(error, torch.OutOfMemoryError):
+            raise MemoryError(str(error)) from error
+        raise
 
 
 # Memory: arrays whose weights do not fit are programmed for each use. A chip is a function of names, so that the next

@@ -9,6 +9,7 @@ other one.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from crossbar_sim.crossbar.stream import Float32, Stream
 from crossbar_sim.crossbar.tiled import Quantiser
 from crossbar_sim.crossbar.tiled.planes import Steps
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.device import matmul_precision
 from crossbar_sim.nn.tensor_cells.stream import normals
 from crossbar_sim.nn.tensor_tiles.driving import wide
 
@@ -95,10 +97,19 @@ def _side_by_side(planes: Tensor) -> Tensor:
 @contextmanager
 def single_precision(device: torch.device) -> Iterator[None]:
     """Inside, products of float32 are not rounded to fewer bits: neither TF32 nor autocast, whatever is set outside."""
-    before = torch.get_float32_matmul_precision()
+    before = matmul_precision()
     with torch.autocast(device.type, enabled=False):
         if before == "highest":
             yield
+            return
+        if before is None:
+            backends: Any = torch.backends
+            switch = backends.cuda.matmul if device.type == "cuda" else backends.mkldnn.matmul
+            held, switch.fp32_precision = switch.fp32_precision, "ieee"
+            try:
+                yield
+            finally:
+                switch.fp32_precision = held
             return
         torch.set_float32_matmul_precision("highest")
         try:

@@ -191,7 +191,7 @@ def fit(
         seeded(key.fold("fit")),
         _few_threads(model),
         _on_device(model, how.device) as device,
-        _repeatable(device),
+        _repeatable(device, how.device),
     ):
         x, y = labelled("train", train, device)
         held = None if validation is None else labelled("validation", validation, device)
@@ -408,8 +408,8 @@ def _on_device(model: nn.Module, name: str | None) -> Iterator[torch.device]:
 
 
 @contextmanager
-def _repeatable(device: torch.device) -> Iterator[None]:
-    """On a CUDA GPU: algorithms that give the same bits every time, and float32 that is not rounded to TF32.
+def _repeatable(device: torch.device, given: str | None = None) -> Iterator[None]:
+    """On a CUDA GPU: algorithms that give the same bits every time, and float32 in TF32 only if `given` says so.
 
     An operation of the model that has no such algorithm makes torch warn, with its name.
     """
@@ -430,7 +430,7 @@ def _repeatable(device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(True, warn_only=True)
         for owner, name, value in flags:
             setattr(owner, name, value)
-        with in_float32(device):
+        with in_float32(device) if given is None else Device.of(given).arithmetic():
             yield
     finally:
         for (owner, name, _), value in zip(flags, before, strict=True):
