@@ -18,6 +18,7 @@ from crossbar_sim.crossbar.drift import LogNormalDrift
 from crossbar_sim.data import Development
 from crossbar_sim.data.inputs import Batch
 from crossbar_sim.errors import InputError
+from crossbar_sim.nn.device import Device
 from crossbar_sim.nn.training.loop import Epoch
 from crossbar_sim.nn.training.losses import PLAIN, TaskLoss
 from crossbar_sim.nn.training.settings import Step, Training, check_training
@@ -146,6 +147,21 @@ class NegativeFeedback(Method):
         return _Snapshots(self, key, loss) if self.feedback == "snapshots" else _Step(self, key, loss)
 
 
+class _Chips:
+    """Memory for the draws of a step, made once per model and device."""
+
+    def __init__(self, key: Key, chips: int, training: Training) -> None:
+        self.key, self.chips, self.tensors = key, chips, Device.of(training.device).tensors
+        self._of: tuple[nn.Module, TrainingChips] | None = None
+
+    def of(self, model: nn.Module) -> TrainingChips:
+        known = self._of
+        if known is None or known[0] is not model or known[1].device != next(model.parameters()).device:
+            made = TrainingChips(model, self.chips, self.key, tensors=self.tensors)
+            known = self._of = (model, made)
+        return known[1]
+
+
 class _Step:
     """See `NegativeFeedback`; a `Step`.
 
@@ -154,16 +170,16 @@ class _Step:
     """
 
     def __init__(self, method: NegativeFeedback, key: Key, loss: TaskLoss) -> None:
-        self.key, self.loss = key, loss
+        self.loss = loss
         self.sigmas = method.sigmas
         self.weights = [
             1 / len(self.sigmas),
             *(-w / len(self.sigmas) for w in method.weights(len(method.further))),
         ]
-        self._of: tuple[nn.Module, TrainingChips] | None = None
+        self.chips = _Chips(key, len(self.sigmas), method.training)
 
     def __call__(self, model: nn.Module, x: Batch, y: Tensor, share: float) -> Tensor:
-        drawn = self._chips(model)
+        drawn = self.chips.of(model)
         drawn.draw(self.sigmas)
         cuda = [drawn.device] if drawn.device.type == "cuda" else []
         with ChipByChip(drawn) as each:
@@ -181,28 +197,19 @@ class _Step:
                 each.gather(chip)
         return loss.detach()
 
-    def _chips(self, model: nn.Module) -> TrainingChips:
-        """Memory for the draws, made once per model and device."""
-        known = self._of
-        if known is None or known[0] is not model or known[1].device != next(model.parameters()).device:
-            known = self._of = (model, TrainingChips(model, len(self.sigmas), self.key))
-        return known[1]
-
 
 class _Snapshots:
     """The step of a `WithHeads`: one chip, and the logits of its heads as feedback."""
 
     def __init__(self, method: NegativeFeedback, key: Key, loss: TaskLoss) -> None:
-        self.method, self.key, self.loss = method, key, loss
-        self._of: tuple[nn.Module, TrainingChips] | None = None
+        self.method, self.loss = method, loss
+        self.chips = _Chips(key, 1, method.training)
 
     def __call__(self, model: nn.Module, x: Batch, y: Tensor, share: float) -> Tensor:
         assert isinstance(model, WithHeads)
-        known = self._of
-        if known is None or known[0] is not model or known[1].device != next(model.parameters()).device:
-            known = self._of = (model, TrainingChips(model, 1, self.key))
-        known[1].draw([self.method.sigma])
-        with ChipByChip(known[1]) as each:
+        drawn = self.chips.of(model)
+        drawn.draw([self.method.sigma])
+        with ChipByChip(drawn) as each:
             each.program(0)
             own = self.loss.judged(model, x)
             others = model.snapshots()

@@ -105,10 +105,7 @@ class ReramV(Method):
         model = fresh(build, key)
         plain = trained(self, model, development, key, progress=progress, checkpoint=checkpoint)
         found = self.retrain(model, development, key.fold("retraining"), progress=progress)
-        report = plain.report
-        began = {"epochs": report.epochs, "validation_accuracy": report.validation_accuracy}
-        if report.validation_error is not None:
-            began = {"epochs": report.epochs, "validation_error": report.validation_error}
+        began = {"epochs": plain.report.epochs, **plain.report.noted}
         return Trained(found.model, found.report, {"plain": began, **found.notes})
 
     def retrain(

@@ -27,6 +27,7 @@ from crossbar_sim.robustness.groups import (
 from crossbar_sim.robustness.metrics import Metric, described
 from crossbar_sim.robustness.point import Point
 from crossbar_sim.robustness.sweep import Sweep
+from crossbar_sim.robustness.validation import Validation
 
 DIGITS = 6
 FORMAT = 1
@@ -153,7 +154,7 @@ def _notes(plan: PlannedTraining) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Metric):
+    if isinstance(value, Metric | Validation):
         return repr(value)
     if is_dataclass(value) and not isinstance(value, type):
         later = getattr(value, "later", {})  # fields that came after files were written

@@ -252,12 +252,7 @@ def train(planned: PlannedTraining, splits: Splits, data: str, console: Console)
         done = planned.method.fit(
             begun or planned.made, splits.development, Key(given.seed), checkpoint=state
         )
-        report = done.report
-        notes: dict[str, Any] = {"validation_accuracy": report.validation_accuracy, **done.notes}
-        if report.validation_score is not None:
-            notes = {"validation_score": report.validation_score, **done.notes}
-        if report.validation_error is not None:
-            notes = {"validation_error": report.validation_error, **done.notes}
+        notes: dict[str, Any] = {**done.report.noted, **done.notes}
         if begun is not None:
             notes["from"] = begun.sha256
         save_network(path, done.model, data, json.loads(json.dumps(notes, default=str)), planned.made)

@@ -200,3 +200,11 @@ def test_what_snapshots_cannot_do_is_one_sentence() -> None:
     with pytest.raises(InputError, match=r"further=\(0.1,\) has no effect with feedback=snapshots"):
         NegativeFeedback(further=(0.1,), feedback="snapshots")
     assert "feedback" not in repr(NegativeFeedback())
+
+
+@pytest.mark.parametrize("feedback", ["forwards", "snapshots"])
+def test_chips_are_drawn_where_the_training_is(feedback: Any) -> None:
+    for device, drawn in (("cpu", "_draw_by_kernels"), ("torch:cpu", "_draw_on_tensors")):
+        method = NegativeFeedback(training=Training(device=device), feedback=feedback)
+        step: Any = method.step(Key(0))
+        assert step.chips.of(nn.Linear(2, 2)).draws.__name__ == drawn

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from crossbar_sim.baselines.method import Trained
 from crossbar_sim.data import Development, Split, load_data
 from crossbar_sim.errors import InputError
 from crossbar_sim.nn.seeding import seeded
@@ -225,3 +226,18 @@ def test_the_unlabelled_are_refused_before_anything_is_changed(digits: Developme
     with pytest.raises(InputError):
         fit(model, digits.train, Split(digits.validation.x), epochs=1, key=Key(0))
     assert weights(model) == before
+
+
+@pytest.mark.parametrize(
+    ("history", "noted"),
+    [
+        ((), {"validation_accuracy": None}),  # of a search without a final training
+        ((Epoch(1, 0.5, 0.75),), {"validation_accuracy": 0.75}),
+        ((Epoch(1, 0.5, None, 0.25),), {"validation_error": 0.25}),
+        ((Epoch(1, 0.5, None, None, 3.5),), {"validation_score": 3.5}),
+    ],
+)
+def test_a_report_notes_what_is_known_of_validation(history, noted):
+    report = FitReport(history, len(history), 0.0)
+    assert report.noted == noted
+    assert repr(Trained(nn.Linear(1, 1), report)).startswith(f"Trained(Linear after {len(history)} epochs")

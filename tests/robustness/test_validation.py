@@ -7,6 +7,7 @@ from torch import nn
 
 from crossbar_sim import BayesFT, InputError, train
 from crossbar_sim.baselines.settings import method_of
+from crossbar_sim.experiments.record import _plain
 from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.nn.training.loop import fit
 from crossbar_sim.nn.training.settings import Training
@@ -42,6 +43,7 @@ def test_a_metric_of_the_registry_or_of_ones_own_is_reported(digits):
         )
     assert "metric=" not in repr(method_of("erm", {}, {}))
     assert "metric=f1" in repr(Training(metric=Validation.of("f1")))
+    assert _plain(Training(metric=Validation.of("f1")))["metric"] == "f1"
 
 
 class Next(nn.Module):

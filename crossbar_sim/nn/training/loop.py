@@ -81,19 +81,32 @@ class FitReport:
         return len(self.history)
 
     @property
+    def _kept(self) -> Epoch | None:
+        if not self.history:
+            return None
+        return self.history[-1 if self.kept is None else self.kept - 1]
+
+    @property
     def validation_accuracy(self) -> float | None:
         """Validation accuracy of the weights that were kept."""
-        return self.history[-1 if self.kept is None else self.kept - 1].validation_accuracy
+        return None if self._kept is None else self._kept.validation_accuracy
 
     @property
     def validation_error(self) -> float | None:
         """Validation error (RMSE) of the weights that were kept, where targets are real."""
-        return self.history[-1 if self.kept is None else self.kept - 1].validation_error
+        return None if self._kept is None else self._kept.validation_error
 
     @property
     def validation_score(self) -> float | None:
         """Validation score of the weights that were kept, by the metric of the training if it has one."""
-        return self.history[-1 if self.kept is None else self.kept - 1].validation_score
+        return None if self._kept is None else self._kept.validation_score
+
+    @property
+    def noted(self) -> dict[str, float | None]:
+        """What is known of validation, by the name of its kind, as the notes of a trained network hold it."""
+        found = {"validation_score": self.validation_score, "validation_error": self.validation_error}
+        name = next((name for name, value in found.items() if value is not None), "validation_accuracy")
+        return {name: found.get(name, self.validation_accuracy)}
 
 
 def cross_entropy(model: nn.Module, x: Batch, y: torch.Tensor) -> torch.Tensor:
