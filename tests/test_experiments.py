@@ -10,6 +10,7 @@ from helpers.cli_runs import strict_json
 from crossbar_sim.errors import InputError
 from crossbar_sim.experiments.record import compact
 from crossbar_sim.experiments.schema import load_experiment, with_budget
+from crossbar_sim.nn import device as devices
 from crossbar_sim.nn.files.loading import load_model
 from crossbar_sim.nn.networks import MLP
 from crossbar_sim.robustness.plans import PROTOCOL
@@ -197,6 +198,14 @@ def test_a_malformed_file_names_the_key_and_what_is_allowed(experiment, change):
     with pytest.raises(InputError) as refused:
         load_experiment(experiment)
     assert str(refused.value).startswith(f"{experiment}: {MALFORMED[change]}")
+
+
+def test_a_device_of_the_command_takes_the_place_of_one_that_is_not_there(experiment, monkeypatch):
+    monkeypatch.setattr(devices, "count", lambda kind: 0)
+    experiment.write_text('device = "cuda"\n' + experiment.read_text())
+    with pytest.raises(InputError, match="torch sees no GPU"):
+        load_experiment(experiment)
+    assert load_experiment(experiment, device="cpu").device == "cpu"
 
 
 def test_a_range_of_sigmas_and_a_list_are_the_same(experiment):

@@ -59,6 +59,11 @@ CHANGES = {
 }
 
 
+def test_the_cpu_is_where_trainings_are_anyway(planned):
+    paths = [planned(f'device = "{name}"\n{FILE}')["plain"].path for name in ("cpu", "torch:cpu")]
+    assert [path == planned()["plain"].path for path in paths] == [True, False]
+
+
 def test_whatever_decides_a_training_is_in_the_name_of_its_file(planned, splits):
     paths = {"as it is": planned()["plain"].path, "again": planned()["plain"].path}
     assert paths.pop("again") == paths["as it is"]

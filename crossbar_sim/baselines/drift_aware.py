@@ -223,15 +223,15 @@ class DriftAware(Method):
         """Set the statistics of all normalisations to their mean over chips."""
         step = self.step(model, key)
         assert not isinstance(step, OwnStatistics)  # refused
-        device = Device.of(self.training.device).where
-        model.to(device)
+        device = Device.of(self.training.device)
+        model.to(device.where)
         rows = min(self.training.batch, len(x))
         order = [permutation(len(x), key.fold(str(i)))[:rows] for i in range(POPULATION)]
         for norm in normalisations(model):
             norm.reset_running_stats()
-        with seeded(key.fold("chips")):
+        with seeded(key.fold("chips")), device.arithmetic():
             for start in range(0, POPULATION, self.chips):
-                parts = [x[chosen].to(device) for chosen in order[start : start + self.chips]]
+                parts = [x[chosen].to(device.where) for chosen in order[start : start + self.chips]]
                 step.forward(model, parts)
         model.to("cpu").eval()
 

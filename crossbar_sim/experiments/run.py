@@ -62,9 +62,7 @@ def run_experiment(
         InputError: for anything that cannot be used; whatever can be seen before the first training is.
     """
     check_cluster(workers, scheduler)
-    experiment = load_experiment(Path(path), budget, trust_code)
-    if device is not None:
-        experiment = replace(experiment, device=device)
+    experiment = load_experiment(Path(path), budget, trust_code, device)
     if not trust_code:
         _refuse_code(experiment)
     folder = Path(output)

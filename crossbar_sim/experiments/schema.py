@@ -389,26 +389,31 @@ class _File(_Table):
 _KEYS = tuple(_File.model_fields)
 
 
-def load_experiment(path: Path, budget: str = "full", trust_code: bool = False) -> Experiment:
+def load_experiment(
+    path: Path, budget: str = "full", trust_code: bool = False, device: str | None = None
+) -> Experiment:
     """Read an experiment's TOML file.
 
     Args:
         path: of the file.
         budget: "full", or "quick" or "cpu": with the file's table of that name over it.
         trust_code: whether the design may name a drift law or programming noise by its import path.
+        device: in place of the one in the file, which this machine need not have.
 
     Raises:
         InputError: naming the file, the key, what was given and what is allowed; an unknown key with the nearest one.
     """
     table = parse_toml(read_text(path), str(path))
     try:
-        return _experiment(path, table, budget, trust_code)
+        return _experiment(path, table, budget, trust_code, device)
     except InputError as error:
         message = str(error)
         raise InputError(message if message.startswith(str(path)) else f"{path}: {message}") from None
 
 
-def _experiment(path: Path, given: dict[str, Any], budget: str, trust_code: bool) -> Experiment:
+def _experiment(
+    path: Path, given: dict[str, Any], budget: str, trust_code: bool, device: str | None
+) -> Experiment:
     _check_keys(given, _KEYS)
     no_nan(given)
     table = with_budget(given, budget, _KEYS)
@@ -426,7 +431,7 @@ def _experiment(path: Path, given: dict[str, Any], budget: str, trust_code: bool
     groups = list(dict.fromkeys(group_of(label, models) for label in models))
     if file.reference is not None and file.reference not in groups:
         raise InputError(unknown("reference", file.reference, groups))
-    title = file.title or path.stem
+    title, device = file.title or path.stem, device or file.device
     return Experiment(
         name=path.stem if budget == "full" else f"{path.stem}-{budget}",
         folder=path.parent,
@@ -449,7 +454,7 @@ def _experiment(path: Path, given: dict[str, Any], budget: str, trust_code: bool
         test_limit=file.test_limit,
         boundaries=None if file.boundaries is None else _sigmas(file.boundaries, "boundaries"),
         calibration=_calibration(file.calibrate, file.calibration_images),
-        device=None if file.device is None else Device.of(file.device).name,
+        device=None if device is None else Device.of(device).name,
     )
 
 

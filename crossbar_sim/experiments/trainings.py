@@ -150,7 +150,8 @@ def plan_trainings(
                 given.method,
                 given.settings,
                 given.training
-                if experiment.device is None
+                if experiment.device
+                in (None, "cpu")  # which is where they are trained anyway, and named as before
                 else {"device": experiment.device, **given.training},
                 needed_hardware(given.method, experiment.hardware),
             )

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import pytest
 import torch
@@ -83,6 +83,31 @@ def test_a_training_rounds_to_tf32_where_its_device_says_so(monkeypatch: pytest.
             assert torch.get_float32_matmul_precision() == precision
             assert torch.backends.cudnn.allow_tf32 == (precision == "high")
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_statistics_over_chips_are_exact_to_rounding_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside: list[bool] = []
+
+    @contextmanager
+    def arithmetic(device: devices.Device) -> Iterator[None]:
+        inside.append(True)
+        yield
+        inside.append(False)
+
+    monkeypatch.setattr(devices.Device, "arithmetic", arithmetic)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    monkeypatch.setattr(drifted_steps, "call", lambda module, x: inside.append(inside[-1]) or module(x))
+    method = DriftAware(0.5, chips=2, training=Training(1, 8, 1e-3), statistics="population")
+    method._population(model, torch.rand(16, 3), Key(0))
+    assert all(inside[:-1])
+
+
+def test_a_training_goes_on_with_fewer_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[Tensor] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", states.extend)
+    loop._set_generators([torch.get_rng_state(), torch.zeros(1), torch.ones(1)])
+    assert states == [torch.zeros(1)]
 
 
 @pytest.fixture

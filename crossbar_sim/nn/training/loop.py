@@ -832,5 +832,6 @@ def _generators() -> list[Tensor]:
 
 def _set_generators(states: list[Tensor]) -> None:
     torch.set_rng_state(states[0])
-    if torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states[1:])
+    gpus = torch.cuda.device_count()
+    if gpus:  # the training may have begun on a machine with more of them
+        torch.cuda.set_rng_state_all(states[1 : 1 + gpus])
