@@ -302,9 +302,10 @@ def to_development(data: Any) -> Development:
     if isinstance(data, Mapping) and "train" in data:
         names = [name for name in ("validation", "val", "valid") if name in data]
         if len(names) != 1 or len(data) != 2:
-            raise InputError(
-                f"the data has the parts {', '.join(map(str, data))}: give train and validation alone"
+            only = (
+                "give train and validation alone" if names else "validation examples are missing: give both"
             )
+            raise InputError(f"the data has the parts {', '.join(map(str, data))}: {only}")
         parts = data["train"], data[names[0]]
     if parts is None:
         raise InputError(

@@ -277,7 +277,8 @@ class BayesFT(Method):
         study, theta = _files(study, checkpoint)
         sigmas = self.training_sigma if isinstance(self.training_sigma, tuple) else None
         examples = development.train.x if self.calibrated else None
-        made = build if self.noise == "dropout" else _WithMultinomial(build)
+        given = self.noise == "dropout" or isinstance(build, nn.Module)  # which is refused
+        made = build if given else _WithMultinomial(build)
         network = SearchedNetwork.of(made, key, self.rates, sigmas, self.width, examples)
         trainer = Trainer(network, development, *self._gradient(), self.design, self.parameters)
         score = DriftedScore.of(
@@ -415,7 +416,8 @@ class _WithMultinomial:
     build: Any
 
     def __call__(self, **width: float) -> nn.Module:
-        return to_multinomial(self.build(**width))
+        made = self.build(**width)
+        return to_multinomial(made) if isinstance(made, nn.Module) else made  # type: ignore[no-any-return]
 
 
 def _summary(found: ScoreSample, judge: Metric) -> dict[str, Any]:

@@ -275,6 +275,8 @@ def test_what_does_not_fit_is_one_sentence(model, data, words):
 def test_calibration_and_workers_take_several_inputs(kind):
     model, labelled = filled(Tagged()), {**BOTH, "labels": Y}
     data = to_development({"train": labelled, "validation": labelled})
+    with pytest.raises(InputError, match="has the parts train: validation examples are missing"):
+        to_development({"train": labelled})
     calibration = Calibration(kind, 20)
     found = deploy(
         model, labelled, hardware=DRIFT, chips=2, calibration=(calibration, data), sensitivity_chips=0

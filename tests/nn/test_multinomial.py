@@ -1,5 +1,7 @@
 """Multinomial dropout: its three values, its mean, and that it comes and goes without a trace."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -134,6 +136,17 @@ def test_what_it_cannot_do_is_one_sentence() -> None:
         Dropout(0.1, multinomial="no")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="noise='gauss' must be one of dropout, multinomial"):
         BayesFT(noise="gauss")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [(lambda: None, "build made NoneType"), (nn.Sequential(nn.Dropout(0.1)), "fresh")],
+)
+def test_a_search_needs_a_function_that_makes_a_network(build: Any, says: str) -> None:
+    data = load_data("moons").development
+    for noise in ("dropout", "multinomial"):
+        with pytest.raises(InputError, match=says):
+            BayesFT(noise=noise).fit(build, data, Key(0))  # type: ignore[arg-type]
 
 
 def test_names_of_earlier_trainings_are_what_they_were() -> None:
