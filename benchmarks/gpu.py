@@ -196,7 +196,7 @@ def bandwidth(place: Place) -> Mapping[str, Any]:
         "copy": lambda: out.copy_(w),
         "torch normal_.mul_.exp_.mul_": lambda: out.normal_().mul_(0.6).exp_().mul_(w),
         "drift": lambda: planes.effective_weight(hardware, w.view(-1, rows), key, 0, scale),
-        "drift, plain path": lambda: laws.drift(law, w, stream),
+        "drift of conductances alone": lambda: laws.drift(law, w, stream),
     }
     found: dict[str, Any] = {"cells": n}
     for name, call in times.items():
