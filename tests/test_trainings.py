@@ -49,6 +49,11 @@ def planned(tmp_path, splits):
     return plan
 
 
+def test_a_metric_that_the_data_do_not_have_is_refused_before_the_first_training(planned):
+    with pytest.raises(InputError, match="plain: metric='rmse' compares each output with a target"):
+        planned(FILE.replace("epochs = 1", 'epochs = 1\n    metric = "rmse"'))
+
+
 CHANGES = {
     "arguments": ("hidden = [4]", "hidden = [5]"),
     "epochs": ("epochs = 1", "epochs = 2"),

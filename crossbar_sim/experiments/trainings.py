@@ -49,6 +49,7 @@ from crossbar_sim.robustness.evaluator import Subject
 from crossbar_sim.robustness.examples import Examples
 from crossbar_sim.robustness.plans import HalfWidth
 from crossbar_sim.robustness.tasks import metric_of
+from crossbar_sim.robustness.validation import Validation
 from crossbar_sim.search import BayesFT
 from crossbar_sim.search.by_name import any_method, needed_hardware
 from crossbar_sim.search.network import SearchedNetwork
@@ -360,7 +361,7 @@ def train_network(
 
 
 def _check_data(model: nn.Module, method: Method, development: Development) -> None:
-    """Refuse a network that the examples, or the method's loss, do not fit."""
+    """Refuse a network that the examples, or the method's loss or metric, do not fit."""
     splits = (development.train, development.validation)
     if any(split.y is None for split in splits):
         raise InputError("the training or validation examples have no labels: training needs y")
@@ -374,6 +375,9 @@ def _check_data(model: nn.Module, method: Method, development: Development) -> N
     else:
         model.eval()
         task_of(model, loss, (inputs_for(model, x, y=y)[0], y), None)
+    judge = method.training.metric
+    if isinstance(judge, Validation):
+        metric_of(model, Examples(*held, {}), judge.metric)
 
 
 def _check_rates(method: Method, model: nn.Module, made: Named) -> None:

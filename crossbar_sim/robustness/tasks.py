@@ -35,7 +35,7 @@ from crossbar_sim.robustness.calibration import Calibration, stale
 from crossbar_sim.robustness.detection_score import reference_of
 from crossbar_sim.robustness.evaluator import Subject, evaluation_mode
 from crossbar_sim.robustness.examples import Examples
-from crossbar_sim.robustness.metrics import find_metric
+from crossbar_sim.robustness.metrics import Metric, find_metric
 from crossbar_sim.robustness.score import of_places
 from crossbar_sim.store.records import Task
 
@@ -154,7 +154,7 @@ def fingerprint(module: nn.Module) -> str:
 def metric_of(
     module: nn.Module,
     examples: Examples,
-    requested: str | Callable[..., Any] | None,
+    requested: str | Metric | Callable[..., Any] | None,
     fixed: int | None = None,
     axis: int | None = None,
 ) -> str:
