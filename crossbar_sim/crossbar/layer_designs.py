@@ -247,6 +247,13 @@ class LayerDesigns:
         )
         return replace(changed, ranges=self.ranges) if same else changed
 
+    def is_default(self, place: int) -> bool:
+        """Whether a pattern is '*' with the default design but for its drift: of all other layers, if there are any."""
+        pattern, design = self.layers[place]
+        if pattern != REST or not isinstance(design, Hardware):
+            return False
+        return replace(design, drift=None) == replace(self.base, drift=None)
+
     def check(self, names: Iterable[str]) -> None:
         """Refuse a pattern without effect on a model.
 
@@ -259,8 +266,7 @@ class LayerDesigns:
         known = list(names)
         winners = {self.first(name) for name in known}
         for i, (pattern, _) in enumerate(self.layers):
-            # of all other layers there may be none
-            if i in winners or (pattern == REST and i == len(self.layers) - 1):
+            if i in winners or self.is_default(i):
                 continue
             matched = [name for name in known if fnmatchcase(name, pattern)]
             if not matched:

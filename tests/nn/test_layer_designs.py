@@ -10,6 +10,7 @@ from torch import nn
 
 from crossbar_sim import ADC, DAC, Hardware, InputError, LayerDesigns, LogNormalDrift, Offset, StuckCells
 from crossbar_sim.crossbar.layer_designs import (
+    Overrides,
     as_design,
     design_from_dict,
     from_json,
@@ -252,6 +253,13 @@ BAD = [
     ({"stem,head": "digital", "stem": FULL, "*": BASE}, "'stem' is given twice"),
     ({"*": "digital"}, "no layer to map: stem: digital by its design"),
 ]
+
+
+def test_the_default_design_may_be_that_of_no_layer() -> None:
+    LayerDesigns(BASE, (("stem", FULL), ("*", replace(BASE, drift=None)))).check(["stem"])
+    for chosen in (Overrides((("levels", 4),)), FULL):
+        with pytest.raises(InputError, match="the pattern '\\*' has no effect: stem is matched by 'stem'"):
+            LayerDesigns(BASE, (("stem", FULL), ("*", chosen))).check(["stem"])
 
 
 @pytest.mark.parametrize(("table", "sentence"), BAD)

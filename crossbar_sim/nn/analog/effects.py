@@ -16,7 +16,6 @@ from crossbar_sim.crossbar.devices import PolynomialNoise
 from crossbar_sim.crossbar.hardware import Hardware, changes, square
 from crossbar_sim.crossbar.layer_designs import (
     DIGITAL,
-    REST,
     Design,
     LayerDesigns,
     Overrides,
@@ -252,7 +251,7 @@ def _idle_patterns(designs: LayerDesigns, layers: tuple[Layer, ...]) -> Iterator
                     f"{', '.join(idle)} of {pattern!r} {act} not act: converters and read noise act on products with "
                     f"a matrix, and {named} {'have' if len(own) > 1 else 'has'} none"
                 )
-        chosen = pattern != REST and design != DIGITAL and not choices
+        chosen = design != DIGITAL and not choices and not designs.is_default(i)
         if own and chosen and not any(layer.slots for layer in own):
             named = ", ".join(f"{layer.name} ({layer.reason})" for layer in own[:3])
             yield f"the design of {pattern!r} has no effect: nothing of {named} is on an array"
