@@ -10,8 +10,9 @@ demo: $(STAMP)
 	$(BIN)/python examples/train_digits.py model.pt
 	$(BIN)/crossbar-sim deploy model.pt --sigma 0.6 --json report.json --plot report.png
 
+# one thread in each worker: more would wait for one another
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -31,7 +31,7 @@ EVERYWHERE = pytest.mark.parametrize("device", ["torch:cpu", CUDA])
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.mark.parametrize("device", [CUDA])  # on the CPU tests/benchmarks/test_gpu.py runs them
+@pytest.mark.parametrize("device", [CUDA])  # on the CPU tests/benchmarks/test_gpu_benchmark.py runs them
 @pytest.mark.parametrize(
     "name", ["words", "laws", "tiles", "scores-mlp", "scores-lenet5", "scores-resnet-18"]
 )

@@ -151,14 +151,16 @@ def _random(loaded: LoadedModel, n: int | None, shape: tuple[int, ...] | None, s
             "the model's file does not give the shape of an input: give --data mine.npz (of integers, if the model "
             "takes integers, such as tokens), or --input-shape 3,32,32"
         )
-    language = sequence_shape(module) is not None
-    whole = torch.int64 if language else whole_numbers(module, torch.zeros(1, *shape))
+    whole = torch.int64 if sequence_shape(module) is not None else None
+    drawn = n or RANDOM
+    if whole is None:
+        values = Stream.of(Key(seed).fold("random inputs"), 0).normals(drawn * math.prod(shape))
+        x = torch.from_numpy(values).reshape(drawn, *shape)
+        whole = whole_numbers(module, x)
     if whole is not None:
         return _random_tokens(module, n or SEQUENCES, loaded.batch or 2, shape, whole, seed)
-    n = n or RANDOM
-    values = Stream.of(Key(seed).fold("random inputs"), 0).normals(n * math.prod(shape))
-    note = f"no data given: {n} standard normal inputs of shape {'x'.join(map(str, shape))}"
-    return Examples(torch.from_numpy(values).reshape(n, *shape), None, _drawn("random inputs", n), (note,))
+    note = f"no data given: {drawn} standard normal inputs of shape {'x'.join(map(str, shape))}"
+    return Examples(x, None, _drawn("random inputs", drawn), (note,))
 
 
 def _random_tokens(

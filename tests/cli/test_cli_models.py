@@ -111,8 +111,12 @@ def test_tokens_are_taken_as_whole_numbers(command: Command, tmp_path: Path):
         result = command("deploy", *way, "--data", tmp_path / "tokens.npz", *QUICK)
         assert result.report["clean"]["accuracy"] == 1.0
         without = command("deploy", *way, *QUICK)
-        assert without.code == 2
-        assert "integers" in without.err
+        if way[0].suffix == ".pt2":
+            assert without.report["metric"] == "agreement"
+            assert "5 random tokens, out of the 300 that the model knows" in without.err
+        else:  # its file gives no shape
+            assert without.code == 2
+            assert "integers" in without.err
     np.savez(tmp_path / "halves.npz", x=tokens / 2)
     refused = command("deploy", tmp_path / "model.pt2", "--data", tmp_path / "halves.npz", *QUICK)
     assert refused.code == 2
